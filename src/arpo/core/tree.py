@@ -1,0 +1,225 @@
+"""The rollout tree of one task: tokens with one author a segment, stored once however many branches share them.
+
+Knows places, segments and endings. Refuses to know text, tools, models, time and where the tokens came from.
+
+    Prompt ─ Turn (0,) ─ Observation ─┬─ Turn (0, 0)   probe                 a tip is the end of an Observation;
+           │                          └─ Turn (0, 1)   sibling               children of a tip are numbered from its probe
+           └ Turn (1,)  ...                                                  a leaf is a Turn with an Ending
+"""
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+
+from arpo.core.place import Place, Step, show
+
+
+class Role(StrEnum):
+    """Why a turn was sampled."""
+
+    ROOT = "root"  # one of the N planned first turns
+    PROBE = "probe"  # the first continuation of a tip: every line goes on through probes
+    SIBLING = "sibling"  # a further continuation of a tip: a branch
+    FILL = "fill"  # a first turn started because budget was left over; never branches
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # a stop string or stop token, kept in the turn
+    LENGTH = "length"  # max_tokens reached
+
+
+class Ending(StrEnum):
+    """How a branch ended."""
+
+    FINISHED = "finished"  # the policy ended its turn without a tool call
+    TURN_LENGTH = "turn_length"  # a turn reached its token limit
+    BRANCH_LENGTH = "branch_length"  # the branch reached its token limit (tool text included)
+    CALL_LIMIT = "call_limit"  # a further call at the call limit, where the recipe ends the branch there
+    ENGINE_FAILED = "engine_failed"  # the world's fault: no reward, leaves the group
+    TOOL_FAILED = "tool_failed"  # the world's fault: the provider was down
+
+    @property
+    def by_world(self) -> bool:
+        """True where the world, not the policy, ended the branch: such a leaf has no reward."""
+        return self in (Ending.ENGINE_FAILED, Ending.TOOL_FAILED)
+
+
+class Status(StrEnum):
+    """What became of one tool call."""
+
+    OK = "ok"
+    ERROR = "error"  # the tool ran and failed (an exception, a traceback); the model reads why
+    TIMEOUT = "timeout"  # the deadline fired
+    REFUSED = "refused"  # never ran: malformed, unknown tool, arguments that do not fit, or no calls left
+    UNAVAILABLE = "unavailable"  # the provider is down: the world's fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A tool call as the policy wrote it. `error` says why it cannot be run (malformed), else it is empty."""
+
+    name: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one call of a turn came to. `text` is the tool's full text, before any cut to the token limit."""
+
+    tool: str
+    status: Status
+    text: str
+    seconds: float = 0.0
+    cut: bool = False  # True: the model saw only the beginning
+    cached: bool = False
+
+    @property
+    def ran(self) -> bool:
+        """True where the tool was really executed."""
+        return self.status in (Status.OK, Status.ERROR, Status.TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    tokens: array[int]  # 'i'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Tokens that the policy sampled in one go. Arrays run over tokens (int32, float32, float32)."""
+
+    place: Place
+    role: Role
+    tokens: array[int]  # 'i'
+    logprobs: array[float]  # 'f', ln p of each token at the sampling temperature, by the engine that wrote it
+    entropies: array[float]  # 'f', nats, temperature 1 (midpoint of the bounds where the engine gives an interval)
+    bounds: tuple[array[float], array[float]] | None = None  # lower and upper entropies; None: exact
+    versions: tuple[tuple[int, int], ...] = ()  # (weight version, tokens written by it) spans, in order
+    finish: FinishReason = FinishReason.STOP
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def parent(self) -> Place:
+        return self.place[:-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What came back for all calls of the turn at `place`, with the template text that leads to the next turn."""
+
+    place: Place  # of the turn it answers
+    tokens: array[int]  # 'i'
+    outcomes: tuple[Outcome, ...]  # in call order
+
+
+Segment = Prompt | Turn | Observation
+
+
+class RolloutTree:
+    """An append-only tree. Two trees are equal if they hold the same segments and endings, in whatever order they grew."""
+
+    __slots__ = ("endings", "observations", "prompt", "step", "task", "turns")
+
+    def __init__(self, task: str, step: Step, prompt: Prompt) -> None:
+        self.task, self.step, self.prompt = task, step, prompt
+        self.turns: dict[Place, Turn] = {}
+        self.observations: dict[Place, Observation] = {}
+        self.endings: dict[Place, Ending] = {}
+
+    def grow(self, segment: Turn | Observation) -> None:
+        """Append a segment. Raises ValueError where its place is taken or its parent is missing."""
+        place = segment.place
+        if isinstance(segment, Turn):
+            if place in self.turns:
+                raise ValueError(f"turn {show(place)} is already there")
+            if len(place) > 1 and place[:-1] not in self.observations:
+                raise ValueError(f"turn {show(place)} has no observation before it")
+            self.turns[place] = segment
+        else:
+            if place in self.observations or place in self.endings:
+                raise ValueError(f"turn {show(place)} already has an observation or an ending")
+            if place not in self.turns:
+                raise ValueError(f"observation at {show(place)} has no turn")
+            self.observations[place] = segment
+
+    def end(self, place: Place, ending: Ending) -> None:
+        """Make the turn at `place` a leaf. A leaf that the engine never wrote (ENGINE_FAILED) has an ending without a turn."""
+        if place in self.endings or place in self.observations:
+            raise ValueError(f"turn {show(place)} already has an observation or an ending")
+        self.endings[place] = ending
+
+    def leaves(self) -> list[Place]:
+        """Places of all finished leaves in preorder."""
+        return sorted(self.endings)
+
+    def children(self, place: Place) -> list[Place]:
+        """Places of the turns that follow `place` (the prompt is `()`), in order."""
+        return sorted(p for p in self.turns if p[:-1] == place and p)
+
+    def path(self, place: Place) -> list[Segment]:
+        """Segments from the prompt to the turn at `place`, with the observations between."""
+        return [self.prompt, *chain.from_iterable(self._upto(place))]
+
+    def _upto(self, place: Place) -> Iterator[tuple[Segment, ...]]:
+        for depth in range(1, len(place) + 1):
+            here = place[:depth]
+            if here not in self.turns:  # a leaf whose engine failed before it wrote anything
+                return
+            turn = self.turns[here]
+            yield (turn,) if depth == len(place) else (turn, self.observations[here])
+
+    def context(self, place: Place) -> array[int]:
+        """Tokens in front of the next turn after `place`: prompt, turns and observations up to and with the one at `place`."""
+        tokens = array("i", self.prompt.tokens)
+        for depth in range(1, len(place) + 1):
+            tokens.extend(self.turns[place[:depth]].tokens)
+            tokens.extend(self.observations[place[:depth]].tokens)
+        return tokens
+
+    def preorder(self) -> Iterator[Segment]:
+        """All segments, each before what follows it; children of a tip in their order."""
+        yield self.prompt
+        for place in sorted(self.turns):
+            yield self.turns[place]
+            if place in self.observations:
+                yield self.observations[place]
+
+    def branch(self, leaf: Place) -> "Branch":
+        return Branch(leaf, tuple(self.path(leaf)), self.endings[leaf])
+
+    def branches(self) -> list["Branch"]:
+        return [self.branch(leaf) for leaf in self.leaves()]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RolloutTree) and all(
+            getattr(self, name) == getattr(other, name) for name in RolloutTree.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"RolloutTree({self.task!r}, step={self.step!r}, turns={len(self.turns)}, leaves={len(self.endings)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A root-to-leaf view of a tree."""
+
+    leaf: Place
+    segments: tuple[Segment, ...]
+    ending: Ending
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple(s for s in self.segments if isinstance(s, Turn))
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        return tuple(s for s in self.segments if isinstance(s, Observation))
+
+    @property
+    def tokens(self) -> array[int]:
+        return array("i", chain.from_iterable(s.tokens for s in self.segments))

@@ -1,0 +1,59 @@
+"""Errors a caller can act on.
+
+    ArpoError
+    ├── ConfigError       a user's mistake: names the place, the value and what would be right
+    ├── EngineError       an engine could not answer (died, out of memory, unreachable)
+    ├── ToolError         a tool could not be set up, or failed in a way it names itself
+    ├── FormatError       a file from outside does not hold what it should (records, data)
+    ├── RewardError       a reward raised or returned something that is no number
+    └── CheckpointError   a checkpoint is missing, truncated or of another model
+
+What a *model* or a *tool* does wrong while a rollout runs is no exception: it is data, ends a branch with a named
+`arpo.core.Ending` and shows in the record.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArpoError(Exception):
+    """Base of everything raised on purpose by arpo."""
+
+
+class ConfigError(ArpoError):
+    """What a user configured cannot work.
+
+    `where` names file and key ("recipes/a.yaml: rollout.roots"), `value` is what stands there, `hint` what would be right.
+    """
+
+    def __init__(self, message: str, *, where: str = "", value: object = None, hint: str = "") -> None:
+        self.message, self.where, self.value, self.hint = message, where, value, hint
+        shown = "" if value is None else f" (got {value!r})"
+        super().__init__(f"{where + ': ' if where else ''}{message}{shown}{'. ' + hint if hint else ''}")
+
+
+class EngineError(ArpoError):
+    """An engine could not answer: the world's fault, so the branch is asked again or leaves its group."""
+
+
+class ToolError(ArpoError):
+    """A tool cannot be set up, or reports a failure that the model should read."""
+
+
+class FormatError(ArpoError):
+    """A file from outside does not hold what it should; the message names file, line and value."""
+
+
+class RewardError(ArpoError):
+    """A reward raised, or returned something that is not a finite number."""
+
+
+class CheckpointError(ArpoError):
+    """A checkpoint is missing, truncated, or belongs to another model."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A hint naming the closest of `words`, or all of them when none is close: `did you mean 'roots'?`."""
+    words = sorted(words)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(words)}"

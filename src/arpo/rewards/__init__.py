@@ -1,0 +1,9 @@
+"""The seam to what is wanted: a reward scores finished branches."""
+
+from collections.abc import Awaitable, Callable
+
+from arpo.chat import Transcript
+from arpo.core.score import Score
+from arpo.tasks import Task
+
+Reward = Callable[[Task, Transcript], Awaitable[Score]]
