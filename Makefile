@@ -1,0 +1,71 @@
+# One command from a fresh checkout: `make quickstart`. `make help` lists the others.
+
+# The first interpreter of these that is new enough; `make PYTHON=/path/to/python3.12 ...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+# Where torch comes from, if not from pip's own index (see help).
+TORCH_INDEX ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+RUN := runs/quickstart
+
+# Spinning OpenMP threads make small operations up to 60 times slower on a shared machine; this must be set before torch loads.
+export OMP_WAIT_POLICY ?= passive
+
+.DEFAULT_GOAL := help
+.PHONY: help setup python quickstart quickstart-compare test test-slow check bench clean
+
+help:  ## list the commands
+	@echo 'make COMMAND, where COMMAND is'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'PYTHON=python3.12    the interpreter to build $(VENV) from (3.11 or newer)'
+	@echo 'TORCH_INDEX=URL      where torch comes from. On Linux the plain index serves the CUDA build (gigabytes); without a GPU:'
+	@echo '                     make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu'
+
+python:
+	@$(if $(PYTHON),,echo 'arpo needs Python 3.11 or newer and finds none: install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "arpo needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] \
+	  + ". Name a newer one: make PYTHON=/path/to/python3.12 ...")'
+
+# torch first and without its dependencies, so that another index can serve it and nothing else.
+$(VENV)/.core: pyproject.toml constraints.txt | python
+	$(PYTHON) -m venv $(VENV)
+	@echo 'installing torch (the download can take minutes) ...'
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch,$(PIP) torch)
+	@echo 'installing arpo ...'
+	$(PIP) hatchling
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo 'installing what tests and checks need ...'
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.dev  ## a virtual environment with everything, at the pinned versions
+
+quickstart: $(VENV)/.core  ## set up, fetch a small model, train it with ARPO on this machine, show what it learned
+	$(BIN)/arpo train quickstart --out $(RUN)
+
+quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leaves, 3 seeds (hours; goes on where it stopped)
+	$(BIN)/arpo bench quickstart-compare
+
+test: setup  ## set up and run the tests
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-slow: setup  ## the tests that take longer
+	$(BIN)/python -m pytest -q -m slow
+
+check: setup  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.core  ## the measurements behind the claims
+	$(BIN)/arpo bench
+
+clean:  ## remove the environment and caches (runs/ and the model cache stay)
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
