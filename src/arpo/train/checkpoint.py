@@ -1,0 +1,158 @@
+"""Checkpoints: written whole or not at all, the last few kept, a truncated one recognised and passed over.
+
+    checkpoints/step-000012/
+        model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
+        optimizer.safetensors, optimizer.json
+        state.json          step, data position, weight version, statistics of the branching rule
+        MANIFEST.json       size of every file; written last
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arpo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST = "MANIFEST.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainState:
+    """Where a run stands after `step` updates of the policy, apart from weights and optimizer."""
+
+    step: int = 0
+    position: int = 0  # tasks consumed since the start, skipped groups included
+    window: tuple[float, ...] = ()  # of the branching rule
+    best: float | None = None  # best validation accuracy
+    best_step: int = 0
+    stale_evaluations: int = 0  # validations since the best
+    seconds: float = 0.0  # spent in training so far
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    path: Path
+    state: TrainState = field(compare=False)
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+
+def save(folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int) -> Checkpoint:
+    """Write `folder/step-N` atomically and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
+    target = folder / f"step-{state.step:06d}"
+    partial = folder / f".partial-{state.step:06d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "model").mkdir(parents=True)
+    model.save_pretrained(partial / "model")
+    tokenizer.save_pretrained(partial / "model")
+    _save_optimizer(partial, optimizer)
+    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
+    files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+    (partial / MANIFEST).write_text(json.dumps(files, indent=1))
+    for path in partial.rglob("*"):
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    _sync(folder)
+    _forget(folder, keep, {state.step, state.best_step})
+    return Checkpoint(target, state)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _forget(folder: Path, keep: int, needed: set[int]) -> None:
+    steps = sorted(_steps(folder))
+    for step in steps[: max(0, len(steps) - keep)]:
+        if step not in needed:
+            shutil.rmtree(folder / f"step-{step:06d}")
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with the checkpoint at `path`, or None if it is whole."""
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        return f"{MANIFEST} is missing"
+    try:
+        files: Mapping[str, int] = json.loads(manifest.read_text())
+    except json.JSONDecodeError:
+        return f"{MANIFEST} is truncated"
+    for name, size in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the checkpoint folder at `path`. Raises CheckpointError where it is missing or damaged."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no checkpoint here")
+    if wrong := fault(path):
+        raise CheckpointError(f"{path}: {wrong}")
+    values = json.loads((path / "state.json").read_text())
+    return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint under `folder`, and what is wrong with the newer ones that were passed over."""
+    passed = []
+    for step in sorted(_steps(folder), reverse=True):
+        path = folder / f"step-{step:06d}"
+        if wrong := fault(path):
+            passed.append(f"{path.name}: {wrong}")
+        else:
+            return open_checkpoint(path), passed
+    return None, passed
+
+
+def _save_optimizer(folder: Path, optimizer: "torch.optim.Optimizer") -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    content = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, slots in content["state"].items():
+        for name, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.detach().contiguous()
+            else:
+                numbers[f"{index}.{name}"] = value
+    save_file(tensors, folder / "optimizer.safetensors")
+    (folder / "optimizer.json").write_text(json.dumps({"param_groups": content["param_groups"], "numbers": numbers}))
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -> None:
+    """Put the saved state into `optimizer`. Raises CheckpointError where it belongs to another set of parameters."""
+    from safetensors.torch import load_file
+
+    content = json.loads((checkpoint.path / "optimizer.json").read_text())
+    state: dict[int, dict[str, Any]] = {}
+    values = {**load_file(checkpoint.path / "optimizer.safetensors"), **content["numbers"]}
+    for key, value in values.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model ({error})") from error
