@@ -1,0 +1,112 @@
+"""Files that survive a crash: whole files written atomically, and JSON lines that are appended and flushed.
+
+Knows bytes, JSON and what a half-written last line looks like. Refuses to know what the files mean.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from arpo.errors import FormatError
+
+
+def write_atomic(path: Path | str, content: bytes | str) -> Path:
+    """Write a whole file so that a reader, or a crash at any moment, sees the old content or the new one, never a part.
+
+    The content goes to a temporary file beside `path`, reaches the disk, and then takes the name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: numbers that are not finite become None, NumPy scalars and arrays plain Python, paths text."""
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars, torch tensors
+        return plain(value.tolist())
+    raise TypeError(f"{value!r} ({type(value).__name__}) has no JSON form")
+
+
+def json_line(value: Mapping[str, Any]) -> bytes:
+    """One JSON object on one line, ended by a newline; numbers that are not finite are null."""
+    return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    return write_atomic(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Raises FormatError, naming the file and the place, where it holds no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} is not JSON: {error}") from error
+
+
+def read_json_lines(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, one at a time; nothing where the file is missing.
+
+    A last line without its newline is one that a writer has not finished, or never will: it is left out. Any other line that
+    is no JSON object raises FormatError with file and line.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise FormatError(f"{path}, line {number} is not JSON: {error}") from error
+            if not isinstance(value, dict):
+                raise FormatError(f"{path}, line {number} is {type(value).__name__}, not an object")
+            yield value

@@ -1,0 +1,292 @@
+"""What a step was like, as a flat dict of numbers: pure functions of its trees.
+
+Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a figure that cannot be
+computed (no decision, no format part) is left out, never 0.
+
+    reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
+        `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
+        of 1 / number of children on its path (biased: children are not forked at random).
+    rates/{format,tool_use,mixed_groups,equal_groups}
+    calls/{asked,executed,refused_or_failed,cached,inherited,a_leaf}
+        `inherited`: executed calls on trunks, counted again for each leaf beyond the first: what sharing saved.
+    outcomes/STATUS, endings/ENDING, leaves/{all,scored,lost,fills}, groups/all           (counts)
+    tokens/{generated,shared,trained_unique,trained_flat,observed,forward_unique,forward_flat}
+        `generated`: sampled; `shared`: sampled tokens that leaves beyond the first did not have to sample again.
+    lengths/{prompt,turn,branch,branch_max,turns}                                          (tokens; turns a branch)
+    entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: position in the turn)
+        over first turns of roots and fills, and over probes (a sibling starts where the policy was unsure, so it would bias them).
+    decisions/{tips,wanted,granted,refused,flips,waited}, decisions/{tips_at,wanting_at}/DEPTH
+    advantage/abs
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import fsum, prod
+from typing import Protocol
+
+from arpo.core.branching import Decision, Tip
+from arpo.core.credit import CreditedTree
+from arpo.core.place import Place
+from arpo.core.tree import Ending, Observation, RolloutTree, Role, Turn
+
+Metrics = dict[str, float]
+POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
+
+
+class Decided(Protocol):
+    """A final decision together with the tip that it was made at."""
+
+    @property
+    def tip(self) -> Tip: ...
+    @property
+    def decision(self) -> Decision: ...
+    @property
+    def granted(self) -> int: ...
+    @property
+    def waited(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One tree of a step, with the decisions by tip place and its planned number of roots."""
+
+    credited: CreditedTree
+    planned_roots: int
+    decisions: Mapping[Place, Decided] = field(default_factory=dict)
+
+
+def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metrics:
+    """All figures of a step. `head_tokens` is the recipe's k. Raises ValueError for a step without trees."""
+    if not step:
+        raise ValueError("a step without trees has nothing to measure")
+    trees = [m.credited.tree for m in step]
+    return {
+        **_rewards(step),
+        **_rates(step),
+        **_calls(trees),
+        **_ends(step),
+        **_tokens(step),
+        **_entropies(trees, head_tokens),
+        **_decisions(step),
+    }
+
+
+def probe_lines(tree: RolloutTree, planned_roots: int) -> list[Place]:
+    """Leaves of the planned roots that were reached through probes alone: at most one a root, none of a fill."""
+    fills = {place for place, turn in tree.turns.items() if turn.role is Role.FILL}
+    return [leaf for leaf in tree.leaves() if leaf[0] < planned_roots and leaf[:1] not in fills and not any(leaf[1:])]
+
+
+def fork_weights(tree: RolloutTree, leaves: Sequence[Place]) -> list[float]:
+    """The product of 1 / number of children over the path of each leaf, over the part of the tree that leads to `leaves`.
+
+    Counting only children that lead to a scored leaf makes the weights of a whole group add up to 1.
+    """
+    below = {leaf[:depth] for leaf in leaves for depth in range(1, len(leaf) + 1)}
+    children = Counter(place[:-1] for place in below)
+    return [prod(1 / children[leaf[:depth]] for depth in range(len(leaf))) for leaf in leaves]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Raises ZeroDivisionError where there is nothing to average: callers leave such a figure out."""
+    return fsum(values) / len(values)
+
+
+def _rewards(step: Sequence[Measured]) -> Metrics:
+    found: dict[str, list[float]] = {}
+    for m in step:
+        tree, scores = m.credited.tree, m.credited.scored.scores
+        leaves = [leaf for leaf in tree.leaves() if leaf in scores]
+        lines = [leaf for leaf in probe_lines(tree, m.planned_roots) if leaf in scores]
+        weights = fork_weights(tree, leaves)
+        for name in ("reward", "accuracy"):
+            values = {leaf: float(getattr(scores[leaf], name)) for leaf in leaves}
+            found.setdefault(f"{name}/leaves", []).extend(values.values())
+            found.setdefault(f"{name}/probe_lines", []).extend(values[leaf] for leaf in lines)
+            if leaves:
+                weighted = fsum(w * v for w, v in zip(weights, values.values(), strict=True))
+                found.setdefault(f"{name}/fork_weighted", []).append(weighted)
+    result = {name: mean(values) for name, values in found.items() if values}
+    if rewards := found.get("reward/leaves"):
+        centre = mean(rewards)
+        result["reward/std"] = mean([(r - centre) ** 2 for r in rewards]) ** 0.5
+    parts: dict[str, list[float]] = {}
+    for m in step:
+        for score in m.credited.scored.scores.values():
+            for name, value in score.parts.items():
+                parts.setdefault(f"parts/{name}", []).append(float(value))
+    advantages = [abs(a) for m in step for a in m.credited.advantages.values()]
+    return {
+        **result,
+        **{k: mean(v) for k, v in sorted(parts.items())},
+        **({"advantage/abs": mean(advantages)} if advantages else {}),
+    }
+
+
+def _rates(step: Sequence[Measured]) -> Metrics:
+    formats, used, mixed = [], [], []
+    for m in step:
+        tree, scores = m.credited.tree, m.credited.scored.scores
+        formats += [float(s.parts["format"]) for s in scores.values() if "format" in s.parts]
+        used += [float(any(o.ran for seen in _observations(tree, leaf) for o in seen.outcomes)) for leaf in scores]
+        if len(scores) > 1:
+            mixed.append(float(len({s.reward for s in scores.values()}) > 1))
+    result: Metrics = {}
+    if formats:
+        result["rates/format"] = mean(formats)
+    if used:
+        result["rates/tool_use"] = mean(used)
+    if mixed:
+        result["rates/mixed_groups"] = mean(mixed)
+    return result
+
+
+def _observations(tree: RolloutTree, leaf: Place) -> list[Observation]:
+    return [tree.observations[leaf[:d]] for d in range(1, len(leaf)) if leaf[:d] in tree.observations]
+
+
+def _leaves_below(tree: RolloutTree) -> Counter[Place]:
+    """How many leaves lie at or below each turn."""
+    return Counter(leaf[:depth] for leaf in tree.endings for depth in range(1, len(leaf) + 1))
+
+
+def _calls(trees: Sequence[RolloutTree]) -> Metrics:
+    asked = executed = cached = inherited = leaves = 0
+    by_status: Counter[str] = Counter()
+    for tree in trees:
+        below = _leaves_below(tree)
+        leaves += len(tree.endings)
+        asked += sum(len(turn.calls) for turn in tree.turns.values())
+        for place, observation in tree.observations.items():
+            ran = sum(o.ran for o in observation.outcomes)
+            executed += ran
+            cached += sum(o.cached for o in observation.outcomes)
+            inherited += ran * max(below[place] - 1, 0)
+            by_status.update(o.status.value for o in observation.outcomes)
+    return {
+        "calls/asked": asked,
+        "calls/executed": executed,
+        "calls/inherited": inherited,
+        "calls/cached": cached,
+        "calls/a_leaf": (executed + inherited) / leaves if leaves else 0.0,
+        **{f"outcomes/{status}": count for status, count in sorted(by_status.items())},
+    }
+
+
+def _ends(step: Sequence[Measured]) -> Metrics:
+    trees = [m.credited.tree for m in step]
+    endings = Counter(ending for tree in trees for ending in tree.endings.values())
+    return {
+        "groups/all": len(trees),
+        "leaves/all": sum(endings.values()),
+        "leaves/scored": sum(len(m.credited.scored.scores) for m in step),
+        "leaves/lost": sum(count for ending, count in endings.items() if ending.by_world),
+        "leaves/fills": sum(turn.role is Role.FILL for tree in trees for turn in tree.turns.values()),
+        "leaves/siblings": sum(turn.role is Role.SIBLING for tree in trees for turn in tree.turns.values()),
+        **{f"endings/{ending.value}": endings[ending] for ending in Ending if endings[ending]},
+    }
+
+
+def _tokens(step: Sequence[Measured]) -> Metrics:
+    count: Counter[str] = Counter()
+    turn_lengths, branch_lengths, num_turns = [], [], []
+    for m in step:
+        tree = m.credited.tree
+        below = _leaves_below(tree)
+        written = {place: len(turn.tokens) for place, turn in tree.turns.items()}
+        seen = {place: len(observation.tokens) for place, observation in tree.observations.items()}
+        count["tokens/generated"] += sum(written.values())
+        count["tokens/observed"] += sum(seen.values())
+        count["tokens/shared"] += sum(n * max(below[place] - 1, 0) for place, n in written.items())
+        trained = {turn for turn, _ in m.credited.credit}
+        count["tokens/trained_unique"] += sum(written[turn] for turn in trained)
+        count["tokens/trained_flat"] += sum(written[turn] for turn, _ in m.credited.credit)
+        credited = {leaf for _, leaf in m.credited.credit}
+        shown = {leaf[:depth] for leaf in credited for depth in range(1, len(leaf))}
+        prompt = len(tree.prompt.tokens)
+        if credited:
+            observed = sum(seen[place] for place in shown)
+            count["tokens/forward_unique"] += prompt + observed + sum(written[turn] for turn in trained)
+            flat = sum(seen[leaf[:depth]] for leaf in credited for depth in range(1, len(leaf)))
+            count["tokens/forward_flat"] += prompt * len(credited) + flat + sum(written[turn] for turn, _ in m.credited.credit)
+        turn_lengths += written.values()
+        for leaf in tree.leaves():
+            segments = tree.path(leaf)
+            branch_lengths.append(sum(len(s.tokens) for s in segments[1:]))
+            num_turns.append(sum(isinstance(s, Turn) for s in segments))
+    lengths: Metrics = {"lengths/prompt": mean([len(m.credited.tree.prompt.tokens) for m in step])}
+    if turn_lengths:
+        lengths["lengths/turn"] = mean(turn_lengths)
+    if branch_lengths:
+        lengths |= {
+            "lengths/branch": mean(branch_lengths),
+            "lengths/branch_max": max(branch_lengths),
+            "lengths/turns": mean(num_turns),
+        }
+    return {**{name: count[name] for name in sorted(count)}, **lengths}
+
+
+def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
+    first: list[list[float]] = [[] for _ in range(POSITIONS)]
+    after: list[list[float]] = [[] for _ in range(POSITIONS)]
+    first_heads, after_heads, rises = [], [], []
+    for tree in trees:
+        heads = {place: _head(turn, head_tokens) for place, turn in tree.turns.items() if len(turn.tokens)}
+        for place, head in heads.items():
+            turn = tree.turns[place]
+            if len(place) > 1 and turn.role is not Role.PROBE:
+                continue
+            for position, entropy in enumerate(turn.entropies[:POSITIONS]):
+                (first if len(place) == 1 else after)[position].append(entropy)
+            (first_heads if len(place) == 1 else after_heads).append(head)
+            if len(place) > 1 and place[:1] in heads:
+                rises.append(head - heads[place[:1]])
+    result: Metrics = {}
+    if first_heads:
+        result["entropy/first"] = mean(first_heads)
+    if after_heads:
+        result["entropy/after_tool"] = mean(after_heads)
+    if rises:
+        result["entropy/rise"] = mean(rises)
+        result["entropy/rise_positive"] = mean([float(rise > 0) for rise in rises])
+    for name, positions in (("first", first), ("after_tool", after)):
+        result |= {f"entropy_at/{name}/{i:02d}": mean(values) for i, values in enumerate(positions) if values}
+    return result
+
+
+def _head(turn: Turn, head_tokens: int) -> float:
+    entropies = turn.entropies[:head_tokens]
+    return sum(entropies) / len(entropies)
+
+
+def _decisions(step: Sequence[Measured]) -> Metrics:
+    decided = [d for m in step for d in m.decisions.values()]
+    if not decided:
+        return {}
+    wanted, granted = sum(d.decision.wanted for d in decided), sum(d.granted for d in decided)
+    tips_at = Counter(d.tip.depth for d in decided)
+    wanting_at = Counter(d.tip.depth for d in decided if d.decision.wanted > 0)
+    return {
+        "decisions/tips": len(decided),
+        "decisions/wanted": wanted,
+        "decisions/granted": granted,
+        "decisions/refused": wanted - granted,
+        "decisions/flips": mean([float(d.decision.flips) for d in decided]),
+        "decisions/waited": mean([float(d.waited) for d in decided]),
+        **{f"decisions/tips_at/{depth}": tips_at[depth] for depth in sorted(tips_at)},
+        **{f"decisions/wanting_at/{depth}": wanting_at[depth] for depth in sorted(tips_at)},
+    }
+
+
+def want_rates(history: Sequence[Mapping[str, float | None]]) -> dict[int, float]:
+    """The share of tips at each depth at which a rule wanted a branch, over a whole run: the `random` rule's p_d that matches it."""
+    tips: Counter[int] = Counter()
+    wanting: Counter[int] = Counter()
+    for metrics in history:
+        for name, value in metrics.items():
+            if name.startswith("decisions/tips_at/"):
+                tips[int(name.rpartition("/")[2])] += int(value or 0)
+            elif name.startswith("decisions/wanting_at/"):
+                wanting[int(name.rpartition("/")[2])] += int(value or 0)
+    return {depth: wanting[depth] / tips[depth] for depth in sorted(tips) if tips[depth]}
