@@ -20,3 +20,8 @@ def keyed(seed: int, step: Step, task: str, place: Place, purpose: str, attempt:
     """The random source of one purpose at one place: equal arguments give equal numbers, on any machine."""
     again = f"/{attempt}" if attempt else ""
     return Random(f"{seed}/{step}/{task}/{show(place)}/{purpose}{again}")
+
+
+def read_place(text: str) -> Place:
+    """The inverse of `show`. Raises ValueError where `text` is no place."""
+    return () if text == "-" else tuple(map(int, text.split(".")))

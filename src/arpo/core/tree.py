@@ -7,8 +7,11 @@ Knows places, segments and endings. Refuses to know text, tools, models, time an
            └ Turn (1,)  ...                                                  a leaf is a Turn with an Ending
 """
 
+from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
+
 from array import array
-from collections.abc import Iterator, Mapping
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -121,23 +124,26 @@ Segment = Prompt | Turn | Observation
 class RolloutTree:
     """An append-only tree. Two trees are equal if they hold the same segments and endings, in whatever order they grew."""
 
-    __slots__ = ("endings", "observations", "prompt", "step", "task", "turns")
+    __slots__ = ("_children", "endings", "observations", "prompt", "step", "task", "turns")
 
     def __init__(self, task: str, step: Step, prompt: Prompt) -> None:
         self.task, self.step, self.prompt = task, step, prompt
         self.turns: dict[Place, Turn] = {}
         self.observations: dict[Place, Observation] = {}
         self.endings: dict[Place, Ending] = {}
+        self._children: dict[Place, list[Place]] = {}  # of `turns` by parent, sorted; follows from `turns`
 
     def grow(self, segment: Turn | Observation) -> None:
         """Append a segment. Raises ValueError where its place is taken or its parent is missing."""
         place = segment.place
         if isinstance(segment, Turn):
-            if place in self.turns:
+            if not place:
+                raise ValueError("a turn's place names at least its root: () is the prompt")
+            if place in self.turns or place in self.endings:
                 raise ValueError(f"turn {show(place)} is already there")
-            if len(place) > 1 and place[:-1] not in self.observations:
-                raise ValueError(f"turn {show(place)} has no observation before it")
+            self._check_parent(place)
             self.turns[place] = segment
+            insort(self._children.setdefault(place[:-1], []), place)
         else:
             if place in self.observations or place in self.endings:
                 raise ValueError(f"turn {show(place)} already has an observation or an ending")
@@ -149,7 +155,15 @@ class RolloutTree:
         """Make the turn at `place` a leaf. A leaf that the engine never wrote (ENGINE_FAILED) has an ending without a turn."""
         if place in self.endings or place in self.observations:
             raise ValueError(f"turn {show(place)} already has an observation or an ending")
+        if place not in self.turns:
+            if not place or not ending.by_world:
+                raise ValueError(f"{show(place)} has no turn that could end as {ending}")
+            self._check_parent(place)
         self.endings[place] = ending
+
+    def _check_parent(self, place: Place) -> None:
+        if len(place) > 1 and place[:-1] not in self.observations:
+            raise ValueError(f"turn {show(place)} has no observation before it")
 
     def leaves(self) -> list[Place]:
         """Places of all finished leaves in preorder."""
@@ -157,7 +171,7 @@ class RolloutTree:
 
     def children(self, place: Place) -> list[Place]:
         """Places of the turns that follow `place` (the prompt is `()`), in order."""
-        return sorted(p for p in self.turns if p[:-1] == place and p)
+        return list(self._children.get(place, ()))
 
     def path(self, place: Place) -> list[Segment]:
         """Segments from the prompt to the turn at `place`, with the observations between."""
@@ -187,16 +201,16 @@ class RolloutTree:
             if place in self.observations:
                 yield self.observations[place]
 
-    def branch(self, leaf: Place) -> "Branch":
+    def branch(self, leaf: Place) -> Branch:
         return Branch(leaf, tuple(self.path(leaf)), self.endings[leaf])
 
-    def branches(self) -> list["Branch"]:
+    def branches(self) -> list[Branch]:
         return [self.branch(leaf) for leaf in self.leaves()]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RolloutTree) and all(
             getattr(self, name) == getattr(other, name) for name in RolloutTree.__slots__
-        )
+        )  # `_children` follows from `turns`, so comparing it changes nothing
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -223,3 +237,34 @@ class Branch:
     @property
     def tokens(self) -> array[int]:
         return array("i", chain.from_iterable(s.tokens for s in self.segments))
+
+
+def probe_lines(tree: RolloutTree, planned_roots: int) -> list[Place]:
+    """Leaves of the planned roots' probe lines: root k, then the probe at every tip; no siblings, no fills.
+
+    They are what the policy would have written without any branching, so means over them compare with GRPO's (section 4).
+    A line that has not ended yet is left out.
+    """
+    return [leaf for leaf in tree.leaves() if leaf[0] < planned_roots and not any(leaf[1:])]
+
+
+def fork_weights(tree: RolloutTree, leaves: Iterable[Place] | None = None) -> dict[Place, float]:
+    """Weight of each leaf: the product of 1 / number of children over the forks on its path. The weights sum to 1.
+
+    Only children that lead to one of `leaves` count (all finished leaves without the argument), so that leaves without a score
+    can be left out. A mean with these weights is still biased (section 4): unsure paths are forked more often.
+    """
+    chosen = tree.leaves() if leaves is None else sorted(leaves)
+    children: dict[Place, set[Place]] = {}
+    for leaf in chosen:
+        if leaf not in tree.endings:
+            raise ValueError(f"{show(leaf)} is not a finished leaf")
+        for depth in range(len(leaf)):
+            children.setdefault(leaf[:depth], set()).add(leaf[: depth + 1])
+    weights: dict[Place, float] = {}
+    for leaf in chosen:
+        weight = 1.0
+        for depth in range(len(leaf)):
+            weight /= len(children[leaf[:depth]])
+        weights[leaf] = weight
+    return weights
