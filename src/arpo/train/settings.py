@@ -1,0 +1,115 @@
+"""What a recipe says about the course of training and of the cold start. Imports nothing heavy."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from arpo.config import Config
+from arpo.train.gates import Thresholds
+
+DEFAULT_STEPS = 100
+
+
+class DynamicSampling(Config):
+    """DAPO's dynamic sampling: groups whose leaves all have the same reward teach nothing and are replaced by further tasks."""
+
+    max_batches: Annotated[int, Field(ge=1)] = 3
+    """At most this many times `tasks_per_step` tasks are tried for one step; then it goes on with what it has."""
+
+
+class EarlyStop(Config):
+    """End when the validation accuracy no longer rises."""
+
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Evaluations in a row without a new best."""
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    """A new best is better than the last one by more than this (accuracy, 0 to 1)."""
+
+
+class TrainConfig(Config):
+    """How long, in which portions, and what is kept."""
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Training steps. Give this or `epochs`; with neither, 100."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training tasks."""
+    tasks_per_step: Annotated[int, Field(ge=1)] = 8
+    """Tasks (trees) a step."""
+    updates_per_step: Annotated[int, Field(ge=1)] = 1
+    """Optimizer updates a step, on disjoint mini-batches of whole tasks: each token is trained once."""
+    token_budget: Annotated[int, Field(ge=64)] = 8192
+    """Most tokens in one forward pass (a micro-batch). Larger trees are split into groups of leaves, each with its trunk."""
+    packing: Literal["auto", "tree", "flat"] = "auto"
+    """`tree` computes shared tokens once, `flat` every trajectory alone; `auto`: tree where the model allows it."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Null: every group stays in the batch."""
+    eval_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on the validation split; null: none while training."""
+    eval_limit: Annotated[int, Field(ge=1)] | None = 100
+    """Questions of such an evaluation; null: the whole split."""
+    save_every: Annotated[int, Field(ge=1)] | None = 10
+    """Steps between checkpoints; the last step always saves one. Null: only that one."""
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints kept besides the best one."""
+    early_stop: EarlyStop | None = None
+    """Null: all steps are done."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Wall-clock time for the whole run, cold start and evaluations included: fewer steps are done rather than overrun. Null: no limit."""
+    gates: Thresholds | None = None
+    """What the first collected step must show before anything is trained on it. Null: not checked, only reported."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = ["tensorboard"]
+    """Where metrics go besides metrics.jsonl."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("steps") is None and given.get("epochs") is None:
+            return {**given, "steps": DEFAULT_STEPS}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both (null takes one back)")
+        if self.updates_per_step > self.tasks_per_step:
+            raise ValueError(
+                f"updates_per_step ({self.updates_per_step}) cannot exceed tasks_per_step ({self.tasks_per_step}): "
+                "each update needs a task of its own"
+            )
+        if self.early_stop and self.eval_every is None:
+            raise ValueError("early_stop looks at the validation accuracy: set eval_every")
+        return self
+
+
+class ColdStartConfig(Config):
+    """Supervised fine-tuning on traces before RL, tool results masked."""
+
+    traces: Annotated[str, Field(min_length=1)] = "atlas"
+    """`atlas`: written by the atlas' own oracle; else a JSONL file of traces."""
+    num_traces: Annotated[int, Field(ge=1)] | None = 64
+    """Traces used, in a seeded order; null: all."""
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Traces an update."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Updates. Give this or `epochs`; with neither, one epoch."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the traces."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate (AdamW; betas, decay and clipping as in `optim`)."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """What the rate does after warm-up: stay, or fall to 0."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the updates over which the rate rises from 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("steps") is None and given.get("epochs") is None:
+            return {**given, "epochs": 1.0}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both (null takes one back)")
+        return self
