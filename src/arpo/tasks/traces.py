@@ -1,0 +1,140 @@
+"""Traces: how a task is solved, step by step, for the supervised cold start.
+
+Knows thoughts, calls, answers and, where a file recorded them, results. Refuses to know tags and tokens: a chat format writes
+them, and where no results are recorded the cold start runs the real tools.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from arpo.core.tree import Call
+from arpo.errors import FormatError, nearest
+from arpo.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One turn: an optional thought, then calls, or an answer in the last one.
+
+    `results` are the recorded texts, one a call, or empty: then the tools are run.
+    """
+
+    thought: str = ""
+    calls: tuple[Call, ...] = ()
+    answer: str | None = None
+    results: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A task and the turns that solve it. Only the last step answers; every step before it calls."""
+
+    task: Task
+    steps: tuple[TraceStep, ...]
+
+
+def load_traces(path: str | Path) -> list[Trace]:
+    """Traces of a JSONL file, one object a line:
+
+        {"id": "a/1", "question": "...", "answers": ["..."], "steps": [
+            {"thought": "...", "calls": [{"name": "search", "arguments": {"query": "..."}}], "results": ["..."]},
+            {"answer": "..."}]}
+
+    `id`, `thought`, `results`, `source` and `metadata` may be missing; `messages` may stand for `question`. Raises FormatError
+    naming file, line, key and value.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    traces = [_trace(line, f"{path}, line {number}", number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not traces:
+        raise FormatError(f"{path}: holds no trace (expected one JSON object a line)")
+    return traces
+
+
+def _trace(line: str, where: str, number: int) -> Trace:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{where}: no JSON: {error.msg} at column {error.colno} ({line[:60]!r})") from error
+    _known(row, {"id", "question", "messages", "answers", "steps", "source", "metadata"}, where)
+    steps = _typed(row, "steps", list, where)
+    if not steps:
+        raise FormatError(f"{where}: key 'steps': a trace needs at least one step (got [])")
+    parsed = tuple(_step(step, f"{where}: key 'steps[{i}]'", last=i == len(steps) - 1) for i, step in enumerate(steps))
+    answers = tuple(str(each) for each in _typed(row, "answers", list, where))
+    if not answers or not all(answer.strip() for answer in answers):
+        raise FormatError(f"{where}: key 'answers': at least one answer that is not blank (got {row['answers']!r})")
+    task = Task(
+        id=str(row.get("id", f"trace/{number}")),
+        messages=_messages(row, where),
+        answers=answers,
+        source=str(row.get("source", "")),
+        metadata=_typed(row, "metadata", dict, where, {}),
+    )
+    return Trace(task, parsed)
+
+
+def _messages(row: Mapping[str, object], where: str) -> tuple[Mapping[str, str], ...]:
+    if "messages" not in row:
+        question = _typed(row, "question", str, where)
+        if not question.strip():
+            raise FormatError(f"{where}: key 'question': must not be blank (got {question!r})")
+        return ({"role": "user", "content": question},)
+    messages = _typed(row, "messages", list, where)
+    for i, message in enumerate(messages):
+        here = f"{where}: key 'messages[{i}]'"
+        _known(message, {"role", "content"}, here)
+        _typed(message, "role", str, here), _typed(message, "content", str, here)
+    if not messages:
+        raise FormatError(f"{where}: key 'messages': at least one message (got [])")
+    return tuple(messages)
+
+
+def _step(step: object, where: str, *, last: bool) -> TraceStep:
+    _known(step, {"thought", "calls", "answer", "results"}, where)
+    assert isinstance(step, dict)
+    calls = tuple(_call(call, f"{where}.calls[{i}]") for i, call in enumerate(_typed(step, "calls", list, where, [])))
+    results = tuple(_typed(step, "results", list, where, []))
+    answer = _typed(step, "answer", str, where, None)
+    if last != (answer is not None) or last == bool(calls):
+        wrong = "the last step answers and calls nothing" if last else "a step before the last one calls and does not answer"
+        raise FormatError(f"{where}: {wrong} (got {step!r})")
+    if results and (len(results) != len(calls) or not all(isinstance(text, str) for text in results)):
+        raise FormatError(f"{where}: key 'results': one text a call, {len(calls)} in all (got {list(results)!r})")
+    return TraceStep(_typed(step, "thought", str, where, ""), calls, answer, results)
+
+
+def _call(call: object, where: str) -> Call:
+    _known(call, {"name", "arguments"}, where)
+    assert isinstance(call, dict)
+    name = _typed(call, "name", str, where)
+    if not name:
+        raise FormatError(f"{where}: key 'name': the name of a tool (got '')")
+    return Call(name=name, arguments=_typed(call, "arguments", dict, where))
+
+
+def _known(value: object, keys: set[str], where: str) -> None:
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: expected an object (got {value!r})")
+    for key in value:
+        if key not in keys:
+            raise FormatError(f"{where}: unknown key {key!r} (value {value[key]!r}); {nearest(str(key), keys)}")
+
+
+_NEEDED = object()
+
+
+def _typed(row: Mapping[str, object], key: str, kind: Callable[..., object], where: str, default: object = _NEEDED):  # type: ignore[no-untyped-def]
+    """`row[key]`, checked to be a `kind`; without it the default, or a FormatError where there is none."""
+    if key not in row:
+        if default is _NEEDED:
+            raise FormatError(f"{where}: key {key!r} is missing")
+        return default
+    if not isinstance(row[key], kind):  # type: ignore[arg-type]
+        raise FormatError(f"{where}: key {key!r}: expected {getattr(kind, '__name__', kind)} (got {row[key]!r})")
+    return row[key]
