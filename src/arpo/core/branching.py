@@ -1,12 +1,16 @@
 """Branching rules: given a tip, how many siblings are wanted and how urgently (algorithm section 4).
 
 A rule is a small pure function of a tip, the step's frozen statistics and a keyed `Random`. It sees neither budget nor other tips.
+Every rule is a frozen dataclass whose field `rule` names it, so that a recipe's `{rule: paper, tau: 0.6}` builds it.
+
+A decision is taken at the estimate of the entropies and taken again at both bounds: `flips` says that the three do not agree.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 from arpo.core.place import Place, Step
 
@@ -37,6 +41,11 @@ class Tip:
         """`H_now - H_baseline`, nats per token."""
         return self.head - self.baseline
 
+    @property
+    def rises(self) -> tuple[float, float]:
+        """The lowest and the highest rise that the bounds allow."""
+        return self.head_low - self.baseline_high, self.head_high - self.baseline_low
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
@@ -60,5 +69,288 @@ class BranchRule(Protocol):
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision: ...
 
     def most(self, depth: int) -> int:
-        """The most siblings ever wanted at this depth; 0: never branches there."""
+        """The most siblings ever wanted at this depth; 0: never branches there. Asked for depths up to `DEEPEST`."""
         ...
+
+
+DEEPEST = 256  # no tip deeper than this branches, so that "can this root still branch?" has an answer for any rule
+
+
+class _Named:
+    """Base of the rules here: pydantic refuses keys that a rule does not have."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+def _require(holds: bool, name: str, value: object, right: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {right} (got {value!r})")
+
+
+def _require_finite(rule: object, *names: str) -> None:
+    for name in names:
+        _require(math.isfinite(getattr(rule, name)), name, getattr(rule, name), "a finite number")
+
+
+def _by_rise(tip: Tip, wanted: Callable[[float], int], terms: Mapping[str, float]) -> Decision:
+    """The decision of a rule that looks at the rise alone."""
+    low, high = tip.rises
+    count = wanted(tip.rise)
+    shown = {"head": tip.head, "baseline": tip.baseline, "rise": tip.rise, "rise_low": low, "rise_high": high, **terms}
+    return Decision(wanted=count, score=tip.rise, terms=shown, flips=not wanted(low) == count == wanted(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Never(_Named):
+    """No branching: every leaf starts from the prompt, which is GRPO."""
+
+    rule: Literal["none"] = "none"
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        return Decision(wanted=0, score=tip.rise, terms={"head": tip.head, "baseline": tip.baseline, "rise": tip.rise})
+
+    def most(self, depth: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed(_Named):
+    """Fork every line at its j-th tool result, whatever the entropy: prefix sharing alone, for ablation."""
+
+    rule: Literal["fixed"] = "fixed"
+    at: int = 1
+    """j: the tool result to fork at (1: the first)."""
+    siblings: int = 1
+    """Z: branches wanted there."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.at <= DEEPEST, "at", self.at, f"from 1 to {DEEPEST}")
+        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        return Decision(wanted=self.most(tip.depth), score=random.random(), terms={"head": tip.head, "rise": tip.rise})
+
+    def most(self, depth: int) -> int:
+        return self.siblings if depth == self.at else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chance(_Named):
+    """Branch with a given probability: what is left of ARPO when entropy plays no part.
+
+    `rates` may be another run's rates of decisions wanted, by depth, so that only the choice of tips differs.
+    """
+
+    rule: Literal["random"] = "random"
+    rates: tuple[float, ...] = (0.5,)
+    """p_d: probability at depth d = 1, 2, ...; the last one also holds deeper."""
+    siblings: int = 1
+    """Z: branches wanted where the draw says so."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.rates) > 0 and all(0 <= p <= 1 for p in self.rates), "rates", self.rates, "one or more probabilities")
+        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        score, draw, rate = random.random(), random.random(), self._rate(tip.depth)
+        terms = {"head": tip.head, "rise": tip.rise, "probability": rate, "draw": draw}
+        return Decision(wanted=self.siblings if draw < rate else 0, score=score, terms=terms)
+
+    def most(self, depth: int) -> int:
+        return self.siblings if self._rate(depth) > 0 else 0
+
+    def _rate(self, depth: int) -> float:
+        return self.rates[min(depth, len(self.rates)) - 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paper(_Named):
+    """ARPO's rule (arXiv 2507.19849, eq. 4): `P = alpha + beta * rise / ln V`; Z branches iff `P > tau`.
+
+    With alpha = tau, as in the paper, the sign of the rise decides alone.
+    """
+
+    rule: Literal["paper"] = "paper"
+    alpha: float = 0.5
+    """Base probability."""
+    beta: float = 0.2
+    """Weight of the rise."""
+    tau: float = 0.5
+    """Branch where P is above this."""
+    siblings: int = 1
+    """Z: branches wanted there."""
+
+    def __post_init__(self) -> None:
+        _require_finite(self, "alpha", "beta", "tau")
+        _require(self.beta >= 0, "beta", self.beta, "at least 0")
+        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        scale = self.beta / math.log(tip.vocab_size)
+
+        def wanted(rise: float) -> int:
+            # not `alpha + scale * rise > tau`: adding a small rise to alpha would round its sign away
+            return self.siblings if scale * rise > self.tau - self.alpha else 0
+
+        return _by_rise(tip, wanted, {"probability": self.alpha + scale * tip.rise, "tau": self.tau})
+
+    def most(self, depth: int) -> int:
+        return self.siblings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released(_Named):
+    """The released ARPO code's rule: Z draws, each branching with probability `clip(b + w * rise', 0, 1)`, `rise' = k * rise / ln V`.
+
+    The formula is kept (its scale is a sum over k tokens); the defects around it are not.
+    """
+
+    rule: Literal["released"] = "released"
+    base: float = 0.5
+    """b: base probability."""
+    weight: float = 0.2
+    """w: weight of the scaled rise (0.4 was the paper's best)."""
+    draws: int = 1
+    """Z: number of draws."""
+
+    def __post_init__(self) -> None:
+        _require_finite(self, "base", "weight")
+        _require(self.weight >= 0, "weight", self.weight, "at least 0")
+        _require(self.draws >= 1, "draws", self.draws, "at least 1")
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        scale = self.weight * tip.head_tokens / math.log(tip.vocab_size)
+        draws = [random.random() for _ in range(self.draws)]  # the same draws at both bounds
+
+        def wanted(rise: float) -> int:
+            return sum(draw < self.base + scale * rise for draw in draws)
+
+        probability = min(1.0, max(0.0, self.base + scale * tip.rise))
+        return _by_rise(tip, wanted, {"probability": probability, "draw": min(draws)})
+
+    def most(self, depth: int) -> int:
+        return self.draws
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold(_Named):
+    """`min(floor(H / theta), max)` branches where the head entropy H itself, not its rise, is above theta.
+
+    With `window` W > 0 theta adapts: mean + deviations * std of the last W post-tool heads of earlier steps (`StepStats.window`),
+    while there are none the fixed theta holds. theta <= 0 means the maximum.
+    """
+
+    rule: Literal["threshold"] = "threshold"
+    theta: float = 0.5
+    """Nats per token."""
+    deviations: float = 1.0
+    """lambda: standard deviations above the mean, where theta adapts."""
+    window: int = 0
+    """W: heads to look back at; 0: theta is fixed."""
+    max_siblings: int = 4
+    """The most branches wanted at one tip."""
+
+    def __post_init__(self) -> None:
+        _require_finite(self, "theta", "deviations")
+        _require(self.window >= 0, "window", self.window, "at least 0")
+        _require(self.max_siblings >= 1, "max_siblings", self.max_siblings, "at least 1")
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        theta = self.theta_for(stats)
+        count = self._wanted(tip.head, theta)
+        flips = not self._wanted(tip.head_low, theta) == count == self._wanted(tip.head_high, theta)
+        terms = {"head": tip.head, "head_low": tip.head_low, "head_high": tip.head_high, "rise": tip.rise, "theta": theta}
+        return Decision(wanted=count, score=tip.head, terms=terms, flips=flips)
+
+    def most(self, depth: int) -> int:
+        return self.max_siblings
+
+    def theta_for(self, stats: StepStats) -> float:
+        """The threshold that holds in a step, nats."""
+        heads = stats.window[-self.window :] if self.window else ()
+        if not heads:
+            return self.theta
+        mean = math.fsum(heads) / len(heads)
+        return mean + self.deviations * math.sqrt(math.fsum((h - mean) ** 2 for h in heads) / len(heads))
+
+    def _wanted(self, head: float, theta: float) -> int:
+        if theta <= 0:
+            return self.max_siblings
+        return int(min(head / theta, self.max_siblings)) if head > theta else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aepo(_Named):
+    """AEPO's rule (arXiv 2510.14545): `P = (alpha + gamma * rise) * (1 - slope * l)`; Z branches iff `P > tau`.
+
+    l counts the consecutive tips just before this one on the path where the rule wanted a branch. (The released AEPO code compares
+    P with a random number instead.)
+    """
+
+    rule: Literal["aepo"] = "aepo"
+    alpha: float = 0.5
+    """Base probability."""
+    gamma: float = 0.2
+    """Weight of the rise."""
+    slope: float = 0.05
+    """Penalty for each consecutive branch."""
+    tau: float = 0.5
+    """Branch where P is above this."""
+    siblings: int = 1
+    """Z: branches wanted there."""
+
+    def __post_init__(self) -> None:
+        _require_finite(self, "alpha", "gamma", "tau", "slope")
+        _require(self.gamma >= 0, "gamma", self.gamma, "at least 0")
+        _require(0 <= self.slope <= 1, "slope", self.slope, "from 0 to 1")
+        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        keep = max(0.0, 1.0 - self.slope * tip.wanted_before)  # a long run of branches must not turn the sign of P
+
+        def wanted(rise: float) -> int:
+            if keep == 1.0:  # see Paper: the sign of a small rise must survive
+                return self.siblings if self.gamma * rise > self.tau - self.alpha else 0
+            return self.siblings if (self.alpha + self.gamma * rise) * keep > self.tau else 0
+
+        probability = (self.alpha + self.gamma * tip.rise) * keep
+        return _by_rise(tip, wanted, {"probability": probability, "tau": self.tau, "consecutive": float(tip.wanted_before)})
+
+    def most(self, depth: int) -> int:
+        return self.siblings
+
+
+Rule = Never | Fixed | Chance | Paper | Released | Threshold | Aepo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant(_Named):
+    """Root plan: always the same number of roots."""
+
+    plan: Literal["constant"] = "constant"
+    roots: int = 8
+    """N: trajectories that start from the prompt before any branching."""
+
+    def __post_init__(self) -> None:
+        _require(self.roots >= 1, "roots", self.roots, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pilot(_Named):
+    """Root plan: AEPO's pre-monitoring. One trajectory runs to its end and counts as root 0; its heads say how many more."""
+
+    plan: Literal["pilot"] = "pilot"
+    beta: float = 1.0
+    """Slope of the sigmoid, per nat."""
+
+    def __post_init__(self) -> None:
+        _require_finite(self, "beta")
+
+    def roots(self, leaves: int, root_head: float, tool_heads: tuple[float, ...]) -> int:
+        """N = `M * sigmoid(beta * (H_root - mean H_tool))`, rounded (half up) and clamped to [1, M]; M without a tool call."""
+        if not tool_heads:
+            return leaves
+        x = self.beta * (root_head - math.fsum(tool_heads) / len(tool_heads))
+        share = 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))  # neither overflows
+        return min(leaves, max(1, math.floor(leaves * share + 0.5)))

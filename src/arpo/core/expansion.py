@@ -1,78 +1,343 @@
-"""The growth of one tree as a state machine without I/O: events in, commands out."""
+"""The growth of one tree as a state machine without I/O: events in, commands out (algorithm section 4).
 
+`Expansion` decides what happens next; a driver makes it happen and reports back. What it rests on:
+
+- Every turn asked for by a `Sample` ends in exactly one `TurnEnded` or `Failed`; every `RunCalls` in one `Returned` or `Failed`.
+- Nothing depends on the order in which events of different lines arrive, except `Decided.waited` and the order of commands.
+- A tip is judged when the head of its probe is known, from that head, the heads before it on its path, and nothing else.
+- Every tip gets exactly one `Decided`; only a granted sibling or a root ever adds a line.
+
+Refuses to know tokens' meaning, tools, time and how a seed reaches an engine.
+"""
+
+from __future__ import annotations
+
+import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arpo.core.branching import Decision
-from arpo.core.place import Place
-from arpo.core.tree import Call, Ending, Observation, Role, Turn
+from arpo.core.branching import BranchRule, Constant, Decision, Pilot, StepStats, Tip
+from arpo.core.budget import Budget, Want
+from arpo.core.entropy import head_entropy
+from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, Sample, TurnEnded
+from arpo.core.place import Place, keyed, show
+from arpo.core.tree import Ending, Observation, Role, RolloutTree, Turn
+from arpo.errors import ConfigError
 
-
-# --- commands: what the driver is asked to do
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Sample the turn at `place`; its context is `tree.context(place[:-1])`. `attempt` counts from 0 and keys the seed."""
-
-    place: Place
-    role: Role
-    attempt: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RunCalls:
-    """Run the calls of the turn at `place` and report `Returned`."""
-
-    place: Place
-    calls: tuple[Call, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """The decision at the tip `place` is final: `granted` siblings start (their `Sample`s follow). A captured tool state may be
-    forked now, or dropped when `granted` is 0."""
-
-    place: Place
-    decision: Decision
-    granted: int
-    waited: bool = False  # True where the decision could not be made at once
-
-
-Command = Sample | RunCalls | Decided
-
-
-# --- events: what the driver reports
-@dataclass(frozen=True, slots=True)
-class HeadKnown:
-    """The first k tokens of the turn at `place` are there (fewer if the turn ended earlier)."""
-
-    place: Place
-    entropies: "array[float]"
-    bounds: "tuple[array[float], array[float]] | None" = None
+__all__ = [
+    "Command",
+    "Decided",
+    "Event",
+    "Expansion",
+    "Failed",
+    "Growth",
+    "HeadKnown",
+    "Returned",
+    "RunCalls",
+    "Sample",
+    "TipDecision",
+    "TurnEnded",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class TurnEnded:
-    """The turn is complete. `ending` is None exactly when the turn's calls are to be run."""
+class TipDecision:
+    """A tip and what became of it. `tip` is None where the probe failed for good before its head was known."""
 
-    turn: Turn
-    ending: Ending | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """All calls of a turn have outcomes. `ending`: the branch ends right after this observation is known not to be continued
-    (token limit), in which case the observation is not grown and the turn at its place becomes the leaf."""
-
-    observation: Observation
-    ending: Ending | None = None
+    tip: Tip | None
+    decided: Decided
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The world failed while the turn at `place` was sampled (ENGINE_FAILED) or its calls ran (TOOL_FAILED)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How a tree grows: all that, with its events, determines it. Raises ConfigError where the numbers cannot go together."""
 
-    place: Place
-    ending: Ending
+    leaves: int
+    """M: leaves in all."""
+    roots: int | Pilot
+    """N, or the plan that finds it."""
+    rule: BranchRule
+    head: int
+    """k: tokens of a head."""
+    vocab_size: int
+    stats: StepStats
+    seed: int
+    root_cap: int | None = None
+    """The most leaves of one planned root; None: `min(M, max(2, ceil(1.5 M / N)))`."""
+    retries: int = 1
+    """How often a turn, and the calls of a turn, are asked again when the world fails."""
+
+    def __post_init__(self) -> None:
+        if self.leaves < 1:
+            raise ConfigError("a tree has at least one leaf", where="leaves", value=self.leaves)
+        if isinstance(self.roots, int) and not 1 <= self.roots <= self.leaves:
+            raise ConfigError("roots are leaves too", where="roots", value=self.roots, hint=f"from 1 to {self.leaves} (leaves)")
+        if self.head < 1:
+            raise ConfigError("a head has at least one token", where="head", value=self.head)
+        if self.vocab_size < 2:
+            raise ConfigError("a vocabulary has at least two tokens", where="vocab_size", value=self.vocab_size)
+        if self.root_cap is not None and self.root_cap < 1:
+            raise ConfigError("a root has at least one leaf", where="root_cap", value=self.root_cap)
+        if self.retries < 0:
+            raise ConfigError("retries cannot be negative", where="retries", value=self.retries)
+
+    def cap(self, roots: int) -> int:
+        """The most leaves of one of `roots` planned roots."""
+        if self.root_cap is not None:
+            return min(self.leaves, self.root_cap)
+        return min(self.leaves, max(2, math.ceil(1.5 * self.leaves / roots)))
 
 
-Event = HeadKnown | TurnEnded | Returned | Failed
+class Expansion:
+    """Grows `tree`: `start()`, then `feed(event)` for every event, until `done`. Both return the commands to carry out now.
+
+    `feed` raises ValueError for an event that answers no command: a driver's mistake, never a model's or a tool's.
+    """
+
+    def __init__(
+        self,
+        tree: RolloutTree,
+        *,
+        leaves: int,
+        roots: int | Constant | Pilot,
+        rule: BranchRule,
+        head: int,
+        vocab_size: int,
+        stats: StepStats,
+        seed: int,
+        root_cap: int | None = None,
+        retries: int = 1,
+    ) -> None:
+        self.tree = tree
+        self.growth = Growth(
+            leaves=leaves,
+            roots=roots.roots if isinstance(roots, Constant) else roots,
+            rule=rule,
+            head=head,
+            vocab_size=vocab_size,
+            stats=stats,
+            seed=seed,
+            root_cap=root_cap,
+            retries=retries,
+        )
+        self.events: list[Event] = []  # as they arrived, for the record
+        self.decisions: dict[Place, TipDecision] = {}  # final ones, of tips under planned roots
+        self.fills: list[Place] = []  # first turns started because budget was left over
+        self.planned_roots: int | None = None  # N; None while the pilot runs
+        self.retries_used = 0
+        self._budget: Budget | None = None  # from the moment N is known
+        self._judged: dict[Place, tuple[Tip | None, Decision]] = {}  # by tip
+        self._sampling: dict[Place, Role] = {}
+        self._calling: set[Place] = set()
+        self._attempts: dict[Place, int] = {}
+
+    @classmethod
+    def of(cls, tree: RolloutTree, growth: Growth) -> Expansion:
+        """An expansion of a tree that holds a prompt alone."""
+        names = ("leaves", "roots", "rule", "head", "vocab_size", "stats", "seed", "root_cap", "retries")
+        return cls(tree, **{name: getattr(growth, name) for name in names})
+
+    @property
+    def rule(self) -> BranchRule:
+        return self.growth.rule
+
+    @property
+    def done(self) -> bool:
+        """True when all leaves are there."""
+        return len(self.tree.endings) == self.growth.leaves
+
+    @property
+    def num_branches(self) -> int:
+        """Siblings granted so far."""
+        return sum(decision.decided.granted for decision in self.decisions.values())
+
+    def start(self) -> list[Command]:
+        """The first commands: sample the planned roots, or the pilot alone."""
+        if self._sampling or self.tree.turns or self.tree.endings:
+            raise ValueError("an expansion starts once, from a tree that holds its prompt alone")
+        if isinstance(self.growth.roots, Pilot):
+            return [self._sample((0,), Role.ROOT)]
+        self._plan(self.growth.roots, started=0)
+        return [*(self._sample((root,), Role.ROOT) for root in range(self.growth.roots)), *self._settle(None)]
+
+    def feed(self, event: Event) -> list[Command]:
+        """Take in what happened; the commands to carry out now."""
+        commands: list[Command] = []
+        fresh: Place | None = None  # the tip judged because of this event
+        match event:
+            case HeadKnown(place, entropies, bounds):
+                self._expect(place, place in self._sampling, "is not being sampled")
+                fresh = self._judge(place, entropies, bounds)
+            case TurnEnded(turn, ending):
+                fresh = self._turn_ended(turn, ending, commands)
+            case Returned(observation, ending):
+                self._returned(observation, ending, commands)
+            case Failed(place, ending):
+                fresh = self._failed(place, ending, commands)
+        self.events.append(event)
+        commands += self._settle(fresh)
+        return commands
+
+    # --- events
+
+    def _turn_ended(self, turn: Turn, ending: Ending | None, commands: list[Command]) -> Place | None:
+        place = turn.place
+        self._expect(place, place in self._sampling, "is not being sampled")
+        self._expect(place, turn.role is self._sampling[place], f"was asked for as {self._sampling[place]}, not {turn.role}")
+        self._expect(place, ending is not None or bool(turn.calls), "has neither an ending nor calls")
+        fresh = self._judge(place, turn.entropies, turn.bounds)
+        self.tree.grow(turn)
+        del self._sampling[place]
+        self._attempts.pop(place, None)
+        if ending is None:
+            self._calling.add(place)
+            commands.append(RunCalls(place, turn.calls))
+        else:
+            self._end(place, ending, next_depth=len(place))
+        return fresh
+
+    def _returned(self, observation: Observation, ending: Ending | None, commands: list[Command]) -> None:
+        place = observation.place
+        self._expect(place, place in self._calling, "has no calls running")
+        self._calling.remove(place)
+        self._attempts.pop(place, None)
+        if ending is not None:
+            self._end(place, ending, next_depth=len(place))
+            return
+        self.tree.grow(observation)
+        commands.append(self._sample((*place, 0), Role.PROBE))
+        if self._is_fill(place):
+            commands.append(Decided(place, Decision(wanted=0, score=0.0), 0))
+
+    def _failed(self, place: Place, ending: Ending, commands: list[Command]) -> Place | None:
+        self._expect(place, place in self._sampling or place in self._calling, "is neither being sampled nor has calls running")
+        self._expect(place, ending.by_world, f"cannot fail as {ending}")
+        attempt = self._attempts.get(place, 0) + 1
+        if attempt <= self.growth.retries:
+            self._attempts[place] = attempt
+            self.retries_used += 1
+            if place in self._sampling:
+                commands.append(Sample(place, self._sampling[place], attempt))
+            else:
+                commands.append(RunCalls(place, self.tree.turns[place].calls, attempt))
+            return None
+        if place in self._calling:
+            self._calling.remove(place)
+            self._end(place, ending, next_depth=len(place))
+            return None
+        role, tip = self._sampling.pop(place), place[:-1]
+        headless = role is Role.PROBE and tip not in self._judged
+        self._end(place, ending, next_depth=len(tip) if headless else len(place))
+        if not headless or self._is_fill(place):
+            return None
+        self._hold(tip, None, Decision(wanted=0, score=0.0))  # nothing is known of this tip: it wants nothing
+        return tip
+
+    # --- judging tips
+
+    def _judge(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Place | None:
+        """Ask the rule about the tip before the probe at `place`, whose head is there; the tip, or None if there is nothing to ask."""
+        tip_place = place[:-1]
+        if self._sampling[place] is not Role.PROBE or tip_place in self._judged or self._is_fill(place):
+            return None
+        tip = self._tip(tip_place, entropies, bounds)
+        stats = self.growth.stats
+        decision = self.rule(tip, stats, keyed(self.growth.seed, self.tree.step, self.tree.task, tip_place, "branch"))
+        most = self.rule.most(tip.depth)
+        if not 0 <= decision.wanted <= most or not math.isfinite(decision.score):
+            raise ValueError(
+                f"rule {self.rule!r} wants {decision.wanted} siblings with score {decision.score} at {show(tip_place)}: "
+                f"from 0 to most({tip.depth}) = {most}, and a finite score"
+            )
+        if self._budget is not None:
+            self._budget.reach(tip_place)
+        self._hold(tip_place, tip, decision)
+        return tip_place
+
+    def _tip(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Tip:
+        k, root = self.growth.head, self.tree.turns[place[:1]]
+        low, high = bounds or (entropies, entropies)
+        root_low, root_high = root.bounds or (root.entropies, root.entropies)
+        before = [self._judged[place[:depth]] for depth in range(1, len(place))]
+        wanted_before = 0
+        for _, decision in reversed(before):
+            if not decision.wanted:
+                break
+            wanted_before += 1
+        return Tip(
+            place=place,
+            head=head_entropy(entropies, k),
+            head_low=head_entropy(low, k),
+            head_high=head_entropy(high, k),
+            baseline=head_entropy(root.entropies, k),
+            baseline_low=head_entropy(root_low, k),
+            baseline_high=head_entropy(root_high, k),
+            heads=tuple(tip.head for tip, _ in before if tip is not None),
+            wanted_before=wanted_before,
+            head_tokens=k,
+            vocab_size=self.growth.vocab_size,
+        )
+
+    def _hold(self, place: Place, tip: Tip | None, decision: Decision) -> None:
+        self._judged[place] = (tip, decision)
+        if self._budget is not None:
+            self._budget.hold(Want(place, decision.wanted, decision.score))
+
+    # --- lines and budget
+
+    def _plan(self, roots: int, started: int) -> None:
+        """N is known: from now on there is a budget. `started` roots have run already (the pilot)."""
+        self.planned_roots = roots
+        cap = self.growth.cap(roots)
+        self._budget = Budget(leaves=self.growth.leaves, roots=roots, root_cap=cap, most=self.rule.most)
+        for root in range(started, roots):
+            self._budget.start_line(root, 1)
+
+    def _settle(self, fresh: Place | None) -> list[Command]:
+        """What follows from all that is known: the other roots once the pilot is through, final decisions, fills."""
+        commands: list[Command] = []
+        if self._budget is None:
+            if self._sampling or self._calling:
+                return commands
+            self._plan_by_pilot(commands)
+        assert self._budget is not None and self.planned_roots is not None
+        for place, count in self._budget.settle():
+            tip, decision = self._judged[place]
+            decided = Decided(place, decision, count, waited=place != fresh)
+            self.decisions[place] = TipDecision(tip, decided)
+            commands.append(decided)
+            commands += (self._sample((*place, child), Role.SIBLING) for child in range(1, count + 1))
+        for _ in range(self._budget.take_excess()):
+            place = (self.planned_roots + len(self.fills),)
+            self.fills.append(place)
+            commands.append(self._sample(place, Role.FILL))
+        return commands
+
+    def _plan_by_pilot(self, commands: list[Command]) -> None:
+        plan, k = self.growth.roots, self.growth.head
+        assert isinstance(plan, Pilot)
+        heads = tuple(tip.head for tip, _ in self._judged.values() if tip is not None)
+        root_head = head_entropy(self.tree.turns[0,].entropies, k) if heads else 0.0
+        self._plan(plan.roots(self.growth.leaves, root_head, heads), started=1)
+        assert self._budget is not None and self.planned_roots is not None
+        for place, (_, decision) in self._judged.items():
+            self._budget.hold(Want(place, decision.wanted, decision.score))
+        commands += (self._sample((root,), Role.ROOT) for root in range(1, self.planned_roots))
+
+    def _sample(self, place: Place, role: Role) -> Sample:
+        self._sampling[place] = role
+        return Sample(place, role)
+
+    def _end(self, place: Place, ending: Ending, next_depth: int) -> None:
+        """The line at `place` ends, before the tip at `next_depth`."""
+        self.tree.end(place, ending)
+        if self._budget is not None and not self._is_fill(place):
+            self._budget.stop_line(place[0], next_depth)
+
+    def _is_fill(self, place: Place) -> bool:
+        return self.planned_roots is not None and place[0] >= self.planned_roots
+
+    def _expect(self, place: Place, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise ValueError(f"turn {show(place)} {otherwise}")

@@ -208,9 +208,10 @@ class RolloutTree:
         return [self.branch(leaf) for leaf in self.leaves()]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RolloutTree) and all(
-            getattr(self, name) == getattr(other, name) for name in RolloutTree.__slots__
-        )  # `_children` follows from `turns`, so comparing it changes nothing
+        if not isinstance(other, RolloutTree):
+            return NotImplemented
+        names = ("task", "step", "prompt", "turns", "observations", "endings")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
     __hash__ = None  # type: ignore[assignment]
 
