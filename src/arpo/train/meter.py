@@ -6,10 +6,10 @@ computed (no decision, no format part) is left out, never 0.
     reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
         `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
         of 1 / number of children on its path (biased: children are not forked at random).
-    rates/{format,tool_use,mixed_groups,equal_groups}
-    calls/{asked,executed,refused_or_failed,cached,inherited,a_leaf}
+    rates/{format,tool_use,mixed_groups}, parts/NAME (means of the reward's parts)
+    calls/{asked,executed,cached,inherited,a_leaf}
         `inherited`: executed calls on trunks, counted again for each leaf beyond the first: what sharing saved.
-    outcomes/STATUS, endings/ENDING, leaves/{all,scored,lost,fills}, groups/all           (counts)
+    outcomes/STATUS, endings/ENDING, leaves/{all,scored,lost,fills,siblings}, groups/all           (counts)
     tokens/{generated,shared,trained_unique,trained_flat,observed,forward_unique,forward_flat}
         `generated`: sampled; `shared`: sampled tokens that leaves beyond the first did not have to sample again.
     lengths/{prompt,turn,branch,branch_max,turns}                                          (tokens; turns a branch)
@@ -28,7 +28,7 @@ from typing import Protocol
 from arpo.core.branching import Decision, Tip
 from arpo.core.credit import CreditedTree
 from arpo.core.place import Place
-from arpo.core.tree import Ending, Observation, RolloutTree, Role, Turn
+from arpo.core.tree import Ending, Observation, Role, RolloutTree, Turn
 
 Metrics = dict[str, float]
 POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
@@ -190,7 +190,9 @@ def _ends(step: Sequence[Measured]) -> Metrics:
 
 def _tokens(step: Sequence[Measured]) -> Metrics:
     count: Counter[str] = Counter()
-    turn_lengths, branch_lengths, num_turns = [], [], []
+    turn_lengths: list[int] = []
+    branch_lengths: list[int] = []
+    num_turns: list[int] = []
     for m in step:
         tree = m.credited.tree
         below = _leaves_below(tree)
@@ -230,7 +232,9 @@ def _tokens(step: Sequence[Measured]) -> Metrics:
 def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
     first: list[list[float]] = [[] for _ in range(POSITIONS)]
     after: list[list[float]] = [[] for _ in range(POSITIONS)]
-    first_heads, after_heads, rises = [], [], []
+    first_heads: list[float] = []
+    after_heads: list[float] = []
+    rises: list[float] = []
     for tree in trees:
         heads = {place: _head(turn, head_tokens) for place, turn in tree.turns.items() if len(turn.tokens)}
         for place, head in heads.items():
@@ -280,7 +284,7 @@ def _decisions(step: Sequence[Measured]) -> Metrics:
 
 
 def want_rates(history: Sequence[Mapping[str, float | None]]) -> dict[int, float]:
-    """The share of tips at each depth at which a rule wanted a branch, over a whole run: the `random` rule's p_d that matches it."""
+    """The share of tips at each depth where a rule wanted a branch, over a whole run: what the `random` rule takes as its p_d."""
     tips: Counter[int] = Counter()
     wanting: Counter[int] = Counter()
     for metrics in history:

@@ -1,0 +1,176 @@
+"""What somebody who watches a run sees: a live display in a terminal, one plain line a step elsewhere.
+
+Knows phases, steps and the clock. Refuses to know what happens in a phase; it never reads a run folder and nothing depends on it.
+
+    with Progress(12, minutes=15) as progress:
+        for step in range(12):
+            progress.phase("sampling", total=64)
+            ...; progress.advance()
+            progress.step(metrics | progress.timings())
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+_RECENT = 3  # steps whose mean duration predicts the next ones
+
+
+class Progress:
+    """Counts steps and times phases; `done` steps of a resumed run are behind us. `minutes` is the run's budget, if it has one."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        minutes: float | None = None,
+        done: int = 0,
+        title: str = "",
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total_steps, self.minutes, self.done, self.title = total_steps, minutes, done, title
+        self.console = console or Console(soft_wrap=True)
+        self._clock = clock
+        self._started = self._step_started = self._phase_started = clock()
+        self._phase, self._phase_done, self._phase_total = "", 0.0, 0.0
+        self._seconds: dict[str, float] = {}
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._last: Mapping[str, object] = {}
+        self._spinner = Spinner("dots")
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    # --- what the loop tells
+
+    def phase(self, name: str, *, total: float = 0) -> None:
+        """Enter a phase of the step ("sampling", "update", ...), ending the one before. `total`: how often `advance` will count."""
+        now = self._clock()
+        self._end_phase(now)
+        self._phase, self._phase_started, self._phase_done, self._phase_total = name, now, 0.0, total
+
+    def advance(self, count: float = 1) -> None:
+        self._phase_done += count
+
+    def timings(self) -> dict[str, float]:
+        """`seconds/PHASE` of this step so far, and `seconds/step`."""
+        now = self._clock()
+        self._end_phase(now)
+        self._phase_started = now
+        return {**{f"seconds/{name}": s for name, s in self._seconds.items()}, "seconds/step": now - self._step_started}
+
+    def step(self, metrics: Mapping[str, object]) -> None:
+        """A step is done."""
+        now = self._clock()
+        self._end_phase(now)
+        self._recent.append(now - self._step_started)
+        self.done += 1
+        self._last = metrics
+        self._phase, self._seconds, self._step_started = "", {}, now
+        self.say(f"step {self.done}/{self.total_steps}  {summary_line(metrics)}  {self._remaining_text()}".rstrip())
+
+    def say(self, text: str) -> None:
+        """Print a line above the display (a warning, a note)."""
+        self.console.print(Text(text), highlight=False)
+
+    # --- what the loop may ask
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._started
+
+    @property
+    def step_s(self) -> float:
+        """Mean seconds of the last steps; NaN before the first is done."""
+        return sum(self._recent) / len(self._recent) if self._recent else math.nan
+
+    @property
+    def budget_left_s(self) -> float:
+        """Seconds of `minutes` that are left; infinity without a budget."""
+        return math.inf if self.minutes is None else 60 * self.minutes - self.elapsed_s
+
+    def room_for_step(self, *, reserve_s: float = 0.0) -> bool:
+        """True while one more step of the usual length, and `reserve_s` after it, fit the budget. The first step always fits
+        unless the budget is already spent."""
+        needed = (1.15 * self.step_s if self._recent else 0.0) + reserve_s  # steps vary by some 10 to 15 %
+        return self.budget_left_s > needed
+
+    @property
+    def remaining_s(self) -> float:
+        """Expected seconds until the last step, no more than the budget; NaN while unknown."""
+        expected = self.step_s * (self.total_steps - self.done)
+        return min(expected, max(self.budget_left_s, 0.0)) if self._recent else math.nan
+
+    # --- inside
+
+    def _end_phase(self, now: float) -> None:
+        if self._phase:
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._phase_started
+
+    def _remaining_text(self) -> str:
+        if self.done >= self.total_steps or math.isnan(self.remaining_s):
+            return ""
+        return f"{duration(self.remaining_s)} left"
+
+    def _render(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=max(self.total_steps, 1), completed=self.done, width=30)
+        left = self._remaining_text() or "estimating" if self.done < self.total_steps else "done"
+        grid.add_row(self.title or "training", bar, f"step {min(self.done + 1, self.total_steps)}/{self.total_steps}", left)
+        parts: list[RenderableType] = [grid]
+        if self._phase:
+            counted = f" {self._phase_done:g}/{self._phase_total:g}" if self._phase_total else ""
+            self._spinner.update(text=Text(f"{self._phase}{counted}  {duration(self._clock() - self._phase_started)}"))
+            parts.append(self._spinner)
+        return Group(*parts)
+
+
+_SHOWN = (  # label, metric, format
+    ("reward", "reward/leaves", "{:.3f}"),
+    ("accuracy", "accuracy/probe_lines", "{:.0%}"),
+    ("tool calls", "calls/executed", "{:.0f}"),
+    ("tokens", "tokens/generated", "{:,.0f}"),
+    ("tokens/s", "tokens/per_s", "{:,.0f}"),
+    ("seconds", "seconds/step", "{:.0f}"),
+)
+
+
+def summary_line(metrics: Mapping[str, object]) -> str:
+    """`reward 0.412  accuracy 53%  tool calls 120 ...`: what of a step fits one line; what it lacks is left out.
+
+    `tokens/per_s` is tokens generated over seconds of sampling where the step does not state it.
+    """
+    tokens, seconds = metrics.get("tokens/generated"), metrics.get("seconds/sampling")
+    if "tokens/per_s" not in metrics and isinstance(tokens, int | float) and isinstance(seconds, int | float) and seconds > 0:
+        metrics = {**metrics, "tokens/per_s": tokens / seconds}
+    shown = [(label, value, form) for label, key, form in _SHOWN if isinstance(value := metrics.get(key), int | float)]
+    return "  ".join(f"{label} {form.format(value)}" for label, value, form in shown if math.isfinite(value))
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, `4:05`, `12 s`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

@@ -1,0 +1,131 @@
+"""Where else metrics go: TensorBoard in the run folder, and the trackers that Accelerate knows (wandb, trackio, mlflow, ...).
+
+Knows names of trackers and how to feed them. Refuses to know what the metrics mean. Packages are imported when a run asks for them.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from arpo.errors import ConfigError, nearest
+
+_PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
+KNOWN = ("tensorboard", "wandb", "trackio", "mlflow")
+
+
+class Tracker(Protocol):
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Writes scalars as TensorBoard event files. What an earlier start wrote after step `resumed_after` is hidden."""
+
+    def __init__(self, folder: Path | str, *, resumed_after: int | None = None) -> None:
+        _need("tensorboard")
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(folder))
+        if resumed_after is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=resumed_after + 1, session_log=start))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Accelerates:
+    """A tracker of Accelerate behind our two methods."""
+
+    def __init__(self, name: str, run_name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        options: dict[str, Any] = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
+        if name in ("wandb", "trackio"):  # their first argument is the project; the run has a name of its own
+            options["name"] = run_name
+        self._tracker = kind("arpo", **options)
+        self._tracker.start()
+        self._tracker.store_init_configuration(_flat(settings))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._tracker.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._tracker.finish()
+
+
+class Trackers:
+    """All trackers of a run; also a context manager. `names` adds to TensorBoard, which is always there.
+
+    Raises ConfigError for a name that nobody knows, or whose package is not installed.
+    """
+
+    def __init__(
+        self,
+        run: Path | str,
+        names: Sequence[str] = (),
+        *,
+        settings: Mapping[str, Any] | None = None,
+        resumed_after: int | None = None,
+    ) -> None:
+        run = Path(run)
+        check_trackers(names)
+        self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
+        for name in dict.fromkeys(n for n in names if n != "tensorboard"):
+            self._trackers.append(_Accelerates(name, run.name, run, settings or {}))
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Numbers alone are sent; the entropies by position stay in the run folder."""
+        numbers = {
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and not name.startswith(_PER_POSITION)
+        }
+        for tracker in self._trackers:
+            tracker.log(numbers, step)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_trackers(names: Sequence[str], *, where: str = "trackers") -> None:
+    """Raises ConfigError where a tracker is unknown or not installed: to be called before anything long starts."""
+    for name in names:
+        if name not in KNOWN:
+            raise ConfigError("unknown tracker", where=where, value=name, hint=nearest(name, KNOWN))
+        _need(name, where=where)
+
+
+def _need(name: str, *, where: str = "trackers") -> None:
+    if find_spec(name) is None:
+        hint = f"pip install {name}, or pip install 'arpo[tracking]' for all of them"
+        raise ConfigError(f"the package of the tracker {name!r} is not installed", where=where, hint=hint)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, as the trackers want them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) or value is None else str(value)
+    return flat
