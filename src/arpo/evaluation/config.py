@@ -22,7 +22,7 @@ class EvalConfig(Config):
     """Of sampled answers."""
     greedy_limit: Annotated[int, Field(ge=0)] | None = 100
     """Questions answered greedily too; 0: none; null: all."""
-    k: list[Annotated[int, Field(ge=1)]] = [1]
+    k: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     """pass@k is reported for these; none can exceed `samples`."""
     seed: int = 0
     """Keys the random numbers of every question and sample: models evaluated with one seed face the same draws."""
@@ -30,5 +30,7 @@ class EvalConfig(Config):
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
         if self.k and max(self.k) > self.samples:
-            raise ValueError(f"pass@{max(self.k)} needs at least {max(self.k)} samples a question: set samples (now {self.samples})")
+            raise ValueError(
+                f"pass@{max(self.k)} needs at least {max(self.k)} samples a question: set samples (now {self.samples})"
+            )
         return self

@@ -1,10 +1,43 @@
 """What a recipe says about rollouts: how many leaves from how many roots, which rule branches, and what limits a branch."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 
 from arpo.config import Config
+from arpo.core.branching import Constant, Never, Paper, Pilot, Rule
+
+
+def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, or any object that is a `BranchRule`."""
+    if callable(given) and callable(getattr(given, "most", None)):
+        return given
+    if isinstance(given, str):
+        given = {"rule": given}
+    elif isinstance(given, Mapping) and "rule" not in given:
+        given = {"rule": "paper", **given}
+    return check(given)
+
+
+def _roots(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A recipe's `8`, `pilot` or `{plan: pilot, beta: 1}`, or a root plan of arpo.core."""
+    if isinstance(given, Constant):
+        return given.roots
+    if isinstance(given, Mapping) and "plan" not in given:
+        given = {"plan": "pilot", **given}
+    return check({"plan": "pilot"} if given == "pilot" else given)
+
+
+def _kind_of_roots(given: Any) -> str:
+    return "pilot" if isinstance(given, Mapping | Pilot) else "count"
+
+
+RuleChoice = Annotated[Annotated[Rule, Field(discriminator="rule")], WrapValidator(_rule)]
+RootsChoice = Annotated[
+    Annotated[Annotated[Annotated[int, Field(ge=1)], Tag("count")] | Annotated[Pilot, Tag("pilot")], Discriminator(_kind_of_roots)],
+    WrapValidator(_roots),
+]
 
 
 class RolloutConfig(Config):
@@ -12,14 +45,14 @@ class RolloutConfig(Config):
 
     leaves: Annotated[int, Field(ge=1)] = 16
     """Finished trajectories a task, M."""
-    roots: Annotated[int, Field(ge=1)] = 8
-    """How many of them start from the prompt, N."""
+    roots: RootsChoice = 8
+    """How many of them start from the prompt, N; or `pilot` (`{plan: pilot, beta: 1}`): a first trajectory decides, as in AEPO."""
     root_cap: Annotated[int, Field(ge=1)] | None = None
     """Most leaves below one root; null: min(M, max(2, ceil(1.5 M / N)))."""
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
-    rule: Any = None
-    """What decides at a tip: none, fixed, random, paper, released, threshold or aepo, with its parameters."""
+    rule: RuleChoice = Paper()
+    """What decides at a tip: none, fixed, random, paper, released, threshold or aepo, or with parameters `{rule: paper, beta: 0.4}`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -41,12 +74,32 @@ class RolloutConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.roots > self.leaves:
+        if isinstance(self.roots, int) and self.roots > self.leaves:
             raise ValueError(f"roots ({self.roots}) cannot exceed leaves ({self.leaves})")
+        if (
+            self.root_cap is not None
+            and isinstance(self.roots, int)
+            and self.root_cap * self.roots < self.leaves
+            and self._branches
+        ):
+            raise ValueError(
+                f"root_cap ({self.root_cap}) x roots ({self.roots}) is less than leaves ({self.leaves}): fills would be the rule"
+            )
+        if self._branches and self.max_calls == 0 and self.roots != self.leaves:
+            raise ValueError("without tool calls (max_calls 0) no rule ever branches: set rule to none")
         if self.head > self.turn_tokens:
             raise ValueError(f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough")
         if self.turn_tokens >= self.branch_tokens:
             raise ValueError(
-                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts the prompt and tool text too"
+                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts prompt and tool text too"
             )
         return self
+
+    @property
+    def _branches(self) -> bool:
+        return not isinstance(self.rule, Never)
+
+    def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
+        """The same limits without branching: `leaves` independent trajectories a task, as evaluation asks (temperature 0: greedy)."""
+        changed = {"leaves": leaves, "roots": leaves, "root_cap": None, "rule": Never(), "temperature": temperature, "top_p": top_p}
+        return self.model_copy(update=changed)

@@ -4,22 +4,20 @@ Knows how a folder of safetensors becomes a model that can be trained; `arpo.tra
 Refuses to know attention layouts, optimizers and checkpoints. torch is imported by the functions that need it, not with the file.
 """
 
-import time
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from arpo.config import Config
+from arpo.engines.config import has_fast_bf16
 from arpo.errors import ConfigError
 from arpo.train.sources import fetch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LoraSettings", "MatmulSpeed", "ModelConfig", "compute_dtype", "device_of", "fetch", "load_model", "matmul_speed"]
+__all__ = ["LoraSettings", "ModelConfig", "compute_dtype", "device_of", "fetch", "load_model"]
 
 
 class LoraSettings(Config):
@@ -50,36 +48,6 @@ class ModelConfig(Config):
     """Recompute activations in the backward pass: about a third more time for much less memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class MatmulSpeed:
-    """Measured speed of a square matrix product, in GFLOP/s."""
-
-    bfloat16: float
-    float32: float
-
-    @property
-    def fast_bfloat16(self) -> bool:
-        """True where bfloat16 is a gain worth its rounding."""
-        return self.bfloat16 > 1.5 * self.float32
-
-
-@cache
-def matmul_speed(device: str = "cpu", size: int = 768) -> MatmulSpeed:
-    """Measure (once a process, about 0.1 s) how fast `device` multiplies in either precision; the best of five counts."""
-    import torch
-
-    def best(dtype: "torch.dtype") -> float:
-        left, right = torch.randn(size, size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
-        seconds = []
-        for _ in range(6):  # the first one warms up
-            start = time.perf_counter()
-            (left @ right)[0, 0].item()  # reading an element waits for the device
-            seconds.append(time.perf_counter() - start)
-        return 2 * size**3 / min(seconds[1:]) / 1e9
-
-    return MatmulSpeed(best(torch.bfloat16), best(torch.float32))
-
-
 def device_of(config: ModelConfig) -> "torch.device":
     """The device that `config` means. Raises ConfigError where it names one that is not there."""
     import torch
@@ -107,7 +75,7 @@ def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and matmul_speed("cpu").fast_bfloat16
+        fast = device.type == "cpu" and has_fast_bf16()
     return torch.bfloat16 if fast else torch.float32
 
 
