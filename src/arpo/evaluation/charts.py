@@ -23,6 +23,8 @@ COLOURS = (
 )  # told apart also when colour-blind
 _INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#e3e7ec"
 _SMOOTH_FROM = 40  # points from which a running mean is drawn over the raw line
+_LEGEND_ROW = 13.0  # points
+_LEGEND_WIDTH = 62  # characters, counting about 5 for each handle
 _MARK_UPTO = 25  # points up to which each is marked
 
 
@@ -64,11 +66,17 @@ def draw(path: Path | str, panels: Sequence[Panel], *, columns: int = 2) -> Path
 
     columns = min(columns, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(5.4 * columns, 3.5 * rows), dpi=140, layout="constrained", facecolor="white")
+    figure = Figure(
+        figsize=((5.4 if columns < 3 else 4.2) * columns, (3.5 if columns < 3 else 2.9) * rows),
+        dpi=140,
+        layout="constrained",
+        facecolor="white",
+    )
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
-    for number, panel in enumerate(shown, 1):
-        _draw_panel(figure.add_subplot(rows, columns, number), panel)
+    for number, panel in enumerate(shown):
+        row = shown[number - number % columns :][:columns]
+        _draw_panel(figure.add_subplot(rows, columns, number + 1), panel, max(_legend_rows(p) for p in row))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return Path(path)
@@ -82,8 +90,30 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [math.nan if v is None else float(v) for v in values]
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
-    lines = [line for line in panel.lines if _finite(line.y)]
+def _visible(panel: Panel) -> list[Line]:
+    return [line for line in panel.lines if _finite(line.y)]
+
+
+def _legend_columns(panel: Panel) -> int:
+    labels = [line.label for line in _visible(panel)]
+    if sum(len(label) + 5 for label in labels) <= _LEGEND_WIDTH:
+        return len(labels)
+    for columns in (3, 2):  # the widest of each column must fit
+        rows = math.ceil(len(labels) / columns)
+        widths = [max((len(label) + 5 for label in labels[c * rows : (c + 1) * rows]), default=0) for c in range(columns)]
+        if sum(widths) <= _LEGEND_WIDTH:
+            return columns
+    return 1
+
+
+def _legend_rows(panel: Panel) -> int:
+    lines = _visible(panel)
+    return math.ceil(len(lines) / _legend_columns(panel)) if len(lines) > 1 or panel.stack else 0
+
+
+def _draw_panel(axes: Any, panel: Panel, header_rows: int) -> None:
+    """`header_rows`: the legend rows of the tallest header beside this one, so that titles and axes of a row line up."""
+    lines = _visible(panel)
     coloured = [(line, line.colour or COLOURS[i % len(COLOURS)]) for i, line in enumerate(lines)]
     if panel.stack:
         _draw_stack(axes, coloured)
@@ -96,14 +126,20 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
             text, (1, y), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points", **_small("right")
         )
     _dress(axes, panel, [x for line in lines for x in line.x])
-    if len(lines) > 1 or panel.stack:
-        handles, labels = axes.get_legend_handles_labels()
+    if rows := _legend_rows(panel):
         axes.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=min(len(lines), 3), frameon=False, fontsize=8,
-            handlelength=1.4, columnspacing=1.2, labelcolor=_INK, borderaxespad=0.1, handletextpad=0.5,
+            loc="upper left", bbox_to_anchor=(-0.01, 1.0), bbox_transform=_raised(axes, _LEGEND_ROW * header_rows + 3),
+            ncols=math.ceil(len(lines) / rows), frameon=False, fontsize=8, handlelength=1.4, columnspacing=1.2, labelcolor=_INK,
+            borderaxespad=0, borderpad=0, handletextpad=0.5,
         )  # fmt: skip
-    legend_rows = math.ceil(len(lines) / 3) if len(lines) > 1 or panel.stack else 0
-    axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=_INK, pad=7 + 14 * legend_rows)
+    axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=_INK, pad=8 + _LEGEND_ROW * header_rows)
+
+
+def _raised(axes: Any, points: float) -> Any:
+    """The axes' own coordinates, moved up by so many points."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return axes.transAxes + ScaledTranslation(0, points / 72, axes.figure.dpi_scale_trans)
 
 
 def _small(align: str) -> dict[str, Any]:
@@ -117,7 +153,8 @@ def _draw_line(axes: Any, line: Line, colour: str) -> None:
     if line.low and line.high:
         axes.fill_between(x, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.14, linewidth=0, zorder=order - 1)
     if len(x) >= _SMOOTH_FROM and not line.low:
-        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.28, zorder=order)
+        if not line.light:
+            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.28, zorder=order)
         y = running_mean(y, max(3, len(y) // 15))
     marker = "o" if len(_finite(y)) <= _MARK_UPTO and not line.light else None
     axes.plot(
@@ -152,8 +189,8 @@ def _dress(axes: Any, panel: Panel, xs: Sequence[float]) -> None:
     axes.set_xlabel(panel.x_label, fontsize=8.5, color=_FAINT)
     axes.set_ylabel(panel.y_label, fontsize=8.5, color=_FAINT)
     whole = all(float(x).is_integer() for x in xs)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=whole))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=whole, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     if max(xs, default=0) >= 10_000:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if panel.percent:
@@ -162,12 +199,16 @@ def _dress(axes: Any, panel: Panel, xs: Sequence[float]) -> None:
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.02), min(high, 1.02))
     elif (biggest := max(map(abs, axes.get_ylim()))) >= 10_000:
-        axes.yaxis.set_major_formatter(EngFormatter(sep="", places=None if biggest >= 10_000 else 1))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    elif biggest < 1e-3:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     if panel.stack or panel.from_zero:
         axes.set_ylim(bottom=0)
     if len(set(xs)) == 1:  # a single step: a point in the middle, not at the edge of nothing
         axes.set_xlim(xs[0] - 1, xs[0] + 1)
         axes.set_xticks([xs[0]])
+    elif panel.stack:
+        axes.margins(x=0.01)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

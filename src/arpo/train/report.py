@@ -11,15 +11,14 @@ from typing import Any
 
 import yaml
 
-from arpo.evaluation.charts import Line, Panel, draw
+from arpo.evaluation.charts import draw
 from arpo.evaluation.metrics import paired_difference
 from arpo.evaluation.results import Results, read_all_results
 from arpo.files import write_atomic
+from arpo.train.figures import VALIDATION, History, figures
 from arpo.train.progress import duration
 from arpo.train.runfolder import RunFolder
 
-History = Sequence[Mapping[str, Any]]
-_VALIDATION = "validation"
 _MAX_NOTES, _MAX_SAMPLES, _MAX_SAMPLE_TEXT = 40, 3, 4_000
 
 
@@ -27,7 +26,7 @@ def write_report(run_folder: Path | str) -> Path:
     """Write RUN/report.md and RUN/plots/*.png. Raises ConfigError where the folder holds no run."""
     run = RunFolder(run_folder)
     history, results, summary = run.metrics(), read_all_results(run.path), run.summary()
-    finals = {name: r for name, r in results.items() if not name.startswith(_VALIDATION)}
+    finals = {name: r for name, r in results.items() if not name.startswith(VALIDATION)}
     sections = [
         _opening(run, history, summary),
         _evaluations(finals),
@@ -87,7 +86,8 @@ def _evaluations(finals: Mapping[str, Results]) -> str:
     text += table(["", "questions", "samples", "accuracy", "reward", *(f"pass@{k}" for k in ks)], rows)
     differences = [
         f"- `{after}` minus `{before}`, on the same questions: "
-        f"**{100 * d.difference.mean:+.1f} points** [{100 * d.difference.low:+.1f}, {100 * d.difference.high:+.1f}], p = {d.p_value:.2g}"
+        f"**{100 * d.difference.mean:+.1f} points** "
+        f"[{100 * d.difference.low:+.1f}, {100 * d.difference.high:+.1f}], p = {d.p_value:.2g}"
         for before, after in _pairs(finals)
         if (d := paired_difference(finals[before].accuracy_by_question, finals[after].accuracy_by_question))
     ]
@@ -207,147 +207,7 @@ def _plots(folder: Path, history: History, results: Mapping[str, Results]) -> st
     if not history:
         return "No step is finished yet."
     parts = ["## Curves"]
-    for name, caption, panels in _figures(history, results):
-        if draw(folder / "plots" / f"{name}.png", panels) is not None:
-            parts.append(f"![{name}](plots/{name}.png)\n\n{caption}")
+    for figure in figures(history, results):
+        if draw(folder / "plots" / f"{figure.name}.png", figure.panels, columns=figure.columns) is not None:
+            parts.append(f"![{figure.title}](plots/{figure.name}.png)" + (f"\n\n{figure.caption}" if figure.caption else ""))
     return "\n\n".join(parts)
-
-
-def _lines(history: History, names: Mapping[str, str], **style: Any) -> list[Line]:
-    """One line for each metric that some step has; `names` maps metrics to labels."""
-    steps = [m["step"] for m in history]
-    return [
-        Line(label=label, x=steps, y=[m.get(name) for m in history], **style)
-        for name, label in names.items()
-        if any(m.get(name) is not None for m in history)
-    ]
-
-
-def _prefixed(history: History, prefix: str) -> dict[str, str]:
-    found = dict.fromkeys(key for m in history for key in m if key.startswith(prefix))
-    return {key: key.removeprefix(prefix).replace("_", " ") for key in found}
-
-
-def _figures(history: History, results: Mapping[str, Results]) -> list[tuple[str, str, list[Panel]]]:
-    """(file name, caption, panels) of every figure."""
-    return [
-        (
-            "reward",
-            "Probe lines are plain samples of the policy and the series to compare between methods. Leaves over-weight paths where the "
-            "policy was unsure; the fork-weighted mean is biased too.",
-            [
-                Panel(title="Reward", lines=_three_means(history, "reward")),
-                Panel(title="Accuracy", lines=[*_three_means(history, "accuracy"), *_validation(results)], percent=True),
-            ],
-        ),
-        (
-            "tools",
-            "Inherited: calls on shared trunks, counted again for each leaf beyond the first; sharing saved these.",
-            [
-                Panel(title="Tool calls a step", stack=True, lines=_lines(history, {"calls/executed": "executed", "calls/inherited": "inherited"})),
-                Panel(title="Tool calls asked, executed, inherited", from_zero=True, lines=_lines(history, {
-                    "calls/asked": "asked", "calls/executed": "executed", "calls/inherited": "inherited", "calls/cached": "cached"})),
-                Panel(title="Outcomes of tool calls", stack=True, lines=_lines(history, _prefixed(history, "outcomes/"))),
-                Panel(title="Endings of branches", stack=True, lines=_lines(history, _prefixed(history, "endings/"))),
-            ],
-        ),
-        (
-            "entropy",
-            "Left: mean entropy by position in the turn, first turns against turns right after a tool result, early and late in the run. "
-            "Right: means over the first tokens of a turn.",
-            [
-                Panel(title="Entropy by position in the turn", x_label="token of the turn", y_label="nats", lines=_by_position(history), from_zero=True),
-                Panel(title="Head entropy", y_label="nats", from_zero=True, lines=_lines(history, {
-                    "entropy/first": "first turn", "entropy/after_tool": "after a tool result", "entropy/rise": "rise"})),
-            ],
-        ),
-        (
-            "branching",
-            "A decision is refused where the budget or a root's cap is used up.",
-            [
-                Panel(title="Siblings wanted: granted and refused", stack=True, lines=_lines(history, {
-                    "decisions/granted": "granted", "decisions/refused": "refused"})),
-                Panel(title="Shares", percent=True, lines=_lines(history, {
-                    "entropy/rise_positive": "tips with a rise", "decisions/waited": "decisions that waited", "decisions/flips": "would flip"})),
-            ],
-        ),
-        (
-            "tokens",
-            "Shared tokens are those that further leaves did not have to sample again. Trained flat: what training every leaf alone would cost.",
-            [
-                Panel(title="Tokens sampled a step", stack=True, lines=_lines(history, {
-                    "tokens/generated": "generated", "tokens/shared": "shared"})),
-                Panel(title="Tokens through the learner", from_zero=True, lines=_lines(history, {
-                    "tokens/forward_flat": "forward, flat", "tokens/forward_unique": "forward, once each",
-                    "tokens/trained_flat": "trained, flat", "tokens/trained_unique": "trained, once each"})),
-            ],
-        ),
-        (
-            "health",
-            "",
-            [
-                Panel(title="Shares", percent=True, lines=_lines(history, {
-                    "rates/format": "right format", "rates/tool_use": "used a tool", "rates/mixed_groups": "mixed groups"})),
-                Panel(title="Lengths", y_label="tokens", from_zero=True, lines=_lines(history, {
-                    "lengths/turn": "turn", "lengths/branch": "branch", "lengths/branch_max": "longest branch"})),
-            ],
-        ),
-        (
-            "learner",
-            "Ratio: new policy against the policy at the start of the step. Mismatch: learner against engine.",
-            [
-                *(Panel(title=title, lines=_lines(history, _prefixed(history, prefix)))
-                  for prefix, title in (("ratio/", "Importance ratio"), ("mismatch/", "Mismatch between engine and learner"))),
-                *(Panel(title=label.capitalize(), lines=_lines(history, {name: label}))
-                  for name, label in _prefixed(history, "loss/").items()),
-            ],
-        ),
-        (
-            "seconds",
-            "",
-            [Panel(title="Seconds a step, by phase", y_label="seconds", stack=True,
-                   lines=_lines(history, {k: v for k, v in _prefixed(history, "seconds/").items() if k != "seconds/step"}))],
-        ),
-    ]  # fmt: skip
-
-
-def _three_means(history: History, name: str) -> list[Line]:
-    return [
-        *_lines(history, {f"{name}/probe_lines": "probe lines"}),
-        *_lines(history, {f"{name}/leaves": "all leaves"}, light=True),
-        *_lines(history, {f"{name}/fork_weighted": "fork-weighted"}, light=True, dashed=True),
-    ]
-
-
-def _validation(results: Mapping[str, Results]) -> list[Line]:
-    found = sorted(
-        (int(r.settings["step"]), r.accuracy)
-        for n, r in results.items()
-        if n.startswith(_VALIDATION) and r.settings.get("step") is not None
-    )
-    if not found:
-        return []
-    steps, estimates = [step for step, _ in found], [estimate for _, estimate in found]
-    return [
-        Line(
-            label="validation",
-            x=steps,
-            y=[e.mean for e in estimates],
-            low=[e.low for e in estimates],
-            high=[e.high for e in estimates],
-        )
-    ]
-
-
-def _by_position(history: History) -> list[Line]:
-    """Mean entropy by position over the first and the last fifth of the run (at least a step each)."""
-    share = max(1, len(history) // 5)
-    spans = [("", history)] if len(history) < 4 else [(", early", history[:share]), (", late", history[-share:])]
-    lines = []
-    for kind, label, colour in (("first", "first turn", "#5c6b7a"), ("after_tool", "after a tool result", "#d1571f")):
-        for suffix, span in spans:
-            names = sorted({key for m in span for key in m if key.startswith(f"entropy_at/{kind}/")})
-            points = [(int(n.rpartition("/")[2]), [m[n] for m in span if m.get(n) is not None]) for n in names]
-            x, y = [p for p, v in points if v], [sum(v) / len(v) for _, v in points if v]
-            lines.append(Line(label=label + suffix, x=x, y=y, colour=colour, light=suffix == ", early", dashed=suffix == ", early"))
-    return lines
