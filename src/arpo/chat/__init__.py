@@ -3,6 +3,8 @@
 Nothing is ever tokenised twice: text is a view of tokens. Text from tools is encoded so that nothing in it can act.
 """
 
+from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
+
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,20 @@ class ParsedTurn:
     well_formed: bool = True  # follows the protocol (model-written text only)
 
 
+class TraceStep(Protocol):
+    """One turn of a demonstration, not yet text: a thought, then calls or an answer."""
+
+    @property
+    def thought(self) -> str: ...
+    @property
+    def calls(self) -> tuple[Call, ...]: ...
+    @property
+    def answer(self) -> str | None: ...
+
+
 class ChatFormat(Protocol):
+    """`stop` and `stop_tokens` are what ends a turn; an engine is given both."""
+
     stop: tuple[str, ...]
     stop_tokens: tuple[int, ...]
 
@@ -44,7 +59,15 @@ class ChatFormat(Protocol):
         """Tokens of a turn written by somebody else (cold-start traces), exactly as a policy would have written it."""
         ...
 
+    def write(self, step: TraceStep) -> str:
+        """The text that a policy would write for `step`. Raises FormatError for what the format cannot say."""
+        ...
+
     def text(self, tokens: Sequence[int]) -> str: ...
+
+    def offering(self, tools: Sequence[Tool]) -> ChatFormat:
+        """The same format for other tools (a task that brings its own)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

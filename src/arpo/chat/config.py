@@ -1,0 +1,64 @@
+"""What a recipe says about the chat format, and the format built from it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from arpo.config import Config
+from arpo.tools import Tool
+
+if TYPE_CHECKING:
+    from arpo.chat import ChatFormat
+
+NO_CALLS_LEFT = "(No calls left: answer now.)"
+
+
+class ChatConfig(Config):
+    """How tasks become prompts and how turns are read."""
+
+    format: Literal["tags", "template"] = "tags"
+    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON tool calls."""
+    system: str | None = None
+    """The system prompt; `paper` is a longer one in the paper's manner. With `tags`, `{tools}` stands for the list of tools,
+    `{example}` for the first one's tag, and other braces are doubled. None: the format's own short text. Empty: none."""
+    result_tokens: int = Field(512, ge=8)
+    """Most tokens of one tool result that the model sees."""
+    prompt_tokens: int | None = Field(None, ge=1)
+    """Longest prompt allowed; a task with a longer one is an error. None: any."""
+    require_think: bool | None = None
+    """Whether a well-formed turn must begin with a thought. None: yes with `tags`, no with `template`."""
+    require_boxed: bool = False
+    r"""Whether a well-formed answer must hold a `\boxed{}`."""
+    no_calls_left: str = NO_CALLS_LEFT
+    """What the model is told after the last allowed call."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the chat template, for instance `{enable_thinking: false}`."""
+
+
+def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "ChatFormat":
+    """The chat format of a recipe. Raises ConfigError where the model or the tools do not fit it."""
+    from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, TagFormat
+    from arpo.chat.template import TemplateFormat
+    from arpo.errors import ConfigError
+
+    tags = config.format == "tags"
+    system = {None: SYSTEM if tags else "", "paper": PAPER_SYSTEM if tags else ""}.get(config.system, config.system)
+    if config.system == "paper" and not tags:
+        raise ConfigError("the paper's system prompt is written for the tag protocol", where="chat.system", value="paper")
+    try:
+        return (TagFormat if tags else TemplateFormat)(
+            tokenizer,
+            tools,
+            system=system or "",
+            result_tokens=config.result_tokens,
+            prompt_tokens=config.prompt_tokens,
+            require_think=tags if config.require_think is None else config.require_think,
+            require_boxed=config.require_boxed,
+            no_calls_left=config.no_calls_left,
+            template_options=config.template_options,
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"the system prompt cannot be filled in: {error!r}", where="chat.system", hint="double literal braces"
+        ) from error

@@ -1,0 +1,107 @@
+"""A model's chat template as glue: the text between contents, found by rendering placeholders once and splitting at them.
+
+Knows templates (jinja, through the tokenizer). Refuses to know what the contents are: they are encoded elsewhere and put
+between the glue's tokens, so content is never rendered by a template and glue is never derived from content.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from arpo.chat.plain import TokenText
+from arpo.errors import ConfigError
+
+Messages = Sequence[Mapping[str, str]]
+NO_TEMPLATE_HINT = "use `chat.format: tags`, or an instruction-tuned model, or set tokenizer.chat_template"
+
+
+def _placeholder(number: int) -> str:
+    return f"qz{number}zq"
+
+
+class Conversation:
+    """The template of one tokenizer. `options` go to the template as they are (for instance `{"enable_thinking": False}`)."""
+
+    def __init__(self, text: TokenText, options: Mapping[str, Any] | None = None) -> None:
+        self._text, self.options = text, dict(options or {})
+        self._cache: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def exists(self) -> bool:
+        return bool(getattr(self._text.tokenizer, "chat_template", None))
+
+    def glue(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = (), go_on: bool = True) -> tuple[str, ...]:
+        """Text before, between and after the contents of `messages` (one piece more than messages); `go_on` ends it with
+        the header of the assistant's next message. Contents play no part. Raises ConfigError where the template cannot
+        write such a conversation."""
+        roles = [{key: value for key, value in message.items() if key != "content"} for message in messages]
+        key = json.dumps([roles, list(tools), go_on], sort_keys=True)
+        if key not in self._cache:
+            self._cache[key] = self._render(roles, tools, go_on)
+        return self._cache[key]
+
+    def _render(self, roles: Messages, tools: Sequence[Mapping[str, Any]], go_on: bool) -> tuple[str, ...]:
+        from jinja2.exceptions import TemplateError
+
+        if not self.exists:
+            raise ConfigError("this model has no chat template", where="chat.format", hint=NO_TEMPLATE_HINT)
+        messages = [{**role, "content": _placeholder(number)} for number, role in enumerate(roles)]
+        shown = " ".join(role["role"] for role in roles)
+        try:
+            whole = self._text.tokenizer.apply_chat_template(
+                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=go_on, **self.options
+            )
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"the chat template refuses a conversation of {shown}: {error}", where="model") from error
+        pieces = re.split("|".join(_placeholder(n) for n in range(len(roles))), whole)
+        found = re.findall("|".join(_placeholder(n) for n in range(len(roles))), whole)
+        if found != [_placeholder(number) for number in range(len(roles))]:
+            raise ConfigError(f"the chat template does not show each message of {shown} once, in order", where="model")
+        return tuple(pieces)
+
+    @cached_property
+    def _knows_system(self) -> bool:
+        try:
+            self.glue([{"role": "system", "content": ""}, {"role": "user", "content": ""}])
+        except ConfigError:
+            return False
+        return True
+
+    def end_of_turn(self) -> tuple[int, ...]:
+        """Tokens that end a turn: the special token that the template writes after an assistant's message, then the
+        tokenizer's own end of sequence. Raises ConfigError where there is neither."""
+        ends: list[int] = []
+        if self.exists:
+            user, assistant = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
+            after = self._text.trusted(self.glue([user, assistant, user])[2].lstrip())
+            if after and self._text.acts(after[0]):
+                ends.append(after[0])
+        eos = getattr(self._text.tokenizer, "eos_token_id", None)
+        if eos is not None and eos not in ends:
+            ends.append(int(eos))
+        if not ends:
+            raise ConfigError("the tokenizer names no end-of-turn token", where="model", hint="set tokenizer.eos_token")
+        return tuple(ends)
+
+    def prompt(self, system: str, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Tokens of a prompt: `system` is written text, contents of `messages` are plain (nothing in them acts)."""
+        texts: list[list[int]] = [self._text.plain(str(message["content"])) for message in messages]
+        roles: list[Mapping[str, str]] = list(messages)
+        if system:
+            first = self._text.written(system)
+            gap = self._text.trusted("\n\n")
+            if (roles and roles[0]["role"] == "system") or (self.exists and not self._knows_system):
+                texts[0] = first + gap + texts[0]
+            else:
+                roles.insert(0, {"role": "system", "content": ""})
+                texts.insert(0, first)
+        if self.exists:
+            glue = [self._text.trusted(piece) for piece in self.glue(roles, tools=tools)]
+        else:
+            glue = [self._text.opening(), *([self._text.trusted("\n\n")] * len(texts))]
+        tokens = list(glue[0])
+        for text, after in zip(texts, glue[1:], strict=True):
+            tokens += text + after
+        return tokens

@@ -1,0 +1,125 @@
+"""Text to tokens and back, in three degrees of trust.
+
+    trusted   text of a template: special tokens in it act
+    written   text a policy (or a system prompt) writes: the protocol's tags may be tokens of their own, nothing else acts
+    plain     text from the world (tools, data sets): no added token of the vocabulary comes out, whatever it spells
+
+Knows the vocabulary's added tokens and how to disarm tags. Refuses to know turns, templates and tools.
+"""
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from arpo.errors import ConfigError
+
+CUT_MARK = "…[cut]"
+MOST_CHARS_A_TOKEN = 32  # text beyond this times the cap is dropped unread: megabytes are never tokenised
+
+
+class TokenText:
+    """The encoder of one tokenizer. `tags` names the tags of the protocol (`"search"` for `<search>` and `</search>`).
+
+    Works on copies of the tokenizer's backend, so that no switch is shared with other users of the tokenizer.
+    Raises ConfigError for a tokenizer without a fast backend.
+    """
+
+    def __init__(self, tokenizer: Any, tags: Iterable[str] = ()) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ConfigError("the tokenizer has no fast (Rust) backend", where="model", value=type(tokenizer).__name__)
+        self.tokenizer = tokenizer
+        self._trusting, self._plain = copy.deepcopy(backend), copy.deepcopy(backend)
+        for one in (self._trusting, self._plain):
+            one.no_truncation()
+            one.no_padding()
+        self._trusting.encode_special_tokens = False
+        self._plain.encode_special_tokens = True
+        self.set_tags(tags)
+
+    def set_tags(self, tags: Iterable[str]) -> None:
+        names = "|".join(sorted(map(re.escape, tags), key=len, reverse=True)) or "(?!)"
+        self._tag = re.compile(rf"(<\s*/?\s*)({names})(?![\w.-])", re.IGNORECASE)
+        added = self._trusting.get_added_tokens_decoder()
+        # runs of blanks are added tokens in some vocabularies; they mean nothing, so they may come out of plain text
+        self._acting = {id_: token.content for id_, token in added.items() if token.content.strip()}
+        own = [t.content for t in added.values() if t.special and re.fullmatch(rf"</?({names})>", t.content)]
+        self._own_special = re.compile("|".join(map(re.escape, own)) or "(?!)")
+        self._spelled = re.compile("|".join(sorted(map(re.escape, self._acting.values()), key=len, reverse=True)) or "(?!)")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones spelled out."""
+        return str(self._trusting.decode(list(tokens), skip_special_tokens=False))
+
+    def acts(self, token: int) -> bool:
+        """True for an added token of the vocabulary (special or not, runs of blanks aside)."""
+        return token in self._acting
+
+    def opening(self) -> list[int]:
+        """Tokens that the tokenizer itself puts before any text (a beginning-of-sequence token), for prompts without a template."""
+        probe = self._trusting.encode("a", add_special_tokens=False).ids
+        whole = self._trusting.encode("a", add_special_tokens=True).ids
+        return whole[: whole.index(probe[0])] if probe and probe[0] in whole else []
+
+    def trusted(self, text: str) -> list[int]:
+        return list(self._trusting.encode(text, add_special_tokens=False).ids) if text else []
+
+    def written(self, text: str) -> list[int]:
+        """Tokens of text as a policy writes it: added tokens of the protocol are themselves, special tokens are spelled."""
+        tokens: list[int] = []
+        at = 0
+        for match in self._own_special.finditer(text):
+            tokens += self._encode(text[at : match.start()]) + self.trusted(match.group())
+            at = match.end()
+        return tokens + self._encode(text[at:])
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of text in which nothing acts: none of them is an added token of the vocabulary."""
+        text = text.encode("utf-8", "replace").decode()
+        tokens = self._encode(text)
+        if self._acting.keys().isdisjoint(tokens):
+            return tokens
+        pieces, at = [], 0
+        for match in self._spelled.finditer(text):  # broken after its first character, no piece spells the token
+            pieces.append(text[at : match.start() + 1])
+            at = match.start() + 1
+        tokens = [token for piece in [*pieces, text[at:]] for token in self._encode(piece)]
+        if self._acting.keys().isdisjoint(tokens):
+            return tokens
+        return [token for character in text for token in self._encode(character) if token not in self._acting]
+
+    def disarm(self, text: str) -> str:
+        """`text` with a visible dot in every tag of the protocol: `<answer>` becomes `<.answer>`. No tool's name holds a dot."""
+        return self._tag.sub(r"\1.\2", text)
+
+    def foreign(self, text: str, most: int) -> tuple[list[int], bool]:
+        """Tokens of text from a tool, at most `most` of them (the cut mark included), and whether it was cut.
+
+        Tags of the protocol are disarmed, also where only the tokenizer's normaliser makes them one.
+        """
+        text, cut = self._shorten(text, most * MOST_CHARS_A_TOKEN)
+        tokens = self.plain(self.disarm(text))
+        back = self.decode(tokens)
+        if self._tag.search(back):
+            tokens = self.plain(self.disarm(back))
+        if not cut and len(tokens) <= most:
+            return tokens, False
+        mark = self.plain(CUT_MARK)
+        tokens = self._whole(tokens[: max(most - len(mark), 0)])
+        return (tokens + mark)[:most], True
+
+    @staticmethod
+    def _shorten(text: str, chars: int) -> tuple[str, bool]:
+        return text[:chars], len(text) > chars
+
+    def _whole(self, tokens: list[int]) -> list[int]:
+        """Without a character broken in the middle at the end (at most three tokens less)."""
+        for drop in range(min(4, len(tokens))):
+            kept = tokens[: len(tokens) - drop]
+            if not self.decode(kept[-8:]).endswith("�"):
+                return kept
+        return tokens
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._plain.encode(text, add_special_tokens=False).ids) if text else []

@@ -1,0 +1,215 @@
+"""The paper's tag protocol, inside one assistant message.
+
+    prompt        system, question, header of the assistant's message
+    turn          <think>…</think><search>query</search>          stops with the token that completes a closing tag
+    observation   \\n<result>…</result>\\n                          then the policy goes on in the same message
+    turn          <think>…</think><answer>…</answer>              the branch is finished
+
+Rules: a tool's tag is its name; the first closing tag ends the turn, so a turn holds at most one call; what the last token
+writes beyond the closing tag stays in the context and means nothing.
+"""
+
+from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
+
+import re
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from arpo.chat import ParsedTurn, TraceStep
+from arpo.chat.answers import boxed, unwrapped
+from arpo.chat.body import argument_names, read_body, write_body
+from arpo.chat.config import NO_CALLS_LEFT
+from arpo.chat.conversation import Conversation
+from arpo.chat.plain import TokenText
+from arpo.core.tree import Call, Outcome, Turn
+from arpo.errors import ConfigError, FormatError
+from arpo.tasks import Task
+from arpo.tools import Tool
+
+SYSTEM = "{tools} Think in <think>, end with <answer>."
+PAPER_SYSTEM = (
+    "You solve the question step by step and may call tools on the way.\n{tools}\n"
+    "Reason between <think> and </think>. Call a tool by writing its argument between its tags; what it returns follows between "
+    "<result> and </result>, and you go on from there, as often as you need. When you know the answer, write it between <answer> "
+    "and </answer>, its exact value as \\boxed{{}}. A whole solution looks like this: <think> what is asked, what to look up "
+    "</think> {example} <result> what came back </result> <think> what follows from it </think> <answer> "
+    "The answer is \\boxed{{exact value}} </answer>"
+)
+RESERVED = ("think", "answer", "result")
+
+
+def describe(tools: Sequence[Tool]) -> str:
+    """One line for all tools: their tags with the argument's name inside, and the first sentence of their descriptions."""
+    return " ".join(f"{example(tool)} {_first_sentence(tool.description)}".strip() for tool in tools)
+
+
+def example(tool: Tool) -> str:
+    return f"<{tool.name}>{argument_names(tool)}</{tool.name}>"
+
+
+def _first_sentence(text: str) -> str:
+    line = " ".join(text.split())
+    sentence = re.split(r"(?<=[.!?]) ", line, maxsplit=1)[0]
+    return sentence if not sentence or sentence[-1] in ".!?" else sentence + "."
+
+
+class TagFormat:
+    """The tag protocol for one tokenizer and one set of tools.
+
+    `system` may hold `{tools}` (see `describe`) and `{example}` (the first tool's empty tag); other braces are doubled.
+    `result_tokens` caps each result, cut mark included. `prompt_tokens` is the longest prompt allowed (None: any).
+    Raises ConfigError for tools whose names cannot be tags.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        tools: Sequence[Tool] = (),
+        *,
+        system: str = SYSTEM,
+        result_tokens: int = 512,
+        prompt_tokens: int | None = None,
+        require_think: bool = True,
+        require_boxed: bool = False,
+        no_calls_left: str = NO_CALLS_LEFT,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._text = TokenText(tokenizer)
+        self._conversation = Conversation(self._text, template_options)
+        self.result_tokens, self.prompt_tokens = result_tokens, prompt_tokens
+        self.require_think, self.require_boxed = require_think, require_boxed
+        self._system, self._no_calls_left = system, no_calls_left
+        self.stop_tokens = self._conversation.end_of_turn()
+        self._offered: dict[tuple[str, ...], Self] = {}
+        self._set_tools(tools)
+
+    def _set_tools(self, tools: Sequence[Tool]) -> None:
+        for tool in tools:
+            if tool.name in RESERVED or not re.fullmatch(r"[A-Za-z_][\w-]*", tool.name):
+                raise ConfigError(
+                    "a tool cannot have this name with the tag protocol", where="tools", value=tool.name, hint="set its `name`"
+                )
+        self._tools = {tool.name: tool for tool in tools}
+        names = "|".join(map(re.escape, [*self._tools, "answer"]))
+        self.stop = tuple(f"</{name}>" for name in [*self._tools, "answer"])
+        self._close = re.compile(f"</({names})>")
+        self._any_tag = re.compile(f"</?({names}|think|result)>")
+        self._text.set_tags([*RESERVED, *self._tools])
+        self._before = self._text.trusted("\n<result>")
+        self._after = self._text.trusted("</result>\n")
+        self._after_last = self._text.trusted(f"</result>\n{self._no_calls_left}\n" if self._no_calls_left else "</result>\n")
+        first = example(tools[0]) if tools else ""
+        self.system = self._system.format(tools=describe(tools), example=first).strip() if self._system else ""
+        self._prefilled = self._starts_in_thought()
+
+    def _starts_in_thought(self) -> bool:
+        """True where the template itself opens the thought (as reasoning models' templates do)."""
+        if not self._conversation.exists:
+            return False
+        return self._conversation.glue([{"role": "user", "content": ""}])[-1].rstrip().endswith("<think>")
+
+    def offering(self, tools: Sequence[Tool]) -> Self:
+        """The same format for other tools (a task that brings its own); the same object where the names are the same."""
+        names = tuple(tool.name for tool in tools)
+        if names == tuple(self._tools):
+            return self
+        if names not in self._offered:
+            other = type(self)(
+                self._text.tokenizer,
+                tools,
+                system=self._system,
+                result_tokens=self.result_tokens,
+                prompt_tokens=self.prompt_tokens,
+                require_think=self.require_think,
+                require_boxed=self.require_boxed,
+                no_calls_left=self._no_calls_left,
+                template_options=self._conversation.options,
+            )
+            self._offered[names] = other
+        return self._offered[names]
+
+    def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
+        """Prompt tokens. Raises ConfigError for tools that this format does not offer, FormatError for a prompt too long."""
+        unknown = [tool.name for tool in tools if tool.name not in self._tools]
+        if unknown:
+            raise ConfigError("the format was built without these tools", value=unknown, hint="use `offering(tools)`")
+        system = self.system
+        if len(tools) != len(self._tools):
+            system = self._system.format(tools=describe(tools), example=example(tools[0]) if tools else "").strip()
+        return checked_length(self._conversation.prompt(system, task.messages), task, self.prompt_tokens)
+
+    def parse(self, tokens: Sequence[int]) -> ParsedTurn:
+        """The one call or the answer of a turn. Well formed: an optional (or required) thought, then one tag, nothing else."""
+        ended = bool(tokens) and tokens[-1] in self.stop_tokens
+        tokens = tokens[:-1] if ended else tokens
+        text = self._text.decode(tokens)
+        close = self._close.search(text)
+        if close is None:
+            return ParsedTurn(text=text, well_formed=False)
+        name = close.group(1)
+        start = text.rfind(f"<{name}>", 0, close.start())
+        if start < 0:
+            return ParsedTurn(text=text, well_formed=False)
+        body = text[start + len(name) + 2 : close.start()]
+        in_time = not ended and close.group() not in self._text.decode(tokens[:-1])
+        formed = in_time and self._thought_fits(text[:start]) and not self._any_tag.search(body)
+        if name == "answer":
+            answer = unwrapped(body) or None
+            formed = formed and answer is not None and (boxed(body) is not None or not self.require_boxed)
+            return ParsedTurn(text=text, answer=answer, well_formed=formed)
+        call = read_body(self._tools[name], body)
+        return ParsedTurn(text=text, calls=(call,), well_formed=formed and not call.error)
+
+    def _thought_fits(self, before: str) -> bool:
+        before = before.strip()
+        if not before:
+            return not self.require_think
+        opened = before.startswith("<think>")
+        if not before.endswith("</think>") or not (opened or self._prefilled):
+            return False
+        return not self._any_tag.search(before[len("<think>") if opened else 0 : -len("</think>")])
+
+    def observe(self, turn: Turn, outcomes: Sequence[Outcome], calls_left: int | None) -> tuple[array[int], tuple[Outcome, ...]]:
+        """Each result between result tags, capped and disarmed; after the last, at no calls left, a word that says so."""
+        tokens, seen = array("i"), []
+        for number, outcome in enumerate(outcomes):
+            result, cut = self._text.foreign(outcome.text, self.result_tokens)
+            last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
+            tokens.extend([*self._before, *result, *(self._after_last if last else self._after)])
+            seen.append(replace(outcome, cut=outcome.cut or cut))
+        return tokens, tuple(seen)
+
+    def write(self, step: TraceStep) -> str:
+        """The text of a turn that thinks `step.thought` and then makes its one call or gives `step.answer`.
+
+        Raises FormatError for what the protocol cannot say (several calls, an unknown tool, a tag inside the text).
+        """
+        thought = f"<think>{step.thought}</think>" if step.thought or self.require_think else ""
+        calls: Sequence[Call] = step.calls
+        if len(calls) > 1:
+            raise FormatError(f"the tag protocol writes one call a turn, not {len(calls)}")
+        if calls:
+            if calls[0].name not in self._tools:
+                raise FormatError(f"no tool {calls[0].name!r} is offered, only {', '.join(self._tools) or 'none'}")
+            name, body = calls[0].name, write_body(self._tools[calls[0].name], calls[0].arguments)
+        else:
+            name, body = "answer", step.answer or ""
+            body = f"\\boxed{{{body}}}" if self.require_boxed else body
+        if found := self._any_tag.search(step.thought + body):
+            raise FormatError(f"{found.group()} cannot stand inside a thought, a call or an answer")
+        return f"{thought}<{name}>{body}</{name}>"
+
+    def encode_turn(self, text: str) -> array[int]:
+        return array("i", self._text.written(text))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self._text.decode(tokens)
+
+
+def checked_length(tokens: Sequence[int], task: Task, most: int | None) -> array[int]:
+    """`tokens` compactly. Raises FormatError where a prompt is longer than the recipe allows."""
+    if most is not None and len(tokens) > most:
+        raise FormatError(f"task {task.id}: the prompt has {len(tokens)} tokens, more than chat.prompt_tokens = {most}")
+    return array("i", tokens)

@@ -1,0 +1,194 @@
+"""The model's own chat template with JSON tool calls, as Hermes and Qwen write them.
+
+    turn          …<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call> (any number) <end of turn>
+    observation   what the template writes between that end and the assistant's next message: the results, and its header
+
+Rules: a turn ends with the end-of-turn token; where a turn lacks it (cut off), the observation begins with it. Glue comes
+from rendered placeholders, so nothing that was sampled is ever rendered or tokenised again.
+"""
+
+from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
+
+import json
+import re
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from arpo.chat import ParsedTurn, TraceStep
+from arpo.chat.answers import ANSWER, boxed, final_answer
+from arpo.chat.body import read_object
+from arpo.chat.config import NO_CALLS_LEFT
+from arpo.chat.conversation import NO_TEMPLATE_HINT, Conversation
+from arpo.chat.plain import TokenText
+from arpo.chat.tags import checked_length
+from arpo.core.tree import Call, Outcome, Turn
+from arpo.errors import ConfigError
+from arpo.tasks import Task
+from arpo.tools import Tool
+
+CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+OWN_TAGS = ("tool_call", "tool_response", "tools", "think", "answer")
+WRITTEN_TOOLS = (
+    "You may call these tools:\n<tools>\n{tools}\n</tools>\n"
+    'To call one, write <tool_call>\n{{"name": "its name", "arguments": {{…}}}}\n</tool_call> and end your turn; '
+    "what it returns comes back as <tool_response>."
+)
+
+
+def tool_schema(tool: Tool) -> dict[str, Any]:
+    """A tool as chat templates expect it."""
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.schema)},
+    }
+
+
+class TemplateFormat:
+    """The model's own format for one tokenizer and one set of tools. Raises ConfigError for a model without a chat template.
+
+    Where the template writes tools and calls Hermes style it lists them itself and shows results as messages of the role
+    `tool`; elsewhere the tools are described after `system` and results come as user messages.
+    """
+
+    stop: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        tools: Sequence[Tool] = (),
+        *,
+        system: str = "",
+        result_tokens: int = 512,
+        prompt_tokens: int | None = None,
+        require_think: bool = False,
+        require_boxed: bool = False,
+        no_calls_left: str = NO_CALLS_LEFT,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError("this model has no chat template", where="chat.format", value="template", hint=NO_TEMPLATE_HINT)
+        self._text = TokenText(tokenizer, OWN_TAGS)
+        self._conversation = Conversation(self._text, template_options)
+        self.system, self.result_tokens, self.prompt_tokens = system, result_tokens, prompt_tokens
+        self.require_think, self.require_boxed = require_think, require_boxed
+        self._no_calls_left = no_calls_left
+        self._tools = {tool.name: tool for tool in tools}
+        self.stop_tokens = self._conversation.end_of_turn()
+        self._native = self._template_writes_tools()
+        self._glue: dict[tuple[str, ...], list[list[int]]] = {}
+
+    def _template_writes_tools(self) -> bool:
+        probe = {
+            "type": "function",
+            "function": {"name": "qztool", "description": "", "parameters": {"type": "object", "properties": {}}},
+        }
+        user = {"role": "user", "content": ""}
+        try:
+            pieces = self._conversation.glue([user], tools=[probe])
+            self._conversation.glue([user, {"role": "assistant", "content": ""}, {"role": "tool", "content": ""}])
+        except ConfigError:
+            return False
+        whole = "".join(pieces)
+        return "qztool" in whole and "<tool_call>" in whole
+
+    def offering(self, tools: Sequence[Tool]) -> Self:
+        """The same format; tools are listed by `render`, and what they are called is not part of what ends a turn."""
+        return self
+
+    def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
+        """Prompt tokens. Raises FormatError for a prompt that is too long."""
+        schemas = [tool_schema(tool) for tool in tools]
+        if self._native or not schemas:
+            tokens = self._conversation.prompt(self.system, task.messages, schemas if self._native else ())
+        else:
+            listed = WRITTEN_TOOLS.format(tools="\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas))
+            tokens = self._conversation.prompt(f"{self.system}\n\n{listed}".strip(), task.messages)
+        return checked_length(tokens, task, self.prompt_tokens)
+
+    def parse(self, tokens: Sequence[int]) -> ParsedTurn:
+        """All calls of a turn, or its answer: what stands in answer marks or a box, else all of the text after the thought."""
+        ended = bool(tokens) and tokens[-1] in self.stop_tokens
+        text = self._text.decode(tokens[:-1] if ended else tokens)
+        _, closing, rest = text.rpartition("</think>")
+        thought_fits = bool(closing) if self.require_think else closing != "" or "<think>" not in text
+        said = rest if closing else text
+        calls = tuple(map(_read_call, CALL.findall(said)))
+        after = CALL.sub("", said)
+        if "<tool_call>" in after:
+            calls += (Call(name="", error="a <tool_call> is not closed"),)
+        formed = ended and thought_fits and not any(call.error for call in calls) and "tool_call>" not in after
+        if calls:
+            return ParsedTurn(text=text, calls=calls, well_formed=formed)
+        if not ended or (not closing and "<think>" in text):
+            return ParsedTurn(text=text, answer=_marked(said), well_formed=False)
+        answer = final_answer(said)
+        formed = formed and answer is not None and (boxed(said) is not None or not self.require_boxed)
+        return ParsedTurn(text=text, answer=answer, well_formed=formed)
+
+    def observe(self, turn: Turn, outcomes: Sequence[Outcome], calls_left: int | None) -> tuple[array[int], tuple[Outcome, ...]]:
+        """End of turn (where the policy did not write it), the results as the template writes them, and the next header."""
+        glue = self._between(outcomes)
+        ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
+        tokens, seen = array("i", glue[0][1:] if ended else glue[0]), []
+        for number, outcome in enumerate(outcomes):
+            result, cut = self._text.foreign(outcome.text, self.result_tokens)
+            last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
+            word = self._text.trusted(f"\n{self._no_calls_left}") if last and self._no_calls_left else []
+            tokens.extend([*result, *word, *glue[number + 1]])
+            seen.append(replace(outcome, cut=outcome.cut or cut))
+        return tokens, tuple(seen)
+
+    def _between(self, outcomes: Sequence[Outcome]) -> list[list[int]]:
+        """Glue tokens around the results: the first piece begins with the end-of-turn token."""
+        names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
+        if names not in self._glue:
+            user, assistant = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
+            if self._native:
+                results = [{"role": "tool", "content": "", **({"name": name} if name else {})} for name in names]
+                pieces = list(self._conversation.glue([user, assistant, *results])[2:])
+            else:
+                first, last = self._conversation.glue([user, assistant, user])[2:]
+                inside = ["\n</tool_response>\n<tool_response>\n"] * (len(names) - 1)
+                pieces = [first + "<tool_response>\n", *inside, "\n</tool_response>" + last]
+            pieces[0] = pieces[0][len(pieces[0]) - len(pieces[0].lstrip()) :]
+            self._glue[names] = [self._text.trusted(piece) for piece in pieces]
+            if not self._glue[names][0] or self._glue[names][0][0] not in self.stop_tokens:
+                raise ConfigError("the chat template writes no end-of-turn token after an assistant's message", where="model")
+        return self._glue[names]
+
+    def write(self, step: TraceStep) -> str:
+        """The text of a turn: the thought in think tags, then all calls, or the answer."""
+        thought = f"<think>\n{step.thought}\n</think>\n\n" if step.thought or self.require_think else ""
+        if step.calls:
+            return thought + "\n".join(_write_call(call) for call in step.calls)
+        answer = step.answer or ""
+        return thought + (f"\\boxed{{{answer}}}" if self.require_boxed else answer)
+
+    def encode_turn(self, text: str) -> array[int]:
+        """Tokens of the text and the end-of-turn token."""
+        return array("i", [*self._text.written(text), self.stop_tokens[0]])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self._text.decode(tokens)
+
+
+def _marked(text: str) -> str | None:
+    return final_answer(text) if ANSWER.search(text) or boxed(text) is not None else None
+
+
+def _write_call(call: Call) -> str:
+    return f"<tool_call>\n{json.dumps({'name': call.name, 'arguments': dict(call.arguments)}, ensure_ascii=False)}\n</tool_call>"
+
+
+def _read_call(body: str) -> Call:
+    value = read_object(body)
+    if value is None or not isinstance(value.get("name"), str):
+        return Call(name="", error='a tool call is a JSON object with "name" and "arguments"')
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if isinstance(arguments, str):
+        arguments = read_object(arguments)
+    if not isinstance(arguments, dict):
+        return Call(name=value["name"], error='"arguments" is not a JSON object')
+    return Call(name=value["name"], arguments=arguments)
