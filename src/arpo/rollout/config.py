@@ -52,7 +52,7 @@ class RolloutConfig(Config):
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What decides at a tip: none, fixed, random, paper, released, threshold or aepo, or with parameters `{rule: paper, beta: 0.4}`."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; with parameters `{rule: paper, beta: 0.4}`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -91,7 +91,7 @@ class RolloutConfig(Config):
             raise ValueError(f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough")
         if self.turn_tokens >= self.branch_tokens:
             raise ValueError(
-                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts prompt and tool text too"
+                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts all text"
             )
         return self
 
@@ -100,6 +100,6 @@ class RolloutConfig(Config):
         return not isinstance(self.rule, Never)
 
     def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
-        """The same limits without branching: `leaves` independent trajectories a task, as evaluation asks (temperature 0: greedy)."""
+        """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0: greedy)."""
         changed = {"leaves": leaves, "roots": leaves, "root_cap": None, "rule": Never(), "temperature": temperature, "top_p": top_p}
         return self.model_copy(update=changed)

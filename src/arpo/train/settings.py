@@ -54,7 +54,7 @@ class TrainConfig(Config):
     early_stop: EarlyStop | None = None
     """Null: all steps are done."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock time of the whole run with cold start and evaluations: fewer steps are done rather than overrun. Null: no limit."""
+    """Wall-clock time for all, cold start and evaluations too: fewer steps are done rather than overrun. Null: no limit."""
     gates: Thresholds | None = None
     """What the first collected step must show before anything is trained on it. Null: not checked, only reported."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)

@@ -1,0 +1,212 @@
+"""YAML that remembers where each key stood, so that a mistake can be pointed at.
+
+A plain subset of YAML 1.2: mappings with text keys, lists, text, numbers, true/false, null. `1e-5` is a number and `no` is text, as
+people expect; duplicate keys, tags, cycles and files that unfold without end are ConfigErrors with a line. Knows no recipe.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arpo.errors import ConfigError
+
+Keys = tuple[str | int, ...]
+MOST_VALUES = 20_000
+DEEPEST = 40
+
+
+def show(keys: Keys) -> str:
+    """`("tools", 0, "k")` as `tools.0.k`."""
+    return ".".join(map(str, keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A tree of plain values, and where each of them stands ("recipes/a.yaml:12")."""
+
+    value: dict[str, Any]
+    places: dict[Keys, str] = field(default_factory=dict)
+
+    def place(self, keys: Keys) -> str:
+        """Where `keys` stands, or the nearest enclosing group that stands somewhere."""
+        for length in range(len(keys), -1, -1):
+            if keys[:length] in self.places:
+                return self.places[keys[:length]]
+        return ""
+
+    def over(self, base: "Located", tags: frozenset[str]) -> "Located":
+        """This laid over `base`: groups are merged key by key, everything else replaced. A group whose tag (a key of `tags`) says
+        another kind than base's replaces it whole."""
+        places = dict(base.places)
+        value = _merge(base.value, self.value, (), self.places, places, tags)
+        places[()] = self.place(())
+        return Located(value, places)
+
+
+def _merge(
+    below: dict[str, Any],
+    above: dict[str, Any],
+    at: Keys,
+    above_places: dict[Keys, str],
+    places: dict[Keys, str],
+    tags: frozenset[str],
+) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        keys = (*at, key)
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and all(value.get(t, old.get(t)) == old.get(t) for t in tags):
+            places[keys] = above_places[keys]
+            merged[key] = _merge(old, value, keys, above_places, places, tags)
+            continue
+        for gone in [place for place in places if place[: len(keys)] == keys]:
+            del places[gone]
+        places.update({place: where for place, where in above_places.items() if place[: len(keys)] == keys})
+        merged[key] = value
+    return merged
+
+
+def read(path: Path) -> Located:
+    """The YAML file at `path`. Raises ConfigError where it cannot be read or isn't a group of keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not text in UTF-8", where=str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ConfigError(f"cannot be read ({error})", where=str(path)) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Located:
+    """The YAML `text` of a file called `name`."""
+    places: dict[Keys, str] = {}
+    value = _Builder(name, places).build(_compose(text, name), ())
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError("should be a group of keys (`name: ...`)", where=name, value=value)
+    return Located(value, places)
+
+
+def parse_value(text: str, where: str) -> Any:
+    """One value as it would stand behind a key: `3`, `1e-5`, `true`, `[1, 2]`, `{rule: paper}`, or text."""
+    return _Builder(where, {}, lines=False).build(_compose(text, where), ())
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2: no sexagesimal numbers, no dates, no `yes`."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - yaml's own form
+
+
+_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+for _tag, _pattern, _first in (
+    ("bool", re.compile("true|True|TRUE|false|False|FALSE"), "tTfF"),
+    ("int", _INT, "-+0123456789"),
+    ("float", _FLOAT, "-+0123456789."),
+    ("null", re.compile("~|null|Null|NULL|"), "~nN\0"),
+    ("merge", re.compile("<<"), "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern.pattern})$"), list(_first))
+_Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers["\0"]  # yaml asks for "" when a scalar is empty
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what _Loader would take for something else than text, and writes shared values out instead of naming them."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"is not YAML: {error.problem or error.context}", where=f"{name}{line}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}", where=name) from error
+    except RecursionError as error:
+        raise ConfigError("is nested too deeply", where=name) from error
+
+
+class _Builder:
+    """From YAML's nodes to plain values."""
+
+    def __init__(self, name: str, places: dict[Keys, str], *, lines: bool = True) -> None:
+        self.name, self.places, self.lines = name, places, lines
+        self.num_values = 0
+        self.loader = _Loader("")
+
+    def build(self, node: yaml.Node | None, at: Keys) -> Any:
+        if node is None:
+            return None
+        self.num_values += 1
+        if self.num_values > MOST_VALUES or len(at) > DEEPEST:  # an alias inside itself ends here too
+            raise ConfigError("unfolds to too many values: is an alias (*name) inside itself?", where=self._where(node))
+        self.places.setdefault(at, self._where(node))
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
+        if node.tag != f"tag:yaml.org,2002:{kind}":
+            raise ConfigError(f"tags ({node.tag}) are not understood here", where=self._where(node))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*at, number)) for number, item in enumerate(node.value)]
+        return self._group(node, at)
+
+    def _group(self, node: yaml.MappingNode, at: Keys) -> dict[str, Any]:
+        if any(key.tag.endswith(":merge") for key, _ in node.value):
+            raise ConfigError("`<<` is not understood here: a recipe builds on another by `base: NAME`", where=self._where(node))
+        group: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if not isinstance(key, str) or not key:
+                raise ConfigError("a key should be a word", where=self._where(key_node))
+            if key in group:
+                raise ConfigError(f"the key {key!r} stands here twice", where=self._where(key_node))
+            self.places[(*at, key)] = self._where(key_node)
+            group[key] = self.build(value_node, (*at, key))
+        return group
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        meant = self.loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
+        if node.tag not in (meant, "tag:yaml.org,2002:str"):
+            raise ConfigError(f"tags ({node.tag}) are not understood here", where=self._where(node))
+        try:
+            value = self.loader.construct_object(node)
+        except (ValueError, yaml.YAMLError) as error:  # a number of many thousand digits
+            raise ConfigError("is no number that can be used", where=self._where(node)) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError("should be a finite number", where=self._where(node), value=value)
+        return value
+
+    def _where(self, node: yaml.Node) -> str:
+        return f"{self.name}:{node.start_mark.line + 1}" if self.lines else self.name
+
+
+def lookup(value: Any, keys: Keys) -> Any:
+    """What stands at `keys` in a tree of plain values, None where nothing does."""
+    for key in keys:
+        there = (
+            key in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(key, int) and key < len(value)
+        )
+        if not there:
+            return None
+        value = value[key]
+    return value
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """A tree of plain values as YAML that `parse` reads back equal."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
