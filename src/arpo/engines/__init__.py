@@ -1,5 +1,7 @@
 """The seam to inference: token ids in, token ids with log-probabilities and entropies out."""
 
+from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
+
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
