@@ -55,14 +55,21 @@ class Results:
 
     @classmethod
     def of(
-        cls, name: str, model: str, samples: Sequence[Sample], *, settings: Mapping[str, Any] | None = None, seed: int = 0
+        cls,
+        name: str,
+        model: str,
+        samples: Sequence[Sample],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        ks: Sequence[int] | None = None,
+        seed: int = 0,
     ) -> "Results":
-        """Compute every figure from `samples`. pass@k is given for k = 1, 2, 4, ... and the number of samples, as far as every
-        question has k samples."""
+        """Compute every figure from `samples`. pass@k is given for each of `ks` (1, 2, 4, ... and the number of samples without
+        it) as far as every question has k samples."""
         samples = tuple(sorted(samples, key=lambda s: (s.id, s.sample)))
         correct = _by_question(samples, lambda s: s.correct)
         fewest = min((len(c) for c in correct.values()), default=0)
-        wanted = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, fewest) if 1 <= k <= fewest})
+        wanted = sorted({k for k in (ks or (1, 2, 4, 8, 16, 32, 64, fewest)) if 1 <= k <= fewest})
         rewards = _by_question(samples, lambda s: s.reward)
         return cls(
             name=name,

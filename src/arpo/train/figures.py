@@ -11,7 +11,7 @@ from arpo.evaluation.charts import Line, Panel
 from arpo.evaluation.results import Results
 
 History = Sequence[Mapping[str, Any]]
-VALIDATION = "validation"  # evaluations whose names start so were made during training, at settings["step"]
+VALIDATION = "validation"  # evaluations whose names start so were made during training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +72,22 @@ def _three_means(history: History, name: str) -> list[Line]:
 
 
 def _validation(results: Mapping[str, Results]) -> list[Line]:
-    of_steps = [r for name, r in results.items() if name.startswith(VALIDATION) and r.settings.get("step") is not None]
-    of_steps.sort(key=lambda r: int(r.settings["step"]))
-    if not of_steps:
+    found = sorted(
+        ((step, r.accuracy) for name, r in results.items() if (step := _step_of(name, r)) is not None), key=lambda f: f[0]
+    )
+    if not found:
         return []
-    steps, found = [int(r.settings["step"]) for r in of_steps], [r.accuracy for r in of_steps]
-    return [Line(label="validation", x=steps, y=[e.mean for e in found], low=[e.low for e in found], high=[e.high for e in found])]
+    steps, estimates = [step for step, _ in found], [estimate for _, estimate in found]
+    low, high = [e.low for e in estimates], [e.high for e in estimates]
+    return [Line(label="validation", x=steps, y=[e.mean for e in estimates], low=low, high=high)]
+
+
+def _step_of(name: str, results: Results) -> int | None:
+    """The step of a validation during training: settings["step"], or the number that its name ends with."""
+    if not name.startswith(VALIDATION):
+        return None
+    step = results.settings.get("step", name.removeprefix(VALIDATION).strip("-_"))
+    return int(step) if str(step).isdigit() else None
 
 
 def _tools(history: History) -> Figure:

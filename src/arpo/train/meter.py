@@ -22,38 +22,25 @@ computed (no decision, no format part) is left out, never 0.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum, prod
-from typing import Protocol
+from math import fsum
 
-from arpo.core.branching import Decision, Tip
-from arpo.core.credit import CreditedTree
+from arpo.core.credit import CreditedTree, mixed
+from arpo.core.entropy import head_entropy
+from arpo.core.expansion import TipDecision
 from arpo.core.place import Place
-from arpo.core.tree import Ending, Observation, Role, RolloutTree, Turn
+from arpo.core.tree import Ending, Observation, Role, RolloutTree, Turn, fork_weights, probe_lines
 
 Metrics = dict[str, float]
 POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
 
 
-class Decided(Protocol):
-    """A final decision together with the tip that it was made at."""
-
-    @property
-    def tip(self) -> Tip: ...
-    @property
-    def decision(self) -> Decision: ...
-    @property
-    def granted(self) -> int: ...
-    @property
-    def waited(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One tree of a step, with the decisions by tip place and its planned number of roots."""
+    """One tree of a step, with its planned number of roots and its final decisions by tip place (`Expansion.decisions`)."""
 
     credited: CreditedTree
     planned_roots: int
-    decisions: Mapping[Place, Decided] = field(default_factory=dict)
+    decisions: Mapping[Place, TipDecision] = field(default_factory=dict)
 
 
 def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metrics:
@@ -70,22 +57,6 @@ def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metric
         **_entropies(trees, head_tokens),
         **_decisions(step),
     }
-
-
-def probe_lines(tree: RolloutTree, planned_roots: int) -> list[Place]:
-    """Leaves of the planned roots that were reached through probes alone: at most one a root, none of a fill."""
-    fills = {place for place, turn in tree.turns.items() if turn.role is Role.FILL}
-    return [leaf for leaf in tree.leaves() if leaf[0] < planned_roots and leaf[:1] not in fills and not any(leaf[1:])]
-
-
-def fork_weights(tree: RolloutTree, leaves: Sequence[Place]) -> list[float]:
-    """The product of 1 / number of children over the path of each leaf, over the part of the tree that leads to `leaves`.
-
-    Counting only children that lead to a scored leaf makes the weights of a whole group add up to 1.
-    """
-    below = {leaf[:depth] for leaf in leaves for depth in range(1, len(leaf) + 1)}
-    children = Counter(place[:-1] for place in below)
-    return [prod(1 / children[leaf[:depth]] for depth in range(len(leaf))) for leaf in leaves]
 
 
 def mean(values: Sequence[float]) -> float:
@@ -105,7 +76,7 @@ def _rewards(step: Sequence[Measured]) -> Metrics:
             found.setdefault(f"{name}/leaves", []).extend(values.values())
             found.setdefault(f"{name}/probe_lines", []).extend(values[leaf] for leaf in lines)
             if leaves:
-                weighted = fsum(w * v for w, v in zip(weights, values.values(), strict=True))
+                weighted = fsum(weights[leaf] * value for leaf, value in values.items())
                 found.setdefault(f"{name}/fork_weighted", []).append(weighted)
     result = {name: mean(values) for name, values in found.items() if values}
     if rewards := found.get("reward/leaves"):
@@ -125,20 +96,22 @@ def _rewards(step: Sequence[Measured]) -> Metrics:
 
 
 def _rates(step: Sequence[Measured]) -> Metrics:
-    formats, used, mixed = [], [], []
+    formats: list[float] = []
+    used: list[float] = []
+    teaching: list[float] = []
     for m in step:
         tree, scores = m.credited.tree, m.credited.scored.scores
         formats += [float(s.parts["format"]) for s in scores.values() if "format" in s.parts]
         used += [float(any(o.ran for seen in _observations(tree, leaf) for o in seen.outcomes)) for leaf in scores]
         if len(scores) > 1:
-            mixed.append(float(len({s.reward for s in scores.values()}) > 1))
+            teaching.append(float(mixed(m.credited.scored)))
     result: Metrics = {}
     if formats:
         result["rates/format"] = mean(formats)
     if used:
         result["rates/tool_use"] = mean(used)
-    if mixed:
-        result["rates/mixed_groups"] = mean(mixed)
+    if teaching:
+        result["rates/mixed_groups"] = mean(teaching)
     return result
 
 
@@ -236,7 +209,7 @@ def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
     after_heads: list[float] = []
     rises: list[float] = []
     for tree in trees:
-        heads = {place: _head(turn, head_tokens) for place, turn in tree.turns.items() if len(turn.tokens)}
+        heads = {place: head_entropy(turn.entropies, head_tokens) for place, turn in tree.turns.items() if len(turn.tokens)}
         for place, head in heads.items():
             turn = tree.turns[place]
             if len(place) > 1 and turn.role is not Role.PROBE:
@@ -259,25 +232,21 @@ def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
     return result
 
 
-def _head(turn: Turn, head_tokens: int) -> float:
-    entropies = turn.entropies[:head_tokens]
-    return sum(entropies) / len(entropies)
-
-
 def _decisions(step: Sequence[Measured]) -> Metrics:
-    decided = [d for m in step for d in m.decisions.values()]
-    if not decided:
+    """Over tips that were decided on; those whose probe failed before its head was known have no tip and are left out."""
+    found = [(d.tip, d.decided) for m in step for d in m.decisions.values() if d.tip is not None]
+    if not found:
         return {}
-    wanted, granted = sum(d.decision.wanted for d in decided), sum(d.granted for d in decided)
-    tips_at = Counter(d.tip.depth for d in decided)
-    wanting_at = Counter(d.tip.depth for d in decided if d.decision.wanted > 0)
+    wanted, granted = sum(d.decision.wanted for _, d in found), sum(d.granted for _, d in found)
+    tips_at = Counter(tip.depth for tip, _ in found)
+    wanting_at = Counter(tip.depth for tip, d in found if d.decision.wanted > 0)
     return {
-        "decisions/tips": len(decided),
+        "decisions/tips": len(found),
         "decisions/wanted": wanted,
         "decisions/granted": granted,
         "decisions/refused": wanted - granted,
-        "decisions/flips": mean([float(d.decision.flips) for d in decided]),
-        "decisions/waited": mean([float(d.waited) for d in decided]),
+        "decisions/flips": mean([float(d.decision.flips) for _, d in found]),
+        "decisions/waited": mean([float(d.waited) for _, d in found]),
         **{f"decisions/tips_at/{depth}": tips_at[depth] for depth in sorted(tips_at)},
         **{f"decisions/wanting_at/{depth}": wanting_at[depth] for depth in sorted(tips_at)},
     }
