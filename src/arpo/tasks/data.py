@@ -1,0 +1,272 @@
+"""Tasks from wherever they are: the atlas, files, the Hugging Face Hub, reasoning-gym, or a function of yours.
+
+Knows sources and what is reported about them. Refuses to know what a row means (`rows`) and how tasks are used.
+
+    source                     rows from
+    atlas                      the bundled world (`families`, `split`)
+    path/to/x.jsonl|.json|.parquet
+    hf:org/name                the Hub, or a folder that `datasets` wrote (`split`, `options` go to `load_dataset`)
+    gym:leg_counting           a reasoning-gym generator (`options`: `size`, `seed` and the generator's own)
+    my_pkg.my_data:questions   a function called with split= and `options`, giving tasks or rows
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from pydantic import Field
+
+from arpo.config import Config
+from arpo.errors import ConfigError, FormatError, nearest
+from arpo.tasks import Task
+from arpo.tasks.rows import Mending, Skipped, task_of
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class DataConfig(Config):
+    """Which tasks to use."""
+
+    source: str = "atlas"
+    """atlas, a file (.jsonl, .json, .parquet), hf:org/name, gym:generator, or an import path pkg.mod:function."""
+    split: str = "train"
+    """Split of the source, where it has splits (files have none)."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many tasks, after shuffling."""
+    shuffle: bool = False
+    """Shuffle the tasks, keyed by seed and source."""
+    seed: int = 0
+    """Seed of the shuffling."""
+    columns: dict[Literal["question", "answer"], str] = Field(default_factory=dict)
+    """Columns that hold question and answer, where they have other names than usual; dots reach into a column."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """What to do with a question that came before; they are counted either way."""
+    families: dict[str, float] | list[str] | None = None
+    """Families of the atlas, alike (a list) or with weights."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further options for the source: hf, gym and import paths take some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What became of the rows of a source."""
+
+    source: str
+    rows: int  # rows read
+    tasks: int  # tasks given
+    skipped: tuple[Skipped, ...] = ()
+    duplicates: int = 0  # rows whose question came before
+    mended: Mapping[str, int] | None = None  # what was repaired -> how many characters
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {self.tasks} tasks from {self.rows} rows"]
+        if self.skipped:
+            shown = "; ".join(map(str, self.skipped[:3])) + ("; ..." if len(self.skipped) > 3 else "")
+            parts.append(f"{len(self.skipped)} skipped ({shown})")
+        if self.duplicates:
+            parts.append(f"{self.duplicates} questions more than once")
+        parts += [f"{count} times: {what}" for what, count in (self.mended or {}).items()]
+        return ", ".join([*parts, *self.notes])
+
+
+def load(config: DataConfig) -> list[Task]:
+    """The tasks that `config` names. Raises ConfigError (a wrong source) or FormatError (wrong content)."""
+    return load_with_report(config)[0]
+
+
+def load_with_report(config: DataConfig) -> tuple[list[Task], LoadReport]:
+    """The tasks that `config` names, and what became of every row."""
+    _check_fit(config)
+    mend, tasks, skipped, notes = Mending(), [], [], []
+    rows = 0
+    columns = {str(key): column for key, column in config.columns.items()}
+    for number, (place, item) in enumerate(_items(config), 1):
+        rows = number
+        if not isinstance(item, Task):
+            item = task_of(item, place=place, name=f"{_stem(config)}/{number}", source=_stem(config), columns=columns, mend=mend)
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        else:
+            tasks.append(item)
+    tasks, duplicates = _count_duplicates(tasks, drop=config.duplicates == "drop")
+    if not tasks:
+        reason = f"; first: {skipped[0]}" if skipped else ""
+        raise FormatError(f"{config.source}: no task is left of {rows} rows ({len(skipped)} skipped{reason})")
+    if config.shuffle:
+        Random(f"{config.seed}/tasks/{config.source}/{config.split}").shuffle(tasks)
+    tasks = tasks[: config.limit]
+    blind = sum(not task.answers for task in tasks)
+    if blind:
+        notes.append(f"{blind} without a reference answer (scored by their verifier)")
+    report = LoadReport(
+        source=config.source,
+        rows=rows,
+        tasks=len(tasks),
+        skipped=tuple(skipped),
+        duplicates=duplicates,
+        mended=dict(mend.counts),
+        notes=tuple(notes),
+    )
+    return tasks, report
+
+
+def _check_fit(config: DataConfig) -> None:
+    """Refuse settings that the source would ignore."""
+    taking_options = config.source.startswith(("hf:", "gym:")) or _is_import_path(config.source)
+    if config.options and not taking_options:
+        raise ConfigError("this source takes no options", where="data.options", value=config.options, hint="leave them out")
+    if config.families is not None and config.source != "atlas":
+        raise ConfigError("only the atlas has families", where="data.families", value=config.families, hint="leave it out")
+    if config.columns and (config.source == "atlas" or config.source.startswith("gym:")):
+        raise ConfigError("this source has no columns", where="data.columns", value=config.columns, hint="leave it out")
+
+
+def _stem(config: DataConfig) -> str:
+    source = config.source.removeprefix("hf:")
+    return Path(source).stem if source.endswith(SUFFIXES) else source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _is_import_path(source: str) -> bool:
+    return bool(IMPORT_PATH.fullmatch(source)) and not source.startswith(("hf:", "gym:"))
+
+
+def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
+    """(place, row or task) of every row of the source."""
+    source = config.source
+    if source == "atlas":
+        from arpo.tasks import atlas
+
+        return ((task.id, task) for task in atlas.tasks(config.split, config.families))
+    if source.startswith("gym:"):
+        from arpo.tasks import gym
+
+        return ((task.id, task) for task in gym.tasks(source.removeprefix("gym:"), config.split, config.options))
+    if source.startswith("hf:"):
+        return _hub(source.removeprefix("hf:"), config)
+    if source.endswith(SUFFIXES):
+        return _file(Path(source).expanduser())
+    if _is_import_path(source):
+        return _function(config)
+    hint = f"a file ending in {', '.join(SUFFIXES)}, hf:org/name, gym:generator, pkg.mod:function, or: {nearest(source, ['atlas'])}"
+    raise ConfigError("unknown source of tasks", where="data.source", value=source, hint=hint)
+
+
+def _file(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    if not path.is_file():
+        hint = "check the path; it is read from the folder the command runs in"
+        raise ConfigError("no such file", where="data.source", value=str(path), hint=hint)
+    readers: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    for place, row in readers[path.suffix](path):
+        if not isinstance(row, Mapping):
+            raise FormatError(f"{place}: expected an object with a question and an answer (got {row!r:.80})")
+        yield place, row
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield place, _parsed(line, place)
+
+
+def _json(path: Path) -> Iterator[tuple[str, object]]:
+    rows = _parsed(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    if not isinstance(rows, list):
+        raise FormatError(f"{path}: expected a list of objects (got {type(rows).__name__}); one object a line is a .jsonl file")
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _parsed(raw: bytes, place: str) -> object:
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{place}: not UTF-8 at byte {error.start} ({raw[error.start : error.start + 8]!r})") from error
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{place}: no JSON: {error.msg} at column {error.colno} ({raw[:60].decode()!r})") from error
+    except RecursionError as error:
+        raise FormatError(f"{place}: JSON nested too deeply") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, object]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise FormatError(f"{path}: no readable parquet file: {error}") from error
+
+
+def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, object]]]:
+    try:
+        import datasets
+    except ImportError as error:
+        hint = "pip install 'arpo[datasets]'"
+        raise ConfigError(
+            "reading the Hub needs the package datasets", where="data.source", value=config.source, hint=hint
+        ) from error
+    try:
+        if Path(name).expanduser().is_dir():
+            found = datasets.load_from_disk(str(Path(name).expanduser()))
+        else:
+            found = datasets.load_dataset(name, split=config.split, **config.options)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # unreachable, unknown name or split, wrong options
+        hint = f"is the name right, the Hub reachable and HF_HUB_OFFLINE unset? ({type(error).__name__}: {error})"
+        raise ConfigError("cannot load from the Hub", where="data.source", value=config.source, hint=hint) from error
+    if isinstance(found, Mapping):
+        if config.split not in found:
+            hint = nearest(config.split, map(str, found))
+            raise ConfigError("the dataset has no such split", where="data.split", value=config.split, hint=hint)
+        found = found[config.split]
+    yield from ((f"{config.source} ({config.split}), row {number}", row) for number, row in enumerate(found, 1))
+
+
+def _function(config: DataConfig) -> Iterator[tuple[str, Any]]:
+    module, _, name = config.source.partition(":")
+    where = "data.source"
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"cannot import {error.name!r}", where=where, value=config.source, hint="is it installed?") from error
+    if not hasattr(found, name):
+        hint = nearest(name, [word for word in dir(found) if not word.startswith("_")])
+        raise ConfigError(f"module {module} has no {name!r}", where=where, value=config.source, hint=hint)
+    function = getattr(found, name)
+    if not callable(function):
+        raise ConfigError("names no function", where=where, value=config.source, hint="a function that gives tasks or rows")
+    given = function(split=config.split, **config.options)
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise FormatError(f"{config.source} gave no list of tasks or rows (got {given!r:.80})")
+    for number, item in enumerate(given, 1):
+        if not isinstance(item, Task | Mapping):
+            raise FormatError(
+                f"{config.source}, item {number}: expected a Task or an object with question and answer (got {item!r:.80})"
+            )
+        yield f"{config.source}, item {number}", item
+
+
+def _count_duplicates(tasks: list[Task], *, drop: bool) -> tuple[list[Task], int]:
+    """The tasks (without later copies if `drop`) and how many had a question that came before. Two ids may not be the same."""
+    seen: set[str] = set()
+    ids: set[str] = set()
+    kept = []
+    for task in tasks:
+        if task.id in ids:
+            raise FormatError(f"two tasks have the id {task.id!r} (second question: {task.question[:60]!r})")
+        ids.add(task.id)
+        if task.question not in seen or not drop:
+            kept.append(task)
+        seen.add(task.question)
+    return kept, len(tasks) - len(seen)
