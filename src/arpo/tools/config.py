@@ -1,0 +1,127 @@
+"""What a recipe says about tools, and the tools built from it."""
+
+import copy
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from arpo.config import Config
+from arpo.errors import ArpoError, ConfigError, nearest
+
+if TYPE_CHECKING:
+    from arpo.tools import Tool
+
+
+class ToolConfig(Config):
+    """One tool of a recipe."""
+
+    use: str
+    """`search`, `python`, or an import path such as `my_pkg.tools:lookup` (a function, a class or a tool)."""
+    name: str = ""
+    """What the model calls it. Empty: the tool's own name."""
+    description: str = ""
+    """What the model is told it does. Empty: the tool's own words."""
+    deadline_s: float | None = Field(None, gt=0)
+    """Seconds one call may take. None: the tool's own deadline, or else the run's."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the tool when it is built: `{documents: atlas, k: 3}` for `search`, `{seconds: 5}` for `python`."""
+
+
+BUILT_IN = ("search", "python")
+
+
+def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list["Tool"]:
+    """The tools of a run, from configs, tool objects and plain functions.
+
+    Raises ConfigError naming the tool where one cannot be imported or set up, or two have one name: a run never starts
+    with fewer tools than it asked for.
+    """
+    built = [_build(config, f"tools[{number}]") for number, config in enumerate(configs)]
+    names = [tool.name for tool in built]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError("two tools have one name", where="tools", value=name, hint="set `name` on one of them")
+    return built
+
+
+def _build(config: Any, where: str) -> "Tool":
+    if not isinstance(config, ToolConfig):
+        return _as_tool(config, where)
+    where = f"{where} ({config.use})"
+    try:
+        target = _target(config.use, where)
+        tool = _made(target, config, where)
+    except ArpoError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the tool cannot be set up: {type(error).__name__}: {error}", where=where) from error
+    changes = {"name": config.name, "description": config.description, "deadline_s": config.deadline_s}
+    return _renamed(tool, {key: value for key, value in changes.items() if value}, tool is target, where)
+
+
+def _target(use: str, where: str) -> Any:
+    if use == "search":
+        from arpo.tools.search import SearchTool
+
+        return SearchTool
+    if use == "python":
+        from arpo.tools.python import PythonTool
+
+        return PythonTool
+    module, _, attribute = use.partition(":")
+    if not attribute:
+        raise ConfigError("no such tool", where=where, value=use, hint=f"{nearest(use, BUILT_IN)}, or an import path module:name")
+    try:
+        target = importlib.import_module(module)
+        for part in attribute.split("."):
+            target = getattr(target, part)
+    except AttributeError as error:
+        raise ConfigError(f"the module has no such name: {error}", where=where, value=use) from error
+    except Exception as error:
+        raise ConfigError(f"it cannot be imported: {type(error).__name__}: {error}", where=where, value=use) from error
+    return target
+
+
+def _made(target: Any, config: ToolConfig, where: str) -> "Tool":
+    if inspect.isclass(target):
+        known = inspect.signature(target).parameters
+        for key in config.options:
+            if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+                raise ConfigError("no such option", where=f"{where}.options", value=key, hint=nearest(key, known))
+    if inspect.isclass(target) or (config.options and callable(target) and not _is_tool(target)):
+        return _as_tool(target(**config.options), where)
+    if config.options:
+        raise ConfigError("this tool is already built and takes no options", where=where, value=config.options)
+    return _as_tool(target, where)
+
+
+def _is_tool(candidate: Any) -> bool:
+    return (
+        not inspect.isclass(candidate)
+        and callable(candidate)
+        and all(hasattr(candidate, name) for name in ("name", "description", "schema"))
+    )
+
+
+def _as_tool(candidate: Any, where: str) -> "Tool":
+    if _is_tool(candidate):
+        return candidate  # type: ignore[no-any-return]
+    if inspect.isroutine(candidate):
+        from arpo.tools.function import FunctionTool
+
+        return FunctionTool(candidate)
+    raise ConfigError("neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @tool")
+
+
+def _renamed(tool: "Tool", changes: dict[str, Any], shared: bool, where: str) -> "Tool":
+    """`tool` with other attributes; a copy where the object is shared (it was imported and may serve another recipe too)."""
+    changed = copy.copy(tool) if changes and shared else tool
+    try:
+        for key, value in changes.items():
+            setattr(changed, key, value)
+    except AttributeError as error:
+        raise ConfigError(f"this tool cannot be given another {' or '.join(changes)}: {error}", where=where) from error
+    return changed

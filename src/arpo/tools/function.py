@@ -1,0 +1,139 @@
+"""A typed function with a docstring as a tool: the schema comes from its types, the descriptions from its docstring.
+
+@tool
+def population(country: str, year: int = 2020) -> int:
+    '''Population of a country.
+
+    Args:
+        country: English name.
+    '''
+"""
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, overload
+
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
+
+from arpo.core.tree import Status
+from arpo.errors import ConfigError, ToolError
+from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools.docstrings import read_docstring
+from arpo.tools.off_loop import run_off_loop
+
+MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
+
+
+class FunctionTool:
+    """A function as a tool. Synchronous functions run in a thread of their own; asynchronous ones are awaited.
+
+    Arguments that do not fit the types give Status.REFUSED with a text that the model can read. A parameter annotated
+    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. Raises ConfigError for a
+    function that cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *, name: str = "", description: str = "", deadline_s: float | None = None
+    ) -> None:
+        self.function = function
+        self.name = name or getattr(function, "__name__", "")
+        self.deadline_s = deadline_s
+        about, arguments = read_docstring(function)
+        self.description = description or about
+        if not self.description:
+            raise self._unfit("has no docstring to tell the model what it does")
+        self._model = self._arguments_model(arguments)
+        self.schema: JsonSchema = _tidy(self._model.model_json_schema(by_alias=True))
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self._abandoned = 0
+
+    def _arguments_model(self, descriptions: Mapping[str, str]) -> type[BaseModel]:
+        target = self.function if inspect.isroutine(self.function) else type(self.function).__call__
+        try:
+            hints = typing.get_type_hints(target, include_extras=True)
+        except (NameError, TypeError) as error:
+            raise self._unfit(f"has a type that cannot be resolved: {error}") from error
+        self._context_name = ""
+        fields: dict[str, Any] = {}
+        for number, (name, parameter) in enumerate(inspect.signature(self.function).parameters.items()):
+            if hints.get(name) is CallContext or (name == "context" and name not in hints):
+                self._context_name = name
+                continue
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+                raise self._unfit(f"has a parameter that cannot be passed by name: {parameter}")
+            if name not in hints:
+                raise self._unfit(f"has a parameter without a type: {name}")
+            default = ... if parameter.default is parameter.empty else parameter.default
+            # aliases keep names like `schema` or `_x` apart from what pydantic's models define themselves
+            fields[f"argument_{number}"] = (hints[name], Field(default, alias=name, description=descriptions.get(name)))
+        try:
+            return create_model("Arguments", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields)
+        except PydanticUserError as error:
+            raise self._unfit(f"has a type that no JSON schema describes: {error.message}") from error
+
+    def _unfit(self, why: str) -> ConfigError:
+        return ConfigError(f"the function {why}", where="tools", value=self.name or self.function)
+
+    async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
+        try:
+            checked = self._model.model_validate(dict(arguments))
+        except ValidationError as error:
+            return ToolResult(text=_explain(self.name, error, self.schema), status=Status.REFUSED)
+        names = {str(field.alias): key for key, field in self._model.model_fields.items()}
+        values = {name: getattr(checked, key) for name, key in names.items()}
+        if self._context_name:
+            values[self._context_name] = context
+        return as_result(await (self.function(**values) if self._is_async else self._off_loop(values)))
+
+    async def _off_loop(self, values: Mapping[str, Any]) -> Any:
+        if self._abandoned >= MOST_ABANDONED:
+            raise ToolError(f"{self._abandoned} earlier calls of {self.name} never came back")
+        self._abandoned += 1
+
+        def call() -> Any:
+            try:
+                return self.function(**values)
+            finally:
+                self._abandoned -= 1
+
+        result = await run_off_loop(call)
+        return await result if inspect.isawaitable(result) else result
+
+
+def as_result(value: object) -> ToolResult:
+    """What a function returned, as a tool's result: text as it is, None as no text, everything else as JSON where it can be."""
+    if isinstance(value, ToolResult):
+        return value
+    if value is None or isinstance(value, str):
+        return ToolResult(text=value or "")
+    try:
+        return ToolResult(text=json.dumps(value, ensure_ascii=False))
+    except (TypeError, ValueError):
+        return ToolResult(text=str(value))
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> FunctionTool: ...
+@overload
+def tool(
+    *, name: str = "", description: str = "", deadline_s: float | None = None
+) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Turn a typed function with a docstring into a tool: `@tool` or `@tool(name=..., deadline_s=...)`. See FunctionTool."""
+    return FunctionTool(function, **options) if function is not None else lambda f: FunctionTool(f, **options)
+
+
+def _explain(name: str, error: ValidationError, schema: JsonSchema) -> str:
+    faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)[:5])
+    wanted = ", ".join(f"{key}: {value.get('type', 'any')}" for key, value in schema.get("properties", {}).items())
+    return f"{name}({wanted}) cannot take these arguments: {faults}"
+
+
+def _tidy(schema: Any) -> Any:
+    """A schema without the titles that pydantic adds: they cost prompt tokens and say nothing."""
+    if isinstance(schema, Mapping):
+        drop = "title" if isinstance(schema.get("title"), str) else None
+        return {key: _tidy(value) for key, value in schema.items() if key != drop}
+    return [_tidy(item) for item in schema] if isinstance(schema, list) else schema

@@ -1,0 +1,44 @@
+"""Foreign synchronous code, run where it can neither block the event loop nor keep the process alive.
+
+A daemon thread a call: the loop's own executor is joined when the loop closes, so there one hanging call hangs the run.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
+    """What `function(*arguments)` returns or raises. When cancelled, the thread is left to itself.
+
+    SystemExit and KeyboardInterrupt raised by the function come back as RuntimeError: it has no say over the process.
+    """
+    future: Future[T] = Future()
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            result = context.run(function, *arguments)
+        except Exception as error:  # noqa: BLE001  handed to whoever awaits: this thread decides nothing
+            _settle(future, error=error)
+        except BaseException as error:  # noqa: BLE001
+            _settle(future, error=RuntimeError(f"{type(error).__name__}: {error}"))
+        else:
+            _settle(future, result=result)
+
+    threading.Thread(target=work, name=f"arpo-{getattr(function, '__name__', 'call')}", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def _settle(future: "Future[Any]", *, result: Any = None, error: Exception | None = None) -> None:
+    if not future.set_running_or_notify_cancel():  # nobody waits any more
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
