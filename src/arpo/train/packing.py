@@ -1,0 +1,331 @@
+"""Credited trees laid out for training: unique tokens in preorder, and each leaf a row of indices into them (algorithm section 8).
+
+Knows tokens, places and credit. Refuses to know models, losses and how attention is computed.
+
+    prompt a b ─ root (0,) c d ─┬─ (0, 0) e          tokens        a b c d e f g h
+                                └─ (0, 1) f g        position      0 1 2 3 4 4 5 2
+                 root (1,) h                         subtree_end   8 8 7 7 5 7 7 8
+                                                     prev         -1 0 1 2 3 3 5 1
+
+Token k is visible to token q iff `k <= q < subtree_end[k]`; the logit that predicts token t stands at `prev[t]`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arpo.core.credit import CreditedTree
+from arpo.core.place import Place, show
+from arpo.errors import ConfigError, FormatError
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A maximal run of tokens without a fork: `start <= t < end`. `parent` is the number of the chain it grows from, -1 at the
+    start of a block. Chains stand in preorder."""
+
+    start: int
+    end: int
+    parent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """One forward's worth of tokens. T unique tokens, B rows (leaves), L the longest row, P predicted tokens.
+
+    Integers are int64, masks bool, numbers float32. Padding holds 0.
+    """
+
+    tokens_T: Tensor
+    position_T: Tensor
+    """Depth in the path."""
+    subtree_end_T: Tensor
+    """Token k is visible to token q iff k <= q < subtree_end[k]."""
+    prev_T: Tensor
+    """Where the logit stands that predicts the token; -1 for the first of a path."""
+    predicts_P: Tensor
+    """The policy's tokens, ascending: those of at least one row. The head is needed at `prev_T[predicts_P]` only."""
+    row_index_BL: Tensor
+    """The policy's tokens of each leaf in path order, as indices into T."""
+    row_place_BL: Tensor
+    """The same as indices into P."""
+    row_mask_BL: Tensor
+    advantage_BL: Tensor
+    engine_logprob_BL: Tensor
+    entropy_BL: Tensor
+    """By the engine, nats."""
+    leaves: tuple[tuple[int, Place], ...]
+    """Of each row: the tree's number in what was packed, and the leaf."""
+    chains: tuple[Chain, ...]
+    num_flat: int
+    """Tokens that training each trajectory alone would compute."""
+
+    @property
+    def num_unique(self) -> int:
+        """T, the tokens computed."""
+        return len(self.tokens_T)
+
+    @property
+    def num_policy(self) -> int:
+        """Row elements that enter the loss (a shared token counts once a leaf)."""
+        return int(self.row_mask_BL.sum())
+
+    @property
+    def is_path(self) -> bool:
+        """True where there is nothing but one path: ordinary causal attention computes it."""
+        return len(self.chains) == 1
+
+    @property
+    def targets_P(self) -> Tensor:
+        return self.tokens_T[self.predicts_P]
+
+    def rows(self, values_P: Tensor) -> Tensor:
+        """[B, L] from values of the predicted tokens; autograd sums what rows share. Padding holds 0."""
+        return values_P[self.row_place_BL].masked_fill(~self.row_mask_BL, 0.0)
+
+    def predicting(self, hidden_TH: Tensor) -> Tensor:
+        """[P, H]: the hidden states whose logits predict the policy's tokens."""
+        return hidden_TH[self.prev_T[self.predicts_P]]
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        moved: dict[str, Any] = {
+            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False) -> list[PackedBatch]:
+    """Lay `trees` out in packs of at most `token_budget` unique tokens.
+
+    A tree that fits is never split; one that does not is split into groups of leaves in preorder, so that the copies of trunks
+    cost the fewest tokens. A path longer than the budget stands alone in its pack. Every (leaf, token) appears exactly once over
+    all packs; leaves without credit do not appear. Trees keep no order among packs: only one global normaliser makes losses add up.
+
+    `flat`: every trajectory alone in a pack, whatever the budget (the slow twin, and what models without tree attention need).
+
+    Raises ConfigError for a budget below 1, FormatError for a tree whose credit or token arrays do not fit it.
+    """
+    if token_budget < 1:
+        raise ConfigError("a pack must hold at least one token", where="token_budget", value=token_budget, hint="a few thousand")
+    for tree in trees:
+        if strange := [show(leaf) for leaf in tree.advantages if leaf not in tree.tree.turns or leaf not in tree.tree.endings]:
+            raise FormatError(f"task {tree.tree.task!r}: credit for {', '.join(strange)}, which are no leaves with a turn")
+    groups = [
+        _Group(number, tree, leaves)
+        for number, tree in enumerate(trees)
+        for leaves in ([(leaf,) for leaf in sorted(tree.advantages)] if flat else _groups(tree, token_budget))
+    ]
+    return [_lay_out(members) for members in ([[group] for group in groups] if flat else _fill(groups, token_budget))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Leaves of one tree that are trained together, in preorder."""
+
+    number: int
+    tree: CreditedTree
+    leaves: tuple[Place, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return _num_tokens(self.tree, _prefixes(self.leaves), frozenset(self.leaves))
+
+
+def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
+    """Consecutive leaves so that each group fits, with the fewest tokens over all groups, then the fewest groups.
+
+    In preorder a leaf shares most with the leaf before it, so a group costs its first path plus what each further leaf adds.
+    """
+    leaves = sorted(tree.advantages)
+    whole = [_num_tokens(tree, _prefixes([leaf]), frozenset([leaf])) for leaf in leaves]
+    added = whole[:1]
+    for before, leaf in pairwise(leaves):
+        added.append(_num_tokens(tree, _prefixes([leaf]) - _prefixes([before]), frozenset([leaf]), prompt=False))
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # of the first j leaves: tokens, groups, where the last group starts
+    for stop in range(1, len(leaves) + 1):
+        ways = []
+        for start in range(stop - 1, -1, -1):
+            cost = whole[start] + sum(added[start + 1 : stop])
+            if cost > token_budget and start < stop - 1:
+                break
+            ways.append((best[start][0] + cost, best[start][1] + 1, start))
+        best.append(min(ways))
+    groups, stop = [], len(leaves)
+    while stop:
+        start = best[stop][2]
+        groups.append(tuple(leaves[start:stop]))
+        stop = start
+    return groups[::-1]
+
+
+def _fill(groups: Iterable[_Group], token_budget: int) -> list[list[_Group]]:
+    """Each group into the first pack with room for it."""
+    packs: list[list[_Group]] = []
+    room: list[int] = []
+    for group in groups:
+        need = group.num_tokens
+        at = next((i for i, left in enumerate(room) if need <= left), None)
+        if at is None:
+            packs.append([group])
+            room.append(token_budget - need)
+        else:
+            packs[at].append(group)
+            room[at] -= need
+    return packs
+
+
+def _prefixes(leaves: Iterable[Place]) -> set[Place]:
+    """Places of the turns on the paths of `leaves`."""
+    return {leaf[:depth] for leaf in leaves for depth in range(1, len(leaf) + 1)}
+
+
+def _num_tokens(tree: CreditedTree, places: Iterable[Place], leaves: frozenset[Place], *, prompt: bool = True) -> int:
+    rollout = tree.tree
+    count = len(rollout.prompt.tokens) if prompt else 0
+    for place in places:
+        count += len(rollout.turns[place].tokens)
+        count += 0 if place in leaves else len(rollout.observations[place].tokens)
+    return count
+
+
+class _Layout:
+    """Token lists of one pack as they grow. Lives only inside `_lay_out`."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.position: list[int] = []
+        self.subtree_end: list[int] = []
+        self.prev: list[int] = []
+        self.chains: list[Chain] = []
+        self.rows: list[dict[str, list]] = []
+        self.leaves: list[tuple[int, Place]] = []
+        self.num_flat = 0
+
+    def append(self, tokens: Sequence[int], after: int, depth: int) -> None:
+        """Tokens that follow the token at `after` (-1: nothing) at depths from `depth` on. Subtree ends are set later."""
+        start = len(self.tokens)
+        self.tokens.extend(tokens)
+        self.position.extend(range(depth, depth + len(tokens)))
+        self.prev.extend(after if i == 0 else start + i - 1 for i in range(len(tokens)))
+        self.subtree_end.extend([-1] * len(tokens))
+
+    def close(self, start: int, end: int) -> None:
+        """Tokens [start, end) are seen by everything laid out so far behind them."""
+        self.subtree_end[start:end] = [len(self.tokens)] * (end - start)
+
+    def chain(self, start: int, end: int, parent: int, joined: bool) -> int:
+        """Note the run [start, end) grown from chain `parent`, as its continuation where `joined`. Returns the chain's number."""
+        if start == end:
+            return parent
+        if joined and parent >= 0:
+            self.chains[parent] = replace(self.chains[parent], end=end)
+            return parent
+        self.chains.append(Chain(start, end, parent))
+        return len(self.chains) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A turn as it was laid out: its tokens are [start, start + length)."""
+
+    start: int
+    last: int  # the last token on the path through turn and observation
+    depth: int  # depth of the next token
+    chain: int
+
+
+def _lay_out(groups: Sequence[_Group]) -> PackedBatch:
+    layout = _Layout()
+    for group in groups:
+        _lay_out_group(layout, group)
+    return _finish(layout)
+
+
+def _lay_out_group(layout: _Layout, group: _Group) -> None:
+    rollout, leaves = group.tree.tree, frozenset(group.leaves)
+    places = sorted(_prefixes(group.leaves))
+    children: dict[Place, int] = {}
+    for place in places:
+        children[place[:-1]] = children.get(place[:-1], 0) + 1
+    begin = len(layout.tokens)
+    layout.append(rollout.prompt.tokens, -1, 0)
+    end = len(layout.tokens)
+    nodes: dict[Place, _Node] = {
+        (): _Node(begin, end - 1 if end > begin else -1, end - begin, layout.chain(begin, end, -1, joined=False))
+    }
+    closing: list[tuple[Place, int, int]] = [((), begin, end)]
+    for place in places:
+        while closing[-1][0] != place[:-1]:
+            layout.close(*closing.pop()[1:])
+        parent, start = nodes[place[:-1]], len(layout.tokens)
+        tokens = [*rollout.turns[place].tokens, *(() if place in leaves else rollout.observations[place].tokens)]
+        layout.append(tokens, parent.last, parent.depth)
+        end = len(layout.tokens)
+        chain = layout.chain(start, end, parent.chain, joined=children[place[:-1]] == 1)
+        nodes[place] = _Node(start, end - 1 if tokens else parent.last, parent.depth + len(tokens), chain)
+        closing.append((place, start, end))
+    while closing:
+        layout.close(*closing.pop()[1:])
+    for leaf in group.leaves:
+        layout.leaves.append((group.number, leaf))
+        layout.rows.append(_row(group.tree, leaf, nodes))
+        layout.num_flat += nodes[leaf].depth
+
+
+def _row(tree: CreditedTree, leaf: Place, nodes: dict[Place, _Node]) -> dict[str, list]:
+    row: dict[str, list] = {"index": [], "advantage": [], "logprob": [], "entropy": []}
+    for depth in range(1, len(leaf) + 1):
+        place = leaf[:depth]
+        turn = tree.tree.turns[place]
+        length = len(turn.tokens)
+        if not length == len(turn.logprobs) == len(turn.entropies):
+            raise FormatError(
+                f"task {tree.tree.task!r}, turn {show(place)}: {length} tokens need as many logprobs and entropies, "
+                f"not {len(turn.logprobs)} and {len(turn.entropies)}"
+            )
+        if (place, leaf) not in tree.credit:
+            raise FormatError(
+                f"task {tree.tree.task!r}: leaf {show(leaf)} has an advantage, but no credit for its turn {show(place)}"
+            )
+        row["index"].extend(range(nodes[place].start, nodes[place].start + length))
+        row["advantage"].extend([tree.credit[place, leaf]] * length)
+        row["logprob"].extend(turn.logprobs)
+        row["entropy"].extend(turn.entropies)
+    return row
+
+
+def _finish(layout: _Layout) -> PackedBatch:
+    prev_T = torch.tensor(layout.prev, dtype=torch.int64)
+    mask_BL = _pad([[True] * len(row["index"]) for row in layout.rows], torch.bool)
+    index_BL = _pad([row["index"] for row in layout.rows], torch.int64)
+    predicts_P = index_BL[mask_BL].unique()
+    if len(predicts_P) and int(prev_T[predicts_P].min()) < 0:
+        number, leaf = layout.leaves[0]
+        raise FormatError(f"tree {number}, leaf {show(leaf)}: nothing stands before the policy's first token; a prompt is needed")
+    return PackedBatch(
+        tokens_T=torch.tensor(layout.tokens, dtype=torch.int64),
+        position_T=torch.tensor(layout.position, dtype=torch.int64),
+        subtree_end_T=torch.tensor(layout.subtree_end, dtype=torch.int64),
+        prev_T=prev_T,
+        predicts_P=predicts_P,
+        row_index_BL=index_BL,
+        row_place_BL=torch.searchsorted(predicts_P, index_BL).masked_fill(~mask_BL, 0),
+        row_mask_BL=mask_BL,
+        advantage_BL=_pad([row["advantage"] for row in layout.rows], torch.float32),
+        engine_logprob_BL=_pad([row["logprob"] for row in layout.rows], torch.float32),
+        entropy_BL=_pad([row["entropy"] for row in layout.rows], torch.float32),
+        leaves=tuple(layout.leaves),
+        chains=tuple(layout.chains),
+        num_flat=layout.num_flat,
+    )
+
+
+def _pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=dtype)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = torch.tensor(row, dtype=dtype)
+    return padded
