@@ -1,0 +1,189 @@
+"""The engine's own copy of a Hugging Face causal LM: its modules, its attention, its weights' layout in memory.
+
+Modules are copied and parameters shared with the model it came from wherever they are used as they are, so nothing that the
+learner sets (training mode, attention implementation, hooks, checkpointing) reaches sampling. Knows no requests and no slots.
+"""
+
+import copy
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arpo.engines import attention
+from arpo.errors import ConfigError, EngineError
+
+
+_ROWS = 64  # rows a call that oneDNN lays weights out for; other numbers work as well
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a token costs in the cache."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight lies in oneDNN's blocked layout: the same numbers, no repacking at each call.
+
+    Measured for SmolLM2 with 64 rows on 2 Zen cores: float32 119 -> 46 ms a step, bfloat16 29 -> 24 ms.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        """weight [out, in] or bias [out]."""
+        if name == "weight":
+            tensor = torch.ops.mkldnn._reorder_linear_weight(tensor.contiguous(), _ROWS)
+        setattr(self, name, tensor)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+
+
+class Network:
+    """Forward passes over flat token rows.
+
+    model: a transformers causal LM with full attention. dtype: float32 shares its parameters (packing aside), bfloat16 copies.
+    Raises ConfigError for a model that cannot be sampled this way.
+    """
+
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device, max_tokens: int | None = None) -> None:
+        attention.register()
+        self.dtype, self.device = dtype, device
+        self.module: Any = _own(model, device)
+        self.limit = _limit(self.module.config, max_tokens)
+        # Names under which a state dict may give one parameter: more than one where parameters are tied.
+        self._names = _names(self.module)
+        parameters = dict(self.module.named_parameters())
+        self._sizes = {names[0]: tuple(parameters[names[0]].shape) for names in self._names}
+        if packs(device):
+            _pack(self.module)
+        self._assign({name: parameters[name] for name in self._sizes})
+        self.shape = self._probe()
+
+    def _probe(self) -> Shape:
+        """Run two tokens to see which layers keep keys, and of what size."""
+        probe = attention.Probe()
+        logits = self.forward([0, 0], [0, 1], probe, [1])
+        self.vocabulary = logits.shape[-1]
+        shapes = set(probe.shapes.values())
+        name = type(self.module).__name__
+        if len(shapes) != 1 or sorted(probe.shapes) != list(range(len(probe.shapes))):
+            raise ConfigError(f"{name}: layers keep keys of different sizes", where="engine", hint="use a full-attention decoder")
+        if probe.windows and min(probe.windows) < self.limit:
+            hint = f"set max_tokens_per_slot to at most {min(probe.windows)}"
+            raise ConfigError(f"{name} attends within a window", where="engine", value=min(probe.windows), hint=hint)
+        heads, kv_heads, head_dim = shapes.pop()
+        return Shape(len(probe.shapes), heads, kv_heads, head_dim)
+
+    def forward(self, tokens: Sequence[int], positions: Sequence[int], layout: Any, rows: Sequence[int]) -> Tensor:
+        """Logits [len(rows), vocabulary] at the flat `rows` of a pass over `tokens` at `positions`."""
+        with torch.inference_mode():
+            out = self.module(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=torch.tensor([positions], device=self.device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
+                layout=layout,
+            )
+            return out.logits[0]
+
+    def load(self, state: Mapping[str, Tensor] | str | Path) -> None:
+        """Take other weights: a full state dict (LoRA merged) or a folder of safetensors. Raises EngineError."""
+        if isinstance(state, (str, Path)):
+            state = _read(Path(state))
+        found: dict[str, Tensor] = {}
+        for names in self._names:
+            known = next((n for n in names if n in state), None)
+            if known is None:
+                raise EngineError(f"the weights lack {names[0]!r} (a LoRA state must be merged first)")
+            if tuple(state[known].shape) != self._sizes[names[0]]:
+                raise EngineError(f"{known!r} has shape {tuple(state[known].shape)}, the model's is {self._sizes[names[0]]}")
+            found[names[0]] = state[known]
+        self._assign(found)
+
+    def _assign(self, state: Mapping[str, Tensor]) -> None:
+        """A tensor that already has the right type and device is shared, not copied."""
+        with torch.no_grad():
+            for names in self._names:
+                tensor = state[names[0]].detach().to(self.device, self.dtype)
+                for name in names:
+                    path, _, leaf = name.rpartition(".")
+                    place = self.module.get_submodule(path)
+                    if isinstance(place, PackedLinear):
+                        place.take(leaf, tensor)
+                    else:
+                        place._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+
+
+def packs(device: torch.device) -> bool:
+    """True where oneDNN can keep linear weights packed."""
+    return device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+
+
+def _own(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy of the modules (buffers and config copied, parameters shared) in evaluation mode with this engine's attention."""
+    shared: dict[int, Any] = {id(p): p for p in model.parameters()}
+    own: Any = copy.deepcopy(model, shared)
+    own.eval()
+    for module in own.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation"):
+            config._attn_implementation = attention.NAME
+    for module in own.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
+    return own
+
+
+def _limit(config: Any, max_tokens: int | None) -> int:
+    """The longest context in tokens: the model's, or less where the user says so."""
+    own = getattr(config, "max_position_embeddings", None)
+    if own is None and max_tokens is None:
+        raise ConfigError("the model does not say how long its context is", where="engine.max_tokens_per_slot", hint="set it")
+    if own is not None and max_tokens is not None and max_tokens > own:
+        hint = f"at most {own}, the model's context"
+        raise ConfigError("a slot cannot be longer than the model's context", where="engine.max_tokens_per_slot", value=max_tokens, hint=hint)
+    return int(max_tokens if max_tokens is not None else own)
+
+
+def _names(module: nn.Module) -> list[tuple[str, ...]]:
+    """Names of each parameter, tied ones together."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [tuple(names) for names in groups.values()]
+
+
+def _pack(module: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear())
+
+
+def _read(folder: Path) -> Mapping[str, Tensor]:
+    from safetensors.torch import load_file
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise EngineError(f"{folder} holds no *.safetensors")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state.update(load_file(file))
+    return state

@@ -1,0 +1,277 @@
+"""Key-value slots: one contiguous run of keys and values a request, found again by its tokens.
+
+Live slots are kept close together at the front, so that a decoding step attends over one slice without gathering. Finished
+ones stay as known prefixes until their place is wanted (least recently used first). A fork copies a prefix from slot to slot.
+Capacity grows by doubling up to a memory limit. Knows tokens; knows no model and no sampling.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arpo.engines.network import Shape
+
+_STRIDE = 64  # slots grow in length by this many tokens
+_ROWS = 8  # and in number by multiples of this many
+
+
+class Owner(Protocol):
+    """Whoever uses a slot; told when the slot moves."""
+
+    row: int
+
+
+@dataclass(slots=True)
+class Tip:
+    """The logits after the first `length` tokens of a slot."""
+
+    length: int
+    logits: Tensor  # [vocabulary]
+
+
+@dataclass(slots=True)
+class Slot:
+    """What lies in one slot. `known` tokens have keys; `planned` also counts those that a live request is about to compute."""
+
+    owner: Owner | None = None  # None: retired or empty
+    known: int = 0
+    planned: int = 0
+    used: int = 0  # clock of the last use
+    current: bool = True  # False: keys of older weights, not to be reused
+    tip: Tip | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The longest known prefix of a prompt: `count` tokens in slot `row`. `coming` tokens would be known after the next steps."""
+
+    row: int
+    count: int
+    coming: int
+    tip: Tensor | None = None
+
+
+class Slots:
+    """Memory for `shape` in `dtype`, at most `memory` bytes and `most` rows (a row is a slot).
+
+    evicts: whether retired prefixes give way; if not, `take` returns None when the memory is full.
+    """
+
+    def __init__(
+        self, shape: Shape, *, dtype: torch.dtype, device: torch.device, memory: int, most: int, evicts: bool = True
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.memory, self.most, self.evicts = memory, most, evicts
+        self.rows: list[Slot] = []
+        self.length = 0
+        self.copied = 0  # tokens copied between slots
+        self.store = self._new(0, 0)
+        self.tokens = np.zeros((0, 0), np.int32)
+        self.sampled = np.zeros((0, 0), bool)  # True: the key was computed by a decoding step
+        self._clock = 0
+
+    def _new(self, rows: int, length: int) -> Tensor:
+        """[layers, 2, rows, kv_heads, length, head_dim] of zeros: masked keys must be finite, since 0 * NaN is NaN."""
+        s = self.shape
+        return torch.zeros((s.layers, 2, rows, s.kv_heads, length, s.head_dim), dtype=self.dtype, device=self.device)
+
+    @property
+    def token_bytes(self) -> int:
+        s = self.shape
+        return s.layers * 2 * s.kv_heads * s.head_dim * self.dtype.itemsize
+
+    @property
+    def keys(self) -> Tensor:
+        return self.store[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        return self.store[:, 1]
+
+    def longest(self) -> int:
+        """Tokens that one slot alone could hold within the memory limit."""
+        return self.memory // self.token_bytes // _STRIDE * _STRIDE
+
+    # -- finding ----------------------------------------------------------------------------------------------------------
+
+    def match(self, prompt: np.ndarray) -> Match | None:
+        """The best slot to start `prompt` (int32 [n]) from. None: nothing of it is known."""
+        count = len(self.rows)
+        width = min(len(prompt), self.length)
+        if not count or not width:
+            return None
+        equal = self.tokens[:count, :width] == prompt[:width]
+        agree = np.where(equal.all(1), width, equal.argmin(1))
+        current = np.array([r.current for r in self.rows])
+        known = np.minimum(agree, [r.known for r in self.rows]) * current
+        coming = np.minimum(agree, [r.planned for r in self.rows]) * current
+        full = len(prompt)
+        ranks = [
+            (int(known[i]) == full and r.tip is not None and r.tip.length == full, int(known[i]), self._whole(r, int(known[i])))
+            for i, r in enumerate(self.rows)
+        ]
+        best = max(range(count), key=ranks.__getitem__)
+        if not known[best] and not coming.any():
+            return None
+        tip = self.rows[best].tip
+        return Match(best, int(known[best]), int(coming.max()), tip.logits if tip is not None and ranks[best][0] else None)
+
+    @staticmethod
+    def _whole(row: Slot, count: int) -> bool:
+        """True where a request could take the slot over without losing anything that it holds."""
+        return row.owner is None and row.known <= count
+
+    # -- taking and leaving -----------------------------------------------------------------------------------------------
+
+    def take(self, owner: Owner, prompt: np.ndarray, reserve: int, match: Match | None, reuse: int) -> int | None:
+        """A live slot for `owner` that holds the first `reuse` tokens of `prompt` and has room for `reserve`. None: no room now.
+
+        The prompt's other tokens are entered as planned.
+        """
+        source = match.row if match is not None and reuse else None
+        if source is not None and self._whole(self.rows[source], reuse) and self._fit(len(self.rows), reserve):
+            row = source
+        else:
+            found = self._empty(reserve, source)
+            if found is None:
+                return None
+            row, source = found
+            if source is not None:
+                self._copy(source, row, reuse)
+        slot = self.rows[row]
+        slot.owner, slot.current = owner, True
+        self.tokens[row, reuse : len(prompt)] = prompt[reuse:]
+        self.sampled[row, reuse:] = False
+        slot.known, slot.planned = reuse, len(prompt)
+        if slot.tip is not None and slot.tip.length > len(prompt):
+            slot.tip = None
+        self.touch(row)
+        owner.row = row
+        return row
+
+    def leave(self, row: int) -> None:
+        """The owner is done; what is known stays as a prefix for others, unless it belongs to older weights."""
+        slot = self.rows[row]
+        slot.owner, slot.planned = None, slot.known
+        if not slot.current:
+            self._wipe(slot)
+        self.touch(row)
+
+    def window(self) -> int:
+        """One more than the highest live row, after pulling live slots together where more than an eighth lies idle between.
+
+        An idle row costs a decoding step about as much as a live one; moving a slot costs about as much as four such steps.
+        """
+        live = [i for i, r in enumerate(self.rows) if r.owner is not None]
+        while live and live[-1] + 1 - len(live) > len(live) // 8:
+            hole = min((i for i in range(live[-1]) if self.rows[i].owner is None), key=lambda i: (self.rows[i].known > 0, i))
+            self.swap(live.pop(), hole)
+            live.append(hole)
+            live.sort()
+        return live[-1] + 1 if live else 0
+
+    def touch(self, row: int) -> None:
+        self._clock += 1
+        self.rows[row].used = self._clock
+
+    def forget(self) -> None:
+        """Drop all retired prefixes; those of live requests are not reused any more."""
+        for slot in self.rows:
+            if slot.owner is None:
+                self._wipe(slot)
+            else:
+                slot.current, slot.tip = False, None
+
+    @staticmethod
+    def _wipe(slot: Slot) -> None:
+        slot.known = slot.planned = slot.used = 0
+        slot.tip, slot.current, slot.owner = None, True, None
+
+    # -- room -------------------------------------------------------------------------------------------------------------
+
+    def _empty(self, reserve: int, source: int | None) -> tuple[int, int | None] | None:
+        """A row without owner for at least `reserve` tokens, and where `source` lies now."""
+        free = next((i for i, r in enumerate(self.rows) if r.owner is None and not r.known and i != source), None)
+        if free is not None and self._fit(len(self.rows), reserve):
+            return free, source
+        if free is None and len(self.rows) < self.most:
+            more = min(max(len(self.rows) * 2, _ROWS), self.most)
+            if self._fit(more, reserve) or self._fit(len(self.rows) + 1, reserve):
+                return next(i for i, r in enumerate(self.rows) if r.owner is None and not r.known and i != source), source
+        if not self.evicts:
+            return None
+        return self._evict(reserve, source)
+
+    def _evict(self, reserve: int, source: int | None) -> tuple[int, int | None] | None:
+        """Give up retired prefixes, oldest first, until there is a row of the wanted length."""
+        while True:
+            retired = [i for i, r in enumerate(self.rows) if r.owner is None and i != source]
+            if retired and self._fit(len(self.rows), reserve):
+                row = min(retired, key=lambda i: self.rows[i].used)
+                self._wipe(self.rows[row])
+                return row, source
+            if not retired:
+                return None
+            # Longer slots in the same memory: fewer of them. The oldest goes to the end and is cut off.
+            row = min(retired, key=lambda i: self.rows[i].used)
+            last = len(self.rows) - 1
+            if row != last:
+                self.swap(row, last)
+                source = row if source == last else source
+            self.rows.pop()
+            self._resize(len(self.rows), self.length)
+
+    def _fit(self, rows: int, length: int) -> bool:
+        """Make the store at least this large if the memory limit allows it."""
+        length = max(-(-length // _STRIDE) * _STRIDE, self.length)
+        if rows > len(self.rows) or length > self.length:
+            if rows * length * self.token_bytes > self.memory:
+                return False
+            self._resize(rows, length)
+        return True
+
+    def _resize(self, rows: int, length: int) -> None:
+        old, keep, width = self.store, min(rows, self.store.shape[2]), min(length, self.length)
+        self.store = self._new(rows, length)
+        self.store[:, :, :keep, :, :width] = old[:, :, :keep, :, :width]
+        for name, kind in (("tokens", np.int32), ("sampled", bool)):
+            fresh = np.zeros((rows, length), kind)
+            fresh[:keep, :width] = getattr(self, name)[:keep, :width]
+            setattr(self, name, fresh)
+        self.length = length
+        self.rows.extend(Slot() for _ in range(rows - len(self.rows)))
+
+    def _copy(self, source: int, row: int, count: int) -> None:
+        self.store[:, :, row, :, :count] = self.store[:, :, source, :, :count]
+        self.tokens[row, :count] = self.tokens[source, :count]
+        self.sampled[row, :count] = self.sampled[source, :count]
+        tip = self.rows[source].tip
+        self.rows[row].tip = tip if tip is not None and tip.length == count else None
+        self.touch(source)
+        self.copied += count
+
+    def swap(self, a: int, b: int) -> None:
+        """Exchange two slots."""
+        if self.rows[a].known < self.rows[b].known:
+            a, b = b, a
+        na, nb = self.rows[a].known, self.rows[b].known
+        held = self.store[:, :, b, :, :nb].clone() if nb else None
+        self.store[:, :, b, :, :na] = self.store[:, :, a, :, :na]
+        if held is not None:
+            self.store[:, :, a, :, :nb] = held
+        self.copied += na + nb
+        for table in (self.tokens, self.sampled):
+            table[[a, b]] = table[[b, a]]
+        self.rows[a], self.rows[b] = self.rows[b], self.rows[a]
+        for row in (a, b):
+            owner = self.rows[row].owner
+            if owner is not None:
+                owner.row = row
+
+    def clear(self) -> None:
+        """Forget everything, live slots too."""
+        for slot in self.rows:
+            self._wipe(slot)

@@ -1,0 +1,33 @@
+"""What an engine did, in tokens and seconds: for benchmarks, metrics and the curious."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Running totals. Seconds are wall time of the thread that computes."""
+
+    requests: int = 0
+    prefill_tokens: int = 0  # prompt tokens computed
+    reused_tokens: int = 0  # prompt tokens whose keys were already known
+    copied_tokens: int = 0  # tokens copied between slots (forks, and moves that keep live slots together)
+    decode_tokens: int = 0  # tokens sampled
+    steps: int = 0
+    cancelled: int = 0
+    failures: int = 0  # times the model's forward failed
+    forward_s: float = 0.0
+    sampling_s: float = 0.0
+    copy_s: float = 0.0  # finding slots and copying prefixes
+    load_s: float = 0.0
+
+    @contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        """Add the time of a block to the total called `name`."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + perf_counter() - start)
