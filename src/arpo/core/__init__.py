@@ -1,0 +1,113 @@
+"""The method of ARPO: tree, entropy, branching, expansion, credit and record. Standard library only; no I/O, no clock.
+
+Expansion: events -> commands -> RolloutTree      (expansion, budget, branching, entropy)
+ScoredTree -> CreditedTree                        (credit)
+TreeRecord <-> bytes -> replay                    (record, codec)
+"""
+
+from arpo.core.branching import (
+    Aepo,
+    BranchRule,
+    Chance,
+    Constant,
+    Decision,
+    Fixed,
+    Never,
+    Paper,
+    Pilot,
+    Released,
+    Rule,
+    StepStats,
+    Threshold,
+    Tip,
+)
+from arpo.core.credit import AdvantageConfig, CreditedTree, ScoredTree, attribute, credit, mixed
+from arpo.core.entropy import bounds_from_top_k, entropy_of_logits, entropy_of_probabilities, head_entropy
+from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, Sample, TurnEnded
+from arpo.core.expansion import Expansion, Growth, TipDecision
+from arpo.core.place import Place, Step, keyed, read_place, show
+from arpo.core.record import Frames, TreeRecord, decode, encode, replay
+from arpo.core.score import Score
+from arpo.core.tree import (
+    Branch,
+    Call,
+    Ending,
+    FinishReason,
+    Observation,
+    Outcome,
+    Prompt,
+    Role,
+    RolloutTree,
+    Segment,
+    Status,
+    Turn,
+    fork_weights,
+    probe_lines,
+)
+from arpo.core.window import next_stats, post_tool_heads
+
+__all__ = [
+    "AdvantageConfig",
+    "Aepo",
+    "Branch",
+    "BranchRule",
+    "Call",
+    "Chance",
+    "Command",
+    "Constant",
+    "CreditedTree",
+    "Decided",
+    "Decision",
+    "Ending",
+    "Event",
+    "Expansion",
+    "Failed",
+    "FinishReason",
+    "Fixed",
+    "Frames",
+    "Growth",
+    "HeadKnown",
+    "Never",
+    "Observation",
+    "Outcome",
+    "Paper",
+    "Pilot",
+    "Place",
+    "Prompt",
+    "Released",
+    "Returned",
+    "Role",
+    "RolloutTree",
+    "Rule",
+    "RunCalls",
+    "Sample",
+    "Score",
+    "ScoredTree",
+    "Segment",
+    "Status",
+    "Step",
+    "StepStats",
+    "Threshold",
+    "Tip",
+    "TipDecision",
+    "TreeRecord",
+    "Turn",
+    "TurnEnded",
+    "attribute",
+    "bounds_from_top_k",
+    "credit",
+    "decode",
+    "encode",
+    "entropy_of_logits",
+    "entropy_of_probabilities",
+    "fork_weights",
+    "head_entropy",
+    "keyed",
+    "mixed",
+    "next_stats",
+    "post_tool_heads",
+    "probe_lines",
+    "read_place",
+    "replay",
+    "show",
+]

@@ -201,7 +201,7 @@ class Paper(_Named):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released(_Named):
-    """The released ARPO code's rule: Z draws, each branching with probability `clip(b + w * rise', 0, 1)`, `rise' = k * rise / ln V`.
+    """The released ARPO code's rule: Z draws, each true with probability `clip(b + w * rise', 0, 1)`, rise' = k * rise / ln V.
 
     The formula is kept (its scale is a sum over k tokens); the defects around it are not.
     """

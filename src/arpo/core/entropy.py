@@ -33,7 +33,7 @@ def bounds_from_top_k(logprobs_K: Sequence[float], vocab_size: int) -> tuple[flo
 
     With tail mass `r = 1 - sum p`, the tail adds at most `r ln((V - K) / r)` (spread evenly) and at least `r ln(1 / p_K)` (packed
     into tokens as likely as the K-th). The estimate to store is the midpoint. Order does not matter; leave out a sampled token
-    that is not among the K likeliest, or the upper bound is no bound. Raises ValueError on more than V values, or a probability
+    that is not among the K likeliest, or the lower bound is no bound. Raises ValueError on more than V values, or a probability
     above 1.
     """
     K = len(logprobs_K)

@@ -1,4 +1,4 @@
-"""What an expansion asks of its driver (commands), and what the driver reports (events). Values only; `expansion` gives them meaning."""
+"""What an expansion asks of its driver (commands) and what the driver reports (events). Values only."""
 
 from __future__ import annotations  # `array[float]` cannot be subscripted before Python 3.12
 

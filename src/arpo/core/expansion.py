@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from arpo.core.branching import BranchRule, Constant, Decision, Pilot, StepStats, Tip
 from arpo.core.budget import Budget, Want
@@ -135,8 +135,7 @@ class Expansion:
     @classmethod
     def of(cls, tree: RolloutTree, growth: Growth) -> Expansion:
         """An expansion of a tree that holds a prompt alone."""
-        names = ("leaves", "roots", "rule", "head", "vocab_size", "stats", "seed", "root_cap", "retries")
-        return cls(tree, **{name: getattr(growth, name) for name in names})
+        return cls(tree, **{field.name: getattr(growth, field.name) for field in fields(growth)})
 
     @property
     def rule(self) -> BranchRule:
@@ -237,7 +236,7 @@ class Expansion:
     # --- judging tips
 
     def _judge(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Place | None:
-        """Ask the rule about the tip before the probe at `place`, whose head is there; the tip, or None if there is nothing to ask."""
+        """Ask the rule about the tip before the probe at `place`, whose head is there. Returns the tip asked about, if any."""
         tip_place = place[:-1]
         if self._sampling[place] is not Role.PROBE or tip_place in self._judged or self._is_fill(place):
             return None

@@ -1,0 +1,275 @@
+"""Records as JSON values and back: the one place that knows the schema of the event log.
+
+Token arrays are base64 of little-endian bytes. A turn stands once, in the tree; events name it. Text and arguments that a model
+wrote are data: no key in them has a meaning here.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from random import Random
+from typing import TYPE_CHECKING, Any, get_args
+
+from arpo.core.branching import BranchRule, Decision, Pilot, Rule, StepStats, Tip
+from arpo.core.events import Decided, Event, Failed, HeadKnown, Returned, TurnEnded
+from arpo.core.expansion import Growth, TipDecision
+from arpo.core.place import read_place, show
+from arpo.core.score import Score
+from arpo.core.tree import Call, Ending, FinishReason, Observation, Outcome, Prompt, Role, RolloutTree, Status, Turn
+from arpo.errors import FormatError
+
+if TYPE_CHECKING:
+    from arpo.core.record import TreeRecord
+
+SCHEMA = 1
+_RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for cls in get_args(Rule)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignRule:
+    """Stands for a rule that is not one of arpo's: the record knows its name and how it described itself, not its code."""
+
+    rule: str
+    described: str
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        raise self._absent()
+
+    def most(self, depth: int) -> int:
+        raise self._absent()
+
+    def _absent(self) -> FormatError:
+        return FormatError(
+            f"the record was grown by {self.rule} ({self.described}), whose code it does not hold: pass the rule to replay"
+        )
+
+
+def pack(record: TreeRecord) -> dict[str, object]:
+    """The record as JSON values. A TypeError in `json.dumps` names what JSON cannot hold."""
+    tree = record.tree
+    return {
+        "schema": record.schema,
+        "task": tree.task,
+        "step": tree.step,
+        "prompt": _pack_array(tree.prompt.tokens),
+        "growth": _pack_growth(record.growth),
+        "turns": [_pack_turn(turn) for turn in tree.turns.values()],
+        "observations": [_pack_observation(observation) for observation in tree.observations.values()],
+        "endings": {show(place): ending for place, ending in tree.endings.items()},
+        "events": [_pack_event(event, tree) for event in record.events],
+        "decisions": [_pack_decision(decision) for decision in record.decisions.values()],
+        "scores": {show(place): [s.reward, s.accuracy, dict(s.parts)] for place, s in record.scores.items()},
+        "advantages": {show(place): value for place, value in record.advantages.items()},
+        "credit": [[show(turn), show(leaf), value] for (turn, leaf), value in record.credit.items()],
+        "notes": _pack_note(record.notes),
+    }
+
+
+def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
+    """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the frame."""
+    if (schema := value["schema"]) != SCHEMA:
+        raise FormatError(f"has record schema {schema!r}, and this version of arpo reads schema {SCHEMA}")
+    tree = RolloutTree(value["task"], value["step"], Prompt(tokens=_unpack_array("i", value["prompt"])))
+    segments: list[Turn | Observation] = [*map(_unpack_turn, value["turns"]), *map(_unpack_observation, value["observations"])]
+    for segment in sorted(segments, key=lambda s: (s.place, isinstance(s, Observation))):
+        tree.grow(segment)
+    for place, ending in value["endings"].items():
+        tree.end(read_place(place), Ending(ending))
+    return make(
+        growth=_unpack_growth(value["growth"]),
+        tree=tree,
+        events=tuple(_unpack_event(event, tree) for event in value["events"]),
+        decisions={decision.decided.place: decision for decision in map(_unpack_decision, value["decisions"])},
+        scores={read_place(p): Score(reward=r, accuracy=a, parts=parts) for p, (r, a, parts) in value["scores"].items()},
+        advantages={read_place(place): number for place, number in value["advantages"].items()},
+        credit={(read_place(turn), read_place(leaf)): number for turn, leaf, number in value["credit"]},
+        notes=_unpack_note(value["notes"]),
+    )
+
+
+# --- arrays and notes
+
+
+def _pack_array(values: array[Any]) -> str:
+    if sys.byteorder == "big":
+        values = array(values.typecode, values)
+        values.byteswap()
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def _unpack_array(typecode: str, text: str) -> array[Any]:
+    values = array(typecode)
+    values.frombytes(base64.b64decode(text, validate=True))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _pack_note(value: object) -> object:
+    """Mappings become `{"map": ...}` and arrays `{"f": ...}`, so that no key of a note can be taken for either."""
+    if isinstance(value, array):
+        if value.typecode not in "ifd":
+            raise TypeError(f"a note holds an array of {value.typecode!r}: 'i', 'f' or 'd' can be recorded")
+        return {value.typecode: _pack_array(value)}
+    if isinstance(value, Mapping):
+        return {"map": {str(key): _pack_note(item) for key, item in value.items()}}
+    if isinstance(value, list | tuple):
+        return [_pack_note(item) for item in value]
+    return value
+
+
+def _unpack_note(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unpack_note(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    return {key: _unpack_note(item) for key, item in content.items()} if kind == "map" else _unpack_array(kind, content)
+
+
+# --- segments
+
+
+def _pack_bounds(bounds: tuple[array[float], array[float]] | None) -> list[str] | None:
+    return bounds and [_pack_array(bounds[0]), _pack_array(bounds[1])]  # type: ignore[return-value]
+
+
+def _unpack_bounds(value: list[str] | None) -> tuple[array[float], array[float]] | None:
+    return None if value is None else (_unpack_array("f", value[0]), _unpack_array("f", value[1]))
+
+
+def _pack_turn(turn: Turn) -> dict[str, object]:
+    return {
+        "place": show(turn.place),
+        "role": turn.role,
+        "tokens": _pack_array(turn.tokens),
+        "logprobs": _pack_array(turn.logprobs),
+        "entropies": _pack_array(turn.entropies),
+        "bounds": _pack_bounds(turn.bounds),
+        "versions": turn.versions,
+        "finish": turn.finish,
+        "calls": [[call.name, dict(call.arguments), call.error] for call in turn.calls],
+    }
+
+
+def _unpack_turn(value: Any) -> Turn:
+    return Turn(
+        place=read_place(value["place"]),
+        role=Role(value["role"]),
+        tokens=_unpack_array("i", value["tokens"]),
+        logprobs=_unpack_array("f", value["logprobs"]),
+        entropies=_unpack_array("f", value["entropies"]),
+        bounds=_unpack_bounds(value["bounds"]),
+        versions=tuple((version, count) for version, count in value["versions"]),
+        finish=FinishReason(value["finish"]),
+        calls=tuple(Call(name=name, arguments=arguments, error=error) for name, arguments, error in value["calls"]),
+    )
+
+
+def _pack_observation(observation: Observation) -> dict[str, object]:
+    outcomes = [[o.tool, o.status, o.text, o.seconds, o.cut, o.cached] for o in observation.outcomes]
+    return {"place": show(observation.place), "tokens": _pack_array(observation.tokens), "outcomes": outcomes}
+
+
+def _unpack_observation(value: Any) -> Observation:
+    outcomes = tuple(
+        Outcome(tool=tool, status=Status(status), text=text, seconds=seconds, cut=cut, cached=cached)
+        for tool, status, text, seconds, cut, cached in value["outcomes"]
+    )
+    return Observation(place=read_place(value["place"]), tokens=_unpack_array("i", value["tokens"]), outcomes=outcomes)
+
+
+# --- events and decisions
+
+
+def _pack_event(event: Event, tree: RolloutTree) -> list[object]:
+    match event:
+        case HeadKnown(place, entropies, bounds):
+            turn = tree.turns.get(place)
+            count = len(entropies)
+            if turn is not None and turn.entropies[:count] == entropies and _first(turn.bounds, count) == bounds:
+                return ["head", show(place), count]  # the beginning of a turn that stands in the tree
+            return ["head", show(place), _pack_array(entropies), _pack_bounds(bounds)]
+        case TurnEnded(turn, ending):
+            return ["turn", show(turn.place), ending]
+        case Returned(observation, None):
+            return ["returned", show(observation.place), None]
+        case Returned(observation, ending):
+            return ["returned", _pack_observation(observation), ending]  # it never grew, so it stands nowhere else
+        case Failed(place, ending):
+            return ["failed", show(place), ending]
+
+
+def _unpack_event(value: Any, tree: RolloutTree) -> Event:
+    match value:
+        case ["head", place, int(count)]:
+            turn = tree.turns[read_place(place)]
+            return HeadKnown(turn.place, turn.entropies[:count], _first(turn.bounds, count))
+        case ["head", place, entropies, bounds]:
+            return HeadKnown(read_place(place), _unpack_array("f", entropies), _unpack_bounds(bounds))
+        case ["turn", place, ending]:
+            return TurnEnded(tree.turns[read_place(place)], None if ending is None else Ending(ending))
+        case ["returned", place, None]:
+            return Returned(tree.observations[read_place(place)])
+        case ["returned", observation, ending]:
+            return Returned(_unpack_observation(observation), Ending(ending))
+        case ["failed", place, ending]:
+            return Failed(read_place(place), Ending(ending))
+    raise FormatError(f"holds an unknown event: {value!r}")
+
+
+def _first(bounds: tuple[array[float], array[float]] | None, count: int) -> tuple[array[float], array[float]] | None:
+    return None if bounds is None else (bounds[0][:count], bounds[1][:count])
+
+
+def _pack_decision(made: TipDecision) -> dict[str, object]:
+    decision, tip = made.decided.decision, made.tip
+    return {
+        "place": show(made.decided.place),
+        "tip": None if tip is None else {f.name: getattr(tip, f.name) for f in fields(tip) if f.name != "place"},
+        "decision": {"wanted": decision.wanted, "score": decision.score, "terms": dict(decision.terms), "flips": decision.flips},
+        "granted": made.decided.granted,
+        "waited": made.decided.waited,
+    }
+
+
+def _unpack_decision(value: Any) -> TipDecision:
+    place, seen = read_place(value["place"]), value["tip"]
+    tip = None if seen is None else Tip(place=place, **{**seen, "heads": tuple(seen["heads"])})
+    return TipDecision(tip, Decided(place, Decision(**value["decision"]), value["granted"], value["waited"]))
+
+
+# --- growth
+
+
+def _pack_growth(growth: Growth) -> dict[str, object]:
+    packed = {f.name: getattr(growth, f.name) for f in fields(growth)}
+    packed["rule"] = _pack_rule(growth.rule)
+    packed["stats"] = [growth.stats.step, list(growth.stats.window)]
+    packed["roots"] = {"beta": growth.roots.beta} if isinstance(growth.roots, Pilot) else growth.roots
+    return packed
+
+
+def _unpack_growth(value: Any) -> Growth:
+    step, window = value["stats"]
+    roots = Pilot(**value["roots"]) if isinstance(value["roots"], dict) else value["roots"]
+    stats = StepStats(step=step, window=tuple(window))
+    return Growth(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots})
+
+
+def _pack_rule(rule: BranchRule) -> dict[str, object]:
+    if type(rule) in _RULES.values() or isinstance(rule, ForeignRule):
+        return {f.name: getattr(rule, f.name) for f in fields(rule)}  # type: ignore[arg-type]
+    cls = rule if isinstance(rule, type) else type(rule)
+    return {"rule": f"{cls.__module__}:{cls.__qualname__}", "described": repr(rule)}
+
+
+def _unpack_rule(value: Mapping[str, Any]) -> BranchRule:
+    name = value["rule"]
+    if name not in _RULES:
+        return ForeignRule(**value)
+    return _RULES[name](**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
