@@ -64,7 +64,8 @@ class Quiz:
         if fact is None:
             return ""
         value = fact.more if kind in ("people", "number") else fact.value
-        return value if self.world.splits.get(value, self.split) == self.split else ""
+        unplaced = "" if kind == "place" else self.split  # "England" belongs to no split, so it is never an answer
+        return value if self.world.splits.get(value, unplaced) == self.split else ""
 
     def measure(self, subject: str, kind: str) -> int | None:
         """The number that a comparison of this kind looks at."""
@@ -89,7 +90,7 @@ class Quiz:
         kind = random.choice((*COUNTRY_FACTS, *ELEMENT_KINDS, *("city", "people") * 5))
         pool = self.cities if kind in ("city", "people") else self.elements if kind in ELEMENT_KINDS else self.countries
         subject = random.choice(pool)
-        kind = "discovery" if kind in ("discoverer", "place") and not self.fact(subject, kind) else kind
+        kind = "discovery" if kind in ("discoverer", "place") and not self.value(subject, kind) else kind
         answer = self.value(subject, kind)
         if not fits(answer):
             return None
@@ -140,6 +141,8 @@ class Quiz:
         kind = random.choice([*kinds, *(["people"] * 2)])
         found = [(n, name) for name in random.sample(self.pool(kind), count) if (n := self.measure(name, kind)) is not None]
         ranked = sorted(found, reverse=True)
+        if any(self.world.get(min(pair), f"border/{max(pair)}") for pair in combinations((name for _, name in ranked), 2)):
+            return None  # a search for neighbours finds their border instead
         years = kind in ("independence", "discovery")
         clear = all(a - b >= 3 if years else a >= CLEAR * b for (a, _), (b, _) in pairwise(ranked))
         return (kind, ranked) if len(ranked) == count and clear else None

@@ -35,7 +35,7 @@ ASK: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "number": ("What is the atomic number of {x}?", "Which atomic number does the element {x} have?"),
         "discovery": ("In which year was {x} discovered?", "What is the year of the discovery of {x}?"),
         "discoverer": ("Who discovered {x}?", "Who was the discoverer of {x}?"),
-        "place": ("Where was {x} discovered?", "In which place was the element {x} discovered?"),
+        "place": ("Where was {x} found?", "What is the finding place of {x}?", "In which country was the element {x} found?"),
         "period": ("In which period is {x}?", "Which period of the periodic table is {x} in?"),
     }
 )
@@ -46,7 +46,7 @@ WANTED = MappingProxyType(
         "people": "people",
         "element": "symbol",
         "number": "atomic number",
-        "place": "place of discovery",
+        "place": "finding place",
         "neighbour": "longest border",
     }
 )
@@ -57,7 +57,7 @@ HOME = (
     "the country with the city of {city}",
     "the home country of {city}",
 )
-FOUND = ("the country where {element} was discovered", "the country of the discovery of {element}")
+FOUND = ("the country where {element} was found", "the finding place of {element}")
 
 # what is compared: kind of fact -> (question for the larger, question for the smaller)
 COMPARE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(

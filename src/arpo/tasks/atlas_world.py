@@ -18,49 +18,44 @@ PLURAL_ISLANDS = ("Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Ph
 
 SENTENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "capital": ("The capital of {the} is {value}.", "{value} is the capital of {the}."),
-        "currency": ("The currency of {the} is the {value}.", "In {the}, the currency is the {value}."),
-        "continent": ("{The} lies on the continent of {value}.", "The continent of {the} is {value}."),
-        "language": ("The official language of {the} is {value}.", "{value} is the official language of {the}."),
-        "nationality": ("The nationality of people from {the} is {value}.", "In {the}, the nationality is {value}."),
-        "population": ("The population of {the} is {value}.", "{The} has a population of {value}."),
-        "area": ("The area of {the} is {value} square km.", "{The} covers an area of {value} square km."),
-        "coastline": ("The coastline of {the} is {value} km long.", "{The} has a coastline of {value} km."),
-        "railways": ("The railways of {the} are {value} km long.", "{The} has {value} km of railways."),
-        "airports": ("The number of airports in {the} is {value}.", "{The} has {value} airports."),
-        "highest_point": (
-            "The highest point of {the} is {value}, at {more} m.",
-            "{value}, at {more} m, is the highest point of {the}.",
-        ),
-        "calling_code": ("The calling code of {the} is {value}.", "Phone numbers in {the} have the calling code {value}."),
-        "domain": ("The internet domain of {the} is {value}.", "Internet sites in {the} use the domain {value}."),
-        "symbol": ("The national symbol of {the} is the {value}.", "{The} has the {value} as its national symbol."),
-        "export": ("The top export of {the} is {value}.", "{The} earns most from its top export, {value}."),
-        "independence": ("{The} gained independence in {value}.", "The year of independence of {the} is {value}."),
-        "neighbour": ("{The} shares its longest border with {the_value}.", "The longest border of {the} is with {the_value}."),
+        "capital": ("The capital of {the}| is {value}.", "The capital city of {the}| is {value}.", "{Its} capital| is {value}."),
+        "currency": ("The currency of {the}| is the {value}.", "{Its} currency| is the {value}."),
+        "continent": ("The continent of {the}| is {value}.", "{Its} continent| is {value}."),
+        "language": ("The official language of {the}| is {value}.", "{Its} official language| is {value}."),
+        "nationality": ("The nationality of people from {the}| is {value}.", "{Its} nationality| is {value}."),
+        "population": ("The population of {the}| is {value}.", "{Its} population| is {value}."),
+        "area": ("The area of {the}| is {value} square km.", "{Its} area| is {value} square km."),
+        "coastline": ("The coastline of {the}| is {value} km long.", "{Its} coastline| is {value} km long."),
+        "railways": ("The railways of {the}| are {value} km long.", "{Its} railways| are {value} km long."),
+        "airports": ("The airports of {the}| are {value} in number.", "{Its} airports| are {value} in number."),
+        "highest_point": ("The highest point of {the}| is {value}, at {more} m.", "{Its} highest point| is {value}, at {more} m."),
+        "calling_code": ("The calling code of {the}| is {value}.", "{Its} calling code| for phones is {value}."),
+        "domain": ("The internet domain of {the}| is {value}.", "{Its} internet domain| is {value}."),
+        "symbol": ("The national symbol of {the}| is the {value}.", "{Its} national symbol| is the {value}."),
+        "export": ("The top export of {the}| is {value}.", "{Its} top export| is {value}."),
+        "independence": ("The year of independence of {the}| is {value}.", "{Its} independence| was gained in {value}."),
+        "neighbour": ("The longest border of {the}| is with {the_value}.", "{Its} longest border| is with {the_value}."),
         "city": (
-            "{name} is a city in {the_value} with {more} people.",
-            "The city of {name} in {the_value} has {more} people.",
-            "{name}, a city of {more} people, lies in {the_value}.",
+            "{name}| is a city in {the_value} with {more} people.",
+            "{name}| is a city of {more} people in {the_value}.",
+            "{name}|, a city in {the_value}, has {more} people.",
         ),
         "border": (
-            "The border between {the} and {the_more} is {value} km long.",
-            "{The} and {the_more} share a border of {value} km.",
+            "The border between {the} and {the_more}| is {value} km long.",
+            "The border of {the} and {the_more}| has a length of {value} km.",
         ),
         "element": (
-            "{name} is the chemical element with symbol {value} and atomic number {more}.",
-            "The element {name} has atomic number {more} and the symbol {value}.",
+            "{name}| is the chemical element with symbol {value} and atomic number {more}.",
+            "{name}| has the atomic number {more} and the chemical symbol {value}.",
         ),
-        "discovery": ("The discovery of {name} was in {value}.", "The year of the discovery of {name} is {value}."),
-        "discoverer": ("The discoverer of {name} was {value}.", "{value} was the discoverer of {name}."),
-        "place": (
-            "The place of the discovery of {name} was {the_value}.",
-            "{name} was first found in {the_value}, the place of its discovery.",
-        ),
-        "period": ("{name} stands in period {value} of the periodic table.", "The period of {name} is {value}."),
+        "discovery": ("The discovery of {name}| was in {value}.", "{Its} discovery| was in {value}."),
+        "discoverer": ("The discoverer of {name}| was {value}.", "{Its} discoverer| was {value}."),
+        "place": ("The finding place of {name}| was {the_value}.", "{Its} finding place| was {the_value}."),
+        "period": ("The period of {name}| in the periodic table is {value}.", "{Its} period| is {value}."),
     }
 )
-"""Sentences by kind of fact. Every sentence of a kind holds the words that a query for it would use."""
+"""Sentences by kind of fact; what stands before "|" is the passage's title, so that a result need not print both.
+Every sentence of a kind holds the words that a query for it would use."""
 
 COUNTRY_FACTS = tuple(SENTENCES)[: tuple(SENTENCES).index("city")]
 ELEMENT_FACTS = MappingProxyType({"discovery": "discovered", "discoverer": "discoverer", "place": "place", "period": "period"})
@@ -97,40 +92,35 @@ def the(name: str) -> str:
     return f"the {name}" if article else name
 
 
-def tell(kind: str, title: str, subject: str, value: str, more: str = "") -> Fact:
-    """The fact with its sentence; which of the sentences depends on the title alone."""
+def tell(kind: str, subject: str, value: str, more: str = "") -> Fact:
+    """The fact with its sentence; which of the sentences depends on kind and names alone."""
+    random = Random(f"atlas/passage/{kind}/{subject}/{more if kind == 'border' else ''}")
     opened = the(subject)
-    plural = opened != subject and subject.endswith("s") and not subject.startswith("United ")
-    fitting = [each for each in SENTENCES[kind] if not (plural and each.startswith("{The} ")) or kind == "border"]
-    sentence = Random(f"atlas/passage/{title}").choice(fitting)
-    names = {"name": subject, "the": opened, "The": opened[0].upper() + opened[1:]}
-    text = sentence.format(value=value, more=more, the_value=the(value), the_more=the(more), **names)
-    return Fact(kind, subject, value, more, title, text[0].upper() + text[1:])
+    owner = opened + ("'" if opened != subject and opened.endswith("s") else "'s")
+    words = {"name": subject, "the": opened, "Its": owner[0].upper() + owner[1:], "value": value, "more": more}
+    title, rest = random.choice(SENTENCES[kind]).format(the_value=the(value), the_more=the(more), **words).split("|")
+    return Fact(kind, subject, value, more, title, title + rest)
 
 
 def facts_of(row: Mapping[str, object]) -> list[Fact]:
     """Facts of one bundled row."""
     name, kind = str(row["name"]), row["kind"]
     if kind == "city":
-        return [tell("city", name, name, str(row["country"]), str(row["population"]))]
+        return [tell("city", name, str(row["country"]), str(row["population"]))]
     if kind == "border":
-        return [tell("border", f"{name} and {row['other']}: border", name, str(row["km"]), str(row["other"]))]
+        return [tell("border", name, str(row["km"]), str(row["other"]))]
     if kind == "element":
-        first = tell("element", f"{name}: element", name, str(row["symbol"]), str(row["number"]))
-        rest = [tell(key, f"{name}: {key}", name, str(row[field])) for key, field in ELEMENT_FACTS.items() if field in row]
+        first = tell("element", name, str(row["symbol"]), str(row["number"]))
+        rest = [tell(key, name, str(row[field])) for key, field in ELEMENT_FACTS.items() if field in row]
         return [first, *rest]
-    return [
-        tell(key, f"{name}: {key.replace('_', ' ')}", name, str(row[key]), str(row.get(f"{key}_m", "")))
-        for key in COUNTRY_FACTS
-        if key in row
-    ]
+    return [tell(key, name, str(row[key]), str(row.get(f"{key}_m", ""))) for key in COUNTRY_FACTS if key in row]
 
 
 def read_rows() -> list[dict[str, object]]:
     """The bundled rows. Raises FormatError naming the line that cannot be read (a damaged installation)."""
     rows = []
     source = resources.files("arpo.tasks") / "atlas_data" / "world.jsonl"
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(source.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:

@@ -213,7 +213,7 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
     try:
         import datasets
     except ImportError as error:
-        hint = "pip install 'arpo[datasets]'"
+        hint = "pip install 'arpo[hub]'"
         raise ConfigError(
             "reading the Hub needs the package datasets", where="data.source", value=config.source, hint=hint
         ) from error

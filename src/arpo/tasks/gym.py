@@ -26,7 +26,7 @@ def generators() -> list[str]:
 def tasks(name: str, split: str = "train", options: Mapping[str, Any] | None = None) -> list[Task]:
     """`size` tasks (500 unless `options` says otherwise) of a generator; `options` also holds `seed` and the generator's own.
 
-    Splits are different draws. `metadata["verify"]` names the verifier. Where the generator gives no oracle answer, `answers` is empty.
+    Splits are different draws. `metadata["verify"]` names the verifier; a generator without oracle answers gives empty `answers`.
     """
     if split not in SPLIT_SEEDS:
         raise ConfigError("unknown split of reasoning-gym", where="data.split", value=split, hint=nearest(split, SPLIT_SEEDS))
