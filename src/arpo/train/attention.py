@@ -185,7 +185,7 @@ def supports_tree(model_config: Any) -> str | None:
     rope_kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
     if kinds:
         return f"it has layers of the kind {', '.join(sorted(kinds))}"
-    if getattr(model_config, "sliding_window", None) is not None:
+    if getattr(model_config, "sliding_window", None):  # Qwen2-MoE says 0 for none
         return f"it attends to a sliding window of {model_config.sliding_window} tokens"
     if getattr(model_config, "attention_chunk_size", None) is not None:
         return f"it attends in chunks of {model_config.attention_chunk_size} tokens"
@@ -253,7 +253,8 @@ def _checked(
 ) -> TreeLayout:
     if layout is None:
         raise ValueError("tree attention needs the pack's layout (tree_layout=layout_of(batch)); sampling must not run through it")
-    unknown = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if extra.get(name) is not None]
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if extra.get(name) is not None]
+    unknown += ["sliding_window"] if extra.get("sliding_window") else []
     if unknown or dropout or mask is not None:
         raise ValueError(f"tree attention does not compute {', '.join(unknown) or ('dropout' if dropout else 'a given mask')}")
     num_tokens = len(layout.subtree_end_T)
@@ -289,18 +290,17 @@ def _by_blocks(query_HTD: Tensor, key_GTD: Tensor, value_GTD: Tensor, layout: Tr
     one = _products if kept <= KEPT_BYTES else _fused
     masks = layout.masks(query_HTD.dtype, repeats)
     outs = [one(*block, scale) for block in zip(queries, keys, values, masks, strict=True)]
-    return torch.cat(outs, 2).reshape(1, num_heads, num_tokens, width).transpose(1, 2)
+    return torch.cat(outs, 2).reshape(1, num_heads, num_tokens, -1).transpose(1, 2)
 
 
 def _products(query_GRQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Query heads that share a key head stand one below the other, so that keys need no repeating and products are larger."""
     query = query_GRQD.flatten(1, 2)
     weights = torch.baddbmm(mask[None], query, key_GKD.transpose(1, 2), alpha=scale).softmax(-1)
-    return torch.bmm(weights, value_GKD).view_as(query_GRQD)
+    return torch.bmm(weights, value_GKD).unflatten(1, query_GRQD.shape[1:3])
 
 
 def _fused(query_GRQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, mask: Tensor, scale: float) -> Tensor:
     query = query_GRQD.flatten(1, 2)
-    return scaled_dot_product_attention(query[None], key_GKD[None], value_GKD[None], attn_mask=mask, scale=scale)[0].view_as(
-        query_GRQD
-    )
+    out = scaled_dot_product_attention(query[None], key_GKD[None], value_GKD[None], attn_mask=mask, scale=scale)
+    return out[0].unflatten(1, query_GRQD.shape[1:3])
