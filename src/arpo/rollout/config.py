@@ -52,7 +52,7 @@ class RolloutConfig(Config):
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; with parameters `{rule: paper, beta: 0.4}`."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta: 0.4}`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -23,7 +23,7 @@ from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import ToolStates
 from arpo.tasks import Task
 from arpo.tools import CallContext, Tool
-from arpo.tools.calling import run_call
+from arpo.tools.call import run_call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,6 @@ class Grown:
     task: Task
     chat: ChatFormat
     expansion: Expansion
-    events: tuple[Event, ...]  # in the order in which they arrived
     states: ToolStates  # final states of tools; closed by whoever scores the tree
     tool_s: float  # seconds spent in tools, summed over calls
     waited_s: float  # seconds that decisions waited for others
@@ -80,7 +79,6 @@ class _Driver:
         self.expansion, self.seed = expansion, seed
         self.tree, self.step = expansion.tree, expansion.tree.step
         self.states = ToolStates(tools, task)
-        self.events: list[Event] = []
         self.tool_s = self.waited_s = 0.0
         self.returned_at: dict[Place, float] = {}
         self.by_name = {tool.name: tool for tool in tools}
@@ -97,14 +95,12 @@ class _Driver:
             task=self.task,
             chat=self.chat,
             expansion=self.expansion,
-            events=tuple(self.events),
             states=self.states,
             tool_s=self.tool_s,
             waited_s=self.waited_s,
         )
 
     def _feed(self, event: Event) -> None:
-        self.events.append(event)
         self._obey(self.expansion.feed(event))
 
     def _obey(self, commands: Iterable[Command]) -> None:

@@ -33,6 +33,7 @@ class TrainState:
     best: float | None = None  # best validation accuracy
     best_step: int = 0
     stale_evaluations: int = 0  # validations since the best
+    updates: int = 0  # of the optimizer, skipped ones included
     seconds: float = 0.0  # spent in training so far
 
 

@@ -79,38 +79,55 @@ def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_model(path: Path, config: ModelConfig) -> tuple[Any, Any]:
+def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder as `fetch` returns it, on the device of `config`, in training mode.
 
-    Parameters are float32. With LoRA the frozen weights are held in the compute precision, the trained matrices in float32.
-    Attention is transformers' default: the caller sets it. Raises ConfigError where the folder holds no causal language model
-    or LoRA's targets match nothing.
+    `weights`: a folder with weights to go on from instead (with LoRA: the trained matrices alone). Parameters are float32. With LoRA
+    the frozen weights are held in the compute precision, the trained matrices in float32. Attention is transformers' default: the
+    caller sets it. Raises ConfigError where the folder holds no causal language model or LoRA's targets match nothing.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = device_of(config)
     dtype = compute_dtype(config, device) if config.lora else torch.float32
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"no causal language model can be loaded from {path}: {first}", where="model.source") from error
+    model, tokenizer = _read(path if config.lora or weights is None else weights, dtype)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora:
-        model = _with_lora(model, config.lora, config.gradient_checkpointing)
+        if config.gradient_checkpointing:  # else no gradient reaches the recomputed blocks through the frozen embedding
+            model.enable_input_require_grads()
+        model = _with_lora(model, config.lora, weights)
     return model.to(device=device).train(), tokenizer
 
 
-def _with_lora(model: Any, lora: LoraSettings, checkpointing: bool) -> Any:
+def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
-        from peft import LoraConfig, get_peft_model
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True), tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"no causal language model can be loaded from {path}: {first}", where="model.source") from error
+
+
+def _load_adapters(model: Any, weights: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    file = weights / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ConfigError("these weights hold no adapters", where="model.lora", value=str(weights), hint="they were trained without LoRA")
+    set_peft_model_state_dict(model, load_file(file))
+
+
+def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
+    try:
+        from peft import LoraConfig, PeftModel, get_peft_model
     except ImportError as error:
         raise ConfigError("LoRA needs peft", where="model.lora", hint="pip install 'arpo[lora]'") from error
-    if checkpointing:  # else no gradient reaches the recomputed blocks through the frozen embedding
-        model.enable_input_require_grads()
+    if weights is not None:
+        return PeftModel.from_pretrained(model, str(weights), is_trainable=True)
     settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
     )

@@ -1,0 +1,83 @@
+"""Ask an agent questions and score what it answers. The same rollout as in training, without branches."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+from arpo.core.branching import StepStats
+from arpo.core.place import Place
+from arpo.core.tree import Branch
+from arpo.evaluation.results import Results, Sample
+from arpo.rewards import Reward
+from arpo.rollout.agent import Agent
+from arpo.rollout.collect import Rollout, collect
+from arpo.rollout.config import RolloutConfig
+from arpo.tasks import Task
+
+Watch = Callable[[int, int, float], None]  # questions done, questions in all, accuracy so far
+
+
+async def evaluate(
+    agent: Agent,
+    tasks: Sequence[Task],
+    reward: Reward,
+    rollout: RolloutConfig,
+    *,
+    name: str,
+    model: str,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    in_flight: int = 64,
+    watch: Watch | None = None,
+    keep: Callable[[Rollout], None] | None = None,
+) -> Results:
+    """`samples` independent answers to each of `tasks` at `temperature` (0: greedy), `in_flight` branches at a time.
+
+    Randomness is keyed by `seed`, task and sample, so two models asked with one seed face the same draws. `keep` is handed every
+    rollout as it is done (to record it).
+    """
+    plain = rollout.flat(leaves=samples, temperature=temperature, top_p=top_p)
+    found: list[Sample] = []
+    async for done in collect(
+        agent, tasks, reward, plain, stats=StepStats(step=name), seed=seed, in_flight=max(1, in_flight // samples)
+    ):
+        found.extend(_samples(done))
+        if keep:
+            keep(done)
+        if watch:
+            watch(len(found) // samples, len(tasks), sum(s.accuracy for s in found) / max(1, len(found)))
+    settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "samples": samples, "questions": len(tasks)}
+    return Results.of(name, model, found, settings=settings, seed=seed)
+
+
+def _samples(rollout: Rollout) -> list[Sample]:
+    return [_sample(rollout, branch) for branch in rollout.grown.tree.branches()]
+
+
+def _sample(rollout: Rollout, branch: Branch) -> Sample:
+    """A branch that the world ended counts as wrong, and its ending says why."""
+    task, leaf = rollout.task, branch.leaf
+    score = rollout.scored.scores.get(leaf)
+    said = rollout.transcripts.get(leaf)
+    return Sample(
+        id=task.id,
+        sample=leaf[0],
+        family=str(task.metadata.get("family", task.source)),
+        level=str(task.metadata.get("level", "")),
+        accuracy=score.accuracy if score else 0.0,
+        correct=bool(score and score.accuracy >= 0.5),
+        reward=score.reward if score else 0.0,
+        answer=said.answer if said else None,
+        gold=task.answers,
+        question=task.question,
+        calls=sum(outcome.ran for outcome in chain.from_iterable(o.outcomes for o in branch.observations)),
+        tokens=sum(len(turn.tokens) for turn in branch.turns),
+        ending=branch.ending.value,
+        transcript=_text(rollout, leaf),
+    )
+
+
+def _text(rollout: Rollout, leaf: Place) -> str:
+    chat = rollout.grown.chat
+    return "".join(chat.text(segment.tokens) for segment in rollout.grown.tree.path(leaf)[1:])

@@ -1,0 +1,59 @@
+"""Talk with an agent: one question at a time, its turns and tool results shown as they happen."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.text import Text
+
+from arpo.chat import ChatFormat
+from arpo.core.branching import StepStats
+from arpo.engines import Chunk, Engine, SamplingParams, Weights
+from arpo.rollout.agent import Agent
+from arpo.rollout.collect import transcript
+from arpo.rollout.config import RolloutConfig
+from arpo.rollout.grow import grow
+from arpo.tasks import Task
+
+RESULT_STYLE, AGENT_STYLE = "dim", "bold"
+
+
+class ShownEngine:
+    """An engine that shows what passes through it: what is new in each context (tool results), and every chunk it writes."""
+
+    def __init__(self, engine: Engine, chat: ChatFormat, console: Console) -> None:
+        self.engine, self.chat, self.console = engine, chat, console
+        self.known = 0  # tokens shown so far
+
+    async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
+        if self.known:
+            self._show(prompt[self.known :], RESULT_STYLE)
+        self.known = len(prompt)
+        async for chunk in self.engine.sample(prompt, replace(params, head=1)):
+            self._show(chunk.tokens, AGENT_STYLE)
+            self.known += len(chunk.tokens)
+            yield chunk
+
+    def _show(self, tokens: Sequence[int], style: str) -> None:
+        self.console.print(Text(self.chat.text(tokens), style=style), end="")
+
+    async def load(self, weights: Weights) -> None:
+        await self.engine.load(weights)
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: RolloutConfig, console: Console, *, seed: int) -> str:
+    """One answer of the agent to a conversation (user and assistant messages, the user's last). Returns the answer's text."""
+    task = Task(id="chat", messages=tuple(messages), answers=())
+    chat, _ = agent.chat(task)
+    shown = replace(agent, engine=ShownEngine(agent.engine, chat, console))
+    grown = await grow(shown, task, rollout.flat(leaves=1, temperature=rollout.temperature), stats=StepStats(step="chat"), seed=seed)
+    branch = grown.tree.branches()[0]
+    said = await transcript(grown, branch)
+    await grown.states.close()
+    console.print()
+    if said.ending != "finished":
+        console.print(Text(f"[ended: {said.ending.replace('_', ' ')}]", style=RESULT_STYLE))
+    return said.answer if said.answer is not None else said.turns[-1].text if said.turns else ""

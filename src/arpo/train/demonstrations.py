@@ -1,0 +1,66 @@
+"""Traces become trees, segment by segment, exactly as a rollout would have written them.
+
+Calls of a trace run against the real tools unless the trace brings results of its own, so a cold start sees what training will see.
+Only turns are trained on: results are observations.
+"""
+
+import asyncio
+from array import array
+from collections.abc import Sequence
+
+from arpo.core.credit import CreditedTree, ScoredTree
+from arpo.core.place import Place, keyed
+from arpo.core.score import Score
+from arpo.core.tree import Ending, Observation, Outcome, Prompt, Role, RolloutTree, Status, Turn
+from arpo.errors import FormatError
+from arpo.rollout.agent import Agent
+from arpo.rollout.config import RolloutConfig
+from arpo.tasks.traces import Trace, TraceStep
+from arpo.tools import CallContext
+from arpo.tools.call import run_call
+
+
+async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: int) -> RolloutTree:
+    """The one-branch tree that a policy following `trace` would have grown. Raises FormatError where the format cannot read back a
+    call of the trace (so that nothing is taught which rollout would not run)."""
+    chat, tools = agent.chat(trace.task)
+    tree = RolloutTree(trace.task.id, "trace", Prompt(tokens=chat.render(trace.task, tools)))
+    place: Place = (0,)
+    calls_left = config.max_calls
+    for number, step in enumerate(trace.steps, 1):
+        tokens = chat.encode_turn(chat.write(step))
+        calls = chat.parse(tokens).calls
+        if [(c.name, dict(c.arguments), c.error) for c in calls] != [(c.name, dict(c.arguments), "") for c in step.calls]:
+            raise FormatError(f"trace {trace.task.id}, step {number}: {chat.write(step)!r} reads back as {calls!r}")
+        zeros = array("f", bytes(4 * len(tokens)))
+        role = Role.ROOT if len(place) == 1 else Role.PROBE
+        turn = Turn(place=place, role=role, tokens=tokens, logprobs=zeros, entropies=zeros, calls=calls)
+        tree.grow(turn)
+        if not calls:
+            break
+        calls_left -= len(calls)
+        outcomes = await _outcomes(trace, step, tools, config, seed, place)
+        told = max(0, calls_left) if config.at_call_limit == "tell" else None
+        observed, seen = chat.observe(turn, outcomes, told)
+        tree.grow(Observation(place=place, tokens=observed, outcomes=seen))
+        place = (*place, 0)
+    if place in tree.observations or place not in tree.turns:
+        raise FormatError(f"trace {trace.task.id} ends with a call: its last step needs an answer")
+    tree.end(place, Ending.FINISHED)
+    return tree
+
+
+async def _outcomes(trace: Trace, step: TraceStep, tools: Sequence, config: RolloutConfig, seed: int, place: Place) -> list[Outcome]:
+    if step.results:
+        return [Outcome(tool=c.name, status=Status.OK, text=text) for c, text in zip(step.calls, step.results, strict=True)]
+    random = keyed(seed, "trace", trace.task.id, place, "call")
+    contexts = [CallContext(task=trace.task, deadline_s=config.tool_deadline_s, seed=random.getrandbits(63)) for _ in step.calls]
+    return list(await asyncio.gather(*(run_call(tools, call, context) for call, context in zip(step.calls, contexts, strict=True))))
+
+
+def as_credit(tree: RolloutTree) -> CreditedTree:
+    """The tree with credit 1 on every turn: what supervised training maximises is the plain log-probability."""
+    leaf = tree.leaves()[0]
+    score = ScoredTree(tree, {leaf: Score(reward=1.0, accuracy=1.0)})
+    credit = {(turn.place, leaf): 1.0 for turn in tree.branch(leaf).turns}
+    return CreditedTree(score, {leaf: 1.0}, credit)

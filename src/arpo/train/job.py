@@ -1,0 +1,89 @@
+"""A run's parts, built once from its recipe: model, engine, tools, chat, reward and tasks. Chat, evaluation and training share this."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arpo.chat import ChatFormat
+from arpo.chat.config import build_chat
+from arpo.engines import Engine
+from arpo.engines.config import EngineConfig
+from arpo.errors import ConfigError
+from arpo.rewards import Reward
+from arpo.rewards.config import build_reward
+from arpo.rollout.agent import Agent
+from arpo.run import Run
+from arpo.tasks import Task
+from arpo.tasks.data import LoadReport, load_with_report
+from arpo.tools import Tool
+from arpo.tools.config import build_tools
+from arpo.train.models import compute_dtype, load_model
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    run: Run
+    model: Any  # a transformers or PEFT model
+    tokenizer: Any
+    dtype: "torch.dtype"  # of matrix products
+    agent: Agent
+    reward: Reward
+
+
+
+def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
+    """The recipe's tasks of a split, and what was skipped or mended: nothing where the recipe names none. Raises ConfigError,
+    FormatError."""
+    config = getattr(run.data, split)
+    return load_with_report(config) if config is not None else ([], None)
+
+
+def build_job(run: Run, source: Path, weights: Path | None = None) -> Job:
+    """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA that
+    holds the adapters alone). A tool that cannot be set up raises ConfigError here, before any step."""
+    tools = tuple(build_tools(run.tools))
+    reward = build_reward(run.reward)
+    model, tokenizer = load_model(source, run.model, weights)
+    format_for = _formats(partial(build_chat, run.chat, tokenizer))
+    format_for(tools)  # a chat format that does not fit the model or the tools is reported now
+    agent = Agent(
+        engine=build_engine(run.engine, model, tokenizer),
+        tools=tools,
+        format=format_for,
+        vocab_size=model.config.get_text_config().vocab_size,
+    )
+    return Job(run=run, model=model, tokenizer=tokenizer, dtype=compute_dtype(run.model, model.device), agent=agent, reward=reward)
+
+
+def _formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequence[Tool]], ChatFormat]:
+    """`build`, keeping the format of the set of tools that was asked for last (nearly always the agent's own)."""
+    last: dict[tuple[int, ...], ChatFormat] = {}
+
+    def of(tools: Sequence[Tool]) -> ChatFormat:
+        key = tuple(map(id, tools))
+        if key not in last:
+            last.clear()
+            last[key] = build(tools)
+        return last[key]
+
+    return of
+
+
+def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:
+    """The engine that a recipe names, on the learner's model."""
+    if config.kind == "local":
+        from arpo.engines.local import LocalEngine
+
+        return LocalEngine.build(config, model, tokenizer)
+    module, _, name = config.kind.partition(":")
+    try:
+        factory = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"no engine there: {error}", where="engine.kind", value=config.kind) from error
+    return factory(config, model, tokenizer)

@@ -1,0 +1,65 @@
+"""The cold start: supervised fine-tuning on traces, so that the policy knows the protocol before it explores.
+
+Knows traces and updates. Refuses to know where the result is kept (arpo.train.pipeline caches it).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from arpo.core.credit import CreditedTree
+from arpo.errors import ArpoError
+from arpo.rollout.agent import Agent
+from arpo.rollout.config import RolloutConfig
+from arpo.tasks.data import DataConfig
+from arpo.tasks.traces import Trace, load_traces
+from arpo.train.demonstrations import as_credit, demonstrate
+from arpo.train.learner import Learner
+from arpo.train.settings import ColdStartConfig
+
+Watch = Callable[[int, int, dict[str, float]], None]  # update, updates in all, metrics
+
+
+def read_traces(config: ColdStartConfig, data: DataConfig, seed: int) -> list[Trace]:
+    """The traces that a recipe names, in a seeded order. Raises ConfigError, FormatError."""
+    if config.traces == "atlas":
+        from arpo.tasks import atlas
+
+        return atlas.traces("train", limit=config.num_traces, seed=seed, families=data.families)
+    traces = load_traces(Path(config.traces).expanduser())
+    Random(f"{seed}/traces").shuffle(traces)
+    return traces[: config.num_traces]
+
+
+async def demonstrations(agent: Agent, traces: Sequence[Trace], rollout: RolloutConfig, seed: int) -> list[CreditedTree]:
+    """The traces as trees to be trained on, their calls run by the real tools."""
+    return [as_credit(await demonstrate(agent, trace, rollout, seed)) for trace in traces]
+
+
+def num_updates(config: ColdStartConfig, num_traces: int) -> int:
+    return config.steps or max(1, math.ceil((config.epochs or 1.0) * num_traces / config.batch))
+
+
+def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, seed: int, watch: Watch | None = None) -> None:
+    """Train on `trees` in batches, reshuffled each epoch. Raises ArpoError where the loss is not finite three times in a row."""
+    updates = num_updates(config, len(trees))
+    order = _endless(trees, seed)
+    failed = 0
+    for number in range(1, updates + 1):
+        metrics = learner.imitate(list(islice(order, min(config.batch, len(trees)))))
+        failed = failed + 1 if metrics["skipped_updates"] else 0
+        if failed == 3:
+            raise ArpoError(f"cold start: the loss was not finite in three updates in a row (update {number}); lower cold_start.lr")
+        if watch:
+            watch(number, updates, metrics)
+
+
+def _endless(trees: Sequence[CreditedTree], seed: int):  # noqa: ANN202
+    epoch = 0
+    while True:
+        order = list(trees)
+        Random(f"{seed}/cold start/{epoch}").shuffle(order)
+        yield from order
+        epoch += 1
