@@ -22,9 +22,9 @@ class ChatConfig(Config):
     system: str | None = None
     """The system prompt; `paper` is a longer one in the paper's manner. With `tags`, `{tools}` stands for the list of tools,
     `{example}` for the first one's tag, and other braces are doubled. None: the format's own short text. Empty: none."""
-    result_tokens: int = Field(512, ge=8)
+    result_tokens: int = Field(default=512, ge=8)
     """Most tokens of one tool result that the model sees."""
-    prompt_tokens: int | None = Field(None, ge=1)
+    prompt_tokens: int | None = Field(default=None, ge=1)
     """Longest prompt allowed; a task with a longer one is an error. None: any."""
     require_think: bool | None = None
     """Whether a well-formed turn must begin with a thought. None: yes with `tags`, no with `template`."""

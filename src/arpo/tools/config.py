@@ -24,7 +24,7 @@ class ToolConfig(Config):
     """What the model calls it. Empty: the tool's own name."""
     description: str = ""
     """What the model is told it does. Empty: the tool's own words."""
-    deadline_s: float | None = Field(None, gt=0)
+    deadline_s: float | None = Field(default=None, gt=0)
     """Seconds one call may take. None: the tool's own deadline, or else the run's."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the tool when it is built: `{documents: atlas, k: 3}` for `search`, `{seconds: 5}` for `python`."""

@@ -20,50 +20,9 @@ from arpo.tools.off_loop import run_off_loop
 from arpo.tools.passages import Passage, from_mappings, read_documents
 
 WORD = re.compile(r"\w+(?:[.,]\d+)*")
-STOPWORDS = frozenset(  # question words and glue; in short passages they only add noise
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "in",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "their",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "with",
-    ]
-)
+GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or that the their this to
+was were what when where which who whom whose why with"""
+STOPWORDS = frozenset(GLUE.split())  # in short passages they only add noise
 SMALL = 20_000  # passages that are searched in about a millisecond: no thread needed
 TASK_INDEXES = 64
 

@@ -1,0 +1,118 @@
+"""What a recipe says about rewards, and the reward built from it."""
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from arpo.config import Config
+from arpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from arpo.rewards import Reward
+    from arpo.rewards.paper import Accuracy
+    from arpo.tasks import Task
+
+Measure = Literal["auto", "exact", "f1", "contains", "maths"]
+
+
+class RewardConfig(Config):
+    """The reward: the paper's rule over an answer measure, or a function of your own."""
+
+    answer: Measure = "auto"
+    r"""How an answer is compared with the golds: `exact`, `f1`, `contains` (tokens, numbers whole), `maths` (equivalence), or
+    `auto`: maths for golds that are numbers or hold LaTeX, else f1."""
+    bonus: float = Field(default=0.0, ge=0)
+    """Added to a right answer where all `bonus_tools` really ran (the paper: 0.1)."""
+    bonus_tools: tuple[str, ...] = ()
+    """Tools that must have run for the bonus (the paper: search and python)."""
+    wrong_format: float = Field(default=-1.0, le=0)
+    """The reward of a branch that breaks the protocol."""
+    use: str = ""
+    """A reward of your own instead, by import path (`my_pkg.rewards:score`): `(task, transcript) -> float | Score`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for `use`."""
+    deadline_s: float = Field(default=300.0, gt=0)
+    """Seconds that scoring one branch may take, waiting for others included; longer is an error."""
+    maths_s: float = Field(default=3.0, gt=0)
+    """Processor seconds that comparing one pair of formulas may take before it counts as not equal."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RewardConfig":
+        if self.bonus and not self.bonus_tools and not self.use:
+            raise ValueError("a bonus needs bonus_tools, for instance [search, python]")
+        if self.options and not self.use:
+            raise ValueError("options are for a reward of your own: set `use`")
+        return self
+
+
+def build_reward(config: "RewardConfig | Callable[..., Any]") -> "Reward":
+    """The reward of a recipe, or of a function given in Python. Raises ConfigError where it cannot be imported."""
+    from arpo.rewards.boundary import as_reward
+    from arpo.rewards.paper import PaperReward
+
+    if not isinstance(config, RewardConfig):
+        return as_reward(config)
+    if config.use:
+        function = _import(config.use)
+        return as_reward(_with_options(function, config.options))
+    return PaperReward(
+        answer_measure(config.answer, config.maths_s),
+        bonus=config.bonus,
+        bonus_tools=config.bonus_tools,
+        wrong_format=config.wrong_format,
+    )
+
+
+def answer_measure(measure: Measure, maths_s: float = 3.0) -> "Accuracy":
+    """`(answer, task) -> accuracy`: the best over the task's golds."""
+    from arpo.rewards import text
+    from arpo.rewards.maths import MathsVerifier, compare_quickly
+    from arpo.rewards.numbers import read_number
+    from arpo.tools.off_loop import run_off_loop
+
+    verifier = MathsVerifier(maths_s)
+    by_text = {"exact": text.exact, "f1": text.f1, "contains": text.contains, "auto": text.f1}
+
+    async def maths(answer: str, gold: str) -> float:
+        quick = compare_quickly(answer, gold)
+        return float(await run_off_loop(verifier.equal_by_worker, answer, gold) if quick is None else quick)
+
+    async def accuracy(answer: str, task: "Task") -> float:
+        scores = [0.0]
+        for gold in task.answers:
+            formal = measure == "maths" or (measure == "auto" and ("\\" in gold or read_number(gold) is not None))
+            scores.append(await maths(answer, gold) if formal else by_text[measure](answer, gold))
+        return max(scores)
+
+    return accuracy
+
+
+def _with_options(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    import inspect
+
+    if inspect.isclass(function):
+        made: Callable[..., Any] = function(**options)
+        return made
+    if not options:
+        return function
+    bound = partial(function, **options)
+    bound.__name__ = getattr(function, "__name__", "reward")  # type: ignore[attr-defined]
+    return bound
+
+
+def _import(use: str) -> Callable[..., Any]:
+    module, _, attribute = use.partition(":")
+    if not attribute:
+        raise ConfigError("not an import path", where="reward.use", value=use, hint="write module:name")
+    try:
+        target = importlib.import_module(module)
+        for part in attribute.split("."):
+            target = getattr(target, part)
+    except Exception as error:
+        raise ConfigError(f"it cannot be imported: {type(error).__name__}: {error}", where="reward.use", value=use) from error
+    if not callable(target):
+        raise ConfigError("not a function", where="reward.use", value=use)
+    return target

@@ -1,0 +1,63 @@
+"""The process behind `maths`: reads pairs as JSON lines, answers whether they are equal. Run as a file; imports nothing of arpo.
+
+A pair that takes more than its processor time comes back as null. Inside one long operation of C code the limit cannot act:
+whoever started this process kills it then. math-verify's own limits are off (they cannot be nested, and count wall time).
+"""
+
+import contextlib
+import json
+import logging
+import resource
+import signal
+import sys
+from typing import NoReturn
+
+
+def readings(text: str) -> list[list[object]]:
+    """What math-verify finds in `text` as it stands, and in `text` as one formula."""
+    from math_verify import parse
+
+    whole = [] if "$" in text or "\\boxed" in text or "\\[" in text else [f"${text}$"]
+    return [found for one in [text, *whole] if (found := parse(one, parsing_timeout=None))]
+
+
+def equal(gold: str, answer: str) -> bool:
+    from math_verify import verify
+
+    golds, answers = readings(gold), readings(answer)
+    return any(verify(one, other, timeout_seconds=None) for one in golds for other in answers)
+
+
+class OutOfTimeError(BaseException):
+    """Not an Exception: math-verify swallows those and goes on."""
+
+
+def out_of_time(*_: object) -> NoReturn:
+    raise OutOfTimeError
+
+
+def main(seconds: float) -> None:
+    import math_verify  # noqa: F401  the slow import happens before "ready"
+
+    logging.disable(logging.CRITICAL)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+    signal.signal(signal.SIGPROF, out_of_time)
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a parser prints must not look like an answer
+    print('"ready"', file=out, flush=True)
+    for line in sys.stdin:
+        gold, answer = json.loads(line)
+        result: bool | None
+        try:
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time: a busy machine changes no reward
+            result = equal(gold, answer)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        except OutOfTimeError:
+            result = None
+        except Exception:  # noqa: BLE001  foreign code over model-written text: what cannot be read is not equal
+            result = False
+        print(json.dumps(result), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

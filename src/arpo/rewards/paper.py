@@ -1,0 +1,60 @@
+"""The paper's reward: the format first, then the answer, then a bonus for tools that really ran.
+
+    format wrong                    -1
+    format right, answer wrong       0
+    format right, answer right       accuracy, plus the bonus where all tools named ran without failing
+
+Source: arXiv 2507.19849, the hierarchical reward of section 3.3 (there the bonus is 0.1, for search and Python; here 0 unless set).
+Format is judged on model-written text, tools by outcomes: text that only looks like a call earns nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from arpo.chat import Transcript
+from arpo.core.score import Score
+from arpo.core.tree import Ending, Status
+from arpo.tasks import Task
+
+Accuracy = Callable[[str, Task], Awaitable[float]]  # (answer, task) -> 0 to 1
+
+
+def format_right(transcript: Transcript) -> bool:
+    """Whether the branch finished by itself, every turn follows the protocol, and the last one answers."""
+    return (
+        transcript.ending == Ending.FINISHED.value
+        and transcript.answer is not None
+        and all(turn.well_formed for turn in transcript.turns)
+    )
+
+
+def tools_ran(transcript: Transcript) -> frozenset[str]:
+    """Names of tools that were executed without failing at least once."""
+    return frozenset(o.tool for outcomes in transcript.outcomes for o in outcomes if o.status is Status.OK)
+
+
+def combine(*, format_is_right: bool, accuracy: float, bonus: float, wrong_format: float = -1.0) -> float:
+    """The reward of a leaf from its parts (the table above)."""
+    if not format_is_right:
+        return wrong_format
+    return accuracy + bonus if accuracy > 0 else 0.0
+
+
+class PaperReward:
+    """The paper's rule over an answer measure. `bonus` is paid where every tool in `bonus_tools` ran.
+
+    Parts of the score: format, answer, bonus.
+    """
+
+    def __init__(
+        self, accuracy: Accuracy, *, bonus: float = 0.0, bonus_tools: Sequence[str] = (), wrong_format: float = -1.0
+    ) -> None:
+        self.accuracy, self.bonus, self.bonus_tools, self.wrong_format = accuracy, bonus, frozenset(bonus_tools), wrong_format
+
+    async def __call__(self, task: Task, transcript: Transcript) -> Score:
+        answer = transcript.answer
+        accuracy = 0.0 if answer is None else await self.accuracy(answer, task)
+        right = format_right(transcript)
+        earned = right and accuracy > 0 and bool(self.bonus_tools) and self.bonus_tools <= tools_ran(transcript)
+        bonus = self.bonus if earned else 0.0
+        reward = combine(format_is_right=right, accuracy=accuracy, bonus=bonus, wrong_format=self.wrong_format)
+        return Score(reward=reward, accuracy=accuracy, parts={"format": float(right), "answer": accuracy, "bonus": bonus})
