@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from arpo.errors import FormatError
 from arpo.evaluation.metrics import Estimate, bootstrap, by_group, pass_at, rate
-from arpo.files import read_json, write_json
+from arpo.files import read_json, read_json_lines, write_json
 
 SCHEMA = "arpo/evaluation/1"
 T = TypeVar("T")
@@ -139,6 +139,12 @@ def read_all_results(run: Path | str) -> dict[str, Results]:
     found = sorted((Path(run) / "evaluation").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
     read = (_read_if_results(path) for path in found)
     return {results.name: results for results in read if results is not None}
+
+
+def read_history(run: Path | str) -> list[dict[str, Any]]:
+    """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written last."""
+    by_step = {line["step"]: line for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _read_if_results(path: Path) -> Results | None:

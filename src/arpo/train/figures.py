@@ -1,6 +1,7 @@
 """The figures of a report: which metrics are drawn together, and what has to be said about them.
 
-Knows the names of metrics (arpo.train.meter). Refuses to know files and how a chart is drawn.
+Knows the names of metrics: those of arpo.train.meter, `learner/NAME` (what an update reports) and `seconds/PHASE`. Refuses to know
+files and how a chart is drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -184,14 +185,28 @@ def _health(history: History) -> Figure:
 
 
 def _learner(history: History) -> Figure:
-    titles = {"loss/lr": "Learning rate", "loss/grad_norm": "Gradient norm", "loss/policy": "Policy loss"}
+    """From `learner/NAME`, the figures of Learner.update under that prefix."""
+    spread = {"p01": "1 %", "p50": "median", "p99": "99 %", "max": "largest"}
+    clipped = lines(history, {name: label.strip() for name, label in prefixed(history, "learner/clipped").items()})
+    titles = {
+        "loss": "Loss",
+        "grad_norm": "Gradient norm",
+        "lr": "Learning rate",
+        "kl": "KL to the reference",
+        "entropy": "Entropy",
+    }
     panels = [
-        Panel(title=titles.get(name) or f"{kind}: {label}", lines=lines(history, {name: label}))
-        for prefix, kind in (("loss/", "Loss"), ("ratio/", "Importance ratio"), ("mismatch/", "Mismatch"))
-        for name, label in prefixed(history, prefix).items()
-    ]
+        *(Panel(title=title, lines=lines(history, {f"learner/{name}": title})) for name, title in titles.items()),
+        Panel(title="Importance ratio", lines=lines(history, {f"learner/ratio_{n}": label for n, label in spread.items()})),
+        Panel(title="Clipped", percent=True, lines=clipped),
+        Panel(title="Engine to learner: weight",
+            lines=lines(history, {f"learner/mismatch_weight_{n}": label for n, label in spread.items()})),
+        Panel(title="Engine to learner: |difference|", y_label="nats", from_zero=True,
+              lines=lines(history, {"learner/mismatch_abs_mean": "mean"})),
+    ]  # fmt: skip
     caption = (
-        "Importance ratio: the policy being trained against the policy at the start of the step. Mismatch: learner against engine."
+        "Importance ratio: the policy being trained against the policy at the start of the step, over tokens. "
+        "Engine to learner: how the two disagree on the same tokens (1 and 0 where they agree)."
     )
     return Figure(name="learner", title="Loss, importance ratio, mismatch", panels=panels, caption=caption, columns=3)
 

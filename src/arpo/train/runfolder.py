@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from arpo.errors import ConfigError, FormatError
+from arpo.evaluation.results import read_history
 from arpo.files import json_line, read_json, read_json_lines, write_atomic, write_json
 
 __all__ = ["RunFolder", "write_atomic"]
@@ -174,8 +175,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dict a step, in order; null stays None. A step that was written twice counts as written last."""
-        by_step = {line["step"]: line for line in read_json_lines(self.path / "metrics.jsonl") if "step" in line}
-        return [by_step[step] for step in sorted(by_step)]
+        return read_history(self.path)
 
     def notes(self) -> list[dict[str, Any]]:
         return list(read_json_lines(self.path / "notes.jsonl"))
