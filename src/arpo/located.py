@@ -71,15 +71,16 @@ def _merge(
     return merged
 
 
-def read(path: Path) -> Located:
-    """The YAML file at `path`. Raises ConfigError where it cannot be read or isn't a group of keys."""
+def read(path: Path, name: str = "") -> Located:
+    """The YAML file at `path`, called `name` in messages. Raises ConfigError where it cannot be read or isn't a group of keys."""
+    name = name or str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError("is not text in UTF-8", where=str(path)) from error
+        raise ConfigError("is not text in UTF-8", where=name) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ConfigError(f"cannot be read ({error})", where=str(path)) from error
-    return parse(text, str(path))
+        raise ConfigError(f"cannot be read ({error})", where=name) from error
+    return parse(text, name)
 
 
 def parse(text: str, name: str) -> Located:

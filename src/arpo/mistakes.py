@@ -60,13 +60,10 @@ def _keys(one: Mapping[str, Any], value: Any) -> Keys:
     keys: list[str | int] = []
     last = one["loc"][-1:] if one["type"] in ("missing", *_UNKNOWN) else ()
     for part in one["loc"]:
-        if isinstance(value, Mapping) and part in value:
+        entries = range(len(value)) if isinstance(value, list) else value if isinstance(value, Mapping) else ()
+        if part in entries:
             value = value[part]
-        elif isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            continue
-        keys.append(part)
+            keys.append(part)
     if last and keys[-1:] != list(last):
         keys += last
     return tuple(keys)

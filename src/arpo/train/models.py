@@ -82,9 +82,8 @@ def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
 def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder as `fetch` returns it, on the device of `config`, in training mode.
 
-    `weights`: a folder with weights to go on from instead (with LoRA: the trained matrices alone). Parameters are float32. With LoRA
-    the frozen weights are held in the compute precision, the trained matrices in float32. Attention is transformers' default: the
-    caller sets it. Raises ConfigError where the folder holds no causal language model or LoRA's targets match nothing.
+    `weights`: a folder with weights to go on from instead (with LoRA: the trained matrices alone). Parameters are float32; with
+    LoRA the frozen weights are held in the compute precision. Attention is transformers' default: the caller sets it. Raises ConfigError where the folder holds no causal language model or LoRA's targets match nothing.
     """
     import torch
 
@@ -117,7 +116,9 @@ def _load_adapters(model: Any, weights: Path) -> None:
 
     file = weights / "adapter_model.safetensors"
     if not file.is_file():
-        raise ConfigError("these weights hold no adapters", where="model.lora", value=str(weights), hint="they were trained without LoRA")
+        raise ConfigError(
+            "these weights hold no adapters", where="model.lora", value=str(weights), hint="they were trained without LoRA"
+        )
     set_peft_model_state_dict(model, load_file(file))
 
 

@@ -1,0 +1,194 @@
+"""Recipes: one YAML file a run, every key checked, every default shown.
+
+    name: mine
+    base: quickstart              # optional: another recipe (a name or a path) under this one
+    data: {train: {source: tasks.jsonl}}
+    rollout: {leaves: 16, roots: 8}
+
+Finds a recipe by path, by the name of a bundled one, or in a run's folder; lays `key=value` of the command line over it; turns what
+is wrong into a ConfigError with file, line and key. Paths in a recipe are read from the recipe's own folder first.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from arpo.errors import ConfigError, nearest
+from arpo.located import Keys, Located, dump, parse_value, read
+from arpo.mistakes import config_error, where
+from arpo.run import Run, plain
+
+TAGS = frozenset({"rule", "plan", "kind"})  # a group that names another kind replaces its base's group whole
+SUFFIXES = (".yaml", ".yml")
+# values that may be paths, and how a list's entries are written: `*`
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("code",),
+    ("model", "source"),
+    ("data", "*", "source"),
+    ("cold_start", "traces"),
+    ("tools", "*", "options", "documents"),
+)
+COMMAND_LINE = "command line"
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """The run that `recipe` describes: a path, the name of a bundled recipe (`quickstart`), or a run's folder.
+
+    `overrides` are `key=value` with dotted keys (`rollout.leaves=8`, `rollout.rule={rule: paper, beta: 0.4}`); values are YAML. The
+    folder of the recipe is put on Python's path, so that it can name tools and rewards that lie beside it. Raises ConfigError.
+    """
+    given = _read_with_bases(find(recipe), ())
+    for override in overrides:
+        given = _override(given, override)
+    run = _checked(given)
+    if run.code and run.code not in sys.path:
+        sys.path.insert(0, run.code)
+    return run
+
+
+def show_resolved(run: Run) -> str:
+    """The whole run as YAML with every default. `load_recipe` reads it back equal, as long as no part of it is a Python object."""
+    return dump(plain(run))
+
+
+def folder() -> Path:
+    """Where bundled recipes lie: inside the installed package, or beside `src` in a checkout."""
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def bundled() -> dict[str, Path]:
+    """Names and paths of the bundled recipes."""
+    return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+
+
+def find(recipe: str | Path) -> Path:
+    """The file that `recipe` names. Raises ConfigError with the nearest bundled name."""
+    path = Path(recipe).expanduser()
+    try:
+        if path.is_dir():
+            path = path / "recipe.yaml"
+            if not path.is_file():
+                raise ConfigError("this folder holds neither a run nor a recipe.yaml", where=str(recipe))
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ConfigError("there is no such recipe", value=str(recipe)[:100]) from error
+    names = bundled()
+    if found := names.get(str(recipe).removesuffix(".yaml")):
+        return found
+    hint = f"A file, a run's folder, or a bundled recipe; {nearest(str(recipe), names)}" if names else "A file, or a run's folder"
+    raise ConfigError("there is no such recipe", value=str(recipe), hint=hint)
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
+    """The file with the recipes that it builds on laid under it."""
+    if path.resolve() in above:
+        raise ConfigError("builds on itself", where=f"{path}: base")
+    own = read(path, name=_shown(path))
+    is_bundled = path.parent.resolve() == folder().resolve()
+    if not is_bundled and "code" not in own.value:
+        own.value["code"] = str(path.parent.resolve())
+        own.places[("code",)] = own.place(())
+    for keys in PATHS:
+        _anchor(own.value, keys, path.parent)
+    base = own.value.pop("base", None)
+    if base is None:
+        return own
+    if not isinstance(base, str):
+        raise ConfigError("should be the name or path of another recipe", where=where(own, ("base",)), value=base)
+    beside = path.parent / base
+    try:
+        below = find(beside if beside.is_file() else base)
+    except ConfigError as error:
+        raise ConfigError(error.message, where=where(own, ("base",)), value=base, hint=error.hint) from error
+    return own.over(_read_with_bases(below, (*above, path.resolve())), TAGS)
+
+
+def _shown(path: Path) -> str:
+    """How messages name the file: as seen from the current folder where it lies below that."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(path)
+
+
+def _anchor(value: Any, keys: tuple[str, ...], folder: Path) -> None:
+    """Make the value at `keys` absolute where it names something that lies in the recipe's folder."""
+    key, *rest = keys
+    entries: Iterable[Any]
+    if key == "*":
+        entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for entry in entries:
+            _anchor(entry, tuple(rest), folder)
+    elif isinstance(value, dict) and key in value:
+        if rest:
+            _anchor(value[key], tuple(rest), folder)
+        elif isinstance(value[key], str) and _is_path(value[key], folder):
+            value[key] = str((folder / value[key]).resolve())
+
+
+def _is_path(text: str, folder: Path) -> bool:
+    """True for what looks like a path (`./model`, `data/x.jsonl`, not the bare word `atlas`) and exists there."""
+    looks = "/" in text or Path(text).suffix != "" or text == "."
+    return looks and "\0" not in text and len(text) < 1000 and not Path(text).is_absolute() and (folder / text).exists()
+
+
+def _override(given: Located, override: str) -> Located:
+    """`given` with one `key=value` laid over it."""
+    dotted, equals, text = override.partition("=")
+    keys: Keys = tuple(int(part) if part.isdigit() else part for part in dotted.strip().split("."))
+    if not equals or "" in keys:
+        raise ConfigError("should be key=value", where=COMMAND_LINE, value=override, hint="e.g. rollout.leaves=8")
+    value = parse_value(text, f"{COMMAND_LINE}: {dotted}")
+    places = {place: at for place, at in given.places.items() if place[: len(keys)] != keys}
+    places.update({keys[:length]: COMMAND_LINE for length in range(1, len(keys) + 1) if keys[:length] not in places})
+    return Located(_with(given.value, keys, value, dotted), places)
+
+
+def _with(group: Any, keys: Keys, value: Any, dotted: str, name: str = "") -> Any:
+    """A copy of `group` with `value` at `keys`. A word stands for its kind: `rule: paper` becomes a group for `rule.beta=0.4`."""
+    if not keys:
+        return value
+    key, rest = keys[0], keys[1:]
+    place = f"{COMMAND_LINE}: {dotted}"
+    if isinstance(group, list):
+        if not isinstance(key, int) or key >= len(group):
+            raise ConfigError(f"{name} has entries 0 to {len(group) - 1}", where=place, value=key)
+        return [*group[:key], _with(group[key], rest, value, dotted, str(key)), *group[key + 1 :]]
+    if isinstance(group, str) and name in TAGS:
+        group = {name: group}
+    if group is not None and not isinstance(group, dict):
+        raise ConfigError(f"{name} holds one value, not a group of keys", where=place, value=group)
+    inner = (group or {}).get(str(key))
+    return {**(group or {}), str(key): _with(inner, rest, value, dotted, str(key))}
+
+
+def _checked(given: Located) -> Run:
+    try:
+        return Run.model_validate(given.value)
+    except ValidationError as error:
+        raise config_error(error, given, Run) from error
+    except ConfigError as error:
+        raise _placed(error, given) from error
+
+
+def _placed(error: ConfigError, given: Located) -> ConfigError:
+    """A ConfigError from a part of the configuration, with its place in the file."""
+    keys: Keys = tuple(int(part) if part.isdigit() else part for part in error.where.split(".")) if error.where else ()
+    if not keys or keys[0] not in Run.model_fields:
+        keys = next((found for name, value in given.value.items() if (found := _where_raised(name, value))), keys)
+    return ConfigError(error.message, where=where(given, keys), value=error.value, hint=error.hint)
+
+
+def _where_raised(name: str, value: Any) -> Keys:
+    """The section that raises when it is checked alone, if it is this one."""
+    try:
+        if name in Run.model_fields:
+            TypeAdapter(Any if (kind := Run.model_fields[name].annotation) is None else kind).validate_python(value)
+    except ConfigError as error:
+        return (name, *([error.where] if error.where else []))
+    except ValidationError:
+        pass
+    return ()

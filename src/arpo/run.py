@@ -1,0 +1,164 @@
+"""One run as a value: all that decides what it does, checked. A recipe is its YAML form; in Python it is `arpo.Run(...)`.
+
+Composes the parts that live beside what they configure, and knows which of them cannot go together. Imports nothing heavy.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, WrapValidator, model_validator
+
+from arpo.chat.config import ChatConfig
+from arpo.config import Config
+from arpo.core.credit import AdvantageConfig
+from arpo.engines.config import EngineConfig
+from arpo.errors import ConfigError
+from arpo.evaluation.config import EvalConfig
+from arpo.rewards.config import RewardConfig
+from arpo.rollout.config import RolloutConfig
+from arpo.tasks.data import DataConfig
+from arpo.tools.config import ToolConfig
+from arpo.train.config import LossConfig, OptimConfig
+from arpo.train.models import ModelConfig
+from arpo.train.settings import ColdStartConfig, TrainConfig
+
+
+def _or_object(given: Any, check: Callable[[Any], Any]) -> Any:
+    """What a recipe can say, or an object of the user's own: tools and rewards are callable."""
+    return given if callable(given) else check(given)
+
+
+def _tool(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A tool is also named by a word: `search` stands for `{use: search}`."""
+    return _or_object({"use": given} if isinstance(given, str) else given, check)
+
+
+class Splits(Config):
+    """Tasks to train on, to watch while training, and to be judged by at the end. They cannot be the same."""
+
+    train: DataConfig
+    """Tasks to learn from."""
+    validation: DataConfig | None = None
+    """Tasks to watch: they choose the best checkpoint and stop early. Their `split` is `validation` unless it says otherwise."""
+    test: DataConfig | None = None
+    """Tasks that nothing is chosen by. Their `split` is `test` unless it says otherwise."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_split(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        named = {role: given[role] for role in ("validation", "test") if isinstance(given.get(role), Mapping)}
+        return {**given, **{role: {"split": role, **data} for role, data in named.items()}}
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        seen: dict[tuple[str, str, str], str] = {}
+        for role, data in named.items():
+            if data is None:
+                continue
+            split = "" if data.source.endswith((".jsonl", ".json", ".parquet")) else data.split  # files have none
+            tasks = (data.source, split, repr(data.options))
+            if tasks in seen:
+                raise ValueError(
+                    f"{role} and {seen[tasks]} are the same tasks ({data.source} {split}): give each its own split or file"
+                )
+            seen[tasks] = role
+        return self
+
+
+class Run(Config):
+    """Everything that decides what a run does."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
+    """Its name in folders, tables and trackers."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Keys all randomness."""
+    out: Annotated[str, Field(min_length=1)] | None = None
+    """The run's folder; null: `runs/NAME`."""
+    code: str | None = None
+    """A folder in which import paths (`tool:lookup`) are found first; a recipe file sets it to its own folder."""
+    model: ModelConfig = ModelConfig()
+    data: Splits
+    chat: ChatConfig = ChatConfig()
+    tools: tuple[Annotated[ToolConfig, WrapValidator(_tool)], ...] = ()
+    """What the agent may call (from Python also tool objects)."""
+    reward: Annotated[RewardConfig, WrapValidator(_or_object)] = RewardConfig()
+    """What is wanted (from Python also any `Reward`)."""
+    engine: EngineConfig = EngineConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    cold_start: ColdStartConfig | None = None
+    """Supervised fine-tuning before RL; null: the model is trained as it is."""
+    evaluation: EvalConfig = EvalConfig()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return Path(self.out or f"runs/{self.name}").expanduser()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        for wrong, where, message, hint in _conflicts(self):
+            if wrong:
+                raise ConfigError(message, where=where, hint=hint)
+        return self
+
+
+def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
+    """What cannot go together across the parts of a run: (is it so?, key, why not, what would be right)."""
+    rollout, train, prompt = run.rollout, run.train, run.chat.prompt_tokens or 0
+    return [
+        (
+            rollout.top_p < 1,
+            "rollout.top_p",
+            f"training samples from the whole distribution, so this must be 1 (got {rollout.top_p})",
+            "Evaluation has its own top_p",
+        ),
+        (
+            rollout.leaves < 2,
+            "rollout.leaves",
+            "a group of one leaf has nothing to be compared with, so it teaches nothing",
+            "At least 2",
+        ),
+        (
+            run.advantage.weighting == "tree" and rollout.roots == 1,
+            "advantage.weighting",
+            "a tree with a single root has no other root to be compared with",
+            "Raise rollout.roots, or weight by leaves",
+        ),
+        (
+            prompt + rollout.turn_tokens > rollout.branch_tokens,
+            "rollout.branch_tokens",
+            f"a prompt ({prompt}, chat.prompt_tokens) and a turn ({rollout.turn_tokens}) exceed {rollout.branch_tokens}",
+            f"At least {prompt + rollout.turn_tokens}: it counts the prompt and tool text too",
+        ),
+        (
+            train.eval_every is not None and run.data.validation is None,
+            "train.eval_every",
+            "there are no validation tasks",
+            "Add data.validation, or set this to null",
+        ),
+    ]
+
+
+def plain(value: Any) -> Any:
+    """A configuration as plain values for YAML; an object that a recipe could name becomes its import path."""
+    if isinstance(value, Config):
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+    if hasattr(value, "__pydantic_config__"):  # the core's dataclasses
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
