@@ -39,9 +39,9 @@ class Located:
                 return self.places[keys[:length]]
         return ""
 
-    def over(self, base: "Located", tags: frozenset[str]) -> "Located":
-        """This laid over `base`: groups are merged key by key, everything else replaced. A group whose tag (a key of `tags`) says
-        another kind than base's replaces it whole."""
+    def over(self, base: "Located", tags: Mapping[str, str]) -> "Located":
+        """This laid over `base`: groups are merged key by key, everything else replaced. `tags` says which key
+        of a group names its kind: a group of another kind replaces base's whole."""
         places = dict(base.places)
         value = _merge(base.value, self.value, (), self.places, places, tags)
         places[()] = self.place(())
@@ -54,13 +54,13 @@ def _merge(
     at: Keys,
     above_places: dict[Keys, str],
     places: dict[Keys, str],
-    tags: frozenset[str],
+    tags: Mapping[str, str],
 ) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         keys = (*at, key)
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and all(value.get(t, old.get(t)) == old.get(t) for t in tags):
+        if isinstance(value, dict) and isinstance(old, dict) and _same_kind(value, old, tags.get(key)):
             places[keys] = above_places[keys]
             merged[key] = _merge(old, value, keys, above_places, places, tags)
             continue
@@ -69,6 +69,10 @@ def _merge(
         places.update({place: where for place, where in above_places.items() if place[: len(keys)] == keys})
         merged[key] = value
     return merged
+
+
+def _same_kind(value: dict[str, Any], old: dict[str, Any], tag: str | None) -> bool:
+    return tag is None or tag not in value or value[tag] == old.get(tag)
 
 
 def read(path: Path, name: str = "") -> Located:

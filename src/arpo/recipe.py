@@ -21,7 +21,7 @@ from arpo.located import Keys, Located, dump, parse_value, read
 from arpo.mistakes import config_error, where
 from arpo.run import Run, plain
 
-TAGS = frozenset({"rule", "plan", "kind"})  # a group that names another kind replaces its base's group whole
+TAGS = {"rule": "rule", "roots": "plan"}  # groups that come in kinds, and the key that names the kind
 SUFFIXES = (".yaml", ".yml")
 # values that may be paths, and how a list's entries are written: `*`
 PATHS: tuple[tuple[str, ...], ...] = (
@@ -158,7 +158,7 @@ def _with(group: Any, keys: Keys, value: Any, dotted: str, name: str = "") -> An
             raise ConfigError(f"{name} has entries 0 to {len(group) - 1}", where=place, value=key)
         return [*group[:key], _with(group[key], rest, value, dotted, str(key)), *group[key + 1 :]]
     if isinstance(group, str) and name in TAGS:
-        group = {name: group}
+        group = {TAGS[name]: group}
     if group is not None and not isinstance(group, dict):
         raise ConfigError(f"{name} holds one value, not a group of keys", where=place, value=group)
     inner = (group or {}).get(str(key))

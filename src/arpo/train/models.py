@@ -83,7 +83,8 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> 
     """Model and tokenizer from a folder as `fetch` returns it, on the device of `config`, in training mode.
 
     `weights`: a folder with weights to go on from instead (with LoRA: the trained matrices alone). Parameters are float32; with
-    LoRA the frozen weights are held in the compute precision. Attention is transformers' default: the caller sets it. Raises ConfigError where the folder holds no causal language model or LoRA's targets match nothing.
+    LoRA the frozen weights are held in the compute precision. Attention is transformers' default: the caller
+    sets it. Raises ConfigError where the folder holds no causal language model or LoRA's targets match nothing.
     """
     import torch
 
