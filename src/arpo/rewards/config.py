@@ -90,7 +90,7 @@ def answer_measure(measure: Measure, maths_s: float = 3.0) -> "Accuracy":
     return accuracy
 
 
-def _with_options(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _with_options(function: Any, options: dict[str, Any]) -> Callable[..., Any]:
     import inspect
 
     if inspect.isclass(function):

@@ -50,8 +50,10 @@ def main(seconds: float) -> None:
         result: bool | None
         try:
             signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time: a busy machine changes no reward
-            result = equal(gold, answer)
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            try:
+                result = equal(gold, answer)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
         except OutOfTimeError:
             result = None
         except Exception:  # noqa: BLE001  foreign code over model-written text: what cannot be read is not equal

@@ -23,9 +23,9 @@ def read_number(text: str) -> Fraction | None:
         sign, above, above_digit, below, below_digit = found.groups()
         return _ratio(sign, above or above_digit, below or below_digit)
     if found := RATIO.fullmatch(text):
-        return _ratio(*found.groups())
+        return _ratio(found.group(1), found.group(2), found.group(3))
     if found := NUMBER.fullmatch(text):
-        return _ratio(*found.groups(), "1")
+        return _ratio(found.group(1), found.group(2), "1")
     return None
 
 
