@@ -104,8 +104,8 @@ def _equal(comparison: Comparison) -> ShownTable:
                 columns.append([_level(found[method], share=short == "accuracy") for method in comparison.methods])
     rows = [[method, *cells] for method, *cells in zip(comparison.methods, *columns, strict=True)] if columns else []
     note = (
-        "On probe lines, a mean over the last steps up to the point where every run has spent the same. Several runs: mean ± half of "
-        "the 95 % interval over seeds."
+        "On probe lines, a mean over the last steps up to the point where every run has spent the same. Several runs: mean ± half "
+        "of the 95 % interval over seeds."
     )
     return ShownTable(title="Training at equal budgets", head=head, rows=rows, note=note)
 

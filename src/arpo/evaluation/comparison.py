@@ -1,7 +1,7 @@
 """Several runs side by side: at equal leaves, tokens and tool calls, and on the same questions.
 
-Knows run folders (recipe.yaml, metrics.jsonl, evaluation/*.json) and how to group runs by method over seeds. Refuses to know how they are
-shown. Runs whose recipes differ in nothing but seed and names are one method.
+Knows run folders (recipe.yaml, metrics.jsonl, evaluation/*.json) and how to group runs by method over seeds. Refuses to know how
+they are shown. Runs whose recipes differ in nothing but seed and names are one method.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The figures of a report: which metrics are drawn together, and what has to be said about them.
 
-Knows the names of metrics: those of arpo.train.meter, `learner/NAME` (what an update reports) and `seconds/PHASE`. Refuses to know
+Knows the names of metrics: those of arpo.train.meter, `train/NAME` (what an update reports) and `seconds/PHASE`. Refuses to know
 files and how a chart is drawn.
 """
 
@@ -185,9 +185,9 @@ def _health(history: History) -> Figure:
 
 
 def _learner(history: History) -> Figure:
-    """From `learner/NAME`, the figures of Learner.update under that prefix."""
+    """From `train/NAME`, the figures of Learner.update under that prefix."""
     spread = {"p01": "1 %", "p50": "median", "p99": "99 %", "max": "largest"}
-    clipped = lines(history, {name: label.strip() for name, label in prefixed(history, "learner/clipped").items()})
+    clipped = lines(history, {name: label.strip() for name, label in prefixed(history, "train/clipped").items()})
     titles = {
         "loss": "Loss",
         "grad_norm": "Gradient norm",
@@ -196,13 +196,13 @@ def _learner(history: History) -> Figure:
         "entropy": "Entropy",
     }
     panels = [
-        *(Panel(title=title, lines=lines(history, {f"learner/{name}": title})) for name, title in titles.items()),
-        Panel(title="Importance ratio", lines=lines(history, {f"learner/ratio_{n}": label for n, label in spread.items()})),
+        *(Panel(title=title, lines=lines(history, {f"train/{name}": title})) for name, title in titles.items()),
+        Panel(title="Importance ratio", lines=lines(history, {f"train/ratio_{n}": label for n, label in spread.items()})),
         Panel(title="Clipped", percent=True, lines=clipped),
         Panel(title="Engine to learner: weight",
-            lines=lines(history, {f"learner/mismatch_weight_{n}": label for n, label in spread.items()})),
+            lines=lines(history, {f"train/mismatch_weight_{n}": label for n, label in spread.items()})),
         Panel(title="Engine to learner: |difference|", y_label="nats", from_zero=True,
-              lines=lines(history, {"learner/mismatch_abs_mean": "mean"})),
+              lines=lines(history, {"train/mismatch_abs_mean": "mean"})),
     ]  # fmt: skip
     caption = (
         "Importance ratio: the policy being trained against the policy at the start of the step, over tokens. "

@@ -28,7 +28,7 @@ def write_report(run_folder: Path | str) -> Path:
     history, results, summary = run.metrics(), read_all_results(run.path), run.summary()
     finals = {name: r for name, r in results.items() if not name.startswith(VALIDATION)}
     sections = [
-        _opening(run, history, summary),
+        _opening(run, history),
         _evaluations(finals),
         _families(finals),
         _gates(summary),
@@ -51,9 +51,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 
 # --- sections of text
 
 
-def _opening(run: RunFolder, history: History, summary: Mapping[str, Any]) -> str:
-    state = "still going" if run.is_live() else str(summary.get("status") or "cut off before its end")
-    facts: list[tuple[str, str]] = [("state", state), ("steps", str(len(history)))]
+def _opening(run: RunFolder, history: History) -> str:
+    facts: list[tuple[str, str]] = [("state", run.state()), ("steps", str(len(history)))]
     if history:
         total = {key: sum(float(m.get(key) or 0) for m in history) for key in ("leaves/all", "calls/executed", "calls/inherited",
                  "tokens/generated", "tokens/trained_unique", "tokens/trained_flat", "seconds/step")}  # fmt: skip

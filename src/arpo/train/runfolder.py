@@ -84,6 +84,7 @@ class RunFolder:
             lock.close()
             raise
         run._lock = lock
+        run.write_summary(status="going")  # whoever ends the run says how; a crash leaves this behind
         return run
 
     def __enter__(self) -> "RunFolder":
@@ -138,7 +139,7 @@ class RunFolder:
         self._append(self.events_path(step), header + frame)
 
     def write_summary(self, **values: Any) -> Path:
-        """Set these keys of summary.json, keeping the others."""
+        """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped", ...)."""
         return write_json(self.path / "summary.json", {**self.summary(), **values})
 
     def cut_back(self, step: int) -> Path | None:
@@ -196,6 +197,11 @@ class RunFolder:
     def environment(self) -> list[dict[str, Any]]:
         path = self.path / "environment.json"
         return list(read_json(path)) if path.exists() else []
+
+    def state(self) -> str:
+        """How the run ended, or "still going", or "cut off before its end"."""
+        status = str(self.summary().get("status", "going"))
+        return status if status != "going" else "still going" if self.is_live() else "cut off before its end"
 
     def is_live(self) -> bool:
         """True while some process holds the lock."""

@@ -1,0 +1,153 @@
+"""A run folder is written by one process, read by any, and can be cut back to a checkpoint."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arpo.errors import ConfigError, FormatError
+from arpo.train.environment import describe_environment
+from arpo.train.runfolder import RunFolder, write_atomic
+
+RECIPE = "name: x\n"
+
+
+def test_what_is_written_is_read_at_once(tmp_path):
+    with RunFolder.create(tmp_path / "run", RECIPE, {"seed": 1}) as run:
+        run.append_metrics(1, {"a": 0.5, "bad": math.nan, "worse": -math.inf, "numpy": np.float32(2), "many": np.arange(2)})
+        run.append_event(1, b"frame one")
+        run.append_event(1, b"")
+        run.note("watch out", step=1, level="warning")
+        reader = RunFolder(tmp_path / "run")
+        assert reader.metrics() == [{"step": 1, "a": 0.5, "bad": None, "worse": None, "numpy": 2.0, "many": [0, 1]}]
+        assert list(reader.events(1)) == [b"frame one", b""] and reader.event_steps() == [1]
+        assert reader.notes()[0]["text"] == "watch out" and reader.recipe_text() == RECIPE
+        assert reader.environment()[0]["seed"] == 1 and reader.is_live()
+    assert not reader.is_live()
+
+
+def test_readers_cannot_write(tmp_path):
+    RunFolder.create(tmp_path / "run", RECIPE, {}).close()
+    with pytest.raises(ValueError, match="for reading"):
+        RunFolder(tmp_path / "run").append_metrics(1, {})
+    with pytest.raises(ValueError, match="for reading"):
+        RunFolder(tmp_path / "run").cut_back(1)
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="not empty"):
+        RunFolder.create(tmp_path, RECIPE, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(ConfigError, match="no run to resume"):
+        RunFolder.create(tmp_path, RECIPE, {}, resume=True)
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunFolder(tmp_path)
+
+
+def test_two_processes_never_share_a_run(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.create(path, RECIPE, {}):
+        with pytest.raises(ConfigError, match="another process writes this run") as error:
+            RunFolder.create(path, RECIPE, {}, resume=True)
+        assert str(os.getpid()) in str(error.value)
+    RunFolder.create(path, RECIPE, {}, resume=True).close()
+
+
+def test_a_killed_process_leaves_no_lock_behind(tmp_path):
+    path = tmp_path / "run"
+    script = (
+        "import os, sys; from arpo.train.runfolder import RunFolder\n"
+        "run = RunFolder.create(sys.argv[1], 'name: x\\n', {}); run.append_metrics(1, {'a': 1}); os._exit(9)"
+    )
+    source = Path(__file__).resolve().parents[2] / "src"
+    subprocess.run([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": str(source)}, check=False)
+    assert (path / "lock").exists() and not RunFolder(path).is_live()
+    assert RunFolder(path).state() == "cut off before its end"
+    with RunFolder.create(path, RECIPE, {}, resume=True) as run:
+        assert run.metrics() == [{"step": 1, "a": 1}] and run.state() == "still going" and len(run.environment()) == 2
+        run.write_summary(status="finished")
+    assert RunFolder(path).state() == "finished"
+
+
+def test_cutting_back_takes_out_what_came_later_and_keeps_it_aside(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.create(path, RECIPE, {}) as run:
+        for step in range(1, 6):
+            run.append_metrics(step, {"a": step})
+            run.append_event(step, b"x" * step)
+            run.note(f"note {step}", step=step)
+    with RunFolder.create(path, "name: y\n", {}, resume=True) as run:
+        aside = run.cut_back(3)
+        assert [m["step"] for m in run.metrics()] == [1, 2, 3] and run.event_steps() == [1, 2, 3] and len(run.notes()) == 3
+        assert sorted(p.name for p in (aside / "events").iterdir()) == ["step-000004.frames", "step-000005.frames"]
+        assert len((aside / "metrics.jsonl").read_text().splitlines()) == 5
+        run.append_metrics(4, {"a": "again"})
+        run.append_event(4, b"again")
+        assert run.metrics()[-1] == {"step": 4, "a": "again"} and list(run.events(4)) == [b"again"]
+        assert run.cut_back(4) is None
+        assert run.cut_back(0).name.startswith("002") and run.metrics() == []
+    assert (path / "recipe.yaml").read_text() == RECIPE and (path / "recipe.resumed.yaml").read_text() == "name: y\n"
+
+
+def test_a_half_written_last_line_is_no_line(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.create(path, RECIPE, {}) as run:
+        run.append_metrics(1, {"a": 1})
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "a"')
+    assert [m["step"] for m in RunFolder(path).metrics()] == [1]
+    with RunFolder.create(path, RECIPE, {}, resume=True) as run:
+        run.append_metrics(2, {"a": 2})
+        assert [m["a"] for m in run.metrics()] == [1, 2]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    RunFolder.create(tmp_path / "run", RECIPE, {}).close()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(FormatError, match=r"metrics\.jsonl, line 2"):
+        RunFolder(tmp_path / "run").metrics()
+
+
+def test_frames_cut_anywhere_give_the_whole_ones_before(tmp_path):
+    with RunFolder.create(tmp_path / "run", RECIPE, {}) as run:
+        frames = [b"a" * 10, b"b" * 3, b"c" * 7]
+        for frame in frames:
+            run.append_event(1, frame)
+    path, whole = run.events_path(1), run.events_path(1).read_bytes()
+    ends = [sum(12 + len(f) for f in frames[: i + 1]) for i in range(3)]
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert list(run.events(1)) == frames[: sum(end <= length for end in ends)]
+    path.write_bytes(whole[:13] + b"?" + whole[14:])
+    with pytest.raises(FormatError, match="byte 0: the frame's check sum"):
+        list(run.events(1))
+    path.write_bytes(whole[:22] + b"?" + whole[23:])
+    with pytest.raises(FormatError, match="byte 22: no frame starts here"):
+        list(run.events(1))
+
+
+def test_summary_keeps_other_keys(tmp_path):
+    with RunFolder.create(tmp_path / "run", RECIPE, {}) as run:
+        run.write_summary(a=1, b={"low": math.nan})
+        run.write_summary(c=Path("x"))
+        assert run.summary() == {"status": "going", "a": 1, "b": {"low": None}, "c": "x"}
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):
+    path = write_atomic(tmp_path / "x", b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, 5)  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_environment_names_versions_but_no_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "very-secret")
+    found = describe_environment(seed=7, command=["arpo", "train"], folder=tmp_path)
+    assert found["seed"] == 7 and found["commit"] is None and found["versions"]["numpy"]
+    assert "very-secret" not in json.dumps(found)
