@@ -5,9 +5,10 @@ them, and where no results are recorded the cold start runs the real tools.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arpo.core.tree import Call
 from arpo.errors import FormatError, nearest
@@ -61,14 +62,19 @@ def _trace(line: str, where: str, number: int) -> Trace:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise FormatError(f"{where}: no JSON: {error.msg} at column {error.colno} ({line[:60]!r})") from error
-    _known(row, {"id", "question", "messages", "answers", "steps", "source", "metadata"}, where)
+    except RecursionError as error:
+        raise FormatError(f"{where}: JSON nested too deeply") from error
+    row = _known(row, {"id", "question", "messages", "answers", "steps", "source", "metadata"}, where)
     steps = _typed(row, "steps", list, where)
     if not steps:
         raise FormatError(f"{where}: key 'steps': a trace needs at least one step (got [])")
-    parsed = tuple(_step(step, f"{where}: key 'steps[{i}]'", last=i == len(steps) - 1) for i, step in enumerate(steps))
-    answers = tuple(str(each) for each in _typed(row, "answers", list, where))
+    parsed = tuple(_step(step, f"{where}: steps[{i}]", last=i == len(steps) - 1) for i, step in enumerate(steps))
+    given = _typed(row, "answers", list, where)
+    if not all(isinstance(each, str | int | float) and not isinstance(each, bool) for each in given):
+        raise FormatError(f"{where}: key 'answers': answers are texts or numbers (got {given!r})")
+    answers = tuple(str(each) for each in given)
     if not answers or not all(answer.strip() for answer in answers):
-        raise FormatError(f"{where}: key 'answers': at least one answer that is not blank (got {row['answers']!r})")
+        raise FormatError(f"{where}: key 'answers': at least one answer that is not blank (got {given!r})")
     task = Task(
         id=str(row.get("id", f"trace/{number}")),
         messages=_messages(row, where),
@@ -87,17 +93,17 @@ def _messages(row: Mapping[str, object], where: str) -> tuple[Mapping[str, str],
         return ({"role": "user", "content": question},)
     messages = _typed(row, "messages", list, where)
     for i, message in enumerate(messages):
-        here = f"{where}: key 'messages[{i}]'"
-        _known(message, {"role", "content"}, here)
-        _typed(message, "role", str, here), _typed(message, "content", str, here)
+        here = f"{where}: messages[{i}]"
+        message = _known(message, {"role", "content"}, here)
+        for key in ("role", "content"):
+            _typed(message, key, str, here)
     if not messages:
         raise FormatError(f"{where}: key 'messages': at least one message (got [])")
     return tuple(messages)
 
 
 def _step(step: object, where: str, *, last: bool) -> TraceStep:
-    _known(step, {"thought", "calls", "answer", "results"}, where)
-    assert isinstance(step, dict)
+    step = _known(step, {"thought", "calls", "answer", "results"}, where)
     calls = tuple(_call(call, f"{where}.calls[{i}]") for i, call in enumerate(_typed(step, "calls", list, where, [])))
     results = tuple(_typed(step, "results", list, where, []))
     answer = _typed(step, "answer", str, where, None)
@@ -110,31 +116,29 @@ def _step(step: object, where: str, *, last: bool) -> TraceStep:
 
 
 def _call(call: object, where: str) -> Call:
-    _known(call, {"name", "arguments"}, where)
-    assert isinstance(call, dict)
+    call = _known(call, {"name", "arguments"}, where)
     name = _typed(call, "name", str, where)
     if not name:
         raise FormatError(f"{where}: key 'name': the name of a tool (got '')")
     return Call(name=name, arguments=_typed(call, "arguments", dict, where))
 
 
-def _known(value: object, keys: set[str], where: str) -> None:
+def _known(value: object, keys: set[str], where: str) -> dict[str, Any]:
+    """`value`, checked to be an object with no other keys than these."""
     if not isinstance(value, dict):
-        raise FormatError(f"{where}: expected an object (got {value!r})")
+        raise FormatError(f"{where}: expected an object (got {value!r:.80})")
     for key in value:
         if key not in keys:
-            raise FormatError(f"{where}: unknown key {key!r} (value {value[key]!r}); {nearest(str(key), keys)}")
+            raise FormatError(f"{where}: unknown key {key!r} (value {value[key]!r:.80}); {nearest(str(key), keys)}")
+    return value
 
 
-_NEEDED = object()
-
-
-def _typed(row: Mapping[str, object], key: str, kind: Callable[..., object], where: str, default: object = _NEEDED):  # type: ignore[no-untyped-def]
-    """`row[key]`, checked to be a `kind`; without it the default, or a FormatError where there is none."""
+def _typed(row: Mapping[str, Any], key: str, kind: type, where: str, *default: Any) -> Any:
+    """`row[key]`, checked to be a `kind`; without it the default, or a FormatError where none is given."""
     if key not in row:
-        if default is _NEEDED:
+        if not default:
             raise FormatError(f"{where}: key {key!r} is missing")
-        return default
-    if not isinstance(row[key], kind):  # type: ignore[arg-type]
-        raise FormatError(f"{where}: key {key!r}: expected {getattr(kind, '__name__', kind)} (got {row[key]!r})")
+        return default[0]
+    if not isinstance(row[key], kind):
+        raise FormatError(f"{where}: key {key!r}: expected {kind.__name__} (got {row[key]!r:.80})")
     return row[key]
