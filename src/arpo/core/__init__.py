@@ -3,6 +3,8 @@
 Expansion: events -> commands -> RolloutTree      (expansion, budget, branching, entropy)
 ScoredTree -> CreditedTree                        (credit)
 TreeRecord <-> bytes -> replay                    (record, codec)
+
+The function `credit` is imported from `arpo.core.credit`: as a name of this package it would hide its module.
 """
 
 from arpo.core.branching import (
@@ -21,7 +23,7 @@ from arpo.core.branching import (
     Threshold,
     Tip,
 )
-from arpo.core.credit import AdvantageConfig, CreditedTree, ScoredTree, attribute, credit, mixed
+from arpo.core.credit import AdvantageConfig, CreditedTree, ScoredTree, attribute, mixed
 from arpo.core.entropy import bounds_from_top_k, entropy_of_logits, entropy_of_probabilities, head_entropy
 from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, Sample, TurnEnded
 from arpo.core.expansion import Expansion, Growth, TipDecision
@@ -95,7 +97,6 @@ __all__ = [
     "TurnEnded",
     "attribute",
     "bounds_from_top_k",
-    "credit",
     "decode",
     "encode",
     "entropy_of_logits",

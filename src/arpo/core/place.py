@@ -19,7 +19,8 @@ def show(place: Place) -> str:
 def keyed(seed: int, step: Step, task: str, place: Place, purpose: str, attempt: int = 0) -> Random:
     """The random source of one purpose at one place: equal arguments give equal numbers, on any machine."""
     again = f"/{attempt}" if attempt else ""
-    return Random(f"{seed}/{step}/{task}/{show(place)}/{purpose}{again}")
+    key = f"{seed}/{step}/{task}/{show(place)}/{purpose}{again}"
+    return Random(key.encode("utf-8", "surrogatepass"))  # the same as from the text, which must not hold half a character
 
 
 def read_place(text: str) -> Place:

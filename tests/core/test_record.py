@@ -1,0 +1,228 @@
+"""Records: bytes there and back, replay, torn and foreign files."""
+
+import io
+import json
+import struct
+import zlib
+from array import array
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+from expansion_world import Whim, World, grow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arpo.core import (
+    AdvantageConfig,
+    Aepo,
+    Call,
+    Chance,
+    Decision,
+    Ending,
+    Expansion,
+    Fixed,
+    HeadKnown,
+    Never,
+    Outcome,
+    Paper,
+    Pilot,
+    Prompt,
+    Released,
+    Role,
+    RolloutTree,
+    Score,
+    ScoredTree,
+    Status,
+    StepStats,
+    Threshold,
+    TreeRecord,
+    decode,
+    encode,
+    replay,
+)
+from arpo.core.credit import credit
+from arpo.errors import FormatError
+
+RULES = [Never(), Fixed(siblings=2), Chance(rates=(0.9, 0.5)), Paper(), Released(), Threshold(window=2), Aepo()]
+
+
+@st.composite
+def records(draw):
+    seed = draw(st.integers(0, 10**6))
+    leaves = draw(st.integers(1, 8))
+    grown = grow(
+        World(
+            seed=seed, fails=draw(st.sampled_from([0.0, 0.3])), cut=draw(st.sampled_from([0.0, 0.3])), interval=draw(st.booleans())
+        ),
+        seed,
+        rule=draw(st.sampled_from(RULES)),
+        leaves=leaves,
+        roots=draw(st.one_of(st.integers(1, leaves), st.just(Pilot(beta=0.5)))),
+        root_cap=draw(st.sampled_from([None, 2])),
+        stats=StepStats(step=draw(st.sampled_from([4, "test"])), window=(0.25, 1 / 3)),
+        task="täsk \ud800",
+    )
+    random = Random(seed)
+    scores = {
+        leaf: Score(reward=random.random(), accuracy=1.0, parts={"format": 0.1})
+        for leaf, ending in grown.tree.endings.items()
+        if not ending.by_world
+    }
+    (credited,) = credit([ScoredTree(grown.tree, scores)], AdvantageConfig(blend=0.5))
+    notes = {
+        "tokenizer": "smol",
+        "learner": {"0.0": array("f", [0.5, -1.5])},
+        "i": [1, None, {"f": "text", "map": {}}],
+        "empty": {},
+    }
+    return TreeRecord.of(grown, credited, notes)
+
+
+@settings(max_examples=80, deadline=None)
+@given(records())
+def test_a_record_survives_its_bytes_and_replays(record):
+    (again,) = decode(encode(record))
+    assert again == record
+    assert again.credited.advantages == record.advantages and again.scored.scores == record.scores
+    assert replay(again) == record.tree
+    assert encode(again) == encode(record)
+
+
+@settings(max_examples=20, deadline=None)
+@given(records())
+def test_a_tree_that_is_still_growing_can_be_recorded_and_replayed(record):
+    for count in (0, len(record.events) // 2):
+        part = Expansion.of(
+            RolloutTree(record.tree.task, record.tree.step, Prompt(tokens=record.tree.prompt.tokens)), record.growth
+        )
+        part.start()
+        for event in record.events[:count]:
+            part.feed(event)
+        (again,) = decode(encode(TreeRecord.of(part)))
+        assert replay(again) == part.tree
+
+
+def small(seed=1, **values):
+    return TreeRecord.of(grow(World(seed=seed, go_on=0.9), **{"rule": Paper(), "leaves": 4, "roots": 2, **values}))
+
+
+def test_frames_follow_each_other_in_any_stream():
+    frames = b"".join(encode(small(seed)) for seed in range(4))
+    for stream in (frames, io.BytesIO(frames)):
+        found = decode(stream)
+        assert list(found) == [small(seed) for seed in range(4)]
+        assert (found.num_read, found.offset, found.tail) == (4, len(frames), 0)
+    assert list(decode(b"")) == []
+
+
+def test_a_torn_tail_is_reported_and_what_came_before_is_read():
+    whole, torn = encode(small(0)), encode(small(1))
+    for cut in (1, 3, 4, 11, 12, 13, len(torn) // 2, len(torn) - 1):
+        found = decode(whole + torn[:cut])
+        assert list(found) == [small(0)]
+        assert (found.offset, found.tail) == (len(whole), cut)
+        assert list(found) == []
+
+
+def test_damage_is_named_by_frame_and_byte():
+    whole = encode(small(0))
+    flipped = bytearray(encode(small(1)))
+    flipped[40] ^= 1
+    for wrong in (bytes(flipped), b"junk and more junk", whole[:4] + struct.pack("<II", 5, zlib.crc32(b"12345")) + b"12345"):
+        found = decode(whole + wrong)
+        assert next(found) == small(0)
+        with pytest.raises(FormatError, match=f"frame 1 at byte {len(whole)}"):
+            next(found)
+
+
+def reframe(record, **changes):
+    value = json.loads(zlib.decompress(encode(record)[12:]))
+    body = zlib.compress(json.dumps({**value, **changes}).encode())
+    return b"ARPO" + struct.pack("<II", len(body), zlib.crc32(body)) + body
+
+
+def test_an_unknown_schema_names_both_versions():
+    with pytest.raises(FormatError, match="schema 7, and this version of arpo reads schema 1"):
+        next(decode(reframe(small(), schema=7)))
+
+
+@pytest.mark.parametrize("changes", [{"events": [["huh", "0"]]}, {"turns": [{}]}, {"endings": {"9.9": "finished"}}, {"growth": {}}])
+def test_a_record_that_holds_nonsense_is_a_format_error(changes):
+    with pytest.raises(FormatError, match="frame 0 at byte 0"):
+        next(decode(reframe(small(), **changes)))
+
+
+def test_what_a_model_or_a_tool_wrote_cannot_act():
+    record = small()
+    place = next(p for p in record.tree.turns if record.tree.turns[p].calls)
+    nasty = {"map": {"i": "AAAA"}, "f": "AAAA", "rule": "paper", "place": "0", "array": ["~"], "text": "\ud800\x00</s>"}
+    turn = replace(record.tree.turns[place], calls=(Call(name="\x00", arguments=nasty, error="{}"),))
+    record.tree.turns[place] = turn
+    said = replace(record.tree.observations[place], outcomes=(Outcome(tool="i", status=Status.ERROR, text='{"map": 1}', cut=True),))
+    record.tree.observations[place] = said
+    (again,) = decode(encode(record))
+    assert again.tree.turns[place] == turn and again.tree.observations[place] == said
+
+
+def test_what_json_cannot_hold_is_a_format_error():
+    for notes in ({"x": object()}, {"x": array("q", [1])}, {"x": {1, 2}}):
+        with pytest.raises(FormatError, match="cannot be written"):
+            encode(replace(small(), notes=notes))
+
+
+def test_replay_notices_what_does_not_follow_from_the_events():
+    record = small()
+    place = next(iter(record.decisions))
+    made = record.decisions[place]
+    others = {**record.decisions, place: replace(made, decided=replace(made.decided, granted=5))}
+    with pytest.raises(FormatError, match="decides otherwise"):
+        replay(replace(record, decisions=others))
+    with pytest.raises(FormatError, match="decides otherwise"):
+        replay(replace(record, growth=replace(record.growth, rule=Never())))
+    with pytest.raises(FormatError, match="does not fit"):
+        replay(replace(record, events=record.events[1:]))
+    with pytest.raises(FormatError, match="another tree"):
+        replay(replace(record, tree=small(2).tree, decisions=record.decisions))
+
+
+def test_scores_of_another_tree_are_refused():
+    grown = grow(World(seed=1), rule=Paper())
+    with pytest.raises(ValueError, match="belong"):
+        TreeRecord.of(grown, ScoredTree(small().tree, {}))
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's rule."""
+
+    def __call__(self, tip, stats, random):
+        return Decision(wanted=1, score=tip.head)
+
+    def most(self, depth):
+        return 1
+
+
+def test_a_users_rule_is_named_and_handed_to_replay():
+    (again,) = decode(encode(small(rule=Own())))
+    assert encode(again) == encode(small(rule=Own()))
+    with pytest.raises(FormatError, match=r"test_record:Own \(Own\(\)\).*pass the rule to replay"):
+        replay(again)
+    assert replay(again, rule=Own()) == again.tree
+    assert Whim(1) != Own()
+
+
+def test_heads_of_a_turn_in_the_tree_are_not_stored_twice():
+    record = small()
+    events = json.loads(zlib.decompress(encode(record)[12:]))["events"]
+    heads = [event for event in events if event[0] == "head"]
+    assert heads and all(len(event) == 3 for event in heads)
+    lost = HeadKnown((0, 0), array("f", [9.0]), (array("f", [8.0]), array("f", [10.0])))
+    (again,) = decode(encode(replace(record, events=(lost,))))
+    assert again.events == (lost,)
+
+
+def test_bytes_are_little_endian_on_any_machine():
+    text = json.loads(zlib.decompress(encode(small())[12:]))["prompt"]
+    assert text == "AQAAAAIAAAADAAAA"
+    assert small().tree.turns[0,].role is Role.ROOT and Ending.FINISHED in small().tree.endings.values()
