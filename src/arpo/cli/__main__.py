@@ -1,0 +1,5 @@
+"""`python -m arpo.cli` is `arpo`."""
+
+from arpo.cli import main
+
+main()

@@ -1,0 +1,22 @@
+"""Which run the arguments of `arpo train` ask for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from arpo.errors import ConfigError
+from arpo.recipe import bundled, load_recipe
+from arpo.run import Run
+
+
+def asked_run(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> Run:
+    """The run of `recipe` with `overrides`, or with `resume` the run in that folder (then every argument is an override)."""
+    if resume is None:
+        if recipe is None:
+            raise ConfigError("which recipe?", hint=f"A file, or a bundled one: {', '.join(bundled())}")
+        return load_recipe(recipe, overrides)
+    if not (resume / "recipe.yaml").is_file():
+        raise ConfigError("there is no run to resume", where=str(resume), hint="A run's folder has a recipe.yaml")
+    changes = [*([recipe] if recipe else []), *overrides]
+    if recipe and "=" not in recipe:
+        raise ConfigError("a resumed run has its own recipe", value=recipe, hint="Give --resume RUN alone, or key=value with it")
+    return load_recipe(resume, changes)

@@ -1,0 +1,37 @@
+"""Benchmarks are scripts: `benchmarks/NAME.py` in a checkout. This finds and runs them; what they measure is theirs."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from arpo.errors import ConfigError, nearest
+
+
+def scripts() -> dict[str, Path]:
+    """Benchmarks by name (`quickstart-compare` is `quickstart_compare.py`), of the checkout or of the current folder."""
+    for folder in (Path(__file__).parents[3] / "benchmarks", Path("benchmarks")):
+        if folder.is_dir():
+            return {path.stem.replace("_", "-"): path for path in sorted(folder.glob("[a-z]*.py"))}
+    return {}
+
+
+def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
+    """Run one and return its exit code; without a name, list all. Raises ConfigError where there is none of that name."""
+    found = scripts()
+    if not found:
+        raise ConfigError("there are no benchmarks here", hint="They are part of the repository: run this in a checkout")
+    if name is None:
+        for each, path in found.items():
+            print(f"{each:24} {_purpose(path)}")
+        return 0
+    if name not in found:
+        raise ConfigError("there is no such benchmark", value=name, hint=nearest(name, found))
+    return subprocess.run([sys.executable, str(found[name]), *arguments], check=False).returncode
+
+
+def _purpose(path: Path) -> str:
+    """The first line of a script's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]

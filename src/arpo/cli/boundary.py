@@ -1,0 +1,41 @@
+"""How a command ends: an error made on purpose is one clear message, Ctrl-C a word; bugs keep their traceback."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from arpo.errors import ArpoError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MISTAKE = 2  # exit code of an ArpoError: something that the user can put right
+INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell what went wrong in one message on stderr, and exit."""
+    try:
+        yield
+    except ArpoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(MISTAKE) from error
+    except KeyboardInterrupt as error:
+        print("\nstopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` as the body of a command."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with told():
+            return function(*args, **kwargs)
+
+    return run

@@ -1,0 +1,170 @@
+"""The commands and their options. Each imports what it needs when it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arpo.cli.boundary import command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train tool-using language agents with reinforcement learning (ARPO). To begin: arpo train quickstart.",
+)
+
+RECIPE = "A recipe: a file, the name of a bundled one (quickstart), or a run's folder."
+Recipe = Annotated[str, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change: rollout.leaves=8, 'rollout.rule={rule: paper, beta: 0.4}'."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write it (else the recipe's `out`, or runs/NAME).")]
+
+
+@app.command()
+@command
+def train(
+    recipe: Annotated[str | None, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)] = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")] = None,
+    try_: Annotated[bool, typer.Option("--try", help="One task end to end, in about a minute: see what would happen.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="Show the whole resolved recipe and stop.")] = False,
+) -> None:
+    """Train an agent with reinforcement learning.
+
+    Cold start, training, evaluation before and after, and a report.
+    """
+    from arpo.cli.asked import asked_run
+
+    run = asked_run(recipe, overrides or [], resume)
+    if print_:
+        from arpo.recipe import show_resolved
+
+        typer.echo(show_resolved(run), nl=False)
+    elif try_:
+        from arpo.train.trial import try_run
+
+        try_run(run)
+    else:
+        from arpo.train.pipeline import train as carry_out
+
+        carry_out(run, out=resume or out, resume=resume is not None)
+
+
+@app.command()
+@command
+def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
+    """Only the cold start: learn from traces.
+
+    Supervised fine-tuning, tool results masked. Leaves a model folder.
+    """
+    from arpo.recipe import load_recipe
+    from arpo.train.pipeline import cold_start
+
+    typer.echo(cold_start(load_recipe(recipe, overrides or []), out=out))
+
+
+@app.command("eval")
+@command
+def evaluate(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Another model: a folder, a Hub id, pypi:NAME==VERSION, or a run.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions (else the recipe's evaluation.limit).")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Sampled answers a question (else evaluation.samples).")] = None,
+    out: Out = None,
+) -> None:
+    """Measure a model on held-out tasks.
+
+    Sampled accuracy, pass@k and greedy accuracy, with intervals.
+    """
+    from arpo.evaluation.run import evaluate_run
+    from arpo.recipe import load_recipe
+
+    changes = [f"evaluation.{key}={value}" for key, value in (("limit", limit), ("samples", samples)) if value is not None]
+    evaluate_run(load_recipe(recipe, [*(overrides or []), *changes]), recipe, model=model, out=out)
+
+
+@app.command()
+@command
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.", show_default=False)],
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the comparison there (.svg or .png).")] = None,
+) -> None:
+    """Put runs side by side.
+
+    A table and a plot at equal leaves, tokens and tool calls.
+    """
+    from arpo.evaluation.show import show_comparison
+
+    show_comparison(runs, plot)
+
+
+@app.command()
+@command
+def chat(
+    source: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a model.", show_default=False)],
+    recipe: Annotated[str, typer.Option(help="Whose tools and chat format a plain model gets.")] = "quickstart",
+) -> None:
+    """Talk with an agent and its tools.
+
+    Tool calls are shown as they happen.
+    """
+    from arpo.chat.talk import talk
+
+    talk(source, recipe)
+
+
+@app.command()
+@command
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the model goes: an empty or new folder.", show_default=False)],
+    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Also push it to the Hugging Face Hub.")] = None,
+) -> None:
+    """Write a run's model as a Hugging Face folder.
+
+    The best checkpoint, LoRA merged, with a model card.
+    """
+    from arpo.train.export import export as write
+
+    typer.echo(write(run, out, push=push))
+
+
+@app.command()
+@command
+def doctor() -> None:
+    """Look at this machine and say what to change."""
+    from arpo.cli.doctor import examine, show
+
+    if not show(examine()):
+        raise typer.Exit(1)
+
+
+@app.command()
+@command
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.", show_default=False)] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to it.")] = None,
+) -> None:
+    """Run a measurement behind the claims."""
+    from arpo.cli.bench import run_benchmark
+
+    raise typer.Exit(run_benchmark(name, arguments or []))
+
+
+@app.command()
+@command
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)]) -> None:
+    """Write a small working example of your own.
+
+    A tool, a reward, data and a recipe.
+    """
+    from arpo.cli.init import write_example
+
+    write_example(folder)
+    typer.echo(f"wrote {folder}: next\n  arpo train {folder}/recipe.yaml --try\n  arpo train {folder}/recipe.yaml")

@@ -1,0 +1,281 @@
+"""`arpo doctor`: what works on this machine, how fast, and what to change. Looks only; installs and downloads nothing."""
+
+import asyncio
+import importlib.metadata as metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+# Tested together (constraints.txt has the whole set).
+TESTED = {
+    "torch": "2.13.0",
+    "transformers": "5.19.0",
+    "accelerate": "1.15.0",
+    "peft": "0.21.2",
+    "gguf": "0.19.0",
+    "pydantic-monty": "1.4.0",
+}
+EXTRAS = {
+    "lora": ("peft", "LoRA"),
+    "hub": ("datasets", "data sets from the Hugging Face Hub"),
+    "gym": ("reasoning_gym", "reasoning-gym's tasks"),
+    "vllm": ("vllm", "the vLLM engine"),
+    "ray": ("ray", "several machines"),
+    "tracking": ("wandb", "Weights & Biases, trackio, MLflow"),
+}
+NEEDED_MEMORY_GB, NEEDED_DISK_GB = 6.0, 4.0  # what the quickstart takes at its peak
+
+
+class Level(StrEnum):
+    FINE = "ok"
+    NOTE = "note"  # works, but something could be better
+    PROBLEM = "problem"  # does not work
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    text: str
+    level: Level = Level.FINE
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulSpeed:
+    """Measured speed of a square matrix product, in GFLOP/s."""
+
+    bfloat16: float
+    float32: float
+
+
+def examine() -> Iterator[Finding]:
+    """Everything that can be found out in a few seconds, finding by finding."""
+    yield _python()
+    yield from _torch()
+    yield _threads()
+    yield _memory()
+    yield from _disk()
+    yield from _versions()
+    yield _sandbox()
+    yield from _models()
+    yield from _extras()
+
+
+def show(findings: Iterator[Finding]) -> bool:
+    """Print findings as they come. True where none is a problem."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    colours = {Level.FINE: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, width in (("level", 7), ("what", 14)):
+        table.add_column(name, min_width=width, no_wrap=True)
+    table.add_column("text", overflow="fold")
+    seen = []
+    for finding in findings:
+        seen.append(finding)
+        advice = f"\n{finding.advice}" if finding.advice else ""
+        table.add_row(f"[{colours[finding.level]}]{finding.level}[/]", finding.what, _escaped(finding.text + advice))
+    console.print(table)
+    problems = sum(finding.level is Level.PROBLEM for finding in seen)
+    console.print(f"\n{problems} problem(s)" if problems else "\nReady: arpo train quickstart")
+    return not problems
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _python() -> Finding:
+    machine, system = platform.machine().lower(), platform.system()
+    text = f"{platform.python_version()} on {system} {machine}"
+    known = (system, machine) in {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64"), ("Darwin", "x86_64")}
+    if not known:
+        return Finding(
+            "python", text, Level.NOTE, "supported are Linux on x86-64 and aarch64, and macOS; tested is Linux on x86-64"
+        )
+    return Finding("python", text)
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("torch", f"cannot be imported: {error}", Level.PROBLEM, "pip install torch==2.13.0")
+        return
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
+    text = f"{torch.__version__}, {build} build"
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        yield Finding("torch build", f"{text}; {names}")
+    elif torch.version.cuda:
+        advice = "the CPU build is gigabytes smaller: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+        yield Finding("torch build", f"{text}, but no GPU is found", Level.NOTE, advice)
+    else:
+        yield Finding("torch build", text)
+    yield _bfloat16()
+
+
+def _bfloat16() -> Finding:
+    from arpo.engines.config import has_fast_bf16
+
+    speed = matmul_speed()
+    text = f"matrix products of one process: {speed.bfloat16:,.0f} GFLOP/s in bfloat16, {speed.float32:,.0f} in float32"
+    if has_fast_bf16():
+        if speed.bfloat16 < speed.float32:
+            return Finding("bfloat16", text, Level.NOTE, "this CPU should be faster in bfloat16: is it busy with something else?")
+        return Finding("bfloat16", text)
+    advice = "this CPU has no fast bfloat16: models run in float32, and within the same minutes fewer steps are done"
+    return Finding("bfloat16", text, Level.NOTE, advice)
+
+
+def matmul_speed(size: int = 768) -> MatmulSpeed:
+    """Measure how fast the CPU multiplies in either precision (about 0.1 s); the best of five counts."""
+    import torch
+
+    def best(dtype: Any) -> float:
+        left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        seconds = []
+        for _ in range(6):  # the first one warms up
+            start = time.perf_counter()
+            torch.mm(left, right)
+            seconds.append(time.perf_counter() - start)
+        return 2 * size**3 / max(min(seconds[1:]), 1e-9) / 1e9
+
+    return MatmulSpeed(best(torch.bfloat16), best(torch.float32))
+
+
+def _threads() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    settings = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")}
+    shown = ", ".join(f"{name}={value}" for name, value in settings.items() if value)
+    text = f"{cores} cores" + (f"; {shown}" if shown else "")
+    busy = os.getloadavg()[0]
+    if busy > 1.5 * cores:
+        return Finding("threads", text, Level.NOTE, f"the machine is busy (load {busy:.1f}): what is measured here is too slow")
+    if (settings["OMP_WAIT_POLICY"] or "").lower() == "active":
+        return Finding("threads", text, Level.NOTE, "OMP_WAIT_POLICY=passive keeps waiting threads from slowing others down")
+    return Finding("threads", text)
+
+
+def _memory() -> Finding:
+    free = _free_memory_gb()
+    if free is None:
+        return Finding(
+            "memory", "how much is free cannot be read here", Level.NOTE, f"the quickstart takes {NEEDED_MEMORY_GB:g} GB"
+        )
+    text = f"{free:.1f} GB free"
+    if free < NEEDED_MEMORY_GB:
+        return Finding("memory", text, Level.NOTE, f"the quickstart takes about {NEEDED_MEMORY_GB:g} GB")
+    return Finding("memory", text)
+
+
+def _free_memory_gb() -> float | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+    except (OSError, StopIteration):
+        return None
+
+
+def _disk() -> Iterator[Finding]:
+    from arpo.train.sources import cache_folder
+
+    for what, folder in (("disk, cache", cache_folder()), ("disk, here", Path.cwd())):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free / 2**30
+        writable = os.access(there, os.W_OK)
+        text = f"{free:.1f} GB free in {folder}"
+        if not writable:
+            yield Finding(what, f"{folder} cannot be written", Level.PROBLEM, "ARPO_CACHE names another cache folder")
+        elif free < NEEDED_DISK_GB:
+            yield Finding(what, text, Level.NOTE, f"the quickstart takes about {NEEDED_DISK_GB:g} GB")
+        else:
+            yield Finding(what, text)
+
+
+def _versions() -> Iterator[Finding]:
+    """Installed against needed and tested versions, one line each."""
+    needed = {}
+    try:
+        for line in metadata.requires("arpo") or ():
+            requirement = Requirement(line)
+            needed[requirement.name.lower()] = requirement.specifier
+    except metadata.PackageNotFoundError:
+        yield Finding("arpo", "runs from source, not installed", Level.NOTE, "make setup")
+    for name, tested in TESTED.items():
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            level = Level.NOTE if name == "peft" else Level.PROBLEM
+            yield Finding(name, f"not installed (tested: {tested})", level, f"pip install {name}=={tested}")
+            continue
+        text = f"{installed} (tested: {tested})"
+        specifier = needed.get(name)
+        if specifier is not None and not specifier.contains(installed, prereleases=True):
+            yield Finding(name, text, Level.PROBLEM, f"needed is {name}{specifier}")
+        elif installed.split("+")[0] != tested:
+            yield Finding(name, text, Level.NOTE, "another version than the tests ran with")
+        else:
+            yield Finding(name, text)
+
+
+def _sandbox() -> Finding:
+    """Run two lines in the python tool: a sum that must work, and a look at a file that must not."""
+    from arpo.core.tree import Status
+    from arpo.errors import ConfigError
+    from arpo.tasks import Task
+    from arpo.tools import CallContext
+    from arpo.tools.python import PythonTool
+
+    task = Task(id="doctor", messages=({"role": "user", "content": ""},), answers=("",))
+    context = CallContext(task=task, deadline_s=10.0, seed=0)
+    try:
+        tool = PythonTool()
+    except ConfigError as error:
+        return Finding("python tool", error.message, Level.PROBLEM, error.hint)
+    start = time.perf_counter()
+    added = asyncio.run(tool({"code": "print(20 + 22)"}, context))
+    milliseconds = (time.perf_counter() - start) * 1000
+    looked = asyncio.run(tool({"code": f"print(open({str(Path(__file__))!r}).read())"}, context))
+    tool.close()
+    if added.text.strip() != "42":
+        return Finding("python tool", f"does not work: {added.text[:200]}", Level.PROBLEM, "pip install pydantic-monty==1.4.0")
+    if looked.status is Status.OK:
+        return Finding("python tool", "can read files of this machine", Level.PROBLEM, "do not let a model write code here")
+    return Finding("python tool", f"isolated: code cannot reach files; {milliseconds:.0f} ms for a first call")
+
+
+def _models() -> Iterator[Finding]:
+    from arpo.train.sources import cache_folder
+
+    folder = cache_folder() / "models"
+    there = sorted(path.name for path in folder.glob("*") if (path / "source.json").is_file())
+    yield Finding("model cache", f"{folder}: {', '.join(there) or 'empty (a first run fetches its model)'}")
+    if not there and importlib.util.find_spec("pip") is None:
+        yield Finding(
+            "pip", "this Python has none", Level.NOTE, f"the quickstart's model comes by pip: {sys.executable} -m ensurepip"
+        )
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        yield Finding("hub", "HF_HUB_OFFLINE is set: only cached models and data of the Hub are found", Level.NOTE)
+
+
+def _extras() -> Iterator[Finding]:
+    there = {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()}
+    yield Finding("extras", f"installed: {', '.join(name for name in there if there[name]) or 'none'}")
+    missing = [f"arpo[{name}] for {EXTRAS[name][1]}" for name in there if not there[name]]
+    if missing:
+        yield Finding("", f"not installed: {'; '.join(missing)}")
