@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from arpo.errors import ConfigError
 
 CHUNK = 512
-"""Positions whose logits are held at a time: 100 MB in float32 at 49,152 words. Larger chunks are no faster."""
+"""Positions whose logits are held at a time: at 49,152 words 100 MB in float32, twice, and 50 in bf16. Smaller chunks cost time in
+the backward (the weight's gradient is added up once a chunk), larger ones save none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,85 +67,87 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_P: Tensor, settings: _Settings
     ) -> tuple[Tensor, Tensor]:
         dtype, scale, cap, temperature, entropy_grad, chunk = settings
-        weight = weight_VH.to(dtype)
-        exact = torch.promote_types(dtype, torch.float32)
-        logprob_P, entropy_P, norm_P = (hidden_PH.new_empty(len(hidden_PH), dtype=exact) for _ in range(3))
-        for start in range(0, len(hidden_PH), chunk):
-            at = slice(start, start + chunk)
-            logits = _logits(hidden_PH[at].to(dtype), weight, bias_V, scale, cap, exact)
-            chosen = logits.gather(1, targets_P[at, None])[:, 0]
-            norm_P[at], entropy_P[at] = _norm_and_entropy(logits)
-            norm = norm_P[at] if temperature == 1 else logits.div_(temperature).logsumexp(1)
-            logprob_P[at] = chosen / temperature - norm
+        scratch = _Scratch(hidden_PH, weight_VH, dtype, chunk)
+        logprob_P, entropy_P = (hidden_PH.new_empty(len(hidden_PH), dtype=scratch.exact) for _ in range(2))
+        for at in scratch.chunks:
+            logits, work = scratch.logits(hidden_PH[at], bias_V, scale, cap)
+            targets = targets_P[at, None]
+            if temperature != 1:
+                tempered = torch.div(logits, temperature, out=work)
+                logprob_P[at] = tempered.gather(1, targets)[:, 0] - tempered.logsumexp(1)
+            torch.log_softmax(logits, 1, out=work)
+            if temperature == 1:
+                logprob_P[at] = work.gather(1, targets)[:, 0]
+            entropy_P[at] = -torch.exp(work, out=logits).mul_(work).sum(1)
         ctx.settings = settings
         if not entropy_grad:
             ctx.mark_non_differentiable(entropy_P)
-        ctx.save_for_backward(hidden_PH, weight_VH, bias_V, targets_P, norm_P, entropy_P)
+        ctx.save_for_backward(hidden_PH, weight_VH, bias_V, targets_P, entropy_P)
         return logprob_P, entropy_P
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_P: Tensor, grad_entropy_P: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_PH, weight_VH, bias_V, targets_P, norm_P, entropy_P = ctx.saved_tensors
+        hidden_PH, weight_VH, bias_V, targets_P, entropy_P = ctx.saved_tensors
         dtype, scale, cap, temperature, entropy_grad, chunk = ctx.settings
-        weight = weight_VH.to(dtype)
+        scratch = _Scratch(hidden_PH, weight_VH, dtype, chunk)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_PH) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_VH) if needs_weight else None
         grad_bias = torch.zeros_like(bias_V) if needs_bias else None
-        for start in range(0, len(hidden_PH), chunk):
-            at = slice(start, start + chunk)
-            hidden = hidden_PH[at].to(dtype)
-            logits = _logits(hidden, weight, bias_V, scale, cap, norm_P.dtype)
-            slope = None if cap is None else 1 - (logits / cap).square()
+        for at in scratch.chunks:
+            logits, work = scratch.logits(hidden_PH[at], bias_V, scale, cap)
+            slope = scale if cap is None else scale * (1 - (logits / cap).square())
             entropy = (grad_entropy_P[at], entropy_P[at]) if entropy_grad else None
-            grad = _grad_logits(logits, targets_P[at], grad_P[at], norm_P[at], entropy, temperature)
-            if slope is not None:
+            grad = _grad_logits(logits, work, targets_P[at], grad_P[at], entropy, temperature)
+            if cap is not None or scale != 1:
                 grad.mul_(slope)
-            if scale != 1:
-                grad.mul_(scale)
             low = grad.to(dtype)
             if grad_hidden is not None:
-                grad_hidden[at] = low @ weight
+                grad_hidden[at] = low @ scratch.weight_VH
             if grad_weight is not None:
-                grad_weight.add_(low.T @ hidden)
+                grad_weight.add_(low.T @ hidden_PH[at].to(dtype))
             if grad_bias is not None:
                 grad_bias.add_(grad.sum(0))
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
-def _logits(
-    hidden: Tensor, weight_VH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None, exact: torch.dtype
-) -> Tensor:
-    """[C, V], owned by the caller."""
-    logits = (hidden @ weight_VH.T).to(exact)
-    if bias_V is not None:
-        logits.add_(bias_V)
-    if scale != 1:
-        logits.mul_(scale)
-    return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+class _Scratch:
+    """Memory for the logits of one chunk, used for every chunk: to allocate it anew costs as much time as the softmax."""
 
+    def __init__(self, hidden_PH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int) -> None:
+        num, vocab = min(chunk, len(hidden_PH)), len(weight_VH)
+        self.chunks = [slice(start, min(start + num, len(hidden_PH))) for start in range(0, len(hidden_PH), max(num, 1))]
+        self.weight_VH = weight_VH.to(dtype)
+        self.exact = torch.promote_types(dtype, torch.float32)
+        self._product = hidden_PH.new_empty(num, vocab, dtype=dtype)
+        self._logits = self._product if dtype == self.exact else hidden_PH.new_empty(num, vocab, dtype=self.exact)
+        self._work = torch.empty_like(self._logits)
 
-def _norm_and_entropy(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """ln sum exp l, and the entropy `norm - sum p l` at temperature 1."""
-    norm_C = logits_CV.logsumexp(1)
-    weights = (logits_CV - norm_C[:, None]).exp_()
-    return norm_C, norm_C - torch.einsum("cv,cv->c", weights, logits_CV)
+    def logits(self, hidden_CH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None) -> tuple[Tensor, Tensor]:
+        """The logits [C, V] of these positions, and as much memory beside them; both the caller's until the next call."""
+        num = len(hidden_CH)
+        product = torch.mm(hidden_CH.to(self.weight_VH.dtype), self.weight_VH.T, out=self._product[:num])
+        logits = self._logits[:num]
+        if logits.dtype != product.dtype:
+            logits.copy_(product)
+        if bias_V is not None:
+            logits.add_(bias_V)
+        if scale != 1:
+            logits.mul_(scale)
+        return (logits if cap is None else logits.div_(cap).tanh_().mul_(cap)), self._work[:num]
 
 
 def _grad_logits(
-    logits: Tensor, targets: Tensor, grad: Tensor, norm: Tensor, entropy: tuple[Tensor, Tensor] | None, temperature: float
+    logits: Tensor, work: Tensor, targets: Tensor, grad: Tensor, entropy: tuple[Tensor, Tensor] | None, temperature: float
 ) -> Tensor:
-    """dl of the class's docstring; uses up `logits`. `norm` is ln sum exp l at temperature 1."""
+    """dl of the class's docstring, in the memory of `work`; uses up `logits`."""
     extra = None
     if entropy is not None:
-        grad_entropy, value = entropy
-        log_s = logits - norm[:, None]
-        extra = log_s.exp().mul_(log_s.add_(value[:, None])).mul_(-grad_entropy[:, None])
-    if temperature == 1:
-        probs = logits.sub_(norm[:, None]).exp_()
-    else:
-        probs = logits.div_(temperature).softmax(1)
-    result = probs.mul_(-grad[:, None] / temperature)
+        log_s = torch.log_softmax(logits, 1, out=work)
+        extra = log_s.exp().mul_(log_s.add_(entropy[1][:, None])).mul_(-entropy[0][:, None])
+    if temperature != 1:
+        logits.div_(temperature)
+    result = torch.softmax(logits, 1, out=work).mul_(-grad[:, None] / temperature)
     result.scatter_add_(1, targets[:, None], (grad / temperature)[:, None])
     return result if extra is None else result.add_(extra)
