@@ -1,0 +1,132 @@
+"""The paper's rule, and the boundary that every reward passes."""
+
+import asyncio
+import math
+import sys
+import time
+import types
+
+import pytest
+
+from arpo.chat import ParsedTurn, Transcript
+from arpo.core.score import Score
+from arpo.core.tree import Outcome, Status
+from arpo.errors import ConfigError, RewardError
+from arpo.rewards.boundary import run_reward
+from arpo.rewards.config import RewardConfig, build_reward
+from arpo.tasks import Task
+
+TASK = Task(id="t1", messages=({"role": "user", "content": "q"},), answers=("Lima", "City of Lima"))
+
+
+def transcript(answer="Lima", *, formed=True, outcomes=(), ending="finished", text=""):
+    turns = (ParsedTurn(text=text), ParsedTurn(text=text, answer=answer, well_formed=formed))
+    return Transcript(turns=turns, outcomes=tuple((o,) for o in outcomes), ending=ending, states={})
+
+
+def ran(name, status=Status.OK):
+    return Outcome(tool=name, status=status, text="x")
+
+
+async def score(config, **parts):
+    return await run_reward(build_reward(config), TASK, transcript(**parts))
+
+
+async def test_the_table_of_the_paper():
+    config = RewardConfig(answer="exact")
+    assert (await score(config)).reward == 1.0
+    assert (await score(config, answer="Cusco")).reward == 0.0
+    broken = await score(config, formed=False)
+    assert broken.reward == -1.0 and broken.accuracy == 1.0 and broken.parts == {"format": 0.0, "answer": 1.0, "bonus": 0.0}
+    assert (await score(config, answer=None)).reward == -1.0
+    assert (await score(config, ending="turn_length")).reward == -1.0
+    assert (await score(RewardConfig(answer="f1"), answer="Lima Peru")).reward == pytest.approx(2 / 3)
+
+
+async def test_the_bonus_is_for_tools_that_ran():
+    config = RewardConfig(answer="exact", bonus=0.1, bonus_tools=("search", "python"))
+    both = (ran("search"), ran("python"))
+    assert (await score(config, outcomes=both)).reward == pytest.approx(1.1)
+    assert (await score(config, outcomes=both[:1])).reward == 1.0
+    assert (await score(config, answer="Cusco", outcomes=both)).reward == 0.0
+    for status in (Status.ERROR, Status.TIMEOUT, Status.REFUSED):
+        assert (await score(config, outcomes=(ran("search"), ran("python", status)))).reward == 1.0
+
+
+async def test_defect_11_writing_tags_earns_no_bonus():
+    """The released code looks for `</search>` and `</python>` in the text."""
+    config = RewardConfig(answer="exact", bonus=0.1, bonus_tools=("search", "python"))
+    assert (await score(config, text="<think></search></python></think>")).parts["bonus"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "gold, answer, accuracy",
+    [
+        ("-5", "5", 0.0),
+        ("1.5", "15", 0.0),
+        ("12/5", "1/25", 0.0),
+        ("0.5", "\\frac12", 1.0),
+        ("\\sqrt{4}", "2", 1.0),
+        ("Lima", "Lima Peru", 2 / 3),
+    ],
+)
+async def test_defect_10_auto_reads_numbers_as_numbers(gold, answer, accuracy):
+    task = Task(id="m", messages=TASK.messages, answers=(gold,))
+    found = await run_reward(build_reward(RewardConfig()), task, transcript(answer))
+    assert found.accuracy == pytest.approx(accuracy)
+
+
+async def test_many_formulas_at_once_do_not_deadlock():
+    reward = build_reward(RewardConfig(answer="maths"))
+    task = Task(id="m", messages=TASK.messages, answers=("x+1",))
+    scores = await asyncio.gather(*(run_reward(reward, task, transcript(f"1+x+{n}-{n}")) for n in range(20)))
+    assert all(found.accuracy == 1.0 for found in scores)
+
+
+async def test_rewards_of_a_user_may_be_plain_functions():
+    def half(task, transcript):
+        return 0.5
+
+    async def whole(task, transcript):
+        return Score(reward=2.0, accuracy=1.0, parts={"mine": 2.0})
+
+    assert await run_reward(build_reward(half), TASK, transcript()) == Score(reward=0.5, accuracy=0.5)
+    assert (await run_reward(whole, TASK, transcript())).parts == {"mine": 2.0}
+
+
+async def test_what_a_reward_does_wrong_names_task_and_reward():
+    def breaks(task, transcript):
+        raise KeyError("gold")
+
+    def nan(task, transcript):
+        return math.nan
+
+    def text(task, transcript):
+        return "good"
+
+    def part(task, transcript):
+        return Score(reward=1.0, accuracy=1.0, parts={"x": math.inf})
+
+    def hangs(task, transcript):
+        time.sleep(10)
+
+    for reward, word in ((breaks, "KeyError"), (nan, "nan"), (text, "ValueError"), (part, "inf"), (hangs, "longer than 0.2 s")):
+        with pytest.raises(RewardError, match=f"{reward.__name__}.*t1.*{word}"):
+            await run_reward(build_reward(reward), TASK, transcript(), deadline_s=0.2)
+
+
+async def test_a_reward_by_import_path(monkeypatch):
+    module = types.ModuleType("rewards_of_a_user")
+    module.fixed = lambda task, transcript, value=0.0: value
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    config = RewardConfig(use="rewards_of_a_user:fixed", options={"value": 0.25})
+    assert (await score(config)).reward == 0.25
+    for use in ("rewards_of_a_user:nope", "rewards_of_a_user", "nowhere_at_all:x"):
+        with pytest.raises(ConfigError, match="reward.use"):
+            build_reward(RewardConfig(use=use))
+
+
+def test_configs_that_cannot_work_are_refused():
+    for bad in ({"bonus": 0.1}, {"options": {"a": 1}}, {"wrong_format": 1.0}, {"answer": "maybe"}, {"bonsu": 1}):
+        with pytest.raises(ValueError):
+            RewardConfig(**bad)

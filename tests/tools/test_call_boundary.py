@@ -1,0 +1,216 @@
+"""Whatever a tool does, a call comes to an outcome, within its deadline."""
+
+import asyncio
+import json
+import time
+from typing import Literal
+
+import pytest
+
+from arpo.core.tree import Call, Status
+from arpo.errors import ConfigError, ToolError
+from arpo.tasks import Task
+from arpo.tools import CallContext, ToolResult
+from arpo.tools.call import MOST_CHARS, run_call
+from arpo.tools.function import tool
+
+CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7)
+
+
+@tool
+def population(country: str, year: int = 2020, unit: Literal["people", "millions"] = "people") -> dict[str, object]:
+    """Population of a country.
+
+    More words about it.
+
+    Args:
+        country: English name,
+            as the UN writes it.
+        year (int): Calendar year.
+
+    Returns:
+        A record.
+    """
+    return {"country": country, "year": year, "unit": unit}
+
+
+async def outcome(tools, name, context=CONTEXT, **arguments):
+    return await run_call(tools, Call(name=name, arguments=arguments), context)
+
+
+def test_schema_comes_from_types_and_docstring():
+    assert population.name == "population" and population.description == "Population of a country. More words about it."
+    properties = population.schema["properties"]
+    assert properties["country"] == {"type": "string", "description": "English name, as the UN writes it."}
+    assert properties["year"] == {"type": "integer", "default": 2020, "description": "Calendar year."}
+    assert properties["unit"]["enum"] == ["people", "millions"] and population.schema["required"] == ["country"]
+
+
+def test_sphinx_docstrings_and_awkward_names_work():
+    @tool(name="look_up", deadline_s=2.0)
+    def lookup(schema: str, copy: int = 1) -> str:
+        """Looks up.
+
+        :param schema: which one
+        :param int copy: how many
+        :return: text
+        """
+        return schema * copy
+
+    assert lookup.schema["properties"]["schema"]["description"] == "which one"
+    assert lookup.name == "look_up" and lookup.deadline_s == 2.0
+    assert asyncio.run(outcome([lookup], "look_up", schema="a", copy=2)).text == "aa"
+
+
+def test_functions_that_cannot_be_tools_are_refused():
+    def mute(x: str) -> str:
+        return x
+
+    def untyped(x) -> str:
+        """Does."""
+
+    def variadic(*x: str) -> str:
+        """Does."""
+
+    for function in (mute, untyped, variadic):
+        with pytest.raises(ConfigError, match=function.__name__):
+            tool(function)
+
+
+async def test_a_call_that_works():
+    done = await outcome([population], "population", country="Peru", year="2021")
+    assert done.status is Status.OK and json.loads(done.text) == {"country": "Peru", "year": 2021, "unit": "people"}
+    assert 0 < done.seconds < 5
+
+
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (Call(name="populaton"), "population"),
+        (Call(name="population"), "'country'"),
+        (Call(name="population", arguments={"country": "Peru", "year": "soon"}), "year"),
+        (Call(name="population", arguments={"country": "Peru", "colour": 1}), "colour"),
+        (Call(name="population", error="not JSON"), "not JSON"),
+        (Call(name="", error=""), "no tool"),
+    ],
+)
+async def test_what_never_ran_is_refused_and_says_why(call, word):
+    done = await run_call([population], call, CONTEXT)
+    assert done.status is Status.REFUSED and word in done.text and not done.ran
+
+
+async def test_without_tools_a_call_is_refused():
+    assert (await run_call([], Call(name="x"), CONTEXT)).status is Status.REFUSED
+
+
+async def test_exceptions_are_errors_that_the_model_can_read():
+    @tool
+    def breaks(how: str) -> str:
+        """Breaks."""
+        if how == "exit":
+            raise SystemExit(3)
+        raise (ToolError if how == "own" else KeyError)("no such place" + "!" * 5000)
+
+    own, key, leaves = [await outcome([breaks], "breaks", how=how) for how in ("own", "key", "exit")]
+    assert own.status is key.status is leaves.status is Status.ERROR
+    assert own.text.startswith("no such place") and key.text.startswith("KeyError: ") and len(key.text) <= 500
+    assert "SystemExit" in leaves.text
+
+
+def test_defect_7_the_deadline_fires_for_a_hanging_sync_tool_and_the_run_can_end():
+    """The released code's 120 s limit can never fire. Here it does, and neither loop nor process waits for the hanging thread."""
+
+    @tool
+    def hangs(x: str) -> str:
+        """Hangs."""
+        time.sleep(20)
+        return x
+
+    start = time.perf_counter()
+    done = asyncio.run(outcome([hangs], "hangs", CallContext(task=CONTEXT.task, deadline_s=0.2, seed=0), x=""))
+    assert done.status is Status.TIMEOUT and time.perf_counter() - start < 5
+
+
+async def test_defect_7_the_deadline_fires_for_a_tool_that_ignores_cancellation():
+    @tool(deadline_s=0.1)
+    async def stubborn(x: str) -> str:
+        """Ignores everybody."""
+        for _ in range(20):
+            try:
+                await asyncio.sleep(0.2)
+            except asyncio.CancelledError:
+                continue
+        return x
+
+    start = time.perf_counter()
+    done = await outcome([stubborn], "stubborn", x="")
+    assert done.status is Status.TIMEOUT and time.perf_counter() - start < 1.5
+
+
+async def test_defect_7_an_empty_output_is_a_result_and_runs_once():
+    runs = []
+
+    @tool
+    def quiet(x: str) -> str:
+        """Says nothing."""
+        runs.append(x)
+        return ""
+
+    done = await outcome([quiet], "quiet", x="a")
+    assert done.status is Status.OK and done.text == "" and runs == ["a"]
+
+
+async def test_a_slow_tool_holds_up_nobody():
+    @tool
+    def slow(x: str) -> str:
+        """Sleeps."""
+        time.sleep(0.3)
+        return x
+
+    start = time.perf_counter()
+    await asyncio.gather(*(outcome([slow], "slow", x=str(n)) for n in range(20)))
+    assert time.perf_counter() - start < 3
+
+
+async def test_huge_and_broken_outputs_are_tamed():
+    @tool
+    def floods(x: str) -> str:
+        """Floods."""
+        return "\ud800" + x * 10_000_000
+
+    done = await outcome([floods], "floods", x="a")
+    assert done.cut and len(done.text) < MOST_CHARS + 10 and done.text.endswith("…[cut]")
+    done.text.encode()
+
+
+async def test_context_and_state_reach_the_tool_and_stay_out_of_the_schema():
+    @tool
+    async def counts(word: str, context: CallContext) -> ToolResult:
+        """Counts."""
+        context.state["seen"] += 1
+        return ToolResult(text=f"{word} {context.seed} {context.state['seen']}", cached=True)
+
+    assert list(counts.schema["properties"]) == ["word"]
+    context = CallContext(task=CONTEXT.task, deadline_s=1.0, seed=3, state={"seen": 1})
+    done = await outcome([counts], "counts", context, word="a")
+    assert done.text == "a 3 2" and done.cached
+
+
+async def test_cancelling_a_run_cancels_its_calls():
+    ended = asyncio.Event()
+
+    @tool
+    async def waits(x: str) -> str:
+        """Waits."""
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return x
+
+    running = asyncio.create_task(outcome([waits], "waits", x=""))
+    await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.wait_for(ended.wait(), 1)

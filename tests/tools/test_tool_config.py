@@ -1,0 +1,97 @@
+"""Building tools from recipes: what cannot be set up stops the run, by name."""
+
+import sys
+import types
+
+import pytest
+
+from arpo.errors import ConfigError
+from arpo.tools import CallContext, ToolResult
+from arpo.tools.config import ToolConfig, build_tools
+from arpo.tools.function import tool
+
+
+class Echo:
+    """A tool as somebody may write it by hand."""
+
+    def __init__(self, times: int = 1) -> None:
+        self.name, self.description = "echo", "Repeats."
+        self.schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+        self.times = times
+
+    async def __call__(self, arguments, context: CallContext) -> ToolResult:
+        return ToolResult(text=arguments["text"] * self.times)
+
+
+@tool
+def shout(text: str) -> str:
+    """Shouts."""
+    return text.upper()
+
+
+def plain(text: str) -> str:
+    """Says."""
+    return text
+
+
+def make(times: int) -> Echo:
+    return Echo(times)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    made = types.ModuleType("plugin_of_a_user")
+    made.Echo, made.shout, made.plain, made.make, made.number = Echo, shout, plain, make, 3
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    return made.__name__
+
+
+def test_objects_functions_classes_and_factories(module):
+    tools = build_tools(
+        [
+            plain,
+            shout,
+            Echo(),
+            ToolConfig(use=f"{module}:Echo", name="twice", options={"times": 2}),
+            ToolConfig(use=f"{module}:make", name="thrice", options={"times": 3}),
+            ToolConfig(use=f"{module}:shout", name="louder", description="Shouts more.", deadline_s=2),
+        ]
+    )
+    assert [tool.name for tool in tools] == ["plain", "shout", "echo", "twice", "thrice", "louder"]
+    assert tools[3].times == 2 and tools[4].times == 3 and tools[5].deadline_s == 2 and tools[5].description == "Shouts more."
+    assert shout.name == "shout" and shout.deadline_s is None
+
+
+@pytest.mark.parametrize(
+    "config, word",
+    [
+        ({"use": "serch"}, "'search'"),
+        ({"use": "no_such_module_here:x"}, "no_such_module_here"),
+        ({"use": "{module}:nope"}, "nope"),
+        ({"use": "{module}:number"}, "neither a tool nor a function"),
+        ({"use": "{module}:Echo", "options": {"tims": 2}}, "'times'"),
+        ({"use": "{module}:shout", "options": {"x": 2}}, "takes no options"),
+        ({"use": "search", "options": {"documents": "/no/such/place"}}, "/no/such/place"),
+        ({"use": "search", "options": {"k": 0}}, "k"),
+    ],
+)
+def test_defect_8_a_tool_that_fails_to_load_stops_the_run(module, config, word):
+    """The released code skips it in silence and trains with no tools."""
+    config = {**config, "use": config["use"].format(module=module)}
+    with pytest.raises(ConfigError, match=word):
+        build_tools([ToolConfig(**config)])
+
+
+def test_defect_8_a_tool_that_raises_while_it_is_set_up_is_named(module):
+    class Breaks(Echo):
+        def __init__(self) -> None:
+            raise RuntimeError("no key")
+
+    sys.modules[module].Breaks = Breaks
+    with pytest.raises(ConfigError, match=r"tools\[0\].*Breaks.*no key"):
+        build_tools([ToolConfig(use=f"{module}:Breaks")])
+
+
+def test_names_are_unique():
+    with pytest.raises(ConfigError, match="one name"):
+        build_tools([shout, shout])
