@@ -31,39 +31,41 @@ class Span:
 class Layout:
     """Where the tokens of one forward pass write their keys, and which keys each of them reads.
 
-    keys, values: [layers, slots, kv_heads, length, head_dim], written in place.
-    write: flat rows that store keys (tensor [n]), with their slots and positions.
-    decode: the flat rows [0, len(decode)) are one token each of these slots (ascending); positions in `reach`.
+    store: [layers, 2, blocks, slots, kv_heads, block, head_dim], keys and values, written in place.
+    write: flat rows that store keys, with their slots and positions.
+    decode: the flat rows [0, len(decode)) are one token each of these slots (ascending), which read `reach` keys each.
+    window: slots [first, last) that a decoding product runs over.
     """
 
-    __slots__ = ("_back", "_bias", "_decode", "_high", "_low", "_pick", "_seen", "_spans", "_write", "keys", "values")
+    __slots__ = ("_back", "_bias", "_decode", "_high", "_low", "_pick", "_seen", "_spans", "_write", "store")
 
     def __init__(
         self,
-        keys: Tensor,
-        values: Tensor,
+        store: Tensor,
         *,
         decode: Sequence[int] = (),
         reach: Sequence[int] = (),
-        window: tuple[int, int, int] = (0, 0, 0),
+        window: tuple[int, int] = (0, 0),
         spans: Sequence[Span] = (),
         heads_per_key: int,
         write: tuple[Sequence[int], Sequence[int], Sequence[int]],
     ) -> None:
-        self.keys, self.values = keys, values
-        device, dtype = keys.device, keys.dtype
-        length, kv_heads = keys.shape[3], keys.shape[2]
+        self.store = store
+        device = store.device
+        slot_count, kv_heads, block = store.shape[3], store.shape[4], store.shape[5]
         rows, slots, positions = (torch.tensor(x, dtype=torch.long) for x in write)
-        place = ((slots[:, None] * kv_heads + torch.arange(kv_heads)) * length + positions[:, None]).flatten()
+        place = (positions // block * slot_count + slots)[:, None] * kv_heads + torch.arange(kv_heads)
+        place = (place * block + (positions % block)[:, None]).flatten()
         self._write = (None if torch.equal(rows, torch.arange(len(rows))) else rows.to(device), len(rows), place.to(device))
         self._decode = len(decode)
-        self._low, self._high, self._seen = window
+        self._low, self._high = window
+        self._seen = -(-max(reach, default=0) // block)  # blocks
         self._pick = self._back = self._bias = None
         if decode:
-            self._plan_decode(decode, reach, device, dtype)
-        self._spans = [(span, _causal(span, heads_per_key, device, dtype)) for span in spans]
+            self._plan_decode(decode, reach, block, device)
+        self._spans = [(span, _causal(span, heads_per_key, device, store.dtype)) for span in spans]
 
-    def _plan_decode(self, decode: Sequence[int], reach: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+    def _plan_decode(self, decode: Sequence[int], reach: Sequence[int], block: int, device: torch.device) -> None:
         """Slots of the window that nobody decodes borrow row 0's query and are dropped again."""
         slots = torch.tensor(decode, dtype=torch.long) - self._low
         size = self._high - self._low
@@ -73,13 +75,13 @@ class Layout:
             self._pick, self._back = pick.to(device), slots.to(device)
         limit = torch.ones(size, dtype=torch.long)
         limit[slots] = torch.tensor(reach, dtype=torch.long)
-        hidden = torch.arange(self._seen)[None, :] >= limit[:, None]
+        hidden = torch.arange(self._seen * block)[None, :] >= limit[:, None]
         bias = torch.zeros(hidden.shape, dtype=torch.float32).masked_fill_(hidden, float("-inf"))
-        self._bias = bias.view(size, 1, 1, self._seen).to(device)
+        self._bias = bias.view(size, 1, 1, -1).to(device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. Rows without a role give zeros."""
-        keys, values = self.keys[layer], self.values[layer]
+        keys, values = self.store[layer, 0], self.store[layer, 1]
         rows, count, place = self._write
         width = key.shape[-1]
         for store, new in ((keys, key), (values, value)):
@@ -87,44 +89,47 @@ class Layout:
             fresh = fresh[:count] if rows is None else fresh[rows]
             store.view(-1, width).index_copy_(0, place, fresh.reshape(-1, width))
         heads, total, dim = query.shape[1], query.shape[2], query.shape[3]
+        if self._decode == total:
+            return self._attend_decode(query[0].transpose(0, 1), keys, values, scale).unsqueeze(0)
         out = query.new_zeros(total, heads, dim)
-        flat = query[0].transpose(0, 1)
         if self._decode:
-            out[: self._decode] = self._attend_decode(flat, keys, values, scale)
+            out[: self._decode] = self._attend_decode(query[0].transpose(0, 1), keys, values, scale)
         for span, bias in self._spans:
-            seen = span.seen
-            kv_heads = keys.shape[1]
-            part = query[0, :, span.first : span.first + span.count].reshape(1, kv_heads, -1, dim)
+            part = query[0, :, span.first : span.first + span.count].reshape(1, keys.shape[2], -1, dim)
             found = scaled_dot_product_attention(
-                part,
-                keys[span.slot, :, :seen].unsqueeze(0),
-                values[span.slot, :, :seen].unsqueeze(0),
-                attn_mask=bias,
-                scale=scale,
+                part, _read(keys, span), _read(values, span), attn_mask=bias, scale=scale
             )
             out[span.first : span.first + span.count] = found.view(heads, span.count, dim).transpose(0, 1)
         return out.unsqueeze(0)
 
     def _attend_decode(self, flat: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """One query a slot, the heads that share a key folded into rows: two batched products, no repeated keys.
+        """One query a slot; heads that share a key are folded into rows, so that no key is repeated.
 
-        In bfloat16 the product is taken as keys times query, which lets oneDNN read the keys where they lie (measured: 2.2 times
-        faster than query times keys; in float32 it is slower).
+        Batched products over whole blocks: each operand is contiguous, which saves torch a copy of all keys (measured, 64
+        slots of 256 tokens, CPU time of 30 layers: 39 ms against 129 ms with sliced keys and 85 ms with SDPA).
         """
         query = flat[: self._decode] if self._pick is None else flat.index_select(0, self._pick)
         size, heads, dim = query.shape
-        kv_heads, seen = keys.shape[1], self._seen
+        kv_heads, block = keys.shape[2], keys.shape[3]
         folded = (query * scale).view(size * kv_heads, heads // kv_heads, dim)
-        near = keys[self._low : self._high].view(size * kv_heads, -1, dim)[:, :seen]
-        if keys.dtype == torch.float32:
-            scores = torch.bmm(folded, near.transpose(1, 2))
-        else:
-            scores = torch.bmm(near, folded.transpose(1, 2).contiguous()).transpose(1, 2)
-        scores = scores.reshape(size, kv_heads, -1, seen) + self._bias
-        weights = torch.softmax(scores, -1).to(keys.dtype).view(size * kv_heads, -1, seen)
-        found = torch.bmm(weights, values[self._low : self._high].view(size * kv_heads, -1, dim)[:, :seen])
+        near = [keys[j, self._low : self._high].view(-1, block, dim) for j in range(self._seen)]
+        scores = torch.cat([torch.bmm(folded, part.transpose(1, 2)) for part in near], -1)
+        scores = scores.view(size, kv_heads, -1, self._seen * block) + self._bias
+        weights = torch.softmax(scores, -1).to(keys.dtype).view(size * kv_heads, -1, self._seen * block)
+        found = torch.zeros((), dtype=keys.dtype)
+        for j, share in enumerate(weights.split(block, -1)):
+            part = torch.bmm(share, values[j, self._low : self._high].view(-1, block, dim))
+            found = part if j == 0 else found.add_(part)
         found = found.view(size, heads, dim)
         return found if self._back is None else found.index_select(0, self._back)
+
+
+def _read(store: Tensor, span: Span) -> Tensor:
+    """Keys or values [blocks, slots, kv_heads, block, d] of one slot -> [1, kv_heads, seen, d]."""
+    blocks = -(-span.seen // store.shape[3])
+    if blocks == 1:
+        return store[0, span.slot, :, : span.seen].unsqueeze(0)
+    return store[:blocks, span.slot].transpose(0, 1).reshape(store.shape[2], -1, store.shape[4])[:, : span.seen].unsqueeze(0)
 
 
 def _causal(span: Span, heads_per_key: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -255,13 +255,11 @@ class Decoder:
         """Logits [len(plan.heads), vocabulary]. Sizes are rounded up: oneDNN prepares each new shape once, at a cost."""
         reach = [self.slots.rows[r.row].known + 1 for r in plan.decoding]
         rows = min(_round(window, 8), len(self.slots.rows))
-        seen = min(_round(max(reach, default=1), 32), self.slots.length)
         layout = Layout(
-            self.slots.keys,
-            self.slots.values,
+            self.slots.store,
             decode=[r.row for r in plan.decoding],
             reach=reach,
-            window=(0, rows, seen),
+            window=(0, rows),
             spans=plan.spans,
             heads_per_key=self.network.shape.heads // self.network.shape.kv_heads,
             write=tuple(zip(*plan.writes, strict=True)),  # type: ignore[arg-type]

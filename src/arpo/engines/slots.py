@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arpo.engines.network import Shape
 
-_STRIDE = 64  # slots grow in length by this many tokens
+BLOCK = 128  # tokens; keys of one block of all slots lie together, so that batched products read them without a copy
 _ROWS = 8  # and in number by multiples of this many
 
 
@@ -74,26 +74,20 @@ class Slots:
         self._clock = 0
 
     def _new(self, rows: int, length: int) -> Tensor:
-        """[layers, 2, rows, kv_heads, length, head_dim] of zeros: masked keys must be finite, since 0 * NaN is NaN."""
+        """[layers, 2, blocks, rows, kv_heads, BLOCK, head_dim] of zeros: masked keys must be finite, since 0 * NaN is NaN."""
         s = self.shape
-        return torch.zeros((s.layers, 2, rows, s.kv_heads, length, s.head_dim), dtype=self.dtype, device=self.device)
+        return torch.zeros(
+            (s.layers, 2, length // BLOCK, rows, s.kv_heads, BLOCK, s.head_dim), dtype=self.dtype, device=self.device
+        )
 
     @property
     def token_bytes(self) -> int:
         s = self.shape
         return s.layers * 2 * s.kv_heads * s.head_dim * self.dtype.itemsize
 
-    @property
-    def keys(self) -> Tensor:
-        return self.store[:, 0]
-
-    @property
-    def values(self) -> Tensor:
-        return self.store[:, 1]
-
     def longest(self) -> int:
         """Tokens that one slot alone could hold within the memory limit."""
-        return self.memory // self.token_bytes // _STRIDE * _STRIDE
+        return self.memory // self.token_bytes // BLOCK * BLOCK
 
     # -- finding ----------------------------------------------------------------------------------------------------------
 
@@ -226,7 +220,7 @@ class Slots:
 
     def _fit(self, rows: int, length: int) -> bool:
         """Make the store at least this large if the memory limit allows it."""
-        length = max(-(-length // _STRIDE) * _STRIDE, self.length)
+        length = max(-(-length // BLOCK) * BLOCK, self.length)
         if rows > len(self.rows) or length > self.length:
             if rows * length * self.token_bytes > self.memory:
                 return False
@@ -234,9 +228,9 @@ class Slots:
         return True
 
     def _resize(self, rows: int, length: int) -> None:
-        old, keep, width = self.store, min(rows, self.store.shape[2]), min(length, self.length)
+        old, keep, width = self.store, min(rows, self.store.shape[3]), min(length, self.length)
         self.store = self._new(rows, length)
-        self.store[:, :, :keep, :, :width] = old[:, :, :keep, :, :width]
+        self.store[:, :, : width // BLOCK, :keep] = old[:, :, : width // BLOCK, :keep]
         for name, kind in (("tokens", np.int32), ("sampled", bool)):
             fresh = np.zeros((rows, length), kind)
             fresh[:keep, :width] = getattr(self, name)[:keep, :width]
@@ -245,7 +239,8 @@ class Slots:
         self.rows.extend(Slot() for _ in range(rows - len(self.rows)))
 
     def _copy(self, source: int, row: int, count: int) -> None:
-        self.store[:, :, row, :, :count] = self.store[:, :, source, :, :count]
+        for part in _parts(count):
+            self.store[:, :, part.block, row, :, : part.count] = self.store[:, :, part.block, source, :, : part.count]
         self.tokens[row, :count] = self.tokens[source, :count]
         self.sampled[row, :count] = self.sampled[source, :count]
         tip = self.rows[source].tip
@@ -258,10 +253,12 @@ class Slots:
         if self.rows[a].known < self.rows[b].known:
             a, b = b, a
         na, nb = self.rows[a].known, self.rows[b].known
-        held = self.store[:, :, b, :, :nb].clone() if nb else None
-        self.store[:, :, b, :, :na] = self.store[:, :, a, :, :na]
-        if held is not None:
-            self.store[:, :, a, :, :nb] = held
+        for part in _parts(na):
+            mine, other = (self.store[:, :, part.block, row, :, : part.count] for row in (a, b))
+            held = other.clone() if part.block * BLOCK < nb else None
+            other.copy_(mine)
+            if held is not None:
+                mine.copy_(held)
         self.copied += na + nb
         for table in (self.tokens, self.sampled):
             table[[a, b]] = table[[b, a]]
@@ -275,3 +272,14 @@ class Slots:
         """Forget everything, live slots too."""
         for slot in self.rows:
             self._wipe(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    block: int
+    count: int
+
+
+def _parts(tokens: int) -> list[_Part]:
+    """The blocks that hold the first `tokens` tokens of a slot, and how many each."""
+    return [_Part(i, min(BLOCK, tokens - i * BLOCK)) for i in range(-(-tokens // BLOCK))]
