@@ -122,7 +122,7 @@ async def test_a_reward_by_import_path(monkeypatch):
     config = RewardConfig(use="rewards_of_a_user:fixed", options={"value": 0.25})
     assert (await score(config)).reward == 0.25
     for use in ("rewards_of_a_user:nope", "rewards_of_a_user", "nowhere_at_all:x"):
-        with pytest.raises(ConfigError, match="reward.use"):
+        with pytest.raises(ConfigError, match=r"reward\.use"):
             build_reward(RewardConfig(use=use))
 
 

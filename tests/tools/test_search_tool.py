@@ -21,6 +21,8 @@ DOCUMENTS = [
     {"title": "São Paulo", "text": "The largest city of Brazil, with 12,300,000 people."},
 ]
 
+WORDS = st.sampled_from(["red", "green", "blue", "dark", "light"])
+
 
 def task(**more):
     return Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",), **more)
@@ -65,7 +67,7 @@ def test_long_passages_are_cut_at_a_word():
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(
-        st.lists(st.sampled_from(["red", "green", "blue", "dark", "light"]), min_size=1, max_size=6).map(" ".join),
+        st.lists(WORDS, min_size=1, max_size=6).map(" ".join),
         min_size=1,
         max_size=8,
     ),

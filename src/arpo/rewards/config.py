@@ -90,11 +90,9 @@ def answer_measure(measure: Measure, maths_s: float = 3.0) -> "Accuracy":
     return accuracy
 
 
-def _with_options(function: Any, options: dict[str, Any]) -> Callable[..., Any]:
-    import inspect
-
-    if inspect.isclass(function):
-        made: Callable[..., Any] = function(**options)
+def _with_options(function: Any, options: dict[str, Any]) -> Any:
+    if isinstance(function, type):
+        made: Any = function(**options)  # a reward that is an object with `__call__`
         return made
     if not options:
         return function
