@@ -4,6 +4,8 @@
 nobody else. It refuses to know budgets and rules.
 """
 
+from __future__ import annotations
+
 import asyncio
 from array import array
 from collections.abc import Iterable
@@ -41,6 +43,12 @@ class Grown:
     def tree(self) -> RolloutTree:
         return self.expansion.tree
 
+    @property
+    def planned_roots(self) -> int:
+        """N: what the plan came to (a finished tree has one)."""
+        assert self.expansion.planned_roots is not None
+        return self.expansion.planned_roots
+
 
 async def grow(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> Grown:
     """Grow the tree of `task`. Raises ConfigError where its prompt leaves no room for a turn."""
@@ -73,7 +81,14 @@ class _Driver:
     """Carries out an expansion's commands and feeds it what happened."""
 
     def __init__(
-        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[Tool, ...], expansion: Expansion, seed: int
+        self,
+        agent: Agent,
+        task: Task,
+        config: RolloutConfig,
+        chat: ChatFormat,
+        tools: tuple[Tool, ...],
+        expansion: Expansion,
+        seed: int,
     ) -> None:
         self.agent, self.task, self.config, self.chat, self.tools = agent, task, config, chat, tools
         self.expansion, self.seed = expansion, seed
@@ -179,12 +194,13 @@ class _Driver:
     async def _run_calls(self, command: RunCalls) -> None:
         place, left = command.place, self._calls_left(command.place)
         states = await self.states.at(place) if self.states.tools else {}
-        seed = keyed(self.seed, self.step, self.task.id, place, "call")
+        seed = keyed(self.seed, self.step, self.task.id, place, "call", command.attempt)
         outcomes = await asyncio.gather(
             *(self._call(call, states, seed.getrandbits(63)) for call in command.calls[:left]),
         )
         over = [
-            Outcome(tool=call.name, status=Status.REFUSED, text="no calls left: this one did not run") for call in command.calls[left:]
+            Outcome(tool=call.name, status=Status.REFUSED, text="no calls left: this one did not run")
+            for call in command.calls[left:]
         ]
         self.tool_s += sum(outcome.seconds for outcome in outcomes)
         if any(outcome.status is Status.UNAVAILABLE for outcome in outcomes):

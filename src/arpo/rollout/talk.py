@@ -49,7 +49,9 @@ async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: Rollout
     task = Task(id="chat", messages=tuple(messages), answers=())
     chat, _ = agent.chat(task)
     shown = replace(agent, engine=ShownEngine(agent.engine, chat, console))
-    grown = await grow(shown, task, rollout.flat(leaves=1, temperature=rollout.temperature), stats=StepStats(step="chat"), seed=seed)
+    grown = await grow(
+        shown, task, rollout.flat(leaves=1, temperature=rollout.temperature), stats=StepStats(step="chat"), seed=seed
+    )
     branch = grown.tree.branches()[0]
     said = await transcript(grown, branch)
     await grown.states.close()

@@ -1,10 +1,10 @@
 """Checkpoints: written whole or not at all, the last few kept, a truncated one recognised and passed over.
 
-    checkpoints/step-000012/
-        model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
-        optimizer.safetensors, optimizer.json
-        state.json          step, data position, weight version, statistics of the branching rule
-        MANIFEST.json       size of every file; written last
+checkpoints/step-000012/
+    model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
+    optimizer.safetensors, optimizer.json
+    state.json          step, data position, weight version, statistics of the branching rule
+    MANIFEST.json       size of every file; written last
 """
 
 import json
@@ -47,7 +47,9 @@ class Checkpoint:
         return self.path / "model"
 
 
-def save(folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int) -> Checkpoint:
+def save(
+    folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int
+) -> Checkpoint:
     """Write `folder/step-N` atomically and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
     target = folder / f"step-{state.step:06d}"
     partial = folder / f".partial-{state.step:06d}"

@@ -50,7 +50,9 @@ async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: i
     return tree
 
 
-async def _outcomes(trace: Trace, step: TraceStep, tools: Sequence, config: RolloutConfig, seed: int, place: Place) -> list[Outcome]:
+async def _outcomes(
+    trace: Trace, step: TraceStep, tools: Sequence, config: RolloutConfig, seed: int, place: Place
+) -> list[Outcome]:
     if step.results:
         return [Outcome(tool=c.name, status=Status.OK, text=text) for c, text in zip(step.calls, step.results, strict=True)]
     random = keyed(seed, "trace", trace.task.id, place, "call")

@@ -36,7 +36,6 @@ class Job:
     reward: Reward
 
 
-
 def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
     """The recipe's tasks of a split, and what was skipped or mended: nothing where the recipe names none. Raises ConfigError,
     FormatError."""

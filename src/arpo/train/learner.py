@@ -220,4 +220,3 @@ def _split(trees: Sequence[CreditedTree], parts: int) -> Iterable[list[CreditedT
     parts = min(parts, len(trees))
     edges = [round(i * len(trees) / parts) for i in range(parts + 1)] if parts else []
     return [list(trees[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
-

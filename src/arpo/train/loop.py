@@ -137,7 +137,7 @@ class Trainer:
 
     def measure(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> Metrics:
         step = [
-            Measured(tree, rollout.grown.expansion.planned_roots, rollout.grown.expansion.decisions)
+            Measured(tree, rollout.grown.planned_roots, rollout.grown.expansion.decisions)
             for rollout, tree in zip(batch, credited, strict=True)
         ]
         return {
@@ -158,14 +158,22 @@ class Trainer:
         for leaf, score in list(rollout.scored.scores.items())[:1]:
             text = "".join(rollout.grown.chat.text(segment.tokens) for segment in rollout.grown.tree.path(leaf))
             self.folder.append_sample(
-                self.step, text, task=rollout.task.id, leaf=list(leaf), reward=score.reward, accuracy=score.accuracy
+                self.step,
+                text,
+                task=rollout.task.id,
+                leaf=list(leaf),
+                reward=score.reward,
+                accuracy=score.accuracy,
+                question=rollout.task.question,
             )
 
     def check(self, metrics: Metrics) -> None:
         """Before anything is trained: the gates of the first step, and later a warning where tools fall out of use."""
         if self.step == 1:
             found = gates(metrics, self.run.train.gates)
-            self.folder.write_summary(gates=[{"what": g.what, "goal": g.goal, "measured": g.measured, "holds": g.holds} for g in found])
+            self.folder.write_summary(
+                gates=[{"what": g.what, "goal": g.goal, "measured": g.measured, "holds": g.holds} for g in found]
+            )
             failing = [str(gate) for gate in found if not gate.holds]
             if self.run.train.gates and failing:
                 raise GateError(f"the first step's trajectories are not fit to be trained on: {'; '.join(failing)}")
@@ -186,7 +194,9 @@ class Trainer:
         if metrics["skipped_updates"]:
             self.note("a loss or gradient was not finite: its update was skipped", level="warning")
         if self.bad_updates == BAD_UPDATES:
-            raise ArpoError(f"{BAD_UPDATES} steps in a row had updates without a finite loss: lower optim.lr, or look at the records")
+            raise ArpoError(
+                f"{BAD_UPDATES} steps in a row had updates without a finite loss: lower optim.lr, or look at the records"
+            )
         return {f"train/{name}" if "/" not in name else name: value for name, value in metrics.items()}
 
     async def publish(self) -> None:
@@ -208,7 +218,12 @@ class Trainer:
         self.trackers.log(metrics, self.step)
         self.progress.step(metrics)
         seconds = self.state.seconds + metrics["seconds/step"]
-        self.state = replace(self.state, step=self.step, position=position, window=stats.window, seconds=seconds,
+        self.state = replace(
+            self.state,
+            step=self.step,
+            position=position,
+            window=stats.window,
+            seconds=seconds,
             updates=self.learner.updates,
         )
         self.whole = True
@@ -233,7 +248,7 @@ class Trainer:
         accuracy = results.accuracy.mean
         gain = train.early_stop.min_gain if train.early_stop else 0.0
         better = self.state.best is None or accuracy > self.state.best + gain
-        self.note(f"validation accuracy {results.accuracy.percent()}" + (" (the best so far)" if better else ""))
+        self.note(f"validation accuracy {results.accuracy.percent}" + (" (the best so far)" if better else ""))
         if better:
             self.state = replace(self.state, best=accuracy, best_step=self.state.step, stale_evaluations=0)
             self.save(last=True)
@@ -261,4 +276,3 @@ class Trainer:
     def note(self, text: str, level: str = "info") -> None:
         self.folder.note(text, step=self.state.step, level=level)
         self.progress.say(text if level == "info" else f"warning: {text}")
-

@@ -194,7 +194,9 @@ class _Pipeline:
             )
             state = await trainer.train()
         if state.best_step and state.best_step != state.step:
-            self.say(f"the best validation was at step {state.best_step}; checkpoint step-{state.best_step:06d} is kept beside the last")
+            self.say(
+                f"the best validation was at step {state.best_step}; checkpoint step-{state.best_step:06d} is kept beside the last"
+            )
 
     def close(self, before: dict[str, Results], after: dict[str, Results]) -> None:
         """Summary, report and the closing table."""
@@ -212,7 +214,7 @@ class _Pipeline:
         history = self.folder.metrics()
         totals = {"tool_calls": "calls/executed", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
         facts |= {name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()}
-        facts |= {"steps": len(history), "cold_start_key": self.start.key, "seconds": self.seconds}
+        facts |= {"status": "finished", "steps": len(history), "cold_start_key": self.start.key, "seconds": self.seconds}
         self.folder.write_summary(**facts)
         with self.phase("report"):
             report = write_report(self.folder.path)

@@ -42,7 +42,9 @@ def num_updates(config: ColdStartConfig, num_traces: int) -> int:
     return config.steps or max(1, math.ceil((config.epochs or 1.0) * num_traces / config.batch))
 
 
-def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, seed: int, watch: Watch | None = None) -> None:
+def cold_start(
+    learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, seed: int, watch: Watch | None = None
+) -> None:
     """Train on `trees` in batches, reshuffled each epoch. Raises ArpoError where the loss is not finite three times in a row."""
     updates = num_updates(config, len(trees))
     order = _endless(trees, seed)
