@@ -129,8 +129,16 @@ class _Dumper(yaml.SafeDumper):
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """In double quotes where characters are inside that YAML takes for line ends."""
+        style = '"' if any(mark in text for mark in "\x85\u2028\u2029\ufeff") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

@@ -21,7 +21,7 @@ from arpo.located import Keys, Located, dump, parse_value, read
 from arpo.mistakes import config_error, where
 from arpo.run import Run, plain
 
-TAGS = {"rule": "rule", "roots": "plan"}  # groups that come in kinds, and the key that names the kind
+TAGS = {"rule": "rule", "roots": "plan", "tools": "use"}  # groups that come in kinds, and the key that names the kind
 SUFFIXES = (".yaml", ".yml")
 # values that may be paths, and how a list's entries are written: `*`
 PATHS: tuple[tuple[str, ...], ...] = (
@@ -156,7 +156,7 @@ def _with(group: Any, keys: Keys, value: Any, dotted: str, name: str = "") -> An
     if isinstance(group, list):
         if not isinstance(key, int) or key >= len(group):
             raise ConfigError(f"{name} has entries 0 to {len(group) - 1}", where=place, value=key)
-        return [*group[:key], _with(group[key], rest, value, dotted, str(key)), *group[key + 1 :]]
+        return [*group[:key], _with(group[key], rest, value, dotted, name), *group[key + 1 :]]
     if isinstance(group, str) and name in TAGS:
         group = {TAGS[name]: group}
     if group is not None and not isinstance(group, dict):

@@ -1,0 +1,48 @@
+"""`arpo doctor` looks at a machine and says what it finds; it never raises."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from arpo.cli.doctor import TESTED, Finding, Level, examine, show
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_looks_at_everything_and_finds_this_machine_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = list(examine())
+    looked_at = {finding.what for finding in findings}
+    assert {
+        "python",
+        "torch build",
+        "bfloat16",
+        "threads",
+        "memory",
+        "disk, cache",
+        "python tool",
+        "model cache",
+        "extras",
+    } <= looked_at
+    assert all(finding.advice for finding in findings if finding.level is Level.PROBLEM)
+    isolated = next(finding for finding in findings if finding.what == "python tool")
+    assert isolated.level is Level.FINE and "isolated" in isolated.text
+    assert show(iter(findings)) == all(finding.level is not Level.PROBLEM for finding in findings)
+    assert "bfloat16" in capsys.readouterr().out
+
+
+def test_a_problem_is_shown_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not show(iter([Finding("torch", "cannot be imported", Level.PROBLEM, "pip install torch")]))
+    shown = capsys.readouterr().out
+    assert "pip install torch" in shown and "1 problem" in shown
+
+
+def test_a_cache_that_is_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
+    shown = {finding.what: finding.text for finding in examine()}
+    assert str(tmp_path / "cache") in shown["disk, cache"] and "empty" in shown["model cache"]
+
+
+def test_tested_versions_are_the_pinned_ones() -> None:
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert {name: pins[name] for name in TESTED} == TESTED

