@@ -160,6 +160,18 @@ async def test_defect_7_an_empty_output_is_a_result_and_runs_once():
     assert done.status is Status.OK and done.text == "" and runs == ["a"]
 
 
+async def test_without_any_deadline_there_is_one_all_the_same(monkeypatch):
+    @tool
+    async def waits(x: str) -> str:
+        """Waits."""
+        await asyncio.sleep(60)
+        return x
+
+    monkeypatch.setattr("arpo.tools.call.LONGEST_S", 0.1)
+    context = CallContext(task=CONTEXT.task, deadline_s=None, seed=0)
+    assert (await outcome([waits], "waits", context, x="")).status is Status.TIMEOUT
+
+
 async def test_a_slow_tool_holds_up_nobody():
     @tool
     def slow(x: str) -> str:

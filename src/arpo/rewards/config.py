@@ -34,9 +34,7 @@ class RewardConfig(Config):
     """A reward of your own instead, by import path (`my_pkg.rewards:score`): `(task, transcript) -> float | Score`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for `use`."""
-    deadline_s: float = Field(default=300.0, gt=0)
-    """Seconds that scoring one branch may take, waiting for others included; longer is an error."""
-    maths_s: float = Field(default=3.0, gt=0)
+    maths_s: float = Field(default=2.0, gt=0)
     """Processor seconds that comparing one pair of formulas may take before it counts as not equal."""
 
     @model_validator(mode="after")
@@ -66,7 +64,7 @@ def build_reward(config: "RewardConfig | Callable[..., Any]") -> "Reward":
     )
 
 
-def answer_measure(measure: Measure, maths_s: float = 3.0) -> "Accuracy":
+def answer_measure(measure: Measure, maths_s: float = 2.0) -> "Accuracy":
     """`(answer, task) -> accuracy`: the best over the task's golds."""
     from arpo.rewards import text
     from arpo.rewards.maths import MathsVerifier, compare_quickly

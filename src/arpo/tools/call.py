@@ -16,6 +16,7 @@ from arpo.tools.function import as_result
 
 MOST_CHARS = 200_000  # of a result that is kept and recorded; the chat format cuts to tokens after that
 MOST_ERROR_CHARS = 500
+LONGEST_S = 60.0  # where neither tool nor context sets a deadline: none at all is not offered
 
 _abandoned: set["asyncio.Task[Any]"] = set()  # calls past their deadline that ignore being cancelled: kept until they end
 
@@ -35,7 +36,7 @@ async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, conte
     tool = offered[call.name]
     if missing := [name for name in tool.schema.get("required", ()) if name not in call.arguments]:
         return _refused(tool.name, f"{tool.name} needs {_listed(missing)}")
-    deadline_s = getattr(tool, "deadline_s", None) or context.deadline_s
+    deadline_s = getattr(tool, "deadline_s", None) or context.deadline_s or LONGEST_S
     start = time.perf_counter()
     result = await _within(tool, call.arguments, replace(context, deadline_s=deadline_s))
     text = result.text.encode("utf-8", "replace").decode()
