@@ -1,10 +1,13 @@
 """Tiny randomly initialised models in exact float64: rotary embeddings and norms compute in float64, too, where transformers uses
 float32, so that two ways of computing one thing agree to rounding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import transformers
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {"head_dim": 8}),
@@ -34,7 +37,7 @@ def tiny_model(family: str, seed: int = 0, vocab: int = 64) -> transformers.PreT
     return exact(model_class(config).double())
 
 
-def exact(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+def exact(model: Any) -> transformers.PreTrainedModel:
     model.model.rotary_emb = _Rotary(model.model.rotary_emb.inv_freq)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
@@ -53,7 +56,7 @@ class _Rotary(torch.nn.Module):
         return angles.cos(), angles.sin()
 
 
-def _norm(module: torch.nn.Module, offset: float):
+def _norm(module: Any, offset: float) -> Callable[[torch.Tensor], torch.Tensor]:
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
     def forward(x: torch.Tensor) -> torch.Tensor:
