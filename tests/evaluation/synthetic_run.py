@@ -153,7 +153,6 @@ def write_run(
     ) as run:
         for step in range(1, steps + 1):
             run.append_metrics(step, metrics_of(step, steps, rng, rule=rule, gain=gain))
-            run.append_event(step, b"tree" * step)
         run.note("the last task came back empty twice", step=min(3, steps), level="warning")
         run.note("checkpoint written", step=steps)
         for step in (1, steps):

@@ -5,11 +5,14 @@ import math
 import os
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from arpo.core import Expansion, Never, Prompt, RolloutTree, StepStats
+from arpo.core.record import TreeRecord, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.train.environment import describe_environment
 from arpo.train.runfolder import RunFolder, write_atomic
@@ -17,15 +20,26 @@ from arpo.train.runfolder import RunFolder, write_atomic
 RECIPE = "name: x\n"
 
 
+def tree(name):
+    """The record of a tree that has not begun to grow."""
+    bare = RolloutTree(name, 1, Prompt(tokens=array("i", [1, 2, 3])))
+    expansion = Expansion(bare, leaves=2, roots=2, rule=Never(), head=4, vocab_size=9, stats=StepStats(step=1), seed=0)
+    return TreeRecord.of(expansion)
+
+
+def names(records):
+    return [record.tree.task for record in records]
+
+
 def test_what_is_written_is_read_at_once(tmp_path):
     with RunFolder.create(tmp_path / "run", RECIPE, {"seed": 1}) as run:
         run.append_metrics(1, {"a": 0.5, "bad": math.nan, "worse": -math.inf, "numpy": np.float32(2), "many": np.arange(2)})
-        run.append_event(1, b"frame one")
-        run.append_event(1, b"")
+        run.append_tree(1, tree("a"))
+        run.append_tree(1, tree("b"))
         run.note("watch out", step=1, level="warning")
         reader = RunFolder(tmp_path / "run")
         assert reader.metrics() == [{"step": 1, "a": 0.5, "bad": None, "worse": None, "numpy": 2.0, "many": [0, 1]}]
-        assert list(reader.events(1)) == [b"frame one", b""] and reader.event_steps() == [1]
+        assert names(reader.trees(1)) == ["a", "b"] and reader.event_steps() == [1]
         assert reader.notes()[0]["text"] == "watch out" and reader.recipe_text() == RECIPE
         assert reader.environment()[0]["seed"] == 1 and reader.is_live()
     assert not reader.is_live()
@@ -80,7 +94,7 @@ def test_cutting_back_takes_out_what_came_later_and_keeps_it_aside(tmp_path):
     with RunFolder.create(path, RECIPE, {}) as run:
         for step in range(1, 6):
             run.append_metrics(step, {"a": step})
-            run.append_event(step, b"x" * step)
+            run.append_tree(step, tree(f"step {step}"))
             run.note(f"note {step}", step=step)
     with RunFolder.create(path, "name: y\n", {}, resume=True) as run:
         aside = run.cut_back(3)
@@ -88,8 +102,8 @@ def test_cutting_back_takes_out_what_came_later_and_keeps_it_aside(tmp_path):
         assert sorted(p.name for p in (aside / "events").iterdir()) == ["step-000004.frames", "step-000005.frames"]
         assert len((aside / "metrics.jsonl").read_text().splitlines()) == 5
         run.append_metrics(4, {"a": "again"})
-        run.append_event(4, b"again")
-        assert run.metrics()[-1] == {"step": 4, "a": "again"} and list(run.events(4)) == [b"again"]
+        run.append_tree(4, tree("again"))
+        assert run.metrics()[-1] == {"step": 4, "a": "again"} and names(run.trees(4)) == ["again"]
         assert run.cut_back(4) is None
         assert run.cut_back(0).name.startswith("002") and run.metrics() == []
     assert (path / "recipe.yaml").read_text() == RECIPE and (path / "recipe.resumed.yaml").read_text() == "name: y\n"
@@ -116,20 +130,16 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 
 def test_frames_cut_anywhere_give_the_whole_ones_before(tmp_path):
     with RunFolder.create(tmp_path / "run", RECIPE, {}) as run:
-        frames = [b"a" * 10, b"b" * 3, b"c" * 7]
-        for frame in frames:
-            run.append_event(1, frame)
+        for name in "abc":
+            run.append_tree(1, tree(name))
     path, whole = run.events_path(1), run.events_path(1).read_bytes()
-    ends = [sum(12 + len(f) for f in frames[: i + 1]) for i in range(3)]
-    for length in range(len(whole)):
+    ends = [len(encode(tree("a"))), len(encode(tree("a"))) + len(encode(tree("b"))), len(whole)]
+    for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        assert list(run.events(1)) == frames[: sum(end <= length for end in ends)]
-    path.write_bytes(whole[:13] + b"?" + whole[14:])
-    with pytest.raises(FormatError, match="byte 0: the frame's check sum"):
-        list(run.events(1))
-    path.write_bytes(whole[:22] + b"?" + whole[23:])
-    with pytest.raises(FormatError, match="byte 22: no frame starts here"):
-        list(run.events(1))
+        assert names(run.trees(1)) == list("abc")[: sum(end <= length for end in ends)]
+    path.write_bytes(whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
+    with pytest.raises(FormatError, match=r"step-000001\.frames: frame 0 at byte 0 is damaged"):
+        list(run.trees(1))
 
 
 def test_summary_keeps_other_keys(tmp_path):

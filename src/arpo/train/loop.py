@@ -9,7 +9,6 @@ from random import Random
 
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, credit, mixed
-from arpo.core.record import encode
 from arpo.core.window import next_stats
 from arpo.engines import Weights
 from arpo.errors import ArpoError
@@ -149,7 +148,7 @@ class Trainer:
     def record(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> None:
         self.progress.phase("records")
         for rollout, tree in zip(batch, credited, strict=True):
-            self.folder.append_event(self.step, encode(record_of(rollout, tree)))
+            self.folder.append_tree(self.step, record_of(rollout, tree))
         self._keep_samples(batch)
 
     def _keep_samples(self, batch: Sequence[Rollout]) -> None:

@@ -5,7 +5,7 @@
         metrics.jsonl          one JSON object a step, with its "step"
         notes.jsonl            warnings and events of the run: {time, step, level, text}
         samples.jsonl          a few trajectories as text: {step, task, reward, accuracy, text}
-        events/step-000012.frames   the trees of a step, one frame each (bytes of arpo.core.record)
+        events/step-000012.frames   the trees of a step, one frame each (arpo.core.record)
         checkpoints/           written by arpo.train.checkpoint
         evaluation/NAME.json   written by arpo.evaluation
         summary.json, report.md, tensorboard/
@@ -22,21 +22,18 @@ import os
 import re
 import shutil
 import socket
-import struct
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from arpo.core.record import TreeRecord, decode, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.results import read_history
 from arpo.files import json_line, read_json, read_json_lines, write_atomic, write_json
 
 __all__ = ["RunFolder", "write_atomic"]
 
-_FRAME = struct.Struct("<4sII")  # mark, length of the payload, its crc32
-_MARK = b"ARPF"
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 _STEP = re.compile(r"step-(\d+)\.frames$")
 
@@ -133,10 +130,9 @@ class RunFolder:
         """Keep a trajectory as text for the report, with facts such as task, reward, accuracy, leaf."""
         self._append(self.path / "samples.jsonl", json_line({"step": step, **facts, "text": text}))
 
-    def append_event(self, step: int, frame: bytes) -> None:
-        """Add one frame (as arpo.core.record encodes it) to the log of `step`."""
-        header = _FRAME.pack(_MARK, len(frame), zlib.crc32(frame))
-        self._append(self.events_path(step), header + frame)
+    def append_tree(self, step: int, record: TreeRecord) -> None:
+        """Add a tree to the log of `step`, as one flushed frame."""
+        self._append(self.events_path(step), encode(record))
 
     def write_summary(self, **values: Any) -> Path:
         """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped", ...)."""
@@ -217,27 +213,17 @@ class RunFolder:
         """Steps that have an event log, in order."""
         return [_step_of(path) for path in self._event_files()]
 
-    def events(self, step: int) -> Iterator[bytes]:
-        """The frames of a step in the order in which they were written.
-
-        A frame that is cut off at the end of the file was never finished and is left out; a frame whose check sum is wrong
-        raises FormatError with file and byte.
-        """
+    def trees(self, step: int) -> Iterator[TreeRecord]:
+        """The trees of a step in the order in which they were written, up to the last whole frame. Raises FormatError, naming file,
+        frame and byte, for anything that is no record."""
         path = self.events_path(step)
         if not path.exists():
             return
         with path.open("rb") as file:
-            while len(header := file.read(_FRAME.size)) == _FRAME.size:
-                at = file.tell() - _FRAME.size
-                mark, length, checksum = _FRAME.unpack(header)
-                if mark != _MARK:
-                    raise FormatError(f"{path}, byte {at}: no frame starts here")
-                frame = file.read(length)
-                if len(frame) < length:
-                    return
-                if zlib.crc32(frame) != checksum:
-                    raise FormatError(f"{path}, byte {at}: the frame's check sum is wrong")
-                yield frame
+            try:
+                yield from decode(file)
+            except FormatError as error:
+                raise FormatError(f"{path}: {error}") from error
 
     def events_path(self, step: int) -> Path:
         return self.path / "events" / f"step-{step:06d}.frames"
