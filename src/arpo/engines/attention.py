@@ -60,7 +60,9 @@ class Layout:
         self._decode = len(decode)
         self._low, self._high = window
         self._seen = -(-max(reach, default=0) // block)  # blocks
-        self._pick = self._back = self._bias = None
+        self._pick: Tensor | None = None
+        self._back: Tensor | None = None
+        self._bias = torch.zeros(())
         if decode:
             self._plan_decode(decode, reach, block, device)
         self._spans = [(span, _causal(span, heads_per_key, device, store.dtype)) for span in spans]
@@ -96,9 +98,7 @@ class Layout:
             out[: self._decode] = self._attend_decode(query[0].transpose(0, 1), keys, values, scale)
         for span, bias in self._spans:
             part = query[0, :, span.first : span.first + span.count].reshape(1, keys.shape[2], -1, dim)
-            found = scaled_dot_product_attention(
-                part, _read(keys, span), _read(values, span), attn_mask=bias, scale=scale
-            )
+            found = scaled_dot_product_attention(part, _read(keys, span), _read(values, span), attn_mask=bias, scale=scale)
             out[span.first : span.first + span.count] = found.view(heads, span.count, dim).transpose(0, 1)
         return out.unsqueeze(0)
 

@@ -18,11 +18,13 @@ from torch import Tensor
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams
 from arpo.engines.attention import Layout, Span
+from arpo.engines.limits import check_request
 from arpo.engines.network import Network
 from arpo.engines.sampling import Pick, sample
 from arpo.engines.slots import Match, Slots, Tip
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import Pieces, StopFinder
+from arpo.errors import EngineError
 
 _EVERY = 16  # tokens between chunks once the head is delivered
 _PATIENCE = 16  # tokens of a prefix that another request is just computing that are worth a step's wait
@@ -74,7 +76,9 @@ class _Plan:
 class Decoder:
     """live: requests with a slot; waiting: those without. `slots` bounds the live ones, `prefill` the prompt tokens of a step."""
 
-    def __init__(self, network: Network, slots: Slots, pieces: Pieces, *, live: int, prefill: int, stats: EngineStats) -> None:
+    def __init__(
+        self, network: Network, slots: Slots, pieces: Pieces | None, *, live: int, prefill: int, stats: EngineStats
+    ) -> None:
         self.network, self.slots, self.stats = network, slots, stats
         self.pieces, self.most, self.prefill = pieces, live, prefill
         self.version = 0
@@ -86,22 +90,17 @@ class Decoder:
         return bool(self.live or self.waiting)
 
     def request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """A request for `step`, or ValueError where it can never be answered."""
+        """A request for `step`. Raises EngineError where it can never be answered."""
+        check_request(prompt, params, self.network.limit)
         tokens = np.asarray(prompt, dtype=np.int64)
-        if tokens.ndim != 1 or not len(tokens):
-            raise ValueError("an empty prompt: there is nothing to continue")
-        if params.max_tokens < 1:
-            raise ValueError(f"max_tokens is {params.max_tokens}, must be at least 1")
         if tokens.min() < 0 or tokens.max() >= self.network.vocabulary:
-            raise ValueError(f"the prompt holds a token outside [0, {self.network.vocabulary})")
-        total, limit = len(tokens) + params.max_tokens, self.network.limit
-        if total > limit:
-            raise ValueError(
-                f"a prompt of {len(tokens)} tokens and max_tokens {params.max_tokens} make {total}, more than the context of {limit}"
-            )
-        if total > self.slots.longest():
-            raise ValueError(f"{total} tokens do not fit into the engine's memory, which holds {self.slots.longest()} in one slot")
-        stop = StopFinder(self.pieces, params.stop, params.stop_tokens)
+            raise EngineError(f"the prompt holds a token outside [0, {self.network.vocabulary})")
+        total, longest = len(tokens) + params.max_tokens, self.slots.longest()
+        if total > longest:
+            raise EngineError(f"{total} tokens do not fit into the engine's memory, which holds {longest} in one slot")
+        if params.stop and self.pieces is None:
+            raise EngineError("stop strings need a tokenizer, and the engine has none")
+        stop = StopFinder(self.pieces or (lambda _: b""), params.stop, params.stop_tokens)
         return Request(tokens.astype(np.int32), params, stop, due=params.head or _EVERY)
 
     def step(self, arrivals: Iterable[Request] = (), closed: Iterable[Request] = ()) -> list[Reply]:
@@ -110,9 +109,9 @@ class Decoder:
         self.waiting.extend(arrivals)
         with self.stats.clock("copy_s"):
             ready, replies = self._admit()
-        rows: list[tuple[Request, Tensor]] = list(ready)
-        if any(r for r in self.live if r not in {q for q, _ in ready}):
-            rows += self._forward([r for r in self.live if all(r is not q for q, _ in ready)])
+        known = {request for request, _ in ready}
+        others = [r for r in self.live if r not in known]
+        rows = ready + (self._forward(others) if others else [])
         with self.stats.clock("sampling_s"):
             replies += self._sample(rows)
         self.stats.steps += 1

@@ -5,7 +5,7 @@ forward pass. Knows asyncio and threads; what a step is, `decoder` knows.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.config import Dtype, EngineConfig, has_fast_bf16
 from arpo.engines.decoder import Decoder, Reply, Request
+from arpo.engines.exact import ExactDecoder
 from arpo.engines.network import Network
 from arpo.engines.slots import Slots
 from arpo.engines.stats import EngineStats
@@ -58,16 +59,14 @@ class LocalEngine:
             most=1 << 20 if deterministic else 2 * slots,
             evicts=not deterministic,
         )
-        if deterministic:
-            from arpo.engines.exact import ExactDecoder as kind_of_decoder
-        else:
-            kind_of_decoder = Decoder  # type: ignore[assignment]
         spell = pieces(tokenizer) if tokenizer is not None else None
-        self._decoder = kind_of_decoder(network, store, spell, live=slots, prefill=prefill, stats=self.stats)
+        make = ExactDecoder if deterministic else Decoder
+        self._decoder = make(network, store, spell, live=slots, prefill=prefill, stats=self.stats)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arpo-engine")
         self._jobs = _Jobs()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._broken = False  # the event loop went away in the middle of a step
 
     @classmethod
     def build(cls, config: EngineConfig, model: Any, tokenizer: Any) -> "LocalEngine":
@@ -95,10 +94,7 @@ class LocalEngine:
         """Sample one turn. The first chunk comes as soon as `params.head` tokens exist, the last has `finish`."""
         if self._closed:
             raise EngineError("the engine is closed")
-        try:
-            request = self._decoder.request(prompt, params)
-        except ValueError as error:
-            raise EngineError(str(error)) from None
+        request = self._decoder.request(prompt, params)
         queue: asyncio.Queue[Chunk | EngineError] = asyncio.Queue()
         self._jobs.queues[request] = queue
         self._jobs.arrivals.append(request)
@@ -113,8 +109,7 @@ class LocalEngine:
                     return
         finally:
             if self._jobs.queues.pop(request, None) is not None:
-                self._jobs.closed.append(request)
-                self._wake()
+                self._jobs.closed.append(request)  # the scheduler is running as long as the request is live
 
     async def load(self, weights: Weights) -> None:
         """Use `weights` from the next step on. Requests in flight keep their keys; prefixes computed before are dropped."""
@@ -134,9 +129,12 @@ class LocalEngine:
         if self._closed:
             return
         self._closed = True
-        if self._task is not None:
+        if self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
         self._fail([*self._decoder.reset(), *self._jobs.arrivals], EngineError("the engine was closed"))
+        for _, done in self._jobs.loads:
+            if not done.done():
+                done.set_exception(EngineError("the engine was closed"))
         self._pool.shutdown(wait=True)
 
     # -- the scheduler ----------------------------------------------------------------------------------------------------
@@ -147,28 +145,40 @@ class LocalEngine:
 
     async def _run(self) -> None:
         """Step while there is something to do, then end: an idle engine has no task and works in any event loop."""
-        jobs, loop = self._jobs, asyncio.get_running_loop()
+        jobs = self._jobs
+        if self._broken:
+            await self._compute(self._decoder.reset)
+            self._broken = False
         while not self._closed and (jobs.arrivals or jobs.closed or jobs.loads or self._decoder.busy):
             while jobs.loads:
-                weights, done = jobs.loads.pop(0)
-                job = loop.run_in_executor(self._pool, self._decoder.load, weights.version, weights.state)
-                await asyncio.wait({job})
-                error = job.exception()
-                if error is None:
-                    self._deliver(job.result())
-                if not done.done():
-                    done.set_exception(error) if error is not None else done.set_result(None)
+                await self._load(*jobs.loads.pop(0))
             arrivals, closed = jobs.take()
-            step = loop.run_in_executor(self._pool, self._decoder.step, arrivals, closed)
-            await asyncio.wait({step})
-            error = step.exception()
+            replies, error = await self._compute(self._decoder.step, arrivals, closed)
             if error is None:
-                self._deliver(step.result())
+                self._deliver(replies)
             else:
                 self.stats.failures += 1
                 lost = {*self._decoder.reset(), *arrivals}
                 self._fail(list(lost), EngineError(f"the model failed: {type(error).__name__}: {error}"), error)
             await asyncio.sleep(0)  # let those who got a chunk ask for more before the next step
+
+    async def _load(self, weights: Weights, done: "asyncio.Future[None]") -> None:
+        replies, error = await self._compute(self._decoder.load, weights.version, weights.state)
+        if error is None:
+            self._deliver(replies)
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    async def _compute(self, job: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None]:
+        """Run `job` in the thread that computes: its result, or the error that it raised."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, job, *arguments)
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError:
+            self._broken = True
+            raise
+        error = future.exception()
+        return (None if error is not None else future.result()), error
 
     def _deliver(self, replies: Sequence[Reply]) -> None:
         for reply in replies:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from arpo.engines import attention
 from arpo.errors import ConfigError, EngineError
 
-
 _ROWS = 64  # rows a call that oneDNN lays weights out for; other numbers work as well
 
 
@@ -153,13 +152,16 @@ def _own(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _limit(config: Any, max_tokens: int | None) -> int:
     """The longest context in tokens: the model's, or less where the user says so."""
-    own = getattr(config, "max_position_embeddings", None)
-    if own is None and max_tokens is None:
-        raise ConfigError("the model does not say how long its context is", where="engine.max_tokens_per_slot", hint="set it")
-    if own is not None and max_tokens is not None and max_tokens > own:
+    own: int | None = getattr(config, "max_position_embeddings", None)
+    where = "engine.max_tokens_per_slot"
+    if max_tokens is None:
+        if own is None:
+            raise ConfigError("the model does not say how long its context is", where=where, hint="set it")
+        return own
+    if own is not None and max_tokens > own:
         hint = f"at most {own}, the model's context"
-        raise ConfigError("a slot cannot be longer than the model's context", where="engine.max_tokens_per_slot", value=max_tokens, hint=hint)
-    return int(max_tokens if max_tokens is not None else own)
+        raise ConfigError("a slot cannot be longer than the model's context", where=where, value=max_tokens, hint=hint)
+    return max_tokens
 
 
 def _names(module: nn.Module) -> list[tuple[str, ...]]:

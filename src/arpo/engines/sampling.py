@@ -51,7 +51,7 @@ def sample(logits: Tensor, picks: Sequence[Pick]) -> Picked:
     Raises FloatingPointError where a row is not finite.
     """
     rows = logits.float()
-    count, vocabulary = rows.shape
+    count = len(rows)
     top = rows.amax(-1, keepdim=True)
     below = (rows - top).clamp_(min=-1e30)  # a forbidden token (-inf) has no mass: 0 * -1e30 is 0, where 0 * -inf is not
     mass = below.exp()

@@ -126,6 +126,7 @@ class Slots:
         The prompt's other tokens are entered as planned.
         """
         source = match.row if match is not None and reuse else None
+        origins = self.sampled[match.row, : match.count].copy() if match is not None else self.sampled[:0, 0]
         if source is not None and self._whole(self.rows[source], reuse) and self._fit(len(self.rows), reserve):
             row = source
         else:
@@ -139,6 +140,7 @@ class Slots:
         slot.owner, slot.current = owner, True
         self.tokens[row, reuse : len(prompt)] = prompt[reuse:]
         self.sampled[row, reuse:] = False
+        self.sampled[row, : len(origins)] = origins
         slot.known, slot.planned = reuse, len(prompt)
         if slot.tip is not None and slot.tip.length > len(prompt):
             slot.tip = None
@@ -192,8 +194,9 @@ class Slots:
         if free is not None and self._fit(len(self.rows), reserve):
             return free, source
         if free is None and len(self.rows) < self.most:
-            more = min(max(len(self.rows) * 2, _ROWS), self.most)
-            if self._fit(more, reserve) or self._fit(len(self.rows) + 1, reserve):
+            length = max(-(-reserve // BLOCK) * BLOCK, self.length)
+            more = min(max(len(self.rows) * 2, _ROWS), self.most, self.memory // (length * self.token_bytes))
+            if more > len(self.rows) and self._fit(more, reserve):
                 return next(i for i, r in enumerate(self.rows) if r.owner is None and not r.known and i != source), source
         if not self.evicts:
             return None
