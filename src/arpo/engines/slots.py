@@ -126,7 +126,7 @@ class Slots:
         The prompt's other tokens are entered as planned.
         """
         source = match.row if match is not None and reuse else None
-        origins = self.sampled[match.row, : match.count].copy() if match is not None else self.sampled[:0, 0]
+        origins = self.sampled[match.row, : match.count].copy() if match is not None else np.zeros(0, bool)
         if source is not None and self._whole(self.rows[source], reuse) and self._fit(len(self.rows), reserve):
             row = source
         else:

@@ -1,0 +1,171 @@
+"""What every engine must do, whatever writes its tokens. A test class inherits it and gives `engine` and `prompt`."""
+
+import asyncio
+import math
+from array import array
+from dataclasses import dataclass
+
+import pytest
+
+from arpo.core.tree import FinishReason
+from arpo.engines import Chunk, SamplingParams, Weights
+from arpo.errors import EngineError
+
+
+@dataclass
+class Written:
+    chunks: list[Chunk]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [t for c in self.chunks for t in c.tokens]
+
+    @property
+    def logprobs(self) -> list[float]:
+        return [x for c in self.chunks for x in c.logprobs]
+
+    @property
+    def entropies(self) -> list[float]:
+        return [x for c in self.chunks for x in c.entropies]
+
+    @property
+    def finish(self) -> FinishReason | None:
+        return self.chunks[-1].finish
+
+
+async def write(engine, prompt, **params) -> Written:
+    """One whole turn."""
+    return Written([chunk async for chunk in engine.sample(prompt, SamplingParams(**params))])
+
+
+async def until(true, seconds=10.0):
+    """Wait until `true()` holds."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not true():
+        assert asyncio.get_running_loop().time() < end, "it never came true"
+        await asyncio.sleep(0.001)
+
+
+class EngineContract:
+    async def test_a_turn_comes_in_chunks_and_only_the_last_one_ends_it(self, engine, prompt):
+        turn = await write(engine, prompt, max_tokens=40, seed=3, head=5)
+        assert [c.finish is None for c in turn.chunks[:-1]] == [True] * (len(turn.chunks) - 1)
+        assert turn.finish is FinishReason.LENGTH and len(turn.tokens) == 40
+        for chunk in turn.chunks:
+            assert isinstance(chunk.tokens, array) and chunk.tokens.typecode == "i"
+            assert chunk.logprobs.typecode == chunk.entropies.typecode == "f"
+            assert len(chunk.tokens) == len(chunk.logprobs) == len(chunk.entropies) > 0
+        assert all(x <= 1e-6 for x in turn.logprobs)
+        assert all(0 <= h <= math.log(100_000) for h in turn.entropies)
+
+    async def test_the_head_arrives_before_the_end(self, engine, prompt):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=40, seed=3, head=7))
+        first = await anext(stream)
+        assert len(first.tokens) == 7 and first.finish is None
+        rest = [c async for c in stream]
+        assert 7 + sum(len(c.tokens) for c in rest) == 40
+
+    async def test_a_head_longer_than_the_turn_comes_with_the_end(self, engine, prompt):
+        turn = await write(engine, prompt, max_tokens=4, seed=3, head=20)
+        assert len(turn.chunks) == 1 and len(turn.tokens) == 4
+
+    @pytest.mark.parametrize("count", [1, 2, 16, 17, 33])
+    async def test_max_tokens_is_exact(self, engine, prompt, count):
+        turn = await write(engine, prompt, max_tokens=count, seed=1)
+        assert len(turn.tokens) == count and turn.finish is FinishReason.LENGTH
+
+    async def test_a_stop_token_ends_the_turn_and_is_kept_wherever_it_comes(self, engine, prompt):
+        free = (await write(engine, prompt, max_tokens=30, temperature=0.0)).tokens
+        for token in dict.fromkeys(free):
+            turn = await write(engine, prompt, max_tokens=30, temperature=0.0, stop_tokens=(token,))
+            assert turn.tokens == free[: free.index(token) + 1]
+            assert turn.finish is FinishReason.STOP
+
+    async def test_a_stop_string_ends_the_turn_however_tokens_split_it(self, engine, prompt, spell):
+        free = (await write(engine, prompt, max_tokens=30, temperature=0.0)).tokens
+        ends, text = [], b""
+        for token in free:
+            text += spell(token)
+            ends.append(len(text))
+        tried = 0
+        for start in range(0, len(text), 3):
+            for length in (1, 2, 5, 11):
+                stop = text[start : start + length]
+                if not readable(stop):
+                    continue
+                tried += 1
+                turn = await write(engine, prompt, max_tokens=30, temperature=0.0, stop=("never said", stop.decode()))
+                found = text.find(stop) + len(stop)
+                assert turn.tokens == free[: next(i for i, end in enumerate(ends) if end >= found) + 1]
+                assert turn.finish is FinishReason.STOP
+        assert tried >= 5
+
+    async def test_a_stop_string_in_the_prompt_does_not_end_the_turn(self, engine, prompt, spell):
+        last = spell(prompt[-1])
+        turn = await write(engine, prompt, max_tokens=1, temperature=0.0, stop=(last.decode() + "\x00",))
+        assert turn.finish is FinishReason.LENGTH
+
+    async def test_closing_the_iterator_cancels_the_request_and_no_other(self, engine, prompt, live):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=200, seed=1, head=1))
+        await anext(stream)
+        other = asyncio.create_task(write(engine, prompt, max_tokens=20, seed=2))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        assert len((await other).tokens) == 20
+        await until(lambda: live() == 0)
+
+    async def test_a_cancelled_task_frees_its_request(self, engine, prompt, live):
+        task = asyncio.create_task(write(engine, prompt, max_tokens=200, seed=1))
+        await until(lambda: live() == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: live() == 0)
+
+    async def test_64_requests_at_once(self, engine, prompt):
+        turns = await asyncio.gather(
+            *(write(engine, prompt[: 1 + i % len(prompt)], max_tokens=1 + i % 20, seed=i) for i in range(64))
+        )
+        assert [len(t.tokens) for t in turns] == [1 + i % 20 for i in range(64)]
+
+    async def test_seeds_tell_requests_apart(self, engine, prompt):
+        turns = [await write(engine, prompt, max_tokens=30, seed=seed) for seed in (1, 2, 1)]
+        assert turns[0].tokens == turns[2].tokens
+        assert (turns[0].tokens, turns[0].entropies) != (turns[1].tokens, turns[1].entropies)
+
+    async def test_what_cannot_be_answered_is_an_engine_error(self, engine, prompt, context):
+        with pytest.raises(EngineError, match="empty prompt"):
+            await write(engine, [], max_tokens=3)
+        with pytest.raises(EngineError, match="max_tokens is 0"):
+            await write(engine, prompt, max_tokens=0)
+        long = (list(prompt) * context)[: context - 3]
+        with pytest.raises(EngineError, match=f"{context - 3} tokens and max_tokens 4 make {context + 1}.*{context}"):
+            await write(engine, long, max_tokens=4)
+        assert len((await write(engine, prompt, max_tokens=3)).tokens) == 3
+
+    async def test_tokens_carry_the_version_that_wrote_them(self, engine, prompt, state):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=40, seed=3, head=5))
+        first = await anext(stream)
+        await engine.load(Weights(7, state))
+        rest = [c async for c in stream]
+        assert first.version == 0 and rest[-1].version == 7
+        assert len(first.tokens) + sum(len(c.tokens) for c in rest) == 40
+        versions = [c.version for c in rest]
+        assert versions == sorted(versions)
+
+    async def test_a_closed_engine_says_so(self, engine, prompt):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=200, seed=1, head=1))
+        await anext(stream)
+        await engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            _ = [c async for c in stream]
+        with pytest.raises(EngineError, match="closed"):
+            await write(engine, prompt, max_tokens=1)
+        await engine.close()
+
+
+def readable(text: bytes) -> bool:
+    try:
+        return bool(text.decode())
+    except UnicodeDecodeError:
+        return False
