@@ -211,8 +211,7 @@ class _Driver:
         self._feed(self._returned(place, [*outcomes, *over], max(0, left - len(command.calls))))
 
     async def _call(self, call: Call, states: dict[str, object], seed: int) -> Outcome:
-        tool = self.by_name.get(call.name)
-        deadline_s = getattr(tool, "deadline_s", self.config.tool_deadline_s)
+        deadline_s = self.config.tool_deadline_s  # a tool's own deadline goes first (run_call)
         context = CallContext(task=self.task, deadline_s=deadline_s, seed=seed, state=states.get(call.name))
         return await run_call(self.tools, call, context)
 
