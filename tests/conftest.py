@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from tiny_project import finished_tiny_run, tiny_files, tiny_project, tiny_run
+
+__all__ = ["finished_tiny_run", "tiny_files", "tiny_project", "tiny_run"]
+
 CHATML = (
     "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
     "# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\n"
