@@ -92,8 +92,8 @@ class _Pipeline:
         config = self.run.cold_start
         assert config is not None
         with self.phase("cold_start"):
-            traces = sft.read_traces(config, self.run.data.train, self.run.seed)
-            trees = await sft.demonstrations(job.agent, traces, self.run.rollout, self.run.seed)
+            traces = sft.read_traces(config, self.run.data.train)
+            trees = await sft.demonstrations(job.agent, traces, self.run.rollout, config.seed)
             updates = sft.num_updates(config, len(trees))
             self.say(f"cold start: {len(trees)} traces, {updates} updates")
             optim = self.run.optim.model_copy(
@@ -101,7 +101,7 @@ class _Pipeline:
             )
             learner = self.learner(job, optim=optim, num_updates=updates)
             with Progress(updates, title="cold start", console=self.console) as progress:
-                sft.cold_start(learner, trees, config, self.run.seed, lambda _number, _all, metrics: progress.step(metrics))
+                sft.cold_start(learner, trees, config, lambda _number, _all, metrics: progress.step(metrics))
             await job.agent.engine.load(Weights(0, learner.state()))
             self.start.keep(learner.unwrapped.model, job.tokenizer)
 

@@ -100,6 +100,8 @@ class ColdStartConfig(Config):
     """What the rate does after warm-up: stay, or fall to 0."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the updates over which the rate rises from 0."""
+    seed: int = 0
+    """Keys the choice and order of traces, apart from the run's seed: runs that differ in that alone share their cold start."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,14 +22,14 @@ from arpo.train.settings import ColdStartConfig
 Watch = Callable[[int, int, dict[str, float]], None]  # update, updates in all, metrics
 
 
-def read_traces(config: ColdStartConfig, data: DataConfig, seed: int) -> list[Trace]:
+def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
     """The traces that a recipe names, in a seeded order. Raises ConfigError, FormatError."""
     if config.traces == "atlas":
         from arpo.tasks import atlas
 
-        return atlas.traces("train", limit=config.num_traces, seed=seed, families=data.families)
+        return atlas.traces("train", limit=config.num_traces, seed=config.seed, families=data.families)
     traces = load_traces(Path(config.traces).expanduser())
-    Random(f"{seed}/traces").shuffle(traces)
+    Random(f"{config.seed}/traces").shuffle(traces)
     return traces[: config.num_traces]
 
 
@@ -43,11 +43,11 @@ def num_updates(config: ColdStartConfig, num_traces: int) -> int:
 
 
 def cold_start(
-    learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, seed: int, watch: Watch | None = None
+    learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None
 ) -> None:
     """Train on `trees` in batches, reshuffled each epoch. Raises ArpoError where the loss is not finite three times in a row."""
     updates = num_updates(config, len(trees))
-    order = _endless(trees, seed)
+    order = _endless(trees, config.seed)
     failed = 0
     for number in range(1, updates + 1):
         metrics = learner.imitate(list(islice(order, min(config.batch, len(trees)))))

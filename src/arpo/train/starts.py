@@ -30,7 +30,7 @@ def _decides_weights(run: Run) -> list[Any]:
     limits = [run.rollout.max_calls, run.rollout.at_call_limit, run.rollout.branch_tokens]
     optim = [run.optim.betas, run.optim.eps, run.optim.weight_decay, run.optim.grad_clip]
     parts = [run.chat, run.tools, run.cold_start, run.data.train]
-    return [FORMAT, run.seed, model, limits, optim, *map(plain, parts)]
+    return [FORMAT, model, limits, optim, *map(plain, parts)]
 
 
 class Start:
