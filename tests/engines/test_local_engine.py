@@ -193,14 +193,16 @@ async def test_weights_from_a_folder_and_wrong_weights(make_model, tmp_path):
 
 async def test_the_learners_settings_do_not_reach_sampling(make_model):
     model = make_model(attention_dropout=0.5)
+    calls, plain_forward = [], model.forward
+    model.forward = lambda *a, **k: calls.append(1) or plain_forward(*a, **k)
     engine = LocalEngine(model, dtype="float32")
     model.train()
     model.set_attn_implementation("eager")
-    calls = []
     model.register_forward_hook(lambda *a: calls.append(1))
     turn = await write(engine, prompt_of(30), max_tokens=10, seed=1)
     assert model.training and model.config._attn_implementation == "eager" and not calls
     agrees(model.eval(), prompt_of(30), turn)
+    assert len(calls) == 2, "the wrapper and the hook, by the plain forward of this test alone"
     assert all(p.requires_grad for p in model.parameters())
 
 

@@ -140,6 +140,7 @@ def _own(model: nn.Module, device: torch.device) -> nn.Module:
     for module in own.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+        module.__dict__.pop("forward", None)  # a wrapper set on the instance (autocast, say) would lead back to the original
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_attn_implementation"):
             config._attn_implementation = attention.NAME
