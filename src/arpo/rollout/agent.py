@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from arpo.chat import ChatFormat
 from arpo.engines import Engine
@@ -17,6 +18,8 @@ class Agent:
     vocab_size: int
 
     def chat(self, task: Task) -> tuple[ChatFormat, tuple[Tool, ...]]:
-        """The chat format and tools for `task`: the agent's, and what the task itself brings."""
-        tools = (*self.tools, *task.tools) if task.tools else self.tools
-        return self.format(tools), tools  # type: ignore[return-value, arg-type]
+        """The chat format and tools for `task`: the agent's, and what the task brings (of two with one name, the task's)."""
+        tools = self.tools
+        if task.tools:
+            tools = tuple({tool.name: tool for tool in (*self.tools, *cast(Sequence[Tool], task.tools))}.values())
+        return self.format(tools), tools

@@ -2,21 +2,22 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 
 from arpo.chat import Transcript
 from arpo.core.branching import StepStats
 from arpo.core.credit import ScoredTree
-from arpo.core.place import Place
+from arpo.core.place import Place, show
 from arpo.core.score import Score
-from arpo.core.tree import Branch, Ending
+from arpo.core.tree import Branch
+from arpo.errors import ToolError
 from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.grow import Grown, grow
-from arpo.rollout.states import line_of
+from arpo.rollout.together import together
 from arpo.tasks import Task
 
 
@@ -34,23 +35,44 @@ class Rollout:
 
 
 async def score(grown: Grown, reward: Reward, deadline_s: float) -> Rollout:
-    """Score every leaf that the world did not end. Raises RewardError."""
-    transcripts = {branch.leaf: await transcript(grown, branch) for branch in grown.tree.branches() if not branch.ending.by_world}
+    """Score every leaf that the world did not end, then close the states of tools. Raises RewardError.
+
+    A leaf whose final states cannot be had (a tool is down) goes without a score, like one that the world ended.
+    """
+    transcripts: dict[Place, Transcript] = {}
+    scores: dict[Place, Score] = {}
+
+    async def of(branch: Branch) -> None:
+        try:
+            said = await transcript(grown, branch)
+        except ToolError as error:
+            grown.states.lost.append(f"{show(branch.leaf)} has no score: {error}")
+            return
+        scores[branch.leaf] = await run_reward(reward, grown.task, said, deadline_s)
+        transcripts[branch.leaf] = said
+
     try:
-        scores = await asyncio.gather(*(run_reward(reward, grown.task, said, deadline_s) for said in transcripts.values()))
+        async with together() as group:
+            for branch in grown.tree.branches():
+                if not branch.ending.by_world:
+                    group.create_task(of(branch))
     finally:
         await grown.states.close()
-    by_leaf: dict[Place, Score] = dict(zip(transcripts, scores, strict=True))
-    return Rollout(grown=grown, scored=ScoredTree(grown.tree, by_leaf), transcripts=transcripts)
+    ordered = sorted(scores)  # as leaves stand in the tree, whatever was scored first
+    return Rollout(
+        grown=grown,
+        scored=ScoredTree(grown.tree, {leaf: scores[leaf] for leaf in ordered}),
+        transcripts={leaf: transcripts[leaf] for leaf in ordered},
+    )
 
 
 async def transcript(grown: Grown, branch: Branch) -> Transcript:
-    states = await grown.states.at(line_of(branch.leaf)) if grown.states.tools else {}
+    """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called none)."""
     return Transcript(
-        turns=tuple(grown.chat.parse(turn.tokens) for turn in branch.turns),
+        turns=tuple(grown.parsed[turn.place] for turn in branch.turns),
         outcomes=tuple(observation.outcomes for observation in branch.observations),
-        ending=Ending(branch.ending).value,
-        states=states,
+        ending=branch.ending.value,
+        states=await grown.states.at(branch.leaf),
     )
 
 
@@ -63,19 +85,19 @@ async def collect(
     stats: StepStats,
     seed: int,
     in_flight: int,
-) -> AsyncIterator[Rollout]:
-    """Yield the scored trees of `tasks` in their order, `in_flight` of them growing at a time.
+) -> AsyncGenerator[Rollout, None]:
+    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded.
 
-    Close the iterator to stop early: what is still growing is cancelled. A tree is scored as soon as it has grown.
+    A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop early: what is
+    still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError, ConfigError, a bug's error.
     """
 
     async def one(task: Task) -> Rollout:
         return await score(await grow(agent, task, config, stats=stats, seed=seed), reward, config.reward_deadline_s)
 
-    waiting = iter(tasks)
     growing: deque[asyncio.Task[Rollout]] = deque()
     try:
-        for task in waiting:
+        for task in tasks:
             growing.append(asyncio.create_task(one(task)))
             if len(growing) >= in_flight:
                 yield await _first(growing)

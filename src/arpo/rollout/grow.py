@@ -1,31 +1,37 @@
 """Grow one task's tree: the only place where engines and tools meet.
 
-`Expansion` decides what happens; this file makes it happen. Every line of every tree is a task of its own, so a slow tool holds up
-nobody else. It refuses to know budgets and rules.
+`Expansion` decides what happens; this file makes it happen. Every request and every turn's calls are a task of their own, so a slow
+tool holds up nobody else. It knows the limits of a branch. It refuses to know budgets, rules and rewards.
+
+The world may fail (EngineError, a provider that is down): that is an event, and kept with its reason. Anything else that an engine,
+a rule or a tool's state raises is a bug: it stops the tree, cancels what runs, closes every state and propagates as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from array import array
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import chain
-from time import monotonic
+from typing import cast
 
-from arpo.chat import ChatFormat
+from arpo.chat import ChatFormat, ParsedTurn
 from arpo.core.branching import StepStats
-from arpo.core.expansion import Command, Decided, Event, Expansion, Failed, HeadKnown, Returned, RunCalls, Sample, TurnEnded
-from arpo.core.place import Place, Step, keyed
+from arpo.core.expansion import Command, Decided, Event, Expansion, Failed, Returned, RunCalls, Sample, TurnEnded
+from arpo.core.place import Place, keyed
 from arpo.core.tree import Call, Ending, FinishReason, Observation, Outcome, Prompt, Role, RolloutTree, Status, Turn
 from arpo.engines import Chunk, SamplingParams
-from arpo.errors import ConfigError, EngineError
+from arpo.errors import ConfigError, EngineError, ToolError
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.states import ToolStates
+from arpo.rollout.draft import Draft
+from arpo.rollout.states import States, ToolStates
+from arpo.rollout.together import together
 from arpo.tasks import Task
 from arpo.tools import CallContext, Tool
 from arpo.tools.call import run_call
+
+NOT_RUN = "no calls left: this one did not run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +41,11 @@ class Grown:
     task: Task
     chat: ChatFormat
     expansion: Expansion
+    parsed: Mapping[Place, ParsedTurn]  # what every turn says
     states: ToolStates  # final states of tools; closed by whoever scores the tree
+    failures: tuple[tuple[Place, str], ...]  # of the world, with its reasons, those that a further attempt mended included
     tool_s: float  # seconds spent in tools, summed over calls
-    waited_s: float  # seconds that decisions waited for others
+    waited_s: float  # seconds between a tip's head and its decision, summed over decisions that had to wait for others
 
     @property
     def tree(self) -> RolloutTree:
@@ -59,11 +67,10 @@ async def grow(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepSt
             f"the prompt of task {task.id} has {len(prompt)} tokens and leaves no room for a turn",
             where="rollout.branch_tokens",
             value=config.branch_tokens,
-            hint="raise rollout.branch_tokens or drop long tasks with data.max_prompt_tokens",
+            hint="raise rollout.branch_tokens or leave this task out",
         )
-    tree = RolloutTree(task.id, stats.step, Prompt(tokens=prompt))
     expansion = Expansion(
-        tree,
+        RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
         leaves=config.leaves,
         roots=config.roots,
         rule=config.rule,
@@ -74,34 +81,30 @@ async def grow(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepSt
         root_cap=config.root_cap,
         retries=config.retries,
     )
-    return await _Driver(agent, task, config, chat, tools, expansion, seed).run()
+    return await _Driver(agent, task, config, chat, tools, expansion).run()
 
 
 class _Driver:
     """Carries out an expansion's commands and feeds it what happened."""
 
+    group: asyncio.TaskGroup
+
     def __init__(
-        self,
-        agent: Agent,
-        task: Task,
-        config: RolloutConfig,
-        chat: ChatFormat,
-        tools: tuple[Tool, ...],
-        expansion: Expansion,
-        seed: int,
+        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[Tool, ...], expansion: Expansion
     ) -> None:
-        self.agent, self.task, self.config, self.chat, self.tools = agent, task, config, chat, tools
-        self.expansion, self.seed = expansion, seed
-        self.tree, self.step = expansion.tree, expansion.tree.step
-        self.states = ToolStates(tools, task)
+        self.agent, self.task, self.config, self.chat = agent, task, config, chat
+        self.expansion, self.tree = expansion, expansion.tree
+        self.tools = {tool.name: tool for tool in tools}
+        self.states = ToolStates(tools, task, config.tool_deadline_s)
+        self.parsed: dict[Place, ParsedTurn] = {}
+        self.outcomes: dict[Place, dict[int, Outcome]] = {}  # of turns whose calls run, by the call's number
+        self.failures: list[tuple[Place, str]] = []
+        self.judged_at: dict[Place, float] = {}  # by tip; seconds
         self.tool_s = self.waited_s = 0.0
-        self.returned_at: dict[Place, float] = {}
-        self.by_name = {tool.name: tool for tool in tools}
-        self.group: asyncio.TaskGroup
 
     async def run(self) -> Grown:
         try:
-            async with asyncio.TaskGroup() as self.group:
+            async with together() as self.group:
                 self._obey(self.expansion.start())
         except BaseException:
             await self.states.close()
@@ -110,13 +113,19 @@ class _Driver:
             task=self.task,
             chat=self.chat,
             expansion=self.expansion,
+            parsed=self.parsed,
             states=self.states,
+            failures=tuple(self.failures),
             tool_s=self.tool_s,
             waited_s=self.waited_s,
         )
 
     def _feed(self, event: Event) -> None:
         self._obey(self.expansion.feed(event))
+
+    def _fail(self, place: Place, ending: Ending, reason: object) -> None:
+        self.failures.append((place, str(reason)))
+        self._feed(Failed(place, ending))
 
     def _obey(self, commands: Iterable[Command]) -> None:
         for command in commands:
@@ -129,31 +138,40 @@ class _Driver:
                     self._decided(command)
 
     def _decided(self, command: Decided) -> None:
-        if command.waited:
-            self.waited_s += monotonic() - self.returned_at.get(command.place, monotonic())
-        if command.granted == 0:
+        if command.waited and command.place in self.judged_at:
+            self.waited_s += _now() - self.judged_at[command.place]
+        if command.granted == 0 and self.states.tools:
             self.group.create_task(self.states.drop(command.place))
 
-    async def _sample(self, command: Sample) -> None:
-        context = self.tree.context(command.place[:-1])
-        params = self._params(command, room=self.config.branch_tokens - len(context))
-        chunks: list[Chunk] = []
-        probing = command.role is Role.PROBE
-        try:
-            async for chunk in self.agent.engine.sample(context, params):
-                chunks.append(chunk)
-                if probing and sum(len(c.tokens) for c in chunks) >= self.config.head:
-                    probing = False
-                    self.returned_at[command.place[:-1]] = monotonic()
-                    self._feed(_head(command.place, chunks, self.config.head))
-        except EngineError:
-            self._feed(Failed(command.place, Ending.ENGINE_FAILED))
-            return
-        self._feed(self._turn_ended(command, chunks, params.max_tokens))
+    # --- turns
 
-    def _params(self, command: Sample, room: int) -> SamplingParams:
-        random = keyed(self.seed, self.step, self.task.id, command.place, "sample", command.attempt)
-        return SamplingParams(
+    async def _sample(self, command: Sample) -> None:
+        place, tip = command.place, command.place[:-1]
+        context = self.tree.context(tip)
+        room = self.config.branch_tokens - len(context)
+        unjudged = command.role is Role.PROBE and tip not in self.judged_at
+        draft = Draft()
+        try:
+            async with aclosing(self._chunks(command, context, room)) as chunks:
+                async for chunk in chunks:
+                    draft.add(chunk)
+                    if unjudged and (len(draft.tokens) >= self.config.head or draft.finish):
+                        unjudged = False
+                        self.judged_at[tip] = _now()
+                        if not draft.finish:
+                            self._feed(draft.head(place, self.config.head))
+            if draft.finish is None or not draft.tokens:
+                raise EngineError("the engine's answer broke off")
+        except EngineError as error:
+            self._fail(place, Ending.ENGINE_FAILED, error)
+            return
+        said = self.parsed[place] = self.chat.parse(draft.tokens)
+        turn = draft.turn(place, command.role, said.calls if draft.finish is FinishReason.STOP else ())
+        self._feed(TurnEnded(turn, self._ending(turn, room)))
+
+    def _chunks(self, command: Sample, context: Sequence[int], room: int) -> AsyncGenerator[Chunk, None]:
+        random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
+        params = SamplingParams(
             max_tokens=min(self.config.turn_tokens, room),
             temperature=self.config.temperature,
             top_p=self.config.top_p,
@@ -162,87 +180,81 @@ class _Driver:
             seed=random.getrandbits(63),
             head=self.config.head if command.role is Role.PROBE else 0,
         )
+        chunks = self.agent.engine.sample(context, params)
+        return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
 
-    def _turn_ended(self, command: Sample, chunks: list[Chunk], max_tokens: int) -> TurnEnded:
-        tokens = array("i", chain.from_iterable(c.tokens for c in chunks))
-        finish = chunks[-1].finish or FinishReason.STOP
-        calls = self.chat.parse(tokens).calls if finish is FinishReason.STOP else ()
-        turn = Turn(
-            place=command.place,
-            role=command.role,
-            tokens=tokens,
-            logprobs=array("f", chain.from_iterable(c.logprobs for c in chunks)),
-            entropies=array("f", chain.from_iterable(c.entropies for c in chunks)),
-            bounds=_bounds(chunks),
-            versions=_versions(chunks),
-            finish=finish,
-            calls=calls,
-        )
-        return TurnEnded(turn, self._ending(turn, max_tokens))
-
-    def _ending(self, turn: Turn, max_tokens: int) -> Ending | None:
+    def _ending(self, turn: Turn, room: int) -> Ending | None:
+        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to run."""
         if turn.finish is FinishReason.LENGTH:
-            return Ending.TURN_LENGTH if max_tokens == self.config.turn_tokens else Ending.BRANCH_LENGTH
+            return Ending.TURN_LENGTH if len(turn.tokens) < room else Ending.BRANCH_LENGTH
         if not turn.calls:
             return Ending.FINISHED
-        return Ending.CALL_LIMIT if self._calls_left(turn.place) <= 0 else None
+        if self._calls_left(turn.place) <= 0:
+            return Ending.CALL_LIMIT
+        return Ending.BRANCH_LENGTH if len(turn.tokens) >= room else None  # no result would fit
 
     def _calls_left(self, place: Place) -> int:
         """Calls that the turn at `place` may still make: the limit less those of the turns before it."""
         return self.config.max_calls - sum(len(self.tree.turns[place[:depth]].calls) for depth in range(1, len(place)))
 
+    # --- calls
+
     async def _run_calls(self, command: RunCalls) -> None:
         place, left = command.place, self._calls_left(command.place)
-        states = await self.states.at(place) if self.states.tools else {}
-        seed = keyed(self.seed, self.step, self.task.id, place, "call", command.attempt)
-        outcomes = await asyncio.gather(
-            *(self._call(call, states, seed.getrandbits(63)) for call in command.calls[:left]),
-        )
-        over = [
-            Outcome(tool=call.name, status=Status.REFUSED, text="no calls left: this one did not run")
-            for call in command.calls[left:]
-        ]
-        self.tool_s += sum(outcome.seconds for outcome in outcomes)
-        if any(outcome.status is Status.UNAVAILABLE for outcome in outcomes):
-            self._feed(Failed(place, Ending.TOOL_FAILED))
+        outcomes = self.outcomes.setdefault(place, {})
+        try:
+            states = await self.states.at(place)
+            await self._call_all(command, left, states, outcomes)
+            observed = self._observed(command, left, outcomes)
+            if observed.ending is None and self._may_branch(place):
+                await self.states.capture(place)
+        except ToolError as error:
+            self._fail(place, Ending.TOOL_FAILED, error)
             return
-        if self.expansion.rule.most(len(place)):
-            await self.states.capture(place)
-        self._feed(self._returned(place, [*outcomes, *over], max(0, left - len(command.calls))))
+        del self.outcomes[place]
+        self._feed(observed)
 
-    async def _call(self, call: Call, states: dict[str, object], seed: int) -> Outcome:
-        deadline_s = self.config.tool_deadline_s  # a tool's own deadline goes first (run_call)
-        context = CallContext(task=self.task, deadline_s=deadline_s, seed=seed, state=states.get(call.name))
-        return await run_call(self.tools, call, context)
+    async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, Outcome]) -> None:
+        """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
 
-    def _returned(self, place: Place, outcomes: list[Outcome], left: int) -> Returned:
-        told = left if self.config.at_call_limit == "tell" else None
-        turn = self.tree.turns[place]
-        tokens, seen = self.chat.observe(turn, outcomes, told)
+        Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats no call.
+        """
+        random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
+        queues: dict[object, list[tuple[int, Call, CallContext]]] = {}
+        for number, call in enumerate(command.calls[:left]):
+            state = states.get(call.name)
+            context = CallContext(task=self.task, deadline_s=self.config.tool_deadline_s, seed=random.getrandbits(63), state=state)
+            if number not in outcomes:
+                queues.setdefault(call.name if call.name in states else number, []).append((number, call, context))
+
+        async def work(queue: list[tuple[int, Call, CallContext]]) -> None:
+            for number, call, context in queue:
+                outcome = await run_call(self.tools, call, context)
+                self.tool_s += outcome.seconds
+                if outcome.status is Status.UNAVAILABLE:
+                    down.append(f"{outcome.tool}: {outcome.text}")
+                    return
+                outcomes[number] = outcome
+
+        down: list[str] = []
+        async with together() as group:
+            for queue in queues.values():
+                group.create_task(work(queue))
+        if down:
+            raise ToolError("; ".join(down))
+
+    def _observed(self, command: RunCalls, left: int, outcomes: Mapping[int, Outcome]) -> Returned:
+        place, turn = command.place, self.tree.turns[command.place]
+        refused = [Outcome(tool=call.name, status=Status.REFUSED, text=NOT_RUN) for call in command.calls[left:]]
+        told = max(0, left - len(command.calls)) if self.config.at_call_limit == "tell" else None
+        tokens, seen = self.chat.observe(turn, [*(outcomes[number] for number in sorted(outcomes)), *refused], told)
         used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
         full = used >= self.config.branch_tokens
         return Returned(Observation(place=place, tokens=tokens, outcomes=seen), Ending.BRANCH_LENGTH if full else None)
 
-
-def _head(place: Place, chunks: list[Chunk], length: int) -> HeadKnown:
-    entropies = array("f", chain.from_iterable(c.entropies for c in chunks))[:length]
-    bounds = _bounds(chunks)
-    return HeadKnown(place, entropies, bounds and (bounds[0][:length], bounds[1][:length]))
+    def _may_branch(self, place: Place) -> bool:
+        return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.rule.most(len(place)) > 0
 
 
-def _bounds(chunks: list[Chunk]) -> tuple[array[float], array[float]] | None:
-    if all(c.bounds is None for c in chunks):
-        return None
-    pairs = [c.bounds or (c.entropies, c.entropies) for c in chunks]
-    low = array("f", chain.from_iterable(p[0] for p in pairs))
-    return low, array("f", chain.from_iterable(p[1] for p in pairs))
-
-
-def _versions(chunks: list[Chunk]) -> tuple[tuple[int, int], ...]:
-    spans: list[tuple[int, int]] = []
-    for chunk in chunks:
-        if spans and spans[-1][0] == chunk.version:
-            spans[-1] = (chunk.version, spans[-1][1] + len(chunk.tokens))
-        elif chunk.tokens:
-            spans.append((chunk.version, len(chunk.tokens)))
-    return tuple(spans)
+def _now() -> float:
+    return asyncio.get_running_loop().time()

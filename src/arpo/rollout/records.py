@@ -8,7 +8,7 @@ from arpo.rollout.collect import Rollout
 
 def record_of(rollout: Rollout, credited: CreditedTree | None = None) -> TreeRecord:
     """The rollout's tree with its scores (and credit, once there is one), task and texts."""
-    task, chat = rollout.task, rollout.grown.chat
+    task, grown, chat = rollout.task, rollout.grown, rollout.grown.chat
     notes = {
         "task": {
             "id": task.id,
@@ -17,9 +17,10 @@ def record_of(rollout: Rollout, credited: CreditedTree | None = None) -> TreeRec
             "answers": list(task.answers),
             "family": str(task.metadata.get("family", "")),
         },
-        "texts": {show(segment.place): chat.text(segment.tokens) for segment in rollout.grown.tree.turns.values()},
-        "prompt": chat.text(rollout.grown.tree.prompt.tokens),
+        "texts": {show(segment.place): chat.text(segment.tokens) for segment in grown.tree.turns.values()},
+        "prompt": chat.text(grown.tree.prompt.tokens),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
-        "tool_s": rollout.grown.tool_s,
+        "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
+        "tool_s": grown.tool_s,
     }
-    return TreeRecord.of(rollout.grown.expansion, credited or rollout.scored, notes)
+    return TreeRecord.of(grown.expansion, credited or rollout.scored, notes)

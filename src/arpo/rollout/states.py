@@ -1,15 +1,20 @@
-"""States of tools, one a line of the tree: opened at a root's first call, forked where a branch leaves the trunk.
+"""States of tools, one set a line of the tree: opened where a line starts from the prompt, forked where it leaves a trunk.
 
-A *line* is a turn with all the probes that follow it; `(0, 1, 0, 0)` belongs to the line of `(0, 1)`. The state at a tip is captured
-before the probe's next call, because siblings may be granted later than that call.
+A *line* is a turn with all the probes that follow it; `(0, 1, 0, 0)` belongs to the line of `(0, 1)`. The state at a tip is
+captured before the probe's next call, because siblings may be granted later than that call; no tool is called on a captured state.
+What a line asks for, it asks for itself and one thing at a time; different lines never share a state.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
 
 from arpo.core.place import Place
+from arpo.errors import ToolError
 from arpo.tasks import Task
-from arpo.tools import Tool
+from arpo.tools import StatefulTool, Tool
+
+States = Mapping[str, Any]  # by tool name
 
 
 def line_of(place: Place) -> Place:
@@ -20,41 +25,74 @@ def line_of(place: Place) -> Place:
 
 
 class ToolStates:
-    """All states of one tree. Tools without `open` are stateless and cost nothing here."""
+    """All states of one tree. Tools without `open` are stateless and cost nothing here.
 
-    def __init__(self, tools: Sequence[Tool], task: Task) -> None:
-        self.tools = {tool.name: tool for tool in tools if hasattr(tool, "open")}
-        self.task = task
-        self._live: dict[Place, dict[str, Any]] = {}  # by line
-        self._captured: dict[Place, dict[str, Any]] = {}  # by tip
+    Opening, forking and closing a set may take `deadline_s`. What takes longer, or fails with a ToolError, means that the world is
+    down: opening and forking raise ToolError, closing notes it in `lost`. Whatever else a tool raises there is a bug and
+    propagates, when the other states are closed.
+    """
 
-    async def at(self, place: Place) -> Mapping[str, Any]:
-        """States of the line through `place`, by tool name; opened or forked when first asked for."""
+    def __init__(self, tools: Sequence[Tool], task: Task, deadline_s: float) -> None:
+        self.tools = {tool.name: cast(StatefulTool, tool) for tool in tools if hasattr(tool, "open")}
+        self.task, self.deadline_s = task, deadline_s
+        self.lost: list[str] = []  # what could not be closed, or scored for want of a state, and why
+        self._live: dict[Place, States] = {}  # by line
+        self._captured: dict[Place, States] = {}  # by tip
+
+    async def at(self, place: Place) -> States:
+        """States of the line through `place`; opened or forked when first asked for."""
         line = line_of(place)
-        if line not in self._live:
-            if len(line) == 1:
-                self._live[line] = {name: await tool.open(self.task) for name, tool in self.tools.items()}  # type: ignore[attr-defined]
-            else:
-                self._live[line] = await self._fork(self._captured[line[:-1]])
-        return self._live[line]
+        if self.tools and line not in self._live:
+            tip = line[:-1]
+            trunk = self._captured[tip] if tip else None
+            self._live[line] = await self._all(lambda name: self._begin(name, trunk))
+        return self._live.get(line, {})
 
     async def capture(self, tip: Place) -> None:
         """Keep the state at `tip` for siblings that may be granted there."""
-        if self.tools:
-            self._captured[tip] = await self._fork(self._live[line_of(tip)])
+        if not self.tools:
+            return
+        trunk = self._live[line_of(tip)]
+        self._captured[tip] = await self._all(lambda name: self.tools[name].fork(trunk[name]))
 
     async def drop(self, tip: Place) -> None:
-        """No sibling will start at `tip`."""
-        await self._close(self._captured.pop(tip, {}))
+        """No sibling will start at `tip`: its captured state, if there is one, can go."""
+        await self._close([self._captured.pop(tip, {})])
 
     async def close(self) -> None:
-        for states in (*self._live.values(), *self._captured.values()):
-            await self._close(states)
+        """Close every state, also where closing one of them fails. Closing twice is fine."""
+        states = [*self._live.values(), *self._captured.values()]
         self._live, self._captured = {}, {}
+        await self._close(states)
 
-    async def _fork(self, states: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: await self.tools[name].fork(state) for name, state in states.items()}  # type: ignore[attr-defined]
+    def _begin(self, name: str, trunk: States | None) -> Awaitable[Any]:
+        tool = self.tools[name]
+        return tool.open(self.task) if trunk is None else tool.fork(trunk[name])
 
-    async def _close(self, states: Mapping[str, Any]) -> None:
-        for name, state in states.items():
-            await self.tools[name].close(state)  # type: ignore[attr-defined]
+    async def _all(self, make: Callable[[str], Awaitable[Any]]) -> States:
+        """A state of every tool, or none at all."""
+        made: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                for name in self.tools:
+                    made[name] = await make(name)
+        except BaseException as error:
+            await self._close([made])
+            if isinstance(error, TimeoutError):
+                waited = ", ".join(name for name in self.tools if name not in made)
+                raise ToolError(f"the state of {waited} was not there after {self.deadline_s:g} s") from error
+            raise
+        return made
+
+    async def _close(self, states: Sequence[States]) -> None:
+        closing = [self._end(name, state) for each in states for name, state in each.items()]
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _end(self, name: str, state: Any) -> None:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                await self.tools[name].close(state)
+        except (ToolError, TimeoutError) as error:
+            self.lost.append(f"{name} was not closed: {error or f'not done after {self.deadline_s:g} s'}")

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from arpo.chat import ChatFormat
 from arpo.core.branching import StepStats
+from arpo.core.tree import Ending
 from arpo.engines import Chunk, Engine, SamplingParams, Weights
 from arpo.rollout.agent import Agent
-from arpo.rollout.collect import transcript
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.grow import grow
 from arpo.tasks import Task
@@ -52,10 +52,11 @@ async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: Rollout
     grown = await grow(
         shown, task, rollout.flat(leaves=1, temperature=rollout.temperature), stats=StepStats(step="chat"), seed=seed
     )
-    branch = grown.tree.branches()[0]
-    said = await transcript(grown, branch)
     await grown.states.close()
+    branch = grown.tree.branches()[0]
     console.print()
-    if said.ending != "finished":
-        console.print(Text(f"[ended: {said.ending.replace('_', ' ')}]", style=RESULT_STYLE))
-    return said.answer if said.answer is not None else said.turns[-1].text if said.turns else ""
+    if branch.ending is not Ending.FINISHED:
+        why = "".join(f": {reason}" for _, reason in grown.failures[-1:] if branch.ending.by_world)
+        console.print(Text(f"[ended: {branch.ending.replace('_', ' ')}{why}]", style=RESULT_STYLE))
+    said = [grown.parsed[turn.place] for turn in branch.turns]
+    return (said[-1].answer or said[-1].text) if said else ""
