@@ -47,7 +47,7 @@ $(VENV)/.dev: $(VENV)/.core
 setup: $(VENV)/.dev  ## a virtual environment with everything, at the pinned versions
 
 quickstart: $(VENV)/.core  ## set up, fetch a small model, train it with ARPO on this machine, show what it learned
-	$(BIN)/arpo train quickstart --out $(RUN)
+	$(BIN)/arpo train quickstart --out $(RUN) --again
 
 quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leaves, 3 seeds (hours; goes on where it stopped)
 	$(BIN)/arpo bench quickstart-compare

@@ -15,7 +15,7 @@ from arpo.core import Expansion, Never, Prompt, RolloutTree, StepStats
 from arpo.core.record import TreeRecord, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.train.environment import describe_environment
-from arpo.train.runfolder import RunFolder, write_atomic
+from arpo.train.runfolder import RunFolder, move_aside, write_atomic
 
 RECIPE = "name: x\n"
 
@@ -161,3 +161,16 @@ def test_the_environment_names_versions_but_no_variables(tmp_path, monkeypatch):
     found = describe_environment(seed=7, command=["arpo", "train"], folder=tmp_path)
     assert found["seed"] == 7 and found["commit"] is None and found["versions"]["numpy"]
     assert "very-secret" not in json.dumps(found)
+
+
+def test_an_earlier_run_is_moved_aside_but_never_one_that_is_being_written(tmp_path):
+    path = tmp_path / "run"
+    assert move_aside(path) is None
+    for number in (1, 2):
+        with RunFolder.create(path, RECIPE, {"seed": number}), pytest.raises(ConfigError, match="another process"):
+            move_aside(path)
+        assert move_aside(path) == tmp_path / f"run.{number}" and not path.exists()
+    assert RunFolder(tmp_path / "run.2").environment()[0]["seed"] == 2
+    (path / "mine").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no run"):
+        move_aside(path)

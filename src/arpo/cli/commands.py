@@ -31,6 +31,7 @@ def train(
     overrides: Overrides = None,
     out: Out = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Move an earlier run in the folder aside first.")] = False,
     try_: Annotated[bool, typer.Option("--try", help="One task end to end, in about a minute: see what would happen.")] = False,
     print_: Annotated[bool, typer.Option("--print", help="Show the whole resolved recipe and stop.")] = False,
 ) -> None:
@@ -52,7 +53,7 @@ def train(
     else:
         from arpo.train.pipeline import train as carry_out
 
-        carry_out(run, out=resume or out, resume=resume is not None)
+        carry_out(run, out=resume or out, resume=resume is not None, again=again)
 
 
 @app.command()
@@ -63,9 +64,9 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     Supervised fine-tuning, tool results masked. Leaves a model folder.
     """
     from arpo.recipe import load_recipe
-    from arpo.train.pipeline import cold_start
+    from arpo.train.imitation import cold_start
 
-    typer.echo(cold_start(load_recipe(recipe, overrides or []), out=out))
+    cold_start(load_recipe(recipe, overrides or []), out=out)
 
 
 @app.command("eval")
@@ -74,34 +75,37 @@ def evaluate(
     recipe: Recipe,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Another model: a folder, a Hub id, pypi:NAME==VERSION, or a run.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Questions (else the recipe's evaluation.limit).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most questions (else the recipe's evaluation.limit).")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Sampled answers a question (else evaluation.samples).")] = None,
-    out: Out = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Greedy answers alone.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write to DIR/evaluation (else the run's, or here).")] = None,
 ) -> None:
     """Measure a model on held-out tasks.
 
-    Sampled accuracy, pass@k and greedy accuracy, with intervals.
+    Sampled accuracy, pass@k and greedy accuracy, with intervals. A run's folder as RECIPE: the model that it came to.
     """
-    from arpo.evaluation.run import evaluate_run
+    from arpo.evaluation.ask import asked_differently, evaluate_named
     from arpo.recipe import load_recipe
 
-    changes = [f"evaluation.{key}={value}" for key, value in (("limit", limit), ("samples", samples)) if value is not None]
-    evaluate_run(load_recipe(recipe, [*(overrides or []), *changes]), recipe, model=model, out=out)
+    run = asked_differently(load_recipe(recipe, overrides or []), limit=limit, samples=samples)
+    evaluate_named(recipe, run, model=model, greedy_only=greedy, out=out)
 
 
 @app.command()
 @command
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.", show_default=False)],
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the comparison there (.svg or .png).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write comparison.md with its plot there.")] = None,
 ) -> None:
     """Put runs side by side.
 
     A table and a plot at equal leaves, tokens and tool calls.
     """
-    from arpo.evaluation.show import show_comparison
+    from rich.console import Console
 
-    show_comparison(runs, plot)
+    from arpo.evaluation.compare import compare as put_side_by_side
+
+    put_side_by_side(runs, out, console=Console(soft_wrap=True))
 
 
 @app.command()
@@ -114,7 +118,7 @@ def chat(
 
     Tool calls are shown as they happen.
     """
-    from arpo.chat.talk import talk
+    from arpo.cli.talk import talk
 
     talk(source, recipe)
 
@@ -122,13 +126,13 @@ def chat(
 @app.command()
 @command
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run's folder, or one of its checkpoints.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the model goes: an empty or new folder.", show_default=False)],
     push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Also push it to the Hugging Face Hub.")] = None,
 ) -> None:
     """Write a run's model as a Hugging Face folder.
 
-    The best checkpoint, LoRA merged, with a model card.
+    The best checkpoint (the last without validation), LoRA merged, with a model card.
     """
     from arpo.train.export import export as write
 

@@ -13,24 +13,23 @@ from typing import Any
 
 from rich.console import Console
 
-from arpo.engines import Weights
 from arpo.errors import ConfigError
-from arpo.evaluation.evaluate import evaluate
+from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.metrics import paired_difference
 from arpo.evaluation.results import Results
 from arpo.located import dump
 from arpo.run import Run, plain
 from arpo.tasks import Task
-from arpo.train import checkpoint, sft
+from arpo.train import checkpoint
 from arpo.train.checkpoint import Checkpoint, TrainState
 from arpo.train.closing import print_closing
 from arpo.train.environment import describe_environment
-from arpo.train.job import Job, build_job, read_tasks
-from arpo.train.learner import Learner, trains_by_tree
+from arpo.train.imitation import imitate
+from arpo.train.job import Job, build_job, build_learner, read_tasks
 from arpo.train.loop import Trainer
 from arpo.train.progress import Progress, duration
 from arpo.train.report import write_report
-from arpo.train.runfolder import RunFolder
+from arpo.train.runfolder import RunFolder, move_aside
 from arpo.train.sources import fetch
 from arpo.train.starts import Start
 from arpo.train.trackers import Trackers, check_trackers
@@ -38,17 +37,22 @@ from arpo.train.trackers import Trackers, check_trackers
 CLOSING_S = 45.0  # kept of the budget for the last checkpoint and the report
 
 
-def train(run: Run, *, out: Path | None = None, resume: bool = False, console: Console | None = None) -> Path:
+def train(
+    run: Run, *, out: Path | None = None, resume: bool = False, again: bool = False, console: Console | None = None
+) -> Path:
     """Carry out `run` in the folder `out` (default: the run's own) and return the folder.
 
-    With `resume` the run in that folder goes on from its newest whole checkpoint. Ctrl-C saves and raises KeyboardInterrupt.
-    Raises ConfigError and the other ArpoErrors; what was computed stays in the folder.
+    With `resume` the run in that folder goes on from its newest whole checkpoint; with `again` an earlier run there is moved aside
+    first. Ctrl-C saves and raises KeyboardInterrupt. Raises ConfigError and the other ArpoErrors; what was computed stays in the folder.
     """
     folder_path = Path(out or run.folder)
+    console = console or Console(soft_wrap=True)
+    if again and (aside := move_aside(folder_path)):
+        console.print(f"the earlier run is kept in {aside}", highlight=False, markup=False)
     check_trackers(run.train.trackers)
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder:
-        asyncio.run(_Pipeline(run, folder, console or Console(soft_wrap=True)).carry_out())
+        asyncio.run(_Pipeline(run, folder, console).carry_out())
     return folder_path
 
 
@@ -89,76 +93,24 @@ class _Pipeline:
 
     async def cold_start(self, job: Job) -> None:
         """Supervised fine-tuning, kept in the cache."""
-        config = self.run.cold_start
-        assert config is not None
         with self.phase("cold_start"):
-            traces = sft.read_traces(config, self.run.data.train)
-            trees = await sft.demonstrations(job.agent, traces, self.run.rollout, config.seed)
-            updates = sft.num_updates(config, len(trees))
-            self.say(f"cold start: {len(trees)} traces, {updates} updates")
-            optim = self.run.optim.model_copy(
-                update={"lr": config.lr, "schedule": config.schedule, "warmup": config.warmup, "final_lr": 0.0}
-            )
-            learner = self.learner(job, optim=optim, num_updates=updates)
-            with Progress(updates, title="cold start", console=self.console) as progress:
-                sft.cold_start(learner, trees, config, lambda _number, _all, metrics: progress.step(metrics))
-            await job.agent.engine.load(Weights(0, learner.state()))
-            self.start.keep(learner.unwrapped.model, job.tokenizer)
-
-    def learner(self, job: Job, *, optim: Any, num_updates: int) -> Learner:
-        tree, reason = trains_by_tree(job.model.config, self.run.train.packing)
-        if reason:
-            self.say(f"training flat, every trajectory alone: {reason}")
-        return Learner(
-            job.model,
-            loss=self.run.loss,
-            optim=optim,
-            num_updates=num_updates,
-            token_budget=self.run.train.token_budget,
-            tree=tree,
-            temperature=self.run.rollout.temperature,
-            dtype=job.dtype,
-        )
+            self.say(f"cold start: {await imitate(job, console=self.console, tell=self.say)}")
+            self.start.keep(job.model, job.tokenizer)
 
     async def measure(self, job: Job, tasks: Sequence[Task], when: str, *, cached: bool = False) -> dict[str, Results]:
         """Sampled and greedy accuracy on held-out tasks, under the names `when` and `when-greedy`."""
-        config = self.run.evaluation
-        asked = {
-            when: {"questions": config.limit, "samples": config.samples, "temperature": config.temperature, "top_p": config.top_p},
-            f"{when}-greedy": {"questions": config.greedy_limit, "samples": 1, "temperature": 0.0, "top_p": 1.0},
-        }
         found: dict[str, Results] = {}
         with self.phase(f"evaluation_{when}"):
-            for name, question in asked.items():
-                if not tasks or question["questions"] == 0:
-                    continue
-                key = {**question, "seed": config.seed}
-                results = self.start.results(name, key) if cached else None
+            for asking in askings(self.run.evaluation, when) if tasks else ():
+                results = self.start.results(asking.name, asking.key) if cached else None
                 if results is None:
-                    results = await self._ask(job, tasks[: question["questions"]], name, question)
+                    results = await ask(job, tasks, asking, model=self.run.name, console=self.console)
                     if cached:
-                        self.start.keep_results(name, key, results)
+                        self.start.keep_results(asking.name, asking.key, results)
                 results.write(self.folder.path / "evaluation")
-                self.say(f"{name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
-                found[name] = results
+                self.say(f"{asking.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
+                found[asking.name] = results
         return found
-
-    async def _ask(self, job: Job, tasks: Sequence[Task], name: str, question: dict[str, Any]) -> Results:
-        with self.console.status(f"evaluating: {name}") as status:
-            return await evaluate(
-                job.agent,
-                tasks,
-                job.reward,
-                self.run.rollout,
-                name=name,
-                model=self.run.name,
-                samples=question["samples"],
-                temperature=question["temperature"],
-                top_p=question["top_p"],
-                seed=self.run.evaluation.seed,
-                in_flight=self.run.engine.slots,
-                watch=lambda done, total, accuracy: status.update(f"evaluating: {name} {done}/{total}, accuracy {accuracy:.0%}"),
-            )
 
     def _earlier(self, when: str) -> dict[str, Results]:
         from arpo.evaluation.results import read_all_results
@@ -169,7 +121,8 @@ class _Pipeline:
         """The loop, with what it needs set up and the weights that came out best handed to the engine."""
         config = self.run.train
         num_steps = config.steps or max(1, round((config.epochs or 1.0) * len(tasks["train"]) / config.tasks_per_step))
-        learner = self.learner(job, optim=self.run.optim, num_updates=num_steps * config.updates_per_step)
+        num_updates = num_steps * config.updates_per_step
+        learner = build_learner(job, optim=self.run.optim, num_updates=num_updates, tell=self.say)
         if saved:
             checkpoint.load_optimizer(saved, learner.optimizer)
             learner.updates = state.updates

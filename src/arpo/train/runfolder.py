@@ -32,7 +32,7 @@ from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.results import read_history
 from arpo.files import json_line, read_json, read_json_lines, write_atomic, write_json
 
-__all__ = ["RunFolder", "write_atomic"]
+__all__ = ["RunFolder", "move_aside", "write_atomic"]
 
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 _STEP = re.compile(r"step-(\d+)\.frames$")
@@ -231,6 +231,19 @@ class RunFolder:
     def _event_files(self) -> list[Path]:
         found = [p for p in (self.path / "events").glob("step-*.frames") if _STEP.search(p.name)]
         return sorted(found, key=_step_of)
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename an earlier run's folder to `NAME.1`, `NAME.2`, ...; returns where it is now, None where there is none. Raises ConfigError
+    where it is no run, or a process still writes it."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    if RunFolder(path).is_live():
+        raise ConfigError("another process is writing this run", where=str(path), hint="choose another folder, or wait for it")
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(aside)
 
 
 def _step_of(path: Path) -> int:
