@@ -1,7 +1,8 @@
 """A whole project in miniature: a tiny model, a tool, a reward by exact match, tasks, traces and a recipe.
 
-Everything in it is real, so that a run (cold start, training, evaluation, report) takes seconds. The question is whether a number is odd
-or even; after its cold start the model calls the tool and is right about half of the time. `RECIPE` may be changed with `key=value` as usual.
+Everything in it is real, so that a run (cold start, training, evaluation, report) takes seconds. The question is whether a
+number is odd or even; after its cold start the model calls the tool and is right about half of the time. `RECIPE` may be
+changed with `key=value` as usual.
 """
 
 import json

@@ -32,7 +32,8 @@ class ShownTable:
     def rich(self) -> Table:
         table = Table(title=self.title, title_justify="left", caption=self.note or None, caption_justify="left")
         for number, name in enumerate(self.head):
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
+            longest = max(map(len, name.split()), default=1)  # no word of a header is broken
+            table.add_column(name, justify="right" if number else "left", overflow="fold", min_width=longest)
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -13,6 +13,7 @@ from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
 
+POWERS = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
 Watch = Callable[[int, int, float], None]  # questions done, questions in all, accuracy so far
 
 
@@ -29,13 +30,14 @@ async def evaluate(
     top_p: float = 1.0,
     seed: int = 0,
     in_flight: int = 64,
+    ks: Sequence[int] = (),
     watch: Watch | None = None,
     keep: Callable[[Rollout], None] | None = None,
 ) -> Results:
     """`samples` independent answers to each of `tasks` at `temperature` (0: greedy), `in_flight` branches at a time.
 
-    Randomness is keyed by `seed`, task and sample, so two models asked with one seed face the same draws. `keep` is handed every
-    rollout as it is done (to record it).
+    Randomness is keyed by `seed`, task and sample, so two models asked with one seed face the same draws. pass@k is given for
+    `ks` besides 1, 2, 4, ... and `samples`. `keep` is handed every rollout as it is done (to record it).
     """
     plain = rollout.flat(leaves=samples, temperature=temperature, top_p=top_p)
     found: list[Sample] = []
@@ -48,7 +50,7 @@ async def evaluate(
         if watch:
             watch(len(found) // samples, len(tasks), sum(s.accuracy for s in found) / max(1, len(found)))
     settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "samples": samples, "questions": len(tasks)}
-    return Results.of(name, model, found, settings=settings, seed=seed)
+    return Results.of(name, model, found, settings=settings, ks={*ks, *POWERS, samples}, seed=seed)
 
 
 def _samples(rollout: Rollout) -> list[Sample]:

@@ -6,7 +6,7 @@
 Knows the file's form. Refuses to know how the samples were made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,7 +61,7 @@ class Results:
         samples: Sequence[Sample],
         *,
         settings: Mapping[str, Any] | None = None,
-        ks: Sequence[int] | None = None,
+        ks: Collection[int] | None = None,
         seed: int = 0,
     ) -> "Results":
         """Compute every figure from `samples`. pass@k is given for each of `ks` (1, 2, 4, ... and the number of samples without

@@ -29,8 +29,15 @@ class ShownEngine:
         if self.known:
             self._show(prompt[self.known :], RESULT_STYLE)
         self.known = len(prompt)
+        tokens: list[int] = []
+        shown = ""
         async for chunk in self.engine.sample(prompt, replace(params, head=1)):
-            self._show(chunk.tokens, AGENT_STYLE)
+            tokens.extend(chunk.tokens)
+            text = self.chat.text(tokens)  # of the whole turn: a piece of it may begin inside a character
+            if chunk.finish is None:
+                text = text.rstrip("\ufffd")
+            self.console.print(Text(text[len(shown) :], style=AGENT_STYLE), end="")
+            shown = text
             self.known += len(chunk.tokens)
             yield chunk
 

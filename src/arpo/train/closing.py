@@ -25,12 +25,13 @@ def print_closing(console: Console, summary: Mapping[str, Any], report: Path) ->
 
 
 def _accuracies(summary: Mapping[str, Any]) -> Table:
-    table = Table(title="accuracy on held-out questions, 95 % intervals")
-    for name in ("", "before", "after", "gain (paired)", "questions"):
-        table.add_column(name, justify="left" if not name else "right")
-    for label, key in (("sampled", "accuracy"), ("greedy", "greedy")):
-        found = {when: summary.get(f"{key}_{when}") for when in ("before", "after", "gain")}
-        if found["before"] or found["after"]:
-            shown = [Estimate.of(value).percent if value else "-" for value in found.values()]
-            table.add_row(label, *shown, str((found["after"] or found["before"])["n"]))
+    table = Table(title="accuracy on held-out questions, 95 % intervals", title_justify="left")
+    table.add_column("")
+    asked = [key for key in ("accuracy", "greedy") if f"{key}_before" in summary or f"{key}_after" in summary]
+    for key in asked:
+        table.add_column("sampled" if key == "accuracy" else key, justify="right", no_wrap=True)
+    for label, when in (("before", "before"), ("after", "after"), ("gain (paired)", "gain")):
+        found = [summary.get(f"{key}_{when}") for key in asked]
+        table.add_row(label, *(Estimate.of(value).percent if value else "-" for value in found))
+    table.add_row("questions", *(str((summary.get(f"{key}_after") or summary[f"{key}_before"])["n"]) for key in asked))
     return table

@@ -1,4 +1,4 @@
-"""A run's parts, built once from its recipe: model, engine, tools, chat, reward and tasks. Chat, evaluation and training share this."""
+"""A run's parts, built once from its recipe: model, engine, tools, chat, reward and tasks. Chat, evaluation and training share it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,13 @@ from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
 from arpo.tools import Tool
 from arpo.tools.config import build_tools
+from arpo.train.config import OptimConfig
 from arpo.train.models import compute_dtype, load_model
 
 if TYPE_CHECKING:
     import torch
+
+    from arpo.train.learner import Learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
 
 
 def build_job(run: Run, source: Path, weights: Path | None = None) -> Job:
-    """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA that
+    """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA it
     holds the adapters alone). A tool that cannot be set up raises ConfigError here, before any step."""
     tools = tuple(build_tools(run.tools))
     reward = build_reward(run.reward)
@@ -72,6 +75,25 @@ def _formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequenc
         return last[key]
 
     return of
+
+
+def build_learner(job: Job, *, optim: OptimConfig, num_updates: int, tell: Callable[[str], None]) -> "Learner":
+    """The learner of the job's model, for `num_updates` updates; `tell` hears why it trains flat where that was left open."""
+    from arpo.train.learner import Learner, trains_by_tree
+
+    tree, reason = trains_by_tree(job.model.config, job.run.train.packing)
+    if reason:
+        tell(f"training flat, every trajectory alone: {reason}")
+    return Learner(
+        job.model,
+        loss=job.run.loss,
+        optim=optim,
+        num_updates=num_updates,
+        token_budget=job.run.train.token_budget,
+        tree=tree,
+        temperature=job.run.rollout.temperature,
+        dtype=job.dtype,
+    )
 
 
 def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:

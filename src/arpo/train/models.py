@@ -102,7 +102,9 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> 
 
 def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # bars over files that are here already are noise, and break a live display
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True), tokenizer

@@ -37,9 +37,7 @@ from arpo.train.trackers import Trackers, check_trackers
 CLOSING_S = 45.0  # kept of the budget for the last checkpoint and the report
 
 
-def train(
-    run: Run, *, out: Path | None = None, resume: bool = False, again: bool = False, console: Console | None = None
-) -> Path:
+def train(run: Run, *, out: Path | None = None, resume: bool = False, again: bool = False, console: Console | None = None) -> Path:
     """Carry out `run` in the folder `out` (default: the run's own) and return the folder.
 
     With `resume` the run in that folder goes on from its newest whole checkpoint; with `again` an earlier run there is moved aside

@@ -145,6 +145,7 @@ class Progress:
 
 
 _SHOWN = (  # label, metric, format
+    ("loss", "loss", "{:.3f}"),  # of a cold start
     ("reward", "reward/leaves", "{:.3f}"),
     ("accuracy", "accuracy/probe_lines", "{:.0%}"),
     ("tool calls", "calls/executed", "{:.0f}"),

@@ -1,0 +1,185 @@
+"""Measure a job's model on its recipe's tasks, sampled and greedy: `arpo eval`, and the evaluations of a run.
+
+Knows what a recipe asks for and how results are shown. How a question is asked and scored, `evaluate` knows.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from arpo.core.tree import Ending
+from arpo.errors import ConfigError
+from arpo.evaluation.config import EvalConfig
+from arpo.evaluation.evaluate import evaluate
+from arpo.evaluation.results import Results, Sample
+from arpo.run import Run
+from arpo.tasks import Task
+from arpo.train.job import Job, build_job, read_tasks
+from arpo.train.named import NamedModel, is_run, named_model, of_run
+from arpo.train.sources import fetch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """One way to ask: the first `questions` of the tasks (None: all), `samples` answers to each."""
+
+    name: str
+    questions: int | None
+    samples: int
+    temperature: float  # 0: greedy
+    top_p: float
+    seed: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that decides the answers, besides the model and the limits of a rollout."""
+        return {name: value for name, value in asdict(self).items() if name != "name"}
+
+
+def askings(config: EvalConfig, name: str) -> list[Asking]:
+    """What a recipe asks for: sampled answers as `name`, greedy ones as `name-greedy` (unless it wants none)."""
+    sampled = Asking(
+        name=name,
+        questions=config.limit,
+        samples=config.samples,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+    )
+    greedy = Asking(name=f"{name}-greedy", questions=config.greedy_limit, samples=1, temperature=0.0, top_p=1.0, seed=config.seed)
+    return [sampled] if config.greedy_limit == 0 else [sampled, greedy]
+
+
+def asked_differently(run: Run, *, limit: int | None, samples: int | None) -> Run:
+    """`run` with at most `limit` questions, sampled or greedy, and so many samples, where they are given."""
+    config = run.evaluation
+    if limit is not None:
+        greedy_limit = limit if config.greedy_limit is None else min(limit, config.greedy_limit)
+        config = config.model_copy(update={"limit": limit, "greedy_limit": greedy_limit})
+    if samples is not None:
+        config = config.model_copy(update={"samples": samples, "k": tuple(k for k in config.k if k <= samples)})
+    return run.model_copy(update={"evaluation": config})
+
+
+async def ask(job: Job, tasks: Sequence[Task], asking: Asking, *, model: str, console: Console) -> Results:
+    """The job's model asked the first of `tasks`, with a line of progress in a terminal."""
+    asked = tasks[: asking.questions]
+    with console.status(f"evaluating: {asking.name} 0/{len(asked)}") as status:
+        return await evaluate(
+            job.agent,
+            asked,
+            job.reward,
+            job.run.rollout,
+            name=asking.name,
+            model=model,
+            samples=asking.samples,
+            temperature=asking.temperature,
+            top_p=asking.top_p,
+            seed=asking.seed,
+            in_flight=job.run.engine.slots,
+            ks=job.run.evaluation.k,
+            watch=lambda done, total, right: status.update(f"evaluating: {asking.name} {done}/{total}, accuracy {right:.0%}"),
+        )
+
+
+def evaluate_named(
+    recipe: str,
+    run: Run,
+    *,
+    model: str | None = None,
+    greedy_only: bool = False,
+    out: Path | None = None,
+    console: Console | None = None,
+) -> list[Results]:
+    """Measure a model on the tasks of `run`, print the figures and write them to `evaluation/NAME.json`.
+
+    The model is `model` (anything that `named_model` knows), else the one that the run in the folder `recipe` came to, else the
+    source of the recipe. Files go below `out`, else into the run's folder, else into the current one. Raises ConfigError.
+    """
+    console = console or Console(soft_wrap=True)
+    tasks, _ = read_tasks(run, run.evaluation.split)
+    if not tasks:
+        where = f"data.{run.evaluation.split}"
+        raise ConfigError("this recipe has no tasks to be asked", where=where, hint=f"Add {where}, or set evaluation.split")
+    found = _asked_model(recipe, run, model)
+    split = run.evaluation.split
+    name = split if found.folder else f"{run.name}-{_slug(found.label)}-{split}"
+    asked = [a for a in askings(run.evaluation, name) if a.temperature == 0 or not greedy_only]
+    if not asked:
+        raise ConfigError("this recipe asks for no greedy answers", where="evaluation.greedy_limit", hint="Raise it")
+    console.print(f"model: {found.label}", highlight=False, markup=False)
+    results = asyncio.run(_measure(found, tasks, asked, console))
+    paths = [each.write((out or found.folder or Path(".")) / "evaluation") for each in results]
+    print_results(console, results)
+    console.print(f"written: {', '.join(map(str, paths))}", highlight=False, markup=False)
+    return results
+
+
+def _asked_model(recipe: str, run: Run, model: str | None) -> NamedModel:
+    if model is not None:
+        return named_model(model, run)
+    folder = Path(recipe).expanduser()
+    if is_run(folder):
+        return replace(of_run(folder), run=run)
+    return NamedModel(label=run.model.source, run=run)
+
+
+async def _measure(found: NamedModel, tasks: Sequence[Task], asked: Sequence[Asking], console: Console) -> list[Results]:
+    job = build_job(found.run, fetch(found.run.model.source), found.weights)
+    try:
+        return [await ask(job, tasks, each, model=found.label, console=console) for each in asked]
+    finally:
+        await job.agent.engine.close()
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", Path(label).name).strip("-.") or "model"
+
+
+def print_results(console: Console, results: Sequence[Results]) -> None:
+    """Accuracy and pass@k with intervals, what an answer cost, and accuracy by family (with questions); a column an evaluation."""
+    if not results:
+        return
+    table = Table(title="accuracy on held-out questions, 95 % intervals", title_justify="left")
+    table.add_column("")
+    for each in results:
+        table.add_column(how(each), justify="right", no_wrap=True)
+    table.add_row("accuracy", *(each.accuracy.percent for each in results))
+    for k in sorted({k for each in results for k in each.pass_at if k > 1}):
+        table.add_row(f"pass@{k}", *(each.pass_at[k].percent if k in each.pass_at else "-" for each in results))
+    table.add_row("questions", *(str(each.num_questions) for each in results), end_section=True)
+    for label, form, value in _COSTS:
+        table.add_row(label, *(form.format(_mean(map(value, each.samples))) for each in results))
+    families = sorted({family for each in results for family in each.by_family})
+    for number, family in enumerate(families if len(families) > 1 else ()):
+        if number == 0:
+            table.add_section()
+        table.add_row(Text(family), *(f"{e.percent}  of {e.n}" if (e := each.by_family.get(family)) else "-" for each in results))
+    console.print(table)
+
+
+_COSTS: tuple[tuple[str, str, Callable[[Sample], float]], ...] = (
+    ("tool calls an answer", "{:.1f}", lambda sample: sample.calls),
+    ("tokens an answer", "{:.0f}", lambda sample: sample.tokens),
+    ("finished by itself", "{:.0%}", lambda sample: sample.ending == Ending.FINISHED.value),
+)
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def how(results: Results) -> str:
+    """`greedy`, or `4 sampled`."""
+    settings = results.settings
+    if settings.get("temperature") == 0:
+        return "greedy"
+    return "sampled" if settings.get("samples", 1) == 1 else f"{settings['samples']} sampled"

