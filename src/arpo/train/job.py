@@ -1,4 +1,4 @@
-"""A run's parts, built once from its recipe: model, engine, tools, chat, reward and tasks. Chat, evaluation and training share it."""
+"""A run's parts, built once from its recipe: model, engine, tools, chat, reward. Chat, evaluation and training share them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,0 +1,157 @@
+"""`arpo train RECIPE --try`: one task end to end before anything long starts, and what the whole would take.
+
+Knows what to do in which order and for how long. What it looks like, `arpo.train.shown` knows. Writes nothing: no run folder, no
+cache entry (but for a model that has to be fetched).
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rich.console import Console
+
+from arpo.core.branching import StepStats
+from arpo.core.credit import CreditedTree, ScoredTree, attribute, credit
+from arpo.core.place import Place
+from arpo.rollout.collect import Rollout, collect
+from arpo.run import Run
+from arpo.tasks import Task
+from arpo.tasks.traces import Trace
+from arpo.train import sft, shown
+from arpo.train.forecast import Forecast, Took, forecast, peak_memory, reset_peak_memory
+from arpo.train.gates import gates
+from arpo.train.job import Job, build_job, build_learner, read_tasks
+from arpo.train.meter import Measured, Metrics, measure
+from arpo.train.sources import fetch
+from arpo.train.starts import Start
+
+PATIENCE_S = 30.0  # for further trees, so that the whole takes about a minute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What came of it. `rollouts` are the first tasks of the first step; the first of them is the one that was shown."""
+
+    rollouts: tuple[Rollout, ...]
+    credited: tuple[CreditedTree, ...]
+    metrics: Metrics
+    took: Took
+    forecast: Forecast
+
+
+def try_run(run: Run, console: Console | None = None) -> Trial:
+    """Show one task of `run` as training would treat it, then time further ones and an update.
+
+    Raises ConfigError and the other ArpoErrors, as the run itself would.
+    """
+    console = console or Console()
+    tasks = {split: read_tasks(run, split) for split in ("train", "validation", "test")}
+    traces = sft.read_traces(run.cold_start, run.data.train) if run.cold_start else []
+    shown.data(console, [(split, len(found), report) for split, (found, report) in tasks.items() if found])
+    if traces:
+        shown.say(console, f"cold start  {len(traces)} traces")
+    start = Start(run)
+    reset_peak_memory()
+    job = build_job(run, fetch(run.model.source), start.model)
+    warning = ""
+    if run.cold_start and start.model is None:
+        warning = "not cold-started yet (the run, or `arpo sft`, does that first): expect it not to know the protocol"
+    shown.model(console, job, label=run.model.source + (", cold-started" if start.model else ""), warning=warning)
+    work = _Work(job, tasks["train"][0], len(tasks["test"][0]), traces if start.model is None else [])
+    return asyncio.run(_try(work, console))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    job: Job
+    tasks: Sequence[Task]
+    num_held_out: int
+    traces: Sequence[Trace]  # of a cold start that is still to be made
+
+
+async def _try(work: _Work, console: Console) -> Trial:
+    job, run = work.job, work.job.run
+    try:
+        await sft.demonstrations(job.agent, work.traces[:1], run.rollout, 0)  # a trace that the format cannot say fails here
+        order = first_step(run, work.tasks)
+        shown.prompt(console, job, order[0])
+        rollouts, alone_s = await _grow(job, order[:1], console)
+        [credited] = credit([rollouts[0].scored], run.advantage)
+        shown.tree(console, rollouts[0])
+        shown.rewards(console, rollouts[0], credited)
+        shown.loss_mask(console, rollouts[0], credited)
+        num_more = min(len(order) - 1, math.floor(PATIENCE_S / max(alone_s, 0.01)))
+        more, together_s = await _grow(job, order[1 : 1 + num_more], console)
+    finally:
+        await job.agent.engine.close()
+    rollouts += more
+    trees = credit([rollout.scored for rollout in rollouts], run.advantage)
+    metrics = measure(
+        [Measured(t, r.grown.planned_roots, r.grown.expansion.decisions) for t, r in zip(trees, rollouts, strict=True)],
+        head_tokens=run.rollout.head,
+    )
+    shown.first_step(console, metrics, gates(metrics, run.train.gates), len(rollouts), enforced=run.train.gates is not None)
+    took = _update(job, trees, console, tree_s=together_s / len(more) if more else alone_s, trees_at_once=len(more) or 1)
+    counts = {"num_tasks": len(work.tasks), "num_held_out": work.num_held_out, "num_traces": len(work.traces)}
+    expected = forecast(run, took, **counts)
+    shown.cost(console, took, expected)
+    return Trial(rollouts=tuple(rollouts), credited=tuple(trees), metrics=metrics, took=took, forecast=expected)
+
+
+def first_step(run: Run, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of the run's first step, in the order in which it takes them."""
+    order = list(range(len(tasks)))
+    Random(f"{run.seed}/order/0").shuffle(order)
+    return [tasks[at] for at in order[: run.train.tasks_per_step]]
+
+
+async def _grow(job: Job, tasks: Sequence[Task], console: Console) -> tuple[list[Rollout], float]:
+    """Scored trees of `tasks` all at once, and the seconds that they took."""
+    began = time.monotonic()
+    found: list[Rollout] = []
+    rollouts = collect(
+        job.agent,
+        tasks,
+        job.reward,
+        job.run.rollout,
+        stats=StepStats(step=1),
+        seed=job.run.seed,
+        in_flight=max(1, len(tasks)),
+    )
+    with console.status("growing a tree" if len(tasks) == 1 else f"growing {len(tasks)} more trees, to see how long a step takes"):
+        async for rollout in rollouts:
+            found.append(rollout)
+    return found, time.monotonic() - began
+
+
+def _update(job: Job, trees: Sequence[CreditedTree], console: Console, *, tree_s: float, trees_at_once: int) -> Took:
+    """Time a forward, backward and optimizer step on the trees. The weights that it changes are dropped with the job."""
+    teaching = [tree for tree in trees if any(tree.credit.values())]
+    used = teaching or [_pretended(tree.scored) for tree in trees]
+    learner = build_learner(job, optim=job.run.optim, num_updates=2, tell=lambda text: shown.say(console, text))
+    with console.status("training on the trees, to see what that takes"):
+        learner.update(used)  # the first one makes the optimizer's moments; a later one is what steps are made of
+        began = time.monotonic()
+        metrics = learner.update(used)
+        seconds = time.monotonic() - began
+    return Took(
+        tree_s=tree_s,
+        trees_at_once=trees_at_once,
+        update_s=seconds,
+        trees_updated=len(used),
+        leaves_updated=sum(len(tree.advantages) for tree in used),
+        tokens_trained=int(metrics["tokens_trained"]),
+        tokens_flat=int(metrics["tokens_flat"]),
+        memory=peak_memory(),
+        made_up=not teaching,
+    )
+
+
+def _pretended(scored: ScoredTree) -> CreditedTree:
+    """The tree as if every other leaf had been right: what an update costs does not depend on who was."""
+    leaves: list[Place] = [leaf for leaf in scored.tree.leaves() if leaf in scored.tree.turns]
+    advantages = {leaf: (1.0 if number % 2 else -1.0) for number, leaf in enumerate(leaves)}
+    return CreditedTree(scored, advantages, attribute(advantages, 0.0))
