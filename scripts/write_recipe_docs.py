@@ -124,7 +124,7 @@ def _defaults(model: type) -> dict[str, Any]:
 
 
 def _fields(model: type) -> dict[str, FieldInfo]:
-    return model.model_fields if issubclass(model, Config) else {}
+    return getattr(model, "model_fields", {})
 
 
 def _docs(model: type) -> dict[str, str]:
