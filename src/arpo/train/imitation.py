@@ -18,6 +18,7 @@ from arpo.evaluation.results import Results
 from arpo.run import Run
 from arpo.train import sft
 from arpo.train.card import model_card, table_of_results
+from arpo.train.config import LossConfig
 from arpo.train.export import empty_folder, write_card, write_model
 from arpo.train.job import Job, build_job, build_learner, read_tasks
 from arpo.train.progress import Progress, duration
@@ -49,7 +50,7 @@ async def imitate(job: Job, *, console: Console, tell: Callable[[str], None]) ->
     updates = sft.num_updates(config, len(trees))
     tell(f"cold start: {len(trees)} traces, {updates} updates")
     optim = run.optim.model_copy(update={"lr": config.lr, "schedule": config.schedule, "warmup": config.warmup, "final_lr": 0.0})
-    learner = build_learner(job, optim=optim, num_updates=updates, tell=tell)
+    learner = build_learner(job, loss=LossConfig(), optim=optim, num_updates=updates, tell=tell)
     losses: list[float] = []
     with Progress(updates, title="cold start", console=console) as progress:
 
@@ -57,7 +58,7 @@ async def imitate(job: Job, *, console: Console, tell: Callable[[str], None]) ->
             losses.append(metrics["loss"])
             progress.step(metrics)
 
-        sft.cold_start(learner, trees, config, watch)
+        await sft.cold_start(learner, trees, config, watch)
     await job.agent.engine.load(Weights(0, learner.state()))
     seconds = time.monotonic() - started
     return Imitated(num_traces=len(trees), num_updates=updates, first_loss=losses[0], last_loss=losses[-1], seconds=seconds)

@@ -20,7 +20,8 @@ from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
 from arpo.tools import Tool
 from arpo.tools.config import build_tools
-from arpo.train.config import OptimConfig
+from arpo.train.adapters import plain_model
+from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.models import compute_dtype, load_model
 
 if TYPE_CHECKING:
@@ -48,9 +49,15 @@ def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
 
 def build_job(run: Run, source: Path, weights: Path | None = None) -> Job:
     """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA it
-    holds the adapters alone). A tool that cannot be set up raises ConfigError here, before any step."""
+    holds the adapters alone). A tool that cannot be set up raises ConfigError here, before any step.
+
+    torch's own random numbers (new adapters, dropout) start from the seed of what comes first: the cold start's, else the run's.
+    """
+    import torch
+
     tools = tuple(build_tools(run.tools))
     reward = build_reward(run.reward)
+    torch.manual_seed(run.cold_start.seed if run.cold_start else run.seed)
     model, tokenizer = load_model(source, run.model, weights)
     format_for = _formats(partial(build_chat, run.chat, tokenizer))
     format_for(tools)  # a chat format that does not fit the model or the tools is reported now
@@ -65,20 +72,27 @@ def build_job(run: Run, source: Path, weights: Path | None = None) -> Job:
 
 def _formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequence[Tool]], ChatFormat]:
     """`build`, keeping the format of the set of tools that was asked for last (nearly always the agent's own)."""
-    last: dict[tuple[int, ...], ChatFormat] = {}
+    last: list[tuple[tuple[Tool, ...], ChatFormat]] = []
 
     def of(tools: Sequence[Tool]) -> ChatFormat:
-        key = tuple(map(id, tools))
-        if key not in last:
-            last.clear()
-            last[key] = build(tools)
-        return last[key]
+        if not last or len(last[0][0]) != len(tools) or any(a is not b for a, b in zip(last[0][0], tools, strict=True)):
+            last[:] = [(tuple(tools), build(tools))]
+        return last[0][1]
 
     return of
 
 
-def build_learner(job: Job, *, optim: OptimConfig, num_updates: int, tell: Callable[[str], None]) -> "Learner":
-    """The learner of the job's model, for `num_updates` updates; `tell` hears why it trains flat where that was left open."""
+def build_learner(
+    job: Job,
+    *,
+    optim: OptimConfig,
+    num_updates: int,
+    tell: Callable[[str], None],
+    loss: LossConfig | None = None,
+    reference: Any = None,
+) -> "Learner":
+    """The learner of the job's model, for `num_updates` updates; `tell` hears why it trains flat where that was left open.
+    `loss`: None for the recipe's; `reference`: what its divergence is measured from (None: the model as it is now)."""
     from arpo.train.learner import Learner, trains_by_tree
 
     tree, reason = trains_by_tree(job.model.config, job.run.train.packing)
@@ -86,13 +100,14 @@ def build_learner(job: Job, *, optim: OptimConfig, num_updates: int, tell: Calla
         tell(f"training flat, every trajectory alone: {reason}")
     return Learner(
         job.model,
-        loss=job.run.loss,
+        loss=loss or job.run.loss,
         optim=optim,
         num_updates=num_updates,
         token_budget=job.run.train.token_budget,
         tree=tree,
         temperature=job.run.rollout.temperature,
         dtype=job.dtype,
+        reference=reference,
     )
 
 
@@ -101,10 +116,10 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:
     if config.kind == "local":
         from arpo.engines.local import LocalEngine
 
-        return LocalEngine.build(config, model, tokenizer)
+        return LocalEngine.build(config, plain_model(model), tokenizer)
     module, _, name = config.kind.partition(":")
     try:
         factory = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"no engine there: {error}", where="engine.kind", value=config.kind) from error
-    return factory(config, model, tokenizer)
+    return factory(config, plain_model(model), tokenizer)

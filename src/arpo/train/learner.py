@@ -1,13 +1,14 @@
 """The learner: packs in, one optimizer update out.
 
-Knows the model, the loss and the optimizer. Refuses to know rollouts, engines and files. Built on Accelerate, which places the model,
-sets the precision and reduces over ranks.
+Knows the model, the loss and the optimizer. Refuses to know rollouts, engines and files. Built on Accelerate, which places the
+model and reduces over ranks.
 """
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from arpo.core.credit import CreditedTree
 from arpo.errors import ConfigError
+from arpo.train.adapters import full_state
 from arpo.train.attention import layout_of, model_inputs, supports_tree, tree_attention
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.logprobs import Head, token_logprobs
@@ -41,17 +43,21 @@ class Policy(nn.Module):
         """Attention by tree for forwards and backwards inside; nothing where training is flat."""
         return tree_attention(self.plain) if self.tree else nullcontext()
 
-    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: PackedBatch, temperature: float | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities at `temperature` (None: the recipe's), entropies at 1."""
         layout = layout_of(batch) if self.tree else None
         hidden_TH = self.plain.get_decoder()(**model_inputs(batch, layout)).last_hidden_state[0]
-        head = Head.of(self.plain)
         return token_logprobs(
-            batch.predicting(hidden_TH), batch.targets_P, head, temperature=self.temperature, entropy_grad=self.entropy_grad
+            batch.predicting(hidden_TH),
+            batch.targets_P,
+            Head.of(self.plain),
+            temperature=temperature or self.temperature,
+            entropy_grad=self.entropy_grad,
         )
 
 
 def trains_by_tree(model_config: Any, packing: Packing) -> tuple[bool, str | None]:
-    """Whether to train tree-packed, and why not where that was left open. Raises ConfigError where `tree` is asked and cannot be."""
+    """Whether to train tree-packed, and why not where that was left open. Raises ConfigError where `tree` is asked in vain."""
     reason = supports_tree(model_config)
     if packing == "tree" and reason:
         raise ConfigError(
@@ -61,7 +67,11 @@ def trains_by_tree(model_config: Any, packing: Packing) -> tuple[bool, str | Non
 
 
 class Learner:
-    """Trains `model` in place. `num_updates` is the length of the schedule."""
+    """Trains `model` in place. `num_updates` is the length of the schedule.
+
+    `reference` is what the policy is kept close to; None: the model as it is now. It is not looked at where `loss` asks for no
+    divergence: then nothing is kept.
+    """
 
     def __init__(
         self,
@@ -74,12 +84,13 @@ class Learner:
         tree: bool,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        reference: Any = None,
     ) -> None:
-        self.loss, self.optim, self.num_updates, self.token_budget = loss, optim, num_updates, token_budget
-        precision = "bf16" if dtype is torch.bfloat16 else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
+        self.loss, self.optim, self.num_updates, self.token_budget, self.dtype = loss, optim, num_updates, token_budget, dtype
+        # Precision is autocast's below: Accelerate's own is a setting of the process, which two runs in one could not both have.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=model.device.type == "cpu")
         policy = Policy(model, tree=tree, temperature=temperature, entropy_grad=loss.entropy_coefficient > 0)
-        self.reference = _frozen(policy) if loss.kl_coefficient else None
+        self.reference = _frozen(policy, reference) if loss.kl_coefficient else None
         parameters = [p for p in policy.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
@@ -97,61 +108,74 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Full weights under the plain model's names, LoRA merged, on the model's device; what an engine loads."""
-        model = self.unwrapped.model
-        if not hasattr(model, "merge_adapter"):
-            return {name: value.detach() for name, value in model.state_dict().items()}
-        model.merge_adapter()
-        try:
-            return merged_state(model)
-        finally:
-            model.unmerge_adapter()
+        return full_state(self.unwrapped.model)
 
     def packs(self, trees: Sequence[CreditedTree]) -> list[PackedBatch]:
         return [p.to(self.device) for p in pack(trees, self.token_budget, flat=not self.unwrapped.tree)]
 
     def update(self, trees: Sequence[CreditedTree], updates: int = 1) -> dict[str, float]:
-        """`updates` optimizer steps on disjoint mini-batches of whole trees, each token trained once. Returns metrics.
+        """`updates` optimizer steps on disjoint mini-batches of whole trees, each token trained once. Returns metrics; none where
+        no tree can teach anything.
 
-        Trees without any credit other than 0 are left out (their gradient is 0). An update whose loss or gradient is not finite is
-        skipped and counted under `skipped_updates`.
+        Trees without any credit other than 0 count in the mean but are not computed, since their gradient is 0 (under a divergence
+        or an entropy bonus it is not, so they are). An update whose loss or gradient is not finite is skipped and counted under
+        `skipped_updates`.
         """
-        batches = [self.packs(part) for part in _split([t for t in trees if any(t.credit.values())], updates)]
+        scored = [tree for tree in trees if tree.advantages]
+        all_teach = self.loss.kl_coefficient or self.loss.entropy_coefficient
+        teaching = [tree for tree in scored if all_teach or any(tree.credit.values())]
+        parts = _split(teaching, updates)
+        if not parts:
+            return {}
+        rows, tokens = ((a - b) / len(parts) for a, b in zip(_size(scored), _size(teaching), strict=True))  # silent, a part
+        sizes = [normaliser(own_rows + rows, own_tokens + tokens, self.loss) for own_rows, own_tokens in map(_size, parts)]
+        batches = [self.packs(part) for part in parts]
         # The first update's old log-probabilities are its own; later ones need them from before the weights moved.
         before = [None, *([self.logprobs(p) for p in packs] for packs in batches[1:])]
-        totals: dict[str, float] = {}
-        for packs, old in zip(batches, before, strict=False):
-            for name, value in self._one_update(packs, old).items():
-                totals[name] = totals.get(name, 0.0) + value
-        done = max(1, len(batches))
-        summed = ("skipped_updates", "tokens_trained", "tokens_flat", "tokens_in_loss", "updates")
-        return {name: value if name in summed else value / done for name, value in totals.items()}
+        done = [self._one_update(*part) for part in zip(batches, before, sizes, strict=True)]
+        figures = metrics([report for reports, _ in done for report in reports], self.loss)
+        packs = [p for part in batches for p in part]
+        return {
+            **figures,
+            "loss": figures["loss"] / len(done),
+            "lr": done[-1][1]["lr"],
+            "grad_norm": sum(step["grad_norm"] for _, step in done) / len(done),
+            "skipped_updates": sum(step["skipped_updates"] for _, step in done),
+            "updates": float(len(done)),
+            "tokens_trained": float(sum(p.num_unique for p in packs)),
+            "tokens_flat": float(sum(p.num_flat for p in packs)),
+        }
 
     def imitate(self, trees: Sequence[CreditedTree]) -> dict[str, float]:
-        """One supervised update: mean negative log-probability of the trees' turns."""
+        """One supervised update: mean negative log-probability (at temperature 1) of the trees' turns."""
         packs = self.packs(trees)
         total = sum(p.num_policy for p in packs)
         summed = 0.0
         for batch in packs:
-            with self._computing():
-                logprob_P, _ = self.policy(batch)
+            with self.unwrapped.attention():
+                with self._autocast():
+                    logprob_P, _ = self.policy(batch, temperature=1.0)
                 loss = -batch.rows(logprob_P).sum() / total
                 self.accelerator.backward(loss)
             summed += loss.item()
-        return {"loss": summed, **self._step(math.isfinite(summed)), "tokens_trained": sum(p.num_unique for p in packs)}
+        return {"loss": summed, **self._step(math.isfinite(summed)), "tokens_trained": float(sum(p.num_unique for p in packs))}
 
     @torch.no_grad()
     def logprobs(self, batch: PackedBatch) -> Tensor:
         """[B, L] of the current weights, without gradient."""
-        with self._computing():
+        with self.unwrapped.attention(), self._autocast():
             return batch.rows(self.policy(batch)[0])
 
-    def _one_update(self, packs: Sequence[PackedBatch], old: Sequence[Tensor] | None) -> dict[str, float]:
-        whole = normaliser(sum(len(p.leaves) for p in packs), sum(p.num_policy for p in packs), self.loss)
+    def _one_update(
+        self, packs: Sequence[PackedBatch], old: Sequence[Tensor] | None, size: float
+    ) -> tuple[list[LossReport], dict[str, float]]:
+        """`size` normalises the loss over all packs."""
         reports: list[LossReport] = []
         for number, batch in enumerate(packs):
             reference_BL = self._reference_logprobs(batch)
-            with self._computing():
-                logprob_P, entropy_P = self.policy(batch)
+            with self.unwrapped.attention():  # the backward too: checkpointing runs forwards there
+                with self._autocast():
+                    logprob_P, entropy_P = self.policy(batch)
                 loss, report = policy_loss(
                     batch.rows(logprob_P),
                     old[number] if old else None,
@@ -159,33 +183,24 @@ class Learner:
                     batch.advantage_BL,
                     batch.row_mask_BL,
                     self.loss,
-                    normaliser=whole,
+                    normaliser=size,
                     reference_logprob_BL=reference_BL,
                     entropy_BL=batch.rows(entropy_P),
                 )
                 self.accelerator.backward(loss)
             reports.append(report)
-        figures = metrics(reports, self.loss)
-        return {
-            **figures,
-            **self._step(math.isfinite(figures["loss"])),
-            "updates": 1.0,
-            "tokens_trained": sum(p.num_unique for p in packs),
-            "tokens_flat": sum(p.num_flat for p in packs),
-            "tokens_in_loss": sum(p.num_policy for p in packs),
-        }
+        return reports, self._step(math.isfinite(sum(report.loss for report in reports)))
 
+    @torch.no_grad()
     def _reference_logprobs(self, batch: PackedBatch) -> Tensor | None:
         if self.reference is None:
             return None
-        with torch.no_grad(), self.accelerator.autocast(), self.reference.attention():
+        with self.reference.attention(), self._autocast():
             return batch.rows(self.reference(batch)[0])
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """The recipe's precision and attention, for a forward and its backward."""
-        with self.accelerator.autocast(), self.unwrapped.attention():
-            yield
+    def _autocast(self) -> AbstractContextManager[None]:
+        """Matrix products in the recipe's precision."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype is torch.bfloat16 else nullcontext()
 
     def _step(self, finite: bool) -> dict[str, float]:
         lr = self.optim.rate(self.updates, self.num_updates)
@@ -201,22 +216,20 @@ class Learner:
         return {"lr": lr, "grad_norm": norm, "skipped_updates": float(skipped)}
 
 
-def merged_state(model: Any) -> dict[str, Tensor]:
-    """State of a PEFT model whose adapters are merged, under the plain model's parameter names."""
-    state = {}
-    for name, value in model.get_base_model().state_dict().items():
-        if ".lora_" not in name:
-            state[name.replace(".base_layer", "")] = value.detach().clone()
-    return state
+def _frozen(policy: Policy, model: Any) -> Policy:
+    """`model`, or without one a copy of the policy's."""
+    kept = (copy.deepcopy(policy.model) if model is None else model).requires_grad_(False).eval()
+    return Policy(kept, tree=policy.tree, temperature=policy.temperature)
 
 
-def _frozen(policy: Policy) -> Policy:
-    model = copy.deepcopy(policy.model).requires_grad_(False)
-    return Policy(model, tree=policy.tree, temperature=policy.temperature)
+def _size(trees: Sequence[CreditedTree]) -> tuple[int, int]:
+    """Rows and, over all rows, policy tokens."""
+    rows = sum(len(tree.advantages) for tree in trees)
+    return rows, sum(len(tree.tree.turns[place].tokens) for tree in trees for place, _ in tree.credit)
 
 
-def _split(trees: Sequence[CreditedTree], parts: int) -> Iterable[list[CreditedTree]]:
+def _split(trees: Sequence[CreditedTree], parts: int) -> list[list[CreditedTree]]:
     """At most `parts` disjoint, non-empty portions of nearly equal length, in order."""
     parts = min(parts, len(trees))
     edges = [round(i * len(trees) / parts) for i in range(parts + 1)] if parts else []
-    return [list(trees[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [list(trees[a:b]) for a, b in pairwise(edges)]

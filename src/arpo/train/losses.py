@@ -87,7 +87,7 @@ def policy_loss(
     return loss, LossReport({name: values.detach()[mask_BL] for name, values in tokens.items()}, float(loss.detach()))
 
 
-def normaliser(num_rows: int, num_tokens: int, config: LossConfig) -> float:
+def normaliser(num_rows: float, num_tokens: float, config: LossConfig) -> float:
     """What the whole batch's sum is divided by: rows (`sequence`), policy tokens over all rows (`token`), rows x `constant_length`.
 
     A learner with several ranks passes the counts over all of them. Never 0, so that an empty part has loss 0."""

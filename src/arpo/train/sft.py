@@ -1,16 +1,17 @@
 """The cold start: supervised fine-tuning on traces, so that the policy knows the protocol before it explores.
 
-Knows traces and updates. Refuses to know where the result is kept (arpo.train.pipeline caches it).
+Knows traces and updates. Refuses to know where the result is kept (arpo.train.starts).
 """
 
+import asyncio
 import math
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 
 from arpo.core.credit import CreditedTree
-from arpo.errors import ArpoError
+from arpo.errors import ArpoError, FormatError
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import DataConfig
@@ -18,6 +19,8 @@ from arpo.tasks.traces import Trace, load_traces
 from arpo.train.demonstrations import as_credit, demonstrate
 from arpo.train.learner import Learner
 from arpo.train.settings import ColdStartConfig
+
+BAD_UPDATES = 3  # in a row, then it stops
 
 Watch = Callable[[int, int, dict[str, float]], None]  # update, updates in all, metrics
 
@@ -34,7 +37,9 @@ def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
 
 
 async def demonstrations(agent: Agent, traces: Sequence[Trace], rollout: RolloutConfig, seed: int) -> list[CreditedTree]:
-    """The traces as trees to be trained on, their calls run by the real tools."""
+    """The traces as trees to be trained on, their calls run by the real tools. Raises FormatError where there is none."""
+    if not traces:
+        raise FormatError("there is no trace to learn from")
     return [as_credit(await demonstrate(agent, trace, rollout, seed)) for trace in traces]
 
 
@@ -42,26 +47,26 @@ def num_updates(config: ColdStartConfig, num_traces: int) -> int:
     return config.steps or max(1, math.ceil((config.epochs or 1.0) * num_traces / config.batch))
 
 
-def cold_start(
-    learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None
-) -> None:
-    """Train on `trees` in batches, reshuffled each epoch. Raises ArpoError where the loss is not finite three times in a row."""
+async def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None) -> None:
+    """Train on `trees` in batches, reshuffled each epoch; between updates it can be cancelled. Raises ArpoError where the loss is
+    not finite three times in a row."""
     updates = num_updates(config, len(trees))
     order = _endless(trees, config.seed)
     failed = 0
     for number in range(1, updates + 1):
+        await asyncio.sleep(0)  # where Ctrl-C is heard
         metrics = learner.imitate(list(islice(order, min(config.batch, len(trees)))))
         failed = failed + 1 if metrics["skipped_updates"] else 0
-        if failed == 3:
-            raise ArpoError(f"cold start: the loss was not finite in three updates in a row (update {number}); lower cold_start.lr")
+        if failed == BAD_UPDATES:
+            raise ArpoError(
+                f"cold start: the loss was not finite in {failed} updates in a row (update {number}): lower cold_start.lr"
+            )
         if watch:
             watch(number, updates, metrics)
 
 
-def _endless(trees: Sequence[CreditedTree], seed: int):  # noqa: ANN202
-    epoch = 0
-    while True:
+def _endless(trees: Sequence[CreditedTree], seed: int) -> Iterator[CreditedTree]:
+    for epoch in count():
         order = list(trees)
         Random(f"{seed}/cold start/{epoch}").shuffle(order)
         yield from order
-        epoch += 1
