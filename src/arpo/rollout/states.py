@@ -95,4 +95,4 @@ class ToolStates:
             async with asyncio.timeout(self.deadline_s):
                 await self.tools[name].close(state)
         except (ToolError, TimeoutError) as error:
-            self.lost.append(f"{name} was not closed: {error or f'not done after {self.deadline_s:g} s'}")
+            self.lost.append(f"{name} was not closed: {str(error) or f'not done after {self.deadline_s:g} s'}")
