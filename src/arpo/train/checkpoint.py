@@ -4,23 +4,25 @@ checkpoints/step-000012/
     model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
     optimizer.safetensors, optimizer.json
     state.json          step, data position, weight version, statistics of the branching rule
-    MANIFEST.json       size of every file; written last
+    MANIFEST.json       size of every file
 """
 
 import json
-import os
+import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arpo.errors import CheckpointError
+from arpo.train.whole import MANIFEST, clear_partial, fault, whole_folder
 
 if TYPE_CHECKING:
     import torch
 
-MANIFEST = "MANIFEST.json"
+__all__ = ["MANIFEST", "Checkpoint", "TrainState", "fault", "load_optimizer", "newest", "open_checkpoint", "save"]
+
+_NAME = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class TrainState:
     best: float | None = None  # best validation accuracy
     best_step: int = 0
     stale_evaluations: int = 0  # validations since the best
+    validated: int = 0  # the last step that was validated
     updates: int = 0  # of the optimizer, skipped ones included
     seconds: float = 0.0  # spent in training so far
 
@@ -50,61 +53,25 @@ class Checkpoint:
 def save(
     folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int
 ) -> Checkpoint:
-    """Write `folder/step-N` atomically and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
-    target = folder / f"step-{state.step:06d}"
-    partial = folder / f".partial-{state.step:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "model").mkdir(parents=True)
-    model.save_pretrained(partial / "model")
-    tokenizer.save_pretrained(partial / "model")
-    _save_optimizer(partial, optimizer)
-    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
-    files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-    (partial / MANIFEST).write_text(json.dumps(files, indent=1))
-    for path in partial.rglob("*"):
-        _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    _sync(folder)
+    """Write `folder/step-N` and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
+    clear_partial(folder)
+    with whole_folder(folder / f"step-{state.step:06d}") as partial:
+        model.save_pretrained(partial / "model")
+        tokenizer.save_pretrained(partial / "model")
+        _save_optimizer(partial, optimizer)
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     _forget(folder, keep, {state.step, state.best_step})
-    return Checkpoint(target, state)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return Checkpoint(folder / f"step-{state.step:06d}", state)
 
 
 def _forget(folder: Path, keep: int, needed: set[int]) -> None:
-    steps = sorted(_steps(folder))
-    for step in steps[: max(0, len(steps) - keep)]:
+    for step, path in sorted(_steps(folder).items())[:-keep]:
         if step not in needed:
-            shutil.rmtree(folder / f"step-{step:06d}")
+            shutil.rmtree(path)
 
 
-def _steps(folder: Path) -> list[int]:
-    return [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]
-
-
-def fault(path: Path) -> str | None:
-    """What is wrong with the checkpoint at `path`, or None if it is whole."""
-    manifest = path / MANIFEST
-    if not manifest.is_file():
-        return f"{MANIFEST} is missing"
-    try:
-        files: Mapping[str, int] = json.loads(manifest.read_text())
-    except json.JSONDecodeError:
-        return f"{MANIFEST} is truncated"
-    for name, size in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    return None
+def _steps(folder: Path) -> dict[int, Path]:
+    return {int(found[1]): path for path in folder.glob("step-*") if (found := _NAME.fullmatch(path.name))}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -113,15 +80,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no checkpoint here")
     if wrong := fault(path):
         raise CheckpointError(f"{path}: {wrong}")
-    values = json.loads((path / "state.json").read_text())
-    return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
+    try:
+        values = json.loads((path / "state.json").read_text())
+        return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: state.json is not of this version ({error!r})") from error
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint under `folder`, and what is wrong with the newer ones that were passed over."""
     passed = []
-    for step in sorted(_steps(folder), reverse=True):
-        path = folder / f"step-{step:06d}"
+    for _, path in sorted(_steps(folder).items(), reverse=True):
         if wrong := fault(path):
             passed.append(f"{path.name}: {wrong}")
         else:
@@ -155,6 +124,10 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -
     for key, value in values.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
+    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
+    for at, slots in state.items():
+        if at >= len(shapes) or tuple(slots["exp_avg"].shape) != shapes[at]:
+            raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model (parameter {at})")
     try:
         optimizer.load_state_dict({"state": state, "param_groups": content["param_groups"]})
     except ValueError as error:

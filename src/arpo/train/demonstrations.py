@@ -16,13 +16,16 @@ from arpo.errors import FormatError
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks.traces import Trace, TraceStep
-from arpo.tools import CallContext
+from arpo.tools import CallContext, Tool
 from arpo.tools.call import run_call
 
 
 async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: int) -> RolloutTree:
-    """The one-branch tree that a policy following `trace` would have grown. Raises FormatError where the format cannot read back a
-    call of the trace (so that nothing is taught which rollout would not run)."""
+    """The one-branch tree that a policy following `trace` would have grown.
+
+    Raises FormatError where rollout would not let it: a call that the format cannot read back, more calls or tokens than `config`
+    allows, a last step that calls.
+    """
     chat, tools = agent.chat(trace.task)
     tree = RolloutTree(trace.task.id, "trace", Prompt(tokens=chat.render(trace.task, tools)))
     place: Place = (0,)
@@ -39,6 +42,8 @@ async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: i
         if not calls:
             break
         calls_left -= len(calls)
+        if calls_left < 0:
+            raise _beyond(trace, "calls", config.max_calls - calls_left, "max_calls", config.max_calls)
         outcomes = await _outcomes(trace, step, tools, config, seed, place)
         told = max(0, calls_left) if config.at_call_limit == "tell" else None
         observed, seen = chat.observe(turn, outcomes, told)
@@ -47,11 +52,20 @@ async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: i
     if place in tree.observations or place not in tree.turns:
         raise FormatError(f"trace {trace.task.id} ends with a call: its last step needs an answer")
     tree.end(place, Ending.FINISHED)
+    longest, whole = max(len(turn.tokens) for turn in tree.turns.values()), sum(len(s.tokens) for s in tree.path(place))
+    if longest > config.turn_tokens:
+        raise _beyond(trace, "tokens in a turn", longest, "turn_tokens", config.turn_tokens)
+    if whole > config.branch_tokens:
+        raise _beyond(trace, "tokens in all", whole, "branch_tokens", config.branch_tokens)
     return tree
 
 
+def _beyond(trace: Trace, what: str, found: int, key: str, limit: int) -> FormatError:
+    return FormatError(f"trace {trace.task.id} has {found} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
+
+
 async def _outcomes(
-    trace: Trace, step: TraceStep, tools: Sequence, config: RolloutConfig, seed: int, place: Place
+    trace: Trace, step: TraceStep, tools: Sequence[Tool], config: RolloutConfig, seed: int, place: Place
 ) -> list[Outcome]:
     if step.results:
         return [Outcome(tool=c.name, status=Status.OK, text=text) for c, text in zip(step.calls, step.results, strict=True)]

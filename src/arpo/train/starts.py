@@ -1,24 +1,73 @@
 """Cold starts that were made before, and what was measured on them, so that a second run need not repeat them.
 
-    <cache>/cold-starts/<key>/model/            trained weights
-                              evaluation/*.json  results of `evaluate`, named by what was asked
+    <cache>/cold-starts/<key>/model/             trained weights, a whole folder
+                              evaluation/*.json  results, named by what was asked
 
-The key is a hash of everything that decides the weights.
+The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made anew.
 """
 
 import hashlib
 import json
-import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from arpo.core.tree import Ending
+from arpo.errors import FormatError
 from arpo.evaluation.results import Results, read_results
 from arpo.run import Run, plain
 from arpo.train.sources import cache_folder
+from arpo.train.whole import fault, whole_folder
 
-FORMAT = 1  # raised when what a cold start does changes
+FORMAT = 2  # raised when what a cold start does changes
+_IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+_WORLD = {ending.value for ending in Ending if ending.by_world}
+
+
+class Start:
+    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache."""
+
+    def __init__(self, run: Run) -> None:
+        self.key = digest(FORMAT, _decides_weights(run))
+        self.path = cache_folder() / "cold-starts" / self.key
+        self.run = run
+
+    @property
+    def model(self) -> Path | None:
+        """The trained weights, where they are there and whole."""
+        path = self.path / "model"
+        return path if fault(path) is None else None
+
+    def keep(self, model: Any, tokenizer: Any) -> Path:
+        """Store trained weights, unless another process was first. What was measured on damaged ones goes."""
+        if self.model is None:
+            shutil.rmtree(self.path / "evaluation", ignore_errors=True)
+            with whole_folder(self.path / "model") as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        return self.path / "model"
+
+    def results(self, name: str, asked: Mapping[str, Any]) -> Results | None:
+        """What was measured on this start under the same question, or None."""
+        path = self._results_path(name, asked)
+        try:
+            return replace(read_results(path), name=name) if path.exists() else None
+        except FormatError:
+            return None
+
+    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
+        """Store what was measured, unless the world ended a sample: then another run may measure better."""
+        path = self._results_path(name, asked)
+        if not any(sample.ending in _WORLD for sample in results.samples):
+            replace(results, name=path.stem).write(path.parent)
+
+    def _results_path(self, name: str, asked: Mapping[str, Any]) -> Path:
+        key = digest(dict(asked), _decides_answers(self.run))
+        return self.path / "evaluation" / f"{name}-{key}.json"
 
 
 def digest(*parts: object) -> str:
@@ -26,54 +75,62 @@ def digest(*parts: object) -> str:
 
 
 def _decides_weights(run: Run) -> list[Any]:
-    model = {name: value for name, value in plain(run.model).items() if name != "device"}
-    limits = [run.rollout.max_calls, run.rollout.at_call_limit, run.rollout.branch_tokens]
+    model = {name: value for name, value in plain(run.model).items() if name not in ("device", "gradient_checkpointing")}
+    parts: list[Any] = [model, _stamp(run.model.source)]
+    if run.cold_start is None:
+        return parts
+    limits = [run.rollout.max_calls, run.rollout.at_call_limit]
     optim = [run.optim.betas, run.optim.eps, run.optim.weight_decay, run.optim.grad_clip]
-    parts = [run.chat, run.tools, run.cold_start, run.data.train]
-    return [FORMAT, model, limits, optim, *map(plain, parts)]
+    traces = plain(run.data.train.families) if run.cold_start.traces == "atlas" else _stamp(run.cold_start.traces)
+    return [*parts, plain(run.cold_start), traces, plain(run.chat), _tools(run), limits, optim]
 
 
-class Start:
-    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache."""
+def _decides_answers(run: Run) -> list[Any]:
+    """Besides the weights and what is asked."""
+    rollout, data = plain(run.rollout), getattr(run.data, run.evaluation.split)
+    limits = {key: rollout[key] for key in ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit")}
+    engine = {key: plain(run.engine)[key] for key in ("kind", "dtype", "deterministic")}
+    tasks = [plain(data), _stamp(data.source), _code(plain(data))] if data is not None else None
+    return [plain(run.chat), _tools(run), plain(run.reward), _code(plain(run.reward)), limits, tasks, engine]
 
-    def __init__(self, run: Run) -> None:
-        self.key = digest(_decides_weights(run))
-        self.path = cache_folder() / "cold-starts" / self.key
-        self.run = run
 
-    @property
-    def model(self) -> Path | None:
-        """The trained weights, where they are there."""
-        path = self.path / "model"
-        return path if (path / "config.json").exists() or (path / "adapter_config.json").exists() else None
+def _tools(run: Run) -> list[Any]:
+    tools = plain(run.tools)
+    documents = [_stamp(str(tool["options"]["documents"])) for tool in tools if _has_documents(tool)]
+    return [tools, documents, _code(tools)]
 
-    def keep(self, model: Any, tokenizer: Any) -> Path:
-        """Store trained weights; appears whole or not at all."""
-        partial = self.path.with_name(f".{self.key}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self.model is None:
-            shutil.rmtree(self.path / "model", ignore_errors=True)
-            os.replace(partial, self.path / "model")
-        else:
-            shutil.rmtree(partial)
-        return self.path / "model"
 
-    def results(self, name: str, asked: Mapping[str, Any]) -> Results | None:
-        """What was measured on this start under the same question, or None."""
-        path = self._results_path(name, asked)
-        return read_results(path) if path.exists() else None
+def _has_documents(tool: Any) -> bool:
+    return isinstance(tool, dict) and "documents" in tool.get("options", ())
 
-    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
-        written = results.write(self.path / "evaluation" / "new")
-        target = self._results_path(name, asked)
-        os.replace(written, target)
 
-    def _results_path(self, name: str, asked: Mapping[str, Any]) -> Path:
-        rollout, reward = plain(self.run.rollout), plain(self.run.reward)
-        limits = {key: rollout[key] for key in ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit")}
-        key = digest(asked, limits, reward, plain(self.run.data.test), plain(self.run.engine))
-        return self.path / "evaluation" / f"{name}-{key}.json"
+def _stamp(source: str) -> Any:
+    """What tells that a file or folder changed; None for what is none (a Hub id, a package, a built-in)."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return None
+
+
+def _code(value: Any) -> list[Any]:
+    """Stamps of the modules that are named by import paths anywhere in `value`."""
+    return [(module, _stamp(_file_of(module))) for module in sorted(set(_modules(value)))]
+
+
+def _modules(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and (found := _IMPORT_PATH.fullmatch(value)):
+        yield found[1]
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _modules(item)
+
+
+def _file_of(module: str) -> str:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    return spec.origin or "" if spec else ""

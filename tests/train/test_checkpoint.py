@@ -1,0 +1,121 @@
+"""A checkpoint is there whole or not at all; a damaged one is recognised, named and passed over."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+
+from arpo.errors import CheckpointError
+from arpo.train import checkpoint
+from arpo.train.checkpoint import TrainState
+from arpo.train.whole import fault, whole_folder
+
+
+def optimizer_of(model: Any, steps: int = 2) -> torch.optim.Optimizer:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    for _ in range(steps):
+        model(torch.arange(6)[None]).logits.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return optimizer
+
+
+def write(folder: Path, tokenizer: Any, *steps: int, keep: int = 9, best: int = 0) -> None:
+    model = tiny_model("llama")
+    for step in steps:
+        state = TrainState(step=step, best_step=best, window=(0.5, 1.25))
+        checkpoint.save(folder, state, model, tokenizer, optimizer_of(model, 1), keep=keep)
+
+
+def test_what_is_saved_comes_back(tmp_path: Path, tokenizer: Any) -> None:
+    model = tiny_model("llama")
+    optimizer = optimizer_of(model)
+    state = TrainState(step=12, position=96, window=(0.1, 2.0), best=0.5, best_step=8, validated=12, updates=24, seconds=3.5)
+    saved = checkpoint.save(tmp_path, state, model, tokenizer, optimizer, keep=1)
+    found, passed = checkpoint.newest(tmp_path)
+    assert found == saved and found is not None and found.state == state and passed == []
+    again = tiny_model("llama", seed=1)
+    again.load_state_dict({**again.state_dict(), **load_file(found.model / "model.safetensors")})
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    fresh = torch.optim.AdamW(again.parameters(), lr=1e-2, fused=True)
+    checkpoint.load_optimizer(found, fresh)
+    for one, other in ((model, optimizer), (again, fresh)):  # the next step is the same to the bit
+        one(torch.arange(6)[None]).logits.square().mean().backward()
+        other.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_the_newest_few_and_the_best_are_kept(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path, tokenizer, 1, 2, 3, 4, 5, keep=2, best=2)
+    (tmp_path / "step-notes").mkdir()  # a user's own
+    write(tmp_path, tokenizer, 6, keep=2, best=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000005", "step-000006", "step-notes"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest cut", "no manifest", "manifest no object"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, tokenizer: Any, damage: str) -> None:
+    write(tmp_path, tokenizer, 1, 2)
+    last = tmp_path / "step-000002"
+    weights, manifest = last / "model" / "model.safetensors", last / "MANIFEST.json"
+    match damage:
+        case "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "missing":
+            (last / "optimizer.json").unlink()
+        case "manifest cut":
+            manifest.write_text(manifest.read_text()[:20])
+        case "no manifest":
+            manifest.unlink()
+        case "manifest no object":
+            manifest.write_text("3")
+    found, passed = checkpoint.newest(tmp_path)
+    assert found is not None and found.state.step == 1
+    assert len(passed) == 1 and passed[0].startswith("step-000002: ")
+    with pytest.raises(CheckpointError, match="step-000002"):
+        checkpoint.open_checkpoint(last)
+
+
+def test_a_process_killed_while_saving_leaves_the_old_one(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path, tokenizer, 1)
+    unfinished = tmp_path / ".partial-step-000002.999"
+    shutil.copytree(tmp_path / "step-000001", unfinished)
+    assert checkpoint.newest(tmp_path)[0] == checkpoint.open_checkpoint(tmp_path / "step-000001")
+    write(tmp_path, tokenizer, 2)
+    assert not unfinished.exists()
+
+
+def test_a_folder_that_cannot_be_filled_does_not_appear(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a") as partial:
+        (partial / "x").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    for content in ("first", "second"):
+        with whole_folder(tmp_path / "a") as partial:
+            (partial / "x").write_text(content)
+    assert (tmp_path / "a" / "x").read_text() == "second" and fault(tmp_path / "a") is None
+
+
+def test_a_state_of_another_version_is_said_to_be_one(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path, tokenizer, 1)
+    path, manifest = tmp_path / "step-000001", tmp_path / "step-000001" / "MANIFEST.json"
+    (path / "state.json").write_text(json.dumps({"step": 1, "mood": "fine", "window": []}))
+    sizes = {**json.loads(manifest.read_text()), "state.json": (path / "state.json").stat().st_size}
+    manifest.write_text(json.dumps(sizes))
+    with pytest.raises(CheckpointError, match="mood"):
+        checkpoint.open_checkpoint(path)
+
+
+@pytest.mark.parametrize("change", ["fewer parameters", "other shapes"])
+def test_the_optimizer_of_another_model_is_refused(tmp_path: Path, tokenizer: Any, change: str) -> None:
+    write(tmp_path, tokenizer, 1)
+    (found := checkpoint.newest(tmp_path)[0]) or pytest.fail("no checkpoint")
+    parameters = list(copy.deepcopy(tiny_model("llama")).parameters())
+    other = parameters[:-1] if change == "fewer parameters" else [torch.nn.Parameter(torch.zeros(3)) for _ in parameters]
+    with pytest.raises(CheckpointError, match="another model"):
+        checkpoint.load_optimizer(found, torch.optim.AdamW(other))
