@@ -140,7 +140,8 @@ async def _measure(found: NamedModel, tasks: Sequence[Task], asked: Sequence[Ask
 
 
 def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", Path(label).name).strip("-.") or "model"
+    """For a file's name: the last two parts of a folder or Hub id (many folders are just called `model`)."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(Path(label).parts[-2:])).strip("-.") or "model"
 
 
 def print_results(console: Console, results: Sequence[Results]) -> None:

@@ -13,6 +13,7 @@ from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
 
+STEP = "evaluation"  # one word for all: draws must not depend on an evaluation's name
 POWERS = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
 Watch = Callable[[int, int, float], None]  # questions done, questions in all, accuracy so far
 
@@ -42,7 +43,7 @@ async def evaluate(
     plain = rollout.flat(leaves=samples, temperature=temperature, top_p=top_p)
     found: list[Sample] = []
     async for done in collect(
-        agent, tasks, reward, plain, stats=StepStats(step=name), seed=seed, in_flight=max(1, in_flight // samples)
+        agent, tasks, reward, plain, stats=StepStats(step=STEP), seed=seed, in_flight=max(1, in_flight // samples)
     ):
         found.extend(_samples(done))
         if keep:

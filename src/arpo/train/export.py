@@ -79,15 +79,14 @@ def check_push(name: str) -> None:
 
 def push_to_hub(folder: Path, name: str) -> None:
     """Upload `folder`. Raises ConfigError; the folder stays as it is."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # of whatever HTTP client this version of it uses
 
     api = HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by arpo")
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = f"The model lies in {folder}: `hf upload {name} {folder}` tries again"
         raise ConfigError(f"the Hub did not take it ({reason})", where="--push", value=name, hint=hint) from error

@@ -158,22 +158,21 @@ def rewards(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
     scores = rollout.scored.scores
     parts = sorted({name for score in scores.values() for name in score.parts})
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("leaf", "ended", "answered"):
-        table.add_column(name, overflow="fold", min_width=len(name), no_wrap=name != "answered")
+    table.add_column("leaf", no_wrap=True)
+    table.add_column("answered", overflow="fold", min_width=8)
     for name in (*parts, "reward", "accuracy", "advantage"):
         table.add_column(name, justify="right", no_wrap=True)
     for leaf in rollout.grown.tree.leaves():
         ending = rollout.grown.tree.endings[leaf].value.replace("_", " ")
         score = scores.get(leaf)
         if score is None:
-            table.add_row(show(leaf), ending, "", *("-" for _ in (*parts, 1, 2, 3)))
+            table.add_row(show(leaf), f"({ending})", *("-" for _ in (*parts, 1, 2, 3)))
             continue
         values = [f"{score.parts[name]:.4g}" if name in score.parts else "-" for name in parts]
         answer = rollout.transcripts[leaf].answer
         table.add_row(
             show(leaf),
-            ending,
-            Text("-" if answer is None else _short(answer)[:60]),
+            Text(_short(answer)[:60] if answer is not None else "(no answer)" if ending == "finished" else f"({ending})"),
             *values,
             f"{score.reward:.4g}",
             f"{score.accuracy:.4g}",
@@ -254,7 +253,7 @@ def cost(console: Console, took: Took, expected: Forecast) -> None:
     saved = f" instead of {took.tokens_flat:,}" if took.tokens_flat > took.tokens_trained else ""
     say(console, f"an update    {took.update_s:.2g} s for {took.tokens_trained:,} tokens{saved}{pretended}")
     say(console, f"memory       {took.memory / 2**30:.1f} GiB at the peak")
-    say(console, f"a step       about {duration(expected.step_s)}")
+    say(console, f"a step       about {duration(expected.step_s)} where every group has mixed rewards")
     say(console, f"training     about {duration(expected.training_s)} for {expected.num_steps} steps")
     if expected.cold_start_s:
         say(console, f"cold start   about {duration(expected.cold_start_s)}, once")

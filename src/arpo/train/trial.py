@@ -75,7 +75,8 @@ class _Work:
 async def _try(work: _Work, console: Console) -> Trial:
     job, run = work.job, work.job.run
     try:
-        await sft.demonstrations(job.agent, work.traces[:1], run.rollout, 0)  # a trace that the format cannot say fails here
+        if work.traces:  # one that the chat format cannot say fails here, not after the model has been waited for
+            await sft.demonstrations(job.agent, work.traces[:1], run.rollout, 0)
         order = first_step(run, work.tasks)
         shown.prompt(console, job, order[0])
         rollouts, alone_s = await _grow(job, order[:1], console)
