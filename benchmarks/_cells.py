@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -42,7 +43,11 @@ KEPT = (
     "leaves/fills",
     "calls/executed",
     "calls/inherited",
+    "decisions/tips",
+    "decisions/wanted",
+    "decisions/granted",
     "tokens/generated",
+    "tokens/shared",
     "tokens/forward_unique",
     "train/tokens_trained",
     "entropy/rise_positive",
@@ -81,10 +86,12 @@ class Cell(Config):
     evaluation: dict[str, Answers]
     steps: list[dict[str, float | None]]
 
-    def results(self, name: str) -> Results | None:
-        """The evaluation of that name, with its figures computed again from the answers."""
-        if (answers := self.evaluation.get(name)) is None:
-            return None
+    @cached_property
+    def results(self) -> dict[str, Results]:
+        """The evaluations, with their figures computed again from the answers."""
+        return {name: self._results(name, answers) for name, answers in self.evaluation.items()}
+
+    def _results(self, name: str, answers: Answers) -> Results:
         samples = [
             Sample(id=id, family=answers.family.get(id, ""), accuracy=value, correct=value >= 0.5, reward=value)
             for id, value in answers.accuracy.items()

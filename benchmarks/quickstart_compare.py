@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from _cells import METHODS, Cell, Plan, carry_out, cell_run, check_begun, finished
 from filelock import FileLock, Timeout
@@ -39,6 +39,14 @@ COSTS = {
     "tokens/generated": "tokens generated",
     "train/tokens_trained": "tokens trained",
     "seconds/step": "seconds of training",
+}
+BRANCHING = {
+    "decisions/tips": "tips",
+    "decisions/wanted": "siblings wanted",
+    "decisions/granted": "granted",
+    "leaves/fills": "fills",
+    "calls/inherited": "tool calls inherited",
+    "tokens/shared": "tokens shared",
 }
 EXPLAINED = (
     "Calls, tokens and seconds are means over seeds, in brackets the share of the first method's; tokens trained counts what "
@@ -96,7 +104,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     overrides = [*(f"{key}={value}" for key, value in given.items() if value is not None), f"train.minutes={minutes}"]
     plan = Plan(
         recipe=options.recipe,
-        overrides=(*options.overrides, *overrides),
+        overrides=(*overrides, *options.overrides),
         methods=tuple(method for method in METHODS if method in methods),
         seeds=tuple(range(options.seeds)),
         out=options.out.absolute(),
@@ -126,7 +134,7 @@ def carry_out_cells(plan: Plan, most: int | None) -> dict[str, str]:
             failures[label] = str(error)
             print(f"{label} failed: {error}", file=sys.stderr, flush=True)
         else:
-            write_table(plan, failures)
+            write_table(plan, cells_of(plan), failures)
     return failures
 
 
@@ -139,13 +147,15 @@ def cells_of(plan: Plan) -> list[Cell]:
 
 
 def compared(cell: Cell, names: Sequence[str] = ("after", "after-greedy")) -> ComparedRun:
-    results = {name: found for name in names if (found := cell.results(name)) is not None}
+    results = {name: found for name in names if (found := cell.results.get(name)) is not None}
     return ComparedRun(name=f"{cell.method}-s{cell.seed}", method=cell.method, history=cell.steps, results=results)
 
 
 def from_start(cells: Sequence[Cell]) -> Comparison:
     """The cells with their cold start as the first method, so that differences are what training brought."""
-    before = {after: found for after in ("after", "after-greedy") if (found := cells[0].results(after.replace("after", "before")))}
+    before = {
+        after: found for after in ("after", "after-greedy") if (found := cells[0].results.get(after.replace("after", "before")))
+    }
     start = ComparedRun(name=START, method=START, history=[], results=before)
     return Comparison(runs=[start, *map(compared, cells)])
 
@@ -172,7 +182,7 @@ def held_out(cells: Sequence[Cell]) -> ShownTable:
 
 def seed_differences(cells: Sequence[Cell], method: str, first: str) -> Estimate:
     """Sampled accuracy of `method` minus that of `first`, over the seeds that both have."""
-    found = {(cell.method, cell.seed): r.accuracy.mean for cell in cells if (r := cell.results("after")) is not None}
+    found = {(cell.method, cell.seed): r.accuracy.mean for cell in cells if (r := cell.results.get("after")) is not None}
     seeds = sorted(seed for name, seed in found if name == method and (first, seed) in found)
     return over_seeds([found[method, seed] - found[first, seed] for seed in seeds])
 
@@ -197,7 +207,7 @@ def resolution(accuracy: float, questions: int, seeds: int) -> float:
 
 def resolution_of(cells: Sequence[Cell]) -> tuple[float, int, int]:
     """The difference that these cells can tell, with the fewest questions of a cell and the fewest seeds of a method."""
-    asked = [found for cell in cells if (found := cell.results("after")) is not None]
+    asked = [found for cell in cells if (found := cell.results.get("after")) is not None]
     questions = min((results.num_questions for results in asked), default=0)
     methods = [cell.method for cell in cells]
     seeds = min(methods.count(method) for method in methods)
@@ -234,6 +244,21 @@ def training(cells: Sequence[Cell]) -> ShownTable:
     return ShownTable(title="Training", head=head, rows=rows, note=note)
 
 
+def branching(cells: Sequence[Cell]) -> ShownTable:
+    """How much each method branched, so that a difference can be put down to where it did."""
+    rows = []
+    for method, runs in Comparison(runs=[compared(cell) for cell in cells]).methods.items():
+        rows.append([method, *(f"{total(runs, metric):,.0f}" for metric in BRANCHING)])
+    rates = {cell.seed: cell.recipe["rollout"]["rule"]["rates"] for cell in cells if cell.method == "random"}
+    note = "Means over seeds. A fill starts from the prompt where no branch was left to be made. " + (
+        "random branches with the shares of tips at which arpo's cell of the same seed wanted to, by depth: "
+        + "; ".join(f"seed {seed}: {', '.join(f'{100 * p:.0f} %' for p in found)}" for seed, found in rates.items())
+        if rates
+        else ""
+    )
+    return ShownTable(title="Branching", head=["method", *BRANCHING.values()], rows=rows, note=note.strip())
+
+
 def level(runs: Sequence[ComparedRun], last: int | None) -> list[float]:
     """By run: mean accuracy on probe lines over its last steps (None: over all)."""
     curves = ([v for v in run.values("accuracy/probe_lines")[-(last or 0) :] if not math.isnan(v)] for run in runs)
@@ -244,13 +269,17 @@ def total(runs: Sequence[ComparedRun], metric: str) -> float:
     return over_seeds([run.total(metric) for run in runs]).mean
 
 
-def write_table(plan: Plan, failures: Mapping[str, str]) -> list[ShownTable]:
+def write_table(plan: Plan, cells: Sequence[Cell], failures: Mapping[str, str]) -> list[ShownTable]:
     """Write table.md and plot.png of the finished cells; the tables."""
-    cells = cells_of(plan)
     if not cells:
         return []
     comparison = Comparison(runs=[compared(cell) for cell in cells])
-    shown = [held_out(cells), training(cells), *compared_tables(comparison)[1:]]  # theirs begins with costs, which `training` has
+    shown = [
+        held_out(cells),
+        training(cells),
+        branching(cells),
+        *compared_tables(comparison)[1:],
+    ]  # theirs begins with costs, which `training` has
     plot = draw_comparison(comparison, plan.out / "plot.png")
     leaves, num_cells = cells[0].recipe["rollout"]["leaves"], len(plan.order())
     parts = [
@@ -267,13 +296,12 @@ def write_table(plan: Plan, failures: Mapping[str, str]) -> list[ShownTable]:
 def show(plan: Plan, failures: Mapping[str, str]) -> bool:
     """Print tables, failures and the closing line; True where a cell failed."""
     # a table of so many columns breaks in the middle of its figures at 80
-    console = Console() if sys.stdout.isatty() else Console(width=180)
-    for table in write_table(plan, failures):
+    console, cells = Console() if sys.stdout.isatty() else Console(width=180), cells_of(plan)
+    for table in write_table(plan, cells, failures):
         console.print(table.rich())
         console.print()
     for label, reason in failures.items():
         print(f"failed: {label}: {reason}")
-    cells = cells_of(plan)
     if cells:
         print(f"table: {plan.out / 'table.md'}")
     closing = {"name": "quickstart-compare", "figures": figures(cells), "goals": goals(plan, cells)}
@@ -301,7 +329,7 @@ def figures(cells: Sequence[Cell]) -> dict[str, Any]:
             "seeds": len(runs),
             "accuracy_all_steps": asdict(over_seeds(level(runs, None))),
             "accuracy_last_steps": asdict(over_seeds(level(runs, LAST))),
-            f"over_{first}_by_seed": asdict(seed_differences(cells, method, first)),
+            **({} if method == first else {f"over_{first}_by_seed": asdict(seed_differences(cells, method, first))}),
             **{label.replace(" ", "_"): total(runs, metric) for metric, label in COSTS.items()},
         }
     plain = Comparison(runs=[compared(cell) for cell in cells])
@@ -313,32 +341,28 @@ def figures(cells: Sequence[Cell]) -> dict[str, Any]:
 
 def goals(plan: Plan, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """What the comparison is to show, as far as there are cells for it."""
-    found = [_goal("cells finished", len(plan.order()), len(cells), at_least=True)]
+    found = [_goal("cells finished, at least", ">=", len(plan.order()), len(cells))]
     if not cells:
         return found
-    found.append(_goal("cold starts that the cells came from", 1, len({cell.cold_start_key for cell in cells})))
-    runs = Comparison(runs=[compared(cell) for cell in cells]).methods
-    leaves = [run.total("leaves/all") for found_runs in runs.values() for run in found_runs]
-    found.append(_goal("most leaves of a cell, as a share of the fewest", 1, max(leaves) / max(1.0, min(leaves))))
-    if "arpo" in runs:
-        gain = from_start(cells).difference("arpo", "after")
-        if gain:
-            what = "points of sampled accuracy that arpo is above its cold start, lower bound"
-            found.append(_goal(what, 0, 100 * gain.difference.low, at_least=True))
-    if "arpo" in runs and "grpo" in runs:
+    found.append(_goal("cold starts that the cells came from, at most", "<=", 1, len({cell.cold_start_key for cell in cells})))
+    comparison = Comparison(runs=[compared(cell) for cell in cells])
+    runs, leaves = comparison.methods, [run.total("leaves/all") for run in comparison.runs]
+    found.append(_goal("most leaves of a cell, as a share of the fewest, at most", "<=", 1, max(leaves) / max(1.0, min(leaves))))
+    if "arpo" in runs and (gain := from_start(cells).difference("arpo", "after")):
+        what = "points of sampled accuracy that arpo is above its cold start, lower bound, more than"
+        found.append(_goal(what, ">", 0, 100 * gain.difference.low))
+    if "arpo" in runs and cells[0].method == "grpo":
         calls = total(runs["arpo"], "calls/executed") / max(1.0, total(runs["grpo"], "calls/executed"))
-        found.append(_goal("tool calls executed by arpo, as a share of grpo's", MOST_CALLS, calls))
-        over = (
-            Comparison(runs=[compared(cell) for cell in cells]).difference("arpo", "after") if cells[0].method == "grpo" else None
-        )
-        if over:
-            what = "points of sampled accuracy that arpo is above grpo, upper bound (not worse as far as can be told)"
-            found.append(_goal(what, 0, 100 * over.difference.high, at_least=True))
+        found.append(_goal("tool calls executed by arpo, as a share of grpo's, at most", "<=", MOST_CALLS, calls))
+        if over := comparison.difference("arpo", "after"):
+            what = "points of sampled accuracy that arpo is above grpo, upper bound, at least: not worse as far as can be told"
+            found.append(_goal(what, ">=", 0, 100 * over.difference.high))
     return found
 
 
-def _goal(what: str, goal: float, measured: float, *, at_least: bool = False) -> dict[str, Any]:
-    return {"what": what, "goal": goal, "measured": measured, "holds": measured >= goal if at_least else measured <= goal}
+def _goal(what: str, sign: Literal[">", ">=", "<="], goal: float, measured: float) -> dict[str, Any]:
+    holds = {">": measured > goal, ">=": measured >= goal, "<=": measured <= goal}[sign]
+    return {"what": what, "goal": goal, "measured": measured, "holds": holds}
 
 
 if __name__ == "__main__":
