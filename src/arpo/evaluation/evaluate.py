@@ -11,6 +11,7 @@ from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
 from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.config import RolloutConfig
+from arpo.rollout.lost import check_scored
 from arpo.tasks import Task
 
 STEP = "evaluation"  # one word for all: draws must not depend on an evaluation's name
@@ -39,17 +40,23 @@ async def evaluate(
 
     Randomness is keyed by `seed`, task and sample, so two models asked with one seed face the same draws. pass@k is given for
     `ks` besides 1, 2, 4, ... and `samples`. `keep` is handed every rollout as it is done (to record it).
+
+    Raises EngineError (ToolError where only tools failed) where not one answer could be had.
     """
     plain = rollout.flat(leaves=samples, temperature=temperature, top_p=top_p)
     found: list[Sample] = []
+    first: list[Rollout] = []  # up to the first of which something has a score
     async for done in collect(
         agent, tasks, reward, plain, stats=StepStats(step=STEP), seed=seed, in_flight=max(1, in_flight // samples)
     ):
         found.extend(_samples(done))
+        if not first or not first[-1].scored.scores:
+            first.append(done)
         if keep:
             keep(done)
         if watch:
             watch(len(found) // samples, len(tasks), sum(s.accuracy for s in found) / max(1, len(found)))
+    check_scored(first, f"evaluation {name!r}")
     settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "samples": samples, "questions": len(tasks)}
     return Results.of(name, model, found, settings=settings, ks={*ks, *POWERS, samples}, seed=seed)
 

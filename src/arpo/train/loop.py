@@ -4,6 +4,7 @@ Knows the order of things. What each of them does is elsewhere; `Trainer.train` 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from random import Random
 
@@ -13,7 +14,9 @@ from arpo.core.window import next_stats
 from arpo.engines import Weights
 from arpo.errors import ArpoError
 from arpo.evaluation.evaluate import evaluate
+from arpo.evaluation.results import Results
 from arpo.rollout.collect import Rollout, collect
+from arpo.rollout.lost import check_scored
 from arpo.rollout.records import record_of
 from arpo.tasks import Task
 from arpo.train import checkpoint
@@ -52,25 +55,32 @@ class Trainer:
     ) -> None:
         self.job, self.learner, self.folder, self.tasks, self.validation = job, learner, folder, tasks, validation
         self.state, self.num_steps, self.progress, self.trackers, self.reserve_s = state, num_steps, progress, trackers, reserve_s
-        self.run, self.saved = job.run, state.step if state.step else -1
+        self.run, self.saved = job.run, state.step
+        self.ended_early = ""  # why, where not all steps were done
         self.bad_updates = 0
         self.whole = True  # False while the weights are ahead of the state
         self.history: list[Metrics] = [dict(line) for line in folder.metrics()]
         self.collapse_told = False
 
     async def train(self) -> TrainState:
-        """Train until the steps, the time or the patience end. Cancelled (Ctrl-C), it saves what is finished and raises."""
+        """Train until the steps, the time or the patience end. Cancelled (Ctrl-C), it saves what is finished and raises.
+
+        Raises GateError where the first step is not fit to be trained on, EngineError or ToolError where a whole step was lost to
+        the world, ArpoError where the loss stays infinite.
+        """
         try:
+            await self.validate()  # of the last step, where an earlier start was cut off before it
             while self.goes_on():
-                batch, position = await self.collect()
+                batch = await self.collect()
                 credited = self.credit(batch)
                 metrics = self.measure(batch, credited)
                 self.record(batch, credited)
                 self.check(metrics)
-                self.finish_step(batch, position, metrics | self.update(credited))
+                self.finish_step(batch, metrics | self.update(credited))
                 await self.publish()
                 await self.validate()
                 self.save()
+            await self.validate(last=True)
         finally:
             if self.whole:
                 self.save(last=True)
@@ -82,57 +92,57 @@ class Trainer:
         return self.state.step + 1
 
     def goes_on(self) -> bool:
-        stop = self.run.train.early_stop
+        stop, step = self.run.train.early_stop, self.state.step
+        if step >= self.num_steps:
+            return False
         if stop and self.state.stale_evaluations >= stop.patience:
-            self.note(f"stopped early: no better validation for {self.state.stale_evaluations} evaluations")
-            return False
-        if self.state.step < self.num_steps and not self.progress.room_for_step(reserve_s=self.reserve_s):
-            self.note(f"stopped after step {self.state.step} of {self.num_steps}: the next one would overrun train.minutes")
-            return False
-        return self.state.step < self.num_steps
+            self.ended_early = f"no better validation for {self.state.stale_evaluations} evaluations"
+        elif not self.progress.room_for_step(reserve_s=self.reserve_s):
+            self.ended_early = "the next step would overrun train.minutes"
+        if self.ended_early:
+            self.note(f"ended after step {step} of {self.num_steps}: {self.ended_early}")
+        return not self.ended_early
 
-    async def collect(self) -> tuple[list[Rollout], int]:
-        """A step's rollouts in data order, and the data position after them. Under dynamic sampling, groups that teach nothing are
-        replaced by further tasks."""
+    async def collect(self) -> list[Rollout]:
+        """A step's rollouts in data order. Under dynamic sampling, as many as it takes until a step's worth of them can teach
+        something, within its bound."""
         train, dynamic = self.run.train, self.run.train.dynamic_sampling
-        most = train.tasks_per_step * (dynamic.max_batches if dynamic else 1)
-        kept: list[Rollout] = []
-        seen = 0
-        self.progress.phase("sampling", total=train.tasks_per_step)
+        enough, most = train.tasks_per_step, train.tasks_per_step * (dynamic.max_batches if dynamic else 1)
+        self.progress.phase("sampling", total=enough)
         rollouts = collect(
             self.job.agent,
-            self._tasks_from(self.state.position, most),
+            in_order(self.tasks, self.run.seed, self.state.position, most),
             self.job.reward,
             self.run.rollout,
             stats=StepStats(step=self.step, window=self.state.window),
             seed=self.run.seed,
-            in_flight=train.tasks_per_step,
+            in_flight=enough,
         )
-        try:
+        batch: list[Rollout] = []
+        used = 0
+        async with aclosing(rollouts):
             async for rollout in rollouts:
-                seen += 1
-                if dynamic is None or mixed(rollout.scored):
-                    kept.append(rollout)
+                batch.append(rollout)
+                if self.uses(rollout):
+                    used += 1
                     self.progress.advance()
-                if len(kept) == train.tasks_per_step:
+                if used == enough:
                     break
-        finally:
-            await rollouts.aclose()
-        if not kept:
-            kept = [rollout]  # to be measured: there is nothing to train on, and the step says so
-        return kept, self.state.position + seen
+        check_scored(batch, f"step {self.step}")
+        if used < enough:
+            self.note(
+                f"only {used} of {len(batch)} groups have mixed rewards (train.dynamic_sampling)", level="warning", step=self.step
+            )
+        return batch
 
-    def _tasks_from(self, position: int, count: int) -> Iterator[Task]:
-        """`count` tasks of the endless, seeded order, from `position` on; every epoch has an order of its own."""
-        epoch, order = -1, list(range(len(self.tasks)))
-        for at in range(position, position + count):
-            if at // len(self.tasks) != epoch:
-                epoch, order = at // len(self.tasks), list(range(len(self.tasks)))
-                Random(f"{self.run.seed}/order/{epoch}").shuffle(order)
-            yield self.tasks[order[at % len(self.tasks)]]
+    def uses(self, rollout: Rollout) -> bool:
+        """Whether a rollout is trained on: all are, but under dynamic sampling those whose leaves all have the same reward."""
+        return self.run.train.dynamic_sampling is None or mixed(rollout.scored)
 
     def credit(self, batch: Sequence[Rollout]) -> list[CreditedTree]:
-        return credit([rollout.scored for rollout in batch], self.run.advantage)
+        """In the order of `batch`; what is not used has no credit."""
+        used = iter(credit([rollout.scored for rollout in batch if self.uses(rollout)], self.run.advantage))
+        return [next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch]
 
     def measure(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> Metrics:
         step = [
@@ -176,34 +186,33 @@ class Trainer:
             failing = [str(gate) for gate in found if not gate.holds]
             if self.run.train.gates and failing:
                 raise GateError(f"the first step's trajectories are not fit to be trained on: {'; '.join(failing)}")
-        self.history.append(metrics)
-        warning = None if self.collapse_told else tool_use_collapse(self.history)
+        warning = None if self.collapse_told else tool_use_collapse([*self.history, metrics])
         if warning:
             self.collapse_told = True
-            self.note(warning, level="warning")
+            self.note(warning, level="warning", step=self.step)
 
     def update(self, credited: Sequence[CreditedTree]) -> Metrics:
         self.progress.phase("update")
         self.whole = False
         metrics = self.learner.update(credited, self.run.train.updates_per_step)
         if not metrics:
-            self.note("nothing to train on: all groups have equal rewards", level="warning")
-            return {"updates": 0.0}
+            self.note("nothing to train on: the rewards of every group are equal", level="warning", step=self.step)
+            return {"train/updates": 0.0, "train/tokens_trained": 0.0}
         self.bad_updates = self.bad_updates + 1 if metrics["skipped_updates"] else 0
         if metrics["skipped_updates"]:
-            self.note("a loss or gradient was not finite: its update was skipped", level="warning")
+            self.note("a loss or gradient was not finite: its update was skipped", level="warning", step=self.step)
         if self.bad_updates == BAD_UPDATES:
             raise ArpoError(
                 f"{BAD_UPDATES} steps in a row had updates without a finite loss: lower optim.lr, or look at the records"
             )
-        return {f"train/{name}" if "/" not in name else name: value for name, value in metrics.items()}
+        return {f"train/{name}": value for name, value in metrics.items()}
 
     async def publish(self) -> None:
         """Hand the new weights to the engine."""
         self.progress.phase("publication")
         await self.job.agent.engine.load(Weights(self.state.step, self.learner.state()))
 
-    def finish_step(self, batch: Sequence[Rollout], position: int, metrics: Metrics) -> None:
+    def finish_step(self, batch: Sequence[Rollout], metrics: Metrics) -> None:
         stats = next_stats(
             StepStats(step=self.step, window=self.state.window),
             [rollout.grown.tree for rollout in batch],
@@ -211,48 +220,55 @@ class Trainer:
             head=self.run.rollout.head,
             window=getattr(self.run.rollout.rule, "window", 0),
         )
-        metrics |= {**self.progress.timings(), "tasks/position": position}
-        self.history[-1] = metrics
+        position = self.state.position + len(batch)
+        metrics |= {**self.progress.timings(), "tasks/position": position, "tasks/tried": len(batch)}
+        self.history.append(metrics)
         self.folder.append_metrics(self.step, metrics)
         self.trackers.log(metrics, self.step)
         self.progress.step(metrics)
-        seconds = self.state.seconds + metrics["seconds/step"]
         self.state = replace(
             self.state,
             step=self.step,
             position=position,
             window=stats.window,
-            seconds=seconds,
+            seconds=self.state.seconds + metrics["seconds/step"],
             updates=self.learner.updates,
         )
         self.whole = True
 
-    async def validate(self) -> None:
-        """Every `train.eval_every` steps: sampled accuracy on validation tasks; remembers the best."""
-        train = self.run.train
-        if not train.eval_every or self.state.step % train.eval_every or not self.validation:
+    async def validate(self, *, last: bool = False) -> None:
+        """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the best."""
+        every, step = self.run.train.eval_every, self.state.step
+        if not every or not (last or step % every == 0) or self.state.validated == step or not self.validation:
             return
-        results = await evaluate(
+        self.progress.phase("validation")
+        results = await self._ask_validation()
+        results.write(self.folder.path / "evaluation")
+        self.trackers.log({"validation/accuracy": results.accuracy.mean}, step)
+        accuracy = results.accuracy.mean
+        gain = self.run.train.early_stop.min_gain if self.run.train.early_stop else 0.0
+        better = self.state.best is None or accuracy > self.state.best + gain
+        self.note(f"validation accuracy {results.accuracy.percent}" + (" (the best so far)" if better else ""))
+        if better:
+            self.state = replace(self.state, validated=step, best=accuracy, best_step=step, stale_evaluations=0)
+            self.save(last=True)
+        else:
+            self.state = replace(self.state, validated=step, stale_evaluations=self.state.stale_evaluations + 1)
+
+    async def _ask_validation(self) -> Results:
+        config = self.run.evaluation
+        return await evaluate(
             self.job.agent,
-            self.validation[: train.eval_limit],
+            self.validation[: self.run.train.eval_limit],
             self.job.reward,
             self.run.rollout,
             name=f"validation-{self.state.step:06d}",
             model=f"step {self.state.step}",
-            temperature=self.run.evaluation.temperature,
-            top_p=self.run.evaluation.top_p,
-            seed=self.run.evaluation.seed,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=config.seed,
+            in_flight=self.run.engine.slots,
         )
-        results.write(self.folder.path / "evaluation")
-        accuracy = results.accuracy.mean
-        gain = train.early_stop.min_gain if train.early_stop else 0.0
-        better = self.state.best is None or accuracy > self.state.best + gain
-        self.note(f"validation accuracy {results.accuracy.percent}" + (" (the best so far)" if better else ""))
-        if better:
-            self.state = replace(self.state, best=accuracy, best_step=self.state.step, stale_evaluations=0)
-            self.save(last=True)
-        else:
-            self.state = replace(self.state, stale_evaluations=self.state.stale_evaluations + 1)
 
     def save(self, *, last: bool = False) -> None:
         """Write a checkpoint where one is due: every `train.save_every` steps, and at the end (`last`) unless it is there."""
@@ -260,6 +276,7 @@ class Trainer:
         due = last or (every and self.state.step % every == 0)
         if not due or self.state.step in (0, self.saved):
             return
+        self.progress.phase("checkpoint")
         self.folder.sync()
         policy = self.learner.unwrapped
         checkpoint.save(
@@ -272,6 +289,17 @@ class Trainer:
         )
         self.saved = self.state.step
 
-    def note(self, text: str, level: str = "info") -> None:
-        self.folder.note(text, step=self.state.step, level=level)
+    def note(self, text: str, level: str = "info", step: int | None = None) -> None:
+        """`step`: None for the last finished one."""
+        self.folder.note(text, step=self.state.step if step is None else step, level=level)
         self.progress.say(text if level == "info" else f"warning: {text}")
+
+
+def in_order(tasks: Sequence[Task], seed: int, position: int, count: int) -> Iterator[Task]:
+    """`count` tasks of the endless, seeded order, from `position` on; every epoch has an order of its own."""
+    epoch, order = -1, list(range(len(tasks)))
+    for at in range(position, position + count):
+        if at // len(tasks) != epoch:
+            epoch, order = at // len(tasks), list(range(len(tasks)))
+            Random(f"{seed}/order/{epoch}").shuffle(order)
+        yield tasks[order[at % len(tasks)]]

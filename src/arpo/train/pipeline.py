@@ -7,27 +7,32 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from arpo.errors import ConfigError
+from arpo.engines import Weights
+from arpo.errors import CheckpointError, ConfigError
 from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.metrics import paired_difference
-from arpo.evaluation.results import Results
+from arpo.evaluation.results import Results, read_all_results
 from arpo.located import dump
 from arpo.run import Run, plain
 from arpo.tasks import Task
 from arpo.train import checkpoint
+from arpo.train.adapters import full_state
 from arpo.train.checkpoint import Checkpoint, TrainState
 from arpo.train.closing import print_closing
 from arpo.train.environment import describe_environment
 from arpo.train.imitation import imitate
 from arpo.train.job import Job, build_job, build_learner, read_tasks
-from arpo.train.loop import Trainer
-from arpo.train.progress import Progress, duration
+from arpo.train.learner import Learner
+from arpo.train.loop import GateError, Trainer
+from arpo.train.models import load_model
+from arpo.train.progress import Progress
 from arpo.train.report import write_report
 from arpo.train.runfolder import RunFolder, move_aside
 from arpo.train.sources import fetch
@@ -40,18 +45,46 @@ CLOSING_S = 45.0  # kept of the budget for the last checkpoint and the report
 def train(run: Run, *, out: Path | None = None, resume: bool = False, again: bool = False, console: Console | None = None) -> Path:
     """Carry out `run` in the folder `out` (default: the run's own) and return the folder.
 
-    With `resume` the run in that folder goes on from its newest whole checkpoint; with `again` an earlier run there is moved aside
-    first. Ctrl-C saves and raises KeyboardInterrupt. Raises ConfigError and the other ArpoErrors; what was computed stays in the folder.
+    With `resume` the run in that folder goes on from its newest whole checkpoint (one that is at its end is left alone); with
+    `again` an earlier run there is moved aside first. Ctrl-C saves and raises KeyboardInterrupt. Raises ConfigError and the other
+    ArpoErrors. What was computed stays in the folder, whose summary says how the run ended: finished, stopped (by its gates),
+    interrupted or failed.
     """
     folder_path = Path(out or run.folder)
     console = console or Console(soft_wrap=True)
     if again and (aside := move_aside(folder_path)):
         console.print(f"the earlier run is kept in {aside}", highlight=False, markup=False)
+    if resume and _at_its_end(run, folder_path):
+        console.print(f"this run is finished: {folder_path}", highlight=False, markup=False)
+        return folder_path
     check_trackers(run.train.trackers)
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
-    with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder:
+    with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder, _ending(folder):
         asyncio.run(_Pipeline(run, folder, console).carry_out())
     return folder_path
+
+
+def _at_its_end(run: Run, folder: Path) -> bool:
+    """Whether there is a finished run in `folder`, and `run` asks for nothing else."""
+    if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
+        return False
+    return resumed_run(folder).model_copy(update={"out": run.out}) == run
+
+
+@contextmanager
+def _ending(folder: RunFolder) -> Iterator[None]:
+    """Write down how a run ended that did not come to its end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        folder.write_summary(status="interrupted", reason="")
+        raise
+    except GateError as error:
+        folder.write_summary(status="stopped", reason=str(error))
+        raise
+    except BaseException as error:
+        folder.write_summary(status="failed", reason=f"{type(error).__name__}: {error}")
+        raise
 
 
 class _Pipeline:
@@ -59,35 +92,53 @@ class _Pipeline:
         self.run, self.folder, self.console = run, folder, console
         self.started = time.monotonic()
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
-        self.spent_before = sum(self.seconds.values())  # by earlier starts of a resumed run
         self.start = Start(run)
+        self.saved = self._checkpoint()
+        if self.saved:  # a process that was killed wrote no seconds of its training
+            self.seconds["training"] = max(self.seconds.get("training", 0.0), self.saved.state.seconds)
+        self.spent_before = sum(self.seconds.values())  # by earlier starts of a resumed run
 
-    async def carry_out(self) -> None:
+    def _checkpoint(self) -> Checkpoint | None:
+        """Where to go on from; what was written after it is cut off."""
         saved, passed = checkpoint.newest(self.folder.path / "checkpoints")
         for wrong in passed:
             self.say(f"checkpoint passed over: {wrong}", level="warning")
-        state = saved.state if saved else TrainState()
-        if cut := self.folder.cut_back(state.step):
-            self.say(f"resuming after step {state.step}; what was written after it is kept in {cut}")
-        tasks = {split: self._tasks(split) for split in ("train", "validation", "test")}
+        step = saved.state.step if saved else 0
+        if cut := self.folder.cut_back(step):
+            self.say(f"resuming after step {step}; what was written after it is kept in {cut}")
+        return saved
+
+    async def carry_out(self) -> None:
+        tasks = self.tasks()
+        asked = tasks[self.run.evaluation.split]
         with self.phase("model"):
             source = fetch(self.run.model.source)
-            job = build_job(self.run, source, saved.model if saved else self.start.model)
+            job = build_job(self.run, source, self.saved.model if self.saved else self.start.model)
         try:
-            if self.run.cold_start and not saved and self.start.model is None:
-                await self.cold_start(job)
-            before = await self.measure(job, tasks["test"], "before", cached=True) if not saved else self._earlier("before")
-            await self.learn(job, tasks, saved, state)
-            after = await self.measure(job, tasks["test"], "after")
+            if self.saved:
+                before = self._earlier("before")
+                await job.agent.engine.load(Weights(self.saved.state.step, full_state(job.model)))
+            else:
+                if self.run.cold_start and self.start.model is None:
+                    await self.cold_start(job)
+                before = await self.measure(job, asked, "before", cached=True)
+            course = await self.learn(job, tasks, before)
+            after = await self.measure(job, asked, "after")
         finally:
             await job.agent.engine.close()
-        self.close(before, after)
+        self.close(before, after, course)
 
-    def _tasks(self, split: str) -> list[Task]:
-        tasks, report = read_tasks(self.run, split)
-        if report and (report.skipped or report.mended or report.duplicates):
-            self.say(f"{split} data: {report}")
-        return tasks
+    def tasks(self) -> dict[str, list[Task]]:
+        """By split, with what is to be said about them."""
+        found: dict[str, list[Task]] = {}
+        for split in ("train", "validation", "test"):
+            found[split], report = read_tasks(self.run, split)
+            if report and (report.skipped or report.mended or report.duplicates or report.notes):
+                self.say(f"{split} data: {report}")
+        for one, other in combinations(found, 2):
+            if both := {task.question for task in found[one]} & {task.question for task in found[other]}:
+                self.say(f"{len(both)} questions are in {one} and in {other} data, such as {min(both)!r:.100}", level="warning")
+        return found
 
     async def cold_start(self, job: Job) -> None:
         """Supervised fine-tuning, kept in the cache."""
@@ -102,7 +153,9 @@ class _Pipeline:
             for asking in askings(self.run.evaluation, when) if tasks else ():
                 results = self.start.results(asking.name, asking.key) if cached else None
                 if results is None:
+                    began = time.monotonic()
                     results = await ask(job, tasks, asking, model=self.run.name, console=self.console)
+                    results = replace(results, settings={**results.settings, "seconds": round(time.monotonic() - began, 1)})
                     if cached:
                         self.start.keep_results(asking.name, asking.key, results)
                 results.write(self.folder.path / "evaluation")
@@ -111,21 +164,17 @@ class _Pipeline:
         return found
 
     def _earlier(self, when: str) -> dict[str, Results]:
-        from arpo.evaluation.results import read_all_results
+        """What an earlier start of this run measured."""
+        names = {asking.name for asking in askings(self.run.evaluation, when)}
+        return {name: results for name, results in read_all_results(self.folder.path).items() if name in names}
 
-        return {name: results for name, results in read_all_results(self.folder.path).items() if name in (when, f"{when}-greedy")}
-
-    async def learn(self, job: Job, tasks: dict[str, list[Task]], saved: Checkpoint | None, state: TrainState) -> None:
-        """The loop, with what it needs set up and the weights that came out best handed to the engine."""
-        config = self.run.train
+    async def learn(self, job: Job, tasks: dict[str, list[Task]], before: dict[str, Results]) -> dict[str, Any]:
+        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
+        summary."""
+        config, state = self.run.train, self.saved.state if self.saved else TrainState()
         num_steps = config.steps or max(1, round((config.epochs or 1.0) * len(tasks["train"]) / config.tasks_per_step))
-        num_updates = num_steps * config.updates_per_step
-        learner = build_learner(job, optim=self.run.optim, num_updates=num_updates, tell=self.say)
-        if saved:
-            checkpoint.load_optimizer(saved, learner.optimizer)
-            learner.updates = state.updates
+        learner = self.learner(job, num_steps * config.updates_per_step)
         minutes = None if config.minutes is None else config.minutes - self.spent_s / 60
-        reserve_s = self.seconds.get("evaluation_before", 0.0) + CLOSING_S
         with (
             self.phase("training"),
             Progress(num_steps, minutes=minutes, done=state.step, title=self.run.name, console=self.console) as progress,
@@ -141,32 +190,56 @@ class _Pipeline:
                 num_steps=num_steps,
                 progress=progress,
                 trackers=trackers,
-                reserve_s=reserve_s,
+                reserve_s=CLOSING_S + sum(results.settings.get("seconds", 0.0) for results in before.values()),
             )
             state = await trainer.train()
-        if state.best_step and state.best_step != state.step:
-            self.say(
-                f"the best validation was at step {state.best_step}; checkpoint step-{state.best_step:06d} is kept beside the last"
-            )
+        step = await self.take_best(job, state)
+        return {"steps_planned": num_steps, "reason": trainer.ended_early, "model_step": step}
 
-    def close(self, before: dict[str, Results], after: dict[str, Results]) -> None:
+    def learner(self, job: Job, num_updates: int) -> Learner:
+        """As it starts, or as it was when the checkpoint was saved."""
+        reference = self._reference() if self.saved and self.run.loss.kl_coefficient else None
+        learner = build_learner(job, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference)
+        if self.saved:
+            checkpoint.load_optimizer(self.saved, learner.optimizer)
+            learner.updates = self.saved.state.updates
+        return learner
+
+    def _reference(self) -> Any:
+        """The model that a resumed run began with."""
+        if self.run.cold_start and self.start.model is None:
+            raise CheckpointError(
+                f"the cold start that this run is to be kept close to is no longer in the cache: {self.start.path}"
+            )
+        return load_model(fetch(self.run.model.source), self.run.model, self.start.model)[0]
+
+    async def take_best(self, job: Job, state: TrainState) -> int:
+        """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its weights."""
+        if state.best_step in (0, state.step):
+            return state.step
+        path = self.folder.path / "checkpoints" / f"step-{state.best_step:06d}"
+        if wrong := checkpoint.fault(path):
+            self.say(f"the best checkpoint cannot be used ({wrong}): going on with the last", level="warning")
+            return state.step
+        model, _ = load_model(fetch(self.run.model.source), self.run.model, checkpoint.open_checkpoint(path).model)
+        await job.agent.engine.load(Weights(state.best_step, full_state(model)))
+        self.say(f"going on with step {state.best_step}, the best in validation")
+        return state.best_step
+
+    def close(self, before: dict[str, Results], after: dict[str, Results], course: dict[str, Any]) -> None:
         """Summary, report and the closing table."""
-        facts: dict[str, Any] = {}
-        for key, name in (("accuracy_before", "before"), ("greedy_before", "before-greedy")):
-            if name in before:
-                facts[key] = asdict(before[name].accuracy)
-        for key, name in (("accuracy_after", "after"), ("greedy_after", "after-greedy")):
-            if name in after:
-                facts[key] = asdict(after[name].accuracy)
-        for key, name in (("accuracy_gain", ""), ("greedy_gain", "-greedy")):
-            if f"before{name}" in before and f"after{name}" in after:
-                paired = paired_difference(before[f"before{name}"].accuracy_by_question, after[f"after{name}"].accuracy_by_question)
-                facts[key] = {**asdict(paired.difference), "p_value": paired.p_value}
         history = self.folder.metrics()
         totals = {"tool_calls": "calls/executed", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
-        facts |= {name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()}
-        facts |= {"status": "finished", "steps": len(history), "cold_start_key": self.start.key, "seconds": self.seconds}
-        self.folder.write_summary(**facts)
+        self.folder.write_summary(
+            status="finished",
+            steps=len(history),
+            steps_without_update=sum(line.get("train/updates") == 0 for line in history),
+            cold_start_key=self.start.key,
+            seconds=self.seconds,
+            **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
+            **_accuracies(before, after),
+            **course,
+        )
         with self.phase("report"):
             report = write_report(self.folder.path)
         print_closing(self.console, self.folder.summary(), report)
@@ -191,6 +264,18 @@ class _Pipeline:
         self.console.print(text if level == "info" else f"warning: {text}", highlight=False, markup=False)
 
 
+def _accuracies(before: dict[str, Results], after: dict[str, Results]) -> dict[str, Any]:
+    """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, as far as they were measured."""
+    facts: dict[str, Any] = {}
+    for key, suffix in (("accuracy", ""), ("greedy", "-greedy")):
+        first, last = before.get(f"before{suffix}"), after.get(f"after{suffix}")
+        facts |= {f"{key}_{when}": asdict(r.accuracy) for when, r in (("before", first), ("after", last)) if r}
+        if first and last:
+            paired = paired_difference(first.accuracy_by_question, last.accuracy_by_question)
+            facts[f"{key}_gain"] = {**asdict(paired.difference), "p_value": paired.p_value}
+    return facts
+
+
 def resumed_run(path: Path) -> Run:
     """The run in a folder, as it was started. Raises ConfigError where there is none."""
     from arpo.recipe import load_recipe
@@ -198,6 +283,3 @@ def resumed_run(path: Path) -> Run:
     if not (path / "recipe.yaml").is_file():
         raise ConfigError("there is no run to resume", where=str(path), hint="a run folder has a recipe.yaml")
     return load_recipe(path / "recipe.yaml")
-
-
-__all__ = ["duration", "resumed_run", "train"]
