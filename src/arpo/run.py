@@ -160,5 +160,6 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    value = getattr(value, "function", value)  # a decorated tool is named by its function, which the decorator left in its place
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}:{named.__qualname__}"

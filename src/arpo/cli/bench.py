@@ -28,7 +28,12 @@ def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
         return 0
     if name not in found:
         raise ConfigError("there is no such benchmark", value=name, hint=nearest(name, found))
-    return subprocess.run([sys.executable, str(found[name]), *arguments], check=False).returncode
+    child = subprocess.Popen([sys.executable, str(found[name]), *arguments])
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the script got it too, and ends in its own way
+            continue
 
 
 def _purpose(path: Path) -> str:

@@ -149,7 +149,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 @command
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.", show_default=False)] = None,

@@ -29,8 +29,6 @@ EXTRAS = {
     "lora": ("peft", "LoRA"),
     "hub": ("datasets", "data sets from the Hugging Face Hub"),
     "gym": ("reasoning_gym", "reasoning-gym's tasks"),
-    "vllm": ("vllm", "the vLLM engine"),
-    "ray": ("ray", "several machines"),
     "tracking": ("wandb", "Weights & Biases, trackio, MLflow"),
 }
 NEEDED_MEMORY_GB, NEEDED_DISK_GB = 6.0, 4.0  # what the quickstart takes at its peak

@@ -65,6 +65,6 @@ class EngineConfig(Config):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in ("local", "scripted") and ":" not in kind:
-            raise ValueError("must be 'local', 'scripted' or an import path such as 'my_package.engines:build'")
+        if kind != "local" and ":" not in kind:
+            raise ValueError("must be 'local' or an import path such as 'my_package.engines:build'")
         return kind

@@ -23,7 +23,7 @@ class RewardConfig(Config):
 
     answer: Measure = "auto"
     r"""How an answer is compared with the golds: `exact`, `f1`, `contains` (tokens, numbers whole), `maths` (equivalence), or
-    `auto`: maths for golds that are numbers or hold LaTeX, else f1."""
+    `auto`: the verifier that a task brings (reasoning-gym), else maths for golds that are numbers or hold LaTeX, else f1."""
     bonus: float = Field(default=0.0, ge=0)
     """Added to a right answer where all `bonus_tools` really ran (the paper: 0.1)."""
     bonus_tools: tuple[str, ...] = ()
@@ -79,6 +79,9 @@ def answer_measure(measure: Measure, maths_s: float = 2.0) -> "Accuracy":
         return float(await run_off_loop(verifier.equal_by_worker, answer, gold) if quick is None else quick)
 
     async def accuracy(answer: str, task: "Task") -> float:
+        verify = task.metadata.get("verify")
+        if measure == "auto" and verify:
+            return float(await run_off_loop(_import(str(verify)), task, answer))
         scores = [0.0]
         for gold in task.answers:
             formal = measure == "maths" or (measure == "auto" and ("\\" in gold or read_number(gold) is not None))

@@ -4,10 +4,10 @@ Calls of a trace run against the real tools unless the trace brings results of i
 Only turns are trained on: results are observations.
 """
 
-import asyncio
 from array import array
 from collections.abc import Sequence
 
+from arpo.chat import ChatFormat
 from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.place import Place, keyed
 from arpo.core.score import Score
@@ -15,6 +15,7 @@ from arpo.core.tree import Ending, Observation, Outcome, Prompt, Role, RolloutTr
 from arpo.errors import FormatError
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
+from arpo.rollout.states import ToolStates
 from arpo.tasks.traces import Trace, TraceStep
 from arpo.tools import CallContext, Tool
 from arpo.tools.call import run_call
@@ -27,6 +28,16 @@ async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: i
     allows, a last step that calls.
     """
     chat, tools = agent.chat(trace.task)
+    states = ToolStates(tools, trace.task, config.tool_deadline_s)
+    try:
+        return await _demonstrate(chat, tools, states, trace, config, seed)
+    finally:
+        await states.close()
+
+
+async def _demonstrate(
+    chat: ChatFormat, tools: Sequence[Tool], states: ToolStates, trace: Trace, config: RolloutConfig, seed: int
+) -> RolloutTree:
     tree = RolloutTree(trace.task.id, "trace", Prompt(tokens=chat.render(trace.task, tools)))
     place: Place = (0,)
     calls_left = config.max_calls
@@ -44,7 +55,7 @@ async def demonstrate(agent: Agent, trace: Trace, config: RolloutConfig, seed: i
         calls_left -= len(calls)
         if calls_left < 0:
             raise _beyond(trace, "calls", config.max_calls - calls_left, "max_calls", config.max_calls)
-        outcomes = await _outcomes(trace, step, tools, config, seed, place)
+        outcomes = await _outcomes(trace, step, tools, states, config, seed, place)
         told = max(0, calls_left) if config.at_call_limit == "tell" else None
         observed, seen = chat.observe(turn, outcomes, told)
         tree.grow(Observation(place=place, tokens=observed, outcomes=seen))
@@ -65,13 +76,19 @@ def _beyond(trace: Trace, what: str, found: int, key: str, limit: int) -> Format
 
 
 async def _outcomes(
-    trace: Trace, step: TraceStep, tools: Sequence[Tool], config: RolloutConfig, seed: int, place: Place
+    trace: Trace, step: TraceStep, tools: Sequence[Tool], states: ToolStates, config: RolloutConfig, seed: int, place: Place
 ) -> list[Outcome]:
     if step.results:
         return [Outcome(tool=c.name, status=Status.OK, text=text) for c, text in zip(step.calls, step.results, strict=True)]
     random = keyed(seed, "trace", trace.task.id, place, "call")
-    contexts = [CallContext(task=trace.task, deadline_s=config.tool_deadline_s, seed=random.getrandbits(63)) for _ in step.calls]
-    return list(await asyncio.gather(*(run_call(tools, call, context) for call, context in zip(step.calls, contexts, strict=True))))
+    state = await states.at(place) if states.tools else {}
+    outcomes = []
+    for call in step.calls:  # one after another: calls of one turn may share a tool's state
+        context = CallContext(
+            task=trace.task, deadline_s=config.tool_deadline_s, seed=random.getrandbits(63), state=state.get(call.name)
+        )
+        outcomes.append(await run_call(tools, call, context))
+    return outcomes
 
 
 def as_credit(tree: RolloutTree) -> CreditedTree:
