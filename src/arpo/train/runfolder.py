@@ -234,8 +234,9 @@ class RunFolder:
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename an earlier run's folder to `NAME.1`, `NAME.2`, ...; returns where it is now, None where there is none. Raises ConfigError
-    where it is no run, or a process still writes it."""
+    """Rename an earlier run's folder to `NAME.1`, `NAME.2`, ...; returns where it is now, None where there is none.
+
+    Raises ConfigError where it is no run, or a process still writes it."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if RunFolder(path).is_live():
