@@ -75,7 +75,7 @@ class Outcome:
     tool: str
     status: Status
     text: str
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)  # the clock's, not the tree's: equal trees may have taken different times
     cut: bool = False  # True: the model saw only the beginning
     cached: bool = False
 
