@@ -1,6 +1,7 @@
 """The cache of cold starts: found again by what decides the weights, whole or not at all, never a failure kept."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def project(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> 
     project = write_tiny_project(tmp_path / "own", tokenizer)
     monkeypatch.setenv("ARPO_CACHE", str(project.cache))
     monkeypatch.syspath_prepend(str(project.folder))
+    monkeypatch.delitem(sys.modules, "tiny_world", raising=False)  # of another test's project
     return project
 
 

@@ -192,7 +192,7 @@ def _learner(history: History) -> Figure:
         "loss": "Loss",
         "grad_norm": "Gradient norm",
         "lr": "Learning rate",
-        "kl": "KL to the reference",
+        "kl_reference": "KL to the reference",
         "entropy": "Entropy",
     }
     panels = [
