@@ -146,8 +146,8 @@ def cells_of(plan: Plan) -> list[Cell]:
     return [cell for method in plan.methods for seed in plan.seeds if (cell := finished(plan, method, seed)) is not None]
 
 
-def compared(cell: Cell, names: Sequence[str] = ("after", "after-greedy")) -> ComparedRun:
-    results = {name: found for name in names if (found := cell.results.get(name)) is not None}
+def compared(cell: Cell) -> ComparedRun:
+    results = {name: found for name in ("after", "after-greedy") if (found := cell.results.get(name)) is not None}
     return ComparedRun(name=f"{cell.method}-s{cell.seed}", method=cell.method, history=cell.steps, results=results)
 
 

@@ -22,7 +22,6 @@ from arpo.mistakes import config_error, where
 from arpo.run import Run, plain
 
 TAGS = {"rule": "rule", "roots": "plan", "tools": "use"}  # groups that come in kinds, and the key that names the kind
-SUFFIXES = (".yaml", ".yml")
 # values that may be paths, and how a list's entries are written: `*`
 PATHS: tuple[tuple[str, ...], ...] = (
     ("code",),

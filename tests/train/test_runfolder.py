@@ -14,8 +14,9 @@ import pytest
 from arpo.core import Expansion, Never, Prompt, RolloutTree, StepStats
 from arpo.core.record import TreeRecord, encode
 from arpo.errors import ConfigError, FormatError
+from arpo.files import write_atomic
 from arpo.train.environment import describe_environment
-from arpo.train.runfolder import RunFolder, move_aside, write_atomic
+from arpo.train.runfolder import RunFolder, move_aside
 
 RECIPE = "name: x\n"
 

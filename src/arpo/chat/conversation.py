@@ -32,17 +32,17 @@ class Conversation:
     def exists(self) -> bool:
         return bool(getattr(self._text.tokenizer, "chat_template", None))
 
-    def glue(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = (), go_on: bool = True) -> tuple[str, ...]:
-        """Text before, between and after the contents of `messages` (one piece more than messages); `go_on` ends it with
-        the header of the assistant's next message. Contents play no part. Raises ConfigError where the template cannot
+    def glue(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+        """Text before, between and after the contents of `messages` (one piece more than messages), which ends with the header
+        of the assistant's next message. Contents play no part. Raises ConfigError where the template cannot
         write such a conversation."""
         roles = [{key: value for key, value in message.items() if key != "content"} for message in messages]
-        key = json.dumps([roles, list(tools), go_on], sort_keys=True)
+        key = json.dumps([roles, list(tools)], sort_keys=True)
         if key not in self._cache:
-            self._cache[key] = self._render(roles, tools, go_on)
+            self._cache[key] = self._render(roles, tools)
         return self._cache[key]
 
-    def _render(self, roles: Messages, tools: Sequence[Mapping[str, Any]], go_on: bool) -> tuple[str, ...]:
+    def _render(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         from jinja2.exceptions import TemplateError
 
         if not self.exists:
@@ -51,7 +51,7 @@ class Conversation:
         shown = " ".join(role["role"] for role in roles)
         try:
             whole = self._text.tokenizer.apply_chat_template(
-                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=go_on, **self.options
+                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **self.options
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"the chat template refuses a conversation of {shown}: {error}", where="model") from error

@@ -34,12 +34,11 @@ async def evaluate(
     in_flight: int = 64,
     ks: Sequence[int] = (),
     watch: Watch | None = None,
-    keep: Callable[[Rollout], None] | None = None,
 ) -> Results:
     """`samples` independent answers to each of `tasks` at `temperature` (0: greedy), `in_flight` branches at a time.
 
     Randomness is keyed by `seed`, task and sample, so two models asked with one seed face the same draws. pass@k is given for
-    `ks` besides 1, 2, 4, ... and `samples`. `keep` is handed every rollout as it is done (to record it).
+    `ks` besides 1, 2, 4, ... and `samples`.
 
     Raises EngineError (ToolError where only tools failed) where not one answer could be had.
     """
@@ -52,8 +51,6 @@ async def evaluate(
         found.extend(_samples(done))
         if not first or not first[-1].scored.scores:
             first.append(done)
-        if keep:
-            keep(done)
         if watch:
             watch(len(found) // samples, len(tasks), sum(s.accuracy for s in found) / max(1, len(found)))
     check_scored(first, f"evaluation {name!r}")

@@ -143,9 +143,7 @@ def pass_at(by_question: Mapping[str, Sequence[bool]], k: int, *, seed: int = 0)
     return bootstrap(pass_at_k(n, c, k), seed=seed, purpose=f"pass@{k}")
 
 
-def paired_difference(
-    a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0, resamples: int = RESAMPLES, purpose: str = "paired"
-) -> Paired:
+def paired_difference(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0, resamples: int = RESAMPLES) -> Paired:
     """How much better `b` is than `a`: both map question ids to a mean accuracy; only questions that both have count.
 
     The interval resamples questions; the p-value flips the signs of the differences (exact where few differ, else
@@ -156,8 +154,8 @@ def paired_difference(
         raise ValueError("the two runs share no question id, so there is no paired difference")
     differences = np.array([b[key] - a[key] for key in shared], dtype=np.float64)
     return Paired(
-        bootstrap(differences, seed=seed, purpose=purpose, resamples=resamples),
-        _sign_flip(differences, keyed_generator(seed, f"{purpose}/flips/{len(shared)}"), resamples),
+        bootstrap(differences, seed=seed, purpose="paired", resamples=resamples),
+        _sign_flip(differences, keyed_generator(seed, f"paired/flips/{len(shared)}"), resamples),
     )
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("arpo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pydantic", "vllm", "ray")
+PACKAGES = ("arpo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pydantic")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve")
 
 

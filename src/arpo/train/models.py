@@ -12,12 +12,9 @@ from pydantic import Field
 from arpo.config import Config
 from arpo.engines.config import has_fast_bf16
 from arpo.errors import ConfigError
-from arpo.train.sources import fetch
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["LoraSettings", "ModelConfig", "compute_dtype", "device_of", "fetch", "load_model"]
 
 
 class LoraSettings(Config):
@@ -111,18 +108,6 @@ def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"no causal language model can be loaded from {path}: {first}", where="model.source") from error
-
-
-def _load_adapters(model: Any, weights: Path) -> None:
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    file = weights / "adapter_model.safetensors"
-    if not file.is_file():
-        raise ConfigError(
-            "these weights hold no adapters", where="model.lora", value=str(weights), hint="they were trained without LoRA"
-        )
-    set_peft_model_state_dict(model, load_file(file))
 
 
 def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:

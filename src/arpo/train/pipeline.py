@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from arpo.engines import Weights
-from arpo.errors import CheckpointError, ConfigError
+from arpo.errors import CheckpointError
 from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.metrics import paired_difference
 from arpo.evaluation.results import Results, read_all_results
@@ -277,12 +277,3 @@ def _accuracies(before: dict[str, Results], after: dict[str, Results]) -> dict[s
             paired = paired_difference(first.accuracy_by_question, last.accuracy_by_question)
             facts[f"{key}_gain"] = {**asdict(paired.difference), "p_value": paired.p_value}
     return facts
-
-
-def resumed_run(path: Path) -> Run:
-    """The run in a folder, as it was started. Raises ConfigError where there is none."""
-    from arpo.recipe import load_recipe
-
-    if not (path / "recipe.yaml").is_file():
-        raise ConfigError("there is no run to resume", where=str(path), hint="a run folder has a recipe.yaml")
-    return load_recipe(path / "recipe.yaml")

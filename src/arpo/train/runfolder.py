@@ -8,7 +8,7 @@
         events/step-000012.frames   the trees of a step, one frame each (arpo.core.record)
         checkpoints/           written by arpo.train.checkpoint
         evaluation/NAME.json   written by arpo.evaluation
-        summary.json, report.md, tensorboard/
+        summary.json, report.md, plots/, tensorboard/
         cut/                   what a resumed run did again: kept, not read
         lock                   held while a process writes here
 
@@ -31,8 +31,6 @@ from arpo.core.record import TreeRecord, decode, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.results import read_history
 from arpo.files import json_line, read_json, read_json_lines, write_atomic, write_json
-
-__all__ = ["RunFolder", "move_aside", "write_atomic"]
 
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 _STEP = re.compile(r"step-(\d+)\.frames$")

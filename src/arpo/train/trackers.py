@@ -13,6 +13,7 @@ from arpo.errors import ConfigError, nearest
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
 KNOWN = ("tensorboard", "wandb", "trackio", "mlflow")
+_WHERE = "train.trackers"
 
 
 class Tracker(Protocol):
@@ -106,18 +107,18 @@ class Trackers:
         self.close()
 
 
-def check_trackers(names: Sequence[str], *, where: str = "trackers") -> None:
+def check_trackers(names: Sequence[str]) -> None:
     """Raises ConfigError where a tracker is unknown or not installed: to be called before anything long starts."""
     for name in names:
         if name not in KNOWN:
-            raise ConfigError("unknown tracker", where=where, value=name, hint=nearest(name, KNOWN))
-        _need(name, where=where)
+            raise ConfigError("unknown tracker", where=_WHERE, value=name, hint=nearest(name, KNOWN))
+        _need(name)
 
 
-def _need(name: str, *, where: str = "trackers") -> None:
+def _need(name: str) -> None:
     if find_spec(name) is None:
         hint = f"pip install {name}, or pip install 'arpo[tracking]' for all of them"
-        raise ConfigError(f"the package of the tracker {name!r} is not installed", where=where, hint=hint)
+        raise ConfigError(f"the package of the tracker {name!r} is not installed", where=_WHERE, hint=hint)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
