@@ -46,6 +46,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def as_seen_from_here(path: Path) -> str:
+    """How messages name `path`: from the current folder on where it lies below that."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(path)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

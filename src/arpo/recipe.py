@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from arpo.errors import ConfigError, nearest
+from arpo.files import as_seen_from_here
 from arpo.located import Keys, Located, dump, parse_value, read
 from arpo.mistakes import config_error, where
 from arpo.run import Run, plain
@@ -87,7 +88,7 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
     """The file with the recipes that it builds on laid under it."""
     if path.resolve() in above:
         raise ConfigError("builds on itself", where=f"{path}: base")
-    own = read(path, name=_shown(path))
+    own = read(path, name=as_seen_from_here(path))
     is_bundled = path.parent.resolve() == folder().resolve()
     if not is_bundled and "code" not in own.value:
         own.value["code"] = str(path.parent.resolve())
@@ -105,12 +106,6 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
     except ConfigError as error:
         raise ConfigError(error.message, where=where(own, ("base",)), value=base, hint=error.hint) from error
     return own.over(_read_with_bases(below, (*above, path.resolve())), TAGS)
-
-
-def _shown(path: Path) -> str:
-    """How messages name the file: as seen from the current folder where it lies below that."""
-    resolved = path.resolve()
-    return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(path)
 
 
 def _anchor(value: Any, keys: tuple[str, ...], folder: Path) -> None:

@@ -20,7 +20,7 @@ from arpo.train.whole import MANIFEST, clear_partial, fault, whole_folder
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MANIFEST", "Checkpoint", "TrainState", "fault", "load_optimizer", "newest", "open_checkpoint", "save"]
+__all__ = ["MANIFEST", "Checkpoint", "TrainState", "fault", "load_optimizer", "newest", "open_checkpoint", "path_of", "save"]
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -50,18 +50,24 @@ class Checkpoint:
         return self.path / "model"
 
 
+def path_of(folder: Path, step: int) -> Path:
+    """Where under `folder` the checkpoint of `step` lies."""
+    return folder / f"step-{step:06d}"
+
+
 def save(
     folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int
 ) -> Checkpoint:
     """Write `folder/step-N` and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
     clear_partial(folder)
-    with whole_folder(folder / f"step-{state.step:06d}") as partial:
+    target = path_of(folder, state.step)
+    with whole_folder(target) as partial:
         model.save_pretrained(partial / "model")
         tokenizer.save_pretrained(partial / "model")
         _save_optimizer(partial, optimizer)
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     _forget(folder, keep, {state.step, state.best_step})
-    return Checkpoint(folder / f"step-{state.step:06d}", state)
+    return Checkpoint(target, state)
 
 
 def _forget(folder: Path, keep: int, needed: set[int]) -> None:

@@ -52,7 +52,7 @@ class Forecast:
 def forecast(run: Run, took: Took, *, num_tasks: int, num_held_out: int, num_traces: int) -> Forecast:
     """From what `took` so long to the whole of `run`. `num_traces`: of a cold start that is still to be made, else 0."""
     train, config = run.train, run.evaluation
-    num_steps = train.steps or max(1, round((train.epochs or 1.0) * num_tasks / train.tasks_per_step))
+    num_steps = train.num_steps(num_tasks)
     step_s = train.tasks_per_step * (took.tree_s + took.update_s / max(1, took.trees_updated))
     answer_s = took.tree_s / run.rollout.leaves  # an answer costs about a leaf
     sampled = min(num_held_out, config.limit or num_held_out) * config.samples

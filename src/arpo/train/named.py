@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arpo.errors import ConfigError
+from arpo.files import as_seen_from_here
 from arpo.recipe import load_recipe
 from arpo.run import Run
 from arpo.train import checkpoint
@@ -61,7 +62,7 @@ def of_run(folder: Path, recipe: Run | None = None) -> NamedModel:
     newest, _ = checkpoint.newest(folder / "checkpoints")
     if newest is None:
         raise ConfigError("this run has no checkpoint", where=str(folder), hint="it saves one every train.save_every steps")
-    best = folder / "checkpoints" / f"step-{newest.state.best_step:06d}"
+    best = checkpoint.path_of(folder / "checkpoints", newest.state.best_step)
     if newest.state.best_step and checkpoint.fault(best) is None:
         return _trained(folder, checkpoint.open_checkpoint(best), recipe, " (best validation)")
     return _trained(folder, newest, recipe, " (the last)")
@@ -79,10 +80,5 @@ def _trained(folder: Path, found: Checkpoint, recipe: Run | None, why: str) -> N
     """The model is the run's; how it is asked may be another recipe's."""
     own = load_recipe(folder)
     run = own if recipe is None else recipe.model_copy(update={"model": own.model})
-    label = f"{_shown(folder)}, step {found.state.step}{why}"
+    label = f"{as_seen_from_here(folder)}, step {found.state.step}{why}"
     return NamedModel(label=label, run=run, weights=found.model, folder=folder, checkpoint=found)
-
-
-def _shown(folder: Path) -> str:
-    here = Path.cwd()
-    return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else str(folder)

@@ -175,7 +175,7 @@ class _Pipeline:
         """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
         summary."""
         config, state = self.run.train, self.saved.state if self.saved else TrainState()
-        num_steps = config.steps or max(1, round((config.epochs or 1.0) * len(tasks["train"]) / config.tasks_per_step))
+        num_steps = config.num_steps(len(tasks["train"]))
         learner = self.learner(job, num_steps * config.updates_per_step)
         minutes = None if config.minutes is None else config.minutes - self.spent_s / 60
         with (
@@ -220,7 +220,7 @@ class _Pipeline:
         """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its weights."""
         if state.best_step in (0, state.step):
             return state.step
-        path = self.folder.path / "checkpoints" / f"step-{state.best_step:06d}"
+        path = checkpoint.path_of(self.folder.path / "checkpoints", state.best_step)
         if wrong := checkpoint.fault(path):
             self.say(f"the best checkpoint cannot be used ({wrong}): going on with the last", level="warning")
             return state.step

@@ -80,6 +80,10 @@ class TrainConfig(Config):
             raise ValueError("early_stop looks at the validation accuracy: set eval_every")
         return self
 
+    def num_steps(self, num_tasks: int) -> int:
+        """Training steps on so many tasks."""
+        return self.steps or max(1, round((self.epochs or 1.0) * num_tasks / self.tasks_per_step))
+
 
 class ColdStartConfig(Config):
     """Supervised fine-tuning on traces before RL, tool results masked."""

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from arpo.train import sft, shown
 from arpo.train.forecast import Forecast, Took, forecast, peak_memory, reset_peak_memory
 from arpo.train.gates import gates
 from arpo.train.job import Job, build_job, build_learner, read_tasks
+from arpo.train.loop import in_order
 from arpo.train.meter import Measured, Metrics, measure
 from arpo.train.sources import fetch
 from arpo.train.starts import Start
@@ -103,10 +103,8 @@ async def _try(work: _Work, console: Console) -> Trial:
 
 
 def first_step(run: Run, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of the run's first step, in the order in which it takes them."""
-    order = list(range(len(tasks)))
-    Random(f"{run.seed}/order/0").shuffle(order)
-    return [tasks[at] for at in order[: run.train.tasks_per_step]]
+    """The tasks of the run's first step, in the order in which it takes them; none twice where there are too few."""
+    return list(in_order(tasks, run.seed, 0, min(len(tasks), run.train.tasks_per_step)))
 
 
 async def _grow(job: Job, tasks: Sequence[Task], console: Console) -> tuple[list[Rollout], float]:
