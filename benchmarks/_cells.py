@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from arpo.errors import ArpoError, ConfigError, FormatError
 from arpo.evaluation.results import Results, Sample, read_all_results
 from arpo.files import plain as as_json
 from arpo.files import read_json, write_atomic
+from arpo.located import flat
 from arpo.recipe import load_recipe
 from arpo.run import Run, plain
 from arpo.train.checkpoint import newest
@@ -183,7 +183,7 @@ def check_same(plan: Plan, method: str, seed: int, run: Run, *, ignore: tuple[st
         there, where = plain(load_recipe(folder)), folder
     else:
         return
-    mine, theirs = _flat(plain(run)), _flat(there)
+    mine, theirs = flat(plain(run)), flat(there)
     for key in sorted((mine.keys() & theirs.keys()) - {*_OWN, *ignore}):  # a version may have added or dropped a key
         if mine[key] != theirs[key]:
             raise ConfigError(
@@ -198,13 +198,6 @@ def check_begun(plan: Plan) -> None:
     """Every cell's recipe is a valid one, and those that are there were made with it. Raises ConfigError."""
     for method, seed in plan.order():
         check_same(plan, method, seed, cell_run(plan, method, seed), ignore=(_RATES,))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) and inner else {f"{prefix}{key}": inner}
-    return found
 
 
 # --- carrying a cell out

@@ -220,6 +220,14 @@ def lookup(value: Any, keys: Keys) -> Any:
     return value
 
 
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree of plain values under dotted keys. Lists and empty groups are leaves."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) and inner else {f"{prefix}{key}": inner}
+    return found
+
+
 def dump(value: Mapping[str, Any]) -> str:
     """A tree of plain values as YAML that `parse` reads back equal."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

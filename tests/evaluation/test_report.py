@@ -4,7 +4,8 @@ import pytest
 from synthetic_run import write_run
 
 from arpo.errors import ConfigError
-from arpo.train.report import table, write_report
+from arpo.markdown import markdown_table
+from arpo.train.report import write_report
 from arpo.train.runfolder import RunFolder
 
 
@@ -58,4 +59,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_tables_align_numbers_right():
-    assert table(["a", "b"], [["x", 1]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert markdown_table(["a", "b"], [["x", 1]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"

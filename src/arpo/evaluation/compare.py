@@ -14,6 +14,7 @@ from rich.table import Table
 from arpo.evaluation.comparison import BUDGETS, Comparison, draw_comparison, read_comparison
 from arpo.evaluation.metrics import Estimate, over_seeds
 from arpo.files import write_atomic
+from arpo.markdown import markdown_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +25,7 @@ class ShownTable:
     note: str = ""
 
     def markdown(self) -> str:
-        rule = ["---"] + ["---:"] * (len(self.head) - 1)
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
-        lines = ["| " + " | ".join(row) + " |" for row in [list(self.head), rule, *cells]]
-        return f"## {self.title}\n\n" + "\n".join(lines) + (f"\n\n{self.note}" if self.note else "")
+        return f"## {self.title}\n\n{markdown_table(self.head, self.rows)}" + (f"\n\n{self.note}" if self.note else "")
 
     def rich(self) -> Table:
         table = Table(title=self.title, title_justify="left", caption=self.note or None, caption_justify="left")

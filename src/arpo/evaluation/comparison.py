@@ -17,7 +17,8 @@ import yaml
 from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.charts import Line, Panel, draw, running_mean
 from arpo.evaluation.metrics import Estimate, Paired, over_seeds, paired_difference
-from arpo.evaluation.results import Results, read_all_results, read_history
+from arpo.evaluation.results import VALIDATION, Results, read_all_results, read_history
+from arpo.located import flat
 
 BUDGETS = {"leaves/all": "leaves", "tokens/generated": "tokens generated", "calls/executed": "tool calls executed"}
 _NOT_METHOD = re.compile(r"(^|\.)(seed|name|run|folder|out|output|trackers)(\.|$)")
@@ -124,7 +125,7 @@ def read_comparison(paths: Sequence[Path | str], *, methods: Sequence[str] | Non
                 name=name,
                 method=label,
                 history=read_history(folder),
-                results={n: r for n, r in read_all_results(folder).items() if not n.startswith("validation")},
+                results={n: r for n, r in read_all_results(folder).items() if not n.startswith(VALIDATION)},
             )
             for folder, name, label in zip(folders, names, labels, strict=True)
         ]
@@ -146,7 +147,7 @@ def draw_comparison(comparison: Comparison, path: Path | str) -> Path | None:
 # --- recipes and names
 
 
-def _recipe(folder: Path) -> dict[str, Any]:
+def _recipe(folder: Path) -> dict[str, str]:
     path = folder / "recipe.yaml"
     if not path.exists():
         raise ConfigError("this folder holds no run", where=str(folder), hint="a run folder has a recipe.yaml")
@@ -156,13 +157,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{path} is not YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise FormatError(f"{path} holds {type(recipe).__name__}, not a mapping")
-    return {key: value for key, value in _flat(recipe).items() if not _NOT_METHOD.search(key)}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping):
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
-    return {prefix: str(value)}
+    return {key: str(value) for key, value in flat(recipe).items() if value != {} and not _NOT_METHOD.search(key)}
 
 
 def _methods(names: Sequence[str], recipes: Sequence[Mapping[str, str]]) -> list[str]:

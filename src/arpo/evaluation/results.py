@@ -16,6 +16,7 @@ from arpo.evaluation.metrics import Estimate, bootstrap, by_group, pass_at, rate
 from arpo.files import read_json, read_json_lines, write_json
 
 SCHEMA = "arpo/evaluation/1"
+VALIDATION = "validation"  # evaluations whose names start so were made during training
 T = TypeVar("T")
 
 

@@ -10,6 +10,7 @@ from arpo.evaluation.ask import how
 from arpo.evaluation.metrics import Estimate
 from arpo.evaluation.results import Results
 from arpo.located import dump
+from arpo.markdown import markdown_table
 from arpo.run import Run, plain
 from arpo.tools.config import ToolConfig
 
@@ -49,8 +50,7 @@ def table_of_results(results: Sequence[Results]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
     if not rows:
         return ""
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
-    return "\n".join([f"Accuracy on held-out tasks, 95 % intervals. {note}".rstrip(), "", *lines])
+    return f"Accuracy on held-out tasks, 95 % intervals. {note}".rstrip() + "\n\n" + markdown_table(head, rows)
 
 
 def _front_matter(source: str) -> str:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo.evaluation.charts import Line, Panel
-from arpo.evaluation.results import Results
+from arpo.evaluation.results import VALIDATION, Results
 
 History = Sequence[Mapping[str, Any]]
-VALIDATION = "validation"  # evaluations whose names start so were made during training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

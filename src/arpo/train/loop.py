@@ -14,7 +14,7 @@ from arpo.core.window import next_stats
 from arpo.engines import Weights
 from arpo.errors import ArpoError
 from arpo.evaluation.evaluate import evaluate
-from arpo.evaluation.results import Results
+from arpo.evaluation.results import VALIDATION, Results
 from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.lost import check_scored
 from arpo.rollout.records import record_of
@@ -262,7 +262,7 @@ class Trainer:
             self.validation[: self.run.train.eval_limit],
             self.job.reward,
             self.run.rollout,
-            name=f"validation-{self.state.step:06d}",
+            name=f"{VALIDATION}-{self.state.step:06d}",
             model=f"step {self.state.step}",
             temperature=config.temperature,
             top_p=config.top_p,

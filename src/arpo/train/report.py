@@ -13,9 +13,11 @@ import yaml
 
 from arpo.evaluation.charts import draw
 from arpo.evaluation.metrics import paired_difference
-from arpo.evaluation.results import Results, read_all_results
+from arpo.evaluation.results import VALIDATION, Results, read_all_results
 from arpo.files import write_atomic
-from arpo.train.figures import VALIDATION, History, figures
+from arpo.located import flat
+from arpo.markdown import markdown_table
+from arpo.train.figures import History, figures
 from arpo.train.progress import duration
 from arpo.train.runfolder import RunFolder
 
@@ -41,13 +43,6 @@ def write_report(run_folder: Path | str) -> Path:
     return write_atomic(run.path / "report.md", "\n\n".join(section for section in sections if section) + "\n")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
-    """A markdown table; the first `left` columns are aligned left, the others right."""
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    rule = ["---" if i < left else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), rule, *cells])
-
-
 # --- sections of text
 
 
@@ -69,7 +64,7 @@ def _opening(run: RunFolder, history: History) -> str:
             if values:
                 title = name.partition("/")[0] + " on probe lines, first → last " + (f"{near} steps" if near > 1 else "step")
                 facts.append((title, f"{sum(values[:near]) / near:.3f} → {sum(values[-near:]) / near:.3f}"))
-    return f"# Run `{run.path.resolve().name}`\n\n{table(['', ''], facts)}\n\nWritten {time.strftime('%Y-%m-%d %H:%M')}."
+    return f"# Run `{run.path.resolve().name}`\n\n{markdown_table(['', ''], facts)}\n\nWritten {time.strftime('%Y-%m-%d %H:%M')}."
 
 
 def _evaluations(finals: Mapping[str, Results]) -> str:
@@ -82,7 +77,7 @@ def _evaluations(finals: Mapping[str, Results]) -> str:
         for name, r in finals.items()
     ]  # fmt: skip
     text = "## Evaluations\n\nMean accuracy over questions with its 95 % interval.\n\n"
-    text += table(["", "questions", "samples", "accuracy", "reward", *(f"pass@{k}" for k in ks)], rows)
+    text += markdown_table(["", "questions", "samples", "accuracy", "reward", *(f"pass@{k}" for k in ks)], rows)
     differences = [
         f"- `{after}` minus `{before}`, on the same questions: "
         f"**{100 * d.difference.mean:+.1f} points** "
@@ -109,7 +104,7 @@ def _families(finals: Mapping[str, Results]) -> str:
         if len(names) > 1:
             sizes = {g: max(found[g].n for found in groups.values() if g in found) for g in names}
             rows = [[g, sizes[g], *(found[g].percent if g in found else "-" for found in groups.values())] for g in names]
-            sections.append(f"### By {title}\n\n" + table([title, "questions", *groups], rows))
+            sections.append(f"### By {title}\n\n" + markdown_table([title, "questions", *groups], rows))
     return "\n\n".join(sections)
 
 
@@ -128,7 +123,7 @@ def _gates(summary: Mapping[str, Any]) -> str:
                 "yes" if gate["holds"] else "**no**",
             ]
         )
-    return "## Gates\n\nMeasured on the first collected step, before its update.\n\n" + table(
+    return "## Gates\n\nMeasured on the first collected step, before its update.\n\n" + markdown_table(
         ["", "at least", "measured", "holds"], rows
     )
 
@@ -141,7 +136,7 @@ def _notes(notes: Sequence[Mapping[str, Any]]) -> str:
     shown = (warnings + others)[:_MAX_NOTES]
     rows = [[n.get("level", ""), "" if n.get("step") is None else n["step"], n.get("text", "")] for n in shown]
     rest = f"\n\n{len(notes) - len(shown)} more in notes.jsonl." if len(notes) > len(shown) else ""
-    return "## Warnings and events\n\n" + table(["", "step", "what"], rows, left=3) + rest
+    return "## Warnings and events\n\n" + markdown_table(["", "step", "what"], rows, left=3) + rest
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -175,17 +170,15 @@ def _settings(run: RunFolder) -> str:
     try:
         recipe = yaml.safe_load(run.recipe_text())
     except yaml.YAMLError:
+        recipe = None
+    if not isinstance(recipe, dict):
         return f"## Settings\n\n```yaml\n{run.recipe_text()}\n```"
-    rows = [[f"`{key}`", value] for key, value in _flat(recipe)]
+    rows = [[f"`{key}`", "" if value is None else value] for key, value in flat(recipe).items()]
     return (
-        "## Settings\n\n<details><summary>The whole recipe</summary>\n\n" + table(["key", "value"], rows, left=2) + "\n\n</details>"
+        "## Settings\n\n<details><summary>The whole recipe</summary>\n\n"
+        + markdown_table(["key", "value"], rows, left=2)
+        + "\n\n</details>"
     )
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [pair for key, inner in value.items() for pair in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
-    return [(prefix, "" if value is None else str(value))]
 
 
 def _environment(started: Sequence[Mapping[str, Any]]) -> str:
@@ -196,7 +189,7 @@ def _environment(started: Sequence[Mapping[str, Any]]) -> str:
              else " ".join(map(str, value)) if isinstance(value, list) else value]
             for key, value in last.items() if value not in (None, "", []) and key != "time"]  # fmt: skip
     times = f"Started {len(started)} times; the last:\n\n" if len(started) > 1 else ""
-    return "## Environment\n\n" + times + table(["", ""], rows, left=2)
+    return "## Environment\n\n" + times + markdown_table(["", ""], rows, left=2)
 
 
 # --- plots

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arpo.errors import ConfigError, nearest
+from arpo.located import flat
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
 KNOWN = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -121,12 +122,10 @@ def _need(name: str) -> None:
         raise ConfigError(f"the package of the tracker {name!r} is not installed", where=_WHERE, hint=hint)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, as the trackers want them."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) or value is None else str(value)
-    return flat
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names, as the trackers want them: numbers and text."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) or value is None else str(value)
+        for key, value in flat(settings).items()
+        if value != {}
+    }
