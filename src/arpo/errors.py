@@ -52,6 +52,12 @@ class CheckpointError(ArpoError):
     """A checkpoint is missing, truncated, or belongs to another model."""
 
 
+def first_line(error: BaseException) -> str:
+    """What `error` says on its first line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """A hint naming the closest of `words`, or all of them when none is close: `did you mean 'roots'?`."""
     words = sorted(words)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, first_line
 
 Keys = tuple[str | int, ...]
 MOST_VALUES = 20_000
@@ -149,7 +149,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"is not YAML: {error.problem or error.context}", where=f"{name}{line}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}", where=name) from error
+        raise ConfigError(f"is not YAML: {first_line(error)}", where=name) from error
     except RecursionError as error:
         raise ConfigError("is nested too deeply", where=name) from error
 

@@ -1,6 +1,5 @@
 """What a recipe says about rewards, and the reward built from it."""
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +8,7 @@ from pydantic import Field, model_validator
 
 from arpo.config import Config
 from arpo.errors import ConfigError
+from arpo.imported import imported
 
 if TYPE_CHECKING:
     from arpo.rewards import Reward
@@ -54,7 +54,7 @@ def build_reward(config: "RewardConfig | Callable[..., Any]") -> "Reward":
     if not isinstance(config, RewardConfig):
         return as_reward(config)
     if config.use:
-        function = _import(config.use)
+        function = _function(config.use)
         return as_reward(_with_options(function, config.options))
     return PaperReward(
         answer_measure(config.answer, config.maths_s),
@@ -81,7 +81,7 @@ def answer_measure(measure: Measure, maths_s: float = 2.0) -> "Accuracy":
     async def accuracy(answer: str, task: "Task") -> float:
         verify = task.metadata.get("verify")
         if measure == "auto" and verify:
-            return float(await run_off_loop(_import(str(verify)), task, answer))
+            return float(await run_off_loop(_function(str(verify)), task, answer))
         scores = [0.0]
         for gold in task.answers:
             formal = measure == "maths" or (measure == "auto" and ("\\" in gold or read_number(gold) is not None))
@@ -102,16 +102,8 @@ def _with_options(function: Any, options: dict[str, Any]) -> Any:
     return bound
 
 
-def _import(use: str) -> Callable[..., Any]:
-    module, _, attribute = use.partition(":")
-    if not attribute:
-        raise ConfigError("not an import path", where="reward.use", value=use, hint="write module:name")
-    try:
-        target = importlib.import_module(module)
-        for part in attribute.split("."):
-            target = getattr(target, part)
-    except Exception as error:
-        raise ConfigError(f"it cannot be imported: {type(error).__name__}: {error}", where="reward.use", value=use) from error
-    if not callable(target):
-        raise ConfigError("not a function", where="reward.use", value=use)
-    return target
+def _function(use: str) -> Callable[..., Any]:
+    found = imported(use, "reward.use")
+    if not callable(found):
+        raise ConfigError("names no function", where="reward.use", value=use)
+    return found

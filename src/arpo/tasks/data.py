@@ -10,7 +10,6 @@ Knows sources and what is reported about them. Refuses to know what a row means 
     my_pkg.my_data:questions   a function called with split= and `options`, giving tasks or rows
 """
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from pydantic import Field
 
 from arpo.config import Config
 from arpo.errors import ConfigError, FormatError, nearest
+from arpo.imported import imported
 from arpo.tasks import Task
 from arpo.tasks.rows import Mending, Skipped, task_of
 
@@ -234,18 +234,9 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
 
 
 def _function(config: DataConfig) -> Iterator[tuple[str, Any]]:
-    module, _, name = config.source.partition(":")
-    where = "data.source"
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"cannot import {error.name!r}", where=where, value=config.source, hint="is it installed?") from error
-    if not hasattr(found, name):
-        hint = nearest(name, [word for word in dir(found) if not word.startswith("_")])
-        raise ConfigError(f"module {module} has no {name!r}", where=where, value=config.source, hint=hint)
-    function = getattr(found, name)
+    function = imported(config.source, "data.source")
     if not callable(function):
-        raise ConfigError("names no function", where=where, value=config.source, hint="a function that gives tasks or rows")
+        raise ConfigError("names no function", where="data.source", value=config.source, hint="a function that gives tasks or rows")
     given = function(split=config.split, **config.options)
     if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
         raise FormatError(f"{config.source} gave no list of tasks or rows (got {given!r:.80})")

@@ -1,7 +1,6 @@
 """What a recipe says about tools, and the tools built from it."""
 
 import copy
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from arpo.config import Config
 from arpo.errors import ArpoError, ConfigError, nearest
+from arpo.imported import imported
 
 if TYPE_CHECKING:
     from arpo.tools import Tool
@@ -71,18 +71,9 @@ def _target(use: str, where: str) -> Any:
         from arpo.tools.python import PythonTool
 
         return PythonTool
-    module, _, attribute = use.partition(":")
-    if not attribute:
+    if ":" not in use:
         raise ConfigError("no such tool", where=where, value=use, hint=f"{nearest(use, BUILT_IN)}, or an import path module:name")
-    try:
-        target = importlib.import_module(module)
-        for part in attribute.split("."):
-            target = getattr(target, part)
-    except AttributeError as error:
-        raise ConfigError(f"the module has no such name: {error}", where=where, value=use) from error
-    except Exception as error:
-        raise ConfigError(f"it cannot be imported: {type(error).__name__}: {error}", where=where, value=use) from error
-    return target
+    return imported(use, where)
 
 
 def _made(target: Any, config: ToolConfig, where: str) -> "Tool":

@@ -5,7 +5,7 @@ Knows folders, LoRA and the Hub. Refuses to know how the model was trained: the 
 
 from pathlib import Path
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, first_line
 from arpo.train.card import model_card, table_of_run
 from arpo.train.models import ModelConfig, load_model
 from arpo.train.named import named_model
@@ -87,6 +87,5 @@ def push_to_hub(folder: Path, name: str) -> None:
         api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by arpo")
     except (HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = f"The model lies in {folder}: `hf upload {name} {folder}` tries again"
-        raise ConfigError(f"the Hub did not take it ({reason})", where="--push", value=name, hint=hint) from error
+        raise ConfigError(f"the Hub did not take it ({first_line(error)})", where="--push", value=name, hint=hint) from error

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from arpo.chat import ChatFormat
 from arpo.chat.config import build_chat
 from arpo.engines import Engine
 from arpo.engines.config import EngineConfig
-from arpo.errors import ConfigError
+from arpo.imported import imported
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
 from arpo.rollout.agent import Agent
@@ -117,9 +116,4 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:
         from arpo.engines.local import LocalEngine
 
         return LocalEngine.build(config, plain_model(model), tokenizer)
-    module, _, name = config.kind.partition(":")
-    try:
-        factory = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"no engine there: {error}", where="engine.kind", value=config.kind) from error
-    return factory(config, plain_model(model), tokenizer)
+    return imported(config.kind, "engine.kind")(config, plain_model(model), tokenizer)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from arpo.config import Config
 from arpo.engines.config import has_fast_bf16
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -106,8 +106,8 @@ def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True), tokenizer
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"no causal language model can be loaded from {path}: {first}", where="model.source") from error
+        reason = first_line(error)
+        raise ConfigError(f"no causal language model can be loaded from {path}: {reason}", where="model.source") from error
 
 
 def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
@@ -123,4 +123,4 @@ def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
     try:
         return get_peft_model(model, settings)
     except ValueError as error:
-        raise ConfigError(str(error).splitlines()[0], where="model.lora.targets", value=lora.targets) from error
+        raise ConfigError(first_line(error), where="model.lora.targets", value=lora.targets) from error

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, first_line
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it is done (0 to 1)
 
@@ -138,7 +138,7 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
         raise ConfigError("this is no Hub id", where=_WHERE, value=repo, hint=f"A model is {FORMS}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         hint = f"There is no folder of this name either. A model is {FORMS}"
-        raise ConfigError(f"the Hub gives no such model ({_first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
+        raise ConfigError(f"the Hub gives no such model ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
     return checked(Path(folder))
 
@@ -298,8 +298,3 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress = lines_to_stderr) ->
         if shown:
             logging.enable_progress_bar()
     progress(what, 1.0)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
