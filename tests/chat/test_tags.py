@@ -271,10 +271,9 @@ def test_what_the_protocol_cannot_say_is_refused(tags):
             tags.write(bad)
 
 
-def test_other_tools_give_another_format(tags):
-    assert tags.offering(TOOLS) is tags
-    other = tags.offering([search])
-    assert other.stop == ("</search>", "</answer>") and tags.offering([search]) is other
+def test_other_tools_give_another_format(tokenizer):
+    other = TagFormat(tokenizer, [search])
+    assert other.stop == ("</search>", "</answer>")
     with pytest.raises(ConfigError, match="lookup"):
         other.render(task("x"), [lookup])
 

@@ -65,10 +65,6 @@ class ChatFormat(Protocol):
 
     def text(self, tokens: Sequence[int]) -> str: ...
 
-    def offering(self, tools: Sequence[Tool]) -> ChatFormat:
-        """The same format for other tools (a task that brings its own)."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:

@@ -15,7 +15,7 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.answers import boxed, unwrapped
@@ -82,7 +82,6 @@ class TagFormat:
         self.require_think, self.require_boxed = require_think, require_boxed
         self._system, self._no_calls_left = system, no_calls_left
         self.stop_tokens = self._conversation.end_of_turn()
-        self._offered: dict[tuple[str, ...], Self] = {}
         self._set_tools(tools)
 
     def _set_tools(self, tools: Sequence[Tool]) -> None:
@@ -110,31 +109,11 @@ class TagFormat:
             return False
         return self._conversation.glue([{"role": "user", "content": ""}])[-1].rstrip().endswith("<think>")
 
-    def offering(self, tools: Sequence[Tool]) -> Self:
-        """The same format for other tools (a task that brings its own); the same object where the names are the same."""
-        names = tuple(tool.name for tool in tools)
-        if names == tuple(self._tools):
-            return self
-        if names not in self._offered:
-            other = type(self)(
-                self._text.tokenizer,
-                tools,
-                system=self._system,
-                result_tokens=self.result_tokens,
-                prompt_tokens=self.prompt_tokens,
-                require_think=self.require_think,
-                require_boxed=self.require_boxed,
-                no_calls_left=self._no_calls_left,
-                template_options=self._conversation.options,
-            )
-            self._offered[names] = other
-        return self._offered[names]
-
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises ConfigError for tools that this format does not offer, FormatError for a prompt too long."""
         unknown = [tool.name for tool in tools if tool.name not in self._tools]
         if unknown:
-            raise ConfigError("the format was built without these tools", value=unknown, hint="use `offering(tools)`")
+            raise ConfigError("the format was built without these tools", value=unknown, hint="build one for them")
         system = self.system
         if len(tools) != len(self._tools):
             system = self._system.format(tools=describe(tools), example=example(tools[0]) if tools else "").strip()

@@ -14,7 +14,7 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.answers import ANSWER, boxed, final_answer
@@ -92,10 +92,6 @@ class TemplateFormat:
             return False
         whole = "".join(pieces)
         return "qztool" in whole and "<tool_call>" in whole
-
-    def offering(self, tools: Sequence[Tool]) -> Self:
-        """The same format; tools are listed by `render`, and what they are called is not part of what ends a turn."""
-        return self
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises FormatError for a prompt that is too long."""

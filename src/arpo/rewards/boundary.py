@@ -11,7 +11,7 @@ from arpo.core.score import Score
 from arpo.errors import RewardError
 from arpo.rewards import Reward
 from arpo.tasks import Task
-from arpo.tools.off_loop import run_off_loop
+from arpo.tools.off_loop import is_asynchronous, run_off_loop
 
 
 def as_reward(function: Callable[..., Any]) -> Reward:
@@ -19,7 +19,7 @@ def as_reward(function: Callable[..., Any]) -> Reward:
 
     A plain float is also the accuracy, clipped to 0..1.
     """
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    is_async = is_asynchronous(function)
 
     async def reward(task: Task, transcript: Transcript) -> Score:
         value = await (function(task, transcript) if is_async else run_off_loop(function, task, transcript))

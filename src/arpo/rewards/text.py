@@ -6,7 +6,6 @@ Pure functions of two strings. Refuses to know what a number is worth: `numbers`
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
 
 # a sign belongs to a number unless something stands right before it ("1990-1995" holds two years, "GPT-4" no minus four)
 SIGN = r"(?:(?<![\w.)])[-+])?"
@@ -60,8 +59,3 @@ def f1(answer: str, gold: str) -> float:
         return float(given == wanted)
     shared = sum((Counter(given) & Counter(wanted)).values())
     return 2 * shared / (len(given) + len(wanted))
-
-
-def best(measure: Callable[[str, str], float], answer: str, golds: Iterable[str]) -> float:
-    """The highest of `measure(answer, gold)`; 0 without golds."""
-    return max((measure(answer, gold) for gold in golds), default=0.0)

@@ -21,7 +21,7 @@ from arpo.core.tree import Status
 from arpo.errors import ConfigError, ToolError
 from arpo.tools import CallContext, JsonSchema, ToolResult
 from arpo.tools.docstrings import read_docstring
-from arpo.tools.off_loop import run_off_loop
+from arpo.tools.off_loop import is_asynchronous, run_off_loop
 
 MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
 
@@ -46,7 +46,7 @@ class FunctionTool:
             raise self._unfit("has no docstring to tell the model what it does")
         self._model = self._arguments_model(arguments)
         self.schema: JsonSchema = _tidy(self._model.model_json_schema(by_alias=True))
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self._is_async = is_asynchronous(function)
         self._abandoned = 0
 
     def _arguments_model(self, descriptions: Mapping[str, str]) -> type[BaseModel]:

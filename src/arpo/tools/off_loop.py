@@ -4,6 +4,7 @@ A daemon thread a call: the loop's own executor is joined when the loop closes, 
 """
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,6 +12,11 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def is_asynchronous(function: Callable[..., Any]) -> bool:
+    """True for a coroutine function, and for an object whose `__call__` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
