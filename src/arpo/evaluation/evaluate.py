@@ -6,7 +6,7 @@ from itertools import chain
 from arpo.core.branching import StepStats
 from arpo.core.place import Place
 from arpo.core.tree import Branch
-from arpo.evaluation.results import Results, Sample
+from arpo.evaluation.results import POWERS, Results, Sample
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
 from arpo.rollout.collect import Rollout, collect
@@ -15,7 +15,6 @@ from arpo.rollout.lost import check_scored
 from arpo.tasks import Task
 
 STEP = "evaluation"  # one word for all: draws must not depend on an evaluation's name
-POWERS = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
 Watch = Callable[[int, int, float], None]  # questions done, questions in all, accuracy so far
 
 

@@ -16,6 +16,7 @@ from arpo.evaluation.metrics import Estimate, bootstrap, by_group, pass_at, rate
 from arpo.files import read_json, read_json_lines, write_json
 
 SCHEMA = "arpo/evaluation/1"
+POWERS = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
 VALIDATION = "validation"  # evaluations whose names start so were made during training
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class Results:
         samples = tuple(sorted(samples, key=lambda s: (s.id, s.sample)))
         correct = _by_question(samples, lambda s: s.correct)
         fewest = min((len(c) for c in correct.values()), default=0)
-        wanted = sorted({k for k in (ks or (1, 2, 4, 8, 16, 32, 64, fewest)) if 1 <= k <= fewest})
+        wanted = sorted({k for k in (ks or (*POWERS, fewest)) if 1 <= k <= fewest})
         rewards = _by_question(samples, lambda s: s.reward)
         return cls(
             name=name,

@@ -25,6 +25,7 @@ from arpo.train.losses import LossReport, metrics, normaliser, policy_loss
 from arpo.train.packing import PackedBatch, pack
 
 Packing = Literal["auto", "tree", "flat"]
+BAD_UPDATES = 3  # in a row that were skipped, then whoever asks for them stops
 
 
 class Policy(nn.Module):

@@ -23,13 +23,11 @@ from arpo.train import checkpoint
 from arpo.train.checkpoint import TrainState
 from arpo.train.gates import gates, tool_use_collapse
 from arpo.train.job import Job
-from arpo.train.learner import Learner
+from arpo.train.learner import BAD_UPDATES, Learner
 from arpo.train.meter import Measured, Metrics, measure
 from arpo.train.progress import Progress
 from arpo.train.runfolder import RunFolder
 from arpo.train.trackers import Trackers
-
-BAD_UPDATES = 3  # in a row, then the run stops
 
 
 class GateError(ArpoError):

@@ -17,10 +17,8 @@ from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import DataConfig
 from arpo.tasks.traces import Trace, load_traces
 from arpo.train.demonstrations import as_credit, demonstrate
-from arpo.train.learner import Learner
+from arpo.train.learner import BAD_UPDATES, Learner
 from arpo.train.settings import ColdStartConfig
-
-BAD_UPDATES = 3  # in a row, then it stops
 
 Watch = Callable[[int, int, dict[str, float]], None]  # update, updates in all, metrics
 
