@@ -6,4 +6,6 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """A part of a recipe. It lives in the file of what it configures and imports nothing heavy."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
