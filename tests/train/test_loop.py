@@ -28,7 +28,8 @@ from arpo.tasks import Task
 from arpo.train import checkpoint
 from arpo.train.checkpoint import TrainState
 from arpo.train.job import build_job, build_learner, read_tasks
-from arpo.train.loop import GateError, Trainer, in_order
+from arpo.train.loop import GateError, Trainer
+from arpo.train.order import in_order
 from arpo.train.pipeline import train
 from arpo.train.progress import Progress
 from arpo.train.runfolder import RunFolder
@@ -102,23 +103,23 @@ def texts(folder: RunFolder) -> list[str]:
 # --- data order
 
 
-def test_every_epoch_shows_every_task_once_in_an_order_of_its_own() -> None:
-    tasks = [Task(id=str(i), messages=(), answers=()) for i in range(7)]
-    seen = [task.id for task in in_order(tasks, 3, 0, 21)]
-    epochs = [seen[start : start + 7] for start in (0, 7, 14)]
-    assert all(sorted(epoch) == sorted(task.id for task in tasks) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    for position in range(15):  # wherever a step starts
-        assert [task.id for task in in_order(tasks, 3, position, 6)] == seen[position : position + 6]
-    assert [task.id for task in in_order(tasks, 4, 0, 7)] != epochs[0]
-
-
 def test_steps_consume_tasks_in_order_and_count_them(tiny_project: TinyProject, tmp_path: Path) -> None:
     trainer, folder = go(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=3")
-    expected = [task.id for task in in_order(trainer.tasks, trainer.run.seed, 0, 9)]
+    expected = [task.id for task in in_order(trainer.tasks, trainer.run.seed, 0, 9, apart=3)]
     assert [record.tree.task for step in (1, 2, 3) for record in folder.trees(step)] == expected
     assert [line["tasks/position"] for line in folder.metrics()] == [3, 6, 9]
     assert trainer.state.position == 9 and trainer.state.step == 3
+
+
+@pytest.mark.parametrize("dynamic", ["null", "{max_batches: 3}"])
+def test_no_step_takes_a_task_twice_where_epochs_meet(tiny_project: TinyProject, tmp_path: Path, dynamic: str) -> None:
+    """Two trees of one task in a step would have the same draws."""
+    plan = ("data.train.limit=5", "train.steps=4", f"train.dynamic_sampling={dynamic}")
+    trainer, folder = go(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, *plan)
+    steps = [[record.tree.task for record in folder.trees(step)] for step in (1, 2, 3, 4)]
+    assert all(len({*step}) == len(step) for step in steps)
+    seen = [task for step in steps for task in step]
+    assert trainer.state.position == len(seen) >= 12 and {*seen[:5]} == {*seen[5:10]}
 
 
 # --- dynamic sampling, and nothing to learn
@@ -133,7 +134,7 @@ def test_dynamic_sampling_tries_on_until_a_step_is_full(tiny_project: TinyProjec
         mixed = [len({score.reward for score in record.scores.values()}) > 1 for record in records]
         assert sum(mixed) == 3 and mixed[-1], "it stops with the third group that can teach something"
         assert [record.tree.task for record in records] == [
-            task.id for task in in_order(trainer.tasks, trainer.run.seed, position, len(records))
+            task.id for task in in_order(trainer.tasks, trainer.run.seed, position, len(records), apart=15)
         ]
         position += len(records)
         assert line["tasks/position"] == position and line["tasks/tried"] == len(records) == line["groups/all"]

@@ -3,10 +3,9 @@
 Knows the order of things. What each of them does is elsewhere; `Trainer.train` reads as the method's outline.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from random import Random
 
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, credit, mixed
@@ -25,6 +24,7 @@ from arpo.train.gates import gates, tool_use_collapse
 from arpo.train.job import Job
 from arpo.train.learner import BAD_UPDATES, Learner
 from arpo.train.meter import Measured, Metrics, measure
+from arpo.train.order import in_order, most_tried
 from arpo.train.progress import Progress
 from arpo.train.runfolder import RunFolder
 from arpo.train.trackers import Trackers
@@ -104,12 +104,11 @@ class Trainer:
     async def collect(self) -> list[Rollout]:
         """A step's rollouts in data order. Under dynamic sampling, as many as it takes until a step's worth of them can teach
         something, within its bound."""
-        train, dynamic = self.run.train, self.run.train.dynamic_sampling
-        enough, most = train.tasks_per_step, train.tasks_per_step * (dynamic.max_batches if dynamic else 1)
+        enough, most = self.run.train.tasks_per_step, most_tried(self.run.train, len(self.tasks))
         self.progress.phase("sampling", total=enough)
         rollouts = collect(
             self.job.agent,
-            in_order(self.tasks, self.run.seed, self.state.position, most),
+            in_order(self.tasks, self.run.seed, self.state.position, most, apart=most),
             self.job.reward,
             self.run.rollout,
             stats=StepStats(step=self.step, window=self.state.window),
@@ -291,13 +290,3 @@ class Trainer:
         """`step`: None for the last finished one."""
         self.folder.note(text, step=self.state.step if step is None else step, level=level)
         self.progress.say(text if level == "info" else f"warning: {text}")
-
-
-def in_order(tasks: Sequence[Task], seed: int, position: int, count: int) -> Iterator[Task]:
-    """`count` tasks of the endless, seeded order, from `position` on; every epoch has an order of its own."""
-    epoch, order = -1, list(range(len(tasks)))
-    for at in range(position, position + count):
-        if at // len(tasks) != epoch:
-            epoch, order = at // len(tasks), list(range(len(tasks)))
-            Random(f"{seed}/order/{epoch}").shuffle(order)
-        yield tasks[order[at % len(tasks)]]

@@ -33,6 +33,7 @@ from arpo.train.job import Job, build_job, build_learner, read_tasks
 from arpo.train.learner import Learner
 from arpo.train.loop import GateError, Trainer
 from arpo.train.models import load_model
+from arpo.train.order import check_enough
 from arpo.train.progress import Progress
 from arpo.train.report import write_report
 from arpo.train.runfolder import RunFolder, move_aside
@@ -138,6 +139,7 @@ class _Pipeline:
             found[split], report = read_tasks(self.run, split)
             if report and (report.skipped or report.mended or report.duplicates or report.notes):
                 self.say(f"{split} data: {report}")
+        check_enough(self.run.train, len(found["train"]))
         for one, other in combinations(found, 2):
             if both := {task.question for task in found[one]} & {task.question for task in found[other]}:
                 self.say(f"{len(both)} questions are in {one} and in {other} data, such as {min(both)!r:.100}", level="warning")

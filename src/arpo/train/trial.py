@@ -23,8 +23,8 @@ from arpo.train import sft, shown
 from arpo.train.forecast import Forecast, Took, forecast, peak_memory, reset_peak_memory
 from arpo.train.gates import gates
 from arpo.train.job import Job, build_job, build_learner, read_tasks
-from arpo.train.loop import in_order
 from arpo.train.meter import Measured, Metrics, measure
+from arpo.train.order import check_enough, in_order
 from arpo.train.sources import fetch
 from arpo.train.starts import Start
 
@@ -49,6 +49,7 @@ def try_run(run: Run, console: Console | None = None) -> Trial:
     """
     console = console or Console()
     tasks = {split: read_tasks(run, split) for split in ("train", "validation", "test")}
+    check_enough(run.train, len(tasks["train"][0]))
     traces = sft.read_traces(run.cold_start, run.data.train) if run.cold_start else []
     shown.data(console, [(split, len(found), report) for split, (found, report) in tasks.items() if found])
     if traces:
@@ -103,8 +104,8 @@ async def _try(work: _Work, console: Console) -> Trial:
 
 
 def first_step(run: Run, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of the run's first step, in the order in which it takes them; none twice where there are too few."""
-    return list(in_order(tasks, run.seed, 0, min(len(tasks), run.train.tasks_per_step)))
+    """The tasks of the run's first step, in the order in which it takes them."""
+    return list(in_order(tasks, run.seed, 0, run.train.tasks_per_step))
 
 
 async def _grow(job: Job, tasks: Sequence[Task], console: Console) -> tuple[list[Rollout], float]:
