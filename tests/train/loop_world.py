@@ -1,0 +1,84 @@
+"""Trainers of the tiny project whose turns are scripted, so that every step is known beforehand; the learner is real."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from arpo.engines import Engine, SamplingParams
+from arpo.engines.scripted import Script, ScriptedEngine
+from arpo.recipe import load_recipe
+from arpo.train.checkpoint import TrainState
+from arpo.train.job import build_job, build_learner, read_tasks
+from arpo.train.loop import Trainer
+from arpo.train.progress import Progress
+from arpo.train.runfolder import RunFolder
+from arpo.train.trackers import Trackers
+from tiny_project import TinyProject
+
+Play = Callable[[ScriptedEngine, int, str, SamplingParams], "Script | str"]
+"""(engine, the number asked about, the prompt's text, params) to a turn."""
+
+PLAIN = ("tools=[]", "rollout.max_calls=0", "rollout.rule=none", "rollout.leaves=4", "rollout.roots=4", "train.trackers=[]")
+
+
+@contextmanager
+def training(
+    project: TinyProject, out: Path, play: Play | None, *overrides: str, clock: Callable[[], float] | None = None, **parts: Any
+) -> Iterator[Trainer]:
+    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps."""
+    run = load_recipe(project.recipe, ["cold_start=null", *overrides])
+    job = build_job(run, project.model)
+    if play:
+        holder: list[ScriptedEngine] = []
+
+        def turn(prompt: Sequence[int], params: SamplingParams) -> "Script | str":
+            text = job.tokenizer.decode(prompt)
+            asked = int(text.split("Parity of ")[-1].split("<|im_end|>")[0])
+            return play(holder[0], asked, text, params)
+
+        holder.append(ScriptedEngine(turn, job.tokenizer))
+        engine: Engine = holder[0]
+        job = replace(job, agent=replace(job.agent, engine=engine))
+    if "reward" in parts:
+        job = replace(job, reward=parts["reward"])
+    num_steps = parts.get("num_steps", run.train.steps)
+    learner = build_learner(job, optim=run.optim, num_updates=num_steps, tell=print)
+    progress = Progress(num_steps, minutes=run.train.minutes, console=Console(quiet=True), **({"clock": clock} if clock else {}))
+    with RunFolder.create(out, "run: tests", {}) as folder, Trackers(out, (), settings={}) as trackers:
+        tasks, validation = (read_tasks(run, split)[0] for split in ("train", "validation"))
+        state = parts.get("state", TrainState())
+        yield Trainer(
+            job, learner, folder, tasks, validation, state=state, num_steps=num_steps, progress=progress, trackers=trackers
+        )
+
+
+def go(project: TinyProject, out: Path, play: Play | None, *overrides: str, **parts: Any) -> tuple[Trainer, RunFolder]:
+    with training(project, out, play, *overrides, **parts) as trainer:
+        asyncio.run(trainer.train())
+    return trainer, RunFolder(out)
+
+
+def answer(said: str) -> str:
+    return f"<answer>{said}</answer>"
+
+
+def mixed_on_odd(_engine: ScriptedEngine, asked: int, _text: str, params: SamplingParams) -> str:
+    """Always `even`, but about an odd number now and then right."""
+    return answer("odd" if asked % 2 and params.seed % 2 else "even")
+
+
+def wrong(_engine: ScriptedEngine, _asked: int, _text: str, _params: SamplingParams) -> str:
+    return answer("neither")
+
+
+def weights(trainer: Trainer) -> list[Any]:
+    return [p.detach().clone() for p in trainer.learner.unwrapped.parameters()]
+
+
+def texts(folder: RunFolder) -> list[str]:
+    return [note["text"] for note in folder.notes()]

@@ -1,0 +1,62 @@
+"""What the world and the numbers do to a step: lost leaves, a lost step, a lost validation, losses that are not finite."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from loop_world import PLAIN, answer, go, mixed_on_odd, texts, training
+
+from arpo.engines import SamplingParams
+from arpo.engines.scripted import Script, ScriptedEngine
+from arpo.errors import ArpoError, EngineError
+from arpo.train import checkpoint
+from arpo.train.runfolder import RunFolder
+from tiny_project import TinyProject
+
+
+def dead(_engine: ScriptedEngine, _asked: int, _text: str, _params: SamplingParams) -> Script:
+    return Script(said=answer("odd"), fails_after=2)
+
+
+def test_a_step_lost_to_the_engine_stops_the_run_and_says_why(tiny_project: TinyProject, tmp_path: Path) -> None:
+    with training(tiny_project, tmp_path / "run", dead, *PLAIN) as trainer, pytest.raises(EngineError) as error:
+        asyncio.run(trainer.train())
+    assert (
+        "step 1" in str(error.value)
+        and "the script fails after 2 tokens" in str(error.value)
+        and "12 trajectories" in str(error.value)
+    )
+
+
+def test_leaves_lost_to_the_engine_leave_their_group(tiny_project: TinyProject, tmp_path: Path) -> None:
+    def now_and_then(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> "Script | str":
+        good = mixed_on_odd(engine, asked, text, params)
+        return Script(said=good, fails_after=2) if params.seed % 3 == 0 else good
+
+    _, folder = go(tiny_project, tmp_path / "run", now_and_then, *PLAIN, "train.steps=2", "rollout.retries=0")
+    lost = sum(line["leaves/lost"] for line in folder.metrics())
+    assert 0 < lost < 24 and sum(line["leaves/scored"] for line in folder.metrics()) == 24 - lost
+
+
+def test_a_validation_lost_to_the_engine_is_no_validation(tiny_project: TinyProject, tmp_path: Path) -> None:
+    def dies(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> "Script | str":
+        return dead(engine, asked, text, params) if engine.version else mixed_on_odd(engine, asked, text, params)
+
+    with (
+        training(tiny_project, tmp_path / "run", dies, *PLAIN, "train.eval_every=1") as trainer,
+        pytest.raises(EngineError, match="validation-000001"),
+    ):
+        asyncio.run(trainer.train())
+    assert trainer.state.best is None
+    saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None and saved.state.step == 1 and saved.state.validated == 0, "so a resumed run validates it first"
+
+
+def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run(tiny_project: TinyProject, tmp_path: Path) -> None:
+    plan = ("train.steps=9", "optim.lr=1.0e+30", "optim.weight_decay=0", "rollout.leaves=8", "rollout.roots=8")
+    with (
+        training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, *plan) as trainer,
+        pytest.raises(ArpoError, match=r"3 steps in a row .* lower optim.lr"),
+    ):
+        asyncio.run(trainer.train())
+    assert sum("its update was skipped" in text for text in texts(RunFolder(tmp_path / "run"))) == 3
