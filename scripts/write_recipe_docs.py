@@ -44,8 +44,8 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 - `arpo train mine.yaml rollout.leaves=8 'rollout.rule={rule: random, rates: [0.3, 0.1]}'` changes keys on the command line; values
   are YAML.
 - `arpo train mine.yaml --print` shows the whole recipe with every default, and `RUN/recipe.yaml` is what a run was started with.
-- Of two recipes over each other groups are merged key by key; a group of another kind (`rule`, `roots`, an entry of `tools`)
-  replaces the one below it.
+- Of two recipes over each other groups are merged key by key; a group of another kind (another `rule`, plan of `roots`
+  or `source` of tasks) replaces the one below it whole. A list replaces the one below it.
 - Paths are read from the recipe's own folder first. That folder is also where import paths such as `shop:price` are looked for.
 - In Python the same keys are arguments: `arpo.Run(name="mine", rollout={"leaves": 8}, ...)`. There `tools`, `reward` and
   `rollout.rule` may be objects.

@@ -10,6 +10,8 @@ from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
 from arpo.recipe import bundled, load_recipe, show_resolved
 from arpo.run import Run, plain
+from arpo.tasks.data import DataConfig
+from arpo.tools.config import ToolConfig
 
 SMALL = "data: {train: {source: atlas}}\n"
 
@@ -69,7 +71,8 @@ def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("rollout:\n  rots: 3\n", ["mine.yaml:3", "rollout.rots", "'roots'"]),
-        ("rollout:\n  leaves: 4\n  roots: 9\n", ["mine.yaml:2", "roots (9)", "leaves (4)"]),
+        ("rollout:\n  leaves: 4\n  roots: 9\n", ["mine.yaml:4: rollout.roots:", "roots (9)", "leaves (4)"]),
+        ("rollout:\n  leaves: 4\n", ["mine.yaml:3: rollout.leaves:", "roots (8)"]),
         ("rollout: {head: 50, turn_tokens: 40}\n", ["mine.yaml:2", "head (50)", "turn_tokens (40)"]),
         ("rollout: {turn_tokens: 500, branch_tokens: 400}\n", ["branch_tokens (400)", "turn_tokens (500)"]),
         ("rollout: {leaves: 1, roots: 1}\n", ["rollout.leaves", "At least 2"]),
@@ -82,7 +85,8 @@ def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
         ("lr: 1e-5\n", ["mine.yaml:2", "'optim.lr'"]),
         ("optim: {lr: fast}\n", ["optim.lr", "a number", "'fast'"]),
         ("optim: 3\n", ["optim", "a group of keys"]),
-        ("train: {steps: 3, epochs: 1}\n", ["steps or epochs"]),
+        ("train:\n  epochs: 1\n  steps: 3\n", ["mine.yaml:4: train.steps:", "steps or epochs"]),
+        ("reward:\n  bonus: 1\n", ["mine.yaml:3: reward.bonus:", "bonus_tools"]),
         ("train: {tasks_per_step: 2, updates_per_step: 3}\n", ["updates_per_step (3)", "tasks_per_step (2)"]),
         ("train: {eval_every: 5}\n", ["train.eval_every", "data.validation"]),
         ("train: {early_stop: {patience: 2}}\n", ["eval_every"]),
@@ -119,6 +123,36 @@ def test_a_mistake_on_the_command_line_says_so(tmp_path: Path) -> None:
     assert "command line: rollout.leafs" in mistake(path, "rollout.leafs=3")
     assert "key=value" in mistake(path, "rollout.leaves")
     assert "one value, not a group" in mistake(written(tmp_path, SMALL + "seed: 1\n"), "seed.x=1")
+
+
+def test_a_conflict_is_shown_where_it_was_made(tmp_path: Path) -> None:
+    base = written(tmp_path, SMALL + "rollout:\n  roots: 3\n  leaves: 6\n", "base.yaml")
+    assert "command line: rollout.leaves: roots (3)" in mistake(base, "rollout.leaves=2")
+    assert "command line: rollout.roots: roots (7)" in mistake(base, "rollout.roots=7")
+    assert "mine.yaml:2: rollout.leaves: roots (3)" in mistake(written(tmp_path, "base: base.yaml\nrollout: {leaves: 2}\n"))
+    assert "mine.yaml:2: data.train.families" in mistake(
+        written(tmp_path, "rollout: {}\ndata: {train: {source: x.jsonl, families: [one_hop]}}\n")
+    )
+
+
+def test_other_tasks_take_nothing_over_from_those_below(tmp_path: Path) -> None:
+    """The base's families, columns and options are its source's."""
+    written(tmp_path, '{"question": "q", "answer": "a"}\n', "tasks.jsonl")
+    own = load_recipe(written(tmp_path, "base: quickstart\ndata: {train: {source: tasks.jsonl}}\n"))
+    on_the_line = load_recipe("quickstart", ["data.train.limit=3", f"data.train.source={tmp_path / 'tasks.jsonl'}"])
+    assert own.data.train == DataConfig(source=str(tmp_path / "tasks.jsonl"))
+    assert on_the_line.data.train == own.data.train.model_copy(update={"limit": 3})
+    below = load_recipe("quickstart")
+    assert own.data.test == below.data.test and own.rollout == below.rollout
+    fewer = load_recipe(written(tmp_path, "base: quickstart\ndata: {train: {limit: 9}}\n"))
+    assert fewer.data.train == below.data.train.model_copy(update={"limit": 9}), "the same source keeps what it had"
+
+
+def test_another_kind_on_the_command_line_drops_what_was_the_old_one_s(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL + "rollout: {rule: {rule: threshold, theta: 0.3}}\ntools: [{use: search, options: {k: 2}}]\n")
+    run = load_recipe(path, ["rollout.rule.rule=paper", "rollout.rule.beta=0.3", "tools.0.use=python"])
+    assert run.rollout.rule == Paper(beta=0.3) and run.tools == (ToolConfig(use="python"),)
+    assert load_recipe(path, ["tools.0.use=search"]).tools[0].options == {"k": 2}
 
 
 def test_training_and_test_tasks_cannot_be_the_same(tmp_path: Path) -> None:

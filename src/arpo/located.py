@@ -16,6 +16,7 @@ import yaml
 from arpo.errors import ConfigError, first_line
 
 Keys = tuple[str | int, ...]
+COMMAND_LINE = "command line"  # where a value stands that no file holds
 MOST_VALUES = 20_000
 DEEPEST = 40
 
@@ -39,9 +40,9 @@ class Located:
                 return self.places[keys[:length]]
         return ""
 
-    def over(self, base: "Located", tags: Mapping[str, str]) -> "Located":
+    def over(self, base: "Located", tags: Mapping[Keys, str]) -> "Located":
         """This laid over `base`: groups are merged key by key, everything else replaced. `tags` says which key
-        of a group names its kind: a group of another kind replaces base's whole."""
+        of the group at some place names its kind: a group of another kind replaces base's whole."""
         places = dict(base.places)
         value = _merge(base.value, self.value, (), self.places, places, tags)
         places[()] = self.place(())
@@ -54,13 +55,13 @@ def _merge(
     at: Keys,
     above_places: dict[Keys, str],
     places: dict[Keys, str],
-    tags: Mapping[str, str],
+    tags: Mapping[Keys, str],
 ) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         keys = (*at, key)
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and _same_kind(value, old, tags.get(key)):
+        if isinstance(value, dict) and isinstance(old, dict) and _same_kind(value, old, tags.get(keys)):
             places[keys] = above_places[keys]
             merged[key] = _merge(old, value, keys, above_places, places, tags)
             continue

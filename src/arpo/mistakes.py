@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from arpo.config import CONFLICT
 from arpo.errors import ConfigError, nearest
 from arpo.located import Keys, Located, lookup, show
 
@@ -34,6 +35,8 @@ def config_error(error: ValidationError, given: Located, model: type) -> ConfigE
     by_keys: dict[Keys, list[str]] = {}
     for one in error.errors(include_url=False):
         keys = _keys(one, given.value)
+        if one["type"] == CONFLICT:
+            keys = _last_said([(*keys, *key.split(".")) for key in one["ctx"]["keys"]], given)
         message = _message(one, keys, given.value, model)
         if message not in by_keys.setdefault(keys, []):
             by_keys[keys].append(message)
@@ -67,6 +70,21 @@ def _keys(one: Mapping[str, Any], value: Any) -> Keys:
     if last and keys[-1:] != list(last):
         keys += last
     return tuple(keys)
+
+
+def _last_said(conflicting: Sequence[Keys], given: Located) -> Keys:
+    """Of keys that cannot go together the one to point at: the first that was written, in what was laid over the rest."""
+    written = [keys for keys in conflicting if keys in given.places]
+    order = {keys: number for number, keys in enumerate(given.places)}  # what is laid over something comes behind it
+    if not written:
+        return conflicting[0]
+    top = _file(given.places[max(written, key=order.__getitem__)])
+    return next(keys for keys in written if _file(given.places[keys]) == top)
+
+
+def _file(place: str) -> str:
+    """`a.yaml` of `a.yaml:12`; the command line has no lines."""
+    return place.rpartition(":")[0] or place
 
 
 def _message(one: Mapping[str, Any], keys: Keys, value: dict[str, Any], model: type) -> str:

@@ -18,11 +18,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from arpo.errors import ConfigError, nearest
 from arpo.files import as_seen_from_here
-from arpo.located import Keys, Located, dump, parse_value, read
+from arpo.located import COMMAND_LINE, Keys, Located, dump, lookup, parse_value, read, show
 from arpo.mistakes import config_error, where
 from arpo.run import Run, plain
 
-TAGS = {"rule": "rule", "roots": "plan", "tools": "use"}  # groups that come in kinds, and the key that names the kind
+# groups that come in kinds, and the key that names the kind; an entry of a list is written `*`
+TAGS: dict[Keys, str] = {
+    ("rollout", "rule"): "rule",
+    ("rollout", "roots"): "plan",
+    ("tools", "*"): "use",
+    ("data", "train"): "source",
+    ("data", "validation"): "source",
+    ("data", "test"): "source",
+}
 # values that may be paths, and how a list's entries are written: `*`
 PATHS: tuple[tuple[str, ...], ...] = (
     ("code",),
@@ -31,7 +39,6 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("cold_start", "traces"),
     ("tools", "*", "options", "documents"),
 )
-COMMAND_LINE = "command line"
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -136,27 +143,46 @@ def _override(given: Located, override: str) -> Located:
     if not equals or "" in keys:
         raise ConfigError("should be key=value", where=COMMAND_LINE, value=override, hint="e.g. rollout.leaves=8")
     value = parse_value(text, f"{COMMAND_LINE}: {dotted}")
+    given = _without_another_kind(given, keys, value)
     places = {place: at for place, at in given.places.items() if place[: len(keys)] != keys}
     places.update({keys[:length]: COMMAND_LINE for length in range(1, len(keys) + 1) if keys[:length] not in places})
-    return Located(_with(given.value, keys, value, dotted), places)
+    return Located(_with(given.value, (), keys, value), places)
 
 
-def _with(group: Any, keys: Keys, value: Any, dotted: str, name: str = "") -> Any:
-    """A copy of `group` with `value` at `keys`. A word stands for its kind: `rule: paper` becomes a group for `rule.beta=0.4`."""
+def _tag(keys: Keys) -> str | None:
+    """The key that names the kind of the group at `keys`."""
+    return TAGS.get(tuple("*" if isinstance(key, int) else key for key in keys))
+
+
+def _without_another_kind(given: Located, keys: Keys, value: Any) -> Located:
+    """Where `value` is another kind of its group (`data.train.source=x.jsonl`), `given` without what belonged to the old one; what
+    the command line said before stays."""
+    group = lookup(given.value, keys[:-1])
+    if not isinstance(group, dict) or keys[-1] != _tag(keys[:-1]) or group.get(str(keys[-1])) == value:
+        return given
+    kept = {key: inner for key, inner in group.items() if given.places.get((*keys[:-1], key)) == COMMAND_LINE}
+    gone = [(*keys[:-1], key) for key in group if key not in kept]
+    places = {place: at for place, at in given.places.items() if place[: len(keys)] not in gone}
+    return Located(_with(given.value, (), keys[:-1], kept), places)
+
+
+def _with(group: Any, at: Keys, keys: Keys, value: Any) -> Any:
+    """A copy of `group`, which stands at `at`, with `value` at `keys` inside it. A word stands for its kind: `rule: paper` becomes
+    a group for `rule.beta=0.4`."""
     if not keys:
         return value
     key, rest = keys[0], keys[1:]
-    place = f"{COMMAND_LINE}: {dotted}"
+    place = f"{COMMAND_LINE}: {show((*at, *keys))}"
     if isinstance(group, list):
         if not isinstance(key, int) or key >= len(group):
-            raise ConfigError(f"{name} has entries 0 to {len(group) - 1}", where=place, value=key)
-        return [*group[:key], _with(group[key], rest, value, dotted, name), *group[key + 1 :]]
-    if isinstance(group, str) and name in TAGS:
-        group = {TAGS[name]: group}
+            raise ConfigError(f"{show(at)} has entries 0 to {len(group) - 1}", where=place, value=key)
+        return [*group[:key], _with(group[key], (*at, key), rest, value), *group[key + 1 :]]
+    if isinstance(group, str) and (tag := _tag(at)):
+        group = {tag: group}
     if group is not None and not isinstance(group, dict):
-        raise ConfigError(f"{name} holds one value, not a group of keys", where=place, value=group)
+        raise ConfigError(f"{show(at)} holds one value, not a group of keys", where=place, value=group)
     inner = (group or {}).get(str(key))
-    return {**(group or {}), str(key): _with(inner, rest, value, dotted, str(key))}
+    return {**(group or {}), str(key): _with(inner, (*at, str(key)), rest, value)}
 
 
 def _checked(given: Located) -> Run:

@@ -53,9 +53,9 @@ def test_most_generators_have_an_oracle() -> None:
     ("config", "words"),
     [
         ({"source": "gym:leg_countin"}, ["did you mean 'leg_counting'"]),
-        ({"source": "gym:leg_counting", "split": "dev"}, ["data.split", "dev"]),
-        ({"source": "gym:leg_counting", "options": {"size": 0}}, ["data.options.size", "0"]),
-        ({"source": "gym:leg_counting", "options": {"seed": "a"}}, ["data.options.seed", "'a'"]),
+        ({"source": "gym:leg_counting", "split": "dev"}, ["split", "dev"]),
+        ({"source": "gym:leg_counting", "options": {"size": 0}}, ["options.size", "0"]),
+        ({"source": "gym:leg_counting", "options": {"seed": "a"}}, ["options.seed", "'a'"]),
         ({"source": "gym:leg_counting", "options": {"legs": 3}}, ["gym:leg_counting", "legs"]),
         ({"source": "gym:leg_counting", "options": {"min_animals": -3}}, ["gym:leg_counting", "-3"]),
     ],

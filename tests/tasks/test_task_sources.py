@@ -275,21 +275,32 @@ def test_a_function_gives_tasks_or_rows() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"source": "atals"}, ["atals", "did you mean 'atlas'"]),
         ({"source": "nowhere/x.jsonl"}, ["no such file", "nowhere/x.jsonl"]),
         ({"source": "no_such_package.x:y"}, ["cannot import", "no_such_package"]),
         ({"source": "arpo.tasks.atlas:task"}, ["did you mean 'tasks'"]),
         ({"source": "arpo.tasks.atlas:FAMILIES"}, ["no function"]),
         ({"source": "atlas", "split": "tset"}, ["tset", "did you mean 'test'"]),
-        ({"source": "atlas", "options": {"a": 1}}, ["data.options", "{'a': 1}"]),
-        ({"source": "x.jsonl", "families": ["one_hop"]}, ["data.families"]),
-        ({"source": "atlas", "columns": {"answer": "x"}}, ["data.columns"]),
     ],
 )
 def test_wrong_sources_are_named(config: dict, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load(DataConfig(**config))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"source": "atals"}, "atals.*did you mean 'atlas'"),
+        ({"source": "x.csv"}, r"x\.csv.*\.parquet"),
+        ({"source": "atlas", "options": {"a": 1}}, "no options"),
+        ({"source": "x.jsonl", "families": ["one_hop"]}, "only the atlas has families"),
+        ({"source": "atlas", "columns": {"answer": "x"}}, "no columns"),
+    ],
+)
+def test_what_no_source_can_be_asked_for_is_refused_before_anything_is_read(config: dict, word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        DataConfig(**config)
 
 
 def test_wrong_columns_name_the_nearest(tmp_path: Path) -> None:
@@ -311,7 +322,7 @@ def test_a_folder_that_datasets_wrote_is_read(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": plain, "test": plain.select([4])}).save_to_disk(str(tmp_path / "both"))
     assert [task.answers[0] for task in load(DataConfig(source=f"hf:{tmp_path}/plain"))] == list("01234")
     assert [task.id for task in load(DataConfig(source=f"hf:{tmp_path}/both", split="test"))] == ["both/1"]
-    with pytest.raises(ConfigError, match=r"data.split.*tset.*did you mean 'test'"):
+    with pytest.raises(ConfigError, match=r"split.*tset.*did you mean 'test'"):
         load(DataConfig(source=f"hf:{tmp_path}/both", split="tset"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty"):
@@ -322,7 +333,7 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"data.source: cannot load from the Hub \(got 'hf:nobody/nothing'\).*reachable"):
+    with pytest.raises(ConfigError, match=r"source: cannot load from the Hub \(got 'hf:nobody/nothing'\).*reachable"):
         load(DataConfig(source="hf:nobody/nothing"))
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from arpo.config import Config
+from arpo.config import Config, conflict
 
 
 class EvalConfig(Config):
@@ -30,7 +30,9 @@ class EvalConfig(Config):
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
         if self.k and max(self.k) > self.samples:
-            raise ValueError(
-                f"pass@{max(self.k)} needs at least {max(self.k)} samples a question: set samples (now {self.samples})"
+            raise conflict(
+                f"pass@{max(self.k)} needs at least {max(self.k)} samples a question: set samples (now {self.samples})",
+                "k",
+                "samples",
             )
         return self

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from arpo.config import Config
+from arpo.config import Config, conflict
 from arpo.errors import ConfigError
 from arpo.imported import imported
 
@@ -40,9 +40,9 @@ class RewardConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> "RewardConfig":
         if self.bonus and not self.bonus_tools and not self.use:
-            raise ValueError("a bonus needs bonus_tools, for instance [search, python]")
+            raise conflict("a bonus needs bonus_tools, for instance [search, python]", "bonus")
         if self.options and not self.use:
-            raise ValueError("options are for a reward of your own: set `use`")
+            raise conflict("options are for a reward of your own: set `use`", "options")
         return self
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 
-from arpo.config import Config
+from arpo.config import Config, conflict
 from arpo.core.branching import Constant, Never, Paper, Pilot, Rule
 
 
@@ -75,23 +75,32 @@ class RolloutConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if isinstance(self.roots, int) and self.roots > self.leaves:
-            raise ValueError(f"roots ({self.roots}) cannot exceed leaves ({self.leaves})")
+            raise conflict(f"roots ({self.roots}) cannot exceed leaves ({self.leaves})", "roots", "leaves")
         if (
             self.root_cap is not None
             and isinstance(self.roots, int)
             and self.root_cap * self.roots < self.leaves
             and self._branches
         ):
-            raise ValueError(
-                f"root_cap ({self.root_cap}) x roots ({self.roots}) is less than leaves ({self.leaves}): fills would be the rule"
+            raise conflict(
+                f"root_cap ({self.root_cap}) x roots ({self.roots}) is less than leaves ({self.leaves}): fills would be the rule",
+                "root_cap",
+                "roots",
+                "leaves",
             )
         if self._branches and self.max_calls == 0 and self.roots != self.leaves:
-            raise ValueError("without tool calls (max_calls 0) no rule ever branches: set rule to none")
+            raise conflict("without tool calls (max_calls 0) no rule ever branches: set rule to none", "max_calls", "rule")
         if self.head > self.turn_tokens:
-            raise ValueError(f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough")
+            raise conflict(
+                f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough",
+                "head",
+                "turn_tokens",
+            )
         if self.turn_tokens >= self.branch_tokens:
-            raise ValueError(
-                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts all text"
+            raise conflict(
+                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts all text",
+                "branch_tokens",
+                "turn_tokens",
             )
         return self
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from arpo.config import Config
+from arpo.config import Config, conflict
 from arpo.errors import ConfigError, FormatError, nearest
 from arpo.imported import imported
 from arpo.tasks import Task
@@ -52,6 +52,24 @@ class DataConfig(Config):
     options: dict[str, Any] = Field(default_factory=dict)
     """Further options for the source: hf, gym and import paths take some."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse what names no source, and settings that the source would ignore."""
+        source = self.source
+        if not (source == "atlas" or source.startswith(("gym:", "hf:")) or source.endswith(SUFFIXES) or _is_import_path(source)):
+            raise conflict(
+                f"unknown source of tasks {source!r}: a file ending in {', '.join(SUFFIXES)}, hf:org/name, gym:generator, "
+                f"pkg.mod:function, or: {nearest(source, ['atlas'])}",
+                "source",
+            )
+        if self.options and not source.startswith(("hf:", "gym:")) and not _is_import_path(source):
+            raise conflict(f"the source {source} takes no options: leave them out", "options", "source")
+        if self.families is not None and source != "atlas":
+            raise conflict(f"only the atlas has families, and this is {source}: leave them out", "families", "source")
+        if self.columns and (source == "atlas" or source.startswith("gym:")):
+            raise conflict(f"the source {source} has no columns: leave them out", "columns", "source")
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
@@ -77,13 +95,12 @@ class LoadReport:
 
 
 def load(config: DataConfig) -> list[Task]:
-    """The tasks that `config` names. Raises ConfigError (a wrong source) or FormatError (wrong content)."""
+    """The tasks that `config` names. Raises ConfigError (a wrong source; `where` is the key) or FormatError (wrong content)."""
     return load_with_report(config)[0]
 
 
 def load_with_report(config: DataConfig) -> tuple[list[Task], LoadReport]:
     """The tasks that `config` names, and what became of every row."""
-    _check_fit(config)
     mend, tasks, skipped, notes = Mending(), [], [], []
     rows = 0
     columns = {str(key): column for key, column in config.columns.items()}
@@ -117,17 +134,6 @@ def load_with_report(config: DataConfig) -> tuple[list[Task], LoadReport]:
     return tasks, report
 
 
-def _check_fit(config: DataConfig) -> None:
-    """Refuse settings that the source would ignore."""
-    taking_options = config.source.startswith(("hf:", "gym:")) or _is_import_path(config.source)
-    if config.options and not taking_options:
-        raise ConfigError("this source takes no options", where="data.options", value=config.options, hint="leave them out")
-    if config.families is not None and config.source != "atlas":
-        raise ConfigError("only the atlas has families", where="data.families", value=config.families, hint="leave it out")
-    if config.columns and (config.source == "atlas" or config.source.startswith("gym:")):
-        raise ConfigError("this source has no columns", where="data.columns", value=config.columns, hint="leave it out")
-
-
 def _stem(config: DataConfig) -> str:
     source = config.source.removeprefix("hf:")
     return Path(source).stem if source.endswith(SUFFIXES) else source.rstrip("/").rsplit("/", 1)[-1]
@@ -152,16 +158,13 @@ def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
         return _hub(source.removeprefix("hf:"), config)
     if source.endswith(SUFFIXES):
         return _file(Path(source).expanduser())
-    if _is_import_path(source):
-        return _function(config)
-    hint = f"a file ending in {', '.join(SUFFIXES)}, hf:org/name, gym:generator, pkg.mod:function, or: {nearest(source, ['atlas'])}"
-    raise ConfigError("unknown source of tasks", where="data.source", value=source, hint=hint)
+    return _function(config)
 
 
 def _file(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     if not path.is_file():
-        hint = "check the path; it is read from the folder the command runs in"
-        raise ConfigError("no such file", where="data.source", value=str(path), hint=hint)
+        hint = "A recipe's path is read from its own folder, else from the folder the command runs in"
+        raise ConfigError("no such file", where="source", value=str(path), hint=hint)
     readers: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
     for place, row in readers[path.suffix](path):
         if not isinstance(row, Mapping):
@@ -214,9 +217,7 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
         import datasets
     except ImportError as error:
         hint = "pip install 'arpo[hub]'"
-        raise ConfigError(
-            "reading the Hub needs the package datasets", where="data.source", value=config.source, hint=hint
-        ) from error
+        raise ConfigError("reading the Hub needs the package datasets", where="source", value=config.source, hint=hint) from error
     try:
         if Path(name).expanduser().is_dir():
             found = datasets.load_from_disk(str(Path(name).expanduser()))
@@ -224,19 +225,19 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
             found = datasets.load_dataset(name, split=config.split, **config.options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # unreachable, unknown name or split, wrong options
         hint = f"is the name right, the Hub reachable and HF_HUB_OFFLINE unset? ({type(error).__name__}: {error})"
-        raise ConfigError("cannot load from the Hub", where="data.source", value=config.source, hint=hint) from error
+        raise ConfigError("cannot load from the Hub", where="source", value=config.source, hint=hint) from error
     if isinstance(found, Mapping):
         if config.split not in found:
             hint = nearest(config.split, map(str, found))
-            raise ConfigError("the dataset has no such split", where="data.split", value=config.split, hint=hint)
+            raise ConfigError("the dataset has no such split", where="split", value=config.split, hint=hint)
         found = found[config.split]
     yield from ((f"{config.source} ({config.split}), row {number}", row) for number, row in enumerate(found, 1))
 
 
 def _function(config: DataConfig) -> Iterator[tuple[str, Any]]:
-    function = imported(config.source, "data.source")
+    function = imported(config.source, "source")
     if not callable(function):
-        raise ConfigError("names no function", where="data.source", value=config.source, hint="a function that gives tasks or rows")
+        raise ConfigError("names no function", where="source", value=config.source, hint="a function that gives tasks or rows")
     given = function(split=config.split, **config.options)
     if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
         raise FormatError(f"{config.source} gave no list of tasks or rows (got {given!r:.80})")

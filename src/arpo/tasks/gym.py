@@ -29,9 +29,9 @@ def tasks(name: str, split: str = "train", options: Mapping[str, Any] | None = N
     Splits are different draws. `metadata["verify"]` names the verifier; a generator without oracle answers gives empty `answers`.
     """
     if split not in SPLIT_SEEDS:
-        raise ConfigError("unknown split of reasoning-gym", where="data.split", value=split, hint=nearest(split, SPLIT_SEEDS))
+        raise ConfigError("unknown split of reasoning-gym", where="split", value=split, hint=nearest(split, SPLIT_SEEDS))
     if name not in _factory().DATASETS:
-        raise ConfigError("unknown generator", where="data.source", value=f"gym:{name}", hint=nearest(name, generators()))
+        raise ConfigError("unknown generator", where="source", value=f"gym:{name}", hint=nearest(name, generators()))
     size, seed, own = _numbers(options or {})
     settings = {**own, "seed": seed + SPLIT_SEEDS[split], "size": size}
     written = json.dumps(settings, sort_keys=True, default=str)
@@ -73,7 +73,7 @@ def _numbers(options: Mapping[str, Any]) -> tuple[int, int, dict[str, Any]]:
     size, seed = own.pop("size", 500), own.pop("seed", 0)
     for key, value, least, most in (("size", size, 1, MAX_SIZE), ("seed", seed, 0, 2**31)):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ConfigError(f"a whole number from {least} to {most}", where=f"data.options.{key}", value=value)
+            raise ConfigError(f"a whole number from {least} to {most}", where=f"options.{key}", value=value)
     return size, seed, own
 
 
@@ -99,9 +99,7 @@ def _generator(name: str, written: str) -> Any:
         return _factory().create_dataset(name, **json.loads(written))
     except (TypeError, ValueError, AssertionError) as error:  # an unknown option, or one out of range
         hint = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            "the generator refuses its options", where=f"data.options (gym:{name})", value=written, hint=hint
-        ) from error
+        raise ConfigError("the generator refuses its options", where=f"options (gym:{name})", value=written, hint=hint) from error
 
 
 @lru_cache(maxsize=4096)
@@ -115,7 +113,7 @@ def _factory() -> Any:
         from reasoning_gym import factory
     except ImportError as error:
         hint = "pip install 'arpo[gym]'"
-        raise ConfigError("gym: tasks need the package reasoning-gym", where="data.source", hint=hint) from error
+        raise ConfigError("gym: tasks need the package reasoning-gym", where="source", hint=hint) from error
     import reasoning_gym  # noqa: F401  fills the factory's table
 
     return factory

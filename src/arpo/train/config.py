@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from arpo.config import Config
+from arpo.config import Config, conflict
 
 
 class LossConfig(Config):
@@ -35,7 +35,7 @@ class LossConfig(Config):
     @model_validator(mode="after")
     def _constant_has_length(self) -> Self:
         if (self.aggregation == "constant") != (self.constant_length is not None):
-            raise ValueError("aggregation: constant needs constant_length, and only it does")
+            raise conflict("aggregation: constant needs constant_length, and only it does", "aggregation", "constant_length")
         return self
 
 
@@ -62,7 +62,7 @@ class OptimConfig(Config):
     @model_validator(mode="after")
     def _betas_are_decays(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("betas must lie in [0, 1)")
+            raise conflict("betas must lie in [0, 1)", "betas")
         return self
 
     def rate(self, update: int, num_updates: int) -> float:

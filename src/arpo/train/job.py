@@ -10,6 +10,7 @@ from arpo.chat import ChatFormat
 from arpo.chat.config import build_chat
 from arpo.engines import Engine
 from arpo.engines.config import EngineConfig
+from arpo.errors import ConfigError
 from arpo.imported import imported
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
@@ -41,9 +42,12 @@ class Job:
 
 def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
     """The recipe's tasks of a split, and what was skipped or mended: nothing where the recipe names none. Raises ConfigError,
-    FormatError."""
+    which names the key (`data.train.source`), and FormatError."""
     config = getattr(run.data, split)
-    return load_with_report(config) if config is not None else ([], None)
+    try:
+        return load_with_report(config) if config is not None else ([], None)
+    except ConfigError as error:
+        raise ConfigError(error.message, where=f"data.{split}.{error.where}", value=error.value, hint=error.hint) from error
 
 
 def build_job(run: Run, source: Path, weights: Path | None = None) -> Job:

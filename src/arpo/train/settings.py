@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from arpo.config import Config
+from arpo.config import Config, conflict
 from arpo.train.gates import Thresholds
 
 DEFAULT_STEPS = 100
@@ -70,14 +70,16 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("give steps or epochs, not both (null takes one back)")
+            raise conflict("give steps or epochs, not both (null takes one back)", "steps", "epochs")
         if self.updates_per_step > self.tasks_per_step:
-            raise ValueError(
+            raise conflict(
                 f"updates_per_step ({self.updates_per_step}) cannot exceed tasks_per_step ({self.tasks_per_step}): "
-                "each update needs a task of its own"
+                "each update needs a task of its own",
+                "updates_per_step",
+                "tasks_per_step",
             )
         if self.early_stop and self.eval_every is None:
-            raise ValueError("early_stop looks at the validation accuracy: set eval_every")
+            raise conflict("early_stop looks at the validation accuracy: set eval_every", "early_stop", "eval_every")
         return self
 
     def num_steps(self, num_tasks: int) -> int:
@@ -117,5 +119,5 @@ class ColdStartConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("give steps or epochs, not both (null takes one back)")
+            raise conflict("give steps or epochs, not both (null takes one back)", "steps", "epochs")
         return self

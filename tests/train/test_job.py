@@ -1,0 +1,20 @@
+"""A run's parts: what is wrong with one is named by its key."""
+
+from pathlib import Path
+
+import pytest
+
+from arpo.errors import ConfigError
+from arpo.recipe import load_recipe
+from arpo.train.job import read_tasks
+
+
+def test_tasks_that_cannot_be_read_are_named_by_split_and_key(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("data: {train: {source: atlas}, test: {source: nowhere.jsonl}, validation: {split: dev}}\n")
+    run = load_recipe(recipe)
+    assert len(read_tasks(run, "train")[0]) > 0
+    with pytest.raises(ConfigError, match=r"^data\.test\.source: no such file.*nowhere\.jsonl.*recipe's path is read from its own"):
+        read_tasks(run, "test")
+    with pytest.raises(ConfigError, match=r"^data\.validation\.split: unknown split of atlas \(got 'dev'\)"):
+        read_tasks(run, "validation")
