@@ -39,7 +39,7 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
     Raises ConfigError naming the tool where one cannot be imported or set up, or two have one name: a run never starts
     with fewer tools than it asked for.
     """
-    built = [_build(config, f"tools[{number}]") for number, config in enumerate(configs)]
+    built = [_build(config, f"tools.{number}") for number, config in enumerate(configs)]
     names = [tool.name for tool in built]
     for name in names:
         if names.count(name) > 1:
@@ -50,14 +50,14 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
 def _build(config: Any, where: str) -> "Tool":
     if not isinstance(config, ToolConfig):
         return _as_tool(config, where)
-    where = f"{where} ({config.use})"
     try:
-        target = _target(config.use, where)
+        target = _target(config.use, f"{where}.use")
         tool = _made(target, config, where)
     except ArpoError:
         raise
     except Exception as error:
-        raise ConfigError(f"the tool cannot be set up: {type(error).__name__}: {error}", where=where) from error
+        wrong = f"the tool cannot be set up: {type(error).__name__}: {error}"
+        raise ConfigError(wrong, where=where, value=config.use) from error
     changes = {"name": config.name, "description": config.description, "deadline_s": config.deadline_s}
     return _renamed(tool, {key: value for key, value in changes.items() if value}, tool is target, where)
 
@@ -83,9 +83,14 @@ def _made(target: Any, config: ToolConfig, where: str) -> "Tool":
             if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
                 raise ConfigError("no such option", where=f"{where}.options", value=key, hint=nearest(key, known))
     if inspect.isclass(target) or (config.options and callable(target) and not _is_tool(target)):
-        return _as_tool(target(**config.options), where)
+        try:
+            made = target(**config.options)
+        except ConfigError as error:  # it names its own argument
+            key = f"{where}.options.{error.where}" if error.where.split(".")[0] in config.options else f"{where} ({config.use})"
+            raise ConfigError(error.message, where=key, value=error.value, hint=error.hint) from error
+        return _as_tool(made, where)
     if config.options:
-        raise ConfigError("this tool is already built and takes no options", where=where, value=config.options)
+        raise ConfigError("this tool is already built and takes no options", where=f"{where}.options", value=config.options)
     return _as_tool(target, where)
 
 

@@ -38,13 +38,14 @@ def read_documents(source: object) -> list[Passage]:
         elif path.is_file():
             passages = from_jsonl(path)
         else:
-            raise ConfigError("no such file or folder", where="tools.search.documents", value=str(source), hint="`atlas` or a path")
+            hint = "`atlas`, or a path: a recipe's is read from its own folder, else from the folder the command runs in"
+            raise ConfigError("no such file or folder", where="documents", value=str(source), hint=hint)
         if not passages:
-            raise ConfigError("no documents found", where="tools.search.documents", value=str(source))
+            raise ConfigError("no documents found", where="documents", value=str(source))
         return passages
     if isinstance(source, Iterable):
         return from_mappings(source, "documents")
-    raise ConfigError("documents are `atlas`, a path or a list", where="tools.search.documents", value=source)
+    raise ConfigError("documents are `atlas`, a path or a list", where="documents", value=source)
 
 
 def from_mappings(documents: Iterable[Any], where: str) -> list[Passage]:

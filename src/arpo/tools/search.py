@@ -83,7 +83,7 @@ class SearchTool:
         description: str = "Finds facts.",
     ) -> None:
         if k < 1:
-            raise ConfigError("at least one passage a result", where="tools.search.k", value=k)
+            raise ConfigError("at least one passage a result", where="k", value=k)
         self.name, self.description, self.k, self.passage_chars = name, description, k, passage_chars
         self.schema: JsonSchema = {
             "type": "object",
