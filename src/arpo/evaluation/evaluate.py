@@ -66,6 +66,7 @@ def _sample(rollout: Rollout, branch: Branch) -> Sample:
     task, leaf = rollout.task, branch.leaf
     score = rollout.scored.scores.get(leaf)
     said = rollout.transcripts.get(leaf)
+    outcomes = chain(*(observation.outcomes for observation in branch.observations), rollout.grown.discarded.get(leaf, ()))
     return Sample(
         id=task.id,
         sample=leaf[0],
@@ -77,7 +78,7 @@ def _sample(rollout: Rollout, branch: Branch) -> Sample:
         answer=said.answer if said else None,
         gold=task.answers,
         question=task.question,
-        calls=sum(outcome.ran for outcome in chain.from_iterable(o.outcomes for o in branch.observations)),
+        calls=sum(outcome.ran for outcome in outcomes),
         tokens=sum(len(turn.tokens) for turn in branch.turns),
         ending=branch.ending.value,
         transcript=_text(rollout, leaf),

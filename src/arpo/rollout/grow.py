@@ -44,6 +44,7 @@ class Grown:
     parsed: Mapping[Place, ParsedTurn]  # what every turn says
     states: ToolStates  # final states of tools; closed by whoever scores the tree
     failures: tuple[tuple[Place, str], ...]  # of the world, with its reasons, those that a further attempt mended included
+    discarded: Mapping[Place, tuple[Outcome, ...]]  # by leaf: calls that were made, but whose results the model was never shown
     tool_s: float  # seconds spent in tools, summed over calls
     waited_s: float  # seconds between a tip's head and its decision, summed over decisions that had to wait for others
 
@@ -97,7 +98,7 @@ class _Driver:
         self.tools = {tool.name: tool for tool in tools}
         self.states = ToolStates(tools, task, config.tool_deadline_s)
         self.parsed: dict[Place, ParsedTurn] = {}
-        self.outcomes: dict[Place, dict[int, Outcome]] = {}  # of turns whose calls run, by the call's number
+        self.outcomes: dict[Place, dict[int, Outcome]] = {}  # by turn and the call's number
         self.failures: list[tuple[Place, str]] = []
         self.judged_at: dict[Place, float] = {}  # by tip; seconds
         self.tool_s = self.waited_s = 0.0
@@ -116,6 +117,7 @@ class _Driver:
             parsed=self.parsed,
             states=self.states,
             failures=tuple(self.failures),
+            discarded={p: tuple(made.values()) for p, made in self.outcomes.items() if made and p not in self.tree.observations},
             tool_s=self.tool_s,
             waited_s=self.waited_s,
         )
@@ -211,7 +213,6 @@ class _Driver:
         except ToolError as error:
             self._fail(place, Ending.TOOL_FAILED, error)
             return
-        del self.outcomes[place]
         self._feed(observed)
 
     async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, Outcome]) -> None:

@@ -21,6 +21,7 @@ def record_of(rollout: Rollout, credited: CreditedTree | None = None) -> TreeRec
         "prompt": chat.text(grown.tree.prompt.tokens),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
+        "discarded": {show(leaf): [outcome.tool for outcome in made] for leaf, made in grown.discarded.items()},
         "tool_s": grown.tool_s,
     }
     return TreeRecord.of(grown.expansion, credited or rollout.scored, notes)

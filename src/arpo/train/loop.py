@@ -142,12 +142,8 @@ class Trainer:
         return [next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch]
 
     def measure(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> Metrics:
-        step = [
-            Measured(tree, rollout.grown.planned_roots, rollout.grown.expansion.decisions)
-            for rollout, tree in zip(batch, credited, strict=True)
-        ]
         return {
-            **measure(step, head_tokens=self.run.rollout.head),
+            **measure([*map(Measured.of, batch, credited)], head_tokens=self.run.rollout.head),
             "tools/seconds": sum(rollout.grown.tool_s for rollout in batch),
             "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch),
         }

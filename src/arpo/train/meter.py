@@ -7,7 +7,8 @@ computed (no decision, no format part) is left out, never 0.
         `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
         of 1 / number of children on its path (biased: children are not forked at random).
     rates/{format,tool_use,mixed_groups}, parts/NAME (means of the reward's parts)
-    calls/{asked,executed,cached,inherited,a_leaf}
+    calls/{asked,executed,discarded,cached,inherited,a_leaf}
+        `discarded`: executed ones whose results the model never saw (too long for the branch, or a neighbour's provider was down).
         `inherited`: executed calls on trunks, counted again for each leaf beyond the first: what sharing saved.
     outcomes/STATUS, endings/ENDING, leaves/{all,scored,lost,fills,siblings}, groups/all           (counts)
     tokens/{generated,shared,trained_unique,trained_flat,observed,forward_unique,forward_flat}
@@ -28,7 +29,8 @@ from arpo.core.credit import CreditedTree, mixed
 from arpo.core.entropy import head_entropy
 from arpo.core.expansion import TipDecision
 from arpo.core.place import Place
-from arpo.core.tree import Ending, Observation, Role, RolloutTree, Turn, fork_weights, probe_lines
+from arpo.core.tree import Ending, Outcome, Role, RolloutTree, Turn, fork_weights, probe_lines
+from arpo.rollout.collect import Rollout
 
 Metrics = dict[str, float]
 POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
@@ -36,11 +38,18 @@ POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One tree of a step, with its planned number of roots and its final decisions by tip place (`Expansion.decisions`)."""
+    """One tree of a step, with its planned number of roots, its final decisions by tip place (`Expansion.decisions`) and, by leaf,
+    the outcomes that the model never saw (`Grown.discarded`)."""
 
     credited: CreditedTree
     planned_roots: int
     decisions: Mapping[Place, TipDecision] = field(default_factory=dict)
+    discarded: Mapping[Place, Sequence[Outcome]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rollout: Rollout, credited: CreditedTree) -> "Measured":
+        grown = rollout.grown
+        return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded)
 
 
 def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metrics:
@@ -51,7 +60,7 @@ def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metric
     return {
         **_rewards(step),
         **_rates(step),
-        **_calls(trees),
+        **_calls(step),
         **_ends(step),
         **_tokens(step),
         **_entropies(trees, head_tokens),
@@ -100,9 +109,9 @@ def _rates(step: Sequence[Measured]) -> Metrics:
     used: list[float] = []
     teaching: list[float] = []
     for m in step:
-        tree, scores = m.credited.tree, m.credited.scored.scores
+        scores = m.credited.scored.scores
         formats += [float(s.parts["format"]) for s in scores.values() if "format" in s.parts]
-        used += [float(any(o.ran for seen in _observations(tree, leaf) for o in seen.outcomes)) for leaf in scores]
+        used += [float(any(outcome.ran for outcome in _outcomes(m, leaf))) for leaf in scores]
         if len(scores) > 1:
             teaching.append(float(mixed(m.credited.scored)))
     result: Metrics = {}
@@ -115,8 +124,11 @@ def _rates(step: Sequence[Measured]) -> Metrics:
     return result
 
 
-def _observations(tree: RolloutTree, leaf: Place) -> list[Observation]:
-    return [tree.observations[leaf[:d]] for d in range(1, len(leaf)) if leaf[:d] in tree.observations]
+def _outcomes(m: Measured, leaf: Place) -> list[Outcome]:
+    """Of all calls on the way to `leaf`."""
+    seen = m.credited.tree.observations
+    shown = [outcome for d in range(1, len(leaf)) if leaf[:d] in seen for outcome in seen[leaf[:d]].outcomes]
+    return [*shown, *m.discarded.get(leaf, ())]
 
 
 def _leaves_below(tree: RolloutTree) -> Counter[Place]:
@@ -124,22 +136,26 @@ def _leaves_below(tree: RolloutTree) -> Counter[Place]:
     return Counter(leaf[:depth] for leaf in tree.endings for depth in range(1, len(leaf) + 1))
 
 
-def _calls(trees: Sequence[RolloutTree]) -> Metrics:
-    asked = executed = cached = inherited = leaves = 0
+def _calls(step: Sequence[Measured]) -> Metrics:
+    asked = executed = discarded = cached = inherited = leaves = 0
     by_status: Counter[str] = Counter()
-    for tree in trees:
+    for m in step:
+        tree = m.credited.tree
         below = _leaves_below(tree)
         leaves += len(tree.endings)
         asked += sum(len(turn.calls) for turn in tree.turns.values())
-        for place, observation in tree.observations.items():
-            ran = sum(o.ran for o in observation.outcomes)
+        shown = {place: observation.outcomes for place, observation in tree.observations.items()}
+        for place, outcomes in {**shown, **m.discarded}.items():
+            ran = sum(o.ran for o in outcomes)
             executed += ran
-            cached += sum(o.cached for o in observation.outcomes)
+            discarded += ran * (place in m.discarded)
+            cached += sum(o.cached for o in outcomes)
             inherited += ran * max(below[place] - 1, 0)
-            by_status.update(o.status.value for o in observation.outcomes)
+            by_status.update(o.status.value for o in outcomes)
     return {
         "calls/asked": asked,
         "calls/executed": executed,
+        "calls/discarded": discarded,
         "calls/inherited": inherited,
         "calls/cached": cached,
         "calls/a_leaf": (executed + inherited) / leaves if leaves else 0.0,

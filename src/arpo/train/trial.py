@@ -91,10 +91,7 @@ async def _try(work: _Work, console: Console) -> Trial:
         await job.agent.engine.close()
     rollouts += more
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
-    metrics = measure(
-        [Measured(t, r.grown.planned_roots, r.grown.expansion.decisions) for t, r in zip(trees, rollouts, strict=True)],
-        head_tokens=run.rollout.head,
-    )
+    metrics = measure([*map(Measured.of, rollouts, trees)], head_tokens=run.rollout.head)
     shown.first_step(console, metrics, gates(metrics, run.train.gates), len(rollouts), enforced=run.train.gates is not None)
     took = _update(job, trees, console, tree_s=together_s / len(more) if more else alone_s, trees_at_once=len(more) or 1)
     counts = {"num_tasks": len(work.tasks), "num_held_out": work.num_held_out, "num_traces": len(work.traces)}
