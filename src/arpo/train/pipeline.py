@@ -117,6 +117,7 @@ class _Pipeline:
         with self.phase("model"):
             source = fetch(self.run.model.source)
             job = build_job(self.run, source, self.saved.model if self.saved else self.start.model)
+            self.folder.keep_tokenizer(job.tokenizer)
         try:
             if self.saved:
                 before = self._earlier("before")
@@ -270,8 +271,12 @@ class _Pipeline:
 
 
 def _accuracies(before: dict[str, Results], after: dict[str, Results]) -> dict[str, Any]:
-    """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, as far as they were measured."""
+    """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, and by family
+    `families_before` and `families_after` (of sampled answers), as far as they were measured."""
     facts: dict[str, Any] = {}
+    for when, results in (("before", before.get("before")), ("after", after.get("after"))):
+        if results:
+            facts[f"families_{when}"] = {family: asdict(accuracy) for family, accuracy in sorted(results.by_family.items())}
     for key, suffix in (("accuracy", ""), ("greedy", "-greedy")):
         first, last = before.get(f"before{suffix}"), after.get(f"after{suffix}")
         facts |= {f"{key}_{when}": asdict(r.accuracy) for when, r in (("before", first), ("after", last)) if r}

@@ -6,6 +6,7 @@
         notes.jsonl            warnings and events of the run: {time, step, level, text}
         samples.jsonl          a few trajectories as text: {step, task, reward, accuracy, text}
         events/step-000012.frames   the trees of a step, one frame each (arpo.core.record)
+        tokenizer/             the model's, in the Hugging Face form: recorded tokens can be read without the model
         checkpoints/           written by arpo.train.checkpoint
         evaluation/NAME.json   written by arpo.evaluation
         summary.json, report.md, plots/, tensorboard/
@@ -135,6 +136,10 @@ class RunFolder:
     def write_summary(self, **values: Any) -> Path:
         """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped", ...)."""
         return write_json(self.path / "summary.json", {**self.summary(), **values})
+
+    def keep_tokenizer(self, tokenizer: Any) -> None:
+        """Save the model's tokenizer (a transformers one). Done again at every start: a kill may have cut an earlier one short."""
+        tokenizer.save_pretrained(self.path / "tokenizer")
 
     def cut_back(self, step: int) -> Path | None:
         """Take out everything written after `step`, the last one that the checkpoint holds, as if it had not happened.
