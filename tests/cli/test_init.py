@@ -1,13 +1,16 @@
 """`arpo init`: the example works as it is written."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from arpo.chat import ParsedTurn, Transcript
+from arpo.cli.commands import app
 from arpo.cli.init import write_example
 from arpo.errors import ConfigError
 from arpo.recipe import load_recipe
@@ -17,6 +20,7 @@ from arpo.tasks.data import load
 from arpo.tasks.traces import load_traces
 from arpo.tools import CallContext
 from arpo.tools.config import build_tools
+from tiny_project import write_tiny_model
 
 
 @pytest.fixture
@@ -63,6 +67,21 @@ def test_its_reward_tells_right_from_wrong_from_malformed(example: Path) -> None
     assert asyncio.run(reward(task, transcript("12"))).reward == 1
     assert asyncio.run(reward(task, transcript("13"))).reward == 0
     assert asyncio.run(reward(task, transcript("12", well_formed=False))).reward == -1
+
+
+def test_its_recipe_trains_as_it_is_written(
+    example: Path, tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its README says, from its own folder; only smaller: on a tiny model, whose tokenizer needs more tokens a word."""
+    model = write_tiny_model(tmp_path / "model", tokenizer)
+    monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(example)
+    small = ["train.steps=1", "train.tasks_per_step=2", "cold_start.epochs=0.1", "rollout.turn_tokens=96", "evaluation.limit=2"]
+    done = CliRunner().invoke(app, ["train", "recipe.yaml", f"model.source={model}", *small])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(Path("runs/shop/summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["accuracy_after"]["n"]) == ("finished", 1, 2)
+    assert Path("runs/shop/report.md").is_file() and "cold start: 3" in done.output
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
