@@ -113,6 +113,11 @@ def test_example_of_the_readme_trains(tmp_path: Path, tokenizer: object) -> None
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     summary = json.loads((script.parent / "runs" / "shop" / "summary.json").read_text())
     assert summary["status"] == "finished" and summary["steps"] == 1
+    code = "import arpo; run = arpo.load_recipe('runs/shop'); print(run.tools[0].use, run.reward.use)"
+    again = subprocess.run(
+        [sys.executable, "-c", code], cwd=script.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.stdout.split() == ["mine:price", "mine:score"], again.stderr[-2000:]
 
 
 def test_both_ways_of_the_readme_give_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +128,7 @@ def test_both_ways_of_the_readme_give_the_same_run(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(only("loads in: example").text)
-    text = only("runs in: example").text.replace("arpo.train(run)\n", "")
+    text = only("runs in: example").text
     monkeypatch.syspath_prepend(EXAMPLE)
     monkeypatch.delitem(sys.modules, "shop", raising=False)
     names: dict[str, object] = {"__name__": "block"}

@@ -1,5 +1,7 @@
 """Recipes: what is right reads back equal, what is wrong is named with its place and what would be right."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import arpo
 from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
 from arpo.recipe import bundled, load_recipe, show_resolved
+from arpo.rewards.config import RewardConfig
 from arpo.run import Run, plain
 from arpo.tasks.data import DataConfig
-from arpo.tools.config import ToolConfig
+from arpo.tools.config import ToolConfig, build_tools
 
 SMALL = "data: {train: {source: atlas}}\n"
 
@@ -196,16 +199,96 @@ def test_the_same_run_in_python() -> None:
 
     run = arpo.Run(data={"train": {"source": "atlas"}}, tools=(lookup, "search"), reward=reward, rollout={"rule": Paper(beta=0.3)})
     assert run.tools[0] is lookup and run.reward is reward
-    assert ":" in plain(run)["tools"][0]
+    assert ":" in plain(run)["tools"][0]["use"]
     assert isinstance(run, Run) and callable(arpo.train)
 
 
+class Always:
+    """A branching rule."""
+
+    def __init__(self, wanted: int = 1) -> None:
+        self.wanted = wanted
+
+    def __call__(self, tip: Any, stats: Any, random: Any) -> Any: ...
+
+    def most(self, depth: int) -> int:
+        return self.wanted
+
+
+class Asking(Always):
+    def __init__(self, wanted: int) -> None:
+        super().__init__(wanted)
+
+
+TWICE = Always(2)
+
+
 def test_an_object_can_be_a_branching_rule() -> None:
-    class Always:
-        def __call__(self, tip: Any, stats: Any, random: Any) -> Any: ...
-
-        def most(self, depth: int) -> int:
-            return 1
-
     rule = Always()
     assert arpo.Run(data={"train": {}}, rollout={"rule": rule}).rollout.rule is rule
+    assert arpo.Run(data={"train": {}}, rollout={"rule": f"{__name__}:TWICE"}).rollout.rule is TWICE
+    assert isinstance(arpo.Run(data={"train": {}}, rollout={"rule": f"{__name__}:Always"}).rollout.rule, Always)
+    assert plain(arpo.Run(data={"train": {}}, rollout={"rule": TWICE}))["rollout"]["rule"] == f"{__name__}:TWICE"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("Asking", "without arguments.*wanted"), ("SMALL", "no branching rule"), ("Alwys", "'Always'"), ("", "path")],
+)
+def test_a_rule_that_cannot_be_had_is_named(path: str, words: str, tmp_path: Path) -> None:
+    recipe = written(tmp_path, SMALL + f"rollout:\n  rule: '{__name__}:{path}'\n")
+    with pytest.raises(ConfigError, match=rf"(?s)mine\.yaml:3: rollout\.rule: .*{words}"):
+        load_recipe(recipe)
+
+
+SCRIPT = """\
+import arpo
+from arpo.recipe import show_resolved
+
+class Mine:
+    def __call__(self, tip, stats, random): ...
+    def most(self, depth):
+        return 1
+
+def price(item: str) -> str:
+    "Price of an item."
+    return item
+
+@arpo.tool
+def weigh(item: str) -> str:
+    "Weight of an item."
+    return item
+
+def score(task, transcript):
+    return 1.0
+
+run = arpo.Run(data={"train": {}}, tools=[price, weigh, "python"], reward=score, rollout={"rule": Mine()})
+if __name__ == "__main__":
+    print(show_resolved(run), end="")
+"""
+
+
+@pytest.mark.parametrize("started", [["my_rule_script.py"], ["-m", "my_rule_script"]], ids=["script", "module"])
+def test_a_run_made_by_a_script_can_be_read_back(tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own tools, reward and rule are found again, from another folder and another process."""
+    written(tmp_path, SCRIPT, "my_rule_script.py")
+    (tmp_path / "run").mkdir()
+    source = str(Path(arpo.__file__).parents[1])
+    shown = subprocess.run(
+        [sys.executable, *started], cwd=tmp_path, env={"PYTHONPATH": source}, capture_output=True, text=True, check=True
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_rule_script", raising=False)
+    run = load_recipe(written(tmp_path / "run", shown.stdout, "recipe.yaml").parent)
+    assert run.code == str(tmp_path)
+    assert type(run.rollout.rule).__qualname__ == "Mine" and run.reward == RewardConfig(use="my_rule_script:score")
+    assert [tool.name for tool in build_tools(run.tools)] == ["price", "weigh", "python"]
+    assert show_resolved(run) == shown.stdout
+
+
+def test_leave_one_out_by_root_needs_a_number_of_roots(tmp_path: Path) -> None:
+    """A pilot may plan one root, which would end the run at that step."""
+    text = SMALL + "advantage: {weighting: tree, estimator: rloo}\nrollout:\n  roots: pilot\n"
+    assert "mine.yaml:4: rollout.roots: a pilot may plan a single root" in mistake(written(tmp_path, text))
+    assert load_recipe(tmp_path / "mine.yaml", ["rollout.roots=2"]).rollout.roots == 2
+    assert load_recipe(tmp_path / "mine.yaml", ["advantage.weighting=leaves"]).rollout.roots == Pilot()

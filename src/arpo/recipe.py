@@ -50,10 +50,10 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Run:
     given = _read_with_bases(find(recipe), ())
     for override in overrides:
         given = _override(given, override)
-    run = _checked(given)
-    if run.code and run.code not in sys.path:
-        sys.path.insert(0, run.code)
-    return run
+    code = given.value.get("code")
+    if isinstance(code, str) and code and code not in sys.path:
+        sys.path.insert(0, code)  # before the check, which imports a branching rule of your own
+    return _checked(given)
 
 
 def show_resolved(run: Run) -> str:

@@ -16,6 +16,7 @@ from arpo.core.credit import AdvantageConfig
 from arpo.engines.config import EngineConfig
 from arpo.errors import ConfigError
 from arpo.evaluation.config import EvalConfig
+from arpo.imported import import_folder, import_path
 from arpo.rewards.config import RewardConfig
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import DataConfig
@@ -32,6 +33,11 @@ def _or_object(given: Any, check: Callable[[Any], Any]) -> Any:
 
 def _tool(given: Any, check: Callable[[Any], Any]) -> Any:
     """A tool is also named by a word: `search` stands for `{use: search}`."""
+    return _or_object({"use": given} if isinstance(given, str) else given, check)
+
+
+def _reward(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A reward of your own is also named by a word: `shop:score` stands for `{use: shop:score}`."""
     return _or_object({"use": given} if isinstance(given, str) else given, check)
 
 
@@ -86,7 +92,7 @@ class Run(Config):
     chat: ChatConfig = ChatConfig()
     tools: tuple[Annotated[ToolConfig, WrapValidator(_tool)], ...] = ()
     """What the agent may call (from Python also tool objects)."""
-    reward: Annotated[RewardConfig, WrapValidator(_or_object)] = RewardConfig()
+    reward: Annotated[RewardConfig, WrapValidator(_reward)] = RewardConfig()
     """What is wanted (from Python also any `Reward`)."""
     engine: EngineConfig = EngineConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -134,6 +140,12 @@ def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
             "Raise rollout.roots, or weight by leaves",
         ),
         (
+            run.advantage.weighting == "tree" and run.advantage.estimator == "rloo" and not isinstance(rollout.roots, int),
+            "rollout.roots",
+            "a pilot may plan a single root, which leave-one-out by root (advantage) has nothing to compare with",
+            "Give a number of roots, weight by leaves, or use another estimator",
+        ),
+        (
             prompt + rollout.turn_tokens > rollout.branch_tokens,
             "rollout.branch_tokens",
             f"a prompt ({prompt}, chat.prompt_tokens) and a turn ({rollout.turn_tokens}) exceed {rollout.branch_tokens}",
@@ -150,9 +162,11 @@ def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
 
 def plain(value: Any) -> Any:
     """A configuration as plain values for YAML; an object that a recipe could name becomes its import path."""
+    if isinstance(value, Run):
+        value = _with_paths(value)
     if isinstance(value, Config):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
-    if hasattr(value, "__pydantic_config__"):  # the core's dataclasses
+    if _is_plain(value):  # the core's dataclasses
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -160,6 +174,22 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    value = getattr(value, "function", value)  # a decorated tool is named by its function, which the decorator left in its place
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}:{named.__qualname__}"
+    return import_path(_named(value))
+
+
+def _with_paths(run: Run) -> Run:
+    """`run` with tools and reward of its own named by import path, and `code` the folder in which they and the rule are found."""
+    own = [_named(part) for part in (*run.tools, run.reward, run.rollout.rule) if not _is_plain(part)]
+    code = run.code or next((str(folder) for folder in map(import_folder, own) if folder), None)
+    tools = tuple(tool if _is_plain(tool) else ToolConfig(use=import_path(_named(tool))) for tool in run.tools)
+    reward = run.reward if _is_plain(run.reward) else RewardConfig(use=import_path(_named(run.reward)))
+    return run.model_copy(update={"code": code, "tools": tools, "reward": reward})
+
+
+def _is_plain(part: Any) -> bool:
+    return isinstance(part, Config) or hasattr(part, "__pydantic_config__")
+
+
+def _named(value: Any) -> Any:
+    """A decorated tool is named by its function, which the decorator left in its place."""
+    return getattr(value, "function", value)

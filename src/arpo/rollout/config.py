@@ -7,10 +7,14 @@ from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
 from arpo.core.branching import Constant, Never, Paper, Pilot, Rule
+from arpo.errors import ConfigError
+from arpo.imported import imported
 
 
 def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, or any object that is a `BranchRule`."""
+    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, a `BranchRule`, or the import path of one or of its class."""
+    if isinstance(given, str) and ":" in given:
+        return _own_rule(given)
     if callable(given) and callable(getattr(given, "most", None)):
         return given
     if isinstance(given, str):
@@ -18,6 +22,22 @@ def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
     elif isinstance(given, Mapping) and "rule" not in given:
         given = {"rule": "paper", **given}
     return check(given)
+
+
+def _own_rule(path: str) -> Any:
+    """The rule that an import path names. Raises ConfigError."""
+    found = imported(path, "rollout.rule")
+    try:
+        rule = found() if isinstance(found, type) else found
+    except Exception as error:  # code of the user's own
+        hint = "Make the object in your module and name that, as in mine:rule"
+        raise ConfigError(
+            f"cannot be made without arguments ({type(error).__name__}: {error})", where="rollout.rule", value=path, hint=hint
+        ) from error
+    if not (callable(rule) and callable(getattr(rule, "most", None))):
+        hint = "It needs `__call__(tip, stats, random)` and `most(depth)`: see arpo.core.branching.BranchRule"
+        raise ConfigError("is no branching rule", where="rollout.rule", value=path, hint=hint)
+    return rule
 
 
 def _roots(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -52,7 +72,8 @@ class RolloutConfig(Config):
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta: 0.4}`."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta: 0.4}`. Or
+    the import path of a rule of your own."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
