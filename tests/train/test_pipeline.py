@@ -261,10 +261,41 @@ def test_a_failure_is_written_down_and_not_cached(tiny_project: TinyProject, tmp
     assert all(results["settings"]["seed"] != 77 for results in kept)
 
 
-def test_the_summary_of_a_run_stopped_by_time(tiny_project: TinyProject, tmp_path: Path) -> None:
-    summary = run(tiny_project, tmp_path / "run", "train.minutes=0.01").summary()
-    assert summary["status"] == "finished" and summary["steps"] == 0 and summary["steps_planned"] == 2
-    assert "overrun" in summary["reason"] and summary["accuracy_after"]["n"] == 4
+def test_a_run_without_time_for_a_step_has_failed(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """It is no success to have measured the model from before; but what was measured is there."""
+    with pytest.raises(ArpoError, match=r"not one of 2 steps was trained.*train\.minutes: 0\.01"):
+        run(tiny_project, tmp_path / "run", "train.minutes=0.01")
+    summary = RunFolder(tmp_path / "run").summary()
+    assert summary["status"] == "failed" and summary["steps"] == 0 and summary["steps_planned"] == 2
+    assert "train.minutes" in summary["reason"] and summary["accuracy_before"]["n"] == 4 and "accuracy_after" not in summary
+    assert "failed" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        ("data.test.source=nowhere.jsonl", r"data\.test\.source: no such file"),
+        ("tools=[{use: search, options: {documents: nowhere}}]", r"tools\.0\.options\.documents"),
+        ("tools=[nothing:here]", r"tools\.0\.use"),
+        ("reward.use=nothing:here", r"reward\.use"),
+        ("cold_start.traces=nowhere.jsonl", "nowhere"),
+        ("model.source=./nowhere", r"model\.source"),
+    ],
+)
+def test_a_start_that_fails_leaves_the_folder_free(tiny_project: TinyProject, tmp_path: Path, mistake: str, named: str) -> None:
+    with pytest.raises(ArpoError, match=named):
+        run(tiny_project, tmp_path / "run", mistake)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("of an earlier run\n")
+    with pytest.raises(ArpoError, match=named):
+        train(load_recipe(tiny_project.recipe, [*QUIET, mistake]), out=tmp_path / "run", again=True, console=Console(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "the earlier run was moved aside for nothing"
+
+
+def test_what_to_do_with_a_folder_that_is_taken_is_said(tiny_run: Path, tiny_project: TinyProject) -> None:
+    with pytest.raises(ArpoError, match=r"--resume.*--again.*--out"):
+        run(tiny_project, tiny_run)
 
 
 def test_the_best_weights_are_what_is_measured(tiny_project: TinyProject, tmp_path: Path) -> None:

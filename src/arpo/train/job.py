@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a policy meets: tools, and a reward for what it did with them."""
+
+    tools: tuple[Tool, ...]
+    reward: Reward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     run: Run
     model: Any  # a transformers or PEFT model
@@ -50,27 +58,38 @@ def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
         raise ConfigError(error.message, where=f"data.{split}.{error.where}", value=error.value, hint=error.hint) from error
 
 
-def build_job(run: Run, source: Path, weights: Path | None = None) -> Job:
+def build_world(run: Run) -> World:
+    """The tools and the reward of `run`. Raises ConfigError where one cannot be set up."""
+    return World(tools=tuple(build_tools(run.tools)), reward=build_reward(run.reward))
+
+
+def build_job(run: Run, source: Path, weights: Path | None = None, *, world: World | None = None) -> Job:
     """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA it
-    holds the adapters alone). A tool that cannot be set up raises ConfigError here, before any step.
+    holds the adapters alone); `world` is built too unless it is given. Raises ConfigError where a part cannot be set up.
 
     torch's own random numbers (new adapters, dropout) start from the seed of what comes first: the cold start's, else the run's.
     """
     import torch
 
-    tools = tuple(build_tools(run.tools))
-    reward = build_reward(run.reward)
+    world = world or build_world(run)
     torch.manual_seed(run.cold_start.seed if run.cold_start else run.seed)
     model, tokenizer = load_model(source, run.model, weights)
     format_for = _formats(partial(build_chat, run.chat, tokenizer))
-    format_for(tools)  # a chat format that does not fit the model or the tools is reported now
+    format_for(world.tools)  # a chat format that does not fit the model or the tools is reported now
     agent = Agent(
         engine=build_engine(run.engine, model, tokenizer),
-        tools=tools,
+        tools=world.tools,
         format=format_for,
         vocab_size=model.config.get_text_config().vocab_size,
     )
-    return Job(run=run, model=model, tokenizer=tokenizer, dtype=compute_dtype(run.model, model.device), agent=agent, reward=reward)
+    return Job(
+        run=run,
+        model=model,
+        tokenizer=tokenizer,
+        dtype=compute_dtype(run.model, model.device),
+        agent=agent,
+        reward=world.reward,
+    )
 
 
 def _formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequence[Tool]], ChatFormat]:

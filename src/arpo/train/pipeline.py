@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from arpo.engines import Weights
-from arpo.errors import CheckpointError
+from arpo.errors import ArpoError, CheckpointError
 from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.metrics import paired_difference
 from arpo.evaluation.results import Results, read_all_results
@@ -29,15 +28,14 @@ from arpo.train.checkpoint import Checkpoint, TrainState
 from arpo.train.closing import print_closing
 from arpo.train.environment import describe_environment
 from arpo.train.imitation import imitate
-from arpo.train.job import Job, build_job, build_learner, read_tasks
+from arpo.train.job import Job, build_job, build_learner
 from arpo.train.learner import Learner
 from arpo.train.loop import GateError, Trainer
 from arpo.train.models import load_model
-from arpo.train.order import check_enough
+from arpo.train.preparation import Prepared, prepare
 from arpo.train.progress import Progress
 from arpo.train.report import write_report
 from arpo.train.runfolder import RunFolder, move_aside
-from arpo.train.sources import fetch
 from arpo.train.starts import Start
 from arpo.train.trackers import Trackers, check_trackers
 
@@ -54,15 +52,16 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     """
     folder_path = Path(out or run.folder)
     console = console or Console(soft_wrap=True)
-    if again and (aside := move_aside(folder_path)):
-        console.print(f"the earlier run is kept in {aside}", highlight=False, markup=False)
     if resume and _at_its_end(run, folder_path):
         console.print(f"this run is finished: {folder_path}", highlight=False, markup=False)
         return folder_path
     check_trackers(run.train.trackers)
+    prepared = prepare(run, resume=resume)
+    if again and (aside := move_aside(folder_path)):
+        console.print(f"the earlier run is kept in {aside}", highlight=False, markup=False)
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder, _ending(folder):
-        asyncio.run(_Pipeline(run, folder, console).carry_out())
+        asyncio.run(_Pipeline(run, prepared, folder, console).carry_out())
     return folder_path
 
 
@@ -91,15 +90,15 @@ def _ending(folder: RunFolder) -> Iterator[None]:
 
 
 class _Pipeline:
-    def __init__(self, run: Run, folder: RunFolder, console: Console) -> None:
-        self.run, self.folder, self.console = run, folder, console
-        self.started = time.monotonic()
+    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, console: Console) -> None:
+        self.run, self.prepared, self.folder, self.console = run, prepared, folder, console
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
         self.start = Start(run)
         self.saved = self._checkpoint()
         if self.saved:  # a process that was killed wrote no seconds of its training
             self.seconds["training"] = max(self.seconds.get("training", 0.0), self.saved.state.seconds)
         self.spent_before = sum(self.seconds.values())  # by earlier starts of a resumed run
+        self.seconds["model"] = self.seconds.get("model", 0.0) + time.monotonic() - prepared.began
 
     def _checkpoint(self) -> Checkpoint | None:
         """Where to go on from; what was written after it is cut off."""
@@ -112,11 +111,13 @@ class _Pipeline:
         return saved
 
     async def carry_out(self) -> None:
-        tasks = self.tasks()
+        tasks = self.prepared.tasks
         asked = tasks[self.run.evaluation.split]
+        for text, level in self.prepared.notes:
+            self.say(text, level)
         with self.phase("model"):
-            source = fetch(self.run.model.source)
-            job = build_job(self.run, source, self.saved.model if self.saved else self.start.model)
+            weights = self.saved.model if self.saved else self.start.model
+            job = build_job(self.run, self.prepared.source, weights, world=self.prepared.world)
             self.folder.keep_tokenizer(job.tokenizer)
         try:
             if self.saved:
@@ -128,23 +129,16 @@ class _Pipeline:
                 before = await self.measure(job, asked, "before", cached=True)
             self.folder.write_summary(**_accuracies(before, {}))
             course = await self.learn(job, tasks, before)
-            after = await self.measure(job, asked, "after")
+            after = await self.measure(job, asked, "after") if course["model_step"] else {}  # else it is the model from before
         finally:
             await job.agent.engine.close()
         self.close(before, after, course)
-
-    def tasks(self) -> dict[str, list[Task]]:
-        """By split, with what is to be said about them."""
-        found: dict[str, list[Task]] = {}
-        for split in ("train", "validation", "test"):
-            found[split], report = read_tasks(self.run, split)
-            if report and (report.skipped or report.mended or report.duplicates or report.notes):
-                self.say(f"{split} data: {report}")
-        check_enough(self.run.train, len(found["train"]))
-        for one, other in combinations(found, 2):
-            if both := {task.question for task in found[one]} & {task.question for task in found[other]}:
-                self.say(f"{len(both)} questions are in {one} and in {other} data, such as {min(both)!r:.100}", level="warning")
-        return found
+        if not course["model_step"]:
+            raise ArpoError(
+                f"not one of {course['steps_planned']} steps was trained: what comes before them took the time "
+                f"(train.minutes: {self.run.train.minutes}). Raise it, or ask fewer questions (evaluation.limit, "
+                "evaluation.greedy_limit). A cold start is kept: the next run starts from it"
+            )
 
     async def cold_start(self, job: Job) -> None:
         """Supervised fine-tuning, kept in the cache."""
@@ -217,7 +211,7 @@ class _Pipeline:
             raise CheckpointError(
                 f"the cold start that this run is to be kept close to is no longer in the cache: {self.start.path}"
             )
-        return load_model(fetch(self.run.model.source), self.run.model, self.start.model)[0]
+        return load_model(self.prepared.source, self.run.model, self.start.model)[0]
 
     async def take_best(self, job: Job, state: TrainState) -> int:
         """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its weights."""
@@ -227,17 +221,17 @@ class _Pipeline:
         if wrong := checkpoint.fault(path):
             self.say(f"the best checkpoint cannot be used ({wrong}): going on with the last", level="warning")
             return state.step
-        model, _ = load_model(fetch(self.run.model.source), self.run.model, checkpoint.open_checkpoint(path).model)
+        model, _ = load_model(self.prepared.source, self.run.model, checkpoint.open_checkpoint(path).model)
         await job.agent.engine.load(Weights(state.best_step, full_state(model)))
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step
 
     def close(self, before: dict[str, Results], after: dict[str, Results], course: dict[str, Any]) -> None:
-        """Summary, report and the closing table."""
+        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured."""
         history = self.folder.metrics()
         totals = {"tool_calls": "calls/executed", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
         self.folder.write_summary(
-            status="finished",
+            status="finished" if course["model_step"] else "failed",
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),
             cold_start_key=self.start.key,
@@ -253,7 +247,7 @@ class _Pipeline:
     @property
     def spent_s(self) -> float:
         """Seconds of the run so far, those of earlier starts included."""
-        return self.spent_before + time.monotonic() - self.started
+        return self.spent_before + time.monotonic() - self.prepared.began
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

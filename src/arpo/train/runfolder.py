@@ -60,7 +60,8 @@ class RunFolder:
         if resume and not recipe.exists():
             raise ConfigError("there is no run to resume here", where=str(path), hint="start it without --resume")
         if not resume and path.exists() and (not path.is_dir() or any(p.name != "lock" for p in path.iterdir())):
-            raise ConfigError("the run folder is not empty", where=str(path), hint="choose another folder, or resume this run")
+            hint = "Go on with the run in it (--resume), move that aside (--again), or choose another folder (--out)"
+            raise ConfigError("the run folder is not empty", where=str(path), hint=hint)
         path.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path / "lock")
         try:

@@ -1,0 +1,44 @@
+"""What a run needs and may lack, had before its folder is made: tasks, traces, tools, reward, the model's files.
+
+So a mistake in them leaves nothing behind that would stand in the way of the next start. Writes nothing but the model's cache.
+"""
+
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from arpo.run import Run
+from arpo.tasks import Task
+from arpo.train import sft
+from arpo.train.job import World, build_world, read_tasks
+from arpo.train.order import check_enough
+from arpo.train.sources import fetch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    tasks: dict[str, list[Task]]  # by split
+    notes: tuple[tuple[str, str], ...]  # what is to be said about them, and its level
+    world: World
+    source: Path  # the model's folder
+    began: float  # on the monotonic clock
+
+
+def prepare(run: Run, *, resume: bool = False) -> Prepared:
+    """Raises ConfigError and FormatError, which name key or file. A run that goes on needs no traces any more."""
+    began = time.monotonic()
+    tasks: dict[str, list[Task]] = {}
+    notes: list[tuple[str, str]] = []
+    for split in ("train", "validation", "test"):
+        tasks[split], report = read_tasks(run, split)
+        if report and (report.skipped or report.mended or report.duplicates or report.notes):
+            notes.append((f"{split} data: {report}", "info"))
+    check_enough(run.train, len(tasks["train"]))
+    for one, other in combinations(tasks, 2):
+        if both := {task.question for task in tasks[one]} & {task.question for task in tasks[other]}:
+            notes.append((f"{len(both)} questions are in {one} and in {other} data, such as {min(both)!r:.100}", "warning"))
+    if run.cold_start and not resume:
+        sft.read_traces(run.cold_start, run.data.train)
+    world = build_world(run)
+    return Prepared(tasks=tasks, notes=tuple(notes), world=world, source=fetch(run.model.source), began=began)
