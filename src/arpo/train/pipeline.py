@@ -60,7 +60,7 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     if again and (aside := move_aside(folder_path)):
         console.print(f"the earlier run is kept in {aside}", highlight=False, markup=False)
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
-    with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder, _ending(folder):
+    with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder, _ending(folder, console):
         asyncio.run(_Pipeline(run, prepared, folder, console).carry_out())
     return folder_path
 
@@ -74,12 +74,13 @@ def _at_its_end(run: Run, folder: Path) -> bool:
 
 
 @contextmanager
-def _ending(folder: RunFolder) -> Iterator[None]:
+def _ending(folder: RunFolder, console: Console) -> Iterator[None]:
     """Write down how a run ended that did not come to its end."""
     try:
         yield
     except KeyboardInterrupt:
         folder.write_summary(status="interrupted", reason="")
+        console.print(f"interrupted; to go on: arpo train --resume {folder.path}", highlight=False, markup=False)
         raise
     except GateError as error:
         folder.write_summary(status="stopped", reason=str(error))
