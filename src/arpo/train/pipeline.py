@@ -60,7 +60,8 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     if again and (aside := move_aside(folder_path)):
         console.print(f"the earlier run is kept in {aside}", highlight=False, markup=False)
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
-    with RunFolder.create(folder_path, recipe, describe_environment(seed=run.seed), resume=resume) as folder, _ending(folder, console):
+    environment = describe_environment(seed=run.seed)
+    with RunFolder.create(folder_path, recipe, environment, resume=resume) as folder, _ending(folder, console):
         asyncio.run(_Pipeline(run, prepared, folder, console).carry_out())
     return folder_path
 
