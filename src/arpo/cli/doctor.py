@@ -31,7 +31,7 @@ EXTRAS = {
     "gym": ("reasoning_gym", "reasoning-gym's tasks"),
     "tracking": ("wandb", "Weights & Biases, trackio, MLflow"),
 }
-NEEDED_MEMORY_GB, NEEDED_DISK_GB = 6.0, 4.0  # what the quickstart takes at its peak
+NEEDED_MEMORY_GB, NEEDED_DISK_GB = 10.0, 4.0  # what the quickstart takes at its peak
 
 
 class Level(StrEnum):
