@@ -107,6 +107,17 @@ def test_each_token_is_trained_once_over_the_mini_batches() -> None:
     assert metrics["tokens"] == sum(p.num_policy for p in seen) == sum(p.num_policy for p in own.packs(trees))
 
 
+def test_it_notes_what_the_policy_thought_before_the_step() -> None:
+    trees = some_trees(4)
+    own, before = learner(tiny_model("llama")), learner(tiny_model("llama"))
+    own.update(trees, 2)
+    for tree in trees:
+        for batch in before.packs([tree]):
+            for (_, leaf), row, mask in zip(batch.leaves, before.logprobs(batch), batch.row_mask_BL, strict=True):
+                noted = [value for depth in range(1, len(leaf) + 1) for value in own.seen[tree.tree.task][leaf[:depth]]]
+                assert noted == pytest.approx(row[mask].tolist(), abs=1e-5)
+
+
 def test_more_mini_batches_than_trees_are_as_many_as_trees() -> None:
     assert learner(tiny_model("llama")).update(some_trees(2), 5)["updates"] == 2
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from loop_world import PLAIN, go, mixed_on_odd, texts, training, weights, wrong
 
+from arpo.core.place import read_place
 from arpo.core.record import replay
 from arpo.core.tree import Role
 from arpo.engines import SamplingParams
@@ -109,6 +110,13 @@ def test_every_step_leaves_its_metrics_and_records_that_replay(tiny_run: Path) -
         assert len(records) == line["groups/all"] == 3
         for record in records:
             assert replay(record) == record.tree
+            assert record.advantages, "of a task written twice, the frame with credit counts"
+            thought = record.notes["learner_logprobs"]
+            for place, logprobs in thought.items():
+                turn = record.tree.turns[read_place(place)]
+                assert list(logprobs) == pytest.approx(list(turn.logprobs), abs=2e-3), "the engine's are the learner's, in float32"
+        assert any(record.notes["learner_logprobs"] for record in records) == bool(line["train/updates"])
+        for record in records:
             assert all(turn.versions[0][0] == line["step"] - 1 for turn in record.tree.turns.values()), (
                 "sampled by the last weights"
             )

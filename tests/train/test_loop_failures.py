@@ -60,3 +60,15 @@ def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run(tiny_project: T
     ):
         asyncio.run(trainer.train())
     assert sum("its update was skipped" in text for text in texts(RunFolder(tmp_path / "run"))) == 3
+
+
+def test_trees_are_on_disk_before_anything_is_trained(tiny_project: TinyProject, tmp_path: Path) -> None:
+    def falls_over(*_: object) -> None:
+        raise MemoryError("the update")
+
+    with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN) as trainer:
+        trainer.learner.update = falls_over  # type: ignore[assignment, method-assign]
+        with pytest.raises(MemoryError):
+            asyncio.run(trainer.train())
+    records = list(RunFolder(tmp_path / "run").trees(1))
+    assert len(records) == trainer.run.train.tasks_per_step and all(record.scores for record in records)

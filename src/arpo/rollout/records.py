@@ -1,13 +1,19 @@
 """The record of a rollout: what a reader needs to see, replay and train a tree again."""
 
+from array import array
+from collections.abc import Mapping
+
 from arpo.core.credit import CreditedTree
-from arpo.core.place import show
+from arpo.core.place import Place, show
 from arpo.core.record import TreeRecord
 from arpo.rollout.collect import Rollout
 
 
-def record_of(rollout: Rollout, credited: CreditedTree | None = None) -> TreeRecord:
-    """The rollout's tree with its scores (and credit, once there is one), task and texts."""
+def record_of(
+    rollout: Rollout, credited: CreditedTree | None = None, learner: "Mapping[Place, array[float]] | None" = None
+) -> TreeRecord:
+    """The rollout's tree with its scores (and credit, once there is one), task and texts. `learner`: the log-probabilities
+    of trained turns' tokens by the learner's weights at the start of the step."""
     task, grown, chat = rollout.task, rollout.grown, rollout.grown.chat
     notes = {
         "task": {
@@ -23,5 +29,6 @@ def record_of(rollout: Rollout, credited: CreditedTree | None = None) -> TreeRec
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
         "discarded": {show(leaf): [outcome.tool for outcome in made] for leaf, made in grown.discarded.items()},
         "tool_s": grown.tool_s,
+        "learner_logprobs": {show(place): values for place, values in (learner or {}).items()},
     }
     return TreeRecord.of(grown.expansion, credited or rollout.scored, notes)

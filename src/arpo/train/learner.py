@@ -4,8 +4,11 @@ Knows the model, the loss and the optimizer. Refuses to know rollouts, engines a
 model and reduces over ranks.
 """
 
+from __future__ import annotations
+
 import copy
 import math
+from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -16,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from arpo.core.credit import CreditedTree
+from arpo.core.place import Place
 from arpo.errors import ConfigError
 from arpo.train.adapters import full_state
 from arpo.train.attention import layout_of, model_inputs, supports_tree, tree_attention
@@ -98,6 +102,7 @@ class Learner:
         )
         self.policy, self.optimizer = self.accelerator.prepare(policy, optimizer)
         self.updates = 0
+        self.seen: dict[str, dict[Place, array[float]]] = {}
 
     @property
     def unwrapped(self) -> Policy:
@@ -121,7 +126,11 @@ class Learner:
         Trees without any credit other than 0 count in the mean but are not computed, since their gradient is 0 (under a divergence
         or an entropy bonus it is not, so they are). An update whose loss or gradient is not finite is skipped and counted under
         `skipped_updates`.
+
+        Afterwards `seen` holds, by task and turn, the log-probability (nats, float32) of each token that was computed, by the
+        weights at the start of the step.
         """
+        self.seen = {}
         scored = [tree for tree in trees if tree.advantages]
         all_teach = self.loss.kl_coefficient or self.loss.entropy_coefficient
         teaching = [tree for tree in scored if all_teach or any(tree.credit.values())]
@@ -134,6 +143,8 @@ class Learner:
         # The first update's old log-probabilities are its own; later ones need them from before the weights moved.
         before = [None, *([self.logprobs(p) for p in packs] for packs in batches[1:])]
         done = [self._one_update(*part) for part in zip(batches, before, sizes, strict=True)]
+        for part, packs, (reports, _) in zip(parts, batches, done, strict=True):
+            self._note_logprobs(part, packs, reports)
         figures = metrics([report for reports, _ in done for report in reports], self.loss)
         packs = [p for part in batches for p in part]
         return {
@@ -191,6 +202,20 @@ class Learner:
                 self.accelerator.backward(loss)
             reports.append(report)
         return reports, self._step(math.isfinite(sum(report.loss for report in reports)))
+
+    def _note_logprobs(self, part: Sequence[CreditedTree], packs: Sequence[PackedBatch], reports: Sequence[LossReport]) -> None:
+        """Rows back to turns: a row holds the tokens of its path's turns in order. `mismatch` is learner minus engine."""
+        for batch, report in zip(packs, reports, strict=True):
+            mask_BL = batch.row_mask_BL
+            own_BL = torch.zeros_like(batch.engine_logprob_BL)
+            own_BL[mask_BL] = batch.engine_logprob_BL[mask_BL] + report.tokens["mismatch"].to(own_BL)
+            for (number, leaf), values in zip(batch.leaves, own_BL.tolist(), strict=True):
+                tree = part[number].tree
+                turns, start = self.seen.setdefault(tree.task, {}), 0
+                for place in (leaf[:depth] for depth in range(1, len(leaf) + 1)):
+                    end = start + len(tree.turns[place].tokens)
+                    turns[place] = array("f", values[start:end])
+                    start = end
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: PackedBatch) -> Tensor | None:

@@ -72,9 +72,10 @@ class Trainer:
                 batch = await self.collect()
                 credited = self.credit(batch)
                 metrics = self.measure(batch, credited)
-                self.record(batch, credited)
                 self.check(metrics)
-                self.finish_step(batch, metrics | self.update(credited))
+                metrics |= self.update(credited)
+                self.record(batch, credited)
+                self.finish_step(batch, metrics)
                 await self.publish()
                 await self.validate()
                 self.save()
@@ -120,6 +121,7 @@ class Trainer:
         async with aclosing(rollouts):
             async for rollout in rollouts:
                 batch.append(rollout)
+                self.folder.append_tree(self.step, record_of(rollout))  # at once: whatever ends the run, the tree can be looked at
                 if self.uses(rollout):
                     used += 1
                     self.progress.advance()
@@ -149,9 +151,10 @@ class Trainer:
         }
 
     def record(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> None:
+        """The step's trees once more, now with their credit and what the learner thought of each token."""
         self.progress.phase("records")
         for rollout, tree in zip(batch, credited, strict=True):
-            self.folder.append_tree(self.step, record_of(rollout, tree))
+            self.folder.append_tree(self.step, record_of(rollout, tree, self.learner.seen.get(rollout.task.id)))
         self._keep_samples(batch)
 
     def _keep_samples(self, batch: Sequence[Rollout]) -> None:

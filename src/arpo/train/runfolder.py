@@ -5,7 +5,7 @@
         metrics.jsonl          one JSON object a step, with its "step"
         notes.jsonl            warnings and events of the run: {time, step, level, text}
         samples.jsonl          a few trajectories as text: {step, task, reward, accuracy, text}
-        events/step-000012.frames   the trees of a step, one frame each (arpo.core.record)
+        events/step-000012.frames   the trees of a step (arpo.core.record): a frame as each is scored, another when it has credit
         tokenizer/             the model's, in the Hugging Face form: recorded tokens can be read without the model
         checkpoints/           written by arpo.train.checkpoint
         evaluation/NAME.json   written by arpo.evaluation
@@ -218,16 +218,18 @@ class RunFolder:
         return [_step_of(path) for path in self._event_files()]
 
     def trees(self, step: int) -> Iterator[TreeRecord]:
-        """The trees of a step in the order in which they were written, up to the last whole frame. Raises FormatError, naming file,
-        frame and byte, for anything that is no record."""
+        """The trees of a step in the order in which they were first written, up to the last whole frame; of a task that was written
+        again (with credit, after the update) the last. Raises FormatError, naming file, frame and byte, for anything that is no
+        record."""
         path = self.events_path(step)
         if not path.exists():
             return
         with path.open("rb") as file:
             try:
-                yield from decode(file)
+                last = {record.tree.task: record for record in decode(file)}
             except FormatError as error:
                 raise FormatError(f"{path}: {error}") from error
+        yield from last.values()
 
     def events_path(self, step: int) -> Path:
         return self.path / "events" / f"step-{step:06d}.frames"
