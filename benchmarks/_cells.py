@@ -25,8 +25,7 @@ from arpo.config import Config
 from arpo.core.branching import Paper
 from arpo.errors import ArpoError, ConfigError, FormatError
 from arpo.evaluation.results import Results, Sample, read_all_results
-from arpo.files import plain as as_json
-from arpo.files import read_json, write_atomic
+from arpo.files import as_json, read_json, write_atomic
 from arpo.located import flat
 from arpo.recipe import load_recipe
 from arpo.run import Run, plain

@@ -58,7 +58,7 @@ def _umask() -> int:
     return mask
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """`value` as JSON can hold it: numbers that are not finite become None, NumPy scalars and arrays plain Python, paths text."""
     if isinstance(value, bool | str) or value is None:
         return value
@@ -67,23 +67,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+        return [as_json(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, torch tensors
-        return plain(value.tolist())
+        return as_json(value.tolist())
     raise TypeError(f"{value!r} ({type(value).__name__}) has no JSON form")
 
 
 def json_line(value: Mapping[str, Any]) -> bytes:
     """One JSON object on one line, ended by a newline; numbers that are not finite are null."""
-    return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(as_json(value), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path | str, value: Any) -> Path:
-    return write_atomic(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_atomic(path, json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
