@@ -53,7 +53,7 @@ class Results:
     pass_at: Mapping[int, Estimate]
     by_family: Mapping[str, Estimate]
     by_level: Mapping[str, Estimate]
-    settings: Mapping[str, Any] = field(default_factory=dict)  # temperature, seed, split, step, ...
+    settings: Mapping[str, Any] = field(default_factory=dict)  # temperature, seed, samples, ...
 
     @classmethod
     def of(

@@ -72,9 +72,7 @@ def _three_means(history: History, name: str) -> list[Line]:
 
 
 def _validation(results: Mapping[str, Results]) -> list[Line]:
-    found = sorted(
-        ((step, r.accuracy) for name, r in results.items() if (step := _step_of(name, r)) is not None), key=lambda f: f[0]
-    )
+    found = sorted(((step, r.accuracy) for name, r in results.items() if (step := _step_of(name)) is not None), key=lambda f: f[0])
     if not found:
         return []
     steps, estimates = [step for step, _ in found], [estimate for _, estimate in found]
@@ -82,12 +80,12 @@ def _validation(results: Mapping[str, Results]) -> list[Line]:
     return [Line(label="validation", x=steps, y=[e.mean for e in estimates], low=low, high=high)]
 
 
-def _step_of(name: str, results: Results) -> int | None:
-    """The step of a validation during training: settings["step"], or the number that its name ends with."""
+def _step_of(name: str) -> int | None:
+    """The step of a validation during training: the number that its name ends with."""
     if not name.startswith(VALIDATION):
         return None
-    step = results.settings.get("step", name.removeprefix(VALIDATION).strip("-_"))
-    return int(step) if str(step).isdigit() else None
+    step = name.removeprefix(VALIDATION).strip("-_")
+    return int(step) if step.isdigit() else None
 
 
 def _tools(history: History) -> Figure:
