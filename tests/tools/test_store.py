@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.core.tree import Status
+from arpo.core.tree import Outcome, Status
 from arpo.errors import ConfigError
 from arpo.tools.keys import canonical, key_of
 from arpo.tools.store import Entry, Store
@@ -153,3 +153,20 @@ def test_a_file_of_another_format_is_named(tmp_path):
         Store(tmp_path / "s.sqlite")
     with pytest.raises(ConfigError, match="cannot be used as a cache"):
         Store(tmp_path)
+
+
+def test_a_failure_is_for_those_who_waited_and_a_file_without_such_is_given_them(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    with store._writer() as db:
+        db.execute("DROP TABLE failed")
+        db.execute("PRAGMA user_version = 1")
+    store.put([entry(1)])
+    store.close()
+    store = Store(tmp_path / "s.sqlite")
+    key, before = entry(2).key, time.time()
+    assert store.claim(key, "me", 30.0)
+    store.finish(key, "me", None, Outcome(tool="search", status=Status.ERROR, text="no", fault="told"))
+    waited = store.failure(key, before)
+    assert waited is not None and (waited.status, waited.text, waited.fault) == (Status.ERROR, "no", "told")
+    assert store.failure(key, time.time() + 1e-3) is None and store.get([key]) == [] and store.totals()[0] == 1
+    assert store.claim(key, "another", 30.0)

@@ -80,13 +80,14 @@ class Cache:
     async def _fly(self, kept: Kept, keys: list[bytes], words: str, make: Make) -> Outcome:
         """Make the call, unless another process is at it: then wait for what that comes to."""
         key = keys[0]
-        if (entry := await self._ahead_of_us(kept, keys)) is not None:
-            return _not_ours(entry.outcome)
+        if (theirs := await self._ahead_of_us(kept, keys)) is not None:
+            return _not_ours(theirs)
         renewing = asyncio.get_running_loop().call_later(LEASE_S / 3, self._renew, key)
         self._renewals[key] = renewing
-        entry = None
+        entry = failure = None
         try:
             outcome, empty = await make()
+            failure = None if outcome.status is Status.OK else outcome
             if self._keeps(outcome):
                 entry = Entry(
                     key=key,
@@ -102,7 +103,7 @@ class Cache:
                 )
         finally:
             self._renewals.pop(key).cancel()
-            finished = self._in_turn(self.store.finish, key, self._owner, entry)
+            finished = self._in_turn(self.store.finish, key, self._owner, entry, failure)
         await finished
         return outcome
 
@@ -129,20 +130,30 @@ class Cache:
         fresh_s = kept.empty_s if entry.empty else kept.fresh_s
         return entry.status is Status.OK and (self.mode == "record" or time.time() - entry.made < fresh_s)
 
-    async def _ahead_of_us(self, kept: Kept, keys: list[bytes]) -> Entry | None:
-        """Wait while another process makes this call. Returns its result, or None where the call is now ours to make."""
-        wait_s = FIRST_LOOK_S
+    async def _ahead_of_us(self, kept: Kept, keys: list[bytes]) -> Outcome | None:
+        """Wait while another process makes this call. Returns what it came to, failures too, or None where it is ours to make."""
+        since, wait_s = time.time(), FIRST_LOOK_S
         while self._able:
             if not self.store.claimed(keys[0]) and await self._in_turn(self.store.claim, keys[0], self._owner, LEASE_S):
-                entry = self._found(kept, keys)  # of a process that was done between our look and our claim
-                if entry is not None:
+                outcome = self._ended(kept, keys, since)  # by a process that was done between our look and our claim
+                if outcome is not None:
                     await self._in_turn(self.store.finish, keys[0], self._owner, None)
-                return entry
+                return outcome
             await asyncio.sleep(wait_s)
             wait_s = min(1.5 * wait_s, LONGEST_LOOK_S)
-            if (entry := self._found(kept, keys)) is not None:
-                return entry
+            if (outcome := self._ended(kept, keys, since)) is not None:
+                return outcome
         return None
+
+    def _ended(self, kept: Kept, keys: list[bytes], since: float) -> Outcome | None:
+        """What another process made of this call: its result, or how it failed at `since` or later."""
+        if (entry := self._found(kept, keys)) is not None:
+            return entry.outcome
+        try:
+            return self.store.failure(keys[0], since)
+        except sqlite3.Error as error:
+            self._broken(error)
+            return None
 
     def _renew(self, key: bytes) -> None:
         self._in_turn(self.store.renew, key, self._owner, LEASE_S)

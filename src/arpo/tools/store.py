@@ -2,6 +2,7 @@
 
     calls    a result a row, with the call in words, when it was made and when it was last used
     leases   who is making which call just now; a lease that is not renewed runs out, so that nobody waits for the dead
+    failed   what calls came to that are not kept, for some seconds: for those who had been waiting for them, and nobody else
     totals   entries and bytes, kept by triggers, so that the size limit costs nothing to check
 
 Write-ahead logging: readers never wait, a killed writer leaves the last whole transaction. It needs a local disk. Knows keys, rows
@@ -22,9 +23,10 @@ from typing import Any
 from arpo.core.tree import Outcome, Status
 from arpo.errors import ConfigError, FormatError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no `failed`; a file of it is given one
 BUSY_S = 30.0  # that a writer waits for the others
 BATCH = 500
+FAILED_S = 10.0  # that a failure stays for those who waited for it
 ROOM = 0.9  # of the limit: what eviction comes back to, so that not every call evicts
 
 _SCHEMA = f"""
@@ -35,6 +37,8 @@ CREATE TABLE IF NOT EXISTS calls (
     recorded INTEGER NOT NULL, size INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS oldest ON calls (used) WHERE recorded = 0;
 CREATE TABLE IF NOT EXISTS leases (key BLOB PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS failed (
+    key BLOB PRIMARY KEY, tool TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, fault TEXT NOT NULL, ended REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL, recorded INTEGER NOT NULL);
 INSERT INTO totals SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT * FROM totals);
 CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON calls BEGIN
@@ -110,11 +114,11 @@ class Store:
         """Tables and journal, once in the life of the file. Another process may be at it: changing the journal does not wait."""
         db = self._writing.db
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT):
+        if not 0 <= version <= FORMAT:
             wrong = f"holds results in format {version}, and this version of arpo reads {FORMAT}"
             raise ConfigError(wrong, where=str(self.path), hint="Name another file: tools.cache.file")
         give_up = time.monotonic() + BUSY_S
-        while version == 0:
+        while version < FORMAT:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(_SCHEMA)
@@ -160,14 +164,27 @@ class Store:
         with self._writing.turn() as db:
             db.execute("UPDATE leases SET expires = ? WHERE key = ? AND owner = ?", (time.time() + lease_s, key, owner))
 
-    def finish(self, key: bytes, owner: str, entry: Entry | None) -> None:
-        """The call is made: keep `entry` (None: nothing is kept), and let others have their turn. Evicts where that is due."""
+    def finish(self, key: bytes, owner: str, entry: Entry | None, failure: Outcome | None = None) -> None:
+        """The call is made: keep `entry` (None: nothing is kept), leave `failure` to those who waited for this call, and let others
+        have their turn. Evicts where that is due."""
         with self._writer() as db:
             if entry is not None:
                 db.execute(_PUT, entry.row)
+            if failure is not None:
+                now = time.time()
+                values = (key, failure.tool, failure.status.value, failure.text, failure.fault, now)
+                db.execute("DELETE FROM failed WHERE ended < ?", (now - FAILED_S,))
+                db.execute("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?, ?)", values)
             db.execute("DELETE FROM leases WHERE key = ? AND owner = ?", (key, owner))
         if entry is not None:
             self._evict()
+
+    def failure(self, key: bytes, since: float) -> Outcome | None:
+        """How this call failed, if it did at `since` (seconds since 1970) or later: who waited from then on need not ask again."""
+        columns = "tool, status, text, fault"
+        with self._reader() as db:
+            row = db.execute(f"SELECT {columns} FROM failed WHERE key = ? AND ended >= ?", (key, since)).fetchone()
+        return None if row is None else Outcome(tool=row[0], status=Status(row[1]), text=row[2], fault=row[3])
 
     def touch(self, keys: Iterable[bytes]) -> None:
         """These entries were used just now."""
