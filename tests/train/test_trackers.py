@@ -1,4 +1,6 @@
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ import pytest
 
 import arpo
 from arpo.errors import ConfigError
-from arpo.train.trackers import Trackers, check_trackers
+from arpo.train.trackers import KNOWN, Trackers, check_trackers
 
 
 def scalars(folder):
@@ -33,22 +35,14 @@ def test_a_resumed_run_hides_the_steps_that_it_does_again(tmp_path):
     assert scalars(tmp_path / "tensorboard")["a"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path):
+def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'wandb'"):
         check_trackers(["wand"])
-    with pytest.raises(ConfigError, match="pip install"):
-        Trackers(tmp_path / "run", [_missing()])
+    monkeypatch.setattr("arpo.train.trackers.find_spec", lambda name: None)  # as where none is installed
+    for name in KNOWN:
+        with pytest.raises(ConfigError, match="pip install"):
+            Trackers(tmp_path / "run", [name])
     assert not (tmp_path / "run").exists()
-
-
-def _missing():
-    """A tracker whose package is not here; where all are, there is nothing to see."""
-    from importlib.util import find_spec
-
-    from arpo.train.trackers import KNOWN
-
-    missing = [name for name in KNOWN if find_spec(name) is None]
-    return missing[0] if missing else pytest.skip("every tracker is installed")
 
 
 RUN = """
@@ -57,18 +51,20 @@ from pathlib import Path
 from arpo.train.trackers import Trackers
 
 settings = {"seed": 3, "rollout": {"leaves": 8, "rule": {"rule": "paper"}}, "empty": {}, "none": None}
-with Trackers(Path(sys.argv[1]), [sys.argv[2]], settings=settings) as trackers:
-    trackers.log({"reward/leaves": 0.5, "entropy_at/first/00": 1.0}, 1)
+resumed_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
+with Trackers(Path(sys.argv[1]), [sys.argv[2]], settings=settings, resumed_after=resumed_after) as trackers:
+    if resumed_after is None:
+        trackers.log({"reward/leaves": 0.5, "entropy_at/first/00": 1.0}, 1)
     trackers.log({"reward/leaves": 0.75, "tokens/generated": 10}, 2)
 """
 
 
-def tracked(name, run, **environment):
+def tracked(name, run, *more, **environment):
     """What the tracker's own client leaves in a run's folder, without a network: it keeps its state in the process."""
     pytest.importorskip(name)
-    run.mkdir()
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_"))}
-    command = [sys.executable, "-c", RUN, str(run), name]
+    run.mkdir(exist_ok=True)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))}
+    command = [sys.executable, "-c", RUN, str(run), name, *more]
     source = str(Path(arpo.__file__).parents[1])
     environment = {**kept, "PYTHONPATH": source, **environment}
     done = subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, timeout=300)
@@ -94,3 +90,20 @@ def test_mlflow_writes_into_the_runs_folder(tmp_path):
     kept = metric.parents[2]
     assert (kept / "params" / "rollout.rule.rule").read_text() == "paper"
     assert (kept / "tags" / "mlflow.runName").read_text() == "mine"
+
+
+def test_trackio_keeps_all_runs_in_its_store_and_goes_on_with_a_resumed_one(tmp_path):
+    run, store = tmp_path / "mine", tmp_path / "mine" / "store"  # inside, so that nothing lies beside the run
+    environment = {"TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"}
+    tracked("trackio", run, **environment)
+    tracked("trackio", run, "1", **environment)
+    with sqlite3.connect(store / "arpo.db") as database:
+        logged = database.execute("SELECT run_id, run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        settings = database.execute("SELECT config FROM configs").fetchall()
+    assert len({id for id, *_ in logged}) == 1
+    assert [(name, step, json.loads(metrics)) for _, name, step, metrics in logged] == [
+        ("mine", 1, {"reward/leaves": 0.5}),
+        ("mine", 2, {"reward/leaves": 0.75, "tokens/generated": 10.0}),
+        ("mine", 2, {"reward/leaves": 0.75, "tokens/generated": 10.0}),
+    ]
+    assert json.loads(settings[0][0])["rollout.rule.rule"] == "paper"

@@ -50,14 +50,14 @@ class TensorBoard:
 class _Accelerates:
     """A tracker of Accelerate behind our two methods."""
 
-    def __init__(self, name: str, run_name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any], *, resumed: bool) -> None:
         from accelerate.state import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState()  # their logging asks for it
         if name == "mlflow":
             _mlflow_into(folder)
-        self._tracker = LOGGER_TYPE_TO_CLASS[name]("arpo", **_options(name, run_name, folder))
+        self._tracker = LOGGER_TYPE_TO_CLASS[name]("arpo", **_options(name, folder, resumed=resumed))
         self._tracker.start()
         self._tracker.store_init_configuration(_flat(settings))
 
@@ -68,15 +68,16 @@ class _Accelerates:
         self._tracker.finish()
 
 
-def _options(name: str, run_name: str, folder: Path) -> dict[str, Any]:
-    """What each is told beside the project's name: the run's, and to keep its files in the run's folder."""
+def _options(name: str, folder: Path, *, resumed: bool) -> dict[str, Any]:
+    """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has one store for
+    all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under its name."""
     match name:
         case "wandb":
-            return {"name": run_name, "dir": str(folder)}
+            return {"name": folder.name, "dir": str(folder)}
         case "trackio":
-            return {"name": run_name}
+            return {"name": folder.name, "resume": "allow" if resumed else "never"}
         case _:
-            return {"run_name": run_name}
+            return {"run_name": folder.name}
 
 
 def _mlflow_into(folder: Path) -> None:
@@ -107,7 +108,7 @@ class Trackers:
         check_trackers(names)
         self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
         for name in dict.fromkeys(n for n in names if n != "tensorboard"):
-            self._trackers.append(_Accelerates(name, run.name, run, settings or {}))
+            self._trackers.append(_Accelerates(name, run, settings or {}, resumed=resumed_after is not None))
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Numbers alone are sent; the entropies by position stay in the run folder."""
@@ -141,7 +142,7 @@ def check_trackers(names: Sequence[str]) -> None:
 def _need(name: str) -> None:
     if find_spec(name) is None:
         package = "mlflow-skinny" if name == "mlflow" else name
-        hint = f"pip install {package}; pip install 'arpo[tracking]' brings wandb and mlflow"
+        hint = f"pip install {package}; pip install 'arpo[tracking]' brings wandb, mlflow and trackio"
         raise ConfigError(f"the package of the tracker {name!r} is not installed", where=_WHERE, hint=hint)
 
 
