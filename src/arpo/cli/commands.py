@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from arpo.cli import cache
 from arpo.cli.boundary import command, path
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 
 RECIPE = "A recipe: a file, the name of a bundled one (quickstart), or a run's folder."
+app.add_typer(cache.app, name="cache")
 Recipe = Annotated[str, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -343,70 +345,6 @@ def tools(
 
     if not show_tools(recipe, words or []):
         raise typer.Exit(1)
-
-
-cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Results of tools that are cached or recorded.")
-app.add_typer(cache, name="cache")
-StoreFile = Annotated[
-    Path | None, typer.Option("--file", parser=path, metavar="FILE", help="Another file than the user's (tools.cache.file).")
-]
-OfTool = Annotated[str, typer.Option("--tool", metavar="NAME", help="Of this tool alone.")]
-
-
-@cache.command()
-@command
-def stats(file: StoreFile = None) -> None:
-    """Say how much of which tool is kept."""
-    from arpo.cli.cached import stats as counted
-    from arpo.cli.cached import store_at
-
-    typer.echo(counted(store_at(file)))
-
-
-@cache.command()
-@command
-def clear(
-    file: StoreFile = None,
-    tool: OfTool = "",
-    recorded: Annotated[bool, typer.Option("--recorded", help="Records and imports too, not only what is cached.")] = False,
-) -> None:
-    """Remove what is cached."""
-    from arpo.cli.cached import store_at
-
-    store = store_at(file)
-    count = store.clear(tool, recorded=recorded)
-    typer.echo(f"removed {count:,} results; {store.totals()[2]:,} recorded ones stay")
-
-
-@cache.command("export")
-@command
-def export_cache(
-    out: Annotated[Path | None, typer.Argument(parser=path, metavar="OUT", help="A file of JSON lines (else printed).")] = None,
-    file: StoreFile = None,
-    tool: OfTool = "",
-) -> None:
-    """Write every result as a line of JSON."""
-    from arpo.cli.cached import export as lines
-    from arpo.cli.cached import store_at
-
-    for line in lines(store_at(file), out, tool):
-        typer.echo(line)
-
-
-@cache.command("import")
-@command
-def import_cache(
-    source: Annotated[Path, typer.Argument(parser=path, metavar="FILE", help="Exported lines, or a JSON object QUERY: RESULT.")],
-    file: StoreFile = None,
-    tool: Annotated[str, typer.Option("--tool", metavar="NAME", help="Whose results a JSON object holds.")] = "search",
-    argument: Annotated[str, typer.Option(metavar="NAME", help="Which argument its queries are.")] = "query",
-) -> None:
-    """Record results for replay (tools.mode=replay)."""
-    from arpo.cli.cached import load, store_at
-
-    store = store_at(file, must_exist=False)
-    count = load(store, source, tool, argument)
-    typer.echo(f"recorded {count:,} results in {store.path}")
 
 
 @app.command()
