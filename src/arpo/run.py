@@ -157,6 +157,12 @@ def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
             "Use template or tags, or set engine.kind to openai",
         ),
         (
+            train.max_staleness > 0 and run.engine.deterministic,
+            "train.max_staleness",
+            "where sampling runs ahead, timing decides which weights write a token, and engine.deterministic asks that it does not",
+            "Set one of them back",
+        ),
+        (
             train.eval_every is not None and run.data.validation is None,
             "train.eval_every",
             "there are no validation tasks",

@@ -35,10 +35,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights to load: `state` maps parameter names to tensors (or is a folder path); `version` numbers them."""
+    """Weights to load: `state` maps parameter names to tensors (or is a folder path); `version` numbers them.
+
+    `changing`: the tensors will change while the engine samples, so it copies what it keeps. Else it may share them, and is not
+    asked for anything until it has loaded again after a change.
+    """
 
     version: int
     state: Any
+    changing: bool = False
 
 
 class Engine(Protocol):

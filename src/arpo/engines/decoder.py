@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arpo.core.tree import FinishReason
-from arpo.engines import Chunk, SamplingParams
+from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.attention import Layout, Span
 from arpo.engines.limits import check_request
 from arpo.engines.network import Network
@@ -117,12 +117,12 @@ class Decoder:
         self.stats.steps += 1
         return replies
 
-    def load(self, version: int, state: object) -> list[Reply]:
+    def load(self, weights: Weights) -> list[Reply]:
         """Use other weights from the next step on. What is written so far is delivered under the old version."""
         with self.stats.clock("load_s"):
-            self.network.load(state)  # type: ignore[arg-type]
+            self.network.load(weights.state, copies=weights.changing)
         replies = [Reply(r, r.chunk(self.version, None)) for r in self.live if r.tokens]
-        self.version = version
+        self.version = weights.version
         self.slots.forget()
         return replies
 

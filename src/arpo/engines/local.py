@@ -175,7 +175,7 @@ class LocalEngine:
             await asyncio.sleep(0)  # let those who got a chunk ask for more before the next step
 
     async def _load(self, weights: Weights, done: "asyncio.Future[None]") -> None:
-        replies, error = await self._compute(self._decoder.load, weights.version, weights.state)
+        replies, error = await self._compute(self._decoder.load, weights)
         if error is None:
             self._deliver(replies)
         if not done.done():

@@ -108,8 +108,11 @@ class Network:
             )
             return out.logits[0]
 
-    def load(self, state: Mapping[str, Tensor] | str | Path) -> None:
-        """Take other weights: a full state dict (LoRA merged) or a folder of safetensors. Raises EngineError."""
+    def load(self, state: Mapping[str, Tensor] | str | Path, *, copies: bool = False) -> None:
+        """Take other weights: a full state dict (LoRA merged) or a folder of safetensors. Raises EngineError.
+
+        With `copies` none of them is shared, so that they may change later.
+        """
         if isinstance(state, (str, Path)):
             state = _read(Path(state))
         found: dict[str, Tensor] = {}
@@ -120,13 +123,13 @@ class Network:
             if tuple(state[known].shape) != self._sizes[names[0]]:
                 raise EngineError(f"{known!r} has shape {tuple(state[known].shape)}, the model's is {self._sizes[names[0]]}")
             found[names[0]] = state[known]
-        self._assign(found)
+        self._assign(found, copies=copies)
 
-    def _assign(self, state: Mapping[str, Tensor]) -> None:
-        """A tensor that already has the right type and device is shared, not copied."""
+    def _assign(self, state: Mapping[str, Tensor], *, copies: bool = False) -> None:
+        """A tensor that already has the right type and device is shared, not copied, unless `copies` says so."""
         with torch.no_grad():
             for names in self._names:
-                tensor = state[names[0]].detach().to(self.device, self.dtype)
+                tensor = state[names[0]].detach().to(self.device, self.dtype, copy=copies)
                 for name in names:
                     path, _, leaf = name.rpartition(".")
                     place = self.module.get_submodule(path)

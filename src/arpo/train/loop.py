@@ -3,34 +3,33 @@
 Knows the order of things. What each of them does is elsewhere; `Trainer.train` reads as the method's outline.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from arpo.core.branching import StepStats
-from arpo.core.credit import CreditedTree, credit, mixed
+from arpo.core.credit import CreditedTree, credit
 from arpo.core.place import keyed
-from arpo.core.window import next_stats
 from arpo.engines import Weights
 from arpo.errors import ArpoError
 from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.results import VALIDATION
-from arpo.rollout.collect import Rollout, collect
-from arpo.rollout.lost import check_scored
+from arpo.rollout.collect import Rollout
 from arpo.rollout.records import record_of
 from arpo.tasks import Task
 from arpo.tools.accounts import write_accounts
 from arpo.train import checkpoint
+from arpo.train.ahead import pace_of
+from arpo.train.batches import Batch, Cursor, collect_step, is_used
 from arpo.train.checkpoint import TrainState
 from arpo.train.extremes import best_and_worst
 from arpo.train.gates import gates, tool_use_collapse
 from arpo.train.job import Job
 from arpo.train.learner import BAD_UPDATES, Learner
 from arpo.train.meter import Measured, Metrics, measure
-from arpo.train.order import in_order, most_tried
 from arpo.train.progress import Progress
 from arpo.train.runfolder import RunFolder
 from arpo.train.trackers import Trackers
@@ -65,6 +64,10 @@ class Trainer:
         self.whole = True  # False while the weights are ahead of the state
         self.history = [_kept(line) for line in folder.metrics()]
         self.collapse_told = False
+        self.arrived: Counter[int] = Counter()  # rollouts to be trained on, by step
+        self.pace = pace_of(
+            self.run.train.max_staleness, self.collect_step, self.publish, engine=job.agent.engine, last_step=num_steps
+        )
 
     async def train(self) -> TrainState:
         """Train until the steps, the time or the patience end. Cancelled (Ctrl-C), it saves what is finished and raises.
@@ -74,17 +77,18 @@ class Trainer:
         """
         try:
             await self.validate()  # of the last step, where an earlier start was cut off before it
-            while self.goes_on():
-                batch = await self.collect()
-                credited = self.credit(batch)
-                metrics = self.measure(batch, credited)
-                self.check(metrics)
-                metrics |= self.update(credited)
-                self.record(batch, credited)
-                self.finish_step(batch, metrics)
-                await self.publish()
-                await self.validate()
-                self.save()
+            async with self.pace:
+                while self.goes_on():
+                    batch = await self.collect()
+                    credited = self.credit(batch)
+                    metrics = self.measure(batch, credited)
+                    self.check(metrics)
+                    metrics |= await self.update(credited)
+                    self.record(batch, credited)
+                    self.finish_step(batch, metrics)
+                    await self.publish()
+                    await self.validate()
+                    self.save()
             await self.validate(last=True)
         finally:
             if self.whole:
@@ -108,68 +112,62 @@ class Trainer:
             self.note(f"ended after step {step} of {self.num_steps}: {self.ended_early}")
         return not self.ended_early
 
-    async def collect(self) -> list[Rollout]:
-        """A step's rollouts in data order. Under dynamic sampling, as many as it takes until a step's worth of them can teach
-        something, within its bound."""
-        enough, most = self.run.train.tasks_per_step, most_tried(self.run.train, len(self.tasks))
+    async def collect(self) -> Batch:
+        """The step's rollouts, which may have been collected by now."""
+        enough = self.run.train.tasks_per_step
         self.progress.phase("sampling", total=enough)
-        rollouts = collect(
-            self.job.agent,
-            in_order(self.tasks, self.run.seed, self.state.position, most, apart=most),
-            self.job.reward,
-            self.run.rollout,
-            stats=StepStats(step=self.step, window=self.state.window),
-            seed=self.run.seed,
-            in_flight=enough,
-        )
-        batch: list[Rollout] = []
-        used = 0
-        async with aclosing(rollouts):
-            async for rollout in rollouts:
-                batch.append(rollout)
-                self.folder.append_tree(self.step, record_of(rollout))  # at once: whatever ends the run, the tree can be looked at
-                if self.uses(rollout):
-                    used += 1
-                    self.progress.advance()
-                if used == enough:
-                    break
-        await self.job.agent.engine.rest()
-        check_scored(batch, f"step {self.step}")
-        if used < enough:
+        self.progress.advance(self.arrived.pop(self.step, 0))
+        state = self.state
+        batch = await self.pace.batch(Cursor(step=self.step, position=state.position, window=state.window))
+        if batch.used < enough:
             self.note(
-                f"only {used} of {len(batch)} groups have mixed rewards (train.dynamic_sampling)", level="warning", step=self.step
+                f"only {batch.used} of {len(batch.rollouts)} groups have mixed rewards (train.dynamic_sampling)",
+                level="warning",
+                step=self.step,
             )
         return batch
 
+    async def collect_step(self, cursor: Cursor) -> Batch:
+        return await collect_step(self.job, self.tasks, cursor, self.keep)
+
+    def keep(self, step: int, rollout: Rollout) -> None:
+        """Write a rollout down at once: whatever ends the run, the tree can be looked at."""
+        self.folder.append_tree(step, record_of(rollout))
+        if is_used(self.run.train, rollout):
+            self.arrived[step] += 1
+            if step == self.step:
+                self.progress.advance()
+
     def uses(self, rollout: Rollout) -> bool:
-        """Whether a rollout is trained on: all are, but under dynamic sampling those whose leaves all have the same reward."""
-        return self.run.train.dynamic_sampling is None or mixed(rollout.scored)
+        return is_used(self.run.train, rollout)
 
-    def credit(self, batch: Sequence[Rollout]) -> list[CreditedTree]:
+    def credit(self, batch: Batch) -> list[CreditedTree]:
         """In the order of `batch`; what is not used has no credit."""
-        used = iter(credit([rollout.scored for rollout in batch if self.uses(rollout)], self.run.advantage))
-        return [next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch]
+        used = iter(credit([rollout.scored for rollout in batch.rollouts if self.uses(rollout)], self.run.advantage))
+        return [next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch.rollouts]
 
-    def measure(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> Metrics:
+    def measure(self, batch: Batch, credited: Sequence[CreditedTree]) -> Metrics:
+        step = [*map(Measured.of, batch.rollouts, credited)]
+        metrics = measure(step, head_tokens=self.run.rollout.head, version=self.state.step)
         return {
-            **measure([*map(Measured.of, batch, credited)], head_tokens=self.run.rollout.head),
-            "tools/seconds": sum(rollout.grown.tool_s for rollout in batch),
-            "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch),
+            **metrics,
+            "tokens/per_s": metrics["tokens/generated"] / max(batch.seconds, 1e-9),
+            "tools/seconds": sum(rollout.grown.tool_s for rollout in batch.rollouts),
+            "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch.rollouts),
         }
 
-    def record(self, batch: Sequence[Rollout], credited: Sequence[CreditedTree]) -> None:
+    def record(self, batch: Batch, credited: Sequence[CreditedTree]) -> None:
         """The step's trees once more, now with their credit and what the learner thought of each token."""
         self.progress.phase("records")
-        for rollout, tree in zip(batch, credited, strict=True):
+        for rollout, tree in zip(batch.rollouts, credited, strict=True):
             self.folder.append_tree(self.step, record_of(rollout, tree, self.learner.seen.get(rollout.task.id)))
-        self._keep_samples(batch)
+        self._keep_sample(batch.rollouts[0])
         every = self.run.train.show_every
-        for text in best_and_worst(batch) if every and self.step % every == 0 else ():
+        for text in best_and_worst(batch.rollouts) if every and self.step % every == 0 else ():
             self.progress.say(visible(text))
 
-    def _keep_samples(self, batch: Sequence[Rollout]) -> None:
+    def _keep_sample(self, rollout: Rollout) -> None:
         """One trajectory a step as text, for whoever reads the report."""
-        rollout = batch[0]
         for leaf, score in list(rollout.scored.scores.items())[:1]:
             text = "".join(rollout.grown.chat.text(segment.tokens) for segment in rollout.grown.tree.path(leaf))
             self.folder.append_sample(
@@ -197,13 +195,13 @@ class Trainer:
             self.collapse_told = True
             self.note(warning, level="warning", step=self.step)
 
-    def update(self, credited: Sequence[CreditedTree]) -> Metrics:
+    async def update(self, credited: Sequence[CreditedTree]) -> Metrics:
         import torch
 
         self.progress.phase("update")
         self.whole = False
         torch.manual_seed(keyed(self.run.seed, self.step, "", (), "update").getrandbits(63))  # dropout's, where there is one
-        metrics = self.learner.update(credited, self.run.train.updates_per_step)
+        metrics = await self.pace.learn(partial(self.learner.update, credited, self.run.train.updates_per_step))
         if not metrics:
             self.note("nothing to train on: the rewards of every group are equal", level="warning", step=self.step)
             return {"train/updates": 0.0, "train/tokens_trained": 0.0}
@@ -213,6 +211,10 @@ class Trainer:
                 raise ArpoError(
                     f"{BAD_UPDATES} steps in a row had updates without a finite loss: lower optim.lr, or look at the records"
                 )
+        if weight := self.learner.broken():
+            raise ArpoError(
+                f"the update of step {self.step} broke the weights ({weight} is not finite): lower optim.lr, then resume"
+            )
         return {f"train/{name}": value for name, value in metrics.items()}
 
     @property
@@ -227,20 +229,15 @@ class Trainer:
         return count
 
     async def publish(self) -> None:
-        """Hand the new weights to the engine."""
+        """Hand the newest weights to the engine."""
         self.progress.phase("publication")
-        await self.job.agent.engine.load(Weights(self.state.step, self.learner.state()))
+        version = self.state.step
+        await self.job.agent.engine.load(Weights(version, self.learner.state(), changing=self.pace.overlaps))
+        self.pace.published(version)
 
-    def finish_step(self, batch: Sequence[Rollout], metrics: Metrics) -> None:
-        stats = next_stats(
-            StepStats(step=self.step, window=self.state.window),
-            [rollout.grown.tree for rollout in batch],
-            step=self.step + 1,
-            head=self.run.rollout.head,
-            window=getattr(self.run.rollout.rule, "window", 0),
-        )
-        position = self.state.position + len(batch)
-        metrics |= {**self.progress.timings(), "tasks/position": position, "tasks/tried": len(batch)}
+    def finish_step(self, batch: Batch, metrics: Metrics) -> None:
+        position = batch.after.position
+        metrics |= {**self.progress.timings(), "tasks/position": position, "tasks/tried": len(batch.rollouts)}
         self.history.append(_kept(metrics))
         self.folder.append_metrics(self.step, metrics)
         write_accounts(self.folder.path, self.job.agent.traffic.spent())
@@ -250,9 +247,10 @@ class Trainer:
             self.state,
             step=self.step,
             position=position,
-            window=stats.window,
+            window=batch.after.window,
             seconds=self.state.seconds + metrics["seconds/step"],
             updates=self.learner.updates,
+            skipped=self.bad_updates,
         )
         self.whole = True
 

@@ -20,6 +20,9 @@ computed (no decision, no format part) is left out, never 0.
     entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: position in the turn)
         over first turns of roots and fills, and over probes (a sibling starts where the policy was unsure, so it would bias them).
     decisions/{tips,wanted,granted,refused,flips,waited}, decisions/{tips_at,wanting_at}/DEPTH
+    staleness/{mean,max,mixed}
+        versions of the weights between those that wrote a token and those that train it, over all sampled tokens (0: on-policy);
+        `mixed`: the share of turns that more than one version wrote.
     advantage/abs
 """
 
@@ -55,8 +58,9 @@ class Measured:
         return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded)
 
 
-def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metrics:
-    """All figures of a step. `head_tokens` is the recipe's k. Raises ValueError for a step without trees."""
+def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS, version: int | None = None) -> Metrics:
+    """All figures of a step. `head_tokens` is the recipe's k, `version` that of the weights which are to be trained on it (None:
+    not known, so there is no staleness). Raises ValueError for a step without trees."""
     if not step:
         raise ValueError("a step without trees has nothing to measure")
     trees = [m.credited.tree for m in step]
@@ -68,6 +72,7 @@ def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS) -> Metric
         **_tokens(step),
         **_entropies(trees, head_tokens),
         **_decisions(step),
+        **({} if version is None else _staleness(trees, version)),
     }
 
 
@@ -269,6 +274,21 @@ def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
     for name, positions in (("first", first), ("after_tool", after)):
         result |= {f"entropy_at/{name}/{i:02d}": mean(values) for i, values in enumerate(positions) if values}
     return result
+
+
+def _staleness(trees: Sequence[RolloutTree], version: int) -> Metrics:
+    turns = [turn for tree in trees for turn in tree.turns.values() if turn.versions]
+    tokens: Counter[int] = Counter()
+    for turn in turns:
+        for wrote, count in turn.versions:
+            tokens[version - wrote] += count
+    if not tokens:
+        return {}
+    return {
+        "staleness/mean": sum(lag * count for lag, count in tokens.items()) / tokens.total(),
+        "staleness/max": max(tokens),
+        "staleness/mixed": mean([float(len(turn.versions) > 1) for turn in turns]),
+    }
 
 
 def _decisions(step: Sequence[Measured]) -> Metrics:

@@ -37,6 +37,9 @@ class TrainConfig(Config):
     """Tasks (trees) a step."""
     updates_per_step: Annotated[int, Field(ge=1)] = 1
     """Optimizer updates a step, on disjoint mini-batches of whole tasks: each token is trained once."""
+    max_staleness: Annotated[int, Field(ge=0)] = 0
+    """Steps that sampling may run ahead of training. 0: strictly on-policy. N: the next steps are sampled while the learner works,
+    by weights at most N versions older than those that are trained; `loss.importance_cap` corrects for it."""
     token_budget: Annotated[int, Field(ge=64)] = 8192
     """Most tokens in one forward pass (a micro-batch). Larger trees are split into groups of leaves, each with its trunk."""
     packing: Literal["auto", "tree", "flat"] = "auto"
