@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_newest_few_and_the_best_are_kept(tmp_path: Path, tokenizer: Any) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000005", "step-000006", "step-notes"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest cut", "no manifest", "manifest no object"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "a bit", "manifest cut", "no manifest", "manifest no object"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, tokenizer: Any, damage: str) -> None:
     write(tmp_path, tokenizer, 1, 2)
     last = tmp_path / "step-000002"
@@ -68,6 +69,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, tokenizer
             weights.write_bytes(weights.read_bytes()[:-100])
         case "missing":
             (last / "optimizer.json").unlink()
+        case "a bit":
+            content = bytearray(weights.read_bytes())
+            content[len(content) // 2] ^= 1
+            weights.write_bytes(content)
         case "manifest cut":
             manifest.write_text(manifest.read_text()[:20])
         case "no manifest":
@@ -94,6 +99,66 @@ def test_a_checkpoint_cut_anywhere_is_passed_over_and_named(tmp_path: Path, toke
             assert len(passed) == 1 and passed[0].startswith("step-000002: ") and file.name in passed[0]
         file.write_bytes(raw)
     assert checkpoint.newest(tmp_path)[1] == []
+
+
+def test_a_flipped_bit_in_any_file_is_found(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path, tokenizer, 1)
+    saved = tmp_path / "step-000001"
+    random = Random(0)
+    for file in sorted(path for path in saved.rglob("*") if path.is_file() and path.name != "MANIFEST.json"):
+        raw = file.read_bytes()
+        for at in {0, len(raw) - 1, *(random.randrange(len(raw)) for _ in range(10))}:
+            file.write_bytes(raw[:at] + bytes([raw[at] ^ 1 << random.randrange(8)]) + raw[at + 1 :])
+            assert fault(saved) == f"{file.relative_to(saved)} is damaged: its checksum does not fit"
+        file.write_bytes(raw)
+    assert fault(saved) is None
+
+
+def test_a_manifest_of_sizes_alone_is_still_read(tmp_path: Path, tokenizer: Any) -> None:
+    """As they were written at first."""
+    write(tmp_path, tokenizer, 1)
+    manifest = tmp_path / "step-000001" / "MANIFEST.json"
+    manifest.write_text(json.dumps({name: listed["bytes"] for name, listed in json.loads(manifest.read_text()).items()}))
+    assert fault(tmp_path / "step-000001") is None
+    (tmp_path / "step-000001" / "state.json").write_text("{}")
+    assert "bytes instead of" in (fault(tmp_path / "step-000001") or "")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_passed_over(tmp_path: Path, tokenizer: Any, number: float) -> None:
+    write(tmp_path, tokenizer, 1)
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_decoder().layers[1].mlp.up_proj.weight[3, 5] = number
+    checkpoint.save(tmp_path, TrainState(step=2), model, tokenizer, optimizer_of(tiny_model("llama")), keep=9)
+    for doubtful in (False, True):
+        found, passed = checkpoint.newest(tmp_path, doubtful=doubtful)
+        assert found is not None and found.state.step == 1
+        assert passed == ["step-000002: model.layers.1.mlp.up_proj.weight in model.safetensors is not finite"]
+
+
+def test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else(tmp_path: Path, tokenizer: Any) -> None:
+    model = tiny_model("llama")
+    for step, skipped in ((2, 1), (4, 0), (6, 1), (7, 2)):
+        state = TrainState(step=step, skipped=skipped)
+        checkpoint.save(tmp_path, state, model, tokenizer, optimizer_of(model, 1), keep=9)
+    found, passed = checkpoint.newest(tmp_path)
+    assert found is not None and found.state.step == 4
+    assert [text.partition(":")[0] for text in passed] == ["step-000007", "step-000006"] and "not finite" in passed[0]
+    assert checkpoint.newest(tmp_path, doubtful=True)[0] == checkpoint.open_checkpoint(tmp_path / "step-000007")
+    shutil.rmtree(tmp_path / "step-000004")
+    (tmp_path / "step-000007" / "state.json").unlink()
+    found, passed = checkpoint.newest(tmp_path)
+    assert found is not None and found.state.step == 6 and passed == ["step-000007: state.json is missing"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_finite_is_what_torch_says(dtype: torch.dtype) -> None:
+    most = torch.finfo(dtype).max
+    for values in ([], [0.0, 1.0], [most, -most], [most, float("inf")], [float("nan"), 1.0], [-float("inf")]):
+        tensor = torch.tensor(values, dtype=dtype)
+        assert checkpoint.is_finite(tensor) == bool(tensor.isfinite().all())
+    assert checkpoint.is_finite(torch.arange(3))
 
 
 def test_a_process_killed_while_saving_leaves_the_old_one(tmp_path: Path, tokenizer: Any) -> None:

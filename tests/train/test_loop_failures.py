@@ -68,6 +68,50 @@ def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run(tiny_project: T
     assert trainer.bad_updates == len(bad) == 2
 
 
+def test_weights_that_an_update_broke_end_the_run_and_reach_no_checkpoint(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """A loss and a gradient that are finite, and a step of the optimizer that leaves the numbers there are."""
+    import torch
+
+    with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=9", "rollout.leaves=8") as trainer:
+        update = trainer.learner.update
+
+        def breaks(*arguments: object) -> dict[str, float]:
+            metrics = update(*arguments)  # type: ignore[arg-type]
+            if trainer.step == 3:
+                with torch.no_grad():
+                    next(trainer.learner.unwrapped.parameters())[7, 7] = float("inf")
+            return metrics
+
+        trainer.learner.update = breaks  # type: ignore[assignment, method-assign]
+        with pytest.raises(
+            ArpoError, match=r"step 3 broke the weights \(model\.embed_tokens\.weight is not finite\): lower optim\.lr"
+        ):
+            asyncio.run(trainer.train())
+    saved, passed = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None and saved.state.step == 2 and passed == []
+
+
+def test_what_was_saved_after_a_skipped_update_is_not_resumed_from(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """Ctrl-C after one bad step: the weights are kept, but may be what is broken."""
+    plan = ("train.steps=9", "optim.lr=1.0e+30", "optim.weight_decay=0", "rollout.leaves=8", "rollout.roots=8")
+    with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, *plan) as trainer:
+        finish = trainer.finish_step
+
+        def interrupted(*arguments: object) -> None:
+            finish(*arguments)  # type: ignore[arg-type]
+            if trainer.bad_updates:
+                raise KeyboardInterrupt
+
+        trainer.finish_step = interrupted  # type: ignore[assignment, method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(trainer.train())
+    last = trainer.state
+    assert last.skipped == 1 and checkpoint.path_of(tmp_path / "run" / "checkpoints", last.step).is_dir()
+    saved, passed = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None and saved.state.step < last.step and saved.state.skipped == 0
+    assert len(passed) == 1 and "updates that were skipped" in passed[0]
+
+
 def test_trees_are_on_disk_before_anything_is_trained(tiny_project: TinyProject, tmp_path: Path) -> None:
     def falls_over(*_: object) -> None:
         raise MemoryError("the update")

@@ -160,6 +160,18 @@ def test_a_loss_that_stays_infinite_stops_it(job: Job, tmp_path: Path) -> None:
         asyncio.run(sft.cold_start(learner, shown(job, traces(tmp_path, trace(1))), ColdStartConfig(steps=9)))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_ends_without_a_finite_loss_is_not_kept(job: Job, tmp_path: Path, steps: int) -> None:
+    """Fewer updates than stop it, and yet nothing that a cache should hold."""
+    model = tiny_model("llama", vocab=800)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ArpoError, match=r"its last update has no finite loss or weights: lower cold_start\.lr"):
+        asyncio.run(
+            sft.cold_start(Learner(model, **plain_learner()), shown(job, traces(tmp_path, trace(1))), ColdStartConfig(steps=steps))
+        )
+
+
 def test_it_can_be_stopped_between_updates(job: Job, tmp_path: Path) -> None:
     learner = Learner(tiny_model("llama", vocab=800), **plain_learner())
     trees, done = shown(job, traces(tmp_path, trace(1))), []

@@ -1,10 +1,10 @@
-"""Checkpoints: written whole or not at all, the last few kept, a truncated one recognised and passed over.
+"""Checkpoints: written whole or not at all, the last few kept, what is damaged or broken recognised and passed over.
 
 checkpoints/step-000012/
     model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
     optimizer.safetensors, optimizer.json
     state.json          step, data position, weight version, statistics of the branching rule
-    MANIFEST.json       size of every file
+    MANIFEST.json       size and checksum of every file
 """
 
 import json
@@ -20,7 +20,18 @@ from arpo.train.whole import MANIFEST, clear_partial, fault, whole_folder
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MANIFEST", "Checkpoint", "TrainState", "fault", "load_optimizer", "newest", "open_checkpoint", "path_of", "save"]
+__all__ = [
+    "MANIFEST",
+    "Checkpoint",
+    "TrainState",
+    "fault",
+    "is_finite",
+    "load_optimizer",
+    "newest",
+    "open_checkpoint",
+    "path_of",
+    "save",
+]
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -38,6 +49,7 @@ class TrainState:
     validated: int = 0  # the last step that was validated
     updates: int = 0  # of the optimizer, skipped ones included
     seconds: float = 0.0  # spent in training so far
+    skipped: int = 0  # steps in a row, up to this one, of which an update was skipped: the weights may be what is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,30 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no checkpoint here")
     if wrong := fault(path):
         raise CheckpointError(f"{path}: {wrong}")
+    return _read(path)
+
+
+def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint under `folder`, and what is wrong with the newer ones that were passed over.
+
+    Weights that are not finite are never sound. Those that came after skipped updates may be broken too: unless `doubtful`, they
+    count only where there are no others.
+    """
+    passed: list[str] = []
+    last: tuple[Checkpoint | None, list[str]] | None = None
+    for _, path in sorted(_steps(folder).items(), reverse=True):
+        if wrong := fault(path) or _not_finite(path / "model"):
+            passed.append(f"{path.name}: {wrong}")
+            continue
+        found = _read(path)
+        if doubtful or not found.state.skipped:
+            return found, passed
+        last = last or (found, list(passed))
+        passed.append(f"{path.name}: it came after updates that were skipped, since their loss was not finite")
+    return last or (None, passed)
+
+
+def _read(path: Path) -> Checkpoint:
     try:
         values = json.loads((path / "state.json").read_text())
         return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
@@ -93,15 +129,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: state.json is not of this version ({error!r})") from error
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint under `folder`, and what is wrong with the newer ones that were passed over."""
-    passed = []
-    for _, path in sorted(_steps(folder).items(), reverse=True):
-        if wrong := fault(path):
-            passed.append(f"{path.name}: {wrong}")
-        else:
-            return open_checkpoint(path), passed
-    return None, passed
+def _not_finite(model: Path) -> str | None:
+    """Which weight in the model folder holds NaN or infinity, if one does."""
+    from safetensors import safe_open
+
+    for file in sorted(model.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                if not is_finite(tensors.get_tensor(name)):
+                    return f"{name} in {file.name} is not finite"
+    return None
+
+
+def is_finite(tensor: "torch.Tensor") -> bool:
+    """Whether all its numbers are. One pass without memory of its own: of a NaN, both extremes are NaN."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    least, most = tensor.detach().aminmax()
+    return bool((most - least).isfinite()) or bool(tensor.isfinite().all())  # the difference of finite numbers can overflow
 
 
 def _save_optimizer(folder: Path, optimizer: "torch.optim.Optimizer") -> None:

@@ -23,6 +23,7 @@ from arpo.core.place import Place
 from arpo.errors import ConfigError
 from arpo.train.adapters import full_state
 from arpo.train.attention import layout_of, model_inputs, supports_tree, tree_attention
+from arpo.train.checkpoint import is_finite
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.heap import give_back
 from arpo.train.logprobs import Head, token_logprobs
@@ -116,6 +117,10 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """Full weights under the plain model's names, LoRA merged, on the model's device; what an engine loads."""
         return full_state(self.unwrapped.model)
+
+    def broken(self) -> str | None:
+        """The name of a trained weight that holds NaN or infinity, if one does."""
+        return next((name for name, p in self.unwrapped.model.named_parameters() if p.requires_grad and not is_finite(p)), None)
 
     def packs(self, trees: Sequence[CreditedTree]) -> list[PackedBatch]:
         return [p.to(self.device) for p in pack(trees, self.token_budget, flat=not self.unwrapped.tree)]

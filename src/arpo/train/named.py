@@ -3,10 +3,11 @@
 Knows folders. Refuses to know what is then done with the model: it is measured, talked with or exported elsewhere.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from arpo.errors import ConfigError
+from arpo.errors import CheckpointError, ConfigError
 from arpo.files import as_seen_from_here, expanded
 from arpo.recipe import load_recipe
 from arpo.run import Run
@@ -43,7 +44,11 @@ def is_run(path: Path) -> bool:
 def is_trained(name: str) -> bool:
     """True for a run or one of its checkpoints, which need no recipe of somebody else's."""
     path = expanded(name)
-    return is_run(path) or (path / checkpoint.MANIFEST).is_file() or (path.is_dir() and path.name.startswith("step-"))
+    if is_run(path):
+        return True
+    # A cold start's model has a manifest too, but it is a Hugging Face folder and no checkpoint.
+    listed = (path / checkpoint.MANIFEST).is_file() and not (path / "config.json").is_file()
+    return listed or (path.is_dir() and path.name.startswith("step-"))
 
 
 def named_model(name: str, recipe: Run | None = None) -> NamedModel:
@@ -67,12 +72,13 @@ def named_model(name: str, recipe: Run | None = None) -> NamedModel:
 
 def of_run(folder: Path, recipe: Run | None = None) -> NamedModel:
     """The model that a run came to. Raises ConfigError where it has no whole checkpoint."""
-    newest, _ = checkpoint.newest(folder / "checkpoints")
+    newest, _ = checkpoint.newest(folder / "checkpoints", doubtful=True)
     if newest is None:
         raise ConfigError("this run has no checkpoint", where=str(folder), hint="it saves one every train.save_every steps")
-    best = checkpoint.path_of(folder / "checkpoints", newest.state.best_step)
-    if newest.state.best_step and checkpoint.fault(best) is None:
-        return _trained(folder, checkpoint.open_checkpoint(best), recipe, " (best validation)")
+    if newest.state.best_step:
+        with suppress(CheckpointError):
+            best = checkpoint.open_checkpoint(checkpoint.path_of(folder / "checkpoints", newest.state.best_step))
+            return _trained(folder, best, recipe, " (best validation)")
     return _trained(folder, newest, recipe, " (the last)")
 
 

@@ -227,10 +227,12 @@ class _Pipeline:
         if state.best_step in (0, state.step):
             return state.step
         path = checkpoint.path_of(self.folder.path / "checkpoints", state.best_step)
-        if wrong := checkpoint.fault(path):
-            self.say(f"the best checkpoint cannot be used ({wrong}): going on with the last", level="warning")
+        try:
+            best = checkpoint.open_checkpoint(path)
+        except CheckpointError as error:
+            self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
             return state.step
-        model, _ = load_model(self.prepared.source, self.run.model, checkpoint.open_checkpoint(path).model)
+        model, _ = load_model(self.prepared.source, self.run.model, best.model)
         await job.agent.engine.load(Weights(state.best_step, full_state(model)))
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step

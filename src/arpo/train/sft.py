@@ -47,7 +47,7 @@ def num_updates(config: ColdStartConfig, num_traces: int) -> int:
 
 async def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None) -> None:
     """Train on `trees` in batches, reshuffled each epoch; between updates it can be cancelled. Raises ArpoError where the loss is
-    not finite three times in a row."""
+    not finite three times in a row, or in the end, or the weights are not."""
     updates = num_updates(config, len(trees))
     order = _endless(trees, config.seed)
     failed = 0
@@ -61,6 +61,8 @@ async def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: Co
             )
         if watch:
             watch(number, updates, metrics)
+    if failed or learner.broken():  # what is kept in the cache would be met again and again
+        raise ArpoError("cold start: its last update has no finite loss or weights: lower cold_start.lr")
 
 
 def _endless(trees: Sequence[CreditedTree], seed: int) -> Iterator[CreditedTree]:
