@@ -48,6 +48,8 @@ def remember_best(run: Path, step: int) -> None:
         state = json.loads(text)
         assert state["best_step"] == 0
         path.write_text(text.replace('"best_step": 0', f'"best_step": {step}'))
+        manifest = path.with_name("MANIFEST.json")
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "state.json": path.stat().st_size}))
 
 
 def test_it_is_the_last_checkpoint_where_nothing_was_validated(tiny_run: Path, tmp_path: Path) -> None:
