@@ -4,14 +4,22 @@ import re
 
 from arpo.rewards.text import FULL_WIDTH, exact
 
-WRAPS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed|mbox)\s*\{([^{}]*)\}|\$|\*\*|[`\"'“”]")
+WRAPS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed|mbox)\s*\{([^{}]*)\}|\$|\*\*|[`\"'“”\[\]【】<>]")
 MOST_CHARS = 5_000  # an answer that chooses a letter is short
-LETTERS = r"[A-Z](?:\s*(?:,|、|and|&|和)\s*[A-Z])*"
-SIGNED = re.compile(rf"\(?({LETTERS}|[a-z])\s*(?:\)\s*[.:]?|[.:)])?")  # all of it
-LABELLED = re.compile(r"(?:\(([A-Z])\)|([A-Z])\s*[.:)])\s+\S[\s\S]*")  # the letter, then the choice's text
-LEAD = r"(?:\b(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|choice)|正确答案|答案|选项|应选|故选|选择|选)"
+LETTERS = r"[A-Z](?:\s*(?:,\s*and|,|、|and|&|和)\s*[A-Z])*"
+SIGNED = re.compile(rf"(?:[Bb]oth\s+)?\(?({LETTERS}|[a-z])\s*(?:\)\s*[.:。]?|[.:。)])?")  # all of it
+LABELLED = re.compile(  # the letter, then the choice's text, or why
+    r"(?:\(([A-Za-z])\)|([A-Z])\s*[.:)]|([a-z])\s*[:)])\s+\S[\s\S]*|"
+    r"([A-Z])(?:\s*\n|\s+[-–—]\s|\s*\((?:not|rather|instead)\b|,?\s+(?:because|since|as)\b|\s+(?:is|为|是)\s*(?:the\s+)?"
+    r"(?:correct|right|best|正确)\b)[\s\S]*"
+)
+LEAD = (
+    r"(?<![不非])(?:\b(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|choice)|\bI\s+(?:would\s+)?(?:choose|pick|select)"
+    r"|正确答案|答案|选项|应选|故选|选择|选)"
+)
 TOLD = re.compile(
-    rf"{LEAD}\s*(?:is|are|would\s+be|为|是)?\s*:?\s*(?:option|choice|选项)?\s*\(?({LETTERS})(?![^\W_a-z]|['’]|[a-z])\)?", re.I
+    rf"{LEAD}\s*(?:is|are|would\s+be|为|是)?\s*:?\s*(?:option|choice|选项)?\s*(?:\(([A-Z])\)|\(?({LETTERS})(?![^\W_a-z]|['’]|[a-z])\)?)",
+    re.IGNORECASE,
 )
 
 
@@ -24,9 +32,18 @@ def read_choice(text: str) -> frozenset[str]:
     if found := SIGNED.fullmatch(plain):
         return _letters(found[1].upper() if len(found[1]) == 1 else found[1])
     if found := LABELLED.fullmatch(plain):
-        return _letters(found[1] or found[2])
-    told = [_letters(found[1]) for found in TOLD.finditer(plain) if found[1] == found[1].upper() or "and" in found[1]]
+        return _letters(next(filter(None, found.groups())).upper())
+    told = [_told(found) for found in TOLD.finditer(plain)]
+    told = [each for each in told if each]
     return told[0] if told and all(each == told[0] for each in told) else frozenset()
+
+
+def _told(found: re.Match[str]) -> frozenset[str]:
+    """A small letter is one only in parentheses or after a colon at the end: "the answer is a dog"."""
+    said = found[1] or found[2]
+    at_the_end = ":" in found[0] and found.end() == len(found.string.rstrip(" ."))
+    meant = found[1] or at_the_end or said == said.upper() or re.search(r"[A-Z]", said)
+    return _letters(said.upper() if len(said) == 1 else said) if meant else frozenset()
 
 
 def choice(answer: str, gold: str) -> float:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from arpo.chat.answers import boxed
+from arpo.rewards.glyphs import in_tex
 from arpo.rewards.numbers import compare, read_number
+from arpo.rewards.quantities import KNOWN, unit
 from arpo.rewards.text import FULL_WIDTH, HAN, NUMBER, exact
 
-FRAMES = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+FRAMES = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 UNIT_IN_TEXT = re.compile(r"(?<=[\d}])\s*\\(?:text|mbox|mathrm|textrm)\s*\{\s*[^{}\d]*\}\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*\.?$")
-DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree\b|\bdegrees?$")
+DEGREES = re.compile(r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree\b)(?:\s*[CF]$)?|\bdegrees?$")
+COUNTED = re.compile(rf"(?P<value>.*\d)\s*(?P<unit>(?:(?![十百千万亿])[{HAN}]){{1,3}})")  # 42个
+BESIDE = re.compile(r"(?<![_\d])\d+\s+\d")  # two numbers without anything between them
 UNIT = re.compile(r"(?P<value>.*[\d}])\s+(?P<unit>[A-Za-z]{2,}(?:[ /][A-Za-z]+)*(?:\^\{?[23]\}?)?)\.?")
 NO_UNIT = frozenset(
     ("or", "and", "to", "if", "for", "mod", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "pi", "sqrt", "exp")
@@ -55,11 +59,12 @@ class Formula:
 
     text: str
     prose: bool = False
+    unit: str = ""  # that stood after it, where it is a known one
 
 
 def formula(text: str) -> Formula:
     """The formula that an answer is."""
-    plain = text.translate(FULL_WIDTH).replace("−", "-").strip()
+    plain = text.translate(FULL_WIDTH).strip()
     inner = boxed(plain)
     plain = plain if inner is None else inner
     plain = led["rest"] if (led := LEAD.fullmatch(plain)) else plain
@@ -67,14 +72,15 @@ def formula(text: str) -> Formula:
         if plain.startswith(start) and plain.endswith(end) and len(plain) > len(start + end):
             middle = plain[len(start) : -len(end)]
             plain = middle.strip() if start not in middle else plain
+    plain = in_tex(plain)
     plain = plain.rstrip(".。") if re.search(r"[^.]\.$|。$", plain) else plain
     if PROSE.search(TEXT.sub("", plain)) and re.search(r"[\d\\$]", plain):
         return Formula(text=plain, prose=not _only_unit(plain))
     for pattern, by in PLAIN:
         plain = pattern.sub(by, plain)
-    plain = DEGREES.sub("", UNIT_IN_TEXT.sub("", plain)).strip()
-    plain = TEXT.sub(lambda found: found[1], plain).strip() if WORDS.fullmatch(TEXT.sub(r"\1", plain).strip()) else plain
-    return Formula(_without_unit(plain))
+    bare = DEGREES.sub("", UNIT_IN_TEXT.sub("", plain)).strip()
+    bare = TEXT.sub(lambda found: found[1], bare).strip() if WORDS.fullmatch(TEXT.sub(r"\1", bare).strip()) else bare
+    return Formula(_without_unit(bare), unit=_unit_of(plain))
 
 
 def decide(answer: str, gold: str) -> bool | None:
@@ -84,12 +90,14 @@ def decide(answer: str, gold: str) -> bool | None:
         return False
     if left.prose:
         return _in_prose(left.text, right.text)
+    if left.unit and right.unit and left.unit != right.unit:
+        return False  # 12 minutes are not 12 hours; none is converted
     one, other = left.text, right.text
     if _close(one) == _close(other):
         return True
     if (based := BASED.fullmatch(_close(other))) or BASED.fullmatch(_close(one)):
         return _same_base(_close(one), _close(other)) if based else False
-    if bool(NAMED.fullmatch(one)) != bool(NAMED.fullmatch(other)):
+    if _only_one_named(one, other):
         one, other = _unnamed(one), _unnamed(other)
         if _close(one) == _close(other):
             return True
@@ -98,8 +106,8 @@ def decide(answer: str, gold: str) -> bool | None:
     for number, text in ((one, other), (other, one)):
         if read_number(_close(number)) is not None and not re.search(r"[\d\\]", text):
             return False  # words and letters are no number
-    if re.search(r"\d\s+\d", one) and not MIXED.fullmatch(one):
-        return False  # two numbers without anything between them are none
+    if BESIDE.search(one) and not re.search(r"\\[a-z]+\s*\d+\s+\d", one) and not MIXED.fullmatch(one):
+        return False
     words = WORDS.fullmatch(one) and WORDS.fullmatch(other) and max(len(one), len(other)) > 1
     if words or _is_language(one) or _is_language(other):
         return bool(exact(one.strip("()"), other.strip("()")))
@@ -126,7 +134,7 @@ def for_algebra(text: str, other: str) -> str:
     mine, theirs = formula(text), formula(other)
     if mine.prose:
         return mine.text
-    named = bool(NAMED.fullmatch(mine.text)) and not NAMED.fullmatch(theirs.text)
+    named = bool(NAMED.fullmatch(mine.text)) and _only_one_named(mine.text, theirs.text)
     return f"${_unnamed(mine.text) if named else mine.text}$"
 
 
@@ -167,12 +175,27 @@ def _same_base(one: str, other: str) -> bool:
     return digits == (other if right is None else right[1])
 
 
+def _only_one_named(one: str, other: str) -> bool:
+    """Whether one is `x = 5` and the other a 5. Beside an equation (2x - y = 3) the name says something."""
+    return bool(NAMED.fullmatch(one)) != bool(NAMED.fullmatch(other)) and not ("=" in one and "=" in other)
+
+
 def _unnamed(text: str) -> str:
     found = NAMED.fullmatch(text)
     return found["value"].strip() if found else text
 
 
+def _unit_of(text: str) -> str:
+    """The unit after a number, "" where it is none of the usual ones."""
+    plain = TEXT.sub(r" \1", text)
+    found = UNIT.fullmatch(plain) or COUNTED.fullmatch(plain)
+    name = unit(found["unit"]) if found else ""
+    return name if name in KNOWN else ""
+
+
 def _without_unit(text: str) -> str:
+    if counted := COUNTED.fullmatch(text):
+        return counted["value"].strip()
     found = UNIT.fullmatch(text)
     if found is None or set(re.findall("[A-Za-z]+", found["unit"])) & NO_UNIT or "\\text" in found["value"]:
         return text

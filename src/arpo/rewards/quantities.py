@@ -14,6 +14,12 @@ from arpo.rewards.numbers import PLAIN, read_number
 from arpo.rewards.text import FULL_WIDTH, HAN
 
 TOLERANCE = Fraction(1, 1000)  # relative, where at least one of the two is no whole number
+POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x×*]|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?")
+SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d])")  # 1 000 000
+SHORT_SCALE = re.compile(r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kmb])n?\b", re.IGNORECASE)  # $3M; but 3 m is a length
+SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"})
+DECADE = re.compile(r"\d{2,3}0['’]?s")  # the 1990s are neither a year nor seconds
+LIMITS = re.compile(r"(?:\b(?:not|never|under|below|less than|fewer than)|不到|不是|不足|并非)\s*$", re.IGNORECASE)
 ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|~|≈|约为|大约|大概|约|共)"
 CURRENCY = r"(?:US\$|\$|€|£|¥)"
 SCALES = MappingProxyType(
@@ -87,9 +93,11 @@ class Quantity:
 
 def read_quantity(text: str) -> Quantity | None:
     """The quantity that `text` is from its first to its last character, else None."""
-    plain = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).replace("−", "-").strip().rstrip(".。!").strip()
+    plain = _spelled(text).strip().rstrip(".。!").strip()
     if (number := read_number(plain)) is not None:
         return Quantity(number)
+    if DECADE.fullmatch(plain):
+        return None
     found = QUANTITY.fullmatch(plain) if len(plain) <= 80 else None
     if found is None:
         return None
@@ -100,6 +108,14 @@ def read_quantity(text: str) -> Quantity | None:
         value = -value
     value *= 10 ** SCALES[found["scale"].casefold()] if found["scale"] else 1
     return Quantity(value, unit(measured))
+
+
+def _spelled(text: str) -> str:
+    """One spelling of what numbers are written with."""
+    plain = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).replace("−", "-")
+    plain = POWER_OF_TEN.sub(r"e\1", SPACED.sub(lambda found: found[0].replace(" ", ""), plain))
+    plain = re.sub(r"\b(?:minus|negative)\s+(?=\d)", "-", plain, flags=re.IGNORECASE)
+    return SHORT_SCALE.sub(lambda found: f"{found[1]} {SHORT_SCALES[found[2].casefold()]}", plain)
 
 
 def unit(text: str) -> str:
@@ -148,11 +164,13 @@ def _only_quantity(text: str) -> Quantity | None:
     """The quantity in a text that holds a single number, with the unit or scale that follows it."""
     if len(text) > 2000:
         return None
-    plain = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).replace("−", "-")
+    plain = _spelled(text)
     found = [match for match in NUMBERS.finditer(plain) if not _stands_in_a_name(plain, match)]
     if len(found) != 1:
         return None
     start = found[0].start()
+    if LIMITS.search(plain[:start].rstrip("$€£¥ ")):
+        return None
     start -= 1 if plain[:start].endswith(("$", "€", "£", "¥")) else 0
     for stop in range(min(len(plain), found[0].end() + 20), found[0].end() - 1, -1):
         if (whole := read_quantity(plain[start:stop])) is not None and (whole.unit in KNOWN):
