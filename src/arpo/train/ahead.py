@@ -10,7 +10,7 @@ What was collected ahead belongs to no checkpoint: a resumed run collects it aga
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
@@ -69,6 +69,11 @@ class Ahead:
         if all(step.done() for step in self._steps):  # and none begins before weights are published, which whoever asks here does
             await self.engine.rest()
         return batch
+
+    def figures(self, batch: Batch) -> Mapping[str, float]:
+        """`seconds/sampling` is only what the learner waited: how long sampling took, and how fast it was."""
+        tokens = sum(len(turn.tokens) for rollout in batch.rollouts for turn in rollout.grown.tree.turns.values())
+        return {"ahead/sampling_s": batch.seconds, "tokens/per_s": tokens / max(batch.seconds, 1e-9)}
 
     def published(self, version: int) -> None:
         self._version = version

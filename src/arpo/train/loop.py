@@ -20,7 +20,6 @@ from arpo.evaluation.results import VALIDATION
 from arpo.rollout.collect import Rollout
 from arpo.rollout.records import record_of
 from arpo.tasks import Task
-from arpo.tools.accounts import write_accounts
 from arpo.train import checkpoint
 from arpo.train.ahead import pace_of
 from arpo.train.batches import Batch, Cursor, collect_step, is_used
@@ -148,10 +147,9 @@ class Trainer:
 
     def measure(self, batch: Batch, credited: Sequence[CreditedTree]) -> Metrics:
         step = [*map(Measured.of, batch.rollouts, credited)]
-        metrics = measure(step, head_tokens=self.run.rollout.head, version=self.state.step)
         return {
-            **metrics,
-            "tokens/per_s": metrics["tokens/generated"] / max(batch.seconds, 1e-9),
+            **measure(step, head_tokens=self.run.rollout.head, version=self.state.step),
+            **self.pace.figures(batch),
             "tools/seconds": sum(rollout.grown.tool_s for rollout in batch.rollouts),
             "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch.rollouts),
         }
@@ -240,7 +238,7 @@ class Trainer:
         metrics |= {**self.progress.timings(), "tasks/position": position, "tasks/tried": len(batch.rollouts)}
         self.history.append(_kept(metrics))
         self.folder.append_metrics(self.step, metrics)
-        write_accounts(self.folder.path, self.job.agent.traffic.spent())
+        self.job.agent.traffic.write_down()
         self.trackers.log(metrics, self.step)
         self.progress.step(metrics)
         self.state = replace(

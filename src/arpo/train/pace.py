@@ -4,7 +4,7 @@
 samples the next steps while the learner works on this one.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, Self, TypeVar
 
 from arpo.engines import Engine
@@ -31,6 +31,10 @@ class Pace(Protocol):
         """The learner's work on the batch that was taken last. Cancelled, it is done to its end; the cancellation comes then."""
         ...
 
+    def figures(self, batch: Batch) -> Mapping[str, float]:
+        """What the seconds of the step's phases do not say."""
+        ...
+
     def published(self, version: int) -> None:
         """The engine samples with this version of the weights (the number of the step that made them) from now on."""
         ...
@@ -49,6 +53,9 @@ class InTurn:
 
     async def __aexit__(self, *_: object) -> None:
         pass
+
+    def figures(self, batch: Batch) -> Mapping[str, float]:
+        return {}
 
     async def batch(self, cursor: Cursor) -> Batch:
         batch = await self.collect(cursor)
