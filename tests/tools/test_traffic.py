@@ -15,6 +15,7 @@ from arpo.core.tree import Call, Outcome, Status
 from arpo.errors import ConfigError, ProviderError, ToolError, ToolsStoppedError
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
+from arpo.tools.accounts import between, read_accounts
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import ToolConfig, ToolsConfig, build_tools
 from arpo.tools.traffic import Traffic, build_traffic
@@ -543,3 +544,65 @@ def test_a_tool_that_is_not_ready_stops_a_run_before_it_starts_but_no_replay(tmp
     with pytest.raises(ConfigError, match=r"tools.offered.0.options.key_env: needs a key"):
         Asked(Keyless(), tmp_path)
     assert asyncio.run(Asked(Keyless(), tmp_path, mode="replay")("x")).cached
+
+
+def _spend_in_process(folder, paid):
+    async def main():
+        ask = live(lambda number: ToolResult(text="x", cost=0.25), limits={"money": 100})
+        ask.traffic.keep(Path(folder))
+        for i in range(6):
+            await ask(str(i))
+        await asyncio.sleep(0.2)  # the writer is a thread of its own
+        paid.set()
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+
+
+def test_money_that_a_killed_process_spent_counts_against_the_next_one(tmp_path):
+    context = multiprocessing.get_context("fork")
+    paid = context.Event()
+    process = context.Process(target=_spend_in_process, args=(str(tmp_path), paid))
+    process.start()
+    assert paid.wait(60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+    async def main():
+        ask = live(lambda number: ToolResult(text="x", cost=0.25), limits={"money": 1.75})
+        ask.traffic.keep(tmp_path)
+        assert ask.traffic.accounts["search"].cost == 1.5 and ask.traffic.accounts["search"].executed == 6
+        await ask()
+        with pytest.raises(ToolsStoppedError, match=r"1\.75 in money for 7 calls"):
+            await ask()
+        ask.traffic.write_down()
+        assert read_accounts(tmp_path)["search"]["cost"] == 1.75
+
+    asyncio.run(main())
+
+
+def test_what_a_call_cost_counts_although_who_asked_first_has_left(tmp_path):
+    async def main():
+        ask = Asked(Search(lambda number: ToolResult(text="x", cost=2.0), seconds=0.05), tmp_path)
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0.01)
+        second = asyncio.create_task(ask())
+        await asyncio.sleep(0.01)
+        first.cancel()
+        assert (await second).shared and ask.traffic.accounts["search"].cost == 2.0
+
+    asyncio.run(main())
+
+
+def test_between_two_looks_is_what_was_asked_in_between(tmp_path):
+    async def main():
+        ask = Asked(Search(lambda number: KeyError("b") if number == 1 else "x"), tmp_path)
+        await ask("a")
+        before = ask.traffic.spent()
+        assert between(before, ask.traffic.spent()) == {}
+        await ask("a"), await ask("b"), await ask("c")
+        found = between(before, ask.traffic.spent())["search"]
+        assert (found["asked"], found["executed"], found["cached"], found["faults"]) == (3, 2, 1, {"raised KeyError": 1})
+        assert between({}, ask.traffic.spent())["search"]["asked"] == 4
+
+    asyncio.run(main())

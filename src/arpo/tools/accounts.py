@@ -1,10 +1,13 @@
-"""What became of a run's calls, tool by tool: counts, faults, seconds and money.
+"""What became of a run's calls, tool by tool: counts, faults, seconds and money; and how that is kept while they are made.
 
 Knows outcomes. Refuses to know trees: what branches inherit of each other, `arpo.train.meter` counts.
 """
 
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil, exp, log
 from pathlib import Path
@@ -17,6 +20,8 @@ from arpo.files import read_json, write_json
 BUCKETS_PER_E = 12  # of the histogram of seconds: a percentile is right to 4 %
 SHORTEST_S = 1e-6
 FILE = "calls.json"
+COUNTS = ("asked", "executed", "attempts", "cached", "shared", "refused", "unavailable", "cost")
+EVERY_S = 1.0  # that accounts are written down while calls are made; what costs money is at once
 
 
 @dataclass(slots=True)
@@ -35,7 +40,15 @@ class Account:
     seconds: Counter[int] = field(default_factory=Counter)
     last_faults: deque[str] = field(default_factory=lambda: deque(maxlen=5))
 
+    def made(self, outcome: Outcome) -> None:
+        """A call was executed, whether or not who asked for it still waits."""
+        if outcome.ran:
+            self.executed += 1
+            self.cost += outcome.cost
+            self.seconds[_bucket(outcome.seconds)] += 1
+
     def add(self, outcome: Outcome) -> None:
+        """A call was answered."""
         self.asked += 1
         self.cached += (
             outcome.cached and outcome.answered
@@ -43,10 +56,6 @@ class Account:
         self.shared += outcome.shared and outcome.answered
         self.refused += outcome.status is Status.REFUSED
         self.unavailable += outcome.status is Status.UNAVAILABLE
-        if outcome.ran:
-            self.executed += 1
-            self.cost += outcome.cost
-            self.seconds[_bucket(outcome.seconds)] += 1
         if outcome.fault and not outcome.cached:
             self.faults[outcome.fault] += 1
             self.last_faults.append(f"{outcome.fault}: {outcome.text}")
@@ -62,14 +71,13 @@ class Account:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, that `merge` takes back."""
-        names = ("asked", "executed", "attempts", "cached", "shared", "refused", "unavailable", "cost")
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in COUNTS}
         values |= {f"p{share}_s": self.percentile(share / 100) for share in (50, 95, 99)}
         return {**values, "faults": dict(self.faults), "seconds": {str(bucket): n for bucket, n in sorted(self.seconds.items())}}
 
     def merge(self, values: Mapping[str, Any]) -> None:
         """Add what an earlier start of the run wrote down."""
-        for name in ("asked", "executed", "attempts", "cached", "shared", "refused", "unavailable", "cost"):
+        for name in COUNTS:
             setattr(self, name, getattr(self, name) + values.get(name, 0))
         self.faults.update(values.get("faults", {}))
         self.seconds.update({int(bucket): count for bucket, count in values.get("seconds", {}).items()})
@@ -79,9 +87,38 @@ def _bucket(seconds: float) -> int:
     return max(0, ceil(BUCKETS_PER_E * log(max(seconds, SHORTEST_S) / SHORTEST_S)))
 
 
-def write_accounts(run: Path, accounts: Mapping[str, Any]) -> None:
-    """Write a run's accounts (`Traffic.spent()`) into its folder."""
-    write_json(run / FILE, accounts)
+class Book:
+    """Accounts in a folder, written while they grow by a thread of its own, whole each time: a process that is killed leaves at
+    most the counts of its last second out, and no money but that of calls under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-accounts")
+        self._lock = threading.Lock()  # around the file, and around what is still to be written
+        self._next: Mapping[str, Any] | None = None
+        self._at = float("-inf")
+
+    def due(self, *, money: bool) -> bool:
+        """Whether it is time to `note`: after each call that cost `money`, else every second."""
+        return money or time.monotonic() - self._at >= EVERY_S
+
+    def note(self, accounts: Mapping[str, Any]) -> None:
+        """Have `accounts` written soon, if nothing newer comes first. Waits for no disk."""
+        self._at = time.monotonic()
+        self._next = accounts
+        self._writer.submit(self._write)
+
+    def write(self, accounts: Mapping[str, Any]) -> None:
+        """Write them now. Raises OSError."""
+        with self._lock:
+            self._next, self._at = None, time.monotonic()
+            write_json(self.folder / FILE, accounts)
+
+    def _write(self) -> None:
+        with self._lock:
+            accounts, self._next = self._next, None
+            if accounts is not None:
+                write_json(self.folder / FILE, accounts)  # a full disk stops the run where it next writes by `write`
 
 
 def read_accounts(run: Path) -> dict[str, Any]:
@@ -91,6 +128,27 @@ def read_accounts(run: Path) -> dict[str, Any]:
     if not isinstance(accounts, dict):
         raise FormatError(f"{path}: accounts are an object, a tool a key")
     return accounts
+
+
+def between(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What calls came to from one look at plain accounts to a later one, tool by tool: counts, cost, and faults by kind."""
+    found = {}
+    for name, account in after.items():
+        earlier = before.get(name, {})
+        counts = {key: account[key] - earlier.get(key, 0) for key in COUNTS}
+        faults = Counter(account["faults"])
+        faults.subtract(earlier.get("faults", {}))
+        if counts["asked"] or counts["executed"]:
+            found[name] = {**counts, "faults": dict(+faults)}
+    return found
+
+
+def in_words(accounts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Plain accounts, all tools together, as a line of text."""
+    asked, executed, cached, shared = (sum(a[key] for a in accounts.values()) for key in ("asked", "executed", "cached", "shared"))
+    cost = sum(a["cost"] for a in accounts.values())
+    spent = f", cost {cost:.4g}" if cost else ""
+    return f"tool calls: {asked:,} asked for, {executed:,} executed, {cached:,} from the cache, {shared:,} shared in flight{spent}"
 
 
 def table(accounts: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:

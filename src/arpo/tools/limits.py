@@ -26,7 +26,7 @@ Tell = Callable[[str, str], None]  # a text and its level: "info", "warning"
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 60.0
 LONG_S = 5.0  # a provider that wants to be left alone for longer is down: everybody waits, not one call
-GO_ON = "raise tools.limits.patience_s to wait longer, and go on with `arpo train --resume RUN` when it is back"
+GO_ON = "raise tools.limits.patience_s to wait longer, and resume (--resume) when it is back"
 MOST_FAILED_ROUNDS = 2  # of one call, while others come through: then it is the call's own fault
 
 

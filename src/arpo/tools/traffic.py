@@ -9,13 +9,14 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from arpo.core.tree import Call, Outcome
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.files import cache_folder
 from arpo.tools import CallContext, Tool
-from arpo.tools.accounts import Account
+from arpo.tools.accounts import Account, Book, read_accounts
 from arpo.tools.cache import DAY_S, Cache, Kept
 from arpo.tools.call import admitted, attempt, unavailable
 from arpo.tools.config import ToolConfig, ToolsConfig
@@ -51,6 +52,7 @@ class Traffic:
         self.cache: Cache | None = None
         self.limits = limits or LimitsConfig()
         self.tell: Tell = _on_stderr
+        self._book: Book | None = None  # None: nobody keeps the accounts
 
     @property
     def accounts(self) -> dict[str, Account]:
@@ -75,6 +77,7 @@ class Traffic:
         else:
             outcome, _ = await self._make(lane, tool, call, context)
         lane.account.add(outcome)
+        self._note(money=False)
         return outcome
 
     async def _make(self, lane: Lane, tool: Tool, call: Call, context: CallContext) -> tuple[Outcome, bool]:
@@ -86,6 +89,8 @@ class Traffic:
             (outcome, empty), attempts = await lane.provider.call(once)
         except ProviderError as error:
             return unavailable(tool, error), False
+        lane.account.made(outcome)
+        self._note(money=outcome.cost > 0)
         self._watch(lane, outcome)
         return (outcome if attempts == 1 else replace(outcome, attempts=attempts)), empty
 
@@ -154,6 +159,21 @@ class Traffic:
     def spent(self) -> dict[str, Any]:
         """The accounts as JSON values."""
         return {name: account.plain() for name, account in sorted(self.accounts.items())}
+
+    def keep(self, folder: Path) -> None:
+        """Take over the accounts in `folder`, and keep them there while calls are made: what a process spends that is killed counts
+        against the budget of the next one. Raises FormatError."""
+        self.go_on(read_accounts(folder))
+        self._book = Book(folder)
+
+    def write_down(self) -> None:
+        """Write the accounts into the folder in which they are kept, if they are."""
+        if self._book is not None:
+            self._book.write(self.spent())
+
+    def _note(self, *, money: bool) -> None:
+        if self._book is not None and self._book.due(money=money):
+            self._book.note(self.spent())
 
     def go_on(self, spent: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what an earlier start of this run spent."""

@@ -147,9 +147,10 @@ class Trainer:
 
     def measure(self, batch: Batch, credited: Sequence[CreditedTree]) -> Metrics:
         step = [*map(Measured.of, batch.rollouts, credited)]
+        metrics = measure(step, head_tokens=self.run.rollout.head, version=self.state.step)
         return {
-            **measure(step, head_tokens=self.run.rollout.head, version=self.state.step),
-            **self.pace.figures(batch),
+            **metrics,
+            "tokens/per_s": metrics["tokens/generated"] / max(batch.seconds, 1e-9),
             "tools/seconds": sum(rollout.grown.tool_s for rollout in batch.rollouts),
             "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch.rollouts),
         }

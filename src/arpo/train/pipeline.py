@@ -23,7 +23,6 @@ from arpo.located import dump
 from arpo.rollout.prompts import check_prompts
 from arpo.run import Run, plain
 from arpo.tasks import Task
-from arpo.tools.accounts import read_accounts, write_accounts
 from arpo.train import checkpoint
 from arpo.train.adapters import full_state
 from arpo.train.checkpoint import Checkpoint, TrainState
@@ -91,7 +90,7 @@ class _Pipeline:
         self.start = Start(run)
         self.traffic = prepared.world.traffic
         self.traffic.tell = self.say
-        self.traffic.go_on(read_accounts(folder.path))
+        self.traffic.keep(folder.path)
         self.saved = self._checkpoint()
         if self.saved:  # a process that was killed wrote no seconds of its training
             self.seconds["training"] = max(self.seconds.get("training", 0.0), self.saved.state.seconds)
@@ -271,7 +270,7 @@ class _Pipeline:
         finally:
             self.seconds[name] = round(earlier + time.monotonic() - begun, 1)
             self.folder.write_summary(seconds=self.seconds)
-            write_accounts(self.folder.path, self.traffic.spent())
+            self.traffic.write_down()
 
     def say(self, text: str, level: str = "info") -> None:
         self.folder.note(text, level=level)
