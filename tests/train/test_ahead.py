@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
-import virtual_time
 from hypothesis import given
 from hypothesis import strategies as st
 
+import virtual_time
 from arpo.engines.scripted import ScriptedEngine
 from arpo.train.ahead import Ahead
 from arpo.train.batches import Batch, Cursor

@@ -1,0 +1,198 @@
+"""The loop where sampling runs ahead of training: the same steps, by weights that are old, but not too old."""
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loop_world import PLAIN, answer, go, mixed_on_odd, training, weights
+
+from arpo.core.record import replay
+from arpo.core.tree import Turn
+from arpo.engines import SamplingParams, Weights
+from arpo.engines.scripted import Script, ScriptedEngine
+from arpo.errors import ConfigError, EngineError
+from arpo.recipe import load_recipe
+from arpo.train import checkpoint
+from arpo.train.job import build_job
+from arpo.train.order import in_order
+from arpo.train.runfolder import RunFolder
+from tiny_project import TinyProject
+
+TIMED = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s", "staleness/")
+
+
+def slowly(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> Script:
+    """So that updates fall into the middle of turns."""
+    said = mixed_on_odd(engine, asked, text, params)
+    return Script(said=said, delay_s=(params.seed % 7) / 1000, token_s=0.002)
+
+
+def turns(folder: RunFolder, step: int) -> list[Turn]:
+    return [turn for record in folder.trees(step) for turn in record.tree.turns.values()]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_steps_are_those_of_training_in_turn_by_weights_within_the_bound(
+    tiny_project: TinyProject, tmp_path: Path, most: int
+) -> None:
+    """What the script says depends on the request alone, so all but the versions must be equal, to the last weight."""
+    plan = (*PLAIN, "train.steps=5", "train.dynamic_sampling={max_batches: 4}", "rollout.leaves=8", "rollout.roots=8")
+    plan = (*plan, "optim.lr=1e-2", "rollout.rule={rule: threshold, window: 9}")
+    whole, plain = go(tiny_project, tmp_path / "plain", slowly, *plan)
+    trainer, folder = go(tiny_project, tmp_path / "ahead", slowly, *plan, f"train.max_staleness={most}")
+    tasks = [[record.tree.task for record in folder.trees(step)] for step in range(1, 6)]
+    assert tasks == [[record.tree.task for record in plain.trees(step)] for step in range(1, 6)]
+    order = in_order(trainer.tasks, trainer.run.seed, 0, sum(map(len, tasks)), apart=12)
+    assert [task for step in tasks for task in step] == [task.id for task in order], "none twice, none left out"
+    lags = set()
+    for step in range(1, 6):
+        assert all(replay(record) == record.tree for record in folder.trees(step))
+        versions = [version for turn in turns(folder, step) for version, _ in turn.versions]
+        assert all(step - 1 - most <= version <= step - 1 for version in versions)
+        lags |= {step - 1 - version for version in versions}
+        assert all(turn.versions[0][0] == step - 1 for turn in turns(plain, step))
+    assert max(lags) >= 1, "it did run ahead"
+    for line, before in zip(folder.metrics(), plain.metrics(), strict=True):
+        assert {k: v for k, v in line.items() if not k.startswith(TIMED)} == {
+            k: v for k, v in before.items() if not k.startswith(TIMED)
+        }
+        assert 0 <= line["staleness/mean"] <= line["staleness/max"] <= most
+        assert before["staleness/max"] == before["staleness/mean"] == before["staleness/mixed"] == 0
+        assert line["ahead/sampling_s"] > 0 and line["tokens/per_s"] > 0
+    assert max(line["staleness/max"] for line in folder.metrics()) == max(lags)
+    assert all(a.equal(b) for a, b in zip(weights(whole), weights(trainer), strict=True))
+    assert replace(trainer.state, seconds=0) == replace(whole.state, seconds=0)
+
+
+def test_what_is_sampled_across_an_update_says_so(tiny_project: TinyProject, tmp_path: Path) -> None:
+    def long(_engine: ScriptedEngine, asked: int, _text: str, params: SamplingParams) -> Script:
+        return Script(said=f"<think>{'so ' * 18}</think>{answer('odd' if params.seed % 2 else 'even')}", token_s=0.01)
+
+    plan = (*PLAIN, "train.steps=3", "train.max_staleness=1", "rollout.turn_tokens=60")
+    with training(tiny_project, tmp_path / "run", long, *plan) as trainer:
+        update = trainer.learner.update
+        trainer.learner.update = lambda *given: (time.sleep(0.25), update(*given))[1]  # type: ignore[method-assign]
+        asyncio.run(trainer.train())
+    folder = RunFolder(tmp_path / "run")
+    mixed = [turn for step in range(1, 4) for turn in turns(folder, step) if len(turn.versions) > 1]
+    assert mixed and all(sum(count for _, count in turn.versions) == len(turn.tokens) for turn in mixed)
+    assert max(line["staleness/mixed"] for line in folder.metrics()) > 0
+
+
+# --- the engine's weights
+
+
+class Watched(ScriptedEngine):
+    """Keeps what it was handed, as an engine does that copies nothing."""
+
+    handed: list[Weights]
+
+    async def load(self, weights: Weights) -> None:
+        await super().load(weights)
+        self.handed = [*getattr(self, "handed", []), weights]
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_an_engine_is_told_whether_its_weights_will_change(tiny_project: TinyProject, tmp_path: Path, most: int) -> None:
+    with training(tiny_project, tmp_path / "run", slowly, *PLAIN, f"train.max_staleness={most}") as trainer:
+        engine = trainer.job.agent.engine
+        engine.__class__ = Watched
+        asyncio.run(trainer.train())
+        handed = engine.handed  # type: ignore[attr-defined]
+    assert [each.version for each in handed] == ([0] if most else []) + [1, 2], "of its own before anything changes"
+    assert all(each.changing == bool(most) for each in handed)
+
+
+def test_the_local_engine_keeps_what_it_loaded_while_the_learner_goes_on(tiny_project: TinyProject) -> None:
+    run = load_recipe(tiny_project.recipe, ["cold_start=null"])
+    job = build_job(run, tiny_project.model)
+    engine: Any = job.agent.engine
+    params = SamplingParams(max_tokens=8, temperature=0)
+
+    async def said() -> list[float]:
+        return [x async for chunk in engine.sample([5, 6, 7], params) for x in chunk.logprobs]
+
+    async def main() -> None:
+        state = {name: value.detach() for name, value in job.model.state_dict().items()}
+        await engine.load(Weights(0, state, changing=True))
+        before = await said()
+        with torch.no_grad():
+            for parameter in job.model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        await engine.forget()
+        assert await said() == before
+        await engine.load(Weights(1, state, changing=True))
+        assert await said() != before
+        await engine.close()
+
+    asyncio.run(main())
+
+
+# --- how it ends
+
+
+def test_an_engine_that_fails_ahead_stops_the_run_after_what_was_sampled(tiny_project: TinyProject, tmp_path: Path) -> None:
+    asked_last: list[str] = []
+
+    def dies(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> "Script | str":
+        good = mixed_on_odd(engine, asked, text, params)
+        return Script(said=good, fails_after=1) if f"Parity of {asked}" in asked_last else good
+
+    plan = (*PLAIN, "train.steps=6", "train.max_staleness=2", "train.save_every=9")
+    with training(tiny_project, tmp_path / "run", dies, *plan) as trainer:
+        asked_last += [task.question for task in in_order(trainer.tasks, trainer.run.seed, 6, 3, apart=3)]
+        with pytest.raises(EngineError, match="step 3"):
+            asyncio.run(trainer.train())
+    saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert trainer.state.step == 2 and saved is not None and saved.state == trainer.state
+
+
+def test_cancelled_in_an_update_it_finishes_the_step_and_saves(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """Ctrl-C while the learner is in its third update and the fourth step is being sampled."""
+    sampled = threading.Event()
+
+    def plays(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> "Script | str":
+        if trainer.step == 3 and not trainer.whole:
+            sampled.set()
+        return slowly(engine, asked, text, params)
+
+    async def main() -> None:
+        running = asyncio.ensure_future(trainer.train())
+        update = trainer.learner.update
+
+        def slow(*arguments: Any) -> Any:
+            if trainer.step == 3:
+                loop.call_soon_threadsafe(lambda: loop.call_later(0.02, running.cancel))
+                sampled.wait(0.5)
+            return update(*arguments)
+
+        loop = asyncio.get_running_loop()
+        trainer.learner.update = slow  # type: ignore[method-assign]
+        await running
+
+    plan = (*PLAIN, "train.steps=99", "train.save_every=50", "train.max_staleness=1")
+    with training(tiny_project, tmp_path / "run", plays, *plan) as trainer, pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    folder = RunFolder(tmp_path / "run")
+    saved, _ = checkpoint.newest(folder.path / "checkpoints")
+    assert saved is not None and saved.state == trainer.state and saved.state.step == 3 == len(folder.metrics())
+    again = _resumed(tiny_project, tmp_path, saved.state)
+    assert again == [task.id for task in in_order(trainer.tasks, trainer.run.seed, 9, 3, apart=3)]
+
+
+def _resumed(project: TinyProject, tmp_path: Path, state: checkpoint.TrainState) -> list[str]:
+    """Tasks of the first step after `state`."""
+    plan = (*PLAIN, f"train.steps={state.step + 2}", "train.max_staleness=1")
+    _, folder = go(project, tmp_path / "again", slowly, *plan, state=state)
+    assert all(version == state.step for turn in turns(folder, state.step + 1) for version, _ in turn.versions)
+    return [record.tree.task for record in folder.trees(state.step + 1)]
+
+
+def test_it_cannot_be_asked_for_with_a_deterministic_engine(tiny_project: TinyProject) -> None:
+    with pytest.raises(ConfigError, match="timing decides which weights write a token"):
+        load_recipe(tiny_project.recipe, ["train.max_staleness=1", "engine.deterministic=true"])
