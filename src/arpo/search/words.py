@@ -5,10 +5,10 @@ import unicodedata
 from functools import lru_cache
 
 WORD = re.compile(r"\w+(?:[.,]\d+)*")
-GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or that the their this to
+GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or s that the their this to
 was were what when where which who whom whose why with"""
-STOPWORDS = frozenset(GLUE.split())  # in short passages they only add noise
-VERSION = "words-1"  # of an index: one that was built with other words cannot be searched with these
+STOPWORDS = frozenset(GLUE.split())  # in short passages they only add noise; the "s" is what a possessive leaves
+VERSION = "words-2"  # of an index: one that was built with other words cannot be searched with these
 
 
 def words(text: str) -> list[str]:
