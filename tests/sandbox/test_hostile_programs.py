@@ -17,7 +17,8 @@ from hostile import BURNERS, PROGRAMS
 from arpo.sandbox import levels, linux
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.syscalls import numbers
-from arpo.sandbox.warm import Ran, StartError, WarmSandbox
+from arpo.sandbox.verdict import Ran
+from arpo.sandbox.warm import StartError, WarmSandbox
 
 LIMITS = Limits(cpu_seconds=1, seconds=3, memory_mb=128, file_mb=8, output_bytes=4000)
 SECRET = "swordfish-of-the-trainer"

@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import types
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,9 @@ class Cell:
         )
 
 
-def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: int = -1, session: bool = False) -> int:
-    """Bind this process for good. `ruleset`: of Landlock (-1 without), `output`: what becomes descriptors 1 and 2, `keep`: a
-    descriptor that stays open. Where it may start processes, the descriptor on which they are asked for; else -1.
+def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collection[int] = (), session: bool = False) -> int:
+    """Bind this process for good. `ruleset`: of Landlock (-1 without), `output`: what becomes descriptors 1 and 2, `keep`:
+    descriptors that stay open. Where it may start processes, the descriptor on which they are asked for; else -1.
     """
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)
@@ -93,12 +94,12 @@ def _set_environment(folder: str) -> None:
     os.environ.update(kept, HOME=folder, TMPDIR=folder)
 
 
-def _close_all_but(keep: int) -> None:
-    if keep < 0:
-        os.closerange(3, CLOSE_TO)
-    else:
-        os.closerange(3, keep)
-        os.closerange(keep + 1, CLOSE_TO)
+def _close_all_but(keep: Collection[int]) -> None:
+    start = 3
+    for each in sorted(keep):
+        os.closerange(start, each)
+        start = each + 1
+    os.closerange(start, CLOSE_TO)
 
 
 def fresh_main() -> types.ModuleType:

@@ -1,8 +1,9 @@
-"""What the zygote knows of its children: calls that run, sessions that live, and the output that they share with it."""
+"""What the zygote knows of calls and of its children: when, how long, which process. Never what they run, or what that printed."""
 
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,26 +12,30 @@ from arpo.sandbox import seccomp
 if TYPE_CHECKING:
     import socket
 
-PAGE = 4096
 GRACE_S = 0.5  # of wall time, for a program's last words
-_F_ADD_SEALS, _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW = 1033, 1, 2, 4
 
 
-def open_output(most_bytes: int) -> int:
-    """Memory that a child writes its output to: of a fixed size, so what is too much fails in the child alone."""
-    import fcntl
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A call to be made. `program`, `output`: descriptors (see `payload`), the zygote's to close and not to read."""
 
-    output = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(output, (most_bytes // PAGE + 1) * PAGE)
-    fcntl.fcntl(output, _F_ADD_SEALS, _SEAL_SEAL | _SEAL_SHRINK | _SEAL_GROW)
-    return output
+    number: int
+    seconds: float
+    program: int
+    output: int
+    session: str | None = None
+    new: bool = False  # its session may be opened
+    more: bool = False  # its session is in use until a call without this has begun
 
+    @classmethod
+    def read(cls, message: dict[str, Any], descriptors: Sequence[int]) -> "Request":
+        output, program = descriptors
+        known = {key: message[key] for key in ("session", "new", "more") if key in message}
+        return cls(number=message["id"], seconds=message["seconds"], program=program, output=output, **known)
 
-def read_output(output: int, most_bytes: int) -> tuple[str, bool]:
-    """What was written, whatever it was, as text without NUL; and whether that was more than `most_bytes`."""
-    written = os.lseek(output, 0, os.SEEK_CUR)
-    got = os.pread(output, min(written, most_bytes), 0)
-    return got.decode("utf-8", "replace").replace("\0", "\ufffd"), written > most_bytes
+    def close(self) -> None:
+        os.close(self.program)
+        os.close(self.output)
 
 
 @dataclass(slots=True)
@@ -40,16 +45,13 @@ class Call:
     number: int
     pid: int
     pidfd: int
-    output: int
     deadline: float
-    seconds: float
-    slot: Any
+    slot: "Slot"
     session: "Session | None" = None
     forks: seccomp.Forks | None = None
     killed: str = ""  # why, where we did it: "time", "cpu", "files", "stopped"
     cpu_s: float = 0.0  # when it has ended
     cpu_before_s: float = 0.0
-    request: dict[str, Any] | None = None  # of a session: what is asked for after this one of its past
 
     def interrupt(self) -> None:
         """Time is up: let the program say what it has; who does not listen is killed at the new deadline."""
@@ -81,9 +83,11 @@ class Call:
         _reap_group(self.pid)
         return status
 
-    def close(self) -> None:
-        os.close(self.pidfd)
-        os.close(self.output)
+    def end(self, status: int | None, most_cpu_s: float) -> dict[str, Any]:
+        """What the trainer is told of its end. `status` as of waitpid; None where it is not known."""
+        code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
+        used_up = code == -signal.SIGKILL and self.cpu_s >= most_cpu_s
+        return {"id": self.number, "code": code, "killed": self.killed, "used_up": used_up}
 
 
 @dataclass(slots=True)
@@ -104,9 +108,10 @@ class Session:
     pid: int
     pidfd: int
     control: "socket.socket"
-    slot: Any
+    slot: "Slot"
     family: Family = field(default=None)  # type: ignore[assignment]
     call: Call | None = None
+    in_use: bool = False  # between two calls that belong together: not to be let go
     used: float = 0.0
     hung_up: bool = False
 

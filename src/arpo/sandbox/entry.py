@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 
-from arpo.sandbox import bubblewrap, frames, linux, namespaces
+from arpo.sandbox import bubblewrap, linux, namespaces, packets
 from arpo.sandbox.limits import MOST_FILES
 from arpo.sandbox.setup import Setup
 from arpo.sandbox.zygote import Zygote
@@ -44,7 +44,7 @@ def outside(setup: Setup, inside_words: list[str]) -> None:
             namespaces.enter(setup.view)
         settle(setup, control)
     except OSError as error:
-        frames.send(control, {"failed": str(error), "stage": "enter"})
+        packets.send(control, {"failed": str(error), "stage": "enter"})
         os._exit(1)
 
 
@@ -54,7 +54,7 @@ def inside(setup: Setup) -> None:
     try:
         settle(setup, control)
     except OSError as error:
-        frames.send(control, {"failed": str(error), "stage": "enter"})
+        packets.send(control, {"failed": str(error), "stage": "enter"})
         os._exit(1)
 
 
@@ -74,7 +74,7 @@ def settle(setup: Setup, control: socket.socket) -> None:
         try:
             importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001  whatever a package raises when imported
-            frames.send(control, {"failed": f"{type(error).__name__}: {error}", "stage": "import", "name": name})
+            packets.send(control, {"failed": f"{type(error).__name__}: {error}", "stage": "import", "name": name})
             os._exit(1)
     _import_what_follows()
     gc.collect()

@@ -10,8 +10,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from arpo.sandbox import child, messages, seccomp, sessions
-from arpo.sandbox.children import Call, Session, Slot, lead_group, open_output
+from arpo.sandbox import child, packets, seccomp, sessions
+from arpo.sandbox.children import Call, Request, Session, Slot, lead_group
 
 if TYPE_CHECKING:
     from arpo.sandbox.zygote import Zygote
@@ -26,11 +26,12 @@ class Sessions:
         self.zygote = zygote
         self.live: dict[str, Session] = {}
 
-    def begin(self, name: str, request: dict[str, Any]) -> bool:
+    def begin(self, name: str, request: Request) -> bool:
         """Start a call in a session. False where it must wait: for that session, or for room for a new one."""
         session = self.live.get(name)
-        if session is None and not request.get("new"):
-            self.zygote.answer({"id": request["id"], "gone": True})
+        if session is None and not request.new:
+            request.close()
+            self.zygote.answer({"id": request.number, "gone": True})
             return True
         session = session or self._open(name)
         if session is None or session.call is not None:
@@ -39,21 +40,24 @@ class Sessions:
         return True
 
     def _open(self, name: str) -> Session | None:
-        """A new session's process. None where every slot is in use."""
+        """A new session's process. None where every slot is in use, or no process can be made."""
         if not self._make_room():
             return None
-        slot = self.zygote.free.pop()
-        slot.made += 1
-        folder = os.path.join(slot.folder, str(slot.made))
-        os.mkdir(folder)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        slot = self.zygote.free[-1]
+        folder = os.path.join(slot.folder, str(slot.made + 1))
+        ours, theirs = packets.pair()
         nowhere = os.open("/dev/null", os.O_RDWR)
-        made = os.fork()
-        if not made:
+        made = self.zygote.fork()
+        if made == 0:
             self._be_session(slot, folder, nowhere, theirs)
-        lead_group(made)
         os.close(nowhere)
         theirs.close()
+        if made is None:
+            ours.close()
+            return None
+        lead_group(made)
+        self.zygote.free.pop()
+        slot.made += 1
         session = Session(name=name, pid=made, pidfd=os.pidfd_open(made), control=ours, slot=slot)
         session.family.forks = self.zygote.listen(ours, 0)
         self._keep(session)
@@ -62,9 +66,9 @@ class Sessions:
     def _be_session(self, slot: Slot, folder: str, output: int, control: socket.socket) -> None:
         """A session's process. Never returns."""
         try:
-            listener = child.confine(
-                self.zygote.cell, folder=folder, ruleset=slot.ruleset, output=output, keep=control.fileno(), session=True
-            )
+            os.mkdir(folder)
+            keep = [control.fileno()]
+            listener = child.confine(self.zygote.cell, folder=folder, ruleset=slot.ruleset, output=output, keep=keep, session=True)
             socket.send_fds(control, [b"L"], [listener])
             os.close(listener)
             names = child.fresh_main().__dict__
@@ -76,7 +80,7 @@ class Sessions:
     def _make_room(self) -> bool:
         """Let the longest unused session go where there are too many: its calls can be repeated."""
         while len(self.live) >= self.zygote.setup.sessions or not self.zygote.free:
-            idle = [session for session in self.live.values() if session.call is None]
+            idle = [session for session in self.live.values() if session.call is None and not session.in_use]
             if not idle:
                 return False
             self.forget(min(idle, key=lambda session: session.used).name)
@@ -85,39 +89,26 @@ class Sessions:
     def _keep(self, session: Session) -> None:
         self.live[session.name] = session
         session.slot.holders.add(session.pid)
-        self.zygote.selector.register(session.pidfd, selectors.EVENT_READ, lambda: self._session_died(session))
+        self.zygote.selector.register(session.pidfd, selectors.EVENT_READ, lambda: self.forget(session.name))
         self.zygote.selector.register(session.control, selectors.EVENT_READ, lambda: self._session_answers(session))
 
-    def _run_in(self, session: Session, request: dict[str, Any]) -> None:
-        """Send a session its next program: first the calls that are to be made again, then the one asked for."""
-        past: list[list[Any]] = request.get("past") or []
-        again = bool(past)
-        code, seed = past.pop(0) if past else (request["code"], request["seed"])
-        most = self.zygote.setup.limits.seconds
-        seconds = most if again else min(most, request["seconds"])
-        output = open_output(self.zygote.setup.limits.output_bytes)
-        source = os.memfd_create("source")
+    def _run_in(self, session: Session, request: Request) -> None:
+        """Hand a session its next program, and where to print."""
         try:
-            os.write(source, code.encode("utf-8", "surrogatepass"))
-            os.lseek(source, 0, os.SEEK_SET)
-            socket.send_fds(session.control, [sessions.pack(sessions.RUN, seed)], [output, source])
+            socket.send_fds(session.control, [sessions.pack(sessions.RUN)], [request.output, request.program])
         except OSError:  # it does not read: what it holds is of no use to anybody
             session.kill()
-        finally:
-            os.close(source)
+        request.close()
         call = Call(
-            number=request["id"],
+            number=request.number,
             pid=session.pid,
             pidfd=session.pidfd,
-            output=output,
-            deadline=time.monotonic() + seconds,
-            seconds=seconds,
+            deadline=time.monotonic() + request.seconds,
             slot=session.slot,
             session=session,
-            request=request if again else None,
         )
         call.cpu_before_s = call.cpu_now()
-        session.call, session.used = call, time.monotonic()
+        session.call, session.in_use, session.used = call, request.more, time.monotonic()
         self.zygote.calls[call.number] = call
 
     def _session_answers(self, session: Session) -> None:
@@ -130,27 +121,14 @@ class Sessions:
             self.zygote.selector.unregister(session.control)
             session.hung_up = True
             return
-        call, session.call = session.call, None
-        ending, text = self.zygote.verdict(call, got[0] << 8)
-        del self.zygote.calls[call.number]
-        os.close(call.output)
-        if call.request is not None:  # one of the past
-            self._run_in(session, call.request)
-        else:
-            self.zygote.answer({"id": call.number, "ending": ending, "text": text})
+        self._end_call(session, got[0] << 8)
 
-    def _session_died(self, session: Session) -> None:
-        call = session.call
+    def _end_call(self, session: Session, status: int | None, **more: Any) -> None:
+        """The call of a session is over: its caller hears."""
+        call, session.call = session.call, None
         if call is not None:
-            status = session.reap()
-            ending, text = self.zygote.verdict(call, status)
-            if status is not None and os.WIFEXITED(status) and ending != "cpu":
-                ending, text = "error", "\n".join(part for part in (text, messages.LEFT) if part)
             del self.zygote.calls[call.number]
-            os.close(call.output)
-            told = {"ending": ending, "text": text} if call.request is None else {}  # of one of the past: the call did not run
-            self.zygote.answer({"id": call.number, "gone": True, **told})
-        self.forget(session.name)
+            self.zygote.answer({**call.end(status, self.zygote.setup.limits.cpu_seconds), **more})
 
     def fork(self, name: str, to: str) -> bool:
         """A second session `to` that goes on where the first one is now. Where that cannot be, its caller repeats the calls."""
@@ -164,10 +142,10 @@ class Sessions:
         slot = session.slot
         slot.made += 1
         folder = os.path.join(slot.folder, str(slot.made))
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = packets.pair()
         forks.permits = 1
         try:
-            socket.send_fds(session.control, [sessions.pack(sessions.FORK, 0, folder)], [theirs.fileno()])
+            socket.send_fds(session.control, [sessions.pack(sessions.FORK, folder)], [theirs.fileno()])
             made = self._number_of_fork(session, forks)
         except OSError:
             made = -1
@@ -211,12 +189,12 @@ class Sessions:
             return False
 
     def forget(self, name: str) -> None:
-        """End a session and what it holds; the scratch folder goes with the last of its family."""
+        """End a session, the call that runs in it, and what it holds; the scratch folder goes with the last of its family."""
         session = self.live.pop(name, None)
         if session is None:
             return
         session.kill()
-        session.reap()
+        self._end_call(session, session.reap(), gone=True)
         self.zygote.selector.unregister(session.pidfd)
         if not session.hung_up:
             self.zygote.selector.unregister(session.control)

@@ -12,7 +12,7 @@ DEEPEST = 32  # folders that are looked into while a program runs: looking must 
 
 def empty(folder: str) -> None:
     """Remove everything in `folder`, as deep as it goes: nothing recurses. Nobody else may be at work in it."""
-    here = os.open(folder, _FOLDER)
+    here = _opened(folder)
     way: list[str] = []  # from `folder` to `here`
     left = [_cleared(here)]  # by level: folders that are still to be removed
     try:
@@ -35,7 +35,7 @@ def empty(folder: str) -> None:
         os.close(here)
 
 
-def _opened(name: str, place: int) -> int:
+def _opened(name: str, place: int | None = None) -> int:
     try:
         return os.open(name, _FOLDER, dir_fd=place)
     except PermissionError:  # a program took the right to look away from itself

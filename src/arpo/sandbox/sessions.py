@@ -1,6 +1,6 @@
 """A session inside its own process: it waits for programs, runs them on the same names, and forks itself when told to.
 
-Commands come as one small datagram with descriptors: `R` (run; output, source), `F` (fork; the new one's own socket). Answers are
+Commands come as one small packet with descriptors: `R` (run; output, program), `F` (fork; the new one's own socket). Answers are
 the ending as one byte (run) or the new process's number as eight (fork). What holds the other end believes neither.
 """
 
@@ -11,14 +11,14 @@ import struct
 import time
 from typing import Any
 
-from arpo.sandbox import child, limits, program, scratch
+from arpo.sandbox import child, limits, payload, program, scratch
 
 RUN, FORK = b"R", b"F"
-HEADER = struct.Struct("<cQ64s")  # command, seed, name of a folder
+HEADER = struct.Struct("<c64s")  # command, name of a folder
 
 
-def pack(command: bytes, number: int = 0, folder: str = "") -> bytes:
-    return HEADER.pack(command, number, folder.encode())
+def pack(command: bytes, folder: str = "") -> bytes:
+    return HEADER.pack(command, folder.encode())
 
 
 def live(control: socket.socket, cell: child.Cell, names: dict[str, Any]) -> None:
@@ -31,24 +31,23 @@ def live(control: socket.socket, cell: child.Cell, names: dict[str, Any]) -> Non
             os._exit(0)
         if len(got) < HEADER.size:
             os._exit(0)
-        command, value, folder = HEADER.unpack(got)
+        command, folder = HEADER.unpack(got)
         if command == RUN:
             number += 1
-            _run(control, cell, names, number, value, *descriptors)
+            _run(control, cell, names, number, *descriptors)
         elif command == FORK:
             control = _fork(control, folder.rstrip(b"\0").decode(), *descriptors)
 
 
-def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number: int, seed: int, output: int, source: int) -> None:
+def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number: int, output: int, brought: int) -> None:
     myself = os.getpid()
-    with os.fdopen(source, "rb") as file:
-        text = file.read().decode("utf-8", "surrogatepass")
+    code, seed = payload.read_program(brought)
     child.attach(output)
     os.close(output)
     program.listen()
     limits.grant_cpu(cell.limits, time.process_time(), hard=False)
     child.seed(seed)
-    ending = program.run(text, names, cell.limits, label=f"<call {number}>", last=False)
+    ending = program.run(code, names, cell.limits, label=f"<call {number}>", last=False)
     if os.getpid() != myself:  # the program forked, and this is not the session
         os._exit(0)
     signal.setitimer(signal.ITIMER_PROF, 0)

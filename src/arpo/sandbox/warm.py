@@ -1,6 +1,7 @@
-"""The trainer's end: starts the program inside, sends it calls, starts it again when it dies.
+"""The trainer's end: starts the program inside, hands it calls, starts it again when it dies.
 
-Works in any event loop, and in several: answers are read by one thread. What comes back is text and one word, never code.
+Works in any event loop, and in several: answers are read by one thread. It asks for no more calls than can run, so that the program
+inside holds nothing of a call that waits; what a program printed is read here, from memory that no other program ever had.
 """
 
 import asyncio
@@ -17,11 +18,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.sandbox import frames, view
+from arpo.sandbox import packets, payload, verdict, view
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.namespaces import SCRATCH
+from arpo.sandbox.places import Places
 from arpo.sandbox.scratch import place_for, remove
 from arpo.sandbox.setup import Setup
+from arpo.sandbox.verdict import Ran
 
 START_S = 120.0  # for imports on a busy machine
 BOOT_PACKAGE = """
@@ -67,16 +70,6 @@ class Died(Exception):
     """The program inside is gone, and what it was doing with it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """What a call came to: `ending` is "ok", "error", "time", "cpu", or nothing where it did not run. `gone`: its session is not
-    there any more (where it did not run: was not)."""
-
-    text: str
-    ending: str = "ok"
-    gone: bool = False
-
-
 class Inside:
     """One running program inside, and the calls it owes answers for."""
 
@@ -86,7 +79,7 @@ class Inside:
         self.lock = threading.Lock()
         self.number = 0
         self.alive = False
-        self.control, theirs = socket.socketpair()
+        self.control, theirs = packets.pair()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
         words = [view.interpreter(), *FLAGS, "-c", BOOT, json.dumps(setup.plain())]
         words += [os.path.dirname(view.own_folder()), "outside"]
@@ -102,29 +95,26 @@ class Inside:
             )
         finally:
             theirs.close()
-        self.reader = frames.Reader()
 
     def wait_until_ready(self) -> dict[str, Any]:
         """What it says of itself. Raises StartError."""
         self.control.settimeout(START_S)
-        said: list[dict[str, Any]] = []
         try:
-            while not said and (got := self.control.recv(1 << 16)):
-                said = self.reader.feed(got)
-        except (OSError, frames.BrokenFrame) as error:
+            got = packets.receive(self.control)
+        except (OSError, packets.BrokenPacket) as error:
             self.end()
             raise StartError(f"no answer: {error}") from error
-        if not said or "ready" not in said[0]:
-            told = said[0] if said else {}
+        said = got[0] if got else {}
+        if "ready" not in said:
             self.end()
-            reason = told.get("failed") or (self.last_words().splitlines() or ["it ended at once"])[-1]
-            raise StartError(str(reason), str(told.get("stage", "enter")), str(told.get("name", "")))
+            reason = said.get("failed") or (self.last_words().splitlines() or ["it ended at once"])[-1]
+            raise StartError(str(reason), str(said.get("stage", "enter")), str(said.get("name", "")))
         self.control.settimeout(None)
         self.alive = True
         threading.Thread(target=_read_answers, args=(weakref.ref(self), self.control), name="arpo-sandbox", daemon=True).start()
-        return said[0]
+        return said
 
-    def ask(self, message: dict[str, Any]) -> tuple[int, "Future[dict[str, Any]]"]:
+    def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[int, "Future[dict[str, Any]]"]:
         """Send a request; its number and where its answer will be. Raises Died."""
         future: Future[dict[str, Any]] = Future()
         with self.lock:
@@ -133,7 +123,7 @@ class Inside:
             self.number += 1
             number = self.number
             self.pending[number] = future
-            self._send({**message, "id": number})
+            self._send({**message, "id": number}, descriptors)
         return number, future
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -142,10 +132,10 @@ class Inside:
             if self.alive:
                 self._send(message)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
-            frames.send(self.control, message)
-        except OSError:  # the reading thread hears of its end too, and tells whoever waits
+            packets.send(self.control, message, descriptors)
+        except ConnectionError:  # the reading thread hears of its end too, and tells whoever waits
             return
 
     def take(self, answer: dict[str, Any]) -> None:
@@ -194,21 +184,18 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]", scratch: st
 
 def _read_answers(inside: "weakref.ref[Inside]", control: socket.socket) -> None:
     """The reading thread: holds no reference while it waits, so that a client nobody uses can go."""
-    reader = frames.Reader()
     while True:
         try:
-            got = control.recv(1 << 18)
-            answers = reader.feed(got) if got else []
-        except (OSError, frames.BrokenFrame):
-            got, answers = b"", []
+            got = packets.receive(control)
+        except (OSError, packets.BrokenPacket):
+            got = None
         owner = inside()
         if owner is None:
             return
-        for answer in answers:
-            owner.take(answer)
-        if not got:
+        if got is None:
             owner.lost()
             return
+        owner.take(got[0])
         del owner
 
 
@@ -233,6 +220,7 @@ class WarmSandbox:
     ) -> None:
         self.level, self.limits, self.landlocked = level, limits, landlocked
         self._count = at_once + sessions
+        self._places = Places(min(at_once, sessions) if sessions else at_once)
         self._settings: dict[str, Any] = {
             "outer": "none" if level == "landlock" else level,
             "view": view.here(),
@@ -279,8 +267,11 @@ class WarmSandbox:
 
     def run_now(self, code: str) -> Ran:
         """`code`'s outcome, for who has no event loop. Raises Died, TimeoutError."""
-        _, future = self._now().ask({"op": "run", "code": code, "seconds": self.limits.seconds, "seed": 0})
-        return _ran(future.result(timeout=START_S))
+        call = self._begun(self._now(), code, 0, self.limits.seconds)
+        try:
+            return call.ran(call.future.result(timeout=START_S))
+        finally:
+            call.close()
 
     async def run(
         self,
@@ -295,16 +286,58 @@ class WarmSandbox:
 
         Raises Died where the program inside dies twice of it, StartError where it cannot be started again.
         """
-        request: dict[str, Any] = {"op": "run", "code": code, "seconds": seconds, "seed": seed % 2**63}
-        if session is not None:
-            request |= {"session": session, "new": past is not None, "past": past}
+        seconds = min(seconds, self.limits.seconds)
+        async with self._places.one():
+            try:
+                return await self._run(code, seed, seconds, session, past)
+            except Died:
+                if session is not None and past is None:
+                    return Ran(text="", ending="", gone=True)
+                return await self._run(code, seed, seconds, session, past)
+
+    async def _run(self, code: str, seed: int, seconds: float, session: str | None, past: Sequence[tuple[str, int]] | None) -> Ran:
+        if session is None:
+            return await self._made(code, seed, seconds)
+        new = past is not None
         try:
-            answer = await self._asked(request)
-        except Died:
-            if session is not None and past is None:
-                return Ran(text="", ending="", gone=True)
-            answer = await self._asked(request)
-        return _ran(answer)
+            for old_code, old_seed in past or ():
+                ran = await self._made(old_code, old_seed, self.limits.seconds, session=session, new=new, more=True)
+                if ran.gone:
+                    return Ran(text="", ending="", gone=True)
+                new = False
+            return await self._made(code, seed, seconds, session=session, new=new)
+        except asyncio.CancelledError:
+            self.end_session(session)  # it may be waiting for the rest
+            raise
+
+    async def _made(self, code: str, seed: int, seconds: float, **more: Any) -> Ran:
+        """One call."""
+        inside = self._inside
+        if not inside.alive:
+            inside = await asyncio.to_thread(self._now)
+        call = self._begun(inside, code, seed, seconds, **more)
+        try:
+            return call.ran(await _answer(inside, call.number, call.future))
+        finally:
+            call.close()
+
+    def _begun(self, inside: Inside, code: str, seed: int, seconds: float, **more: Any) -> "Begun":
+        output = payload.open_output(self.limits.output_bytes)
+        try:
+            program = payload.write_program(code, seed % 2**63)
+            try:
+                number, future = inside.ask({"op": "run", "seconds": seconds, **more}, (output, program))
+            finally:
+                os.close(program)
+        except BaseException:
+            os.close(output)
+            raise
+        return Begun(number, future, output, self.limits, seconds)
+
+    def count(self) -> dict[str, int]:
+        """What the program inside holds: descriptors, files in scratch folders that nothing uses, such folders, calls, sessions."""
+        _, future = self._now().ask({"op": "count"})
+        return {name: int(number) for name, number in future.result(timeout=START_S).items() if name != "id"}
 
     async def fork(self, session: str, to: str) -> bool:
         """Whether there is now a session `to` that goes on where `session` is."""
@@ -321,17 +354,33 @@ class WarmSandbox:
         inside = self._inside
         if not inside.alive:
             inside = await asyncio.to_thread(self._now)
-        number, future = inside.ask(request)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            inside.give_up(number)
-            inside.tell({"op": "stop", "id": number})
-            raise
+        return await _answer(inside, *inside.ask(request))
 
 
-def _ran(answer: dict[str, Any]) -> Ran:
-    return Ran(text=str(answer.get("text", "")), ending=str(answer.get("ending", "")), gone=bool(answer.get("gone")))
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A call on its way: `output` is where its program writes."""
+
+    number: int
+    future: "Future[dict[str, Any]]"
+    output: int
+    limits: Limits
+    seconds: float
+
+    def ran(self, answer: dict[str, Any]) -> Ran:
+        return verdict.ran(answer, self.output, self.limits, self.seconds)
+
+    def close(self) -> None:
+        os.close(self.output)
+
+
+async def _answer(inside: Inside, number: int, future: "Future[dict[str, Any]]") -> dict[str, Any]:
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        inside.give_up(number)
+        inside.tell({"op": "stop", "id": number})
+        raise
 
 
 def _close(owner: dict[str, Any]) -> None:

@@ -19,8 +19,10 @@ from typing import Any
 from arpo.sandbox import limits as limits_of
 from arpo.sandbox import messages, program, view
 from arpo.sandbox.limits import Limits
+from arpo.sandbox.places import Places
 from arpo.sandbox.scratch import remove
-from arpo.sandbox.warm import BOOT_PACKAGE, ENVIRONMENT, FLAGS, Ran
+from arpo.sandbox.verdict import Ran
+from arpo.sandbox.warm import BOOT_PACKAGE, ENVIRONMENT, FLAGS
 
 _RUNNER = BOOT_PACKAGE + "from arpo.sandbox import weak\nweak.main()\n"
 
@@ -31,22 +33,19 @@ class WeakSandbox:
     level, landlocked = "weak", False
 
     def __init__(self, limits: Limits, imports: Sequence[str] = (), at_once: int = 4) -> None:
-        self.limits, self.imports, self._at_once = limits, tuple(imports), at_once
-        self._running = 0
+        self.limits, self.imports = limits, tuple(imports)
+        self._places = Places(at_once)
 
     def close(self) -> None:
         """Nothing is held between calls."""
 
     async def run(self, code: str, *, seconds: float, seed: int = 0) -> Ran:
-        while self._running >= self._at_once:  # noqa: ASYNC110  an asyncio.Event would belong to one event loop
-            await asyncio.sleep(0.02)
-        self._running += 1
-        folder = tempfile.mkdtemp(prefix="arpo-weak-")
-        try:
-            return await self._run(code, min(seconds, self.limits.seconds), seed, folder)
-        finally:
-            self._running -= 1
-            remove(folder)
+        async with self._places.one():
+            folder = tempfile.mkdtemp(prefix="arpo-weak-")
+            try:
+                return await self._run(code, min(seconds, self.limits.seconds), seed, folder)
+            finally:
+                remove(folder)
 
     async def _run(self, code: str, seconds: float, seed: int, folder: str) -> Ran:
         setup = {"path": view.import_path(), "limits": self.limits.plain(), "imports": self.imports, "seed": seed % 2**63}

@@ -1,25 +1,27 @@
 """The program inside: forks one child a call, watches it, and answers for it.
 
-It takes no word of a child's for true, and holds no right that a child could gain. One thread and one selector: children that end,
-sessions that answer, forks that are asked for, and time that runs out.
+It takes no word of a child's for true, and holds no right that a child could gain. A child inherits its memory, so it never reads
+what a call runs or prints: descriptors of both go through it, and are closed before the next call is forked.
+
+One thread and one selector: children that end, sessions that answer, forks that are asked for, and time that runs out.
 """
 
 import os
 import selectors
-import signal
 import socket
 import sys
 import time
 from collections import deque
 from typing import Any
 
-from arpo.sandbox import child, frames, landlock, messages, namespaces, program, scratch, seccomp
-from arpo.sandbox.children import Call, Slot, lead_group, open_output, read_output
+from arpo.sandbox import child, landlock, namespaces, packets, payload, program, scratch, seccomp
+from arpo.sandbox.children import Call, Request, Slot, lead_group
 from arpo.sandbox.keeper import Sessions
 from arpo.sandbox.limits import MOST_FILES
 from arpo.sandbox.setup import Setup
 
 SLOW_TO_HEAR_S = 2.0  # of processor time: the kernel's own signal comes a whole second late at most
+MOST_DESCRIPTORS = 4096  # that are looked at when open ones are counted
 WATCH_S = 0.05  # between looks at a scratch folder that nothing bounds, and at a session's processor time
 
 
@@ -29,8 +31,7 @@ class Zygote:
     def __init__(self, setup: Setup, control: socket.socket, address_space: int) -> None:
         self.setup, self.control = setup, control
         self.selector = selectors.DefaultSelector()
-        self.reader = frames.Reader()
-        self.waiting: deque[dict[str, Any]] = deque()
+        self.waiting: deque[Request] = deque()  # the trainer asks for no more than can run: seldom anything, and never for long
         self.calls: dict[int, Call] = {}
         self.sessions = Sessions(self)
         self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none")
@@ -58,78 +59,92 @@ class Zygote:
 
     def _next_s(self) -> float | None:
         if not self.calls:
-            return None
+            return WATCH_S if self.waiting else None
         left = min(call.deadline for call in self.calls.values()) - time.monotonic()
-        watched = not self.cell.private_root or any(call.session for call in self.calls.values())
+        watched = self.waiting or not self.cell.private_root or any(call.session for call in self.calls.values())
         return max(0.0, min(left, WATCH_S) if watched else left)
 
     # --- requests
 
     def _hear(self) -> bool:
         try:
-            got = self.control.recv(1 << 20)
-            requests = self.reader.feed(got) if got else []
-        except (OSError, frames.BrokenFrame):
+            got = packets.receive(self.control, 2)
+        except (OSError, packets.BrokenPacket):
             return False
-        if not got:
+        if got is None:
             return False
-        for request in requests:
-            what = request["op"]
-            if what == "run":
-                self.waiting.append(request)
-            elif what == "stop":
-                self._stop(request["id"])
-            elif what == "fork":
-                self.answer({"id": request["id"], "forked": self.sessions.fork(request["session"], request["to"])})
-            elif what == "close":
-                self.sessions.forget(request["session"])
+        message, descriptors = got
+        what = message["op"]
+        if what == "run":
+            self.waiting.append(Request.read(message, descriptors))
+        elif what == "stop":
+            self._stop(message["id"])
+        elif what == "fork":
+            self.answer({"id": message["id"], "forked": self.sessions.fork(message["session"], message["to"])})
+        elif what == "close":
+            self.sessions.forget(message["session"])
+        elif what == "count":
+            self.answer({"id": message["id"], **self._counted()})
         return True
 
     def answer(self, message: dict[str, Any]) -> None:
-        frames.send(self.control, message)
+        packets.send(self.control, message)
 
     def _stop(self, number: int) -> None:
         call = self.calls.get(number)
-        if call is None:
-            self.waiting = deque(request for request in self.waiting if request["id"] != number)
-        else:
+        if call is not None:
             call.kill("stopped")
+        for request in [request for request in self.waiting if request.number == number]:
+            self.waiting.remove(request)
+            request.close()
+            self.answer({"id": number})
+
+    def _counted(self) -> dict[str, int]:
+        """What is held: for who looks for leaks."""
+        return {
+            "descriptors": sum(_is_open(number) for number in range(MOST_DESCRIPTORS)),
+            "files": sum(len(os.listdir(slot.folder)) for slot in self.free),
+            "slots": len(self.free),
+            "calls": len(self.calls) + len(self.waiting),
+            "sessions": len(self.sessions.live),
+        }
 
     def _begin_waiting(self) -> None:
         """Start what waits, in its order, as far as there is room."""
-        held: list[dict[str, Any]] = []
+        held: list[Request] = []
         while self.waiting and len(self.calls) < self.setup.at_once:
             request = self.waiting.popleft()
             if not self._begin(request):
                 held.append(request)
         self.waiting.extendleft(reversed(held))
 
-    def _begin(self, request: dict[str, Any]) -> bool:
-        """Start a call. False where it must wait: its session is busy."""
-        name = request.get("session")
-        if name is None:
-            if not self.free:
-                return False
-            self._run_alone(request, self.free.pop())
-            return True
-        return self.sessions.begin(name, request)
+    def _begin(self, request: Request) -> bool:
+        """Start a call. False where it must wait: for a place, or for its session, or since no process can be made now."""
+        if request.session is None:
+            return bool(self.free) and self._run_alone(request)
+        return self.sessions.begin(request.session, request)
 
     # --- calls without state
 
-    def _run_alone(self, request: dict[str, Any], slot: Slot) -> None:
-        output = open_output(self.setup.limits.output_bytes)
+    def _run_alone(self, request: Request) -> bool:
         ours, theirs = socket.socketpair() if self.setup.limits.processes > 0 else (None, None)
-        made = os.fork()
+        slot = self.free[-1]
+        made = self.fork()
+        if made is None:
+            for end in (ours, theirs):
+                if end is not None:
+                    end.close()
+            return False
         if not made:
-            self._be_child(request, slot, output, theirs)  # never returns
+            self._be_child(request, slot, theirs)  # never returns
+        request.close()
+        self.free.pop()
         lead_group(made)
         call = Call(
-            number=request["id"],
+            number=request.number,
             pid=made,
             pidfd=os.pidfd_open(made),
-            output=output,
-            deadline=time.monotonic() + min(self.setup.limits.seconds, request["seconds"]),
-            seconds=min(self.setup.limits.seconds, request["seconds"]),
+            deadline=time.monotonic() + request.seconds,
             slot=slot,
         )
         self.calls[call.number] = call
@@ -138,23 +153,33 @@ class Zygote:
             theirs.close()
             call.forks = self.listen(ours, self.setup.limits.processes)
             ours.close()
+        return True
 
-    def _be_child(self, request: dict[str, Any], slot: Slot, output: int, handing: socket.socket | None) -> None:
+    def fork(self) -> int | None:
+        """As os.fork; None where the machine has no process or no memory for one just now."""
+        try:
+            return os.fork()
+        except OSError as error:
+            print(f"no process could be made: {error}", file=sys.stderr)
+            return None
+
+    def _be_child(self, request: Request, slot: Slot, handing: socket.socket | None) -> None:
         """The forked child. Never returns."""
         ending = program.FAILED
         try:
-            keep = -1 if handing is None else handing.fileno()
-            listener = child.confine(self.cell, folder=slot.folder, ruleset=slot.ruleset, output=output, keep=keep)
+            keep = [request.program] if handing is None else [request.program, handing.fileno()]
+            listener = child.confine(self.cell, folder=slot.folder, ruleset=slot.ruleset, output=request.output, keep=keep)
             if handing is not None:
                 socket.send_fds(handing, [b"L"], [listener])
                 handing.close()
                 os.close(listener)
-            child.seed(request["seed"])
             names = child.fresh_main().__dict__
             child.lock(self.cell)
-            ending = program.run(request["code"], names, self.setup.limits)
+            code, seed = payload.read_program(request.program)
+            child.seed(seed)
+            ending = program.run(code, names, self.setup.limits)
         except BaseException as error:  # noqa: BLE001  never the program's: its own are told by `run`
-            os.write(output, f"the sandbox could not be entered: {type(error).__name__}: {error}".encode())
+            os.write(1, f"the sandbox could not be entered: {type(error).__name__}: {error}".encode())
         finally:
             os._exit(ending)
 
@@ -177,11 +202,10 @@ class Zygote:
         self.selector.unregister(call.pidfd)
         status = call.reap()
         self.close_forks(call.forks)
-        ending, text = self.verdict(call, status)
-        call.close()
+        os.close(call.pidfd)
         del self.calls[call.number]
-        self.answer({"id": call.number, "ending": ending, "text": text})
         self.release(call.slot)
+        self.answer(call.end(status, self.setup.limits.cpu_seconds))
 
     def release(self, slot: Slot) -> None:
         """Take a slot back, empty. One that cannot be emptied is not used again."""
@@ -196,26 +220,6 @@ class Zygote:
         if forks is not None:
             self.selector.unregister(forks)
             forks.close()
-
-    def verdict(self, call: Call, status: int | None) -> tuple[str, str]:
-        """How a call ended, in one word, and what its reader sees. `status` as of waitpid; None where it is not known."""
-        limits = self.setup.limits
-        text, spilled = read_output(call.output, limits.output_bytes)
-        code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
-        used_up = code == -signal.SIGKILL and call.cpu_s >= limits.cpu_seconds
-        if call.killed in ("time", "stopped"):
-            ending, line = "time", messages.out_of_time(call.seconds)
-        elif call.killed == "cpu" or used_up or code in (program.OUT_OF_CPU, -signal.SIGXCPU):
-            ending, line = "cpu", messages.out_of_cpu(limits.cpu_seconds)
-        elif call.killed == "files":
-            ending, line = "error", messages.file_too_large(limits.file_mb)
-        elif spilled or code == program.OUT_OF_OUTPUT:
-            ending, line = "error", messages.too_much_output(limits.output_bytes)
-        elif code < 0:
-            ending, line = "error", messages.killed_by(-code)
-        else:
-            ending, line = ("ok" if code == program.FINE else "error"), ""
-        return ending, "\n".join(part for part in (text.rstrip("\n"), line) if part)
 
     # --- time
 
@@ -243,3 +247,11 @@ class Zygote:
         for session in self.sessions.live.values():
             session.kill()
         os._exit(0)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True

@@ -13,7 +13,8 @@ from arpo.core.tree import Status
 from arpo.errors import ConfigError
 from arpo.sandbox import levels, messages
 from arpo.sandbox.limits import Limits
-from arpo.sandbox.warm import Died, Ran, StartError, WarmSandbox
+from arpo.sandbox.verdict import Ran
+from arpo.sandbox.warm import Died, StartError, WarmSandbox
 from arpo.sandbox.weak import WeakSandbox
 from arpo.tools import ToolResult
 

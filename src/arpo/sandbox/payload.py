@@ -1,0 +1,52 @@
+"""What a call brings and what it leaves, as descriptors: a program with its seed, and memory for what it prints.
+
+The trainer makes both and reads the second. What lies between, the interpreter that every call is forked from, passes them on
+without a look: what it never read, no other program can find in the memory that it inherits.
+"""
+
+import fcntl
+import os
+
+PAGE = 4096
+SEED_BYTES = 8
+_F_ADD_SEALS, _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW = 1033, 1, 2, 4
+
+
+def write_program(code: str, seed: int) -> int:
+    """`seed`: 0 to 2**64 - 1. The caller closes the descriptor."""
+    program = os.memfd_create("program", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(program, "wb", closefd=False) as file:
+            file.write(seed.to_bytes(SEED_BYTES, "little"))
+            file.write(code.encode("utf-8", "surrogatepass"))
+    except BaseException:
+        os.close(program)
+        raise
+    return program
+
+
+def read_program(program: int) -> tuple[str, int]:
+    """Code and seed; the descriptor is closed then."""
+    with os.fdopen(program, "rb") as file:
+        file.seek(0)
+        seed = int.from_bytes(file.read(SEED_BYTES), "little")
+        return file.read().decode("utf-8", "surrogatepass"), seed
+
+
+def open_output(most_bytes: int) -> int:
+    """Memory of a fixed size: what is too much fails in the program alone."""
+    output = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(output, (most_bytes // PAGE + 1) * PAGE)
+        fcntl.fcntl(output, _F_ADD_SEALS, _SEAL_SEAL | _SEAL_SHRINK | _SEAL_GROW)
+    except BaseException:
+        os.close(output)
+        raise
+    return output
+
+
+def read_output(output: int, most_bytes: int) -> tuple[str, bool]:
+    """What was written, whatever it was, as text without NUL; and whether that was more than `most_bytes`."""
+    written = os.lseek(output, 0, os.SEEK_CUR)
+    got = os.pread(output, min(written, most_bytes), 0)
+    return got.decode("utf-8", "replace").replace("\0", "\ufffd"), written > most_bytes
