@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from arpo.config import Config, conflict
 from arpo.endpoint.config import EndpointConfig
+from arpo.engines.vllm.config import VllmConfig
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -54,11 +55,14 @@ class EngineConfig(Config):
     """What writes the turns."""
 
     kind: str = "local"
-    """`local`; `openai`: the model at `endpoint`, for evaluation alone; or the import path (`package.module:name`) of an engine
-    factory called with this config, model and tokenizer."""
+    """`local`; `vllm`; `openai`: the model at `endpoint`, for evaluation alone; or the import path (`package.module:name`) of an
+    engine factory called with this config, model and tokenizer."""
 
     endpoint: EndpointEngineConfig | None = None
     """The endpoint of the kind `openai`."""
+
+    vllm: VllmConfig | None = None
+    """Where the kind `vllm` runs and what it is told; null: its defaults."""
 
     dtype: Dtype = "auto"
     """Numbers the engine computes in. `auto`: bfloat16 where the device has fast bfloat16, else float32."""
@@ -78,8 +82,8 @@ class EngineConfig(Config):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in ("local", "openai") and ":" not in kind:
-            raise ValueError("must be 'local', 'openai' or an import path such as 'my_package.engines:build'")
+        if kind not in ("local", "vllm", "openai") and ":" not in kind:
+            raise ValueError("must be 'local', 'vllm', 'openai' or an import path such as 'my_package.engines:build'")
         return kind
 
     @model_validator(mode="after")
@@ -88,4 +92,10 @@ class EngineConfig(Config):
             raise conflict("the engine openai needs an endpoint: {url: http://HOST/v1, model: NAME, key_env: VARIABLE}", "kind")
         if self.kind == "local" and self.endpoint is not None:
             raise conflict("the engine local asks no endpoint: set kind to openai", "endpoint", "kind")
+        if self.kind in ("local", "openai") and self.vllm is not None:
+            raise conflict(f"the engine {self.kind} is not vLLM: set kind to vllm", "vllm", "kind")
+        if self.kind == "vllm" and self.deterministic:
+            raise conflict(
+                "vLLM's tokens depend on their neighbours in the batch: only the engine local is deterministic", "deterministic"
+            )
         return self

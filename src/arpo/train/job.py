@@ -18,7 +18,7 @@ from arpo.rollout.agent import Agent
 from arpo.run import Run
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
-from arpo.tools import Tool
+from arpo.tools import Tool, isolation_notes, isolation_of
 from arpo.tools.config import build_entries
 from arpo.tools.traffic import Traffic, build_traffic
 from arpo.train.adapters import plain_model
@@ -42,7 +42,11 @@ class World:
     @property
     def isolation(self) -> dict[str, str]:
         """How code that the policy writes is kept apart from this machine, by the tool that runs it."""
-        return {tool.name: kind for tool in self.tools if (kind := getattr(tool, "isolation", ""))}
+        return isolation_of(self.tools)
+
+    def notes(self) -> list[str]:
+        """What is to be said at the start: what keeps code apart, and which tools answer from where."""
+        return [*isolation_notes(self.tools), *self.traffic.notes()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +176,10 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:
         from arpo.engines.local import LocalEngine
 
         return LocalEngine.build(config, plain_model(model), tokenizer)
+    if config.kind == "vllm":
+        from arpo.engines.vllm.engine import VllmEngine
+
+        return VllmEngine.build(config, plain_model(model), tokenizer)
     engine: Engine = imported(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
     if missing := [name for name in ("sample", "load", "rest", "close") if not callable(getattr(engine, name, None))]:
         what = f"this engine has no {' and no '.join(missing)}"

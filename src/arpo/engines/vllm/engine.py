@@ -1,0 +1,210 @@
+"""The engine `vllm`: what both ways of running it share.
+
+A thread with an event loop of its own talks to vLLM, so that nothing which happens on the caller's loop (or to it) holds up or
+breaks a request. Knows turns, stops, weights and when to start; how vLLM is reached, a `Form` knows.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arpo.engines import Chunk, SamplingParams, Weights
+from arpo.engines.config import EngineConfig
+from arpo.engines.limits import check_request
+from arpo.engines.stats import EngineStats
+from arpo.engines.stops import Pieces, pieces
+from arpo.engines.vllm.config import VllmConfig
+from arpo.engines.vllm.cutter import Cutter
+from arpo.engines.vllm.forms import Form, Published
+from arpo.engines.vllm.publisher import Publisher
+from arpo.errors import ArpoError, EngineError
+
+T = TypeVar("T")
+Put = Callable[[Chunk | ArpoError], None]
+
+
+class VllmEngine:
+    """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V of the
+    entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop strings."""
+
+    def __init__(self, form: Form, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None) -> None:
+        self.form, self.publisher, self.vocab_size, self.context, self.spell = form, publisher, vocab_size, context, spell
+        self.stats = EngineStats()
+        self.version = 0
+        self._writing: dict[asyncio.Task[None], Put] = {}  # the requests in flight; touched on the loop of the thread alone
+        self._loading = asyncio.Lock()
+        self._loaded = False
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def build(cls, config: EngineConfig, model: Any, tokenizer: Any) -> "VllmEngine":
+        """The engine that a recipe describes, on the learner's model. Raises ConfigError where vLLM is not there or does not fit;
+        it is started by the first request."""
+        from arpo.engines.vllm.settings import Settings
+
+        said = config.vllm or VllmConfig()
+        settings = Settings.of(config, model)
+        publisher = Publisher(
+            model,
+            dtype=settings.dtype,
+            folder=Path(said.weights_folder).expanduser() if said.weights_folder else None,
+        )
+        return cls(
+            settings.form(),
+            publisher,
+            vocab_size=settings.vocab_size,
+            context=settings.context,
+            spell=pieces(tokenizer) if tokenizer is not None else None,
+        )
+
+    @property
+    def live(self) -> int:
+        """Requests in flight."""
+        return len(self._writing)
+
+    async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
+        """Sample one turn. The first chunk comes as soon as `params.head` tokens exist, the last has `finish`."""
+        self._check_open()
+        check_request(prompt, params, self.context)
+        if params.stop and self.spell is None:
+            raise EngineError("stop strings need a tokenizer")
+        here = asyncio.get_running_loop()
+        queue: asyncio.Queue[Chunk | ArpoError] = asyncio.Queue()
+
+        def put(item: Chunk | ArpoError) -> None:
+            if not here.is_closed():
+                here.call_soon_threadsafe(queue.put_nowait, item)
+
+        writing = self._run(self._write(list(prompt), params, put))
+        try:
+            while True:
+                item = await queue.get()
+                if isinstance(item, ArpoError):
+                    raise item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            writing.cancel()  # one that has ended does not mind
+
+    async def load(self, weights: Weights) -> None:
+        """Use `weights` from now on. Requests in flight go on with them, and read their context anew."""
+        self._check_open()
+        await self._on_thread(self._load(weights))
+
+    async def rest(self) -> None:
+        """Give memory back until the next request, where vLLM was told to (`sleep`); with requests in flight nothing happens."""
+        if self._loaded and not self._closed:
+            await self._on_thread(self._rest())
+
+    async def close(self) -> None:
+        """End every request with EngineError, and vLLM with them. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._loop is not None:
+            try:
+                await self._on_thread(self._end())
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                await asyncio.to_thread(self._thread.join)  # type: ignore[union-attr]
+        self.publisher.close()
+
+    # -- on the thread ----------------------------------------------------------------------------------------------------
+
+    async def _write(self, prompt: list[int], params: SamplingParams, put: Put) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._writing[task] = put
+        self.stats.requests += 1
+        try:
+            await self._start()
+            await self._turn(prompt, params, put)
+        except asyncio.CancelledError:
+            self.stats.cancelled += 1
+            raise
+        except EngineError as error:
+            self.stats.failures += 1
+            put(error)
+        except ArpoError as error:
+            put(error)
+        finally:
+            self._writing.pop(task, None)
+
+    async def _turn(self, prompt: list[int], params: SamplingParams, put: Put) -> None:
+        cutter = Cutter(params, self.spell, self.vocab_size)
+        counted = False
+        async with aclosing(self.form.stream(prompt, params)) as stream:
+            async for piece in stream:
+                if piece.cached is not None and not counted:
+                    counted = True
+                    self.stats.reused_tokens += piece.cached
+                    self.stats.prefill_tokens += len(prompt) - piece.cached
+                for chunk in cutter.feed(piece):
+                    self.stats.decode_tokens += len(chunk.tokens)
+                    put(chunk)
+                if cutter.finished:
+                    return
+        raise EngineError("vLLM's answer broke off")
+
+    async def _start(self) -> None:
+        """Hand the model's own weights over, unless others were before."""
+        if not self._loaded:
+            async with self._loading:
+                if not self._loaded:
+                    await self._hand_over(await asyncio.to_thread(self.publisher.first))
+
+    async def _load(self, weights: Weights) -> None:
+        async with self._loading:
+            await self._hand_over(await asyncio.to_thread(self.publisher.write, weights.state, weights.version))
+
+    async def _hand_over(self, published: Published) -> None:
+        began = time.perf_counter()
+        await self.form.load(published)
+        self.publisher.keep_only(published)
+        self.version, self._loaded = published.version, True
+        self.stats.load_s += time.perf_counter() - began
+
+    async def _rest(self) -> None:
+        async with self._loading:
+            if not self._writing:
+                await self.form.rest()
+
+    async def _end(self) -> None:
+        for task, put in list(self._writing.items()):
+            put(EngineError("the engine was closed"))
+            task.cancel()
+        await asyncio.gather(*self._writing, return_exceptions=True)
+        await self.form.close()
+
+    # -- the thread -------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed")
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_serve, args=(self._loop,), name="arpo-vllm", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _on_thread(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(self._run(work))
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

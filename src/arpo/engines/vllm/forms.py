@@ -1,0 +1,55 @@
+"""The two ways to reach vLLM (in this process, over HTTP) behind one protocol, and what passes through it.
+
+Whoever implements it knows vLLM; the engine knows only this.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arpo.engines import SamplingParams
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What vLLM wrote next: tokens [n], their log-probabilities [n], and the K highest of each position, highest first [n, K]."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    top_NK: NDArray[np.floating]
+    version: int
+    finish: Finish | None = None
+    cached: int | None = None  # prompt tokens whose keys were known; said once a request
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Weights as a Hugging Face folder (config, safetensors), and their number. `label`: what vLLM calls them, of this run alone."""
+
+    folder: Path
+    version: int
+    label: str
+
+
+class Form(Protocol):
+    """vLLM, reached in one way. Every method runs on one event loop; `load` comes before the first `stream`."""
+
+    def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
+        """Sample after `prompt`; closing it cancels the request. Raises EngineError."""
+        ...
+
+    async def load(self, published: Published) -> None:
+        """Use these weights from now on; requests in flight go on with them. Raises EngineError."""
+        ...
+
+    async def rest(self) -> None:
+        """No request is in flight: give back what memory can be taken again."""
+        ...
+
+    async def close(self) -> None: ...

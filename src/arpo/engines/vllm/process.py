@@ -1,0 +1,144 @@
+"""vLLM inside this process: its asynchronous engine, whose core runs in a child process of its own.
+
+Knows vLLM's Python interface. A core that dies is started again, with the newest weights, by the next request.
+"""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arpo.engines import SamplingParams
+from arpo.engines.vllm.forms import Piece, Published
+from arpo.errors import ConfigError, EngineError, first_line
+
+if TYPE_CHECKING:
+    from arpo.engines.vllm.settings import Settings
+
+
+class InProcess:
+    """A `Form`. Everything runs on one event loop."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self.settings = settings
+        self.llm: Any = None
+        self.published: Published | None = None
+        self._starting = asyncio.Lock()
+        self._asleep = False
+        self._version = 0
+
+    async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = await self._awake()
+        asked = self._asked(params)
+        first = True
+        try:
+            async with aclosing(llm.generate({"prompt_token_ids": list(prompt)}, asked, uuid.uuid4().hex)) as outputs:
+                async for output in outputs:
+                    written = output.outputs[0]
+                    if written.finish_reason not in (None, "stop", "length"):
+                        raise EngineError(f"vLLM ended the request: {written.finish_reason}")
+                    yield self._piece(written, output.num_cached_tokens if first else None)
+                    first = False
+        except EngineDeadError as error:
+            raise EngineError("vLLM died; the next request starts it again") from error
+        except (asyncio.CancelledError, GeneratorExit, EngineError):
+            raise
+        except Exception as error:  # vLLM raises whatever its parts raise, and a request must not end a run
+            raise EngineError(f"vLLM failed: {first_line(error.__cause__ or error)}") from error
+
+    async def load(self, published: Published) -> None:
+        self.published = published
+        if self.llm is None or self.llm.errored:
+            return  # the next request starts it with these
+        await self._wake()
+        await self.llm.pause_generation(mode="keep", clear_cache=False)
+        try:
+            await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(published.folder)})
+            await self.llm.reset_prefix_cache(reset_running_requests=True)
+            await self.llm.update_weight_version(published.label)
+            self._version = published.version
+        finally:
+            await self.llm.resume_generation()
+
+    async def rest(self) -> None:
+        if self.settings.vllm.sleep and self.settings.on_gpu and self.llm is not None and not self._asleep:
+            await self.llm.sleep(level=1)
+            self._asleep = True
+
+    async def close(self) -> None:
+        self._shut_down()
+
+    def _asked(self, params: SamplingParams) -> Any:
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        return vllm.SamplingParams(
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            seed=None if params.temperature == 0 else params.seed,
+            stop_token_ids=list(params.stop_tokens),
+            ignore_eos=True,  # a turn ends where its request says
+            logprobs=self.settings.vllm.top_k,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    def _piece(self, written: Any, cached: int | None) -> Piece:
+        tokens = list(written.token_ids)
+        rows = np.asarray(written.logprobs.logprobs, dtype=np.float64).reshape(
+            len(tokens), -1
+        )  # the sampled token's, then the top K
+        return Piece(
+            tokens=tokens,
+            logprobs=rows[:, 0].tolist(),
+            top_NK=rows[:, 1:],
+            version=self._version,
+            finish=written.finish_reason,
+            cached=cached,
+        )
+
+    async def _awake(self) -> Any:
+        async with self._starting:
+            if self.llm is not None and self.llm.errored:
+                self._shut_down()
+            if self.llm is None:
+                await self._launch()
+            await self._wake()
+        return self.llm
+
+    def _shut_down(self) -> None:
+        if self.llm is not None:
+            self.llm.shutdown()
+            self.llm.shutdown = lambda timeout=None: None  # its __del__ would do it again, at the interpreter's end in vain
+            self.llm, self._asleep = None, False
+
+    async def _wake(self) -> None:
+        if self._asleep:
+            await self.llm.wake_up()
+            self._asleep = False
+
+    async def _launch(self) -> None:
+        assert self.published is not None  # the engine hands weights over first
+        os.environ.update(self.settings.environment())
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            arguments = AsyncEngineArgs(model=str(self.published.folder), **self.settings.arguments())
+            self.llm = AsyncLLM.from_engine_args(arguments)
+        except TypeError as error:
+            raise ConfigError(f"vLLM does not know an option: {first_line(error)}", where="engine.vllm.options") from error
+        except Exception as error:  # what vLLM's start runs into: memory, a model it cannot read, a wrong option
+            raise ConfigError(
+                f"vLLM does not start: {first_line(error)}", where="engine", hint="Its own log above says more"
+            ) from error
+        await self.llm.update_weight_version(self.published.label)
+        self._version = self.published.version

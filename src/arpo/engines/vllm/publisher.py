@@ -1,0 +1,149 @@
+"""Writes weights where vLLM reads them: a Hugging Face folder in shared memory, or in a folder that the servers see too.
+
+Knows state dicts and safetensors. Refuses to know vLLM. Only the newest folder is kept; what a killed run left goes at the next
+start.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arpo.engines.vllm.forms import Published
+from arpo.errors import ConfigError
+
+PREFIX = "arpo-weights-"
+SHARD = 2 << 30  # bytes a file: what is copied to main memory at once
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Publisher:
+    """model: what the weights belong to (its config is written beside them). dtype: what they are written in; None: as they are.
+    folder: where; None: shared memory where it has room, else the temporary folder."""
+
+    def __init__(self, model: Any, tokenizer: Any = None, *, dtype: torch.dtype | None = None, folder: Path | None = None) -> None:
+        self.model, self.tokenizer, self.dtype, self.folder = model, tokenizer, dtype, folder
+        self.run = secrets.token_hex(4)
+        self._home: Path | None = None
+        self._last: Path | None = None
+
+    def first(self) -> Published:
+        """The model's weights as they are now."""
+        return self.write(self.model.state_dict(), 0)
+
+    def write(self, state: Any, version: int) -> Published:
+        """`state` (names to tensors, or a folder that holds them already) as `version`. The folder before it may still be read:
+        `forget_before` ends it. Raises ConfigError where there is no room."""
+        label = f"{self.run}/{version}"
+        if not isinstance(state, Mapping):
+            return Published(Path(state), version, label)
+        try:
+            home = self._home = self._home or self._make_home(sum(_size(value, self.dtype) for value in state.values()))
+            folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=home))
+            folder.chmod(0o755)
+            self._write_config(folder)
+            for number, shard in enumerate(self._shards(state)):
+                _save(shard, folder / f"model-{number:05}.safetensors")
+        except OSError as error:
+            raise ConfigError(
+                f"new weights cannot be written for vLLM: {error}",
+                where="engine.vllm.weights_folder",
+                value=str(self._home or self.folder or "null"),
+                hint="Name a folder with room for the whole model twice",
+            ) from error
+        return Published(folder, version, label)
+
+    def keep_only(self, published: Published) -> None:
+        """Remove the weights before `published`, which every server has loaded."""
+        last, self._last = self._last, published.folder
+        if last is not None and self._home is not None and last != published.folder and self._home in last.parents:
+            shutil.rmtree(last, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove all that was written."""
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    def _make_home(self, size: int) -> Path:
+        name = f"{PREFIX}{os.getpid()}-"
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            home = Path(tempfile.mkdtemp(prefix=name, dir=self.folder))
+            home.chmod(0o755)  # servers may be another user's
+            return home
+        memory = SHARED_MEMORY if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK) else None
+        for place in filter(None, (memory, Path(tempfile.gettempdir()))):
+            _remove_dead(place)
+        roomy = memory is not None and shutil.disk_usage(memory).free > 2.5 * size and _memory_left() > 2.5 * size
+        return Path(tempfile.mkdtemp(prefix=name, dir=memory if roomy else None))
+
+    def _write_config(self, folder: Path) -> None:
+        self.model.config.architectures = self.model.config.architectures or [type(self.model).__name__]
+        self.model.config.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+    def _shards(self, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """In main memory, of about 2 GiB each, under the names of a checkpoint; a tied weight once."""
+        shard: dict[str, Tensor] = {}
+        size, seen = 0, set()
+        for name, value in _checkpoint_names(self.model, dict(state)).items():
+            place = (value.device, value.data_ptr(), value.shape, value.stride())
+            if value.numel() and place in seen:
+                continue
+            seen.add(place)
+            dtype = self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
+            shard[name] = value.detach().to("cpu", dtype).contiguous()
+            size += _size(value, dtype)
+            if size >= SHARD:
+                yield shard
+                shard, size = {}, 0
+        if shard:
+            yield shard
+
+
+def _checkpoint_names(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """`state` as the model's checkpoints have it, which is what vLLM reads: transformers 5 loads some models under other names."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(model, state)  # type: ignore[no-any-return]
+
+
+def _save(shard: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(shard, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+def _size(value: Tensor, dtype: torch.dtype | None) -> int:
+    return value.numel() * (dtype if dtype is not None and value.is_floating_point() else value.dtype).itemsize
+
+
+def _memory_left() -> int:
+    """Bytes of main memory that are free: shared memory is taken from it."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _remove_dead(place: Path) -> None:
+    """Remove what processes that are gone left in `place`."""
+    for folder in place.glob(f"{PREFIX}*"):
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdigit() and not _alive(int(number)) and os.access(folder, os.W_OK):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

