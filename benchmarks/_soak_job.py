@@ -25,7 +25,7 @@ from arpo.engines.scripted import ScriptedEngine
 from arpo.tasks import Task
 
 POINTS = ("sampling", "tool", "scoring", "update", "checkpoint")  # counted; besides: "log", "random"
-ENGINES = ("scripted", "exact")
+ENGINES = ("scripted", "exact", "ahead")  # the last: scripted too, with sampling ahead of training
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -48,7 +48,8 @@ reward: {{use: "_soak_job:score"}}
 engine: {{kind: "_soak_job:{engine}", dtype: float32, deterministic: {deterministic}, slots: 16}}
 rollout: {{leaves: 3, roots: 2, head: 2, max_calls: 2, turn_tokens: 20, branch_tokens: 160}}
 optim: {{lr: 1.0e-3}}
-train: {{steps: 5, tasks_per_step: 2, token_budget: 2048, save_every: 2, keep_last: 1, eval_every: 2, eval_limit: 2}}
+train:
+  {{steps: 5, tasks_per_step: 2, max_staleness: {most}, token_budget: 2048, save_every: 2, keep_last: 1, eval_every: 2, eval_limit: 2}}
 cold_start: {{traces: {folder}/traces.jsonl, num_traces: null, batch: 20, steps: 80, lr: 2.0e-2}}
 evaluation: {{limit: 2, greedy_limit: 1}}
 """
@@ -117,6 +118,10 @@ def scripted(_config: EngineConfig, model: Any, tokenizer: Any) -> Mortal:
 
     watch(model)
     return Mortal(ScriptedEngine(play, tokenizer))
+
+
+def ahead(config: EngineConfig, model: Any, tokenizer: Any) -> Mortal:
+    return scripted(config, model, tokenizer)
 
 
 def exact(config: EngineConfig, model: Any, tokenizer: Any) -> Mortal:
@@ -194,7 +199,8 @@ def write_job(folder: Path) -> dict[str, Path]:
     _write_lines(folder / "traces.jsonl", [_trace(n) for n in range(50, 90)])
     recipes = {engine: folder / f"{engine}.yaml" for engine in ENGINES}
     for engine, path in recipes.items():
-        path.write_text(RECIPE.format(folder=folder, engine=engine, deterministic=str(engine == "exact").lower()))
+        exactly, most = str(engine == "exact").lower(), int(engine == "ahead")
+        path.write_text(RECIPE.format(folder=folder, engine=engine, deterministic=exactly, most=most))
     return recipes
 
 

@@ -3,9 +3,10 @@
     python benchmarks/soak.py [--runs 50] [--seed 0] [--out DIR] [--quick]
 
 Every run is killed once to three times, at a point drawn anew: inside sampling, a tool call, scoring, the update, a checkpoint
-(between any two files of it), a line or a frame of a log, or at any instant; then it is resumed until it is finished. Half of the
-runs have the scripted engine, half the local one with `deterministic: true`; every tenth life is a process of the command line, the
-others are forks of one that has torch loaded. What must hold is `check_killed` and `check_finished`; what does not is printed.
+(between any two files of it), a line or a frame of a log, or at any instant; then it is resumed until it is finished. A third of
+the runs has the scripted engine, a third the local one with `deterministic: true`, a third the scripted one with sampling ahead of
+training; every tenth life is a process of the command line, the others are forks of one that has torch loaded. What must hold is
+`check_killed` and `check_finished`; what does not is printed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,7 +38,7 @@ from arpo.train.order import in_order
 from arpo.train.runfolder import RunFolder
 
 KINDS = (*job.POINTS, "log", "random")
-CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s")  # metrics that measure time
+CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s")  # metrics that measure time
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
     "_soak_job",
@@ -63,6 +64,10 @@ class Reference:
     folder: Path
     reached: dict[str, int]
     seconds: float
+
+    @property
+    def max_staleness(self) -> int:
+        return load_recipe(self.recipe).train.max_staleness
 
 
 @dataclass(slots=True)
@@ -185,8 +190,15 @@ def check_finished(out: Path, reference: Reference, remains: list[Remains], tall
     """At the end: the same history as the undisturbed run's, tasks in order, what was cut kept, nothing left lying about."""
     folder, whole = RunFolder(out), RunFolder(reference.folder)
     laws = {
-        "metrics": timeless(folder) == timeless(whole),
-        "trees": [_trees(folder, s) for s in folder.event_steps()] == [_trees(whole, s) for s in whole.event_steps()],
+        "metrics": timeless(folder, reference) == timeless(whole, reference),
+        "trees": _all_trees(folder, reference) == _all_trees(whole, reference),
+        "versions": all(
+            step - 1 - reference.max_staleness <= version < step
+            for step in folder.event_steps()
+            for record in folder.trees(step)
+            for turn in record.tree.turns.values()
+            for version, _ in turn.versions
+        ),
         "weights": _weights(out) == _weights(reference.folder),
         "tasks": _tasks(folder) == _expected_tasks(reference, len(_tasks(folder))),
         "status": folder.summary().get("status") == "finished",
@@ -197,16 +209,21 @@ def check_finished(out: Path, reference: Reference, remains: list[Remains], tall
     tally.broken.extend(f"{out.name}: {law}" for law, holds in laws.items() if not holds)
 
 
-def timeless(folder: RunFolder) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if not key.startswith(CLOCKS)} for line in folder.metrics()]
+def timeless(folder: RunFolder, reference: Reference) -> list[dict[str, Any]]:
+    by_time = (*CLOCKS, "staleness/") if reference.max_staleness else CLOCKS
+    return [{key: value for key, value in line.items() if not key.startswith(by_time)} for line in folder.metrics()]
 
 
-def _trees(folder: RunFolder, step: int) -> list[Any]:
-    """All that a tree is, but for how long its tools took."""
-    return [
-        (record.tree.task, record.tree.turns, record.scores, record.advantages, record.credit, record.notes["learner_logprobs"])
-        for record in folder.trees(step)
-    ]
+def _all_trees(folder: RunFolder, reference: Reference) -> list[Any]:
+    """All that trees are, but for how long their tools took and, where sampling runs ahead, which weights wrote what."""
+    found = []
+    for record in (record for step in folder.event_steps() for record in folder.trees(step)):
+        turns = record.tree.turns
+        if reference.max_staleness:
+            turns = {place: replace(turn, versions=()) for place, turn in turns.items()}
+        thought = record.notes["learner_logprobs"]
+        found.append((record.tree.step, record.tree.task, turns, record.scores, record.advantages, record.credit, thought))
+    return found
 
 
 def _weights(out: Path) -> bytes:
@@ -296,7 +313,7 @@ def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = pr
     whole = references(folder, lives)
     tell(f"undisturbed: {', '.join(f'{engine} {each.seconds:.1f} s, {each.reached}' for engine, each in whole.items())}")
     while tally.killed < runs and len(tally.broken) < runs:
-        kind, engine = KINDS[tally.runs // len(job.ENGINES) % len(KINDS)], job.ENGINES[tally.runs % len(job.ENGINES)]
+        kind, engine = KINDS[tally.runs % len(KINDS)], job.ENGINES[tally.runs % len(job.ENGINES)]  # 7 and 3: every pair in 21
         out, before = folder / f"run-{tally.runs:03d}-{engine}-{kind}", len(tally.broken)
         one_run(out, whole[engine], lives, random, kind, tally)
         tally.runs += 1
