@@ -48,8 +48,8 @@ reward: {{use: "_soak_job:score"}}
 engine: {{kind: "_soak_job:{engine}", dtype: float32, deterministic: {deterministic}, slots: 16}}
 rollout: {{leaves: 3, roots: 2, head: 2, max_calls: 2, turn_tokens: 20, branch_tokens: 160}}
 optim: {{lr: 1.0e-3}}
-train:
-  {{steps: 5, tasks_per_step: 2, max_staleness: {most}, token_budget: 2048, save_every: 2, keep_last: 1, eval_every: 2, eval_limit: 2}}
+train: {{steps: 5, tasks_per_step: 2, max_staleness: {most}, token_budget: 2048,
+  save_every: 2, keep_last: 1, eval_every: 2, eval_limit: 2}}
 cold_start: {{traces: {folder}/traces.jsonl, num_traces: null, batch: 20, steps: 80, lr: 2.0e-2}}
 evaluation: {{limit: 2, greedy_limit: 1}}
 """
