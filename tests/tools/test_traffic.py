@@ -15,7 +15,7 @@ from arpo.core.tree import Call, Outcome, Status
 from arpo.errors import ConfigError, ProviderError, ToolError, ToolsStoppedError
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
-from arpo.tools.accounts import between, read_accounts
+from arpo.tools.accounts import accounts_of, in_words, read_accounts
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import ToolConfig, ToolsConfig, build_tools
 from arpo.tools.traffic import Traffic, build_traffic
@@ -594,15 +594,12 @@ def test_what_a_call_cost_counts_although_who_asked_first_has_left(tmp_path):
     asyncio.run(main())
 
 
-def test_between_two_looks_is_what_was_asked_in_between(tmp_path):
+def test_accounts_of_recorded_calls_are_those_of_the_calls(tmp_path):
     async def main():
-        ask = Asked(Search(lambda number: KeyError("b") if number == 1 else "x"), tmp_path)
-        await ask("a")
-        before = ask.traffic.spent()
-        assert between(before, ask.traffic.spent()) == {}
-        await ask("a"), await ask("b"), await ask("c")
-        found = between(before, ask.traffic.spent())["search"]
-        assert (found["asked"], found["executed"], found["cached"], found["faults"]) == (3, 2, 1, {"raised KeyError": 1})
-        assert between({}, ask.traffic.spent())["search"]["asked"] == 4
+        ask = Asked(Search(lambda number: KeyError("b") if number == 1 else ToolResult(text="x", cost=0.5)), tmp_path)
+        outcomes = [await ask(query) for query in ("a", "a", "b", "c")]
+        outcomes.append(await ask.traffic.call({"search": ask.tool}, Call(name="serch"), CONTEXT))
+        assert accounts_of(outcomes, {"search"}) == ask.traffic.spent()
+        assert "4 asked for, 3 executed, 1 from the cache, 0 shared in flight, cost 1" in in_words(accounts_of(outcomes[:4], ()))
 
     asyncio.run(main())

@@ -15,7 +15,7 @@ from arpo.recipe import load_recipe
 from arpo.rollout.talk import ask
 from arpo.run import Run
 from arpo.tasks import Task
-from arpo.train.job import Job, build_job, model_folder
+from arpo.train.job import Job, build_job, build_world, model_folder
 from arpo.train.named import NamedModel, is_trained, named_model
 
 KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D leaves."
@@ -28,7 +28,10 @@ def talk(source: str, recipe: str = "quickstart", *, console: Console | None = N
     """
     console = console or Console(soft_wrap=True)
     found = named_model(source) if is_trained(source) else named_model(source, load_recipe(recipe))
-    job = build_job(_unhurried(found), model_folder(found.run), found.weights)
+    world = build_world(found.run)
+    for text in world.notes():
+        console.print(text, highlight=False, markup=False)
+    job = build_job(_unhurried(found), model_folder(found.run), found.weights, world=world)
     tools = ", ".join(tool.name for tool in job.agent.tools) or "none"
     console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}", highlight=False, markup=False)
     with contextlib.suppress(ImportError):

@@ -17,7 +17,7 @@ from arpo.errors import ConfigError, nearest
 from arpo.recipe import load_recipe
 from arpo.run import Run
 from arpo.tasks import Task
-from arpo.tools import CallContext, Tool
+from arpo.tools import CallContext, Tool, isolation_notes
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_entries
 from arpo.tools.traffic import Traffic, build_traffic
@@ -41,7 +41,7 @@ def show_tools(recipe: str, words: Sequence[str], console: Console | None = None
     tools = {tool.name: tool for each in entries for tool in each}
     if not tools:
         raise ConfigError("this recipe offers no tools", where="tools", value=recipe)
-    for note in traffic.notes():
+    for note in [*isolation_notes(tools.values()), *traffic.notes()]:
         console.print(note)
     if asked:
         calls = [_asked_call(tools, asked)]

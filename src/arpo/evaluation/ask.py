@@ -23,8 +23,9 @@ from arpo.files import expanded
 from arpo.rollout.prompts import check_prompts
 from arpo.run import Run
 from arpo.tasks import Task
+from arpo.tools.accounts import in_words
 from arpo.train.bar import Quarters
-from arpo.train.job import Job, build_job, model_folder, read_tasks
+from arpo.train.job import Job, build_job, build_world, model_folder, read_tasks
 from arpo.train.named import NamedModel, is_run, label_of, named_model, of_run
 
 
@@ -128,6 +129,9 @@ def evaluate_named(
     results = asyncio.run(_measure(found, tasks, asked, console))
     paths = [each.write((out or found.folder or Path(".")) / "evaluation") for each in results]
     print_results(console, results)
+    for each in results:
+        if each.calls:
+            console.print(f"{how(each)}: {in_words(each.calls)}", highlight=False, markup=False)
     console.print(f"written: {', '.join(map(str, paths))}", highlight=False, markup=False)
     return results
 
@@ -142,7 +146,10 @@ def asked_model(recipe: str, run: Run, model: str | None) -> NamedModel:
 
 
 async def _measure(found: NamedModel, tasks: Sequence[Task], asked: Sequence[Asking], console: Console) -> list[Results]:
-    job = build_job(found.run, model_folder(found.run), found.weights)
+    world = build_world(found.run)
+    for text in world.notes():
+        console.print(text, highlight=False, markup=False)
+    job = build_job(found.run, model_folder(found.run), found.weights, world=world)
     try:
         return [await ask(job, tasks, each, model=found.label, console=console) for each in asked]
     finally:

@@ -84,7 +84,7 @@ class AskedOf:
 
     def same_as(self, other: "AskedOf") -> list[str]:
         """How answers of `other` would be other answers than these: a line a difference, none where both can be mixed."""
-        mine, theirs = ({"model": each.model, **each.settings, **each.decides} for each in (self, other))
+        mine, theirs = ({"model": each.model, **each.settings, **_deciding(each.decides)} for each in (self, other))
         found = [
             f"{key}: {mine.get(key)!r} there, {theirs.get(key)!r} now"
             for key in dict.fromkeys([*mine, *theirs])
@@ -94,6 +94,17 @@ class AskedOf:
             if name in self.benchmark and self.benchmark[name].digest != each.digest:
                 found.append(f"{name}: other questions than there")
         return found
+
+
+def _deciding(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what tools may spend and where their results are kept: a stop by a budget is gone on from with a larger one."""
+    kept = {key: value for key, value in keys.items() if not key.startswith(("tools.limits.", "tools.cache."))}
+    if isinstance(offered := kept.get("tools.offered"), list | tuple):
+        kept["tools.offered"] = [
+            {name: value for name, value in tool.items() if name not in ("limits", "cache")} if isinstance(tool, Mapping) else tool
+            for tool in offered
+        ]
+    return kept
 
 
 def asked_of(

@@ -30,7 +30,8 @@ from arpo.rewards import Reward
 from arpo.rewards.config import RewardConfig, build_reward
 from arpo.run import Run
 from arpo.tasks import Task
-from arpo.train.job import Job, build_job, model_folder
+from arpo.tools.accounts import as_study
+from arpo.train.job import Job, World, build_job, build_world, model_folder
 from arpo.train.named import NamedModel
 
 GIVE_UP = 64  # answers of which not one could be had: what stands behind the engine or a tool is down
@@ -87,7 +88,11 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
     shared = training_overlap(found.folder, chosen)
     for warning in shared.get("warnings", ()):
         _say(console, f"warning: {warning}")
+    world = build_world(found.run)
+    for text in world.notes():
+        _say(console, text)
     with opened(folder, asked, resume=wanted.resume, tell=lambda text: _say(console, text)) as whole:
+        world.traffic.keep(folder)
         before = read_answers(folder)
         done = {key for key, answer in before.items() if not (wanted.again and answer.failed)}
         left = [q for q in _questions(chosen, samples) if _key(q) not in done]
@@ -95,7 +100,7 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
         _say(console, f"asking {len(left):,} of {num_asked:,}: {_names(chosen)}")
         try:
             if left:
-                asyncio.run(_ask(found, chosen, left, temperature, folder, console, num_asked, wanted.preset))
+                asyncio.run(_ask(found, world, chosen, left, temperature, folder, console, num_asked, wanted.preset))
         except BaseException:
             if (stopped := write_all(folder, whole)) is not None:
                 kept = sum(each.answers for each in stopped.benchmarks)
@@ -106,6 +111,8 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
             raise EngineError("nothing was answered")
         if shared:
             keep(folder, {STUDY: shared})
+        if spent := world.traffic.spent():
+            keep(folder, {"tools": as_study(spent, world.isolation)})
         _study(folder, found.run, console, entropies=wanted.entropy or "entropy" in findings.studies)
         findings = write_all(folder, whole) or findings
         print_findings(console, findings)
@@ -164,6 +171,7 @@ def _key(question: Question) -> Key:
 
 async def _ask(
     found: NamedModel,
+    world: World,
     chosen: Sequence[Asked],
     left: Sequence[Question],
     temperature: float,
@@ -172,7 +180,7 @@ async def _ask(
     num_asked: int,
     published: str,
 ) -> None:
-    job = build_job(found.run, model_folder(found.run), found.weights)
+    job = build_job(found.run, model_folder(found.run), found.weights, world=world)
     if published:
         _say_missing(console, job, published)
     save = getattr(job.tokenizer, "save_pretrained", None)
@@ -194,6 +202,7 @@ async def _ask(
                         break
     finally:
         await job.agent.engine.close()
+        world.traffic.write_down()
         if (spent := getattr(job.agent.engine, "spent", None)) is not None:
             _say(console, f"endpoint: {spent}")
     if failed:

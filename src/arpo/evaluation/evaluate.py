@@ -1,11 +1,12 @@
 """Ask an agent questions and score what it answers. The same rollout as in training, without branches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from arpo.core.branching import StepStats
 from arpo.core.place import Place
-from arpo.core.tree import Branch
+from arpo.core.tree import Branch, Outcome
 from arpo.evaluation.results import POWERS, Results, Sample
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
@@ -13,6 +14,8 @@ from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.lost import check_scored
 from arpo.tasks import Task
+from arpo.tools import isolation_of
+from arpo.tools.accounts import accounts_of
 
 STEP = "evaluation"  # one word for all: draws must not depend on an evaluation's name
 Watch = Callable[[int, int, float], None]  # questions done, questions in all, accuracy so far
@@ -43,18 +46,22 @@ async def evaluate(
     """
     plain = rollout.flat(leaves=samples, temperature=temperature, top_p=top_p)
     found: list[Sample] = []
+    outcomes: list[Outcome] = []
     first: list[Rollout] = []  # up to the first of which something has a score
     async for done in collect(
         agent, tasks, reward, plain, stats=StepStats(step=STEP), seed=seed, in_flight=max(1, in_flight // samples)
     ):
         found.extend(_samples(done))
+        outcomes.extend(replace(outcome, text="") for outcome in _outcomes(done))
         if not first or not first[-1].scored.scores:
             first.append(done)
         if watch:
             watch(len(found) // samples, len(tasks), sum(s.accuracy for s in found) / max(1, len(found)))
     check_scored(first, f"evaluation {name!r}")
     settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "samples": samples, "questions": len(tasks)}
-    return Results.of(name, model, found, settings=settings, ks={*ks, *POWERS, samples}, seed=seed)
+    results = Results.of(name, model, found, settings=settings, ks={*ks, *POWERS, samples}, seed=seed)
+    calls = accounts_of(outcomes, {tool.name for tool in agent.tools})
+    return replace(results, calls=calls, isolation=isolation_of(agent.tools))
 
 
 def _samples(rollout: Rollout) -> list[Sample]:
@@ -83,6 +90,14 @@ def sample_of(rollout: Rollout, branch: Branch) -> Sample:
         ending=branch.ending.value,
         transcript=_text(rollout, leaf),
     )
+
+
+def _outcomes(rollout: Rollout) -> Iterator[Outcome]:
+    """Of every call of a tree without branches."""
+    for branch in rollout.grown.tree.branches():
+        for observation in branch.observations:
+            yield from observation.outcomes
+        yield from rollout.grown.discarded.get(branch.leaf, ())
 
 
 def _text(rollout: Rollout, leaf: Place) -> str:

@@ -54,6 +54,8 @@ class Results:
     by_family: Mapping[str, Estimate]
     by_level: Mapping[str, Estimate]
     settings: Mapping[str, Any] = field(default_factory=dict)  # temperature, seed, samples, ...
+    calls: Mapping[str, Any] = field(default_factory=dict)  # what became of the tool calls, tool by tool (`arpo.tools.accounts`)
+    isolation: Mapping[str, str] = field(default_factory=dict)  # what kept code of the model apart, by the tool that ran it
 
     @classmethod
     def of(
@@ -102,6 +104,8 @@ class Results:
             "model": self.model,
             "num_questions": self.num_questions,
             "settings": self.settings,
+            "calls": self.calls,
+            "isolation": self.isolation,
             "accuracy": asdict(self.accuracy),
             "reward": asdict(self.reward),
             "pass_at": {str(k): asdict(estimate) for k, estimate in self.pass_at.items()},
@@ -131,6 +135,8 @@ def read_results(path: Path | str) -> Results:
             by_family={name: Estimate.of(estimate) for name, estimate in value["by_family"].items()},
             by_level={name: Estimate.of(estimate) for name, estimate in value["by_level"].items()},
             settings=value["settings"],
+            calls=value.get("calls", {}),
+            isolation=value.get("isolation", {}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}: a field is missing or of the wrong kind: {error!r}") from error

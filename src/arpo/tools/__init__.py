@@ -1,6 +1,6 @@
 """The seam to the world: tools that a policy may call."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,6 +49,16 @@ class Tool(Protocol):
     schema: JsonSchema  # JSON schema of the arguments (an object)
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult: ...
+
+
+def isolation_of(tools: Iterable[Tool]) -> dict[str, str]:
+    """How code that the policy writes is kept apart from this machine, by the tool that runs it (its attribute `isolation`)."""
+    return {tool.name: kind for tool in tools if (kind := getattr(tool, "isolation", ""))}
+
+
+def isolation_notes(tools: Iterable[Tool]) -> list[str]:
+    """The same as lines, for who starts a run, an evaluation or a talk."""
+    return [f"the tool {name} runs code in: {kind}" for name, kind in isolation_of(tools).items()]
 
 
 class StatefulTool(Tool, Protocol):

@@ -6,7 +6,7 @@ Knows outcomes. Refuses to know trees: what branches inherit of each other, `arp
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil, exp, log
@@ -21,6 +21,7 @@ BUCKETS_PER_E = 12  # of the histogram of seconds: a percentile is right to 4 %
 SHORTEST_S = 1e-6
 FILE = "calls.json"
 COUNTS = ("asked", "executed", "attempts", "cached", "shared", "refused", "unavailable", "cost")
+UNKNOWN = "(no such tool)"  # the account of calls to tools that are not there: models make up many names
 EVERY_S = 1.0  # that accounts are written down while calls are made; what costs money is at once
 
 
@@ -130,17 +131,16 @@ def read_accounts(run: Path) -> dict[str, Any]:
     return accounts
 
 
-def between(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What calls came to from one look at plain accounts to a later one, tool by tool: counts, cost, and faults by kind."""
-    found = {}
-    for name, account in after.items():
-        earlier = before.get(name, {})
-        counts = {key: account[key] - earlier.get(key, 0) for key in COUNTS}
-        faults = Counter(account["faults"])
-        faults.subtract(earlier.get("faults", {}))
-        if counts["asked"] or counts["executed"]:
-            found[name] = {**counts, "faults": dict(+faults)}
-    return found
+def accounts_of(outcomes: Iterable[Outcome], tools: Container[str]) -> dict[str, dict[str, Any]]:
+    """Plain accounts of some calls of a run, as they stand in its trees. `tools`: the names that there are."""
+    accounts: dict[str, Account] = {}
+    for outcome in outcomes:
+        made_up = outcome.status is Status.REFUSED and outcome.tool not in tools
+        account = accounts.setdefault(UNKNOWN if made_up else outcome.tool, Account())
+        account.attempts += outcome.attempts if outcome.ran or outcome.status is Status.UNAVAILABLE else 0
+        account.made(outcome)
+        account.add(outcome)
+    return {name: account.plain() for name, account in sorted(accounts.items())}
 
 
 def in_words(accounts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -161,6 +161,14 @@ def table(accounts: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[str], lis
         cost = f"{account['cost']:.4g}" if account["cost"] else ""
         rows.append([name, *counts, f"{sum(account['faults'].values()):,}", *times, cost])
     return header, rows
+
+
+def as_study(accounts: Mapping[str, Mapping[str, Any]], isolation: Mapping[str, str]) -> dict[str, Any]:
+    """Accounts of an evaluation as one of its studies: JSON values, with a table for its reports."""
+    header, rows = table(accounts)
+    note = "Of all questions together. " + " ".join(f"{name} runs code in: {kind}." for name, kind in isolation.items())
+    tables = [{"title": "Tool calls", "head": list(header), "rows": rows, "note": note.strip()}]
+    return {"accounts": accounts, "isolation": dict(isolation), "tables": tables}
 
 
 def _time(seconds: float | None) -> str:

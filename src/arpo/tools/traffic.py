@@ -16,7 +16,7 @@ from arpo.core.tree import Call, Outcome
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.files import cache_folder
 from arpo.tools import CallContext, Tool
-from arpo.tools.accounts import Account, Book, read_accounts
+from arpo.tools.accounts import UNKNOWN, Account, Book, read_accounts
 from arpo.tools.cache import DAY_S, Cache, Kept
 from arpo.tools.call import admitted, attempt, unavailable
 from arpo.tools.config import ToolConfig, ToolsConfig
@@ -24,8 +24,6 @@ from arpo.tools.keys import digest
 from arpo.tools.limits import Provider, Tell
 from arpo.tools.settings import LimitsConfig, ToolLimitsConfig
 from arpo.tools.store import Store
-
-UNKNOWN = "(no such tool)"  # the account of calls to tools that are not there: models make up many names
 
 
 @dataclass(slots=True, kw_only=True)

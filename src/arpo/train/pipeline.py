@@ -23,6 +23,7 @@ from arpo.located import dump
 from arpo.rollout.prompts import check_prompts
 from arpo.run import Run, plain
 from arpo.tasks import Task
+from arpo.tools.accounts import in_words
 from arpo.train import checkpoint
 from arpo.train.adapters import full_state
 from arpo.train.checkpoint import Checkpoint, TrainState
@@ -112,8 +113,6 @@ class _Pipeline:
         asked = tasks[self.run.evaluation.split]
         for text, level in self.prepared.notes:
             self.say(text, level)
-        for text in self.traffic.notes():
-            self.say(text)
         with self.phase("model"):
             weights = self.saved.model if self.saved else self.start.model
             job = build_job(self.run, self.prepared.source, weights, world=self.prepared.world)
@@ -167,6 +166,8 @@ class _Pipeline:
                         self.start.keep_results(asking.name, asking.key, results)
                 results.write(self.folder.path / "evaluation")
                 self.say(f"{asking.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
+                if results.calls:
+                    self.say(f"{asking.name}: {in_words(results.calls)}")
                 found[asking.name] = results
         return found
 

@@ -42,7 +42,7 @@ def prepare(run: Run, *, resume: bool = False) -> Prepared:
     if run.cold_start and not resume:
         sft.read_traces(run.cold_start, run.data.train)
     world = build_world(run)
-    notes += [(f"the tool {name} runs code in: {kind}", "info") for name, kind in world.isolation.items()]
+    notes += [(text, "info") for text in world.notes()]
     return Prepared(tasks=tasks, notes=tuple(notes), world=world, source=fetch(run.model.source), began=began)
 
 
