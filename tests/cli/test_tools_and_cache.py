@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from arpo.cli.commands import app
+from tiny_project import TinyProject
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "train" / "search_cache.json"
 
@@ -34,6 +35,33 @@ def test_tools_are_shown_as_the_model_sees_them_and_called() -> None:
     assert one.exit_code == 0 and "The capital city of Peru is Lima." in one.output and "python" not in one.output
     failed = arpo("tools", "quickstart", "python", "1 / 0")
     assert failed.exit_code == 1 and "ZeroDivisionError" in failed.output and "error" in failed.output
+
+
+def test_only_the_tool_that_is_run_needs_its_key_and_the_list_says_whose_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
+    headers = "{Authorization: Bearer $NO_SUCH_TOKEN}"
+    web = "{use: web, name: web, options: {provider: serper}}"
+    mcp = f"{{use: mcp, options: {{url: 'http://127.0.0.1:9/mcp', headers: {headers}}}}}"
+    words = ("tools", "quickstart", f"tools=[{{use: search, options: {{documents: atlas}}}}, {web}, {mcp}]")
+    one = arpo(*words, "search", "capital of Peru")
+    assert one.exit_code == 0 and "Lima" in one.output and "KEY" not in one.output
+    keyless = arpo(*words, "web", "capital of Peru")
+    assert keyless.exit_code == 2 and "Put it into the environment variable SERPER_API_KEY" in keyless.output
+    assert "NO_SUCH_TOKEN" in arpo(*words, "add", "1").output, "the tool may be of the server that cannot be set up"
+    listed = arpo(*words)
+    assert listed.exit_code == 1 and "-> ok" in listed.output
+    assert "not called: tools.offered.1.options.key_env: serper needs a key" in listed.output
+    assert "cannot be set up: tools.offered.2.options.headers" in listed.output
+
+
+def test_with_a_chat_template_the_prompt_is_shown_as_the_model_reads_it(tiny_project: TinyProject) -> None:
+    shown = arpo("tools", tiny_project.recipe, "chat.format=template")
+    assert shown.exit_code == 0 and "by the model's chat template" in shown.output
+    prompt = shown.output.partition("chat template:")[2].partition("\nparity\n")[0]
+    assert '"name": "parity"' in prompt and "Parity of 3" in prompt
+    absent = arpo("tools", tiny_project.recipe, "chat.format=template", "model.source=pypi:no-such-model==1.0")
+    assert absent.exit_code == 0 and "The model itself is not here yet" in absent.output
 
 
 @pytest.mark.parametrize(

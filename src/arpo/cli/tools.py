@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arpo.chat.config import ChatConfig
+from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.tree import Call, Outcome, Status
 from arpo.errors import ConfigError, nearest
 from arpo.recipe import load_recipe
@@ -19,8 +19,8 @@ from arpo.run import Run
 from arpo.tasks import Task
 from arpo.tools import CallContext, Tool, isolation_notes
 from arpo.tools.cache import ReplayMissError
-from arpo.tools.config import build_entries
-from arpo.tools.traffic import Traffic, build_traffic
+from arpo.tools.config import build_each
+from arpo.tools.traffic import Traffic, around, unready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a result that is shown
@@ -34,33 +34,64 @@ def show_tools(recipe: str, words: Sequence[str], console: Console | None = None
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
     asked = words[len(settings) :]
     run = load_recipe(recipe, settings)
-    entries = build_entries(run.tools.offered)
+    built = list(build_each(run.tools.offered))
+    broken = [each for each in built if isinstance(each, ConfigError)]
+    entries = [[] if isinstance(each, ConfigError) else each for each in built]
+    tools = {tool.name: tool for each in entries for tool in each}
+    if not built:
+        raise ConfigError("this recipe offers no tools", where="tools", value=recipe)
+    if broken and (not tools or (asked and asked[0] not in tools)):
+        raise broken[0]
     limits = run.tools.limits
     limits = limits.model_copy(update={"patience_s": min(limits.patience_s, PATIENCE_S)})
-    traffic = build_traffic(run.tools.model_copy(update={"limits": limits}), entries)
-    tools = {tool.name: tool for each in entries for tool in each}
-    if not tools:
-        raise ConfigError("this recipe offers no tools", where="tools", value=recipe)
-    for note in [*isolation_notes(tools.values()), *traffic.notes()]:
-        console.print(note)
+    config = run.tools.model_copy(update={"limits": limits})
+    traffic = around(config, entries)
+    missing = unready(config, entries, traffic)
     if asked:
         calls = [_asked_call(tools, asked)]
+        if asked[0] in missing:
+            raise missing[asked[0]]
     else:
-        console.print(prompt_text(run, list(tools.values())))
         calls = [Call(name=tool.name, arguments=example_arguments(tool, _question(run))) for tool in tools.values()]
-    outcomes = asyncio.run(_call_all(traffic, tools, calls, run, console, listed=not asked))
-    return all(outcome is not None and outcome.status is Status.OK for outcome in outcomes)
+    for note in [*isolation_notes(tools[call.name] for call in calls), *traffic.notes()]:
+        console.print(note)
+    if not asked:
+        console.print(prompt_text(run, list(tools.values())))
+    outcomes = asyncio.run(_call_all(traffic, tools, calls, run, console, listed=not asked, missing=missing))
+    answered = all(outcome is not None and outcome.status is Status.OK for outcome in outcomes)
+    if asked:
+        return answered
+    for error in broken:
+        console.print(f"\ncannot be set up: {error}")
+    return answered and not broken
 
 
 def prompt_text(run: Run, tools: Sequence[Tool]) -> str:
     """What the prompt says of the tools."""
     if run.chat.format == "template":
-        return "The model's chat template writes the schemas below into the prompt."
+        return _by_template(run, tools)
+    if run.chat.format == "native":
+        return "The endpoint is given the schemas below, and writes them into the prompt by itself."
     from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, describe, example
 
     config: ChatConfig = run.chat
     system = {None: SYSTEM, "paper": PAPER_SYSTEM}.get(config.system, config.system) or ""
     return f"The system prompt:\n  {system.format(tools=describe(tools), example=example(tools[0])).strip()}"
+
+
+def _by_template(run: Run, tools: Sequence[Tool]) -> str:
+    """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this machine."""
+    from arpo.train.sources import at_hand
+
+    folder = at_hand(run.model.source)
+    if folder is None:
+        return "The model's chat template writes the schemas below into the prompt. The model itself is not here yet."
+    from arpo.train.served import read_tokenizer
+
+    tokenizer = read_tokenizer(str(folder))
+    task = Task(id="by-hand", messages=({"role": "user", "content": _question(run)},), answers=())
+    prompt = tokenizer.decode(build_chat(run.chat, tokenizer, tools).render(task, tools))
+    return "The prompt, by the model's chat template:\n" + "\n".join(f"  {line}" for line in str(prompt).splitlines())
 
 
 def example_arguments(tool: Tool, question: str) -> dict[str, Any]:
@@ -119,14 +150,25 @@ def _number(name: str, text: str) -> Any:
 
 
 async def _call_all(
-    traffic: Traffic, tools: Mapping[str, Tool], calls: Sequence[Call], run: Run, console: Console, *, listed: bool
+    traffic: Traffic,
+    tools: Mapping[str, Tool],
+    calls: Sequence[Call],
+    run: Run,
+    console: Console,
+    *,
+    listed: bool,
+    missing: Mapping[str, ConfigError],
 ) -> list[Outcome | None]:
-    outcomes = []
+    outcomes: list[Outcome | None] = []
     for call in calls:
         tool = tools[call.name]
         if listed:
             schema = json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.schema}, ensure_ascii=False)
             console.print(f"\n{tool.name}\n  {schema}")
+        if call.name in missing:
+            console.print(f"  -> not called: {missing[call.name]}")
+            outcomes.append(None)
+            continue
         console.print(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
         outcomes.append(await _call(traffic, tools, call, run, console))
     return outcomes

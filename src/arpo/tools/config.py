@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -90,12 +90,28 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
 
 def build_entries(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list[list["Tool"]]:
     """The tools of each entry, as `build_tools` builds them: an entry may name a server that offers several."""
-    built = [_build(config, f"tools.offered.{number}") for number, config in enumerate(configs)]
-    names = [tool.name for tools in built for tool in tools]
+    built: list[list[Tool]] = []
+    for each in build_each(configs):
+        if isinstance(each, ConfigError):
+            raise each
+        built.append(each)
+    return built
+
+
+def build_each(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> "Iterator[list[Tool] | ConfigError]":
+    """The same, entry by entry, with what is wrong in place of one that cannot be set up."""
+    names: list[str] = []
+    for number, config in enumerate(configs):
+        try:
+            tools = _build(config, f"tools.offered.{number}")
+        except ConfigError as error:
+            yield error
+            continue
+        names += [tool.name for tool in tools]
+        yield tools
     for name in names:
         if names.count(name) > 1:
             raise ConfigError("two tools have one name", where="tools", value=name, hint="set `name` on one of them")
-    return built
 
 
 def _build(config: Any, where: str) -> "list[Tool]":

@@ -194,8 +194,30 @@ class Traffic:
 def build_traffic(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Traffic:
     """What stands around the tools of each entry of `config.offered` (as `arpo.tools.config.build_entries` gives them).
 
-    Raises ConfigError where the store cannot be used, a stateful tool is to be kept, or a replay has nothing to replay.
+    Raises ConfigError where the store cannot be used, a stateful tool is to be kept, a replay has nothing to replay, or a tool
+    cannot be called.
     """
+    traffic = around(config, entries)
+    for error in unready(config, entries, traffic).values():
+        raise error
+    return traffic
+
+
+def unready(config: ToolsConfig, entries: Sequence[Sequence[Tool]], traffic: Traffic) -> dict[str, ConfigError]:
+    """Why tools cannot be called, by name: for want of a key, for instance. A replay calls none that it has a record for."""
+    found = {}
+    for number, tools in enumerate(entries):
+        for tool in tools:
+            if config.mode != "replay" or traffic.lanes[tool.name].kept is None:
+                try:
+                    _check_ready(tool, f"tools.offered.{number}")
+                except ConfigError as error:
+                    found[tool.name] = error
+    return found
+
+
+def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Traffic:
+    """As `build_traffic`, whether or not a tool can be called."""
     traffic = Traffic(limits=config.limits)
     providers: dict[str, Provider] = {}
     for number, (tools, offered) in enumerate(zip(entries, config.offered, strict=True)):
@@ -209,8 +231,6 @@ def build_traffic(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Tra
                 error_rate=_rate(own.limits.error_rate, config.limits.error_rate),
                 failed=deque(maxlen=config.limits.error_window),
             )
-            if config.mode != "replay" or traffic.lanes[tool.name].kept is None:
-                _check_ready(tool, f"tools.offered.{number}")
     if any(lane.kept for lane in traffic.lanes.values()):
         store = Store(config.cache.file or cache_folder() / "tools.sqlite", max_bytes=int(config.cache.max_mb * 2**20))
         if config.mode == "replay" and not store.totals()[2]:

