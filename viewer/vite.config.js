@@ -11,7 +11,7 @@ export default defineConfig({
     },
   ],
   build: {
-    outDir: "../src/arpo/view/static",
+    outDir: ".built", // swap.js moves it to src/arpo/view/static once it is whole
     emptyOutDir: true,
     target: "es2022",
     modulePreload: false,

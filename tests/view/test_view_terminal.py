@@ -24,7 +24,10 @@ def test_every_segment_leaf_and_decision_is_printed(tiny_run, tiny_project):
     for place, turn in record.tree.turns.items():
         assert f"{'.'.join(map(str, place))} {turn.role.value}" in text
     assert text.count(", reward ") == len(record.scores)
-    assert text.count("; wants ") == sum(made.tip is not None for made in record.decisions.values())
+    said = re.findall(r"rise [+-]\d\.\d\d .*: (?:wanted \d+, )?(no branch|\d+ branch)", text)
+    assert len(said) == sum(made.tip is not None for made in record.decisions.values())
+    granted = sum(made.decided.granted for made in record.decisions.values())
+    assert sum(int(one.split()[0]) for one in said if one != "no branch") == granted
 
 
 def test_without_a_task_the_last_steps_trees_are_listed(tiny_run):

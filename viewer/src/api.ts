@@ -86,6 +86,8 @@ export interface Metrics {
 /** Every value is optional; several hold together. */
 export interface TreesQuery {
   step?: number;
+  min_step?: number;
+  max_step?: number;
   family?: string;
   ending?: string; // some leaf ended so
   tool?: string; // some call of it
@@ -107,7 +109,16 @@ export interface Trees {
   total: number; // that fit the query
   rows: TreeRow[];
   indexed: { steps: number; of: number }; // steps read so far: while fewer than all, the table is not complete yet; ask again
+  reward_mean: number | null; // of the trees that fit, over those with a reward
+  branching: Branching; // in how many trees that fit everything asked but `helped`
   facets: { steps: number[]; families: string[]; tools: string[]; endings: string[]; errors: string[] }; // of the whole run
+}
+
+export interface Branching {
+  helped: number;
+  hurt: number;
+  same: number;
+  unbranched: number; // or without a reward on one side
 }
 
 export interface TreeRow {
@@ -122,6 +133,7 @@ export interface TreeRow {
   tools: string[];
   calls: number;
   errors: number; // outcomes that are not "ok"
+  statuses: string[]; // of those, their kinds
   endings: { [ending: string]: number };
   branches: number; // siblings granted
   refused: number; // siblings that the rule wanted and the budget did not give
@@ -205,7 +217,7 @@ export interface Decision {
   flips: boolean; // would differ between the bounds
   waited: boolean;
   budget: number | null; // leaves still to give when it was made; null: not known
-  said: string; // "rise 0.31 > tau: wants 1, gets 1"
+  said: string; // "rise +0.34 (0.58 after 0.24), probability 0.5063 > tau 0.5, 5 leaves left: 1 branch"
   /** Reward of the probe's line and of each granted sibling's (null: no reward). A line goes on through probes. */
   probe: number | null;
   siblings: (number | null)[];
@@ -248,6 +260,20 @@ export interface Entropy {
   curves: EntropyCurve[];
   calibration: Calibration[]; // by rise, ascending
   rises: { low: number; high: number; tips: number; wanted: number; granted: number }[]; // histogram over all tips
+  payoffs: Payoff[]; // a window each
+}
+
+/** Siblings of the steps from first to last: how many ended better than their probe, equal, and worse. */
+export interface Payoff {
+  first: number;
+  last: number;
+  n: number;
+  better: number;
+  equal: number;
+  worse: number;
+  share: number | null; // better / n
+  share_low: number | null; // 95 % (Wilson)
+  share_high: number | null;
 }
 
 /** Mean entropy by position: of probes after a tool's result (positions from 0), of the turn before (negative), of first turns. */

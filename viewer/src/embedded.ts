@@ -32,20 +32,30 @@ export function embeddedSource(held: Embedded): Source {
 }
 
 function chosenTrees(all: Trees, query: TreesQuery): Trees {
-  const { step, family, ending, tool, error, helped, min_reward, max_reward, branches } = query;
+  const { step, min_step, max_step, family, ending, tool, error, helped, min_reward, max_reward, branches } = query;
   const fits = (row: TreeRow) =>
     (step === undefined || row.step === step) &&
+    (min_step === undefined || row.step >= min_step) &&
+    (max_step === undefined || row.step <= max_step) &&
     (!family || row.family === family) &&
     (!ending || (row.endings[ending] ?? 0) > 0) &&
     (!tool || row.tools.includes(tool)) &&
-    (!error || row.errors > 0) &&
-    (helped === undefined || row.helped === helped) &&
+    (!error || (error === "any" ? row.errors > 0 : row.statuses.includes(error))) &&
     (min_reward === undefined || (row.reward_mean !== null && row.reward_mean >= min_reward)) &&
     (max_reward === undefined || (row.reward_mean !== null && row.reward_mean <= max_reward)) &&
     (branches === undefined || row.branches >= branches) &&
     holds(query.q, row.question, row.task);
-  const rows = sorted(all.rows.filter(fits), query.sort);
-  return { ...all, total: rows.length, rows: cut(rows, query) };
+  const others = all.rows.filter(fits);
+  const rows = sorted(others.filter((row) => helped === undefined || row.helped === helped), query.sort);
+  const rewards = rows.flatMap((row) => (row.reward_mean === null ? [] : [row.reward_mean]));
+  const judged = (as: TreeRow["helped"]) => others.filter((row) => row.helped === as).length;
+  return {
+    ...all,
+    total: rows.length,
+    rows: cut(rows, query),
+    reward_mean: rewards.length ? rewards.reduce((a, b) => a + b) / rewards.length : null,
+    branching: { helped: judged(1), hurt: judged(-1), same: judged(0), unbranched: judged(null) },
+  };
 }
 
 function chosenSamples(all: Evaluation, query: SamplesQuery): Evaluation {

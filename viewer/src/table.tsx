@@ -1,5 +1,6 @@
 /** A table whose columns sort, and the lines to page through it. Knows nothing of what its rows are. */
 import type { ComponentChildren } from "preact";
+import { useState } from "preact/hooks";
 import { count } from "./format";
 import type { Query } from "./route";
 import { brief } from "./text";
@@ -53,7 +54,16 @@ export function Table<Row>({ label, columns, rows, id, sort, onSort, chosen }: T
 
 export const ROWS = 100; // on a page
 
-export function Paging({ total, offset, noun, many, onOffset }: { total: number; offset: number; noun: string; many?: string; onOffset: (offset: number) => void }) {
+interface PagingProps {
+  total: number;
+  offset: number;
+  noun: string;
+  many?: string;
+  onOffset: (offset: number) => void;
+  children?: ComponentChildren; // what else is to be said of them
+}
+
+export function Paging({ total, offset, noun, many, onOffset, children }: PagingProps) {
   return (
     <p class="paging" role="status">
       {count(total, noun, many)}
@@ -64,7 +74,19 @@ export function Paging({ total, offset, noun, many, onOffset }: { total: number;
           <button type="button" disabled={offset + ROWS >= total} onClick={() => onOffset(offset + ROWS)}>Later</button>
         </>
       )}
+      {total > 0 && children}
     </p>
+  );
+}
+
+/** The row of choices above a table; on a small screen it opens when asked to. `given`: how many are made. */
+export function Choices({ label, given, children }: { label: string; given: number; children: ComponentChildren }) {
+  const [open, setOpen] = useState(() => given > 0 || !matchMedia("(max-width: 40rem)").matches);
+  return (
+    <section class="card choices" aria-label={label}>
+      <button type="button" class="small-screens" aria-expanded={open} onClick={() => setOpen(!open)}>{label}{given > 0 && `: ${given} chosen`} {open ? "▴" : "▾"}</button>
+      <div class={open ? "controls" : "controls closed"}>{children}</div>
+    </section>
   );
 }
 
@@ -90,10 +112,10 @@ export function Choice({ name, label, values, query, set }: FilterProps & { name
   );
 }
 
-export function NumberField({ name, label, query, set, step }: FilterProps & { name: string; label: string; step: number }) {
+export function NumberField({ name, label, query, set, step, placeholder }: FilterProps & { name: string; label: string; step: number; placeholder?: number }) {
   return (
     <label>
-      {label} <input type="number" step={step} value={query[name] ?? ""} onInput={(event) => set({ [name]: event.currentTarget.value })} />
+      {label} <input type="number" step={step} placeholder={placeholder === undefined ? undefined : String(placeholder)} value={query[name] ?? ""} onInput={(event) => set({ [name]: event.currentTarget.value })} />
     </label>
   );
 }

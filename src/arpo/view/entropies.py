@@ -45,6 +45,7 @@ def entropy_answer(index: Index, num_windows: int) -> dict[str, Any]:
         "curves": [curve for curve in curves if curve["positions"]],
         "calibration": _calibration(index),
         "rises": _histogram(index),
+        "payoffs": [_payoff(index, first, last) for first, last in windows],
     }
 
 
@@ -107,7 +108,18 @@ def _calibration(index: Index) -> list[dict[str, Any]]:
     return [bucket | _share(bucket["better"], bucket["n"]) for bucket in buckets]
 
 
+def _payoff(index: Index, first: int, last: int) -> dict[str, Any]:
+    """What siblings of these steps were against their probes."""
+    query = "SELECT TOTAL(better), TOTAL(equal), TOTAL(worse) FROM tips WHERE step BETWEEN ? AND ?"
+    ((better, equal, worse),) = index.rows(query, (first, last))
+    counts = {"better": int(better), "equal": int(equal), "worse": int(worse)}
+    n = sum(counts.values())
+    return {"first": first, "last": last, "n": n, **counts, **_share(counts["better"], n)}
+
+
 def _share(better: int, n: int) -> dict[str, float | None]:
+    if not n:
+        return dict.fromkeys(("share", "share_low", "share_high"))
     share = wilson(better, n)
     return {"share": share.mean, "share_low": share.low, "share_high": share.high}
 

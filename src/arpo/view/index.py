@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from arpo.core.record import TreeRecord, decode, peek
 from arpo.errors import FormatError
 from arpo.files import cache_folder
 from arpo.train.runfolder import RunFolder
+from arpo.view.kept import file_identity
 from arpo.view.rows import TreeFacts, facts_of
 
 _VERSION = 1  # of the tables; another one found is thrown away
@@ -53,7 +54,7 @@ class Index:
 
     def pending(self) -> list[int]:
         """Steps whose file is not read yet, or not as it is now; what belongs to steps that are gone is dropped."""
-        found = {step: _identity(self.run.events_path(step)) for step in self.run.event_steps()}
+        found = {step: file_identity(self.run.events_path(step)) for step in self.run.event_steps()}
         with self._lock:
             known = {row[0]: tuple(row[1:]) for row in self._database.execute("SELECT step, size, inode, changed FROM files")}
             gone = [step for step in known if step not in found]
@@ -68,10 +69,10 @@ class Index:
         steps = len(self.run.event_steps())
         return steps - len(self.pending()), steps
 
-    def catch_up(self, stop: threading.Event | None = None) -> None:
-        """Read every pending step, the last first: that is where people look. Ends early once `stop` is set."""
+    def catch_up(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Read every pending step, the last first: that is where people look. Ends where `go_on`, asked each time, says no."""
         for step in reversed(self.pending()):
-            if stop is not None and stop.is_set():
+            if not go_on():
                 return
             self.read_step(step)
 
@@ -79,13 +80,13 @@ class Index:
         """Read this step if it is pending."""
         with self._lock:
             row = self._database.execute("SELECT size, inode, changed FROM files WHERE step = ?", (step,)).fetchone()
-        if step in self.run.event_steps() and row != _identity(self.run.events_path(step)):
+        if step in self.run.event_steps() and row != file_identity(self.run.events_path(step)):
             self.read_step(step)
 
     def read_step(self, step: int) -> None:
         """Read a step's file up to its last whole frame. What is damaged ends the reading and is kept as the step's error."""
         path = self.run.events_path(step)
-        identity = _identity(path)  # before reading: what is appended meanwhile makes the step pending again
+        identity = file_identity(path)  # before reading: what is appended meanwhile makes the step pending again
         found: list[tuple[int, TreeFacts]] = []
         error = None
         if identity is not None:
@@ -132,7 +133,6 @@ def as_row(step: int, values: Iterable[Any]) -> dict[str, Any]:
     row = {"step": step, **dict(zip(COLUMNS, values, strict=True))}
     for name in _JSON:
         row[name] = json.loads(row[name])
-    del row["statuses"]
     row["trained"] = bool(row["trained"])
     return row
 
@@ -160,14 +160,6 @@ def _prepared(path: Path | str) -> sqlite3.Connection:
     database.execute("PRAGMA synchronous = OFF")  # a lost index is made again
     database.commit()
     return database
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_ino, found.st_mtime_ns
 
 
 def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:

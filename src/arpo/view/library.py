@@ -6,6 +6,7 @@ Knows paths like `/api/runs/{run}/trees` and their queries. Refuses to know HTTP
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,25 +15,24 @@ from typing import Any
 
 import arpo
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Ending, Status
 from arpo.errors import ConfigError
 from arpo.files import as_json
 from arpo.train.runfolder import RunFolder
 from arpo.view import overview
 from arpo.view.entropies import entropy_answer
 from arpo.view.evaluations import Evaluations, evaluation_answer, sample_answer
-from arpo.view.index import COLUMNS, Index, as_row
+from arpo.view.index import Index
+from arpo.view.kept import Kept
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
+from arpo.view.table import no_table, table_answer
 from arpo.view.trees import tokens_answer, tree_answer
 
 Answer = dict[str, Any]
 _LOOK_AGAIN_S = 1.0  # how often the logs are looked at for new steps
+_QUIET_S = 0.25  # without a question before the next step is read: a page asks several in a row, and waits for each
+_PATIENCE_S = 0.5  # and then it is read all the same
 _MOST_WINDOWS = 20
-_SORTS = (
-    *("step", "task", "family", "leaves", "reward_mean", "reward_max", "reward_min", "calls", "errors", "branches", "tokens"),
-    "helped",
-)
 
 
 class NotHereError(ConfigError):
@@ -49,6 +49,17 @@ class Viewed:
     index: Index | None
     evaluations: Evaluations
     _last: tuple[int, int, str, TreeRecord] | None = field(default=None, repr=False)  # index version, step, task
+
+    @cached_property
+    def recipe(self) -> Kept[dict[str, Any]]:
+        files = [] if self.run is None else [self.path / name for name in ("recipe.yaml", "recipe.resumed.yaml")]
+        return Kept(lambda: overview.recipe_of(self.run), *files)
+
+    @cached_property
+    def history(self) -> Kept[list[dict[str, Any]]]:
+        """The metrics, a dict a step."""
+        run = self.run
+        return Kept(list) if run is None else Kept(run.metrics, run.path / "metrics.jsonl")
 
     @cached_property
     def pieces(self) -> Pieces | None:
@@ -76,6 +87,7 @@ class Library:
             name = _new_id(path, self.runs)
             self.runs[name] = Viewed(name, path, run, None if run is None else Index(run, cache), Evaluations(path))
         self._stop = threading.Event()
+        self._asked = time.monotonic()  # when something was last asked for, or answered
         self._thread = threading.Thread(target=self._keep_up, name="arpo-view-index", daemon=True)
 
     def __enter__(self) -> "Library":
@@ -94,17 +106,35 @@ class Library:
 
     def _keep_up(self) -> None:
         while not self._stop.is_set():
-            self.catch_up()
+            for viewed in self.runs.values():
+                if viewed.index is not None:
+                    viewed.index.catch_up(self._go_on)
             self._stop.wait(_LOOK_AGAIN_S)
+
+    def _go_on(self) -> bool:
+        """Waits while somebody asks: reading a step takes the interpreter from the thread that answers. False once it is over."""
+        patience = time.monotonic() + _PATIENCE_S
+        while (now := time.monotonic()) < min(self._asked + _QUIET_S, patience):
+            self._stop.wait(min(self._asked + _QUIET_S, patience) - now)
+            if self._stop.is_set():
+                break
+        return not self._stop.is_set()
 
     def catch_up(self) -> None:
         """Index everything that is there."""
         for viewed in self.runs.values():
             if viewed.index is not None:
-                viewed.index.catch_up(self._stop)
+                viewed.index.catch_up()
 
     def answer(self, path: str, given: Mapping[str, str] | None = None, *, most_rows: int | None = None) -> Answer:
         """The answer to `path` with the values of its query. Raises NotHereError, and ConfigError for a query without sense."""
+        self._asked = time.monotonic()
+        try:
+            return self._answer(path, given, most_rows)
+        finally:
+            self._asked = time.monotonic()
+
+    def _answer(self, path: str, given: Mapping[str, str] | None, most_rows: int | None) -> Answer:
         query = Query(given) if most_rows is None else Query(given, most_rows=most_rows)
         parts = path.strip("/").split("/")
         if parts == ["api", "runs"]:
@@ -123,7 +153,7 @@ class Library:
         return self.runs[name]
 
     def _summary(self, viewed: Viewed) -> Answer:
-        run, recipe = viewed.run, overview.recipe_of(viewed.run)
+        run, recipe = viewed.run, viewed.recipe.get()
         rollout = _group(recipe.get("rollout"))
         return {
             "id": viewed.id,
@@ -132,7 +162,7 @@ class Library:
             "kind": "evaluation" if run is None else "training",
             "state": "finished" if run is None else run.state(),
             "live": run is not None and run.is_live(),
-            "steps": len(run.metrics()) if run else 0,
+            "steps": len(viewed.history.get()),
             "trees": bool(run and run.event_steps()),
             "rule": as_json(_group(rollout.get("rule")).get("rule")),
             "leaves": as_json(rollout.get("leaves")),
@@ -143,8 +173,8 @@ class Library:
     def _run(self, viewed: Viewed, query: Query) -> Answer:
         against = query.text("against")
         query.finish()
-        recipe, run = overview.recipe_of(viewed.run), viewed.run
-        there = None if against is None else overview.recipe_of(self._viewed(against).run)
+        recipe, run = viewed.recipe.get(), viewed.run
+        there = None if against is None else self._viewed(against).recipe.get()
         return {
             "id": viewed.id,
             "name": str(recipe.get("name") or viewed.path.name),
@@ -160,97 +190,11 @@ class Library:
 def _metrics(viewed: Viewed, query: Query) -> Answer:
     after = query.maybe_whole("after")
     query.finish()
-    return overview.metrics_answer(viewed.run, after)
+    return overview.metrics_answer(viewed.run, viewed.history.get(), after)
 
 
 def _trees(viewed: Viewed, query: Query) -> Answer:
-    where, values = _conditions(query)
-    order, offset, limit = _order(query.text("sort")), query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
-    step = query.maybe_whole("step")
-    query.finish()
-    index = viewed.index
-    if index is None:
-        facets: Answer = {name: [] for name in ("steps", "families", "tools", "endings", "errors")}
-        return {"total": 0, "rows": [], "indexed": {"steps": 0, "of": 0}, "facets": facets}
-    if step is not None:
-        index.ensure(step)
-    read, of = index.progress()
-    ((total,),) = index.rows(f"SELECT COUNT(*) FROM trees WHERE {where}", values)
-    found = index.rows(
-        f"SELECT step, {', '.join(COLUMNS)} FROM trees WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?", (*values, limit, offset)
-    )
-    return {
-        "total": total,
-        "rows": [as_row(*_split(row)) for row in found],
-        "indexed": {"steps": read, "of": of},
-        "facets": _facets(index, viewed.run),
-    }
-
-
-def _split(row: Sequence[Any]) -> tuple[int, Sequence[Any]]:
-    return row[0], row[1:]
-
-
-def _conditions(query: Query) -> tuple[str, list[Any]]:
-    """The query as SQL: words are never part of it, they go in as values."""
-    conditions: list[str] = ["1"]
-    values: list[Any] = []
-    for name, condition in (
-        ("step", "step = ?"),
-        ("helped", "helped = ?"),
-        ("branches", "branches >= ?"),
-    ):
-        if (number := query.maybe_whole(name)) is not None:
-            conditions, values = [*conditions, condition], [*values, number]
-    for name, condition in (("min_reward", "reward_mean >= ?"), ("max_reward", "reward_mean <= ?")):
-        if (value := query.number(name)) is not None:
-            conditions, values = [*conditions, condition], [*values, value]
-    for name, condition in (
-        ("family", "family = ?"),
-        ("ending", "EXISTS (SELECT 1 FROM json_each(endings) WHERE key = ?)"),
-        ("tool", "EXISTS (SELECT 1 FROM json_each(tools) WHERE value = ?)"),
-    ):
-        if (text := query.text(name)) is not None:
-            conditions, values = [*conditions, condition], [*values, _sql_text(text)]
-    if (error := query.text("error")) == "any":
-        conditions.append("errors > 0")
-    elif error is not None:
-        conditions.append("EXISTS (SELECT 1 FROM json_each(statuses) WHERE value = ?)")
-        values.append(_sql_text(error))
-    if (words := query.text("q")) is not None:
-        conditions.append("(instr(lower(question), ?) OR instr(lower(task), ?))")
-        values += [_sql_text(words.lower())] * 2
-    return " AND ".join(conditions), values
-
-
-def _sql_text(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def _order(sort: str | None) -> str:
-    if sort is None:
-        return "step, number"
-    column = sort.removeprefix("-")
-    if column not in _SORTS:
-        raise ConfigError("no such column to sort by", where="query sort", value=sort, hint=f"one of {', '.join(_SORTS)}")
-    return f"{column} {'DESC' if sort.startswith('-') else 'ASC'} NULLS LAST, step, number"
-
-
-def _facets(index: Index, run: RunFolder | None) -> Answer:
-    def distinct(query: str) -> list[str]:
-        return [value for (value,) in index.rows(f"SELECT DISTINCT {query} ORDER BY 1")]
-
-    def listed(column: str, what: str) -> list[str]:
-        return distinct(f"{what} FROM (SELECT DISTINCT {column} FROM trees) AS t, json_each(t.{column})")
-
-    endings, statuses = listed("endings", "key"), listed("statuses", "value")
-    return {
-        "steps": run.event_steps() if run else [],
-        "families": distinct("family FROM trees WHERE family != ''"),
-        "tools": listed("tools", "value"),
-        "endings": [ending.value for ending in Ending if ending.value in endings],
-        "errors": [status.value for status in Status if status.value in statuses],
-    }
+    return no_table() if viewed.index is None else table_answer(viewed.index, query)
 
 
 def _tree(viewed: Viewed, query: Query) -> Answer:
@@ -269,7 +213,7 @@ def _entropy(viewed: Viewed, query: Query) -> Answer:
     windows = query.whole("windows", 4, least=1, most=_MOST_WINDOWS)
     query.finish()
     if viewed.index is None:
-        empty: Answer = {name: [] for name in ("tools", "windows", "curves", "calibration", "rises")}
+        empty: Answer = {name: [] for name in ("tools", "windows", "curves", "calibration", "rises", "payoffs")}
         return {"indexed": {"steps": 0, "of": 0}, **empty}
     return entropy_answer(viewed.index, windows)
 

@@ -164,8 +164,9 @@ def _tree_alone(library: Library, step: int, task: str) -> Answer:
     embedded["metrics"][run] = {"generation": "", "live": False, "steps": [], "series": {}}
     found = library.answer(f"{base}/trees", {"step": str(step), "limit": str(_ALL)}, most_rows=_ALL)
     rows = [row for row in found["rows"] if row["task"] == task]
-    embedded["trees"][run] = {**found, "rows": rows, "total": 1, "facets": {**found["facets"], "steps": [step]}}
-    nothing: Answer = {name: [] for name in ("tools", "windows", "curves", "calibration", "rises")}
+    facets = {**found["facets"], "steps": [step]}
+    embedded["trees"][run] = {**found, "rows": rows, "total": 1, "reward_mean": rows[0]["reward_mean"], "facets": facets}
+    nothing: Answer = {name: [] for name in ("tools", "windows", "curves", "calibration", "rises", "payoffs")}
     embedded["entropy"][run] = {"indexed": found["indexed"], **nothing}
     embedded["runs"]["runs"][0]["evaluations"] = []
     return {**embedded, "note": "one tree of the run", "start": {"run": run, "step": step, "task": task}}

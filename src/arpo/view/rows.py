@@ -35,7 +35,7 @@ class TipRow:
 
 @dataclass(frozen=True, slots=True)
 class TreeFacts:
-    """`row` has the fields of TreeRow in api.ts but `step`, and `statuses`: kinds of outcomes that are not "ok"."""
+    """`row` has the fields of TreeRow in api.ts but `step`."""
 
     row: dict[str, Any]
     sums: Sums

@@ -87,7 +87,7 @@ def tokens_answer(record: TreeRecord, node: str, pieces: Pieces | None) -> Answe
 
 
 def said(record: TreeRecord, made: TipDecision, budget: int | None) -> str:
-    """The decision in words: "rise +0.34 (0.58 after 0.24): probability 0.5063 > tau 0.5; wants 1, 5 leaves left, gets 1"."""
+    """The decision in words: "rise +0.34 (0.58 after 0.24), probability 0.5063 > tau 0.5, 5 leaves left: 1 branch"."""
     tip, decision = made.tip, made.decided.decision
     if tip is None:
         return "no decision: the world failed before the next head was known"
@@ -101,10 +101,13 @@ def said(record: TreeRecord, made: TipDecision, budget: int | None) -> str:
             known |= {bound, measured}
             break
     parts += [f"{name} {value:g}" for name, value in terms.items() if name not in known]
-    because = f": {', '.join(parts)}" if parts else ""
-    left = "" if budget is None or not decision.wanted else f"{budget} {'leaf' if budget == 1 else 'leaves'} left, "
+    wanted, granted = decision.wanted, made.decided.granted
+    if budget is not None and wanted:
+        parts.append(f"{budget} {'leaf' if budget == 1 else 'leaves'} left")
+    few = f"wanted {wanted}, " if granted < wanted else ""
+    given = few + ("no branch" if not granted else "1 branch" if granted == 1 else f"{granted} branches")
     rise = f"rise {tip.rise:+.2f} ({tip.head:.2f} after {tip.baseline:.2f})"
-    return f"{rise}{because}; wants {decision.wanted}, {left}gets {made.decided.granted}"
+    return f"{', '.join([rise, *parts])}: {given}"
 
 
 class _Shown:
@@ -120,7 +123,7 @@ class _Shown:
         for (turn, _), value in record.credit.items():
             values[turn].append(value)
         self.credit = {
-            turn: {"low": min(v), "high": max(v), "mean": math.fsum(v) / len(v)} for turn, v in values.items()
+            turn: {"low": min(v), "high": max(v), "mean": round(math.fsum(v) / len(v), _DIGITS)} for turn, v in values.items()
         }  # by turn, over the leaves below
         self.discarded = discarded(record)
         self.budgets = _budgets(record)

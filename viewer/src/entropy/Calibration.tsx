@@ -1,5 +1,5 @@
 /** Whether a higher rise marks a better place to branch: the share of siblings that ended better than their probe, by rise. */
-import type { Calibration as Bucket, Entropy } from "../api";
+import type { Calibration as Bucket, Entropy, Payoff } from "../api";
 import { number, percent } from "../format";
 
 const [W, H, LEFT, BOTTOM, TOP] = [620, 250, 46, 34, 10];
@@ -7,7 +7,7 @@ const ACROSS = W - LEFT - 8;
 const DOWN = H - BOTTOM - TOP;
 
 /** Buckets hold about equally many forks, so they stand side by side at equal width. */
-export function Calibration({ buckets }: { buckets: Bucket[] }) {
+export function Calibration({ buckets, payoffs }: { buckets: Bucket[]; payoffs: Payoff[] }) {
   const measured = buckets.filter((bucket) => bucket.share !== null);
   if (!measured.length) return <p class="soft">No sibling was granted, so there is nothing to hold against a probe.</p>;
   const all = measured.reduce((sum, { n, better, worse }) => ({ n: sum.n + n, better: sum.better + better, worse: sum.worse + worse }), { n: 0, better: 0, worse: 0 });
@@ -29,7 +29,7 @@ export function Calibration({ buckets }: { buckets: Bucket[] }) {
                 <rect x={x - wide * 0.32} width={wide * 0.3} y={y(b.better / b.n)} height={y(0) - y(b.better / b.n)} class="better" />
                 <rect x={x + wide * 0.02} width={wide * 0.3} y={y(b.worse / b.n)} height={y(0) - y(b.worse / b.n)} class="worse" />
                 <path d={`M${x - wide * 0.17},${y(b.share_low ?? 0)}V${y(b.share_high ?? 0)}`} class="whisker" />
-                <text x={x} y={H - BOTTOM + 14} text-anchor="middle">{number(b.low, 2)}</text>
+                <text x={x} y={H - BOTTOM + 14} text-anchor="middle">{b.low.toFixed(2)}</text>
                 <text x={x} y={H - BOTTOM + 28} text-anchor="middle" class="faint">n {b.n}</text>
               </g>
             );
@@ -38,6 +38,7 @@ export function Calibration({ buckets }: { buckets: Bucket[] }) {
       </div>
       <p class="key"><i class="better" /> better than its probe, with 95 % interval <i class="worse" /> worse <span class="soft">(below: the rise at which a bucket begins, in nats)</span></p>
       <BucketTable buckets={measured} />
+      <OverTraining payoffs={payoffs} />
     </>
   );
 }
@@ -79,6 +80,29 @@ function BucketTable({ buckets }: { buckets: Bucket[] }) {
   );
 }
 
+function OverTraining({ payoffs }: { payoffs: Payoff[] }) {
+  if (!payoffs.length) return null;
+  return (
+    <details>
+      <summary>Over training</summary>
+      <div class="wide" tabIndex={0} role="region" aria-label="What branching paid off over training">
+        <table>
+          <thead><tr><th scope="col">steps</th>{["siblings", "better", "equal", "worse", "share better", "95 %"].map((label) => <th scope="col" class="num" key={label}>{label}</th>)}</tr></thead>
+          <tbody>
+            {payoffs.map((part) => (
+              <tr key={part.first}>
+                <th scope="row">{part.first} to {part.last}</th>
+                <td class="num">{part.n}</td><td class="num">{part.better}</td><td class="num">{part.equal}</td><td class="num">{part.worse}</td>
+                <td class="num">{percent(part.share)}</td><td class="num">{percent(part.share_low)} to {percent(part.share_high)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </details>
+  );
+}
+
 /** How often each rise came up, and what the rule made of it. */
 export function Rises({ rises }: { rises: Entropy["rises"] }) {
   if (!rises.length) return <p class="soft">No tip's rise was measured.</p>;
@@ -89,7 +113,7 @@ export function Rises({ rises }: { rises: Entropy["rises"] }) {
   const bar = (from: number, to: number, n: number, name: string) => <rect class={name} x={x(from)} width={Math.max(0, x(to) - x(from) - 1)} y={y(n)} height={y(0) - y(n)} />;
   const total = (of: "tips" | "wanted" | "granted") => rises.reduce((sum, bin) => sum + bin[of], 0);
   const said = `${total("tips")} tips; the rule wanted to branch at ${total("wanted")} and got a sibling at ${total("granted")}.`;
-  const ticks = Array.from({ length: 5 }, (_, i) => low + ((high - low) * i) / 4);
+  const ticks = rounded(low, high);
   return (
     <>
       <p>{said}</p>
@@ -107,10 +131,19 @@ export function Rises({ rises }: { rises: Entropy["rises"] }) {
           ))}
           <path d={`M${LEFT},${y(0)}H${W - 8}`} class="gridline" />
           {low < 0 && high > 0 && <path d={`M${x(0)},${TOP}V${y(0)}`} class="zero" />}
-          {ticks.map((tick, i) => <text key={tick} x={x(tick)} y={H - BOTTOM + 16} text-anchor={i === 4 ? "end" : "middle"}>{number(tick, 2)}</text>)}
+          {ticks.map((tick) => <text key={tick} x={x(tick)} y={H - BOTTOM + 16} text-anchor="middle">{number(tick, 2)}</text>)}
         </svg>
       </div>
       <p class="key"><i class="tips" /> tips <i class="wanted" /> wanted to branch <i class="granted" /> branched <span class="soft">(across: rise in nats)</span></p>
     </>
   );
+}
+
+/** Round numbers from `low` to `high`, about five. */
+function rounded(low: number, high: number): number[] {
+  const rough = (high - low || 1) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5].find((n) => n * power >= rough) ?? 10);
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }

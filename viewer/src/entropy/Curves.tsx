@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import type { EntropyCurve } from "../api";
-import { count, number } from "../format";
+import { axisTexts, count, number } from "../format";
 import { colour, useTheme } from "../theme";
 
 export interface Drawn {
@@ -79,7 +79,7 @@ function options(width: number, lines: Drawn[], x: number[], setAt: (index: numb
     scales: { x: { time: false, range: (_, low, high) => [low - 0.3, high + 0.3] }, y: { range: [0, highest] } },
     axes: [
       { ...axis, size: 26, incrs: [1, 2, 5, 10] },
-      { ...axis, size: 44, values: (_, ticks) => ticks.map((tick) => number(tick)) },
+      { ...axis, size: 44, values: (_, ticks) => axisTexts(ticks) },
     ],
     series: [
       {},

@@ -62,7 +62,7 @@ function Figures({ entropy, tool, onTool }: { entropy: Entropy; tool: string | n
           <h2>Did it pay to branch there?</h2>
           <p class="soft">Each sibling's reward against its probe's, at forks of low rise (left) to high rise (right). If the rise is a good signal, the share that ended better grows.</p>
         </figcaption>
-        <Calibration buckets={entropy.calibration} />
+        <Calibration buckets={entropy.calibration} payoffs={entropy.payoffs} />
       </figure>
       <figure class="card">
         <figcaption>

@@ -6,7 +6,7 @@ import { Interval } from "../interval";
 import type { PageProps } from "../pages";
 import { go, link, type Query } from "../route";
 import { source } from "../source";
-import { Choice, Find, numeric, Paging, ROWS, Table, type Column } from "../table";
+import { Choice, Choices, Find, numeric, Paging, ROWS, Table, type Column } from "../table";
 import { brief } from "../text";
 import { SampleCard } from "./SampleCard";
 import "./evaluation.css";
@@ -103,13 +103,13 @@ function Estimates({ label, rows }: { label: string; rows: [string, Estimate | n
 function Filters({ evaluation, query, set }: { evaluation: Evaluation; query: Query; set: (changes: Query) => void }) {
   const { families, levels, endings } = evaluation.facets;
   return (
-    <section class="card controls" aria-label="Which answers">
+    <Choices label="Which answers" given={["correct", "family", "level", "ending", "q"].filter((name) => query[name]).length}>
       <Choice name="correct" label="Answer" values={[["1", "right"], ["0", "wrong"]]} {...{ query, set }} />
       <Choice name="family" label="Family" values={families} {...{ query, set }} />
       <Choice name="level" label="Level" values={levels} {...{ query, set }} />
       {endings.length > 1 && <Choice name="ending" label="Ending" values={endings} {...{ query, set }} />}
       <Find placeholder="question, answer or id" {...{ query, set }} />
-    </section>
+    </Choices>
   );
 }
 

@@ -5,7 +5,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { number } from "../format";
+import { axisTexts, number } from "../format";
+import { visible } from "../text";
 import { colour, useTheme } from "../theme";
 
 export interface Line {
@@ -22,6 +23,7 @@ export interface ChartProps {
   stack?: boolean;
   zero?: boolean;
   share?: boolean; // values in [0, 1], shown as per cent
+  soon?: boolean; // to be drawn with the page, not after it
   step: number | null; // the chosen one
   range: [number, number] | null; // of steps; null: all
   marks: number[]; // steps at which something happened
@@ -40,9 +42,11 @@ export function Chart(props: ChartProps) {
   const theme = useTheme();
   now.current = props;
   const shown = props.lines.filter((line) => !hidden.has(line.label));
-  const shape = JSON.stringify([theme, props.stack, props.zero, props.share, shown.map((line) => [line.label, line.colour, line.light])]);
+  const ready = useTurn(Boolean(props.soon));
+  const shape = JSON.stringify([ready, theme, props.stack, props.zero, props.share, shown.map((line) => [line.label, line.colour, line.light])]);
 
   useEffect(() => {
+    if (!ready) return;
     const element = box.current!;
     const made = new uPlot(options(element, shown, now, setHover), drawn(props, shown), element);
     plot.current = made;
@@ -70,13 +74,28 @@ export function Chart(props: ChartProps) {
         {props.lines.map((line) => (
           <li key={line.label}>
             <button type="button" aria-pressed={!hidden.has(line.label)} onClick={() => toggle(line.label)} disabled={props.lines.length === 1}>
-              <i style={{ background: `var(${line.colour})`, height: line.light ? "2px" : "4px" }} /> {line.label} <b>{shownValue(line.values[at], props.share)}</b>
+              <i style={{ background: `var(${line.colour})`, height: line.light ? "2px" : "4px" }} /> {visible(line.label)} <b>{shownValue(line.values[at], props.share)}</b>
             </button>
           </li>
         ))}
       </ul>
     </div>
   );
+}
+
+/** True at once, or when what is drawn at once is on the screen. */
+function useTurn(soon: boolean): boolean {
+  const [ready, setReady] = useState(soon);
+  useEffect(() => {
+    if (ready) return;
+    let timer = 0;
+    const frame = requestAnimationFrame(() => (timer = window.setTimeout(() => setReady(true))));
+    return () => {
+      cancelAnimationFrame(frame);
+      clearTimeout(timer);
+    };
+  }, [ready]);
+  return ready;
 }
 
 const shownValue = (value: number | null | undefined, share?: boolean) => (share && value != null ? `${number(value * 100, 1)} %` : number(value));
@@ -125,7 +144,7 @@ function options(box: HTMLElement, shown: Line[], now: Now, setHover: (index: nu
     scales: { x: { time: false }, y: { range: (_, low, high) => bounds(low, high, Boolean(stack || zero), Boolean(share)) } },
     axes: [
       { ...axis, size: 26, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
-      { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (share ? `${number(tick * 100, 1)} %` : number(tick))) },
+      { ...axis, size: 52, values: (_, ticks) => (share ? ticks.map((tick) => `${number(tick * 100, 1)} %`) : axisTexts(ticks)) },
     ],
     series: [
       {},

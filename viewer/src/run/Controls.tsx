@@ -13,9 +13,10 @@ interface ControlsProps {
   query: Query;
   set: (changes: Query) => void;
   onRange: (range: [number, number] | null) => void;
+  marks: number; // events that the charts mark
 }
 
-export function Controls({ run, runs, drawn, steps, step, range, query, set, onRange }: ControlsProps) {
+export function Controls({ run, runs, drawn, steps, step, range, query, set, onRange, marks }: ControlsProps) {
   const others = runs.filter((other) => other.id !== run.id && other.kind === "training");
   const ids = drawn.slice(1).map((other) => other.id);
   const first = steps[0] ?? 1;
@@ -55,7 +56,10 @@ export function Controls({ run, runs, drawn, steps, step, range, query, set, onR
           })}
         </fieldset>
       )}
-      <p class="soft hint">Drag in a chart to zoom, double-click to see all steps, click to choose a step.</p>
+      <p class="soft hint">
+        Every chart goes over steps: drag to zoom, double-click to see all, click to choose one; a name below it hides its line.
+        {marks > 0 && " Dotted lines: where the run was resumed or an update was skipped."}
+      </p>
     </section>
   );
 }

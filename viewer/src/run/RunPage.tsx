@@ -6,7 +6,7 @@ import { Interval } from "../interval";
 import type { PageProps } from "../pages";
 import { go, link, type Query } from "../route";
 import { source } from "../source";
-import { Charts } from "./Charts";
+import { Charts, runColour } from "./Charts";
 import { Controls } from "./Controls";
 import { Events } from "./Events";
 import { allSteps, useMetrics } from "./metrics";
@@ -20,26 +20,27 @@ export function RunPage({ run, runs, query }: PageProps) {
   const over = (query["with"] ?? "").split(",");
   const drawn = useMemo(() => [run, ...runs.filter((other) => other.id !== run.id && over.includes(other.id))], [run, runs, query["with"]]);
   const { history, error } = useMetrics(drawn);
-  const about = useAnswer(() => source.run(run.id), run.id, run.live ? LIVE_S : 0);
+  const abouts = useAnswer(() => Promise.all(drawn.map((one) => source.run(one.id))), drawn.map((one) => one.id).join(), run.live ? LIVE_S : 0);
+  const about = abouts.value?.[0] ?? null;
   const [range, setRange] = useState<[number, number] | null>(null);
   const steps = useMemo(() => allSteps(history), [history]);
   const step = steps.includes(Number(query["step"])) ? Number(query["step"]) : null;
   const set = (changes: Query) => go(link(run.id, "", { ...query, ...changes }), true);
   const onStep = (to: number) => set({ step: String(to) });
-  const marks = useMemo(() => marked(about.value), [about.value]);
+  const marks = useMemo(() => marked(about), [about]);
   return (
     <>
       {error && <p class="notice error" role="alert">{error}</p>}
-      <Controls {...{ run, runs, drawn, steps, step, range, query, set, onRange: setRange }} />
+      <Controls {...{ run, runs, drawn, steps, step, range, query, set, onRange: setRange }} marks={marks.length} />
       {steps.length === 0 && !error && <p class="notice" role="status">{history.size ? "No step is finished yet, or none is part of this file." : "Reading …"}</p>}
       {steps.length > 0 && <StepCard runs={drawn} history={history} step={step ?? steps.at(-1)!} />}
+      {abouts.value && <Evaluations runs={drawn} abouts={abouts.value} />}
       {steps.length > 0 && <Charts runs={drawn} history={history} window={Number(query["mean"] ?? 1)} shared={{ step, range, marks, onStep, onRange: setRange }} />}
-      <Shown answer={about}>
-        {(value) => (
+      <Shown answer={abouts}>
+        {([value]) => (
           <>
-            <Evaluations run={run} about={value} />
-            <Recipe run={run} runs={runs} recipe={value.recipe} />
-            <Events events={value.events} onStep={onStep} />
+            <Recipe run={run} runs={runs} recipe={value!.recipe} />
+            <Events events={value!.events} onStep={onStep} />
           </>
         )}
       </Shown>
@@ -52,20 +53,30 @@ function marked(about: Run | null): number[] {
   return (about?.events ?? []).flatMap((event) => (event.step !== null && ["resumed", "skipped"].includes(event.kind) ? [event.step] : []));
 }
 
-function Evaluations({ run, about }: { run: RunSummary; about: Run }) {
-  if (!about.evaluations.length) return null;
+/** Held-out accuracy, of every run that is drawn: whether training paid off, in one place. */
+function Evaluations({ runs, abouts }: { runs: RunSummary[]; abouts: Run[] }) {
+  const names = [...new Set(abouts.flatMap((about) => about.evaluations.map((evaluation) => evaluation.name)))];
+  if (!names.length) return null;
+  const several = abouts.length > 1;
+  const shown = runs.filter((run) => abouts.some((about) => about.id === run.id)); // an answer to fewer runs stays until the next is here
+  const of = (run: RunSummary, name: string) => abouts.find((about) => about.id === run.id)?.evaluations.find((evaluation) => evaluation.name === name);
   return (
     <section class="card">
-      <h2>Evaluations</h2>
+      <h2>Evaluations <span class="soft small-print">accuracy with its 95 % interval</span></h2>
       <div class="wide" tabIndex={0} role="region" aria-label="Evaluations">
-        <table>
-          <thead><tr><th scope="col">name</th><th scope="col">questions</th><th scope="col">accuracy, 95 % interval</th></tr></thead>
+        <table class="evaluations">
+          <thead>
+            <tr>
+              <th scope="col">name</th><th scope="col" class="num">questions</th>
+              {shown.map((run) => <th scope="col" key={run.id}>{several ? <><i class="dot" style={{ background: `var(${runColour(runs.indexOf(run))})` }} /> {run.id}</> : "accuracy"}</th>)}
+            </tr>
+          </thead>
           <tbody>
-            {about.evaluations.map((evaluation) => (
-              <tr key={evaluation.name}>
-                <th scope="row"><a href={link(run.id, "evaluation", { name: evaluation.name })}>{evaluation.name}</a></th>
-                <td class="num">{evaluation.questions}</td>
-                <td><Interval estimate={evaluation.accuracy} /></td>
+            {names.map((name) => (
+              <tr key={name}>
+                <th scope="row">{of(runs[0]!, name) ? <a href={link(runs[0]!.id, "evaluation", { name })}>{name}</a> : name}</th>
+                <td class="num">{Math.max(...abouts.map((about) => about.evaluations.find((evaluation) => evaluation.name === name)?.questions ?? 0))}</td>
+                {shown.map((run) => <td key={run.id}>{of(run, name) ? <Interval estimate={of(run, name)!.accuracy} /> : <span class="soft">–</span>}</td>)}
               </tr>
             ))}
           </tbody>

@@ -57,11 +57,14 @@ export function allSteps(history: History): number[] {
   return [...new Set([...history.values()].flatMap((metrics) => metrics.steps))].sort((a, b) => a - b);
 }
 
-/** One metric of one run over `steps`; each value the mean over the last `window` measured steps. */
-export function column(metrics: Metrics | undefined, name: string, steps: number[], window: number): (number | null)[] {
+/**
+ * One metric of one run over `steps`; each value the mean over the last `window` measured steps. `missing`: what a step of the run
+ * without the metric has.
+ */
+export function column(metrics: Metrics | undefined, name: string, steps: number[], window: number, missing: number | null = null): (number | null)[] {
   const values = metrics?.series[name];
-  if (!metrics || !values) return steps.map(() => null);
-  const at = new Map(metrics.steps.map((step, i) => [step, values[i] ?? null]));
+  if (!metrics || (!values && missing === null)) return steps.map(() => null);
+  const at = new Map(metrics.steps.map((step, i) => [step, values?.[i] ?? missing]));
   const last: number[] = [];
   return steps.map((step) => {
     const value = at.get(step) ?? null;

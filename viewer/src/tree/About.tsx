@@ -3,6 +3,7 @@ import type { Decision, Leaf, Node, Tree } from "../api";
 import { count, number, signed } from "../format";
 import { brief } from "../text";
 import type { Grown } from "./branches";
+import { paidOff } from "./Decisions";
 import { credit, ENDINGS, facts, name, shared, tone, verdict } from "./said";
 
 export function About({ at, tree }: { at: Grown; tree: Tree }) {
@@ -85,11 +86,12 @@ function Decided({ made }: { made: Decision }) {
 }
 
 function Verdict({ made }: { made: Decision }) {
-  const known = made.siblings.filter((reward): reward is number => reward !== null);
-  if (made.probe === null || !known.length) return <>not known</>;
-  const best = Math.max(...known);
-  if (best > made.probe) return <span class="good">branching helped</span>;
-  return known.some((reward) => reward < made.probe!) ? <span class="bad">the probe was better</span> : <>no difference</>;
+  switch (paidOff(made)) {
+    case 1: return <span class="good">branching helped</span>;
+    case -1: return <span class="bad">the probe was better</span>;
+    case 0: return <>no difference</>;
+    default: return <>not known</>;
+  }
 }
 
 function End({ leaf }: { leaf: Leaf }) {

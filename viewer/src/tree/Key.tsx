@@ -4,7 +4,7 @@ import type { Colouring } from "./Drawing";
 const COLOURS: { [colouring in Colouring]: [string, string][] } = {
   author: [["prompt", "prompt"], ["policy", "policy, shaded by its head entropy"], ["tool", "tool result"]],
   entropy: [["policy", "mean entropy: pale 0, full 1 nat or more"]],
-  credit: [["good", "credit up"], ["bad", "credit down"]],
+  credit: [["good", "credit up"], ["bad", "credit down, full at 1.5"]],
 };
 
 export function Key({ colouring }: { colouring: Colouring }) {

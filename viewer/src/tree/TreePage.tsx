@@ -4,6 +4,7 @@ import { Shown, useAnswer } from "../answer";
 import type { PageProps } from "../pages";
 import { go, link, type Query } from "../route";
 import { source } from "../source";
+import { Neighbours } from "./Neighbours";
 import { TreeView } from "./TreeView";
 import "./tree.css";
 
@@ -34,7 +35,7 @@ export function TreePage({ run, query }: PageProps) {
   const set = (changes: Query) => go(link(run.id, "tree", { step: query["step"], task, ...query, ...changes }), true);
   return (
     <>
-      <p class="crumbs"><a href={link(run.id, "trees", asked ? { step } : {})}>{asked ? `All trees of step ${step}` : "All trees"}</a></p>
+      {asked ? <Neighbours run={run.id} step={step} task={task} from={query["from"] ?? ""} /> : <p class="crumbs"><a href={link(run.id, "trees")}>All trees</a></p>}
       <Shown answer={answer}>{(tree) => <TreeView key={`${tree.step} ${tree.task.id}`} tree={tree} ask={ask} query={query} set={set} />}</Shown>
     </>
   );

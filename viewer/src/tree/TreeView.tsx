@@ -3,11 +3,12 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Tree } from "../api";
 import { count } from "../format";
 import type { Query } from "../route";
-import { Text } from "../text";
+import { brief, Text } from "../text";
 import { About } from "./About";
 import { branch, grown, lineEnd, words, type Grown } from "./branches";
 import { Canvas } from "./Canvas";
 import { Compare } from "./Compare";
+import { Decisions, rule, Whole } from "./Decisions";
 import type { Colouring, Marks } from "./Drawing";
 import { Key } from "./Key";
 import { Reading } from "./Reading";
@@ -53,6 +54,7 @@ export function TreeView({ tree, ask, query, set, within = false }: TreeViewProp
   return (
     <div ref={page} class="tree-page">
       {!within && <Question tree={tree} />}
+      <Misnamed {...{ query, byId, ends, set }} />
       <section class="card drawing">
         <Tools
           {...{ tree, root, colouring, zoom, found, at, within }} onZoom={setZoom} onColouring={(to) => set({ colour: to === "author" ? "" : to })}
@@ -63,7 +65,8 @@ export function TreeView({ tree, ask, query, set, within = false }: TreeViewProp
       </section>
       <div class="below">
         <section class="card facts-card" aria-label="The chosen segment">
-          <About at={at} tree={tree} />
+          {at === root ? <Whole tree={tree} /> : <About at={at} tree={tree} />}
+          <Decisions tree={tree} at={at.id!} onSelect={select} />
         </section>
         <section class="card read-card">
           {compared ? (
@@ -77,6 +80,28 @@ export function TreeView({ tree, ask, query, set, within = false }: TreeViewProp
   );
 }
 
+/** What the address names and this tree does not have: said, since something else is shown in its place. */
+function Misnamed({ query, byId, ends, set }: { query: Query; byId: Map<string, Grown>; ends: Map<string, Grown>; set: (changes: Query) => void }) {
+  const { node, vs } = query;
+  if (node && !byId.has(node)) {
+    return (
+      <p class="notice error" role="alert">
+        The address names the segment “{brief(node, 60)}”, which this tree does not have: the tree as a whole is shown.{" "}
+        <button type="button" class="more" onClick={() => set({ node: "" })}>Forget it</button>
+      </p>
+    );
+  }
+  if (vs && !ends.has(vs)) {
+    return (
+      <p class="notice error" role="alert">
+        The address compares with the branch “{brief(vs, 60)}”, which does not end in this tree; its leaves are {brief([...ends.keys()].join(", "), 400)}.{" "}
+        <button type="button" class="more" onClick={() => set({ vs: "" })}>Forget it</button>
+      </p>
+    );
+  }
+  return null;
+}
+
 function Question({ tree }: { tree: Tree }) {
   const { task, leaves } = tree;
   return (
@@ -85,7 +110,7 @@ function Question({ tree }: { tree: Tree }) {
       <p class="soft">
         {task.answers.length > 0 && <>gold: <b><Text text={task.answers.slice(0, 5).join(" | ")} limit={200} /></b> · </>}
         {task.family && <><Text text={task.family} limit={80} /> · </>}
-        <Text text={task.id} limit={120} /> · step {tree.step} · {count(leaves.length, "leaf", "leaves")} of {tree.growth.leaves} · rule {String(tree.rule["rule"] ?? "")}
+        <Text text={task.id} limit={120} /> · step {tree.step} · {count(leaves.length, "leaf", "leaves")} of {tree.growth.leaves} · rule {rule(tree)}
       </p>
       {tree.failures.map((failure, i) => <p class="notice error" key={i}><Text text={failure} limit={600} /></p>)}
     </header>

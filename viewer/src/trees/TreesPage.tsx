@@ -1,18 +1,19 @@
 /** All trees of a run: filtered, sorted, each a link to its tree. Every filter stands in the address. */
 import { useEffect } from "preact/hooks";
-import type { Trees, TreeRow, TreeSort, TreesQuery } from "../api";
+import type { Trees, TreeRow } from "../api";
 import { Shown, useAnswer } from "../answer";
 import { number } from "../format";
 import type { PageProps } from "../pages";
 import { go, link, type Query } from "../route";
 import { source } from "../source";
-import { Choice, Find, NumberField, numeric, Paging, ROWS, Table, type Column } from "../table";
+import { Choice, Choices, Find, NumberField, Paging, ROWS, Table, type Column } from "../table";
 import { brief } from "../text";
+import { packed, wanted } from "./query";
 
 const AGAIN_S = 3;
 
 export function TreesPage({ run, query }: PageProps) {
-  const asked = wanted(query);
+  const asked = wanted(query, ROWS);
   const key = `${run.id} ${JSON.stringify(asked)}`;
   const answer = useAnswer(() => source.trees(run.id, asked), key, 0);
   const incomplete = answer.value !== null && answer.value.indexed.steps < answer.value.indexed.of;
@@ -23,10 +24,13 @@ export function TreesPage({ run, query }: PageProps) {
       {(trees) => (
         <>
           <Filters {...{ trees, query, set }} />
-          <Paging total={trees.total} offset={asked.offset ?? 0} noun="tree" onOffset={(offset) => set({ offset: String(offset) })} />
+          <Paging total={trees.total} offset={asked.offset ?? 0} noun="tree" onOffset={(offset) => set({ offset: String(offset) })}>
+            <Branched {...{ trees, query, set }} />
+          </Paging>
           {incomplete && <p class="notice" role="status">Still reading the log: {trees.indexed.steps} of {trees.indexed.of} steps so far.</p>}
+          {trees.total === 0 && !incomplete && <p class="notice">{given(query) ? "No tree fits these choices." : "No tree is recorded yet."}</p>}
           {trees.total > 0 && (
-            <Table label="Trees" columns={columns(run.id)} rows={trees.rows} id={(row) => `${row.step} ${row.task}`} sort={query["sort"] ?? "step"} onSort={(sort) => set({ sort })} />
+            <Table label="Trees" columns={columns(run.id, packed(query))} rows={trees.rows} id={(row) => `${row.step} ${row.task}`} sort={query["sort"] ?? "step"} onSort={(sort) => set({ sort })} />
           )}
         </>
       )}
@@ -34,34 +38,22 @@ export function TreesPage({ run, query }: PageProps) {
   );
 }
 
-function wanted(query: Query): TreesQuery {
-  const helped = numeric(query["helped"]);
-  return {
-    step: numeric(query["step"]),
-    family: query["family"],
-    ending: query["ending"],
-    tool: query["tool"],
-    error: query["error"],
-    helped: helped === -1 || helped === 0 || helped === 1 ? helped : undefined,
-    min_reward: numeric(query["min_reward"]),
-    max_reward: numeric(query["max_reward"]),
-    branches: numeric(query["branches"]),
-    q: query["q"],
-    sort: query["sort"] as TreeSort | undefined,
-    offset: numeric(query["offset"]),
-    limit: ROWS,
-  };
-}
+const given = (query: Query) => Object.entries(query).filter(([name, value]) => !["sort", "offset"].includes(name) && value).length;
 
 function Filters({ trees, query, set }: { trees: Trees; query: Query; set: (changes: Query) => void }) {
   const { steps, families, tools, endings, errors } = trees.facets;
-  const given = Object.entries(query).some(([name, value]) => !["sort", "offset"].includes(name) && value);
-  const kinds = source.exported ? [] : errors; // an exported row only counts them
-  const errorKinds: [string, string][] = errors.length ? [["any", "any error"], ...kinds.map((kind): [string, string] => [kind, brief(kind, 40)])] : [];
+  const errorKinds: [string, string][] = errors.length ? [["any", "any error"], ...errors.map((kind): [string, string] => [kind, brief(kind, 40)])] : [];
+  const oneStep = (changes: Query) => set({ ...changes, min_step: "", max_step: "" });
+  const someSteps = (changes: Query) => set({ ...changes, step: "" });
+  const none = () => set(Object.fromEntries(Object.keys(query).map((name) => [name, name === "sort" ? query[name]! : ""])));
   return (
-    <section class="card controls" aria-label="Which trees">
-      <Choice name="step" label="Step" values={steps.map(String)} {...{ query, set }} />
-      <Choice name="helped" label="Branching" values={[["1", "helped"], ["-1", "hurt"], ["0", "made no difference"]]} {...{ query, set }} />
+    <Choices label="Which trees" given={given(query)}>
+      <Choice name="step" label="Step" values={steps.map(String)} query={query} set={oneStep} />
+      <span class="pair">
+        <NumberField name="min_step" label="Steps" step={1} placeholder={steps[0]} query={query} set={someSteps} />
+        <NumberField name="max_step" label="to" step={1} placeholder={steps.at(-1)} query={query} set={someSteps} />
+      </span>
+      <Choice name="helped" label="Branching" values={HELPED_CHOICES} {...{ query, set }} />
       <Choice name="family" label="Family" values={families} {...{ query, set }} />
       <Choice name="tool" label="Tool" values={tools} {...{ query, set }} />
       <Choice name="error" label="Failed calls" values={errorKinds} {...{ query, set }} />
@@ -72,8 +64,30 @@ function Filters({ trees, query, set }: { trees: Trees; query: Query; set: (chan
         <NumberField name="max_reward" label="to" step={0.1} {...{ query, set }} />
       </span>
       <Find placeholder="question or task" {...{ query, set }} />
-      {given && <button type="button" onClick={() => set(Object.fromEntries(Object.keys(query).map((name) => [name, name === "sort" ? query[name]! : ""])))}>All trees</button>}
-    </section>
+      {given(query) > 0 && <button type="button" onClick={none}>All trees</button>}
+    </Choices>
+  );
+}
+
+const HELPED_CHOICES: [string, string][] = [["1", "helped"], ["-1", "hurt"], ["0", "made no difference"]];
+
+/** How branching did in the trees that fit: each a button that keeps those alone. */
+function Branched({ trees: { branching, reward_mean }, query, set }: { trees: Trees; query: Query; set: (changes: Query) => void }) {
+  const parts: [keyof typeof HELPED, number][] = [["1", branching.helped], ["-1", branching.hurt], ["0", branching.same]];
+  return (
+    <span class="tally">
+      {reward_mean !== null && <span>mean reward <b>{number(reward_mean, 2)}</b></span>}
+      {parts.map(([value, n]) => {
+        const [tone, said, title] = HELPED[value];
+        const on = query["helped"] === value;
+        return (
+          <button key={value} type="button" aria-pressed={on} title={`${title}: keep these alone`} disabled={!n && !on} onClick={() => set({ helped: on ? "" : value })}>
+            <span class={tone}>{said}</span> {n.toLocaleString("en")}
+          </button>
+        );
+      })}
+      <span class="soft">no branch: {branching.unbranched.toLocaleString("en")}</span>
+    </span>
   );
 }
 
@@ -83,15 +97,16 @@ const HELPED = {
   "0": ["soft", "= same", "siblings ended like their probes"],
 } as const;
 
-function columns(run: string): Column<TreeRow>[] {
-  const tree = (row: TreeRow) => link(run, "tree", { step: row.step, task: row.task });
+/** `from`: what was chosen, for the way back and to the neighbours. */
+function columns(run: string, from: string): Column<TreeRow>[] {
+  const tree = (row: TreeRow) => link(run, "tree", { step: row.step, task: row.task, from });
   return [
     { key: "step", label: "step", number: true, cell: (row) => row.step },
     { key: "task", label: "task", cell: (row) => <><a href={tree(row)}>{brief(row.question) || brief(row.task)}</a><br /><span class="soft mono">{brief(row.task, 60)}</span></> },
-    { key: "family", label: "family", cell: (row) => brief(row.family, 40) },
     { key: "reward_mean", label: "reward", title: "mean over leaves, and from the worst to the best", number: true, cell: (row) => <Reward row={row} /> },
     { key: "branches", label: "branches", title: "siblings granted, of those wanted", number: true, cell: (row) => (row.refused ? `${row.branches} of ${row.branches + row.refused}` : row.branches) },
     { key: "helped", label: "branching", title: "each sibling's line against its probe's", cell: (row) => <Helped helped={row.helped} /> },
+    { key: "family", label: "family", cell: (row) => brief(row.family, 40).replace(/_/g, " ") },
     { key: "leaves", label: "leaves", number: true, cell: (row) => row.leaves },
     { key: "calls", label: "calls", number: true, cell: (row) => row.calls },
     { key: "errors", label: "failed", title: "calls that did not succeed", number: true, cell: (row) => <span class={row.errors ? "bad" : "soft"}>{row.errors}</span> },
@@ -114,7 +129,7 @@ function Helped({ helped }: { helped: TreeRow["helped"] }) {
 /** Those that finished go without saying. */
 function Endings({ endings }: { endings: TreeRow["endings"] }) {
   const others = Object.entries(endings).filter(([ending]) => ending !== "finished");
-  return others.length === 0 ? <span class="soft">all finished</span> : <>{others.map(([ending, n]) => `${n} ${ending.replace(/_/g, " ")}`).join(", ")}</>;
+  return others.length === 0 ? <span class="soft nowrap">all finished</span> : <>{others.map(([ending, n]) => `${n} ${ending.replace(/_/g, " ")}`).join(", ")}</>;
 }
 
 function useAnswerAgain(again: () => void, on: boolean): void {
