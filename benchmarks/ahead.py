@@ -1,10 +1,10 @@
 """Wall time of ten training steps with sampling in turn and ahead of training (`train.max_staleness` 0 and 1).
 
-Twice: with a scripted agent whose tokens and calls take realistic times, which are waited for (an engine and tools on other machines),
-and with the local engine, which computes on the cores that the learner computes on. The learner is real in both: a Llama of a few
-million random weights. The sides take turns; each is a whole `arpo train` without evaluation.
+Twice: with a scripted agent whose tokens and calls take realistic times, which are waited for (an engine and tools on other
+machines), and with the local engine, which computes on the cores that the learner computes on. The learner is real in both: a
+Llama of a few million random weights. The sides take turns; each is a whole `arpo train` with hardly an evaluation.
 
-    python benchmarks/ahead.py [--engine scripted|local|both] [--steps 10] [--rounds 1] [--quick]
+    python benchmarks/ahead.py [--engine scripted|local|both] [--steps 10] [--rounds 1] [--hidden 256] [--quick]
 """
 
 import argparse

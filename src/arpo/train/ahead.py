@@ -26,7 +26,8 @@ class Ahead:
     on serving engine and tools.
 
     `publish` hands the learner's weights to the engine: done first of all, since an engine may have been built on the very tensors
-    that the learner is about to change. `threads`: that the learner computes with (None: as torch is set).
+    that the learner is about to change. On a CPU learner and engine share the cores as the system gives them out: with threads that
+    do not spin (OMP_WAIT_POLICY=passive) that costs nothing, and who works alone has them all.
     """
 
     overlaps = True
@@ -39,14 +40,13 @@ class Ahead:
         *,
         max_staleness: int,
         last_step: int,
-        threads: int | None = None,
     ) -> None:
         self.collect, self.engine, self.publish = collect, engine, publish
         self.max_staleness, self.last_step = max_staleness, last_step
         self._version = -1  # nothing is published yet
         self._next: Cursor | None = None  # where the next step begins, once that is known and until it has begun
         self._steps: deque[asyncio.Task[Batch]] = deque()  # begun and not taken yet, in order; all but the last have ended
-        self._pool = ThreadPoolExecutor(1, "arpo-learner", *((_set_threads, (threads,)) if threads else ()))
+        self._pool = ThreadPoolExecutor(1, "arpo-learner")  # always the same thread: OpenMP keeps a team for each
 
     async def __aenter__(self) -> Self:
         await self.publish()
@@ -116,9 +116,3 @@ def pace_of(
     if not max_staleness:
         return InTurn(collect, engine)
     return Ahead(collect, engine, publish, max_staleness=max_staleness, last_step=last_step)
-
-
-def _set_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
