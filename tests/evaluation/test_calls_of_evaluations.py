@@ -1,0 +1,72 @@
+"""Tool calls of evaluations are accounted for and held to the budget, and what isolates code is said and written down."""
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from known_answers import SUMS, golds, write_played
+from rich.console import Console
+
+from arpo.errors import ToolsStoppedError
+from arpo.evaluation.ask import evaluate_named
+from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
+from arpo.evaluation.results import read_results
+from arpo.recipe import load_recipe
+from arpo.tools.accounts import read_accounts
+from arpo.train.pipeline import train
+from tiny_project import TinyProject
+
+NUMBERS = itertools.count(5_000)
+
+
+def screen() -> Console:
+    return Console(file=io.StringIO(), width=140)
+
+
+def test_a_run_and_its_evaluations_say_what_isolates_code_and_what_was_called(tiny_project: TinyProject, tmp_path: Path) -> None:
+    console = screen()
+    short = ("train.steps=1", "train.tasks_per_step=1", "evaluation={limit: 2, greedy_limit: 0}")
+    recipe = load_recipe(tiny_project.recipe, [*short, "tools=['tiny_world:parity', python]"])
+    run = train(recipe, out=tmp_path / "run", console=console)
+    [start] = json.loads((run / "environment.json").read_text())
+    assert start["isolation"] == {"python": "monty"}
+    before, after = (read_results(run / "evaluation" / f"{name}.json") for name in ("before", "after"))
+    assert before.isolation == after.isolation == {"python": "monty"}
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "the tool python runs code in: monty" in said and "before: tool calls: " in said
+    assert read_accounts(run)["parity"]["asked"] >= sum(each.calls["parity"]["asked"] for each in (before, after)) > 0
+
+    console = screen()
+    [found] = evaluate_named(str(run), load_recipe(run), out=tmp_path / "again", console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "the tool python runs code in: monty" in said and f"{found.calls['parity']['executed']} executed" in said
+    read = read_results(tmp_path / "again" / "evaluation" / "test.json")
+    assert read.isolation == {"python": "monty"} and read.calls == found.calls
+    answered = sum(account["executed"] + account["cached"] + account["shared"] for account in found.calls.values())
+    assert answered == sum(sample.calls for sample in found.samples) > 0
+
+
+def test_a_budget_stops_an_evaluation_that_goes_on_with_a_larger_one(tiny_project: TinyProject, tmp_path: Path) -> None:
+    played, out = write_played(tiny_project, tmp_path / "project", next(NUMBERS)), tmp_path / "out"
+    plays = golds()
+    for row in SUMS:
+        plays[row["question"]]["turns"] = ["<parity>3</parity>", *plays[row["question"]]["turns"]]
+    played.play(plays)
+
+    def ask(*words: str, resume: bool = False) -> Console:
+        console = screen()
+        wanted = Wanted(names=["gsm8k"], data=played.data, out=out, resume=resume)
+        evaluate_benchmarks(str(played.recipe), load_recipe(played.recipe, words), wanted, console=console)
+        return console
+
+    with pytest.raises(ToolsStoppedError, match="budget for calls of tools is used up: 5 calls"):
+        ask("tools.limits.calls=5")
+    assert read_accounts(out)["parity"]["attempts"] == 5
+    said = ask("tools.limits.calls=100", resume=True).file.getvalue()  # type: ignore[attr-defined]
+    accounts = read_accounts(out)
+    assert accounts["parity"]["attempts"] >= 12 and "Tool calls" in said
+    study = json.loads((out / "results.json").read_text())["studies"]["tools"]
+    assert study["accounts"] == accounts and study["isolation"] == {}
+    assert "## Tool calls" in (out / "report.md").read_text()
