@@ -146,5 +146,13 @@ async def test_what_goes_on_for_ever_ends_with_words(sandbox: WarmSandbox) -> No
     assert sandbox.starts == 1, sandbox.last_words
 
 
+async def test_every_place_is_still_there_and_empty(sandbox: WarmSandbox) -> None:
+    """After all of them, in any order; more locked folders than there are places."""
+    await asyncio.gather(*(sandbox.run(PROGRAMS["leaves its own folder locked"], seconds=3.0) for _ in range(20)))
+    check_next(await sandbox.run(NEXT, seconds=3.0))
+    held = sandbox.count()
+    assert (held["slots"], held["files"], held["calls"]) == (8, 0, 0)
+
+
 def test_there_are_enough_of_them() -> None:
     assert len(PROGRAMS) + len(BURNERS) >= 60

@@ -336,6 +336,63 @@ async def test_a_session_cannot_fork_itself_or_speak_for_the_sandbox(sessions: P
         await sessions.close(each)
 
 
+HOLDS = {
+    "a file": ("f = open('log', 'a')\nf.write('trunk ')\nf.flush()", "f.write({!r})\nf.flush()\nopen('log').read()"),
+    "a pipe": (
+        "import os\nout, into = os.pipe()\nos.set_blocking(out, False)\nsaid = ['trunk ']",
+        "os.write(into, b'x')\nsaid.append({!r})\n''.join(said) if len(os.read(out, 9)) == 1 else 'shared'",
+    ),
+    "a thread": (
+        "import threading, time\nsaid = ['trunk ']\nthreading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
+        "said.append({!r})\n''.join(said)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOLDS)
+async def test_what_two_branches_would_go_on_to_share_is_made_again(sessions: PythonTool, what: str) -> None:
+    assert isinstance(sessions, SessionPythonTool)
+    first, then = HOLDS[what]
+    trunk = await sessions.open(TASK)
+    await text(sessions, first, trunk)
+    branch = await sessions.fork(trunk)
+    assert not branch.live
+    assert await text(sessions, then.format("one"), trunk) == "'trunk one'"
+    assert await text(sessions, then.format("two"), branch) == "'trunk two'"
+    for state in (trunk, branch):
+        await sessions.close(state)
+
+
+async def test_sessions_have_no_memory_that_two_could_write_to(sessions: PythonTool) -> None:
+    assert isinstance(sessions, SessionPythonTool)
+    state = await sessions.open(TASK)
+    assert "PermissionError" in await text(sessions, "import mmap\nm = mmap.mmap(-1, 4096)", state)
+    assert await text(sessions, "m = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nlen(m)", state) == "4096"
+    await sessions.close(state)
+
+
+async def test_a_line_of_many_branches_goes_on(sessions: PythonTool) -> None:
+    """Longer than a process can be bound to folders: then its calls are made again."""
+    assert isinstance(sessions, SessionPythonTool)
+    state = await sessions.open(TASK)
+    forked = 0
+    for number in range(20):
+        assert await text(sessions, f"x = {number}\nopen('f', 'a').write('.')", state) == "1"
+        branch = await sessions.fork(state)
+        forked += bool(branch.live)
+        assert await text(sessions, "x = 'other'\nopen('f', 'a').write('!')\n(x, open('f').read())", branch) == (
+            f"('other', '{'.' * (number + 1)}!')"
+        )
+        assert await text(sessions, "import tempfile\nwith tempfile.TemporaryFile() as t: pass\n(x, open('f').read())", state) == (
+            f"({number}, '{'.' * (number + 1)}')"
+        )
+        later = await sessions.fork(state if number % 3 else branch)  # a fork of a fork now and then
+        await sessions.close(later)
+        await sessions.close(branch)
+    assert forked > 5
+    await sessions.close(state)
+
+
 async def test_states_of_a_tree_fork_where_its_branches_do(sessions: PythonTool) -> None:
     """As a rollout uses them: captured at the tip before the first continuation's next call."""
     states = ToolStates([sessions], TASK, 40.0)

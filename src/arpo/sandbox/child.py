@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,13 @@ class Cell:
     limits: Limits
     address_space: int  # bytes, before a program runs
     private_root: bool
+    readable: tuple[str, ...] | None  # by Landlock; None: without it
     alone: bytes  # seccomp's filter for a call without state
     in_session: bytes
     asking: bytes
 
     @classmethod
-    def of(cls, limits: Limits, address_space: int, *, private_root: bool) -> "Cell":
+    def of(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
         def made(**more: Any) -> bytes:
             return seccomp.program(seccomp.Policy(own_files=private_root, **more))
 
@@ -37,8 +38,9 @@ class Cell:
             limits=limits,
             address_space=address_space,
             private_root=private_root,
+            readable=None if readable is None else tuple(readable),
             alone=made(signals_to=seccomp.MYSELF, forks=limits.processes > 0, programs=limits.processes > 0),
-            in_session=made(forks=True),  # to branch; each is asked for
+            in_session=made(forks=True, parts=True),  # to branch; each is asked for
             asking=seccomp.ask_before_forks(),
         )
 

@@ -160,7 +160,6 @@ class Slot:
     folder: str
     ruleset: int
     holders: set[int] = field(default_factory=set)  # sessions that share it
-    made: int = 0  # folders ever made in it for sessions
 
 
 def lead_group(pid: int) -> None:

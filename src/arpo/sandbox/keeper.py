@@ -10,7 +10,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from arpo.sandbox import child, packets, seccomp, sessions
+from arpo.sandbox import branches, child, packets, seccomp, sessions
 from arpo.sandbox.children import Call, Request, Session, Slot, lead_group
 
 if TYPE_CHECKING:
@@ -44,12 +44,11 @@ class Sessions:
         if not self._make_room():
             return None
         slot = self.zygote.free[-1]
-        folder = os.path.join(slot.folder, str(slot.made + 1))
         ours, theirs = packets.pair()
         nowhere = os.open("/dev/null", os.O_RDWR)
         made = self.zygote.fork()
         if made == 0:
-            self._be_session(slot, folder, nowhere, theirs)
+            self._be_session(slot, nowhere, theirs)
         os.close(nowhere)
         theirs.close()
         if made is None:
@@ -57,23 +56,24 @@ class Sessions:
             return None
         lead_group(made)
         self.zygote.free.pop()
-        slot.made += 1
         session = Session(name=name, pid=made, pidfd=os.pidfd_open(made), control=ours, slot=slot)
         session.family.forks = self.zygote.listen(ours, 0)
         self._keep(session)
         return session
 
-    def _be_session(self, slot: Slot, folder: str, output: int, control: socket.socket) -> None:
+    def _be_session(self, slot: Slot, output: int, control: socket.socket) -> None:
         """A session's process. Never returns."""
         try:
-            os.mkdir(folder)
+            home = branches.Home.make(slot.folder)
             keep = [control.fileno()]
-            listener = child.confine(self.zygote.cell, folder=folder, ruleset=slot.ruleset, output=output, keep=keep, session=True)
+            listener = child.confine(
+                self.zygote.cell, folder=home.files, ruleset=slot.ruleset, output=output, keep=keep, session=True
+            )
             socket.send_fds(control, [b"L"], [listener])
             os.close(listener)
             names = child.fresh_main().__dict__
             child.lock(self.zygote.cell, session=True)
-            sessions.live(control, self.zygote.cell, names)
+            sessions.live(control, self.zygote.cell, names, home)
         finally:
             os._exit(1)
 
@@ -95,7 +95,7 @@ class Sessions:
     def _run_in(self, session: Session, request: Request) -> None:
         """Hand a session its next program, and where to print."""
         try:
-            socket.send_fds(session.control, [sessions.pack(sessions.RUN)], [request.output, request.program])
+            socket.send_fds(session.control, [sessions.RUN], [request.output, request.program])
         except OSError:  # it does not read: what it holds is of no use to anybody
             session.kill()
         request.close()
@@ -139,13 +139,10 @@ class Sessions:
         return forks is not None and self._fork_now(session, to, forks)
 
     def _fork_now(self, session: Session, name: str, forks: seccomp.Forks) -> bool:
-        slot = session.slot
-        slot.made += 1
-        folder = os.path.join(slot.folder, str(slot.made))
         ours, theirs = packets.pair()
         forks.permits = 1
         try:
-            socket.send_fds(session.control, [sessions.pack(sessions.FORK, folder)], [theirs.fileno()])
+            socket.send_fds(session.control, [sessions.FORK], [theirs.fileno()])
             made = self._number_of_fork(session, forks)
         except OSError:
             made = -1
@@ -161,7 +158,7 @@ class Sessions:
         except OSError:
             ours.close()
             return False
-        self._keep(Session(name=name, pid=made, pidfd=pidfd, control=ours, slot=slot, family=session.family))
+        self._keep(Session(name=name, pid=made, pidfd=pidfd, control=ours, slot=session.slot, family=session.family))
         return True
 
     def _number_of_fork(self, session: Session, forks: seccomp.Forks) -> int:
@@ -203,5 +200,4 @@ class Sessions:
         if not session.slot.holders:
             session.family.end()
             self.zygote.close_forks(session.family.forks)
-            session.slot.made = 0
             self.zygote.release(session.slot)

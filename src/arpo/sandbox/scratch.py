@@ -95,8 +95,14 @@ def remove(folder: str) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Files of one state of a session for another, links as they are. Unreadable ones stay behind."""
-    try:
-        shutil.copytree(source, target, symlinks=True, copy_function=shutil.copyfile)
-    except (shutil.Error, OSError, RecursionError):
-        os.makedirs(target, exist_ok=True)
+    """All files of `source` in a new folder, links as they are, modes and times as they come. Raises OSError, RecursionError."""
+    os.mkdir(target)
+    with os.scandir(source) as found:
+        for entry in found:
+            to = os.path.join(target, entry.name)
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), to)
+            elif entry.is_dir():
+                copy(entry.path, to)
+            else:
+                shutil.copyfile(entry.path, to)

@@ -17,7 +17,7 @@ from arpo.sandbox import linux
 from arpo.sandbox.syscalls import AUDIT, numbers
 
 ALLOWED = """
-brk mmap munmap mprotect mremap madvise msync mincore read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2
+brk munmap mprotect mremap madvise msync mincore read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2
 lseek open openat openat2 creat close close_range stat fstat lstat newfstatat statx access faccessat faccessat2 getdents
 getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
 readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 flock statfs fstatfs umask dup dup2 dup3 pipe pipe2 sendfile
@@ -34,11 +34,13 @@ setsockopt
 # On files of the same user that can be read but not written, these would work; a read-only view refuses them by itself.
 ON_OWN_FILES = "chmod fchmod fchmodat utimensat utimes futimesat utime truncate"
 
+BINDING = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"]
 EPERM, EAGAIN, ENOSYS = 1, 11, 38
 _ALLOW, _NOTIFY, _ERRNO, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
 _LOAD, _IF_EQUAL, _IF_GREATER_OR_EQUAL, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in what the kernel shows
 _CLONE_THREAD = 0x00010000
+_MAP_SHARED = 1  # set in MAP_SHARED_VALIDATE too
 _CLONE_NAMESPACES = 0x7E020000
 _NEW = 424  # calls from this number on are newer than the list: C libraries fall back where such a one "does not exist"
 _SET_FILTER, _NEW_LISTENER = 1, 8
@@ -59,6 +61,7 @@ class Policy:
     signals_to: int | None = None  # the process that it may send signals to: its own number; None: nobody
     forks: bool = False  # start processes (counted by `Forks`)
     programs: bool = False  # turn into another program
+    parts: bool = False  # becomes two that share nothing: bind itself further, and no shared mappings
     own_files: bool = False  # change modes and times of files: only where the view is read-only but for the scratch folder
 
 
@@ -69,6 +72,7 @@ def program(policy: Policy, architecture: str = "") -> bytes:
     code: Code = [(_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, AUDIT[architecture]), _end(_KILL), (_LOAD, 0, 0, _NUMBER)]
     allowed = ALLOWED.split() + (ON_OWN_FILES.split() if policy.own_files else [])
     allowed += ["execve", "execveat"] if policy.programs else []
+    allowed += BINDING if policy.parts else ["mmap"]
     for name in allowed:
         if name in number:
             code += [(_IF_EQUAL, 0, 1, number[name]), _end(_ALLOW)]
@@ -100,6 +104,7 @@ def _checks(policy: Policy) -> dict[str, Code]:
         "kill": to_itself,
         "tgkill": to_itself,
         "prlimit64": _only(0, [0]),
+        "mmap": [(_LOAD, 0, 0, _ARGUMENTS + 8 * 3), (_IF_ANY_BIT, 0, 1, _MAP_SHARED), *refused, _end(_ALLOW)],
         "ioctl": _only(1, IOCTLS),
         "fcntl": [*_any_of(1, FCNTLS_REFUSED, _ERRNO | EPERM), _end(_ALLOW)],
         "prctl": _only(0, PRCTLS),

@@ -1,7 +1,7 @@
 """A session inside its own process: it waits for programs, runs them on the same names, and forks itself when told to.
 
-Commands come as one small packet with descriptors: `R` (run; output, program), `F` (fork; the new one's own socket). Answers are
-the ending as one byte (run) or the new process's number as eight (fork). What holds the other end believes neither.
+Commands come as one byte with descriptors: `R` (run; output, program), `F` (fork; the new one's own socket). Answers are the ending
+as one byte (run) or the new process's number as eight (fork; -1 where it cannot). What holds the other end believes neither.
 """
 
 import os
@@ -11,32 +11,26 @@ import struct
 import time
 from typing import Any
 
-from arpo.sandbox import child, limits, payload, program, scratch
+from arpo.sandbox import branches, child, limits, payload, program
 
 RUN, FORK = b"R", b"F"
-HEADER = struct.Struct("<c64s")  # command, name of a folder
 
 
-def pack(command: bytes, folder: str = "") -> bytes:
-    return HEADER.pack(command, folder.encode())
-
-
-def live(control: socket.socket, cell: child.Cell, names: dict[str, Any]) -> None:
+def live(control: socket.socket, cell: child.Cell, names: dict[str, Any], home: branches.Home) -> None:
     """Serve commands until the other end is closed. Never returns."""
     number = 0
     while True:
         try:
-            got, descriptors, _, _ = socket.recv_fds(control, HEADER.size, 2)
+            command, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         except OSError:
             os._exit(0)
-        if len(got) < HEADER.size:
-            os._exit(0)
-        command, folder = HEADER.unpack(got)
         if command == RUN:
             number += 1
             _run(control, cell, names, number, *descriptors)
         elif command == FORK:
-            control = _fork(control, folder.rstrip(b"\0").decode(), *descriptors)
+            control = _fork(control, cell, home, *descriptors)
+        else:
+            os._exit(0)
 
 
 def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number: int, output: int, brought: int) -> None:
@@ -55,20 +49,15 @@ def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number
     control.send(bytes([ending]))
 
 
-def _fork(control: socket.socket, folder: str, other: int) -> socket.socket:
-    """In the old one: its socket, after an answer. In the new one: the new one's, in a copy of the folder."""
-    scratch.copy(os.getcwd(), folder)
+def _fork(control: socket.socket, cell: child.Cell, home: branches.Home, other: int) -> socket.socket:
+    """In the old one: its socket, after an answer. In the new one: the new one's."""
     try:
-        made = os.fork()
-    except OSError:
-        os.close(other)
-        control.send(struct.pack("<q", -1))
-        return control
-    if made:
-        os.close(other)
-        control.send(struct.pack("<q", made))
-        return control
-    control.close()
-    os.chdir(folder)
-    os.environ.update(HOME=folder, TMPDIR=folder)
-    return socket.socket(fileno=other)
+        made = branches.fork(home, cell.readable, keep=(control.fileno(), other))
+    except (OSError, RecursionError):
+        made = -1
+    if made == 0:
+        control.close()
+        return socket.socket(fileno=other)
+    os.close(other)
+    control.send(struct.pack("<q", made))
+    return control

@@ -22,7 +22,8 @@ renameat=264 linkat=265 symlinkat=266 readlinkat=267 fchmodat=268 faccessat=269 
 get_robust_list=274 utimensat=280 epoll_pwait=281 signalfd=282 timerfd_create=283 eventfd=284 fallocate=285
 timerfd_settime=286 timerfd_gettime=287 signalfd4=289 eventfd2=290 epoll_create1=291 dup3=292 pipe2=293 preadv=295 pwritev=296
 prlimit64=302 getcpu=309 renameat2=316 getrandom=318 execveat=322 membarrier=324 copy_file_range=326 preadv2=327 pwritev2=328
-statx=332 rseq=334 clone3=435 close_range=436 openat2=437 faccessat2=439 epoll_pwait2=441 futex_waitv=449
+statx=332 rseq=334 clone3=435 close_range=436 openat2=437 faccessat2=439 epoll_pwait2=441
+landlock_create_ruleset=444 landlock_add_rule=445 landlock_restrict_self=446 futex_waitv=449
 """
 AARCH64 = """
 getxattr=8 lgetxattr=9 fgetxattr=10 listxattr=11 getcwd=17 eventfd2=19 epoll_create1=20 epoll_ctl=21 epoll_pwait=22 dup=23
@@ -41,7 +42,8 @@ getppid=173 getuid=174 geteuid=175 getgid=176 getegid=177 gettid=178 sysinfo=179
 getpeername=205 sendto=206 recvfrom=207 setsockopt=208 getsockopt=209 shutdown=210 recvmsg=212 brk=214 munmap=215 mremap=216
 clone=220 execve=221 mmap=222 fadvise64=223 mprotect=226 msync=227 mincore=232 madvise=233 wait4=260 prlimit64=261
 renameat2=276 getrandom=278 execveat=281 membarrier=283 copy_file_range=285 preadv2=286 pwritev2=287 statx=291 rseq=293
-clone3=435 close_range=436 openat2=437 faccessat2=439 epoll_pwait2=441 futex_waitv=449
+clone3=435 close_range=436 openat2=437 faccessat2=439 epoll_pwait2=441
+landlock_create_ruleset=444 landlock_add_rule=445 landlock_restrict_self=446 futex_waitv=449
 """
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # how the kernel names the architecture of a call

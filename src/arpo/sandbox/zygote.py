@@ -34,16 +34,17 @@ class Zygote:
         self.waiting: deque[Request] = deque()  # the trainer asks for no more than can run: seldom anything, and never for long
         self.calls: dict[int, Call] = {}
         self.sessions = Sessions(self)
-        self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none")
         own = os.path.dirname(os.path.abspath(__file__))
-        read = [path for path in setup.view.read if path != own]
-        self.free = [Slot(folder, self._ruleset(folder, read)) for folder in reversed(setup.folders)]
+        readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
+        self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
+        self.free = [Slot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
         self.last_look = 0.0
 
-    def _ruleset(self, folder: str, read: list[str]) -> int:
-        if not self.setup.landlocked:
+    def _ruleset(self, folder: str) -> int:
+        if self.cell.readable is None:
             return -1
-        return landlock.build(read, [folder], execute=self.setup.limits.processes > 0, devices=namespaces.DEVICES)
+        execute = self.setup.limits.processes > 0
+        return landlock.build(self.cell.readable, [folder], execute=execute, devices=namespaces.DEVICES)
 
     def serve(self) -> None:
         """Until the trainer closes its end, or says what is no request."""
