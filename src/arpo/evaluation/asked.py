@@ -28,6 +28,8 @@ from arpo.run import Run, plain
 FILE = "asked.json"
 SCHEMA = "arpo/asked/1"
 _DECIDES = ("model", "chat", "tools", "reward")  # sections of a recipe that decide answers and what they count
+_ENGINE = ("kind", "dtype", "deterministic")
+_NAMES_OF_A_MODEL = ("model", "model.source")
 _LIMITS = ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit", "head", "retries", "tool_deadline_s")
 
 
@@ -74,6 +76,7 @@ class AskedOf:
     settings: Mapping[str, Any]  # temperature, top_p, seed, limits of a rollout
     decides: Mapping[str, Any]  # further keys of the recipe that decide answers, flat
     parts: Mapping[str, Any] = field(default_factory=dict)  # limit, ids, shard
+    identity: str = ""  # of the model, by its content (`arpo.evaluation.identity`); "" where it is served elsewhere
     recipe_text: Mapping[str, Any] = field(default_factory=dict)  # the whole resolved recipe
     version: str = arpo.__version__
     starts: tuple[float, ...] = ()
@@ -84,16 +87,24 @@ class AskedOf:
 
     def same_as(self, other: "AskedOf") -> list[str]:
         """How answers of `other` would be other answers than these: a line a difference, none where both can be mixed."""
-        mine, theirs = ({"model": each.model, **each.settings, **_deciding(each.decides)} for each in (self, other))
+        by_content = bool(self.identity and other.identity)
+        mine, theirs = (each._deciding(by_content) for each in (self, other))
         found = [
             f"{key}: {mine.get(key)!r} there, {theirs.get(key)!r} now"
             for key in dict.fromkeys([*mine, *theirs])
             if mine.get(key) != theirs.get(key)
         ]
+        if by_content and self.identity != other.identity:
+            found.insert(0, f"another model: {self.model} ({self.identity}) there, {other.model} ({other.identity}) now")
         for name, each in other.benchmark.items():
             if name in self.benchmark and self.benchmark[name].digest != each.digest:
                 found.append(f"{name}: other questions than there")
         return found
+
+    def _deciding(self, by_content: bool) -> dict[str, Any]:
+        """What decides answers, by its name in a recipe. A model that is known by content may lie anywhere."""
+        keys = {"model": self.model, **self.settings, **_deciding(self.decides)}
+        return {key: value for key, value in keys.items() if not (by_content and key in _NAMES_OF_A_MODEL)}
 
 
 def _deciding(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +119,15 @@ def _deciding(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked_of(
-    run: Run, model: str, chosen: Sequence[Asked], *, temperature: float, samples: int, preset: str, parts: Mapping[str, Any]
+    run: Run,
+    model: str,
+    chosen: Sequence[Asked],
+    *,
+    temperature: float,
+    samples: int,
+    preset: str,
+    parts: Mapping[str, Any],
+    identity: str = "",
 ) -> AskedOf:
     """What `run` asks of `model`."""
     whole = plain(run)
@@ -122,8 +141,9 @@ def asked_of(
         benchmarks=tuple(AskedBenchmark.of(each) for each in chosen),
         samples=samples,
         settings={**settings, **{name: getattr(run.rollout, name) for name in _LIMITS}},
-        decides={**decides, "engine.kind": run.engine.kind},
+        decides={**decides, **{f"engine.{name}": getattr(run.engine, name) for name in _ENGINE}},
         parts=dict(parts),
+        identity=identity,
         recipe_text=whole,
     )
 
@@ -141,7 +161,7 @@ def read_asked(folder: Path) -> AskedOf:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise FormatError(f"{path}: schema is {value.get('schema') if isinstance(value, dict) else None!r}, expected {SCHEMA!r}")
     try:
-        known = {name: value[name] for name in AskedOf.__dataclass_fields__}
+        known = {name: value[name] for name in AskedOf.__dataclass_fields__ if name in value}
         benchmarks = tuple(AskedBenchmark(**{**each, "ids": tuple(each["ids"])}) for each in known["benchmarks"])
         return AskedOf(**{**known, "benchmarks": benchmarks, "starts": tuple(known["starts"])})
     except (KeyError, TypeError) as error:

@@ -17,8 +17,9 @@ from arpo.errors import ConfigError, EngineError
 from arpo.evaluation.answering import Question, answers
 from arpo.evaluation.answers import Answer, AnswerLog, Key, read_answers
 from arpo.evaluation.ask import asked_model, slug
-from arpo.evaluation.asked import asked_of, opened
+from arpo.evaluation.asked import AskedOf, asked_of, opened
 from arpo.evaluation.findings import Findings
+from arpo.evaluation.identity import identity
 from arpo.evaluation.judge import Judge
 from arpo.evaluation.overlap import STUDY, training_overlap
 from arpo.evaluation.pages import print_findings, write_all
@@ -75,13 +76,10 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
     )
     chosen = choose(wanted.names, data=wanted.data, ids=wanted.ids, limit=wanted.limit, shard=wanted.shard)
     found = asked_model(recipe, run, wanted.model)
-    temperature = 0.0 if wanted.greedy else run.evaluation.temperature
-    samples = 1 if wanted.greedy else run.evaluation.samples
-    asked = asked_of(
-        found.run, found.label, chosen, temperature=temperature, samples=samples, preset=wanted.preset, parts=wanted.parts
-    )
-    folder = wanted.out or _folder(found, chosen, wanted)
     _check_studies(found.run, wanted)
+    source = model_folder(found.run)
+    asked = _what_is_asked(found, source, chosen, wanted)
+    folder = wanted.out or _folder(found, chosen, wanted)
     _say(console, f"model: {found.label}")
     if wanted.preset:
         _say(console, f"preset {wanted.preset}: {preset(wanted.preset).says}")
@@ -95,12 +93,12 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
         world.traffic.keep(folder)
         before = read_answers(folder)
         done = {key for key, answer in before.items() if not (wanted.again and answer.failed)}
-        left = [q for q in _questions(chosen, samples) if _key(q) not in done]
-        num_asked = samples * sum(len(each.tasks) for each in chosen)
+        left = [q for q in _questions(chosen, asked.samples) if _key(q) not in done]
+        num_asked = asked.samples * sum(len(each.tasks) for each in chosen)
         _say(console, f"asking {len(left):,} of {num_asked:,}: {_names(chosen)}")
         try:
             if left:
-                asyncio.run(_ask(found, world, chosen, left, temperature, folder, console, num_asked, wanted.preset))
+                asyncio.run(_ask(found, world, source, chosen, left, asked, folder, console, num_asked))
         except BaseException:
             if (stopped := write_all(folder, whole)) is not None:
                 kept = sum(each.answers for each in stopped.benchmarks)
@@ -118,6 +116,28 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
         print_findings(console, findings)
         _say(console, f"written: {folder}/report.md, report.html, results.json, samples.jsonl")
     return findings
+
+
+def _what_is_asked(found: NamedModel, source: Path, chosen: Sequence[Asked], wanted: Wanted) -> AskedOf:
+    config = found.run.evaluation
+    return asked_of(
+        found.run,
+        found.label,
+        chosen,
+        temperature=0.0 if wanted.greedy else config.temperature,
+        samples=1 if wanted.greedy else config.samples,
+        preset=wanted.preset,
+        parts=wanted.parts,
+        identity=_identity(found, source),
+    )
+
+
+def _identity(found: NamedModel, source: Path) -> str:
+    """Trained weights are a whole model, but for those of LoRA, which belong to the source's."""
+    if found.run.engine.kind == "openai":
+        return ""
+    alone = found.weights is not None and found.run.model.lora is None
+    return identity(*(folder for folder in (None if alone else source, found.weights) if folder is not None))
 
 
 def _check_studies(run: Run, wanted: Wanted) -> None:
@@ -172,22 +192,22 @@ def _key(question: Question) -> Key:
 async def _ask(
     found: NamedModel,
     world: World,
+    source: Path,
     chosen: Sequence[Asked],
     left: Sequence[Question],
-    temperature: float,
+    asked: AskedOf,
     folder: Path,
     console: Console,
     num_asked: int,
-    published: str,
 ) -> None:
-    job = build_job(found.run, model_folder(found.run), found.weights, world=world)
-    if published:
-        _say_missing(console, job, published)
+    job = build_job(found.run, source, found.weights, world=world)
+    if asked.preset:
+        _say_missing(console, job, asked.preset)
     save = getattr(job.tokenizer, "save_pretrained", None)
     if save is not None:
         save(folder / "tokenizer")
     config = found.run.evaluation
-    rollout = found.run.rollout.flat(leaves=1, temperature=temperature, top_p=config.top_p if temperature else 1.0)
+    rollout = found.run.rollout.flat(leaves=1, temperature=asked.settings["temperature"], top_p=asked.settings["top_p"])
     reward = _reward(job, {each.name: each for each in chosen})
     in_flight = found.run.engine.slots
     failed: list[Answer] | None = []  # None: something was answered

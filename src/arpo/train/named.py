@@ -66,6 +66,8 @@ def named_model(name: str, recipe: Run | None = None) -> NamedModel:
         return _of_checkpoint(path, recipe)
     if recipe is None:
         raise ConfigError("this is no run and no checkpoint of one", value=name, hint="a run's folder has a recipe.yaml")
+    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
+        name = str(Path(name) / "model")  # a cold start's folder
     model = recipe.model.model_copy(update={"source": name, "lora": None})
     return NamedModel(label=name, run=recipe.model_copy(update={"model": model}))
 
