@@ -40,8 +40,18 @@ def learnt(run: Run, out: Path, reward: Any) -> list[float]:
 QUIET = ("evaluation={limit: 1, greedy_limit: 0}", "train.trackers=[]", "train.save_every=null", "train.tasks_per_step=6")
 
 
-def test_a_model_from_scratch_learns(tiny_project: TinyProject, tmp_path: Path) -> None:
-    plan = ("cold_start=null", "train.steps=30", "optim.lr=1e-2", "rollout.turn_tokens=8", *PLAIN[:3], "rollout.roots=6")
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_model_from_scratch_learns(tiny_project: TinyProject, tmp_path: Path, most: int) -> None:
+    """Sampling in turn with training, or ahead of it."""
+    plan = (
+        "cold_start=null",
+        "train.steps=30",
+        "optim.lr=1e-2",
+        "rollout.turn_tokens=8",
+        *PLAIN[:3],
+        "rollout.roots=6",
+        f"train.max_staleness={most}",
+    )
     rewards = learnt(load_recipe(tiny_project.recipe, [*QUIET, *plan]), tmp_path / "run", vowels)
     assert sum(rewards[-3:]) / 3 > 2 * sum(rewards[:3]) / 3, rewards
 
