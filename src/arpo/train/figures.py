@@ -189,6 +189,8 @@ def _learner(history: History) -> Figure:
     """From `train/NAME`, the figures of Learner.update under that prefix."""
     spread = {"p01": "1 %", "p50": "median", "p99": "99 %", "max": "largest"}
     clipped = lines(history, {name: label.strip() for name, label in prefixed(history, "train/clipped").items()})
+    ahead = any(line.get("staleness/max") for line in history)
+    stale = {"staleness/mean": "mean", "staleness/max": "largest"} if ahead else {}
     titles = {
         "loss": "Loss",
         "grad_norm": "Gradient norm",
@@ -204,10 +206,16 @@ def _learner(history: History) -> Figure:
             lines=lines(history, {f"train/mismatch_weight_{n}": label for n, label in spread.items()})),
         Panel(title="Engine to learner: |difference|", y_label="nats", from_zero=True,
               lines=lines(history, {"train/mismatch_abs_mean": "mean"})),
+        Panel(title="Engine to learner: KL estimate", y_label="nats", from_zero=True,
+              lines=lines(history, {"train/mismatch_kl": "KL(engine || learner)"})),
+        Panel(title="Engine to learner: truncated", percent=True,
+              lines=lines(history, {"train/mismatch_truncated": "tokens above the cap"})),
+        Panel(title="Staleness", y_label="versions", from_zero=True, lines=lines(history, stale)),
     ]  # fmt: skip
     caption = (
         "Importance ratio: the policy being trained against the policy at the start of the step, over tokens. "
         "Engine to learner: how the two disagree on the same tokens (1 and 0 where they agree)."
+        + (" Staleness: versions of the weights between those that wrote a token and those trained on it." if ahead else "")
     )
     return Figure(name="learner", title="Loss, importance ratio, mismatch", panels=panels, caption=caption, columns=3)
 
