@@ -208,8 +208,8 @@ def _learner(history: History) -> Figure:
               lines=lines(history, {"train/mismatch_abs_mean": "mean"})),
         Panel(title="Engine to learner: KL estimate", y_label="nats", from_zero=True,
               lines=lines(history, {"train/mismatch_kl": "KL(engine || learner)"})),
-        Panel(title="Engine to learner: truncated", percent=True,
-              lines=lines(history, {"train/mismatch_truncated": "tokens above the cap"})),
+        Panel(title="Engine to learner: truncated", y_label="share of tokens", from_zero=True,
+              lines=lines(history, {"train/mismatch_truncated": "above the cap"})),
         Panel(title="Staleness", y_label="versions", from_zero=True, lines=lines(history, stale)),
     ]  # fmt: skip
     caption = (
