@@ -74,7 +74,7 @@ export const GROUPS: Group[] = [
       { title: "Mismatch: difference", unit: "nats", zero: true, series: [["train/mismatch_abs_mean", "mean"]] },
       { title: "Mismatch: KL estimate", unit: "nats", zero: true, series: [["train/mismatch_kl", "engine to learner"]] },
       { title: "Mismatch: truncated", unit: "share", zero: true, series: [["train/mismatch_truncated", "above the cap"]] },
-      { title: "Staleness", unit: "versions", zero: true, series: [["staleness/mean", "mean"], ["staleness/max", "largest"]] },
+      { title: "Staleness in versions", zero: true, series: [["staleness/mean", "mean"], ["staleness/max", "largest"]] },
       { title: "Mismatch: truncated weights", unit: "share", zero: true, series: ["train/mismatch_truncated*"] },
       { title: "Clipped", unit: "share", zero: true, series: ["train/clipped*"] },
       { title: "Entropy of trained tokens", unit: "nats", zero: true, series: [["train/entropy", "entropy"]] },
