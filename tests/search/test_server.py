@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from arpo.errors import ConfigError
 from arpo.search.documents import read_documents
 from arpo.search.index import build_index
+from arpo.search.server import free_port
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.search import SearchTool
@@ -84,3 +86,21 @@ async def test_the_web_tool_finds_what_the_local_tool_finds(served: tuple[str, P
     local = SearchTool(folder, k=3)
     for query in ("capital of Peru", "Which element was discovered in 1898?", "longest river"):
         assert (await remote({"query": query}, CONTEXT)).text == local.search(query).text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_in_use_is_named_before_anything_is_served(served: tuple[str, Path], workers: int) -> None:
+    url, folder = served
+    port = url.rpartition(":")[2]
+    command = [sys.executable, "-m", "arpo.cli", "serve-search", str(folder), "--port", port, "--workers", str(workers)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and f"127.0.0.1:{port} cannot be listened at" in done.stderr and "--port" in done.stderr
+    assert "Traceback" not in done.stderr and "POST" not in done.stderr
+
+
+def test_a_host_that_is_not_this_machines_is_named() -> None:
+    assert free_port("127.0.0.1", 0) > 0
+    with pytest.raises(ConfigError, match="--host"):
+        free_port("192.0.2.1", 0)
+    with pytest.raises(ConfigError, match="no such host"):
+        free_port("no such host", 0)

@@ -32,10 +32,13 @@ def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: 
 
     index = Index.open(folder, mode, encoder)
     try:
+        from arpo.search.server import free_port
         from arpo.search.server import serve as run
     except ImportError as error:
         raise ConfigError("serving needs starlette and uvicorn", hint="pip install 'arpo[serve]'") from error
-    print(f"{len(index.passages):,} passages, {index.mode}: POST http://{host}:{port}/retrieve (Ctrl-C stops)", file=sys.stderr)
+    port = free_port(host, port)
+    at = f"{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"{len(index.passages):,} passages, {index.mode}: POST http://{at}/retrieve (Ctrl-C stops)", file=sys.stderr)
     run(folder, host=host, port=port, workers=workers, mode=mode, topk=topk, encoder=encoder)
 
 

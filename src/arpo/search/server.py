@@ -8,8 +8,10 @@ in which Search-R1's corpora and clients hold a passage. GET /health says what i
 400 with {"error": what would be right}.
 """
 
+import errno
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from arpo.errors import ConfigError
 from arpo.search.index import Index
 
 MOST_QUERIES = 1_024  # a request
@@ -49,6 +52,26 @@ def application(index: Index, topk: int = 3) -> Starlette:
         return JSONResponse({"status": "ok", "passages": len(index.passages), "mode": index.mode, "topk": topk})
 
     return Starlette(routes=[Route("/retrieve", retrieve, methods=["POST"]), Route("/health", health)])
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or any free one for 0, tried by listening there. Raises ConfigError where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ConfigError(f"this machine knows no such host ({error.strerror})", where="--host", value=host) from error
+    with socket.socket(family, kind, protocol) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(address)
+            listening.listen()
+        except OSError as error:
+            said = f"{host}:{port} cannot be listened at ({error.strerror})"
+            if error.errno == errno.EADDRNOTAVAIL:
+                hint = "127.0.0.1, or 0.0.0.0 for other machines"
+                raise ConfigError(said, where="--host", value=host, hint=hint) from error
+            raise ConfigError(said, where="--port", value=port, hint="Another one, or 0 for any that is free") from error
+        return int(listening.getsockname()[1])
 
 
 def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: int, encoder: str = "") -> None:
