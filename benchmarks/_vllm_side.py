@@ -35,7 +35,7 @@ def main() -> None:
     for line in sys.stdin:
         count = json.loads(line)["new_tokens"]
         engine.reset_prefix_cache()
-        params = [vllm.SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True, seed=i) for i in range(len(prompts))]
+        params = [vllm.SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True)] * len(prompts)
         start = time.process_time()
         found = engine.generate(prompts, params, use_tqdm=False)
         assert all(len(one.outputs[0].token_ids) == count for one in found)
