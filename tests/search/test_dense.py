@@ -75,6 +75,17 @@ def test_vectors_are_compared_block_by_block_as_all_at_once(monkeypatch: pytest.
         assert [row for row, _ in whole[number]] == sorted(range(257), key=lambda row: (-cosines[row], row))[:5]
 
 
+def test_an_index_whose_encoder_is_gone_stops_a_run_before_it_starts(encoder: str, tmp_path: Path) -> None:
+    moved = tmp_path / "encoder"
+    moved.symlink_to(encoder)
+    build_index(PASSAGES, tmp_path / "i", encoder=str(moved))
+    SearchTool(tmp_path / "i").ready()
+    moved.unlink()
+    with pytest.raises(ConfigError, match="encoder: there is no such folder"):
+        SearchTool(tmp_path / "i").ready()
+    SearchTool(tmp_path / "i", mode="lexical").ready(), SearchTool(tmp_path / "i", encoder=encoder).ready()
+
+
 def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         build_index(PASSAGES, tmp_path / "i", encoder=str(tmp_path / "nowhere"))

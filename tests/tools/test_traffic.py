@@ -137,6 +137,25 @@ def test_tools_that_do_not_say_so_are_not_cached_and_a_recipe_may_say_so(tmp_pat
     assert [o.cached for o in outcomes] == [False, True] and outcomes[0].text == outcomes[1].text
 
 
+def test_searches_in_documents_of_two_tasks_are_two_searches(tmp_path):
+    kept = ToolConfig(use="search", cache={"keep": True})
+    config = ToolsConfig(offered=(kept,), cache={"file": str(tmp_path / "x.sqlite")})
+    (tool,) = build_tools(config.offered)
+    traffic = build_traffic(config, [(tool,)])
+
+    def found(text):
+        task = Task(id="t", messages=CONTEXT.task.messages, answers=(), documents=({"text": text},))
+        call = Call(name="search", arguments={"query": "capital"})
+        return asyncio.run(traffic.call({"search": tool}, call, CallContext(task=task, deadline_s=5.0, seed=1)))
+
+    outcomes = [found(text) for text in ("The capital is Lima.", "The capital is Oslo.", "The capital is Lima.")]
+    assert [(o.text, o.cached) for o in outcomes] == [
+        ("The capital is Lima.", False),
+        ("The capital is Oslo.", False),
+        ("The capital is Lima.", True),
+    ]
+
+
 def test_a_stateful_tool_cannot_be_kept(tmp_path):
     class Stateful(Search):
         async def open(self, task): ...

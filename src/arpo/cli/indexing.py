@@ -31,6 +31,7 @@ def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: 
     from arpo.search.index import Index
 
     index = Index.open(folder, mode, encoder)
+    index.ready()
     try:
         from arpo.search.server import free_port
         from arpo.search.server import serve as run

@@ -3,6 +3,7 @@
 Knows sentence-transformers models (the extra `dense`) and a matrix of unit vectors. The model is loaded at the first text.
 """
 
+import importlib.util
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ class Encoder:
         self.source, self.device = str(source), device
         self._model: Any = None
         self._lock = threading.Lock()
+
+    def ready(self) -> None:
+        """Whether there is such a model, as far as that can be told without loading it. Raises ConfigError."""
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise _not_installed(self.source)
+        _here(self.source)
 
     def passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encode("encode_document", texts)
@@ -76,26 +83,38 @@ def write_vectors(path: Path, texts: Sequence[str], encoder: Encoder, progress: 
 
 
 def _loaded(source: str, device: str | None) -> Any:
-    local = Path(source).expanduser().is_dir()
-    if not local and (source.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE")):
-        raise ConfigError("there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id")
-    here = local or _in_cache(source)
-    if not here:
-        _ask_hub(source)
+    here = _here(source)
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except ImportError as error:
-        hint = "pip install 'arpo[dense]'"
-        raise ConfigError("dense retrieval needs sentence-transformers", where="encoder", value=source, hint=hint) from error
+        raise _not_installed(source) from error
     logging.disable_progress_bar()  # a bar over files that are here already, in the middle of a run's own display
+    local = Path(source).expanduser()
     try:
-        return SentenceTransformer(str(Path(source).expanduser()) if local else source, device=device, local_files_only=here)
+        return SentenceTransformer(str(local) if local.is_dir() else source, device=device, local_files_only=here)
     except (OSError, ValueError, RuntimeError) as error:
-        if local or not here:
+        if local.is_dir() or not here:
             raise ConfigError(f"the encoder cannot be loaded: {first_line(error)}", where="encoder", value=source) from error
     _ask_hub(source)  # the cache has only a part of it
     return SentenceTransformer(source, device=device)
+
+
+def _here(source: str) -> bool:
+    """Whether the model is on this machine; else the Hub has it. Raises ConfigError."""
+    if Path(source).expanduser().is_dir():
+        return True
+    if source.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE"):
+        raise ConfigError("there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id")
+    if _in_cache(source):
+        return True
+    _ask_hub(source)
+    return False
+
+
+def _not_installed(source: str) -> ConfigError:
+    hint = "pip install 'arpo[dense]'"
+    return ConfigError("dense retrieval needs sentence-transformers", where="encoder", value=source, hint=hint)
 
 
 def _in_cache(source: str) -> bool:

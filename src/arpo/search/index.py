@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from arpo.search.hybrid import fuse
 from arpo.search.lexical import Lexical
 from arpo.search.passages import Passage
 from arpo.search.words import VERSION as WORDS_VERSION
+
+if TYPE_CHECKING:
+    from arpo.search.dense import Encoder
 
 MANIFEST = "index.json"
 VERSION = 1
@@ -46,6 +49,11 @@ class Index:
         self._lexical = lexical or Lexical.build(map(_indexed, self.passages))
         self._dense = dense
         self.mode = _able(mode, dense)
+
+    def ready(self) -> None:
+        """Whether its embedding model can be had, where it needs one. Raises ConfigError."""
+        if self._dense is not None and self.mode != "lexical":
+            self._dense.encoder.ready()
 
     def find(self, query: str, k: int) -> list[tuple[Passage, float]]:
         """At most `k` passages for `query`, best first, with their scores."""
@@ -93,6 +101,7 @@ def build_index(
     folder = Path(folder).expanduser()
     if folder.exists():
         raise ConfigError("there is something already", where="out", value=str(folder), hint="Give a new folder")
+    model = _encoder(encoder) if encoder else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -104,10 +113,10 @@ def build_index(
         lexical = Lexical.build(map(_indexed, mapped))
         lexical.save(beside)
         dimension = 0
-        if encoder:
-            from arpo.search.dense import Encoder, write_vectors
+        if model:
+            from arpo.search.dense import write_vectors
 
-            _, dimension = write_vectors(beside / "vectors.npy", _Texts(mapped), Encoder(encoder), progress)
+            _, dimension = write_vectors(beside / "vectors.npy", _Texts(mapped), model, progress)
         files = {path.name: path.stat().st_size for path in sorted(beside.iterdir())}
         about = {"format": "arpo index", "version": VERSION, "words": WORDS_VERSION, "passages": rows}
         about |= {"num_words": lexical.num_words, "encoder": encoder, "dimension": dimension, "files": files}
@@ -118,6 +127,15 @@ def build_index(
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return about
+
+
+def _encoder(source: str) -> "Encoder":
+    """Looked for before anything is read: a mistake is told at once. Raises ConfigError."""
+    from arpo.search.dense import Encoder
+
+    encoder = Encoder(source)
+    encoder.ready()
+    return encoder
 
 
 def is_index(folder: Path) -> bool:

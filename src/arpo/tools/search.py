@@ -16,6 +16,7 @@ from arpo.search.passages import Passage, from_mappings
 from arpo.search.snippet import snippet
 from arpo.tasks import Task
 from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools.keys import digest
 from arpo.tools.off_loop import run_off_loop
 
 SMALL = 20_000  # passages that are searched in about a millisecond: no thread needed
@@ -56,6 +57,15 @@ class SearchTool:
         else:
             self.index = Index(read_documents(documents), mode=mode or "lexical")
         self._of_tasks: OrderedDict[str, tuple[Sequence[Mapping[str, str]], Index]] = OrderedDict()
+
+    def ready(self) -> None:
+        """Raises ConfigError where an index's embedding model is not to be had. A run asks before its start."""
+        self.index.ready()
+
+    def complete(self, arguments: Mapping[str, Any], context: CallContext) -> Mapping[str, Any]:
+        """A task's own documents are part of the question: another task's have other answers."""
+        documents = context.task.documents
+        return {**arguments, "documents": digest("documents", {"of": documents})} if documents else arguments
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         query = arguments.get("query")
