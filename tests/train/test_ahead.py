@@ -58,8 +58,7 @@ class World:
         return Resting(lambda *_: "never asked")
 
     def ahead(self, most: int) -> Ahead:
-        pace = Ahead(self.collect, self.engine(), self.publish, max_staleness=most, last_step=len(self.sampling))
-        return pace
+        return Ahead(self.collect, self.engine(), self.publish, max_staleness=most, last_step=len(self.sampling))
 
     async def train(self, pace: Ahead | InTurn, learning: list[float], stops_after: int | None = None) -> float:
         """Seconds."""
@@ -133,6 +132,36 @@ def test_an_error_comes_when_its_step_is_asked_for() -> None:
         return done
 
     assert virtual_time.run(train()) == [1, 2]
+
+
+def test_a_step_whose_beginning_is_known_does_not_wait_for_the_one_before() -> None:
+    """Stragglers of step 2 take 9 s, in which steps 3 and 4 may begin: they are within the bound."""
+    begun: list[tuple[int, float]] = []
+
+    async def collect(cursor: Cursor) -> Batch:
+        begun.append((cursor.step, asyncio.get_running_loop().time()))
+        await asyncio.sleep(9.0 if cursor.step == 2 else 1.0)
+        return Batch(rollouts=(), used=0, after=_next(cursor), seconds=0.0)
+
+    async def train() -> float:
+        world, cursor = World([1.0]), FIRST
+        pace = Ahead(collect, world.engine(), world.publish, max_staleness=2, last_step=5, foresee=_next)
+        async with pace:
+            pace.published(0)
+            for step in range(1, 6):
+                batch = await pace.batch(cursor)
+                assert batch.after == _next(cursor)
+                cursor = batch.after
+                await asyncio.sleep(1)
+                pace.published(step)
+        return asyncio.get_running_loop().time()
+
+    assert virtual_time.run(train()) == pytest.approx(9 + 4, abs=0.1)
+    assert begun == [(1, 0), (2, 0), (3, 0), (4, 2), (5, pytest.approx(10, abs=0.1))]
+
+
+def _next(cursor: Cursor) -> Cursor:
+    return Cursor(step=cursor.step + 1, position=cursor.position + 3, window=())
 
 
 # --- the learner's thread, in real time

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from arpo.chat import Transcript
@@ -85,15 +86,19 @@ async def collect(
     stats: StepStats,
     seed: int,
     in_flight: int,
+    room: asyncio.Semaphore | None = None,
 ) -> AsyncGenerator[Rollout, None]:
-    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded.
+    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded. `room`: a place
+    that a tree holds while it grows, where several collections share an engine; first come, first served.
 
     A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop early: what is
     still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError, ConfigError, a bug's error.
     """
 
     async def one(task: Task) -> Rollout:
-        return await score(await grow(agent, task, config, stats=stats, seed=seed), reward, config.reward_deadline_s)
+        async with room or nullcontext():
+            grown = await grow(agent, task, config, stats=stats, seed=seed)
+        return await score(grown, reward, config.reward_deadline_s)
 
     growing: deque[asyncio.Task[Rollout]] = deque()
     try:

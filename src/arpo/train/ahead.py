@@ -3,7 +3,8 @@
 A version of the weights has the number of the step that made them: step s makes version s from version s - 1. With N =
 `train.max_staleness`, its rollouts start when version s - 1 - N is published, or later. So none of their tokens is more than N
 versions older than the weights that the step starts from, whatever comes in flight; and while step t is trained, the steps up to
-t + N are sampled at most, one after the other: each begins where the one before it ended (position, window), as without overlap.
+t + N are sampled at most. Each begins where the one before it ends (position, window), as without overlap. Where that is known
+beforehand, its first trees grow beside the last ones of that step; else it waits for them.
 
 What was collected ahead belongs to no checkpoint: a resumed run collects it again, by the weights that it resumes with.
 """
@@ -12,10 +13,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Self, TypeVar
 
 from arpo.engines import Engine
-from arpo.train.batches import Batch, Cursor
+from arpo.run import Run
+from arpo.train.batches import Batch, Cursor, foreseen
 from arpo.train.pace import Collect, InTurn, Pace
 
 T = TypeVar("T")
@@ -26,8 +29,10 @@ class Ahead:
     on serving engine and tools.
 
     `publish` hands the learner's weights to the engine: done first of all, since an engine may have been built on the very tensors
-    that the learner is about to change. On a CPU learner and engine share the cores as the system gives them out: with threads that
-    do not spin (OMP_WAIT_POLICY=passive) that costs nothing, and who works alone has them all.
+    that the learner is about to change. `foresee`: where the step after one begins, if that can be said before it is collected.
+
+    On a CPU learner and engine share the cores as the system gives them out: with threads that do not spin
+    (OMP_WAIT_POLICY=passive) that costs nothing, and who works alone has them all.
     """
 
     overlaps = True
@@ -40,12 +45,13 @@ class Ahead:
         *,
         max_staleness: int,
         last_step: int,
+        foresee: Callable[[Cursor], Cursor | None] = lambda _: None,
     ) -> None:
         self.collect, self.engine, self.publish = collect, engine, publish
-        self.max_staleness, self.last_step = max_staleness, last_step
+        self.max_staleness, self.last_step, self.foresee = max_staleness, last_step, foresee
         self._version = -1  # nothing is published yet
         self._next: Cursor | None = None  # where the next step begins, once that is known and until it has begun
-        self._steps: deque[asyncio.Task[Batch]] = deque()  # begun and not taken yet, in order; all but the last have ended
+        self._steps: deque[asyncio.Task[Batch]] = deque()  # begun and not taken yet, in order
         self._pool = ThreadPoolExecutor(1, "arpo-learner")  # always the same thread: OpenMP keeps a team for each
 
     async def __aenter__(self) -> Self:
@@ -80,17 +86,16 @@ class Ahead:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin the next step, if it may."""
-        cursor = self._next
-        if cursor is None or cursor.step > self.last_step or self._version < cursor.step - 1 - self.max_staleness:
-            return
-        self._next = None
-        self._steps.append(asyncio.create_task(self._collect(cursor)))
+        """Begin every step that may."""
+        while (cursor := self._next) is not None and cursor.step <= min(self.last_step, self._version + 1 + self.max_staleness):
+            self._next = self.foresee(cursor)
+            self._steps.append(asyncio.create_task(self._collect(cursor, waited_for=self._next is None)))
 
-    async def _collect(self, cursor: Cursor) -> Batch:
+    async def _collect(self, cursor: Cursor, waited_for: bool) -> Batch:
         batch = await self.collect(cursor)
-        self._next = batch.after
-        self._begin()
+        if waited_for:
+            self._next = batch.after
+            self._begin()
         return batch
 
     async def learn(self, work: Callable[[], T]) -> T:
@@ -109,10 +114,9 @@ class Ahead:
         return result
 
 
-def pace_of(
-    max_staleness: int, collect: Collect, publish: Callable[[], Awaitable[None]], *, engine: Engine, last_step: int
-) -> Pace:
+def pace_of(run: Run, collect: Collect, publish: Callable[[], Awaitable[None]], *, engine: Engine, last_step: int) -> Pace:
     """The pace that `train.max_staleness` means."""
-    if not max_staleness:
+    most = run.train.max_staleness
+    if not most:
         return InTurn(collect, engine)
-    return Ahead(collect, engine, publish, max_staleness=max_staleness, last_step=last_step)
+    return Ahead(collect, engine, publish, max_staleness=most, last_step=last_step, foresee=partial(foreseen, run))

@@ -4,6 +4,7 @@ Knows the order of tasks, dynamic sampling and the rule's window. Refuses to kno
 that is its pace (`arpo.train.pace`).
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -14,6 +15,7 @@ from arpo.core.credit import mixed
 from arpo.core.window import next_stats
 from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.lost import check_scored
+from arpo.run import Run
 from arpo.tasks import Task
 from arpo.train.job import Job
 from arpo.train.order import in_order, most_tried
@@ -44,9 +46,24 @@ def is_used(config: TrainConfig, rollout: Rollout) -> bool:
     return config.dynamic_sampling is None or mixed(rollout.scored)
 
 
-async def collect_step(job: Job, tasks: Sequence[Task], cursor: Cursor, arrived: Callable[[int, Rollout], None]) -> Batch:
+def foreseen(run: Run, cursor: Cursor) -> Cursor | None:
+    """Where the step after the one at `cursor` begins, if that is known before its trees are: not under dynamic sampling, which
+    tries as many tasks as it takes, nor with a rule that looks back at them."""
+    if run.train.dynamic_sampling is not None or _window(run):
+        return None
+    return Cursor(step=cursor.step + 1, position=cursor.position + run.train.tasks_per_step, window=())
+
+
+async def collect_step(
+    job: Job,
+    tasks: Sequence[Task],
+    cursor: Cursor,
+    arrived: Callable[[int, Rollout], None],
+    room: asyncio.Semaphore | None = None,
+) -> Batch:
     """The step that begins at `cursor`. Under dynamic sampling as many rollouts as it takes until a step's worth of them can teach
     something, within its bound. `arrived` hears the step and each rollout, in data order, as soon as those before it are there.
+    `room`: shared by steps that are collected at the same time.
 
     Raises EngineError or ToolError where the whole step was lost to the world.
     """
@@ -61,6 +78,7 @@ async def collect_step(job: Job, tasks: Sequence[Task], cursor: Cursor, arrived:
         stats=stats,
         seed=run.seed,
         in_flight=enough,
+        room=room,
     )
     batch: list[Rollout] = []
     used = 0
@@ -77,7 +95,12 @@ async def collect_step(job: Job, tasks: Sequence[Task], cursor: Cursor, arrived:
         [rollout.grown.tree for rollout in batch],
         step=cursor.step + 1,
         head=run.rollout.head,
-        window=getattr(run.rollout.rule, "window", 0),
+        window=_window(run),
     ).window
     after = Cursor(step=cursor.step + 1, position=cursor.position + len(batch), window=window)
     return Batch(rollouts=batch, used=used, after=after, seconds=time.monotonic() - began)
+
+
+def _window(run: Run) -> int:
+    """Heads that the rule looks back at."""
+    return int(getattr(run.rollout.rule, "window", 0))

@@ -3,6 +3,7 @@
 Knows the order of things. What each of them does is elsewhere; `Trainer.train` reads as the method's outline.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -64,9 +65,8 @@ class Trainer:
         self.history = [_kept(line) for line in folder.metrics()]
         self.collapse_told = False
         self.arrived: Counter[int] = Counter()  # rollouts to be trained on, by step
-        self.pace = pace_of(
-            self.run.train.max_staleness, self.collect_step, self.publish, engine=job.agent.engine, last_step=num_steps
-        )
+        self.pace = pace_of(self.run, self.collect_step, self.publish, engine=job.agent.engine, last_step=num_steps)
+        self.room = asyncio.Semaphore(self.run.train.tasks_per_step)  # trees that grow at once, of whatever step
 
     async def train(self) -> TrainState:
         """Train until the steps, the time or the patience end. Cancelled (Ctrl-C), it saves what is finished and raises.
@@ -127,7 +127,7 @@ class Trainer:
         return batch
 
     async def collect_step(self, cursor: Cursor) -> Batch:
-        return await collect_step(self.job, self.tasks, cursor, self.keep)
+        return await collect_step(self.job, self.tasks, cursor, self.keep, self.room)
 
     def keep(self, step: int, rollout: Rollout) -> None:
         """Write a rollout down at once: whatever ends the run, the tree can be looked at."""
@@ -147,10 +147,9 @@ class Trainer:
 
     def measure(self, batch: Batch, credited: Sequence[CreditedTree]) -> Metrics:
         step = [*map(Measured.of, batch.rollouts, credited)]
-        metrics = measure(step, head_tokens=self.run.rollout.head, version=self.state.step)
         return {
-            **metrics,
-            "tokens/per_s": metrics["tokens/generated"] / max(batch.seconds, 1e-9),
+            **measure(step, head_tokens=self.run.rollout.head, version=self.state.step),
+            **self.pace.figures(batch),
             "tools/seconds": sum(rollout.grown.tool_s for rollout in batch.rollouts),
             "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch.rollouts),
         }

@@ -34,6 +34,7 @@ from arpo.train.lock import Lock, is_held
 from arpo.train.whole import clear_partial, settle
 
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
+_STEPS_OPEN = 3
 _OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)\.(?:frames|json)$")
 
 
@@ -117,8 +118,8 @@ class RunFolder:
             raise ValueError(f"{self.path} was opened for reading")
         self._lock.check()
         if path not in self._appending:
-            if path.parent.name == "events":  # one step's file is open at a time
-                for old in [p for p in self._appending if p.parent.name == "events"]:
+            if path.parent.name == "events":  # of a step that is trained, and of those that are sampled ahead of it
+                for old in [p for p in self._appending if p.parent.name == "events"][:-_STEPS_OPEN]:
                     with self._appending.pop(old) as file:
                         os.fsync(file.fileno())
             self._appending[path] = path.open("ab", buffering=0)
