@@ -49,6 +49,7 @@ class Call:
     slot: "Slot"
     session: "Session | None" = None
     forks: seccomp.Forks | None = None
+    niceness: int = 0  # where it was set
     killed: str = ""  # why, where we did it: "time", "cpu", "files", "stopped"
     cpu_s: float = 0.0  # when it has ended
     cpu_before_s: float = 0.0
@@ -68,12 +69,9 @@ class Call:
         else:
             self.session.kill()
 
-    def cpu_now(self) -> float:
-        """Processor seconds of the process so far."""
-        try:
-            return time.clock_gettime((~self.pid << 3) | 2)
-        except OSError:
-            return 0.0
+    def cpu_of_call(self) -> float:
+        """Processor seconds of its process since it began."""
+        return cpu_of(self.pid) - self.cpu_before_s
 
     def reap(self) -> int | None:
         """Wait for the process, which has ended, and everything that it started; its status."""
@@ -168,3 +166,11 @@ def lead_group(pid: int) -> None:
         os.setpgid(pid, pid)
     except OSError:  # already gone
         return
+
+
+def cpu_of(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return 0.0

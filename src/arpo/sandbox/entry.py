@@ -14,12 +14,11 @@ import socket
 import sys
 import traceback
 
-from arpo.sandbox import bubblewrap, linux, namespaces, packets
+from arpo.sandbox import bubblewrap, linux, namespaces, niceness, packets
 from arpo.sandbox.limits import MOST_FILES
 from arpo.sandbox.setup import Setup
 from arpo.sandbox.zygote import Zygote
 
-NICENESS = 10  # the trainer goes first
 FOLLOWING = {
     "numpy": "numpy.random",  # its seed belongs to the call
     "sympy": """
@@ -32,7 +31,7 @@ FOLLOWING = {
 
 def outside(setup: Setup, inside_words: list[str]) -> None:
     """The first stage, still outside: take the back seat, then enter. `inside_words`: the command of the second stage."""
-    os.nice(NICENESS)
+    niceness.take_the_back_seat()
     _be_first_to_go()
     os.umask(0o022)  # what is made for the view must be open to whoever root becomes
     if setup.outer == "bubblewrap":

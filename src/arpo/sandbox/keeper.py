@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from arpo.sandbox import branches, child, packets, seccomp, sessions
-from arpo.sandbox.children import Call, Request, Session, Slot, lead_group
+from arpo.sandbox.children import Call, Request, Session, Slot, cpu_of, lead_group
 
 if TYPE_CHECKING:
     from arpo.sandbox.zygote import Zygote
@@ -106,8 +106,8 @@ class Sessions:
             deadline=time.monotonic() + request.seconds,
             slot=session.slot,
             session=session,
+            cpu_before_s=cpu_of(session.pid),
         )
-        call.cpu_before_s = call.cpu_now()
         session.call, session.in_use, session.used = call, request.more, time.monotonic()
         self.zygote.calls[call.number] = call
 

@@ -6,6 +6,7 @@ what a call runs or prints: descriptors of both go through it, and are closed be
 One thread and one selector: children that end, sessions that answer, forks that are asked for, and time that runs out.
 """
 
+import contextlib
 import os
 import selectors
 import socket
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from arpo.sandbox import child, landlock, namespaces, packets, payload, program, scratch, seccomp
+from arpo.sandbox import child, landlock, namespaces, niceness, packets, payload, program, scratch, seccomp
 from arpo.sandbox.children import Call, Request, Slot, lead_group
 from arpo.sandbox.keeper import Sessions
 from arpo.sandbox.limits import MOST_FILES
@@ -39,6 +40,7 @@ class Zygote:
         self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
         self.free = [Slot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
         self.last_look = 0.0
+        self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
 
     def _ruleset(self, folder: str) -> int:
         if self.cell.readable is None:
@@ -62,8 +64,7 @@ class Zygote:
         if not self.calls:
             return WATCH_S if self.waiting else None
         left = min(call.deadline for call in self.calls.values()) - time.monotonic()
-        watched = self.waiting or not self.cell.private_root or any(call.session for call in self.calls.values())
-        return max(0.0, min(left, WATCH_S) if watched else left)
+        return max(0.0, min(left, WATCH_S))
 
     # --- requests
 
@@ -234,12 +235,25 @@ class Zygote:
         if now - self.last_look < WATCH_S:
             return
         self.last_look = now
+        self._let_others_go_first()
         for call in list(self.calls.values()):
-            if call.session and call.cpu_now() - call.cpu_before_s > self.setup.limits.cpu_seconds + SLOW_TO_HEAR_S:
+            if call.session and call.cpu_of_call() > self.setup.limits.cpu_seconds + SLOW_TO_HEAR_S:
                 call.kill("cpu")
             most = self.setup.limits.file_mb << 20
             if not self.cell.private_root and scratch.overflows(call.slot.folder, most, MOST_FILES):
                 call.kill("files")
+
+    def _let_others_go_first(self) -> None:
+        """Calls that compute for long, and not those of sessions: niceness cannot be taken back, and would stay with them."""
+        busy = [call for call in self.calls.values() if not call.session and call.cpu_of_call() > niceness.PATIENCE_S]
+        if not busy:
+            return
+        wanted = niceness.among(len(busy), self.niceness)
+        for call in busy:
+            if call.niceness < wanted:
+                call.niceness = wanted
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.setpriority(os.PRIO_PGRP, call.pid, wanted)
 
     def end(self) -> None:
         """Nothing outlives this."""
