@@ -66,6 +66,8 @@ class _Bundle:
         queries = readers[:, None, :] * kv_heads + np.arange(kv_heads)[:, None]
         self.queries = torch.from_numpy(queries.ravel()).to(layer.device)
         self.pages = torch.tensor([e.page for e in entries], device=layer.device)
+        self.mass: Tensor  # [P * kv_heads, width * heads_per_key]
+        self.found: Tensor  # the same, d each
         self.held = layer.new_empty(len(entries), layer.shape[2:].numel())
         left = reach[readers] - np.array([e.column for e in entries])[:, None] * block
         self.hidden: Tensor | None = None
@@ -114,19 +116,18 @@ class _Decoding:
         self._mass = torch.full((parts + 1,), float("-inf"), device=layer.device)
         self._found = layer.new_zeros(parts + 1, dim)
         first, stride = np.full((len(reach), columns), parts), np.zeros((len(reach), columns), np.int64)
-        self.bundles: list[_Bundle] = []
+        self._bundles: list[_Bundle] = []
         at = 0
         for width, entries in sides:
-            bundle = _Bundle(entries, width, np.asarray(reach), layer, heads_per_key)
-            count = len(entries) * kv_heads * width * heads_per_key
-            bundle.mass = self._mass[at : at + count].view(-1, width * heads_per_key)
-            bundle.found = self._found[at : at + count].view(-1, width * heads_per_key, dim)
-            for number, entry in enumerate(entries):
-                begin = at + number * kv_heads * width * heads_per_key
-                first[entry.rows, entry.column] = begin + heads_per_key * np.arange(len(entry.rows))
+            for entry in entries:
+                first[entry.rows, entry.column] = at + heads_per_key * np.arange(len(entry.rows))
                 stride[entry.rows, entry.column] = width * heads_per_key
-            self.bundles.append(bundle)
-            at += count
+                at += kv_heads * width * heads_per_key
+            own = slice(at - len(entries) * kv_heads * width * heads_per_key, at)
+            bundle = _Bundle(entries, width, np.asarray(reach), layer, heads_per_key)
+            bundle.mass = self._mass[own].view(-1, width * heads_per_key)
+            bundle.found = self._found[own].view(-1, width * heads_per_key, dim)
+            self._bundles.append(bundle)
         inner = stride[:, None, None] * np.arange(kv_heads)[:, None, None] + np.arange(heads_per_key)[:, None]
         table = np.where(first[:, None, None] == parts, parts, first[:, None, None] + inner)
         self._table = torch.from_numpy(table.reshape(-1, columns)).to(layer.device)
@@ -138,7 +139,7 @@ class _Decoding:
         Measured for SmolLM2, 64 branches of 290 tokens of which 64 are a row's own: 0.55 ms of the processor a layer.
         """
         rows = (query * scale).reshape(len(query) * keys.shape[2], -1)
-        for bundle in self.bundles:
+        for bundle in self._bundles:
             bundle.attend(rows, keys, values)
         shares = torch.softmax(self._mass[self._columns], 0).to(keys.dtype).T.contiguous()
         return embedding_bag(self._table, self._found, per_sample_weights=shares, mode="sum").view(query.shape)
