@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -11,6 +12,8 @@ from browser import serious, served, watched
 from playwright.sync_api import expect
 from recorded import NASTY
 
+from arpo.evaluation.answers import Answer, AnswerLog
+from arpo.train.lock import Lock
 from arpo.train.runfolder import RunFolder
 from arpo.view.library import Library
 from arpo.view.page import export
@@ -31,6 +34,14 @@ def two_runs(tiny_run, tmp_path):
 def address(library):
     with served(library) as found:
         yield found
+
+
+@contextmanager
+def held(folder):
+    """As while somebody writes there."""
+    lock = Lock.take(folder / "lock")
+    yield
+    lock.release()
 
 
 def test_the_run_page_draws_charts_and_follows_the_slider(address, browser):
@@ -111,6 +122,73 @@ def test_tables_filter_sort_and_lead_to_a_tree(address, browser, library):
         expect(page).to_have_url(re.compile(r"#/tiny/tree\?step=\d+&task="))
 
 
+def test_steps_are_chosen_by_range_and_branching_by_what_it_did(address, browser, library):
+    with watched(browser) as page:
+        page.goto(f"{address}#/tiny/trees")
+        rows = page.locator(".rows tbody tr")
+        page.get_by_label("Steps", exact=True).fill("2")
+        second = library.answer("/api/runs/tiny/trees", {"min_step": "2"})
+        expect(rows).to_have_count(second["total"])
+        expect(page).to_have_url(re.compile("min_step=2"))
+        page.get_by_role("combobox", name="Step", exact=True).select_option("1")  # one step, instead of the range
+        expect(page).not_to_have_url(re.compile("min_step"))
+        page.get_by_role("button", name="All trees").click()
+        tally = library.answer("/api/runs/tiny/trees")["branching"]
+        page.get_by_role("button", name=re.compile("helped")).click()
+        expect(rows).to_have_count(tally["helped"])
+        expect(page.get_by_role("button", name=re.compile("hurt"))).to_contain_text(str(tally["hurt"]))
+        helped = library.answer("/api/runs/tiny/trees", {"helped": "1"})["rows"]
+        page.locator(".rows tbody a").first.click()
+        trees = page.get_by_role("navigation", name="Trees")
+        expect(trees).to_contain_text(f"1 of {len(helped)}")
+        if len(helped) > 1:
+            trees.get_by_role("link", name="next →").click()
+            expect(page).to_have_url(re.compile(f"task={re.escape(helped[1]['task'].replace('/', '%2F'))}"))
+        trees.get_by_role("link", name="The chosen trees").click()
+        expect(rows).to_have_count(len(helped))
+
+
+def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, tmp_path, browser):
+    with RunFolder.create(tmp_path / "new", RunFolder(tiny_run).recipe_text(), {}) as run:
+        for step in range(1, 4):
+            spread = {f"staleness/lag_{end}": float(n * step) for n, end in enumerate(("p50", "p99", "max"))}
+            known = {"train/ratio_p50": 1.0, "train/ratio_p99": 1.0 + step, "train/ratio_p05": 0.9, "groups/all": 4.0}
+            run.append_metrics(step, {"reward/leaves": 0.1 * step, **spread, **known, "faults/timeout": 1.0} | {"odd/<b>": 1.0})
+    with served(Library([tmp_path / "new"], cache=tmp_path / "i")) as address, watched(browser) as page:
+        page.goto(address)
+        lag = page.locator(".chart", has_text="staleness, lag")
+        expect(lag.locator(".legend li")).to_have_text(["max 6", "p50 0", "p99 3"])
+        expect(page.locator(".chart", has_text="odd, <b>")).to_have_count(1)
+        expect(page.locator(".chart", has_text="Importance ratio").locator(".legend li")).to_have_text(
+            ["median 1", "5 % 0.9", "99 % 4"]
+        )
+        expect(page.locator(".chart", has_text="groups, all")).to_have_count(0)
+        page.locator("summary", has_text="Details").click()
+        expect(page.locator(".chart", has_text="groups, all").locator("canvas")).to_have_count(1)
+
+
+def test_an_evaluation_that_goes_on_is_followed(tmp_path, browser):
+    folder = tmp_path / "going"
+    folder.mkdir()
+    (folder / "asked.json").write_text('{"model": "mine", "samples": 1, "benchmarks": [{"name": "sums", "ids": ["1", "2", "3"]}]}')
+    given = {"benchmark": "sums", "accuracy": 1.0, "correct": True, "reward": 1.0, "ending": "finished", "question": "What?"}
+    failed = {**given, "accuracy": 0.0, "correct": False, "ending": "engine_failed", "failure": "<b>overloaded</b>"}
+    with AnswerLog(folder) as log, held(folder):
+        log.append(Answer(**given, id="1"), None)
+        with served(Library([folder], cache=tmp_path / "i")) as address, watched(browser) as page:
+            page.goto(address)
+            rows = page.locator(".rows tbody tr")
+            expect(rows).to_have_count(1)
+            expect(page.locator(".totals")).to_contain_text("1 answer of 3")
+            log.append(Answer(**failed, id="2"), None)
+            expect(rows).to_have_count(2)
+            expect(page.locator(".failures")).to_contain_text("1 × <b>overloaded</b>")
+            page.get_by_role("combobox", name="Failed").select_option("1")
+            expect(rows).to_have_count(1)
+            rows.get_by_role("link").click()
+            expect(page.get_by_role("region", name="The chosen answer")).to_contain_text("<b>overloaded</b>")
+
+
 def test_an_answer_of_an_evaluation_can_be_read(address, browser, library):
     name = library.answer("/api/runs")["runs"][0]["evaluations"][-1]
     row = library.answer("/api/runs/tiny/evaluation", {"name": name})["rows"][0]
@@ -172,6 +250,8 @@ def test_an_exported_page_filters_and_sorts_as_the_server_does(library, tmp_path
     facets = library.answer("/api/runs/tiny/trees")["facets"]
     asked = [
         {"step": "2", "sort": "-tokens"},
+        {"min_step": "2", "max_step": "7", "sort": "task"},
+        {"max_step": "1"},
         {"family": facets["families"][0], "sort": "reward_mean"},
         {"helped": "0"},
         {"branches": "1", "sort": "-branches"},

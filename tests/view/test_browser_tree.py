@@ -91,6 +91,32 @@ def test_the_arrows_walk_the_tree_and_the_address_follows(address, browser, tree
         expect(page.locator("#reading")).to_be_focused()
 
 
+def test_a_tree_as_a_whole_lists_its_decisions_and_each_leads_to_its_fork(address, browser, tree):
+    made = [node for node in tree["nodes"] if node["kind"] == "observation" and node["decision"]]
+    with watched(browser) as page:
+        page.goto(at(address, tree))
+        about = page.get_by_role("region", name="The chosen segment")
+        expect(about).to_contain_text(f"{sum(node['decision']['granted'] for node in made)} given at")
+        rows = about.locator(".decisions tbody tr")
+        expect(rows).to_have_count(len(made))
+        for row, node in zip(rows.all(), made, strict=True):
+            expect(row).to_have_attribute("title", node["decision"]["said"])
+        rows.last.get_by_role("button").click()
+        expect(page).to_have_url(re.compile(f"node={re.escape(made[-1]['id'])}$"))
+        expect(rows.last).to_have_class("chosen")
+
+
+@pytest.mark.parametrize(("query", "said"), [({"node": "t9.9"}, "the segment “t9.9”"), ({"vs": "7.7"}, "the branch “7.7”")])
+def test_what_an_address_names_in_vain_is_said(address, browser, tree, query, said):
+    with watched(browser) as page:
+        page.goto(at(address, tree, **query))
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text(said)
+        expect(bars(page)).to_have_count(len(tree["nodes"]))
+        alert.get_by_role("button").click()
+        expect(alert).to_have_count(0)
+
+
 def test_a_fork_says_why_it_branched_and_what_that_paid(address, browser, tree):
     fork = next(
         node for node in tree["nodes"] if node["kind"] == "observation" and node["decision"] and node["decision"]["granted"]

@@ -125,6 +125,13 @@ def test_every_compared_pair_is_in_one_bucket(library, tiny_run):
     assert all(b["low"] <= b["high"] and b["n"] == b["better"] + b["equal"] + b["worse"] for b in buckets)
 
 
+def test_what_branching_paid_off_over_training_adds_up(library):
+    entropy = library.answer(f"{RUN}/entropy", {"windows": "2"})
+    assert [(part["first"], part["last"]) for part in entropy["payoffs"]] == [(1, 1), (2, 2)]
+    for name in ("n", "better", "equal", "worse"):
+        assert sum(part[name] for part in entropy["payoffs"]) == sum(bucket[name] for bucket in entropy["calibration"])
+
+
 def test_trees_hold_together(library, tiny_run):
     run = RunFolder(tiny_run)
     for record in run.trees(1):
@@ -159,6 +166,8 @@ ROWS = {
     "min_reward": lambda row, v: row["reward_mean"] is not None and row["reward_mean"] >= float(v),
     "max_reward": lambda row, v: row["reward_mean"] is not None and row["reward_mean"] <= float(v),
     "branches": lambda row, v: row["branches"] >= int(v),
+    "min_step": lambda row, v: row["step"] >= int(v),
+    "max_step": lambda row, v: row["step"] <= int(v),
     "q": lambda row, v: v.lower() in row["question"].lower() or v.lower() in row["task"].lower(),
 }
 VALUES = st.fixed_dictionaries(
@@ -172,6 +181,8 @@ VALUES = st.fixed_dictionaries(
         "min_reward": st.sampled_from(["-1", "0", "0.5"]),
         "max_reward": st.sampled_from(["0", "0.5", "1"]),
         "branches": st.sampled_from(["0", "1", "2"]),
+        "min_step": st.sampled_from(["0", "1", "2", "3"]),
+        "max_step": st.sampled_from(["0", "1", "2", "3"]),
         "q": st.sampled_from(["PARITY", "1", "_", "%", "'"]),
     },
 )
@@ -192,6 +203,10 @@ def test_filters_and_sorting(library, values, sort, offset, limit):
         assert found == sorted(found, reverse=sort.startswith("-"))
     else:
         assert every["rows"] == fitting
+    rewards = [row["reward_mean"] for row in fitting if row["reward_mean"] is not None]
+    assert every["reward_mean"] == (pytest.approx(sum(rewards) / len(rewards)) if rewards else None)
+    others = [row["helped"] for row in rows if all(ROWS[name](row, value) for name, value in values.items() if name != "helped")]
+    assert [every["branching"][name] for name in ("helped", "hurt", "same", "unbranched")] == [*map(others.count, (1, -1, 0, None))]
     page = library.answer(f"{RUN}/trees", {**asked, "offset": str(offset), "limit": str(limit)})
     assert page["rows"] == every["rows"][offset : offset + limit] and page["total"] == every["total"]
 

@@ -50,6 +50,30 @@ def test_no_source_makes_markup_of_text(never):
     assert [path.name for path in (VIEWER / "src").rglob("*.ts*") if never in path.read_text()] == []
 
 
+def test_a_build_that_is_not_whole_leaves_the_last_one(tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("needs Node 20 or newer")
+    built, static = tmp_path / "built", tmp_path / "static"
+    for folder, names in (
+        (built, ("index.html", "app.js")),
+        (static, ("index.html", "app.js", "app.css", "of-another-version.js")),
+    ):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(f"{name} in {folder.name}")
+
+    def swapped() -> bool:
+        command = ["node", str(VIEWER / "swap.js"), str(built), str(static)]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+    assert not swapped() and len(list(static.iterdir())) == 4
+    (built / "app.css").write_text("app.css in built")
+    assert swapped() and not built.exists()
+    assert {path.name: path.read_text() for path in static.iterdir()} == {
+        name: f"{name} in built" for name in ("index.html", "app.js", "app.css")
+    }
+
+
 @pytest.mark.slow
 def test_a_rebuild_gives_the_same_bytes(tmp_path):
     if shutil.which("npm") is None:

@@ -305,8 +305,8 @@ export interface Calibration {
 
 export interface Estimate {
   mean: number;
-  low: number; // 95 %
-  high: number;
+  low: number | null; // 95 %; null where one value alone was measured
+  high: number | null;
   n: number;
 }
 
@@ -314,6 +314,8 @@ export interface EvaluationSummary {
   name: string;
   model: string;
   questions: number;
+  answers: number; // so far, while it goes on
+  failed: number; // of them ended by the world: they count as wrong
   accuracy: Estimate | null;
   reward: Estimate | null;
   settings: { [key: string]: Json };
@@ -324,6 +326,7 @@ export interface SamplesQuery {
   level?: string;
   ending?: string;
   correct?: 0 | 1;
+  failed?: 0 | 1;
   q?: string; // in question, id or answer
   sort?: string; // "id", "family", "reward", "accuracy", "calls", "tokens", "ending"; "-" in front: descending
   offset?: number;
@@ -334,6 +337,12 @@ export interface Evaluation extends EvaluationSummary {
   pass_at: { [k: string]: Estimate };
   by_family: { [family: string]: Estimate };
   by_level: { [level: string]: Estimate };
+  metric: string; // that accuracy was taken by; "": the recipe's reward
+  missing: number; // answers that were asked for and are not there
+  measures: { [measure: string]: Estimate }; // further ones; empty where only accuracy is known
+  costs: { [cost: string]: Estimate }; // of an answer
+  by_budget: { [calls: string]: Estimate }; // accuracy where only answers with at most so many calls count
+  failures: { [reason: string]: number }; // of answers that the world ended
   facets: { families: string[]; levels: string[]; endings: string[] };
   total: number;
   rows: SampleRow[];
@@ -353,10 +362,15 @@ export interface SampleRow {
   calls: number;
   tokens: number;
   ending: string;
+  failed: boolean; // ended by the world
 }
 
 export interface Sample extends SampleRow {
   transcript: string; // may be empty
+  failure: string; // why, where it failed
+  measures: { [measure: string]: number }; // beside accuracy
+  seconds: number | null; // from the question to the score
+  cost: number | null;
   tree: Tree | null; // where the evaluation was recorded in full
 }
 

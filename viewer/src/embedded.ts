@@ -64,6 +64,7 @@ function chosenSamples(all: Evaluation, query: SamplesQuery): Evaluation {
     (!query.level || row.level === query.level) &&
     (!query.ending || row.ending === query.ending) &&
     (query.correct === undefined || row.correct === (query.correct === 1)) &&
+    (query.failed === undefined || row.failed === (query.failed === 1)) &&
     holds(query.q, row.question, row.id, row.answer ?? "");
   const rows = sorted(all.rows.filter(fits), query.sort);
   return { ...all, total: rows.length, rows: cut(rows, query) };

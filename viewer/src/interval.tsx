@@ -9,10 +9,10 @@ export function Interval({ estimate }: { estimate: Estimate | null }) {
   return (
     <span class="interval">
       <span class="bar" aria-hidden="true">
-        <i class="span" style={{ left: at(low), width: `${(Math.min(1, high) - Math.max(0, low)) * 100}%` }} />
+        {low !== null && high !== null && <i class="span" style={{ left: at(low), width: `${(Math.min(1, high) - Math.max(0, low)) * 100}%` }} />}
         <i class="mean" style={{ left: at(mean) }} />
       </span>
-      <b>{percent(mean)}</b> <span class="soft">[{(low * 100).toFixed(1)}, {(high * 100).toFixed(1)}]</span>
+      <b>{percent(mean)}</b> {low !== null && high !== null && <span class="soft">[{(low * 100).toFixed(1)}, {(high * 100).toFixed(1)}]</span>}
     </span>
   );
 }

@@ -75,7 +75,7 @@ function RunChoice({ runs, run, page }: { runs: RunSummary[]; run: RunSummary; p
         <strong>{run.name}</strong>
       )}
       <span class={run.live ? "state live" : "state"} title={run.path}>
-        {run.kind === "training" ? `${count(run.steps, "step")}, ${run.state}` : "evaluation"}
+        {run.kind === "training" ? count(run.steps, "step") : "evaluation"}, {run.state}
       </span>
     </div>
   );

@@ -1,25 +1,27 @@
 """Held-out questions of a run: what was measured, and every answer with its transcript (Evaluation and Sample in api.ts)."""
 
-import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from arpo.core.codec import unpack
-from arpo.core.record import TreeRecord
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import ConfigError
+from arpo.evaluation import findings
 from arpo.evaluation.metrics import Estimate
 from arpo.evaluation.results import Results, read_results
 from arpo.evaluation.results import Sample as Asked
 from arpo.files import as_json, read_json
+from arpo.train.lock import is_held
+from arpo.view.asking import BY_WORLD, Asking
+from arpo.view.kept import Kept
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
-_LOGGED = "arpo/sample/1"  # the schema of a line in a log of answers
+_ASKED = "asked.json"  # an evaluation of benchmarks leaves it
 _SORTS: Mapping[str, Callable[[Asked], Any]] = {
     name: lambda s, name=name: getattr(s, name)  # type: ignore[misc]
     for name in ("id", "family", "level", "reward", "accuracy", "calls", "tokens", "ending", "correct")
@@ -27,36 +29,88 @@ _SORTS: Mapping[str, Callable[[Asked], Any]] = {
 
 
 class Evaluations:
-    """The evaluations in a folder. A file is read again only when it has changed; the last few stay in memory."""
+    """The evaluations in a folder: those that are finished as files, and those that go on as the log of their answers. A file is
+    read again only when it has changed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "evaluation"
-        self._read: dict[str, tuple[tuple[int, int], Results | None]] = {}
+        self.folder = folder
+        self._kept: dict[str, Kept[Results | None]] = {}
+        is_run = (folder / "recipe.yaml").is_file()  # a run's own log of samples is another thing
+        self.asking = None if is_run else Asking(folder)
+        self._going: dict[str, tuple[int, Results]] = {}  # by name: how many answers there were, and what they came to
+        self._asked = Kept(lambda: _object(folder / _ASKED), folder / _ASKED)
+        self._findings = Kept(lambda: _object(folder / findings.FILE), folder / findings.FILE)
 
     def names(self) -> list[str]:
-        """In the order in which they were written; other JSON files there are left alone."""
-        found = sorted(self._folder.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
-        return [path.stem for path in found if not path.name.startswith(".") and self._results(path) is not None]
+        """In the order in which they were written, then those that go on; other JSON files there are left alone."""
+        found = sorted((self.folder / "evaluation").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+        written = [path.stem for path in found if not path.name.startswith(".") and self._written(path.stem) is not None]
+        logged = {} if self.asking is None else dict.fromkeys(key[0] for key in self.asking.answers())
+        return list(dict.fromkeys((*written, *logged)))
 
     def get(self, name: str) -> Results:
         """Raises ConfigError where there is none of that name: names are those of `names`, so none leads out of the folder."""
         if name not in self.names():
-            raise ConfigError("there is no such evaluation", where=str(self._folder), value=name)
-        results = self._results(self._folder / f"{name}.json")
-        assert results is not None
-        return results
+            raise ConfigError("there is no such evaluation", where=str(self.folder / "evaluation"), value=name)
+        written, going = self._written(name), self._logged(name)
+        if written is None or (going is not None and len(going.samples) > len(written.samples)):  # it was taken up again
+            assert going is not None
+            return going
+        return written
 
     def summaries(self) -> list[Answer]:
         return [summary(self.get(name)) for name in self.names()]
 
-    def _results(self, path: Path) -> Results | None:
-        found = path.stat()
-        identity = (found.st_mtime_ns, found.st_size)
-        if self._read.get(path.stem, (None,))[0] != identity:
-            value = read_json(path)
-            is_one = isinstance(value, dict) and str(value.get("schema", "")).startswith("arpo/evaluation/")
-            self._read[path.stem] = (identity, read_results(path) if is_one else None)
-        return self._read[path.stem][1]
+    def is_live(self) -> bool:
+        return self.asking is not None and is_held(self.folder / "lock")
+
+    def state(self) -> str:
+        """In the words of a run's state."""
+        whole = self.asking is None or not self.asking.path.exists() or (self.folder / findings.FILE).exists()
+        return "still going" if self.is_live() else "finished" if whole else "cut off before its end"
+
+    def finding(self, name: str) -> Mapping[str, Any]:
+        """What results.json says of a benchmark; empty where it does not, or not of these answers."""
+        found = self._findings.get().get("benchmarks", {})
+        one = found.get(name, {}) if isinstance(found, dict) else {}
+        return one if isinstance(one, dict) and one.get("answers") == len(self.get(name).samples) else {}
+
+    def missing(self, name: str) -> int:
+        """Answers that were asked for and are not there; 0 where that is not written down."""
+        asked = self._asked.get()
+        benchmarks, samples = asked.get("benchmarks"), asked.get("samples")
+        if not isinstance(benchmarks, list) or not isinstance(samples, int):
+            return 0
+        wanted = sum(len(one.get("ids", ())) * samples for one in benchmarks if isinstance(one, dict) and one.get("name") == name)
+        return max(wanted - len(self.get(name).samples), 0)
+
+    def _written(self, name: str) -> Results | None:
+        path = self.folder / "evaluation" / f"{name}.json"
+        if name not in self._kept:
+            self._kept[name] = Kept(lambda: _read(path), path)
+        return self._kept[name].get()
+
+    def _logged(self, name: str) -> Results | None:
+        answers = () if self.asking is None else tuple(one.answer for key, one in self.asking.answers().items() if key[0] == name)
+        if not answers:
+            return None
+        if name not in self._going or self._going[name][0] != len(answers):
+            asked = self._asked.get()
+            settings = asked.get("settings", {})
+            self._going[name] = len(answers), Results.of(name, str(asked.get("model", "")), answers, settings=settings)
+        return self._going[name][1]
+
+
+def _read(path: Path) -> Results | None:
+    """None where the file is gone or something else."""
+    value = read_json(path) if path.exists() else None
+    is_one = isinstance(value, dict) and str(value.get("schema", "")).startswith("arpo/evaluation/")
+    return read_results(path) if is_one else None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path) if path.exists() else {}
+    return value if isinstance(value, dict) else {}
 
 
 def summary(results: Results) -> Answer:
@@ -65,15 +119,18 @@ def summary(results: Results) -> Answer:
         "name": results.name,
         "model": results.model,
         "questions": results.num_questions,
+        "answers": len(results.samples),
+        "failed": sum(s.ending in BY_WORLD for s in results.samples),
         "accuracy": _estimate(results.accuracy),
         "reward": _estimate(results.reward),
         "settings": as_json(results.settings),
     }
 
 
-def evaluation_answer(results: Results, query: Query) -> Answer:
-    """Evaluation: figures, and the rows that fit `query` (SamplesQuery)."""
-    family, level, ending, correct, words = (query.text(n) for n in ("family", "level", "ending", "correct", "q"))
+def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answer:
+    """Evaluation: figures, and the rows that fit `query` (SamplesQuery). Raises ConfigError where there is none of that name."""
+    results = evaluations.get(name)
+    family, level, ending, correct, failed, words = (query.text(n) for n in ("family", "level", "ending", "correct", "failed", "q"))
     sort, offset, limit = query.text("sort") or "id", query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
     query.finish()
     rows = [
@@ -83,6 +140,7 @@ def evaluation_answer(results: Results, query: Query) -> Answer:
         and (level is None or s.level == level)
         and (ending is None or s.ending == ending)
         and (correct is None or s.correct == (correct == "1"))
+        and (failed is None or (s.ending in BY_WORLD) == (failed == "1"))
         and (words is None or words.lower() in f"{s.id}\n{s.question}\n{s.answer or ''}".lower())
     ]
     key = sort.removeprefix("-")
@@ -94,6 +152,7 @@ def evaluation_answer(results: Results, query: Query) -> Answer:
     return {
         **summary(results),
         **{name: {str(key): _estimate(value) for key, value in group.items()} for name, group in groups.items()},
+        **_found(evaluations, results),
         "facets": {
             "families": sorted({s.family for s in results.samples if s.family}),
             "levels": sorted({s.level for s in results.samples if s.level}),
@@ -104,40 +163,49 @@ def evaluation_answer(results: Results, query: Query) -> Answer:
     }
 
 
-def sample_answer(results: Results, id: str, number: int, folder: Path, pieces: Pieces | None) -> Answer:
-    """Sample; with its tree where the evaluation in `folder` was recorded in full. Raises ConfigError where nobody asked that."""
-    for sample in results.samples:
+def _found(evaluations: Evaluations, results: Results) -> Answer:
+    """What is known of a benchmark beyond its accuracy, and why answers failed."""
+    found, asking = evaluations.finding(results.name), evaluations.asking
+    logged = [] if asking is None else [one.answer for key, one in asking.answers().items() if key[0] == results.name]
+    failures = Counter(answer.failure.partition("\n")[0][:200] or answer.ending for answer in logged if answer.failed)
+    return {
+        "metric": str(found.get("metric", "")),
+        "missing": evaluations.missing(results.name),
+        **{group: _measured(found.get(group)) for group in ("measures", "costs", "by_budget")},
+        "failures": dict(failures.most_common(20)),
+    }
+
+
+def _measured(group: object) -> Answer:
+    """Of estimates by name as results.json holds them, those that have a value."""
+    known = group.items() if isinstance(group, dict) else ()
+    return {name: as_json(one) for name, one in known if isinstance(one, dict) and isinstance(one.get("mean"), int | float)}
+
+
+def sample_answer(evaluations: Evaluations, name: str, id: str, number: int, pieces: Pieces | None) -> Answer:
+    """Sample; with its tree where the evaluation was recorded in full. Raises ConfigError where nobody asked that."""
+    for sample in evaluations.get(name).samples:
         if (sample.id, sample.sample) == (id, number):
-            record = _recorded(folder / "samples.jsonl", results.name, id, number)
+            key, asking = (name, id, number), evaluations.asking
+            record = None if asking is None else asking.record(key)
             tree = None if record is None else {**tree_answer(record, pieces), "step": 0, "tokenizer": False}  # of no step
-            return {**_row(sample), "transcript": sample.transcript, "tree": tree}
-    raise ConfigError("there is no such answer", where=f"evaluation {results.name}", value=f"{id}, sample {number}")
-
-
-def _recorded(path: Path, benchmark: str, id: str, number: int) -> TreeRecord | None:
-    """The trajectory of an answer in a log of answers; of two lines for one answer the later counts. None where there is none.
-
-    A line is as long as a trajectory, so only those that hold the id are read as JSON. Raises FormatError for a damaged record.
-    """
-    if not path.is_file():
-        return None
-    forms, found = {json.dumps(id).encode(), json.dumps(id, ensure_ascii=False).encode("utf-8", "replace")}, None
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n") and any(form in line for form in forms):
-                    value = json.loads(line)
-                    key = value.get("schema"), value.get("benchmark"), value.get("id"), value.get("sample")
-                    found = value.get("record") if key == (_LOGGED, benchmark, id, number) else found
-        return None if found is None else unpack(TreeRecord, found)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{path}: the record of {id!r} is none: {error!r:.300}") from error
+            logged = None if asking is None else asking.answers().get(key)
+            answer = None if logged is None else logged.answer
+            return {
+                **_row(sample),
+                "transcript": sample.transcript,
+                "tree": tree,
+                "failure": "" if answer is None else answer.failure,
+                "measures": {} if answer is None else as_json(answer.measures),
+                "seconds": None if answer is None else answer.seconds,
+                "cost": None if answer is None else answer.cost,
+            }
+    raise ConfigError("there is no such answer", where=f"evaluation {name}", value=f"{id}, sample {number}")
 
 
 def _row(sample: Asked) -> Answer:
-    row: Answer = as_json(asdict(sample))
-    del row["transcript"]
-    return row
+    row = {field.name: as_json(getattr(sample, field.name)) for field in fields(Asked) if field.name != "transcript"}
+    return {**row, "failed": sample.ending in BY_WORLD}
 
 
 def _estimate(value: Estimate) -> Answer | None:

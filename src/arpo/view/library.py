@@ -160,8 +160,8 @@ class Library:
             "name": str(recipe.get("name") or viewed.path.name),
             "path": str(viewed.path),
             "kind": "evaluation" if run is None else "training",
-            "state": "finished" if run is None else run.state(),
-            "live": run is not None and run.is_live(),
+            "state": viewed.evaluations.state() if run is None else run.state(),
+            "live": viewed.evaluations.is_live() if run is None else run.is_live(),
             "steps": len(viewed.history.get()),
             "trees": bool(run and run.event_steps()),
             "rule": as_json(_group(rollout.get("rule")).get("rule")),
@@ -219,13 +219,13 @@ def _entropy(viewed: Viewed, query: Query) -> Answer:
 
 
 def _evaluation(viewed: Viewed, query: Query) -> Answer:
-    return evaluation_answer(viewed.evaluations.get(query.needed("name")), query)
+    return evaluation_answer(viewed.evaluations, query.needed("name"), query)
 
 
 def _sample(viewed: Viewed, query: Query) -> Answer:
     name, id, number = query.needed("name"), query.needed("id"), query.whole("sample", 0)
     query.finish()
-    return sample_answer(viewed.evaluations.get(name), id, number, viewed.path, viewed.pieces)
+    return sample_answer(viewed.evaluations, name, id, number, viewed.pieces)
 
 
 _ANSWERS: Mapping[str, Callable[[Viewed, Query], Answer]] = {

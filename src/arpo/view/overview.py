@@ -19,7 +19,7 @@ def open_run(path: Path) -> RunFolder | None:
     """The run in a folder; None where it holds evaluations alone. Raises ConfigError where it holds neither."""
     if (path / "recipe.yaml").is_file():
         return RunFolder(path)
-    if any((path / "evaluation").glob("*.json")):
+    if any((path / "evaluation").glob("*.json")) or (path / "asked.json").is_file():
         return None
     hint = "a run folder has a recipe.yaml; `arpo eval --out DIR` leaves evaluations in DIR"
     raise ConfigError("this folder holds no run" if path.exists() else "there is no such folder", where=str(path), hint=hint)

@@ -36,7 +36,7 @@ export function Calibration({ buckets, payoffs }: { buckets: Bucket[]; payoffs: 
           })}
         </svg>
       </div>
-      <p class="key"><i class="better" /> better than its probe, with 95 % interval <i class="worse" /> worse <span class="soft">(below: the rise at which a bucket begins, in nats)</span></p>
+      <p class="chart-key"><i class="better" /> better than its probe, with 95 % interval <i class="worse" /> worse <span class="soft">(below: the rise at which a bucket begins, in nats)</span></p>
       <BucketTable buckets={measured} />
       <OverTraining payoffs={payoffs} />
     </>
@@ -134,7 +134,7 @@ export function Rises({ rises }: { rises: Entropy["rises"] }) {
           {ticks.map((tick) => <text key={tick} x={x(tick)} y={H - BOTTOM + 16} text-anchor="middle">{number(tick, 2)}</text>)}
         </svg>
       </div>
-      <p class="key"><i class="tips" /> tips <i class="wanted" /> wanted to branch <i class="granted" /> branched <span class="soft">(across: rise in nats)</span></p>
+      <p class="chart-key"><i class="tips" /> tips <i class="wanted" /> wanted to branch <i class="granted" /> branched <span class="soft">(across: rise in nats)</span></p>
     </>
   );
 }

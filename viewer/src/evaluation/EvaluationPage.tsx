@@ -1,37 +1,36 @@
 /** Held-out questions: how many were right, by family and level, and every question with its answer and transcript. */
-import type { Estimate, Evaluation, Json, SampleRow, SamplesQuery } from "../api";
+import type { Estimate, Evaluation, Json, RunSummary, SampleRow, SamplesQuery } from "../api";
 import { Shown, useAnswer } from "../answer";
-import { NONE, number } from "../format";
+import { count, NONE, number } from "../format";
 import { Interval } from "../interval";
 import type { PageProps } from "../pages";
 import { go, link, type Query } from "../route";
 import { source } from "../source";
 import { Choice, Choices, Find, numeric, Paging, ROWS, Table, type Column } from "../table";
-import { brief } from "../text";
+import { brief, Text } from "../text";
 import { SampleCard } from "./SampleCard";
 import "./evaluation.css";
+
+const LIVE_S = 5;
 
 export function EvaluationPage({ run, query }: PageProps) {
   const name = run.evaluations.includes(query["name"] ?? "") ? query["name"]! : run.evaluations.at(-1)!;
   const asked = wanted(query);
-  const answer = useAnswer(() => source.evaluation(run.id, name, asked), `${run.id} ${name} ${JSON.stringify(asked)}`);
+  const answer = useAnswer(() => source.evaluation(run.id, name, asked), `${run.id} ${name} ${JSON.stringify(asked)}`, run.live ? LIVE_S : 0);
   const set = (changes: Query) => go(link(run.id, "evaluation", { ...query, name, offset: "", ...changes }), true);
   const open = (row: SampleRow) => link(run.id, "evaluation", { ...query, name, id: row.id, sample: row.sample });
   const chosen = query["id"] === undefined ? null : { id: query["id"], sample: numeric(query["sample"]) ?? 0 };
   return (
     <>
-      <div class="tabs" role="group" aria-label="Evaluations of this run">
-        {run.evaluations.map((other) => (
-          <button key={other} type="button" aria-pressed={other === name} onClick={() => go(link(run.id, "evaluation", { name: other }))}>{other}</button>
-        ))}
-      </div>
+      {run.evaluations.length > 1 && <All run={run} name={name} />}
       <Shown answer={answer}>
         {(evaluation) => (
           <>
-            <Totals evaluation={evaluation} />
+            <Totals evaluation={evaluation} run={run} />
             {chosen && <SampleCard run={run.id} name={name} {...chosen} close={() => set({ id: "", sample: "" })} />}
             <Filters {...{ evaluation, query, set }} />
             <Paging total={evaluation.total} offset={asked.offset ?? 0} noun="answer" onOffset={(offset) => set({ offset: String(offset) })} />
+            {evaluation.total === 0 && <p class="notice">No answer fits these choices.</p>}
             {evaluation.total > 0 && (
               <Table label="Answers" columns={columns(open)} rows={evaluation.rows} id={(row) => `${row.id} ${row.sample}`} sort={query["sort"] ?? "id"}
                 onSort={(sort) => set({ sort })} chosen={chosen ? `${chosen.id} ${chosen.sample}` : undefined} />
@@ -44,12 +43,13 @@ export function EvaluationPage({ run, query }: PageProps) {
 }
 
 function wanted(query: Query): SamplesQuery {
-  const correct = numeric(query["correct"]);
+  const [correct, failed] = [numeric(query["correct"]), numeric(query["failed"])];
   return {
     family: query["family"],
     level: query["level"],
     ending: query["ending"],
     correct: correct === 0 || correct === 1 ? correct : undefined,
+    failed: failed === 0 || failed === 1 ? failed : undefined,
     q: query["q"],
     sort: query["sort"],
     offset: numeric(query["offset"]),
@@ -57,20 +57,80 @@ function wanted(query: Query): SamplesQuery {
   };
 }
 
-function Totals({ evaluation }: { evaluation: Evaluation }) {
-  const { accuracy, reward, pass_at, by_family, by_level, questions, model, settings } = evaluation;
+/** Every evaluation of the run, or every benchmark: how many were right, and which is the one below. */
+function All({ run, name }: { run: RunSummary; name: string }) {
+  const answer = useAnswer(() => source.run(run.id), `${run.id} ${run.evaluations.join()}`, run.live ? LIVE_S : 0);
+  return (
+    <section class="card">
+      <Shown answer={answer}>
+        {({ evaluations }) => (
+          <div class="wide" tabIndex={0} role="region" aria-label="All evaluations">
+            <table class="all">
+              <thead>
+                <tr>
+                  <th scope="col">Evaluation</th><th scope="col" class="num">questions</th><th scope="col" class="num">answers</th>
+                  <th scope="col">accuracy, 95 % interval</th><th scope="col" class="num">failed</th>
+                </tr>
+              </thead>
+              <tbody>
+                {evaluations.map((one) => (
+                  <tr key={one.name} class={one.name === name ? "chosen" : undefined}>
+                    <th scope="row"><a href={link(run.id, "evaluation", { name: one.name })} aria-current={one.name === name ? "true" : undefined}>{brief(one.name, 60)}</a></th>
+                    <td class="num">{one.questions.toLocaleString("en")}</td>
+                    <td class="num">{one.answers.toLocaleString("en")}</td>
+                    <td><Interval estimate={one.accuracy} /></td>
+                    <td class="num"><span class={one.failed ? "bad" : "soft"}>{one.failed}</span></td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        )}
+      </Shown>
+    </section>
+  );
+}
+
+function Totals({ evaluation, run }: { evaluation: Evaluation; run: RunSummary }) {
+  const { accuracy, reward, pass_at, by_family, by_level, questions, answers, failed, missing, model, settings, metric, measures, by_budget, failures } = evaluation;
   const several = Object.keys(pass_at).filter((k) => k !== "1");
+  const first: [string, Estimate | null][] = [["accuracy", accuracy], ...several.map((k): [string, Estimate] => [`one of ${k} right`, pass_at[k]!]), ...Object.entries(measures)];
+  const budgets = Object.entries(by_budget).map(([calls, estimate]): [string, Estimate] => [`at most ${calls}`, estimate]);
   return (
     <section class="card totals">
       <div>
-        <h2>{evaluation.name}</h2>
-        <p class="soft">{questions} questions to {brief(model, 80)}{Object.entries(settings).map(said)}</p>
-        <Estimates label="In all" rows={[["accuracy", accuracy], ...several.map((k): [string, Estimate] => [`one of ${k} right`, pass_at[k]!])]} />
+        <h2>{brief(evaluation.name, 80)}</h2>
+        <p class="soft">
+          {count(questions, "question")}{answers !== questions && `, ${count(answers, "answer")}`} to {brief(model, 80)}{metric && `, scored by ${brief(metric, 60)}`}{Object.entries(settings).map(said)}
+        </p>
+        <Estimates label="In all" rows={first} />
         {reward && <p>Mean reward <b>{number(reward.mean)}</b> <span class="soft">[{number(reward.low)}, {number(reward.high)}]</span></p>}
+        {run.live && <p class="state live" role="status">still asking: {count(answers, "answer")} of {(answers + missing).toLocaleString("en")}</p>}
+        {((missing > 0 && !run.live) || failed > 0) && <p class="bad">{[missing > 0 && !run.live && `${count(missing, "answer")} not there yet`, failed && `${failed} ended by the world: they count as wrong`].filter(Boolean).join("; ")}.</p>}
+        {Object.keys(failures).length > 0 && <ul class="failures">{Object.entries(failures).map(([why, n]) => <li key={why}>{n} × <Text text={why} limit={240} /></li>)}</ul>}
       </div>
       {Object.keys(by_family).length > 0 && <Estimates label="By family" rows={Object.entries(by_family)} />}
       {Object.keys(by_level).length > 0 && <Estimates label="By level" rows={Object.entries(by_level)} />}
+      {budgets.length > 1 && <Estimates label="Right within calls" rows={budgets} />}
+      <Costs costs={evaluation.costs} />
     </section>
+  );
+}
+
+function Costs({ costs }: { costs: Evaluation["costs"] }) {
+  const rows = Object.entries(costs).filter(([, { mean }]) => mean > 0);
+  if (!rows.length) return null;
+  return (
+    <div class="wide" tabIndex={0} role="region" aria-label="What an answer costs">
+      <table>
+        <thead><tr><th scope="col">An answer</th><th scope="col" class="num">mean</th><th scope="col" class="num">95 % interval</th></tr></thead>
+        <tbody>
+          {rows.map(([name, { mean, low, high }]) => (
+            <tr key={name}><th scope="row">{brief(name, 40)}</th><td class="num">{number(mean)}</td><td class="num soft">{number(low)} to {number(high)}</td></tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
   );
 }
 
@@ -103,10 +163,11 @@ function Estimates({ label, rows }: { label: string; rows: [string, Estimate | n
 function Filters({ evaluation, query, set }: { evaluation: Evaluation; query: Query; set: (changes: Query) => void }) {
   const { families, levels, endings } = evaluation.facets;
   return (
-    <Choices label="Which answers" given={["correct", "family", "level", "ending", "q"].filter((name) => query[name]).length}>
+    <Choices label="Which answers" given={["correct", "failed", "family", "level", "ending", "q"].filter((name) => query[name]).length}>
       <Choice name="correct" label="Answer" values={[["1", "right"], ["0", "wrong"]]} {...{ query, set }} />
       <Choice name="family" label="Family" values={families} {...{ query, set }} />
       <Choice name="level" label="Level" values={levels} {...{ query, set }} />
+      {evaluation.failed > 0 && <Choice name="failed" label="Failed" values={[["1", "ended by the world"], ["0", "answered"]]} {...{ query, set }} />}
       {endings.length > 1 && <Choice name="ending" label="Ending" values={endings} {...{ query, set }} />}
       <Find placeholder="question, answer or id" {...{ query, set }} />
     </Choices>
@@ -118,11 +179,17 @@ function Asked({ row, to }: { row: SampleRow; to: string }) {
   return <><a href={to}>{brief(row.question) || brief(row.id)}</a><br /><span class="soft mono">{brief(row.id, 60)}{which}</span></>;
 }
 
+function Right({ row: { correct, failed, accuracy } }: { row: SampleRow }) {
+  if (failed) return <span class="nowrap warn" title="ended by the world; counts as wrong">! failed</span>;
+  const partly = accuracy > 0 && accuracy < 1 ? ` ${number(accuracy, 2)}` : "";
+  return <span class={`nowrap ${correct ? "good" : "bad"}`}>{correct ? "✓ right" : "✗ wrong"}{partly}</span>;
+}
+
 function columns(open: (row: SampleRow) => string): Column<SampleRow>[] {
   return [
     { key: "id", label: "question", cell: (row) => <Asked row={row} to={open(row)} /> },
     { key: "family", label: "family", cell: (row) => brief([row.family, row.level].filter(Boolean).join(", "), 40).replace(/_/g, " ") },
-    { key: "accuracy", label: "right", cell: (row) => <span class={`nowrap ${row.correct ? "good" : "bad"}`}>{row.correct ? "✓ right" : "✗ wrong"}</span> },
+    { key: "accuracy", label: "right", cell: (row) => <Right row={row} /> },
     { key: "", label: "answer", cell: (row) => (row.answer === null ? <span class="soft">none</span> : brief(row.answer, 60)) },
     { key: "", label: "expected", cell: (row) => brief(row.gold.join(" or "), 60) },
     { key: "reward", label: "reward", number: true, cell: (row) => number(row.reward, 2) },

@@ -1,9 +1,10 @@
 /** One answer to one question: what was asked, expected and said, the whole transcript, and the tree where it was recorded. */
 import { useEffect, useRef } from "preact/hooks";
 import { Shown, useAnswer } from "../answer";
-import { number } from "../format";
+import { count, number } from "../format";
 import { source } from "../source";
-import { Text } from "../text";
+import { brief, Text } from "../text";
+import { seconds } from "../tree/said";
 import { SampleTree } from "../tree/SampleTree";
 
 interface SampleCardProps {
@@ -21,7 +22,7 @@ export function SampleCard({ run, name, id, sample, close }: SampleCardProps) {
   return (
     <section class="card sample" aria-label="The chosen answer">
       <div class="head">
-        <h2 tabIndex={-1} ref={heading}>{id}{sample > 0 && `, sample ${sample + 1}`}</h2>
+        <h2 tabIndex={-1} ref={heading}>{brief(id, 200)}{sample > 0 && `, sample ${sample + 1}`}</h2>
         <button type="button" onClick={close}>Close</button>
       </div>
       <Shown answer={answer}>
@@ -32,7 +33,13 @@ export function SampleCard({ run, name, id, sample, close }: SampleCardProps) {
               <dt>Answer</dt>
               <dd class={shown.correct ? "good" : "bad"}>{shown.correct ? "✓" : "✗"} {shown.answer === null ? "none" : <Text text={shown.answer} limit={600} />}</dd>
               <dt>Expected</dt><dd><Text text={shown.gold.join(" or ")} limit={600} /></dd>
-              <dt>Reward</dt><dd>{number(shown.reward)}, {shown.ending.replace(/_/g, " ")}, {shown.calls} calls, {number(shown.tokens)} tokens</dd>
+              <dt>Reward</dt><dd>{number(shown.reward)}{Object.entries(shown.measures).map(([name, value]) => `, ${brief(name, 40)} ${number(value)}`)}</dd>
+              <dt>Branch</dt>
+              <dd>
+                {shown.ending.replace(/_/g, " ")}, {count(shown.calls, "call")}, {count(shown.tokens, "token")}
+                {shown.seconds !== null && `, ${seconds(shown.seconds)}`}{shown.cost ? `, cost ${number(shown.cost)}` : ""}
+              </dd>
+              {shown.failure && <><dt>Failed</dt><dd class="bad"><Text text={shown.failure} limit={1000} /></dd></>}
             </dl>
             {shown.tree && <SampleTree key={`${id} ${sample}`} tree={shown.tree} />}
             {shown.transcript ? <Transcript text={shown.transcript} /> : <p class="soft">Its transcript was not recorded.</p>}

@@ -1,0 +1,127 @@
+"""Evaluations of benchmarks: finished ones, those that go on, and what the world did to answers."""
+
+import json
+
+import pytest
+from contract import Contract
+
+from arpo.errors import FormatError
+from arpo.evaluation.answers import FILE, Answer, AnswerLog
+from arpo.evaluation.results import Results
+from arpo.files import write_json
+from arpo.view.asking import Asking
+from arpo.view.library import Library, as_text
+
+OVERLOADED = "the endpoint answered with status 503\nfour times"
+
+
+def answer(number: int, *, right: bool = True, failure: str = "", benchmark: str = "sums", **more) -> Answer:
+    given = {"id": f"{benchmark}/{number}", "question": f"What is {number} plus 1?", "gold": (str(number + 1),), **more}
+    ending = "engine_failed" if failure else "finished"
+    accuracy = float(right and not failure)
+    return Answer(
+        **given, benchmark=benchmark, accuracy=accuracy, correct=bool(accuracy), reward=accuracy, ending=ending, failure=failure
+    )
+
+
+@pytest.fixture
+def going(tmp_path):
+    """A folder that an evaluation is being written into: 3 of 8 answers are there."""
+    folder = tmp_path / "going"
+    folder.mkdir()
+    benchmarks = [{"name": "sums", "ids": [f"sums/{n}" for n in range(4)]}]
+    write_json(folder / "asked.json", {"model": "a model", "samples": 2, "settings": {"seed": 1}, "benchmarks": benchmarks})
+    with AnswerLog(folder) as log:
+        log.append(answer(0, seconds=1.5, measures={"f1": 0.5}), None)
+        log.append(answer(1, right=False), None)
+        log.append(answer(2, failure=OVERLOADED), None)
+    return folder
+
+
+@pytest.fixture
+def library(going, tmp_path):
+    made = Library([going], cache=tmp_path / "i")
+    yield made
+    made.close()
+
+
+def asked(library, what, **query):
+    return json.loads(as_text(library.answer(f"/api/runs/going/{what}", query)))
+
+
+def test_an_evaluation_that_goes_on_is_seen_as_far_as_it_came(library, going):
+    (run,) = library.answer("/api/runs")["runs"]
+    assert (run["kind"], run["evaluations"], run["state"]) == ("evaluation", ["sums"], "cut off before its end")  # nobody writes
+    table = asked(library, "evaluation", name="sums")
+    assert Contract().faults(table, "Evaluation") == []
+    assert (table["model"], table["answers"], table["missing"], table["failed"]) == ("a model", 3, 5, 1)
+    assert table["accuracy"]["mean"] == pytest.approx(1 / 3)
+    assert table["failures"] == {"the endpoint answered with status 503": 1}
+    with AnswerLog(going) as log:
+        log.append(answer(3), None)
+        log.append(answer(0, benchmark="names"), None)
+    assert asked(library, "evaluation", name="sums")["answers"] == 4
+    assert library.answer("/api/runs")["runs"][0]["evaluations"] == ["sums", "names"]
+
+
+def test_failed_answers_are_found_and_say_why(library):
+    rows = asked(library, "evaluation", name="sums", failed="1")["rows"]
+    assert [(row["id"], row["failed"], row["correct"]) for row in rows] == [("sums/2", True, False)]
+    assert asked(library, "evaluation", name="sums", failed="0")["total"] == 2
+    sample = asked(library, "sample", name="sums", id="sums/2")
+    assert Contract().faults(sample, "Sample") == [] and sample["failure"] == OVERLOADED
+    right = asked(library, "sample", name="sums", id="sums/0")
+    assert (right["seconds"], right["measures"], right["failure"], right["tree"]) == (1.5, {"f1": 0.5}, "", None)
+
+
+def test_what_is_finished_counts_until_the_log_holds_more(library, going):
+    answers = [one.answer for one in Asking(going).answers().values()]
+    Results.of("sums", "as it was written", answers).write(going / "evaluation")
+    estimate = {"mean": 1.0, "low": None, "high": None, "n": 1}
+    found = {"answers": 3, "metric": "exact match", "measures": {"f1": estimate}, "costs": {"turns": {**estimate, "mean": None}}}
+    write_json(going / "results.json", {"benchmarks": {"sums": found}})
+    table = asked(library, "evaluation", name="sums")
+    assert Contract().faults(table, "Evaluation") == []
+    assert (table["model"], table["metric"], table["measures"], table["costs"]) == (
+        "as it was written",
+        "exact match",
+        {"f1": estimate},
+        {},
+    )
+    with AnswerLog(going) as log:
+        log.append(answer(3), None)
+    table = asked(library, "evaluation", name="sums")
+    assert (table["model"], table["answers"], table["measures"]) == ("a model", 4, {})
+
+
+def test_the_log_is_read_on_cut_back_and_begun_anew(going):
+    log = Asking(going)
+    assert [key[1] for key in log.answers()] == ["sums/0", "sums/1", "sums/2"]
+    path = going / FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"schema": "arpo/sam')  # a line that is being written
+    assert len(log.answers()) == 3
+    path.write_bytes(whole + (whole.splitlines()[0] + b"\n").replace(b'"accuracy": 1.0', b'"accuracy": 0.5'))
+    assert len(log.answers()) == 3 and log.answers()["sums", "sums/0", 0].answer.accuracy == 0.5  # the later line counts
+    path.write_bytes(whole.splitlines(keepends=True)[0])
+    assert [key[1] for key in log.answers()] == ["sums/0"]
+    path.unlink()
+    assert log.answers() == {}
+
+
+@pytest.mark.parametrize(
+    "line", [b"no JSON\n", b'{"schema": "arpo/sample/9"}\n', b'{"schema": "arpo/sample/1", "id": 3}\n', b"[]\n"]
+)
+def test_a_damaged_line_is_named(going, line):
+    path = going / FILE
+    end = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(FormatError, match=f"byte {end}"):
+        Asking(going).answers()
+
+
+def test_a_run_folders_own_samples_are_no_evaluation(tiny_run, tmp_path):
+    library = Library([tiny_run], cache=tmp_path / "i")
+    assert library.runs["tiny"].evaluations.asking is None
+    library.close()
