@@ -27,6 +27,7 @@ from mcp.client.streamable_http import streamable_http_client
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
 from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools.leash import leashed
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
 CLOSING_S = 5.0
@@ -96,7 +97,7 @@ class Server:
     def __init__(self, opener: Opener, label: str, connect_s: float, errors: IO[str] | None = None) -> None:
         self.label, self._opener, self._connect_s, self._errors = label, opener, connect_s, errors
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"arpo-mcp-{label[:40]}", daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name=f"arpo-mcp-{label[:40]}", daemon=True)
         self._thread.start()
         self._session: asyncio.Future[Client] | None = None  # read and written on the loop alone
         self._stops: list[Callable[[], Any]] = []
@@ -168,6 +169,13 @@ class Server:
         return f"{first_line(error)}{f' ({said})' if said else ''}"
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()  # its sockets
+
+
 async def _serve(opener: Opener, session: "asyncio.Future[Client]", stop: asyncio.Event) -> None:
     """Keep a session open until it is to stop: it must be closed by the task that opened it."""
     try:
@@ -208,7 +216,8 @@ def _over_http(url: str, headers: Mapping[str, str], timeout_s: float) -> Opener
 
 def _started(words: Sequence[str], env: Mapping[str, str], folder: str, errors: IO[str]) -> Opener:
     async def open_session(stack: AsyncExitStack) -> Client:
-        parameters = StdioServerParameters(command=words[0], args=list(words[1:]), env=dict(env), cwd=folder or None)
+        command, *args = leashed(words, os.getpid())
+        parameters = StdioServerParameters(command=command, args=args, env=dict(env), cwd=folder or None)
         return await stack.enter_async_context(Client(stdio_client(parameters, errlog=errors)))  # type: ignore[arg-type]
 
     return open_session
