@@ -49,3 +49,22 @@ def spell(tokenizer):
     from arpo.engines.stops import pieces
 
     return pieces(tokenizer)
+
+
+VLLM_SIZES = {"context": 320, "num_attention_heads": 4, "head_dim": 32, "hidden_size": 64}  # its CPU kernels want heads of 32
+
+
+@pytest.fixture(scope="session")
+def vllm_network(tokenizer):
+    return tiny_model(vocabulary=len(tokenizer), **VLLM_SIZES)
+
+
+@pytest.fixture(scope="session")
+def other_vllm_network(tokenizer):
+    return tiny_model(vocabulary=len(tokenizer), seed=5, **VLLM_SIZES)
+
+
+@pytest.fixture(scope="session")
+def other_model(tokenizer):
+    """Another tiny Llama of the same shape as `model`. Do not change it."""
+    return tiny_model(vocabulary=len(tokenizer), seed=5)

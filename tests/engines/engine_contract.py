@@ -1,4 +1,5 @@
-"""What every engine must do, whatever writes its tokens. A test class inherits it and gives `engine` and `prompt`."""
+"""What every engine must do, whatever writes its tokens. A test class inherits it and gives `engine` and `prompt`; where a
+network writes them, also `network` (float32) and `other`, a second one of the same shape."""
 
 import asyncio
 import math
@@ -46,7 +47,84 @@ async def until(true, seconds=10.0):
         await asyncio.sleep(0.001)
 
 
+def plain(network, prompt, tokens, temperature=1.0):
+    """Log-probabilities [n] at `temperature`, entropies [n] at temperature 1 and logits [n, V] of `tokens` after `prompt`, by one
+    forward without any cache."""
+    import torch
+
+    with torch.no_grad():
+        logits = network(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].float()
+    logp = torch.log_softmax(logits / (temperature or 1.0), -1)
+    at_one = torch.log_softmax(logits, -1)
+    return logp.gather(1, torch.tensor(list(tokens))[:, None])[:, 0].tolist(), (-(at_one.exp() * at_one).sum(-1)).tolist(), logits
+
+
+def agrees(network, prompt, turn, temperature=1.0, tolerance=1e-4):
+    """Whether a turn has the numbers of a plain forward: entropies exactly, or inside the interval that the engine states."""
+    logprobs, entropies, _ = plain(network, prompt, turn.tokens, temperature)
+    assert max(abs(a - b) for a, b in zip(turn.logprobs, logprobs, strict=True)) < tolerance
+    if temperature not in (0.0, 1.0):
+        return  # engines that bound entropies do so at the sampling temperature
+    if turn.chunks[0].bounds is None:
+        assert max(abs(a - b) for a, b in zip(turn.entropies, entropies, strict=True)) < 2 * tolerance
+        return
+    low, high = ([x for c in turn.chunks for x in c.bounds[side]] for side in (0, 1))
+    for stated, exact, least, most in zip(turn.entropies, entropies, low, high, strict=True):
+        assert least - 2 * tolerance <= exact <= most + 2 * tolerance
+        assert stated == pytest.approx((least + most) / 2, abs=1e-5)
+
+
 class EngineContract:
+    @pytest.fixture
+    def network(self):
+        """The network that writes; None: none does."""
+        return None
+
+    @pytest.fixture
+    def other(self):
+        return None
+
+    async def test_greedy_tokens_are_those_of_a_plain_forward(self, engine, prompt, network):
+        if network is None:
+            return
+        for start in (0, 1, len(prompt) // 2, len(prompt) - 1):
+            asked = prompt[start:]
+            turn = await write(engine, asked, max_tokens=40, temperature=0.0)
+            _, _, logits = plain(network, asked, turn.tokens)
+            for token, row in zip(turn.tokens, logits, strict=True):
+                first, second = row.topk(2).values
+                assert token == row.argmax() or first - second < 1e-4  # a tie is excused
+            agrees(network, asked, turn, 0.0)
+
+    async def test_log_probabilities_and_entropies_are_those_of_a_plain_forward(self, engine, prompt, network):
+        if network is None:
+            return
+        for temperature in (1.0, 0.7):
+            turns = await asyncio.gather(
+                *(write(engine, prompt[i % 4 :], max_tokens=30, temperature=temperature, seed=i) for i in range(16))
+            )
+            for i, turn in enumerate(turns):
+                agrees(network, prompt[i % 4 :], turn, temperature)
+
+    async def test_new_weights_write_what_comes_after_them(self, engine, prompt, network, other):
+        if network is None:
+            return
+        await write(engine, prompt, max_tokens=20, seed=1)  # the old weights' prefix is known
+        await engine.load(Weights(1, other.state_dict()))
+        turn = await write(engine, prompt, max_tokens=40, seed=1)
+        assert {c.version for c in turn.chunks} == {1}
+        agrees(other, prompt, turn)
+        await engine.load(Weights(2, network.state_dict()))
+        agrees(network, prompt, await write(engine, prompt, max_tokens=40, seed=1))
+
+    async def test_a_prompt_that_ends_inside_a_character_is_continued(self, engine, tokenizer, network):
+        whole = tokenizer.encode("Là-bas, l'été: 東京 🙂", add_special_tokens=False)
+        for cut in range(1, len(whole) + 1):
+            turn = await write(engine, whole[:cut], max_tokens=3, temperature=0.0, stop=("🙂 never",))
+            assert len(turn.tokens) == 3
+            if network is not None:
+                agrees(network, whole[:cut], turn, 0.0)
+
     async def test_a_turn_comes_in_chunks_and_only_the_last_one_ends_it(self, engine, prompt):
         turn = await write(engine, prompt, max_tokens=40, seed=3, head=5)
         assert [c.finish is None for c in turn.chunks[:-1]] == [True] * (len(turn.chunks) - 1)
@@ -144,12 +222,12 @@ class EngineContract:
         assert len((await write(engine, prompt, max_tokens=3)).tokens) == 3
 
     async def test_tokens_carry_the_version_that_wrote_them(self, engine, prompt, state):
-        stream = engine.sample(prompt, SamplingParams(max_tokens=40, seed=3, head=5))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=200, seed=3, head=5))
         first = await anext(stream)
         await engine.load(Weights(7, state))
         rest = [c async for c in stream]
         assert first.version == 0 and rest[-1].version == 7
-        assert len(first.tokens) + sum(len(c.tokens) for c in rest) == 40
+        assert len(first.tokens) + sum(len(c.tokens) for c in rest) == 200
         versions = [c.version for c in rest]
         assert versions == sorted(versions)
 

@@ -55,6 +55,14 @@ class TestLocal(EngineContract):
         return model.state_dict()
 
     @pytest.fixture
+    def network(self, model):
+        return model
+
+    @pytest.fixture
+    def other(self, other_model):
+        return other_model
+
+    @pytest.fixture
     def live(self, engine):
         return lambda: len(engine._decoder.live) + len(engine._decoder.waiting)
 

@@ -1,58 +1,46 @@
 """vLLM inside this process keeps the contract of engines. Runs where vLLM is installed: `make test-vllm`."""
 
+import asyncio
+import importlib.util
+import signal
+
+import psutil
 import pytest
-from engine_contract import EngineContract
+from engine_contract import agrees, write
+from vllm_contract import VllmContract, build
 
-from arpo.engines import Weights
-from arpo.engines.config import EngineConfig
+from arpo.engines import SamplingParams, Weights
+from arpo.errors import EngineError
 
-pytestmark = pytest.mark.vllm
-CONTEXT = 256
-
-
-@pytest.fixture(scope="module")
-def vllm_model(make_model, tokenizer):
-    return make_model("llama", vocabulary=len(tokenizer), context=CONTEXT, num_attention_heads=4, head_dim=32, hidden_size=64)
-
-
-def build(model, tokenizer, **options):
-    from arpo.engines.vllm.engine import VllmEngine
-
-    config = EngineConfig(kind="vllm", dtype="float32", slots=64, memory_gb=0.25, vllm={"top_k": 20, **options})
-    return VllmEngine.build(config, model, tokenizer)
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM has an environment of its own: make test-vllm"),
+]
 
 
 @pytest.fixture(scope="module")
-def shared(vllm_model, tokenizer):
-    import asyncio
+def shared(vllm_network, tokenizer):
+    def again():
+        engine = build(vllm_network, tokenizer)
+        engine.again = again
+        return engine
 
-    engine = build(vllm_model, tokenizer)
-    yield engine
-    asyncio.run(engine.close())
+    engines = [again()]
+    yield engines
+    for engine in engines:
+        asyncio.run(engine.close())
 
 
-class TestInProcess(EngineContract):
-    @pytest.fixture
-    async def engine(self, shared, vllm_model):
-        if shared.version:
-            await shared.load(Weights(0, vllm_model.state_dict()))
-        return shared
-
-    @pytest.fixture
-    def prompt(self, tokenizer):
-        return tokenizer.encode("Which city is the capital of Japan?")
-
-    @pytest.fixture
-    def context(self):
-        return CONTEXT
-
-    @pytest.fixture
-    def state(self, vllm_model):
-        return vllm_model.state_dict()
-
-    @pytest.fixture
-    def live(self, engine):
-        return lambda: engine.live
-
-    async def test_a_closed_engine_says_so(self, vllm_model, tokenizer, prompt):
-        await super().test_a_closed_engine_says_so(build(vllm_model, tokenizer), prompt)
+class TestInProcess(VllmContract):
+    async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(self, engine, prompt, other):
+        await engine.load(Weights(4, other.state_dict()))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=1, head=2))
+        await anext(stream)
+        for process in psutil.Process().children():
+            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+        with pytest.raises(EngineError, match="died"):
+            _ = [chunk async for chunk in stream]
+        turn = await write(engine, prompt, max_tokens=20, seed=1)
+        assert {chunk.version for chunk in turn.chunks} == {4}
+        agrees(other, prompt, turn)

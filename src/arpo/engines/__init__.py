@@ -19,6 +19,7 @@ class SamplingParams:
     stop_tokens: tuple[int, ...] = ()  # ids that end a turn, kept too
     seed: int = 0  # of this request alone
     head: int = 0  # deliver a chunk as soon as this many tokens exist (0: no hurry)
+    tree: str = ""  # requests of one tree share prefixes: an engine with replicas sends them to the same one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,6 +182,7 @@ class _Driver:
             stop_tokens=self.chat.stop_tokens,
             seed=random.getrandbits(63),
             head=self.config.head if command.role is Role.PROBE else 0,
+            tree=f"{self.tree.step}/{self.task.id}",
         )
         chunks = self.agent.engine.sample(context, params)
         return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request

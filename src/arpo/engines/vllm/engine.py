@@ -50,11 +50,13 @@ class VllmEngine:
         from arpo.engines.vllm.settings import Settings
 
         said = config.vllm or VllmConfig()
-        settings = Settings.of(config, model)
+        settings = Settings.of(config, model, tokenizes=tokenizer is not None)
         publisher = Publisher(
             model,
+            tokenizer if said.mode == "serve" else None,
             dtype=settings.dtype,
             folder=Path(said.weights_folder).expanduser() if said.weights_folder else None,
+            unties=settings.unties,
         )
         return cls(
             settings.form(),
@@ -73,6 +75,8 @@ class VllmEngine:
         """Sample one turn. The first chunk comes as soon as `params.head` tokens exist, the last has `finish`."""
         self._check_open()
         check_request(prompt, params, self.context)
+        if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
+            raise EngineError(f"the prompt has a token that is none of the model's {self.vocab_size}")  # vLLM would die of it
         if params.stop and self.spell is None:
             raise EngineError("stop strings need a tokenizer")
         here = asyncio.get_running_loop()

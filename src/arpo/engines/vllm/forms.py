@@ -30,7 +30,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Weights as a Hugging Face folder (config, safetensors), and their number. `label`: what vLLM calls them, of this run alone."""
+    """Weights as a Hugging Face folder (config, safetensors) and their number. `label`: what vLLM calls them, of this run alone."""
 
     folder: Path
     version: int

@@ -93,13 +93,11 @@ class InProcess:
 
     def _piece(self, written: Any, cached: int | None) -> Piece:
         tokens = list(written.token_ids)
-        rows = np.asarray(written.logprobs.logprobs, dtype=np.float64).reshape(
-            len(tokens), -1
-        )  # the sampled token's, then the top K
+        sampled, top_NK = _columns(written.logprobs, len(tokens), self.settings.vllm.top_k)
         return Piece(
             tokens=tokens,
-            logprobs=rows[:, 0].tolist(),
-            top_NK=rows[:, 1:],
+            logprobs=sampled,
+            top_NK=top_NK,
             version=self._version,
             finish=written.finish_reason,
             cached=cached,
@@ -142,3 +140,15 @@ class InProcess:
             ) from error
         await self.llm.update_weight_version(self.published.label)
         self._version = self.published.version
+
+
+def _columns(flat: Any, num_tokens: int, top_k: int) -> tuple[list[float], np.ndarray]:
+    """Log-probabilities of the sampled tokens [N], and the K highest of each position [N, K], of vLLM's flat list: each position's
+    sampled token, then the K highest. Where vLLM joined several outputs, a sampled token that is one of those stands there once."""
+    values = np.asarray(flat.logprobs, dtype=np.float64)
+    if len(values) == num_tokens * (top_k + 1):
+        rows = values.reshape(num_tokens, top_k + 1)
+        return rows[:, 0].tolist(), rows[:, 1:]
+    parts = [values[start:end] for start, end in zip(flat.start_indices, flat.end_indices, strict=True)]
+    tops = [part[1:] if len(part) > top_k else np.sort(part)[::-1] for part in parts]
+    return [float(part[0]) for part in parts], np.stack(tops) if tops else np.empty((0, top_k))

@@ -4,10 +4,12 @@ Knows state dicts and safetensors. Refuses to know vLLM. Only the newest folder 
 start.
 """
 
+import copy
 import os
 import secrets
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,19 @@ SHARED_MEMORY = Path("/dev/shm")
 
 class Publisher:
     """model: what the weights belong to (its config is written beside them). dtype: what they are written in; None: as they are.
-    folder: where; None: shared memory where it has room, else the temporary folder."""
+    folder: where; None: shared memory where it has room, else the temporary folder. unties: write a head that is tied to the
+    embeddings once more, as a matrix of its own."""
 
-    def __init__(self, model: Any, tokenizer: Any = None, *, dtype: torch.dtype | None = None, folder: Path | None = None) -> None:
-        self.model, self.tokenizer, self.dtype, self.folder = model, tokenizer, dtype, folder
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        dtype: torch.dtype | None = None,
+        folder: Path | None = None,
+        unties: bool = False,
+    ) -> None:
+        self.model, self.tokenizer, self.dtype, self.folder, self.unties = model, tokenizer, dtype, folder, unties
         self.run = secrets.token_hex(4)
         self._home: Path | None = None
         self._last: Path | None = None
@@ -44,7 +55,10 @@ class Publisher:
         if not isinstance(state, Mapping):
             return Published(Path(state), version, label)
         try:
-            home = self._home = self._home or self._make_home(sum(_size(value, self.dtype) for value in state.values()))
+            if self._home is None:
+                self._home = self._make_home(sum(_size(value, self.dtype) for value in state.values()))
+                weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)  # also at the interpreter's end
+            home = self._home
             folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=home))
             folder.chmod(0o755)
             self._write_config(folder)
@@ -84,22 +98,25 @@ class Publisher:
         return Path(tempfile.mkdtemp(prefix=name, dir=memory if roomy else None))
 
     def _write_config(self, folder: Path) -> None:
-        self.model.config.architectures = self.model.config.architectures or [type(self.model).__name__]
-        self.model.config.save_pretrained(folder)
+        config = copy.deepcopy(self.model.config)
+        config.architectures = config.architectures or [type(self.model).__name__]
+        if self.unties:
+            config.tie_word_embeddings = False
+        config.save_pretrained(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
     def _shards(self, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """In main memory, of about 2 GiB each, under the names of a checkpoint; a tied weight once."""
+        """In main memory, of about 2 GiB each, under the names of a checkpoint."""
         shard: dict[str, Tensor] = {}
         size, seen = 0, set()
         for name, value in _checkpoint_names(self.model, dict(state)).items():
             place = (value.device, value.data_ptr(), value.shape, value.stride())
-            if value.numel() and place in seen:
+            if (tied := bool(value.numel()) and place in seen) and not self.unties:
                 continue
             seen.add(place)
             dtype = self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
-            shard[name] = value.detach().to("cpu", dtype).contiguous()
+            shard[name] = value.detach().to("cpu", dtype, copy=tied).contiguous()
             size += _size(value, dtype)
             if size >= SHARD:
                 yield shard

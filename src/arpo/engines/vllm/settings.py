@@ -1,6 +1,8 @@
 """From a recipe's engine to vLLM's own arguments: one mapping for both ways of running it."""
 
 import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,11 @@ import torch
 from arpo.engines.config import EngineConfig, has_fast_bf16
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.forms import Form
+from arpo.engines.vllm.launch import Launcher
+from arpo.engines.vllm.replica import Replica
+from arpo.engines.vllm.servers import Servers
 from arpo.errors import ConfigError
+from arpo.files import expanded
 
 BLOCK = 32  # tokens of a block of keys and values on a CPU, where vLLM's own default is 128: a fork computes less than one anew
 
@@ -22,9 +28,10 @@ class Settings:
     context: int  # tokens of a prompt and its turn at most
     dtype: torch.dtype
     on_gpu: bool
+    tokenizes: bool  # servers have the tokenizer, and can find stop strings
 
     @classmethod
-    def of(cls, config: EngineConfig, model: Any) -> "Settings":
+    def of(cls, config: EngineConfig, model: Any, *, tokenizes: bool) -> "Settings":
         """Raises ConfigError where the model cannot read what the recipe asks."""
         text = model.config.get_text_config()
         longest = int(text.max_position_embeddings)
@@ -41,15 +48,43 @@ class Settings:
             context=context,
             dtype=_dtype(config.dtype, on_gpu),
             on_gpu=on_gpu,
+            tokenizes=tokenizes,
         )
 
-    def form(self) -> Form:
+    def form(self, tell: Callable[[str], None] = lambda text: None) -> Form:
         """How vLLM is reached. Raises ConfigError where it is not there."""
         from arpo.engines.vllm.process import InProcess
-        from arpo.engines.vllm.versions import check_here
+        from arpo.engines.vllm.versions import check_here, check_there
 
-        check_here()
-        return InProcess(self)
+        if self.vllm.mode == "in_process":
+            check_here()
+            return InProcess(self)
+        if self.vllm.mode == "endpoints":
+            return self._servers(self.vllm.urls, None, tell)
+        python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
+        check_there(python)
+        devices = self.vllm.devices or (None,) * self.vllm.replicas
+        arguments = {name: value for name, value in self.arguments().items() if name != "skip_tokenizer_init" or not self.tokenizes}
+        launcher = Launcher(python, arguments, self.environment(), devices, self.vllm.start_s)
+        return self._servers([server.url for server in launcher.servers], launcher, tell)
+
+    def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
+        key = _key(self.vllm.key_env) if self.vllm.key_env else None
+        replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
+        sleeps = self.vllm.sleep and self.on_gpu
+        patience_s = self.vllm.patience_s
+        return Servers(replicas, context=self.context, patience_s=patience_s, launcher=launcher, sleeps=sleeps, tell=tell)
+
+    @property
+    def one_process(self) -> bool:
+        """Whether the model runs in the core's own process, which on a CPU saves a process and its memory."""
+        return not {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"} & self.vllm.options.keys()
+
+    @property
+    def unties(self) -> bool:
+        """Whether vLLM must have a head that is tied to the embeddings as a matrix of its own: on a CPU it packs the head once, and
+        would not notice that the embeddings were loaded anew (0.32)."""
+        return not self.on_gpu and self.vllm.mode != "endpoints"
 
     def arguments(self) -> dict[str, Any]:
         """vLLM's engine arguments, without the model."""
@@ -63,19 +98,30 @@ class Settings:
             "generation_config": "vllm",
             "skip_tokenizer_init": True,
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
         }
         if self.on_gpu:
             own |= {"gpu_memory_utilization": self.vllm.gpu_memory_utilization, "enable_sleep_mode": self.vllm.sleep}
         else:
             own |= {"kv_cache_memory_bytes": int(self.config.memory_gb * 2**30), "block_size": BLOCK, "enforce_eager": True}
+            own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
         return own | self.vllm.options
 
     def environment(self) -> dict[str, str]:
         """Environment variables that vLLM should find, unless the user set others."""
-        wanted = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        level = "WARNING" if self.vllm.mode == "serve" else "ERROR"  # a server writes it to a file, else it comes between our lines
+        wanted = {"VLLM_LOGGING_LEVEL": level, "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if not self.on_gpu:
             wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+            wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self.one_process else {}
         return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def _key(variable: str) -> str:
+    try:
+        return os.environ[variable]
+    except KeyError:
+        raise ConfigError("the environment has no such variable", where="engine.vllm.key_env", value=variable) from None
 
 
 def _dtype(asked: str, on_gpu: bool) -> torch.dtype:

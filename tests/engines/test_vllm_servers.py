@@ -1,0 +1,133 @@
+"""vLLM behind two servers keeps the contract of engines, and outlives the loss of one. The learner's side needs no vLLM: it runs
+beside an environment that has it (`make test-vllm`)."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from engine_contract import agrees, until, write
+from vllm_contract import VllmContract, build
+
+from arpo.engines import SamplingParams, Weights
+from arpo.engines.vllm.versions import Environment
+from arpo.errors import ConfigError
+
+BESIDE = Path(__file__).parents[2] / ".venv-vllm/bin/python"
+PYTHON = os.environ.get("ARPO_VLLM_PYTHON") or (
+    str(BESIDE) if BESIDE.exists() else sys.executable if Environment.here().vllm else None
+)
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(PYTHON is None, reason="there is no environment with vLLM: make test-vllm builds .venv-vllm"),
+]
+
+
+@pytest.fixture(scope="module")
+def shared(vllm_network, tokenizer):
+    def again():
+        engine = build(vllm_network, tokenizer, mode="serve", python=PYTHON, replicas=2, patience_s=60)
+        engine.again = again
+        return engine
+
+    engines = [again()]
+    yield engines
+    for engine in engines:
+        asyncio.run(engine.close())
+
+
+def server_of(engine, replica):
+    return next(each for each in engine.form.launcher.servers if each.url == replica.url)
+
+
+class TestServers(VllmContract):
+    async def test_a_tree_stays_at_one_replica_and_trees_spread(self, engine, prompt):
+        homes = []
+        for number in range(4):
+            trees = [asyncio.create_task(write(engine, prompt, max_tokens=40, seed=i, tree=f"tree {number}")) for i in range(4)]
+            await until(lambda: sum(replica.live for replica in engine.form.replicas) == 4 or all(t.done() for t in trees))
+            homes.append([replica.live for replica in engine.form.replicas])
+            await asyncio.gather(*trees)
+        assert all(0 in live for live in homes), "a tree's requests went to two replicas"
+        both = [asyncio.create_task(write(engine, prompt, max_tokens=100, seed=i, tree=f"tree {i % 2} of two")) for i in range(8)]
+        await until(lambda: all(replica.live for replica in engine.form.replicas) or all(t.done() for t in both))
+        assert any(not task.done() for task in both), "all went to one"
+        await asyncio.gather(*both)
+
+    async def test_a_lost_replicas_requests_go_on_elsewhere_and_it_comes_back(self, engine, prompt, network, other):
+        await engine.load(Weights(3, other.state_dict()))
+        form = engine.form
+        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=1, head=2, tree="lost"))
+        chunks = [await anext(stream)]
+        home = next(replica for replica in form.replicas if replica.live)
+        os.killpg(server_of(engine, home).process.pid, signal.SIGKILL)
+        chunks += [chunk async for chunk in stream]
+        turn = type(await write(engine, prompt, max_tokens=1))(chunks)
+        assert len(turn.tokens) == 250
+        agrees(other, prompt, turn)
+        assert not home.up
+        turns = await asyncio.gather(*(write(engine, prompt, max_tokens=5, seed=i) for i in range(8)))
+        assert all(len(turn.tokens) == 5 for turn in turns)
+        await engine.load(Weights(4, network.state_dict()))  # while it is away
+        await until(lambda: home.up, seconds=150)
+        assert home.version == 4
+        agrees(network, prompt, (await gathered(home, prompt))[0])
+
+    async def test_a_replica_that_hangs_is_taken_out_and_comes_back(self, engine, prompt):
+        form = engine.form
+        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=1, head=2, tree="hangs"))
+        chunks = [await anext(stream)]
+        home = next(replica for replica in form.replicas if replica.live)
+        leader = psutil.Process(server_of(engine, home).process.pid)
+        leader.suspend()
+        try:
+            chunks += [chunk async for chunk in stream]
+            assert sum(len(chunk.tokens) for chunk in chunks) == 250
+        finally:
+            leader.resume()
+        await until(lambda: home.up, seconds=60)
+
+    async def test_endpoints_are_servers_that_somebody_else_started(self, engine, network, other, prompt, tokenizer):
+        urls = tuple(server.url for server in engine.form.launcher.servers)
+        second = build(other, tokenizer, mode="endpoints", urls=urls)
+        turn = await write(second, prompt, max_tokens=20, seed=1)
+        agrees(other, prompt, turn)  # it handed its own weights over first
+        await second.close()
+        await engine.load(Weights(9, network.state_dict()))
+        agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
+
+    async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer):
+        urls = (engine.form.launcher.servers[0].url,)
+        longer = make_model(vocabulary=len(tokenizer), context=4096)
+        with pytest.raises(ConfigError, match=r"--max-model-len 320.*--max-model-len 4096"):
+            await write(build(longer, tokenizer, mode="endpoints", urls=urls), [5, 6], max_tokens=3)
+
+
+async def gathered(replica, prompt):
+    """One turn straight from `replica`."""
+    from engine_contract import Written
+
+    from arpo.engines.vllm.cutter import Cutter
+
+    params = SamplingParams(max_tokens=20, seed=1)
+    cutter = Cutter(params, None, 425)
+    chunks = [chunk async for piece in replica.ask(prompt, params) for chunk in cutter.feed(piece)]
+    return [Written(chunks)]
+
+
+async def test_servers_that_are_not_there_are_a_config_error(vllm_network, tokenizer):
+    engine = build(vllm_network, tokenizer, mode="endpoints", urls=("http://127.0.0.1:9",))
+    with pytest.raises(ConfigError, match="no vLLM server answers at http://127.0.0.1:9"):
+        await write(engine, [5, 6, 7], max_tokens=3)
+    await engine.close()
+
+
+async def test_a_server_that_does_not_start_says_why(vllm_network, tokenizer):
+    engine = build(vllm_network, tokenizer, mode="serve", python=PYTHON, options={"no_such_option": 1})
+    with pytest.raises(ConfigError, match=r"ended with 2: .*no-such-option"):
+        await write(engine, [5, 6, 7], max_tokens=3)
+    await engine.close()

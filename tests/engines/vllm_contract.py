@@ -1,0 +1,108 @@
+"""What vLLM must do in either form, beyond what every engine must: cheap forks, weights in the middle of a turn, recovery."""
+
+import asyncio
+from random import Random
+
+import pytest
+from engine_contract import EngineContract, Written, agrees, write
+
+from arpo.core.entropy import bounds_from_top_k
+from arpo.engines import SamplingParams, Weights
+from arpo.engines.config import EngineConfig
+from arpo.engines.vllm.settings import BLOCK
+from arpo.errors import EngineError
+
+CONTEXT = 320  # of the networks in conftest.py
+
+
+def build(model, tokenizer, **said):
+    from arpo.engines.vllm.engine import VllmEngine
+
+    config = EngineConfig(kind="vllm", dtype="float32", slots=64, memory_gb=0.25, vllm=said)
+    return VllmEngine.build(config, model, tokenizer)
+
+
+class VllmContract(EngineContract):
+    """Gives everything but `shared`: a list with the engine that the tests of a class share, since starting one takes long."""
+
+    @pytest.fixture
+    async def engine(self, shared, network):
+        if shared[-1]._closed:
+            shared.append(shared[0].again())
+        engine = shared[-1]
+        if engine.version:
+            await engine.load(Weights(0, network.state_dict()))
+        return engine
+
+    @pytest.fixture
+    def network(self, vllm_network):
+        return vllm_network
+
+    @pytest.fixture
+    def other(self, other_vllm_network):
+        return other_vllm_network
+
+    @pytest.fixture
+    def prompt(self, tokenizer):
+        return tokenizer.encode("Which city is the capital of Japan?")
+
+    @pytest.fixture
+    def context(self):
+        return CONTEXT
+
+    @pytest.fixture
+    def state(self, network):
+        return network.state_dict()
+
+    @pytest.fixture
+    def live(self, engine):
+        return lambda: engine.live
+
+    async def test_a_fork_computes_at_most_a_block_anew(self, engine, network):
+        random = Random(1)
+        tip = [random.randrange(3, 400) for _ in range(150)]
+        params = SamplingParams(max_tokens=60, seed=1, head=4, tree="one")
+        probe = engine.sample(tip, params)
+        head = await anext(probe)
+        before = engine.stats.prefill_tokens
+        siblings = await asyncio.gather(*(write(engine, tip, max_tokens=20, seed=s, tree="one") for s in (2, 3, 4)))
+        assert engine.stats.prefill_tokens - before <= 3 * BLOCK
+        assert engine.stats.reused_tokens >= 3 * (len(tip) - BLOCK)
+        rest = Written([head, *[chunk async for chunk in probe]])
+        for turn in (rest, *siblings):
+            agrees(network, tip, turn)
+        before = engine.stats.prefill_tokens
+        onward = [*tip, *rest.tokens, *tip[:30]]
+        await write(engine, onward, max_tokens=4, seed=5, tree="one")
+        assert engine.stats.prefill_tokens - before <= 30 + BLOCK
+
+    async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(self, engine, prompt, network, other):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=3, head=5))
+        chunks = [await anext(stream)]
+        await engine.load(Weights(1, other.state_dict()))
+        chunks += [chunk async for chunk in stream]
+        assert {chunk.version for chunk in chunks} == {0, 1}
+        old = Written([chunk for chunk in chunks if chunk.version == 0])
+        new = Written([chunk for chunk in chunks if chunk.version == 1])
+        agrees(network, prompt, old)
+        agrees(other, [*prompt, *old.tokens], new)
+
+    async def test_bounds_are_those_of_the_core(self, engine, prompt, network):
+        turn = await write(engine, prompt, max_tokens=24, seed=9)
+        import torch
+
+        with torch.no_grad():
+            logits = network(torch.tensor([[*prompt, *turn.tokens]])).logits[0, len(prompt) - 1 : -1]
+        top = torch.log_softmax(logits.double(), -1).topk(20).values.tolist()
+        for row, low, high in zip(top, *([x for c in turn.chunks for x in c.bounds[side]] for side in (0, 1)), strict=True):
+            assert (low, high) == pytest.approx(bounds_from_top_k(row, logits.shape[1]), abs=2e-4)
+
+    async def test_a_token_outside_the_vocabulary_is_an_engine_error(self, engine, prompt):
+        with pytest.raises(EngineError, match="none of the model's"):
+            await write(engine, [*prompt, 10_000_000], max_tokens=3)
+        assert len((await write(engine, prompt, max_tokens=3)).tokens) == 3
+
+    def test_it_works_from_any_event_loop(self, shared, network, prompt):
+        for _ in range(2):
+            turn = asyncio.run(write(shared[-1], prompt, max_tokens=5, seed=1))
+            agrees(network, prompt, turn)
