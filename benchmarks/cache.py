@@ -20,8 +20,9 @@ from typing import Any
 from _figures import at_most, finish
 
 from arpo.core.tree import Call, Status
+from arpo.errors import ToolError
 from arpo.tasks import Task
-from arpo.tools import CallContext
+from arpo.tools import CallContext, ToolResult
 from arpo.tools.call import run_call
 from arpo.tools.config import ToolsConfig
 from arpo.tools.keys import canonical, key_of
@@ -39,14 +40,23 @@ class Search:
     name, description = "search", "Finds facts."
     schema: Mapping[str, Any] = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
 
-    def __init__(self, seconds: float = 0.0, *, cacheable: bool = True) -> None:
-        self.seconds, self.cacheable, self.calls = seconds, cacheable, 0
+    def __init__(self, seconds: float = 0.0, *, cacheable: bool = True, fails: bool = False) -> None:
+        self.seconds, self.cacheable, self.fails, self.calls = seconds, cacheable, fails, 0
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> str:
         self.calls += 1
         if self.seconds:
             await asyncio.sleep(self.seconds)
+        if self.fails:
+            raise ToolError("no such page")
         return result(arguments["query"])
+
+
+class Paid(Search):
+    """Says that a call costs money, so that its account is written down at once."""
+
+    async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> Any:
+        return ToolResult(text=await super().__call__(arguments, context), cost=0.001)
 
 
 def result(query: str) -> str:
@@ -77,17 +87,24 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 # --- one process
 
 
-def around_a_call(calls: int) -> dict[str, float]:
-    """CPU microseconds of a call of a tool that does nothing: bare, through the traffic with nothing configured, and limited."""
+def around_a_call(calls: int, folder: Path) -> dict[str, float]:
+    """CPU microseconds of a call of a tool that does nothing: bare, through the traffic with nothing configured, limited, with
+    accounts that are kept on the disk, and the same where each call costs money."""
     tool = Search(cacheable=False)
     tools, call = {"search": tool}, Call(name="search", arguments={"query": "x"})
     plain = traffic_over(None, tool)
     limits = {"rate": 1e9, "concurrency": 64, "calls": 10**9, "money": 1e9}
     limited = build_traffic(ToolsConfig(offered=(tool,), limits=limits), [(tool,)])
+    paid_tool = Paid(cacheable=False)
+    kept, paid = traffic_over(None, tool), traffic_over(None, paid_tool)
+    for number, traffic in enumerate((kept, paid)):
+        traffic.keep(folder / f"accounts{number}")
     sides: dict[str, Callable[[], Any]] = {
         "bare": lambda: run_call(tools, call, CONTEXT),
         "nothing configured": lambda: plain.call(tools, call, CONTEXT),
         "all limits": lambda: limited.call(tools, call, CONTEXT),
+        "accounts kept": lambda: kept.call(tools, call, CONTEXT),
+        "accounts kept, all paid": lambda: paid.call({"search": paid_tool}, call, CONTEXT),
     }
     spent: dict[str, list[float]] = {name: [] for name in sides}
 
@@ -180,8 +197,8 @@ def many_processes(file: Path, num_entries: int, processes: int, calls: int) -> 
     }
 
 
-def same_query(file: str, start: Any, report: Any) -> None:
-    tool = Search(SEARCH_S)
+def same_query(file: str, fails: bool, start: Any, report: Any) -> None:
+    tool = Search(SEARCH_S, fails=fails)
     traffic = traffic_over(Path(file), tool)
 
     async def ask() -> str:
@@ -203,21 +220,28 @@ def in_flight(folder: Path) -> dict[str, Any]:
         await asyncio.gather(*(traffic.call({"search": tool}, call, CONTEXT) for _ in range(16)))
 
     asyncio.run(all_at_once())
+    found, failing = in_16_processes(folder / "many.sqlite"), in_16_processes(folder / "failing.sqlite", fails=True)
+    assert {text for text, _, _ in found} == {result("the same")} and {text for text, _, _ in failing} == {"no such page"}
+    return {
+        "one_process_calls": tool.calls,
+        "processes_calls": sum(calls for _, calls, _ in found),
+        "processes_calls_failing": sum(calls for _, calls, _ in failing),
+        "processes_slowest_s": round(max(seconds for _, _, seconds in found), 3),
+        "search_s": SEARCH_S,
+    }
+
+
+def in_16_processes(file: Path, *, fails: bool = False) -> list[tuple[str, int, float]]:
+    """What each was told, how many calls it executed, and after how many seconds it had its answer."""
     context = multiprocessing.get_context("spawn")
     start, report = context.Barrier(16), context.Queue()
-    started = [context.Process(target=same_query, args=(str(folder / "many.sqlite"), start, report)) for _ in range(16)]
+    started = [context.Process(target=same_query, args=(str(file), fails, start, report)) for _ in range(16)]
     for process in started:
         process.start()
     found = [report.get(timeout=600) for _ in started]
     for process in started:
         process.join()
-    assert {text for text, _, _ in found} == {result("the same")}
-    return {
-        "one_process_calls": tool.calls,
-        "processes_calls": sum(calls for _, calls, _ in found),
-        "processes_slowest_s": round(max(seconds for _, _, seconds in found), 3),
-        "search_s": SEARCH_S,
-    }
+    return found
 
 
 def main() -> int:
@@ -228,10 +252,10 @@ def main() -> int:
     figures: dict[str, Any] = {
         "entries": num_entries,
         "processes": processes,
-        "around_a_call_cpu_us": around_a_call(300 if quick else 2_000),
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        figures["around_a_call_cpu_us"] = around_a_call(300 if quick else 2_000, folder)
         small, _ = filled(folder / "small.sqlite", 1_000)
         large, seconds = filled(folder / "large.sqlite", num_entries)
         figures["filling_us_an_entry"] = round(seconds / num_entries * 1e6, 1)
@@ -252,6 +276,7 @@ def main() -> int:
         at_most(f"median hit with {processes} processes, microseconds", 1_000, many["hit"]["p50_us"]),
         at_most("executed calls for 16 equal queries in one process", 1, flights["one_process_calls"]),
         at_most("executed calls for 16 equal queries in 16 processes", 1, flights["processes_calls"]),
+        at_most("executed calls for 16 equal queries that fail, in 16 processes", 1, flights["processes_calls_failing"]),
     ]
     return finish("cache", figures, goals)
 
