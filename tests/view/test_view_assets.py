@@ -54,10 +54,8 @@ def test_a_build_that_is_not_whole_leaves_the_last_one(tmp_path):
     if shutil.which("node") is None:
         pytest.skip("needs Node 20 or newer")
     built, static = tmp_path / "built", tmp_path / "static"
-    for folder, names in (
-        (built, ("index.html", "app.js")),
-        (static, ("index.html", "app.js", "app.css", "of-another-version.js")),
-    ):
+    whole = ("index.html", "app.js", "app.css")
+    for folder, names in ((built, whole[:2]), (static, (*whole, "of-another-version.js"))):
         folder.mkdir()
         for name in names:
             (folder / name).write_text(f"{name} in {folder.name}")
@@ -69,9 +67,7 @@ def test_a_build_that_is_not_whole_leaves_the_last_one(tmp_path):
     assert not swapped() and len(list(static.iterdir())) == 4
     (built / "app.css").write_text("app.css in built")
     assert swapped() and not built.exists()
-    assert {path.name: path.read_text() for path in static.iterdir()} == {
-        name: f"{name} in built" for name in ("index.html", "app.js", "app.css")
-    }
+    assert {path.name: path.read_text() for path in static.iterdir()} == {name: f"{name} in built" for name in whole}
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError
-from arpo.evaluation import findings
 from arpo.evaluation.metrics import Estimate
 from arpo.evaluation.results import Results, read_results
 from arpo.evaluation.results import Sample as Asked
@@ -21,7 +20,7 @@ from arpo.view.query import Query
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
-_ASKED = "asked.json"  # an evaluation of benchmarks leaves it
+_ASKED, _RESULTS = "asked.json", "results.json"  # what an evaluation of benchmarks leaves: arpo.evaluation.asked, .findings
 _SORTS: Mapping[str, Callable[[Asked], Any]] = {
     name: lambda s, name=name: getattr(s, name)  # type: ignore[misc]
     for name in ("id", "family", "level", "reward", "accuracy", "calls", "tokens", "ending", "correct")
@@ -39,7 +38,7 @@ class Evaluations:
         self.asking = None if is_run else Asking(folder)
         self._going: dict[str, tuple[int, Results]] = {}  # by name: how many answers there were, and what they came to
         self._asked = Kept(lambda: _object(folder / _ASKED), folder / _ASKED)
-        self._findings = Kept(lambda: _object(folder / findings.FILE), folder / findings.FILE)
+        self._findings = Kept(lambda: _object(folder / _RESULTS), folder / _RESULTS)
 
     def names(self) -> list[str]:
         """In the order in which they were written, then those that go on; other JSON files there are left alone."""
@@ -66,7 +65,7 @@ class Evaluations:
 
     def state(self) -> str:
         """In the words of a run's state."""
-        whole = self.asking is None or not self.asking.path.exists() or (self.folder / findings.FILE).exists()
+        whole = self.asking is None or not self.asking.path.exists() or (self.folder / _RESULTS).exists()
         return "still going" if self.is_live() else "finished" if whole else "cut off before its end"
 
     def finding(self, name: str) -> Mapping[str, Any]:

@@ -1,5 +1,5 @@
 /** All figures of a run; with several runs, one metric a chart, a line a run. */
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import type { RunSummary } from "../api";
 import { count } from "../format";
 import { visible } from "../text";
@@ -27,6 +27,7 @@ export function Charts({ runs, history, window, shared }: ChartsProps) {
   const [open, setOpen] = useState(false);
   const of = { runs, history, window, shared, steps, present };
   let drawn = 0;
+  useDrawnMark(steps.length > 0);
   return (
     <>
       {GROUPS.map((group) => {
@@ -56,6 +57,17 @@ export function Charts({ runs, history, window, shared }: ChartsProps) {
       )}
     </>
   );
+}
+
+/** Marks the moment at which the first charts are on the screen: benchmarks/viewer.py reads it. */
+function useDrawnMark(ready: boolean): void {
+  useEffect(() => {
+    if (!ready) return;
+    let frame = requestAnimationFrame(() => {
+      frame = requestAnimationFrame(() => performance.mark("charts-drawn"));
+    });
+    return () => cancelAnimationFrame(frame);
+  }, [ready]);
 }
 
 type Of = ChartsProps & { steps: number[]; present: ReadonlySet<string> };
