@@ -3,6 +3,7 @@
 import pytest
 
 from arpo.core.tree import Call, Status
+from arpo.errors import ConfigError
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.call import run_call
@@ -74,3 +75,32 @@ async def test_output_is_limited(python):
 async def test_calls_share_nothing(python):
     await run(python, "secret = 5")
     assert "NameError" in (await run(python, "secret")).text
+
+
+BACKEND = """
+from arpo.tools import ToolResult
+
+class Container:
+    isolation = "a container"
+
+    def __init__(self, seconds=1.0, memory_mb=64):
+        self.limits = (seconds, memory_mb)
+
+    async def run(self, code, *, seconds, seed):
+        return ToolResult(text=f"{code} within {self.limits}")
+
+def bare():
+    return Container()
+"""
+
+
+async def test_a_backend_of_ones_own_gets_the_options_and_says_what_it_does_not_take(tmp_path, monkeypatch):
+    (tmp_path / "my_backend.py").write_text(BACKEND)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tool = PythonTool(backend="my_backend:Container", seconds=7.0)
+    assert tool.isolation == "a container" and (await run(tool, "1")).text == "1 within (7.0, 64)"
+    assert (await run(PythonTool(backend="my_backend:bare"), "1")).text == "1 within (1.0, 64)"
+    with pytest.raises(ConfigError, match=r"my_backend:bare cannot be called with these options: .*seconds"):
+        PythonTool(backend="my_backend:bare", seconds=7.0)
+    with pytest.raises(ConfigError, match="session: a backend of your own holds no sessions"):
+        PythonTool(backend="my_backend:Container", session=True)

@@ -4,6 +4,7 @@ Knows code blocks and the tool's settings. What runs the code is a backend: `mon
 with the packages that the recipe lists, Linux), or one of your own (a container, a service).
 """
 
+import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ OF_SANDBOX = (*LIMITS, "imports", "at_once", "level", "allow_weak_isolation", "s
 
 
 class Backend(Protocol):
-    """What runs programs. A sandbox of your own has these, and is given as an object or as `pkg.mod:function` that makes it."""
+    """What runs programs. A sandbox of your own has these, and is given as an object or as `pkg.mod:function` that makes it: the
+    function is called with those of the tool's options that the recipe gives. It has no sessions."""
 
     isolation: str  # in a few words, for people: it is shown when a run starts, and recorded
 
@@ -132,7 +134,7 @@ def _built(backend: "str | Backend", options: dict[str, Any]) -> Backend:
         _check(options, OF_SANDBOX, backend)
         return _sandboxed(**options)
     if ":" in backend:
-        return _foreign(imported(backend, "backend")(), options)
+        return _made(imported(backend, "backend"), backend, options)
     raise ConfigError("no such backend", where="backend", value=backend, hint=nearest(backend, ("monty", "sandbox")))
 
 
@@ -155,6 +157,21 @@ def _sandboxed(
     return Sandboxed(
         limits=Limits(processes=processes, **limits), imports=imports, live_sessions=live_sessions if session else 0, **options
     )
+
+
+def _made(make: Any, name: str, options: dict[str, Any]) -> Backend:
+    """What a user's factory makes of the options. Raises ConfigError for those that it does not take."""
+    if options.pop("session", False):
+        hint = "A tool of your own with open, fork and close has states (docs/tools.md); so has backend: sandbox"
+        raise ConfigError("a backend of your own holds no sessions", where="session", value=True, hint=hint)
+    if not callable(make):
+        return _foreign(make, options)
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        wrong = f"{name} cannot be called with these options: {error}"
+        raise ConfigError(wrong, where="backend", value=name, hint=f"It is given {', '.join(options) or 'nothing'}") from error
+    return _foreign(make(**options), {})
 
 
 def _foreign(backend: Any, options: Mapping[str, Any]) -> Backend:
