@@ -16,6 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from _tiny_model import write_tiny_model
+
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.engines import Chunk, SamplingParams, Weights
@@ -173,26 +175,7 @@ def word(number: int) -> str:
 
 def write_job(folder: Path) -> dict[str, Path]:
     """Model, tokenizer, tasks and traces in `folder`; returns a recipe by engine."""
-    import torch
-    import transformers
-
-    tokenizer = _tokenizer()
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    write_tiny_model(folder / "model", _tokenizer())
     for split, numbers in {"train": range(3, 31), "validation": range(31, 36), "test": range(36, 45)}.items():
         asked = [{"id": f"parity/{n}", "question": f"Parity of {n}", "answer": word(n)} for n in numbers]
         _write_lines(folder / f"{split}.jsonl", asked)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _tiny_model import write_tiny_model
 
 TOOL = '''"""The tiny world's only tool."""
 
@@ -24,6 +25,8 @@ def parity(number: int) -> str:
     """
     return "odd" if number % 2 else "even"
 '''
+
+__all__ = ["write_tiny_model"]  # of the benchmarks: one tiny model for all
 
 RECIPE = """\
 name: tiny
@@ -74,30 +77,6 @@ def trace(number: int) -> dict[str, Any]:
     asked = {"id": f"trace/{number}", "question": f"Parity of {number}", "answers": [word(number)]}
     calls = [{"name": "parity", "arguments": {"number": number}}]
     return {**asked, "steps": [{"calls": calls}, {"answer": word(number)}]}
-
-
-def write_tiny_model(folder: Path, tokenizer: Any) -> Path:
-    """A randomly initialised Llama of 2 layers and hidden size 32, with its tokenizer."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def write_tiny_project(folder: Path, tokenizer: Any) -> TinyProject:

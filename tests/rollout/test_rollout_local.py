@@ -6,6 +6,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from _tiny_model import tiny_llama
 from small_world import Search, config, rollouts, task, timeless
 
 from arpo.chat import ParsedTurn
@@ -51,21 +52,8 @@ class Jittered:
 
 @pytest.fixture(scope="module")
 def model():
-    torch = pytest.importorskip("torch")
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    small = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-    )
-    return LlamaForCausalLM(small).eval()
+    pytest.importorskip("torch")
+    return tiny_llama(vocab_size=VOCAB, initializer_range=0.3, tie_word_embeddings=False).eval()
 
 
 async def collected(model, rules, timing, in_flight, slots):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from _tiny_model import tiny_llama
 
 from arpo.errors import ConfigError
 from arpo.train.models import LoraSettings, ModelConfig, compute_dtype, device_of, load_model
@@ -14,16 +14,7 @@ from arpo.train.models import LoraSettings, ModelConfig, compute_dtype, device_o
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)  # as most models on the Hub are stored
+    tiny_llama(tokenizer).to(torch.bfloat16).save_pretrained(path)  # as most models on the Hub are stored
     tokenizer.save_pretrained(path)
     return path
 
