@@ -17,7 +17,8 @@ export function axisTexts(ticks: number[]): string[] {
   const step = Math.abs((ticks[1] ?? 0) - (ticks[0] ?? 0)) || 1;
   const size = Math.max(...ticks.map(Math.abs));
   if (size < 0.001 || size >= 1e7) return ticks.map((tick) => (Math.abs(tick) < step / 2 ? "0" : tick.toExponential(1)));
-  const digits = Math.min(6, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9)));
+  let digits = 0;
+  while (digits < 6 && Math.abs(Number(step.toFixed(digits)) - step) > step * 1e-6) digits += 1;
   return ticks.map((tick) => Number(tick.toFixed(digits)).toLocaleString("en", { maximumFractionDigits: digits }));
 }
 
