@@ -1,13 +1,17 @@
 """Where the seconds of a training step of the quickstart go, phase by phase, and what bounds each of them.
 
     arpo bench step                                   the recipe's own step, a few times
+    arpo bench step -- --before 84064ea               beside the library as it was at that commit, in turn
     arpo bench step -- --json now.json                and keep it
-    arpo bench step -- --baseline before.json         beside an earlier one (from another commit, say)
+    arpo bench step -- --baseline before.json         beside figures that were kept
     arpo bench step -- rollout.leaves=16              with other settings
 
 Trains the recipe for real in a folder of its own, with clocks around the parts. Every moment counts once: as the engine's while it
 computes, else as a tool's, a reward's and so on, so the shares add up to the step; what no clock covers is `everything else`. The
 first step warms up and does not count. A checkpoint is charged to the steps that it is written for.
+
+With --before, earlier and present library train by turns, twice each in processes of their own, half as many steps a time, and the
+figures are means. Draws differ between commits and so do trees: compare seconds a token where tokens differ.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import _earlier
 import _figures
 from _clocks import REST, Clocks, Moment, busy, exclusive
 from _peak import copy_peak, matmul_peak
@@ -30,12 +35,12 @@ from torch import nn
 
 import arpo.engines.decoder
 import arpo.rollout.collect
+import arpo.rollout.grow
 import arpo.train.learner
 from arpo.errors import ArpoError
 from arpo.files import write_json
 from arpo.recipe import load_recipe
 from arpo.run import Run
-from arpo.tools.traffic import Traffic
 from arpo.train.loop import Trainer
 from arpo.train.pipeline import train
 from arpo.train.progress import Progress
@@ -76,29 +81,60 @@ class Watch:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options().parse_args(arguments)
-    steps = 3 if options.quick else 1 + options.steps
-    overrides = [
-        f"train.steps={steps}",
-        "train.minutes=null",
-        "train.gates=null",
-        "train.eval_every=null",
-        "data.test=null",
-        *(["train.tasks_per_step=2", "rollout.leaves=4", "rollout.roots=2"] if options.quick else []),
-        *options.overrides,
-    ]
     try:
-        figures = measured(load_recipe(options.recipe, overrides))
+        if options.before:
+            figures, earlier = _beside(options)
+        else:
+            figures = measured(load_recipe(options.recipe, _overrides(options)))
+            earlier = json.loads(Path(options.baseline).read_text()) if options.baseline else None
     except ArpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    earlier = json.loads(Path(options.baseline).read_text()) if options.baseline else None
+    for side in (figures, earlier) if earlier else (figures,):
+        side["cpu_ms_a_token"] = _a_token(side)
     show(figures, earlier)
     if earlier:
-        figures["before"] = {name: earlier[name] for name in ("step_s", "phases_s", "cpu_s", "commit") if name in earlier}
+        kept = ("step_s", "phases_s", "cpu_s", "a_step", "cpu_ms_a_token", "commit")
+        figures["before"] = {name: earlier[name] for name in kept if name in earlier}
     if options.json:
         write_json(Path(options.json), figures)
     share = (figures["phases_s"][ENGINE] + figures["phases_s"][UPDATE]) / figures["step_s"]
     return _figures.finish("step", figures, [_figures.at_least("sampling and update, share of a step", GOAL, share)])
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    small = ["train.tasks_per_step=2", "rollout.leaves=4", "rollout.roots=2"]
+    return [
+        f"train.steps={3 if options.quick else 1 + options.steps}",
+        "train.minutes=null",
+        "train.gates=null",
+        "train.eval_every=null",
+        "data.test=null",
+        *(small if options.quick else []),
+        *options.overrides,
+    ]
+
+
+def _beside(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of the library at hand and of `options.before`. Raises ArpoError."""
+    found: dict[str, list[dict[str, Any]]] = {"now": [], "before": []}
+    with tempfile.TemporaryDirectory(prefix="arpo-before-") as folder:
+        sources = {"now": _earlier.ROOT, "before": Path(folder)}
+        commit = _earlier.checkout(options.before, Path(folder))
+        plain = ["--recipe", options.recipe, "--steps", str(max(1, options.steps // 2)), *(["--quick"] if options.quick else [])]
+        for turn, side in enumerate(["before", "now"] if options.quick else ["before", "now", "now", "before"]):
+            kept = Path(folder) / f"{turn}.json"
+            _earlier.run(Path(__file__), [*plain, "--json", str(kept), *options.overrides], sources[side])
+            found[side].append(json.loads(kept.read_text()))
+    return _mean(found["now"]), {**_mean(found["before"]), "commit": commit}
+
+
+def _mean(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first run's figures with the means of all runs' seconds and counts."""
+    made = dict(runs[0])
+    for table in ("phases_s", "cpu_s", "a_step"):
+        made[table] = {name: math.fsum(run[table].get(name, 0.0) for run in runs) / len(runs) for name in runs[0][table]}
+    return {**made, "step_s": math.fsum(made["phases_s"].values()), "steps": sum(run["steps"] for run in runs)}
 
 
 def _options() -> argparse.ArgumentParser:
@@ -107,6 +143,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", default="quickstart", help="a recipe's name or path (default: quickstart)")
     parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4); one more warms up")
     parser.add_argument("--quick", action="store_true", help="two small steps: to see that it works, not what it says")
+    parser.add_argument("--before", metavar="COMMIT", help="the same with the library as it was at this commit, in turn")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, for a later --baseline")
     parser.add_argument("--baseline", metavar="FILE", help="figures of an earlier run, shown beside these")
     return parser
@@ -128,7 +165,7 @@ def measured(run: Run) -> dict[str, Any]:
 def put_clocks(clocks: Clocks) -> None:
     """Around every part of a step. The names in `arpo` that this depends on are here and nowhere else."""
     clocks.around(arpo.engines.decoder.Decoder, "step", ENGINE)
-    clocks.around(Traffic, "call", TOOLS)
+    clocks.around(*_tools(), TOOLS)
     clocks.around(arpo.rollout.collect, "run_reward", REWARDS)
     clocks.around(arpo.train.learner, "pack", PACKING)
     clocks.around(RunFolder, "append_tree", RECORDS)
@@ -144,6 +181,15 @@ def put_clocks(clocks: Clocks) -> None:
         ("save", CHECKPOINT),
     ):
         clocks.around(Trainer, method, name)
+
+
+def _tools() -> tuple[Any, str]:
+    """Where tools are called: with --before, libraries meet this script that do not have traffic yet."""
+    try:
+        from arpo.tools.traffic import Traffic
+    except ModuleNotFoundError:
+        return arpo.rollout.grow, "run_call"
+    return Traffic, "call"
 
 
 def _watch_steps(watch: Watch, stack: ExitStack) -> None:
@@ -197,6 +243,16 @@ def _sizes(model: nn.Module) -> dict[str, float]:
     linear = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)}
     own = id(model.get_output_embeddings().weight)  # type: ignore[operator]
     return {"body_weights": float(sum(n for key, n in linear.items() if key != own)), "head_weights": float(head)}
+
+
+def _a_token(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Milliseconds of the processor for a token read or written by the engine, and for one trained on: trees differ, these less."""
+    a_step, cpu = figures["a_step"], figures["cpu_s"]
+    computed = a_step["prefill_tokens"] + a_step["decode_tokens"]
+    return {
+        ENGINE: 1e3 * cpu[ENGINE] / max(computed, 1.0),
+        UPDATE: 1e3 * cpu[UPDATE] / max(a_step["train/tokens_trained"], 1.0),
+    }
 
 
 # --- what is shown
@@ -253,6 +309,9 @@ def show(figures: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
         shown = [side[key].get(name, 0.0) for side in sides for key in ("phases_s", "cpu_s")]
         _row(name, shown, figures["phases_s"][name] / figures["step_s"], limits[name])
     _row("in all", [value for side in sides for value in (side["step_s"], math.fsum(side["cpu_s"].values()))], 1.0, "")
+    for name, what in ((ENGINE, "read or written"), (UPDATE, "trained on")):
+        spent = " before, ".join(f"{side['cpu_ms_a_token'][name]:.2f}" for side in sides)
+        print(f"{name}: {spent}{' now' if earlier else ''} ms of the processor a token {what}")
     print()
 
 
