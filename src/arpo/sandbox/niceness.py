@@ -7,7 +7,7 @@ sandbox as a whole. Nobody inside can go back to the front.
 import math
 import os
 
-ALL = 5  # of the sandbox as a whole: a quarter of a core on which the trainer is busy
+ALL = 2  # of the sandbox as a whole: two fifths of a core on which the trainer is busy; less makes short calls wait for long
 CALL = 10  # a tenth of it
 LARGEST = 19
 PATIENCE_S = 0.03  # of processor time, until a call is not short any more
