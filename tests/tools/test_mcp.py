@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from arpo.core.tree import Status
+from arpo.core.tree import Call, Status
 from arpo.errors import ConfigError, ProviderError, ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext
-from arpo.tools.config import ToolConfig, build_tools
+from arpo.tools.config import ToolConfig, ToolsConfig, build_entries, build_tools
 from arpo.tools.mcp import McpTool
+from arpo.tools.traffic import build_traffic, recorded_offers
 
 SCRIPT = str(Path(__file__).parent / "mcp_server_for_tests.py")
 COMMAND = [sys.executable, SCRIPT]
@@ -142,3 +143,28 @@ def test_what_cannot_work_is_told_before_the_run(options: dict[str, Any], word: 
 def test_several_tools_keep_their_names() -> None:
     with pytest.raises(ConfigError, match="keep their names"):
         build_tools([ToolConfig(use="mcp", name="calculator", options={"command": COMMAND, "tools": ["add", "fail"]})])
+
+
+def test_a_replay_starts_no_server_and_needs_none(tmp_path: Path) -> None:
+    server = tmp_path / "server.py"
+    server.write_text(Path(SCRIPT).read_text())
+    options = {"command": [sys.executable, str(server)], "tools": ["add", "table"], "keep": True}
+    offered, cache = ToolConfig(use="mcp", options=options), {"file": str(tmp_path / "record.sqlite")}
+
+    def asked(mode: str, **changes: Any) -> list[Any]:
+        config = ToolsConfig(offered=(offered.model_copy(update=changes),), mode=mode, cache=cache)
+        entries = build_entries(config.offered, recorded_offers(config))
+        traffic, tools = build_traffic(config, entries), {tool.name: tool for tool in entries[0]}
+        calls = [Call(name="add", arguments={"a": 2, "b": 40}), Call(name="table", arguments={})]
+        return [tools, [asyncio.run(traffic.call(tools, call, CONTEXT)) for call in calls]]
+
+    first, told = asked("record")
+    server.unlink()
+    again, replayed = asked("replay")
+    assert [(o.status, o.text) for o in replayed] == [(o.status, o.text) for o in told] and all(o.cached for o in replayed)
+    shown = [[(tool.name, tool.description, tool.schema) for tool in tools.values()] for tools in (first, again)]
+    assert shown[0] == shown[1] and not any(hasattr(tool, "_server") for tool in again.values())
+    with pytest.raises(ConfigError, match="the record knows no such tool"):
+        asked("replay", options={**options, "tools": ["fail"]})
+    with pytest.raises(ConfigError, match="does not say what tools this server has"):
+        asked("replay", options={**options, "command": "another"})

@@ -20,7 +20,7 @@ from arpo.tasks import Task
 from arpo.tools import CallContext, Tool, isolation_notes
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
-from arpo.tools.traffic import Traffic, around, unready
+from arpo.tools.traffic import Traffic, around, recorded_offers, unready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a result that is shown
@@ -34,7 +34,7 @@ def show_tools(recipe: str, words: Sequence[str], console: Console | None = None
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
     asked = words[len(settings) :]
     run = load_recipe(recipe, settings)
-    built = list(build_each(run.tools.offered))
+    built = list(build_each(run.tools.offered, recorded_offers(run.tools)))
     broken = [each for each in built if isinstance(each, ConfigError)]
     entries = [[] if isinstance(each, ConfigError) else each for each in built]
     tools = {tool.name: tool for each in entries for tool in each}

@@ -16,6 +16,7 @@ from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig
 
 if TYPE_CHECKING:
     from arpo.tools import Tool
+    from arpo.tools.recorded import Offers
 
 
 class ToolConfig(Config):
@@ -88,22 +89,27 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
     return [tool for tools in build_entries(configs) for tool in tools]
 
 
-def build_entries(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list[list["Tool"]]:
-    """The tools of each entry, as `build_tools` builds them: an entry may name a server that offers several."""
+def build_entries(
+    configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
+) -> list[list["Tool"]]:
+    """The tools of each entry, as `build_tools` builds them: an entry may name a server that offers several. With `offers`, those
+    of a record to be replayed, no server is started for tools whose results are in it."""
     built: list[list[Tool]] = []
-    for each in build_each(configs):
+    for each in build_each(configs, offers):
         if isinstance(each, ConfigError):
             raise each
         built.append(each)
     return built
 
 
-def build_each(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> "Iterator[list[Tool] | ConfigError]":
+def build_each(
+    configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
+) -> "Iterator[list[Tool] | ConfigError]":
     """The same, entry by entry, with what is wrong in place of one that cannot be set up."""
     names: list[str] = []
     for number, config in enumerate(configs):
         try:
-            tools = _build(config, f"tools.offered.{number}")
+            tools = _build(config, f"tools.offered.{number}", offers)
         except ConfigError as error:
             yield error
             continue
@@ -114,13 +120,18 @@ def build_each(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> "
             raise ConfigError("two tools have one name", where="tools", value=name, hint="set `name` on one of them")
 
 
-def _build(config: Any, where: str) -> "list[Tool]":
+def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Tool]":
     """The tool of one entry; several where it names a server or a factory that gives several."""
     if not isinstance(config, ToolConfig):
         return [_as_tool(config, where)]
     try:
-        target = _target(config.use, f"{where}.use")
-        made = _made(target, config, where)
+        if offers is not None and config.use == "mcp" and _is_kept(config):
+            from arpo.tools.recorded import recorded_tools
+
+            target, made = None, recorded_tools(config.options, offers)
+        else:
+            target = _target(config.use, f"{where}.use")
+            made = _made(target, config, where)
     except ArpoError:
         raise
     except Exception as error:
@@ -134,6 +145,10 @@ def _build(config: Any, where: str) -> "list[Tool]":
         names = ", ".join(tool.name for tool in tools)
         raise ConfigError(f"this gives {len(tools)} tools ({names}): they keep their names and descriptions", where=where)
     return [_renamed(tool, changes, tool is target or made is target, where) for tool in tools]
+
+
+def _is_kept(config: ToolConfig) -> bool:
+    return bool(config.options.get("keep") if config.cache.keep is None else config.cache.keep)
 
 
 def _target(use: str, where: str) -> Any:

@@ -27,6 +27,7 @@ from mcp.client.streamable_http import streamable_http_client
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
 from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools.recorded import server_of
 from arpo.tools.leash import leashed
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
@@ -55,7 +56,7 @@ def mcp_tools(
         raise ConfigError(
             "an MCP server is a `command` to start or a `url`", where="command" if command else "url", value=url or None
         )
-    label = url or (shlex.join(command) if not isinstance(command, str) else command)
+    label = server_of(command, url)
     if url:
         opener, errors = _over_http(url, _expanded(headers, "headers"), connect_s), None
     else:
@@ -84,6 +85,7 @@ class McpTool:
         self.description: str = " ".join((tool.description or tool.title or tool.name).split())
         self.schema: JsonSchema = tool.input_schema or {"type": "object", "properties": {}}
         self.provider, self.cacheable = server.label, keep
+        self.offer = {"name": self.name, "description": self.description, "schema": self.schema}  # noted in a record
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         result = await self._server.call(self._remote, dict(arguments), context.deadline_s)

@@ -3,6 +3,7 @@
     calls    a result a row, with the call in words, when it was made and when it was last used
     leases   who is making which call just now; a lease that is not renewed runs out, so that nobody waits for the dead
     failed   what calls came to that are not kept, for some seconds: for those who had been waiting for them, and nobody else
+    offers   what tools the servers had whose calls are recorded, so that a replay need not ask them
     totals   entries and bytes, kept by triggers, so that the size limit costs nothing to check
 
 Write-ahead logging: readers never wait, a killed writer leaves the last whole transaction. It needs a local disk. Knows keys, rows
@@ -14,7 +15,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from arpo.core.tree import Outcome, Status
 from arpo.errors import ConfigError, FormatError
 
-FORMAT = 2  # 1 had no `failed`; a file of it is given one
+FORMAT = 3  # 1 had no `failed`, 2 no `offers`; a file of theirs is given them
 BUSY_S = 30.0  # that a writer waits for the others
 BATCH = 500
 FAILED_S = 10.0  # that a failure stays for those who waited for it
@@ -39,6 +40,7 @@ CREATE INDEX IF NOT EXISTS oldest ON calls (used) WHERE recorded = 0;
 CREATE TABLE IF NOT EXISTS leases (key BLOB PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS failed (
     key BLOB PRIMARY KEY, tool TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, fault TEXT NOT NULL, ended REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS offers (server TEXT PRIMARY KEY, tools TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL, recorded INTEGER NOT NULL);
 INSERT INTO totals SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT * FROM totals);
 CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON calls BEGIN
@@ -191,6 +193,21 @@ class Store:
         now = time.time()
         with self._writer() as db:
             db.executemany("UPDATE calls SET used = ? WHERE key = ?", [(now, key) for key in keys])
+
+    # --- servers
+
+    def note_offers(self, server: str, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Note name, description and schema of a server's tools, beside those that are noted already."""
+        with self._writer() as db:
+            row = db.execute("SELECT tools FROM offers WHERE server = ?", (server,)).fetchone()
+            known = {offer["name"]: offer for offer in json.loads(row[0])} if row else {}
+            known |= {offer["name"]: dict(offer) for offer in tools}
+            db.execute("INSERT OR REPLACE INTO offers VALUES (?, ?)", (server, json.dumps(list(known.values()))))
+
+    def offers(self) -> dict[str, list[dict[str, Any]]]:
+        """What is noted, by server."""
+        with self._reader() as db:
+            return {server: json.loads(tools) for server, tools in db.execute("SELECT server, tools FROM offers")}
 
     # --- the whole file
 

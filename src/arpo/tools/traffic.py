@@ -14,7 +14,7 @@ from typing import Any
 
 from arpo.core.tree import Call, Outcome
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
-from arpo.files import cache_folder
+from arpo.files import cache_folder, expanded
 from arpo.tools import CallContext, Tool
 from arpo.tools.accounts import UNKNOWN, Account, Book, read_accounts
 from arpo.tools.cache import DAY_S, Cache, Kept
@@ -232,17 +232,44 @@ def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Traffic:
                 failed=deque(maxlen=config.limits.error_window),
             )
     if any(lane.kept for lane in traffic.lanes.values()):
-        store = Store(config.cache.file or cache_folder() / "tools.sqlite", max_bytes=int(config.cache.max_mb * 2**20))
+        store = Store(_file(config), max_bytes=int(config.cache.max_mb * 2**20))
         if config.mode == "replay" and not store.totals()[2]:
             hint = "Run with tools.mode=record first, or `arpo cache import`"
             raise ConfigError("there is no recorded call to replay", where="tools.cache.file", value=str(store.path), hint=hint)
         traffic.cache = Cache(store, config.mode, traffic._tell)
+        if config.mode == "record":
+            _note_offers(store, traffic)
     elif config.mode != "live":
         hint = "A tool says so by `cacheable = True`, a recipe by `cache: {keep: true}` at the tool"
         raise ConfigError(
             "no tool's results may be kept, so there is nothing to record", where="tools.mode", value=config.mode, hint=hint
         )
     return traffic
+
+
+def recorded_offers(config: ToolsConfig) -> dict[str, list[dict[str, Any]]] | None:
+    """For a replay: what tools the recorded servers had (see `build_entries`). None where servers are asked. Raises ConfigError."""
+    if config.mode != "replay":
+        return None
+    if not _file(config).is_file():
+        return {}
+    store = Store(_file(config))
+    offers = store.offers()
+    store.close()
+    return offers
+
+
+def _file(config: ToolsConfig) -> Path:
+    return expanded(config.cache.file) if config.cache.file else cache_folder() / "tools.sqlite"
+
+
+def _note_offers(store: Store, traffic: Traffic) -> None:
+    servers: dict[str, list[Any]] = {}
+    for lane in traffic.lanes.values():
+        if lane.kept is not None and (offer := getattr(lane.tool, "offer", None)) is not None:
+            servers.setdefault(lane.provider.name, []).append(offer)
+    for server, tools in servers.items():
+        store.note_offers(server, tools)
 
 
 def _keyed(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> Mapping[str, Any] | None:

@@ -20,7 +20,7 @@ from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
 from arpo.tools import Tool, isolation_notes, isolation_of
 from arpo.tools.config import build_entries
-from arpo.tools.traffic import Traffic, build_traffic
+from arpo.tools.traffic import Traffic, build_traffic, recorded_offers
 from arpo.train.adapters import plain_model
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.models import compute_dtype, load_model
@@ -78,7 +78,7 @@ def model_folder(run: Run) -> Path:
 
 def build_world(run: Run) -> World:
     """The tools and the reward of `run`. Raises ConfigError where one cannot be set up."""
-    entries = build_entries(run.tools.offered)
+    entries = build_entries(run.tools.offered, recorded_offers(run.tools))
     tools = tuple(tool for tools in entries for tool in tools)
     return World(tools=tools, reward=build_reward(run.reward), traffic=build_traffic(run.tools, entries))
 
