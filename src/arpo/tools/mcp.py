@@ -27,8 +27,8 @@ from mcp.client.streamable_http import streamable_http_client
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
 from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.recorded import server_of
 from arpo.tools.leash import leashed
+from arpo.tools.recorded import server_of
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
 CLOSING_S = 5.0
