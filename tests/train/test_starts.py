@@ -119,6 +119,16 @@ def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(project: TinyPro
     assert start(project).results("before", ASKED) is None, "measured on weights that are gone"
 
 
+def test_what_a_killed_process_left_unfinished_goes(project: TinyProject, tokenizer: Any) -> None:
+    start = Start(load_recipe(project.recipe))
+    left = [start.path / ".partial-model.abc" / "model.safetensors", start.path / "evaluation" / ".partial-before.json.def"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    start.keep(tiny_model("llama"), tokenizer)
+    assert not any(path.exists() for path in left) and [path.name for path in start.path.iterdir()] == ["model"]
+
+
 def test_damaged_results_count_as_none(project: TinyProject) -> None:
     own = start(project)
     own.keep_results("before", ASKED, some_results())

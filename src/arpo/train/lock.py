@@ -50,6 +50,13 @@ class Lock:
             raise
         return cls(path, file)
 
+    @classmethod
+    def wait(cls, path: Path) -> "Lock":
+        """The same, however long somebody else has it: for what is done in a moment."""
+        while True:
+            with contextlib.suppress(ConfigError):
+                return cls.take(path)
+
     def check(self) -> None:
         """Raises ArpoError where another process has taken the run over, which it may when this one stood still."""
         if self._taken_over:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,9 @@ from arpo.errors import FormatError
 from arpo.evaluation.results import Results, read_results
 from arpo.files import expanded
 from arpo.run import Run, plain
+from arpo.train.lock import Lock
 from arpo.train.sources import cache_folder
-from arpo.train.whole import fault, whole_folder
+from arpo.train.whole import clear_partial, fault, whole_folder
 
 FORMAT = 2  # raised when what a cold start does changes
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
@@ -45,11 +47,12 @@ class Start:
 
     def keep(self, model: Any, tokenizer: Any) -> Path:
         """Store trained weights, unless another process was first. What was measured on damaged ones goes."""
-        if self.model is None:
-            shutil.rmtree(self.path / "evaluation", ignore_errors=True)
-            with whole_folder(self.path / "model") as folder:
-                model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+        with self._alone():
+            if self.model is None:
+                shutil.rmtree(self.path / "evaluation", ignore_errors=True)
+                with whole_folder(self.path / "model") as folder:
+                    model.save_pretrained(folder)
+                    tokenizer.save_pretrained(folder)
         return self.path / "model"
 
     def results(self, name: str, asked: Mapping[str, Any]) -> Results | None:
@@ -64,7 +67,20 @@ class Start:
         """Store what was measured, unless the world ended a sample: then another run may measure better."""
         path = self._results_path(name, asked)
         if not any(sample.ending in _WORLD for sample in results.samples):
-            replace(results, name=path.stem).write(path.parent)
+            with self._alone():
+                replace(results, name=path.stem).write(path.parent)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes in the entry meanwhile: what lies there unfinished is a killed process's, and goes."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock.wait(self.path / "lock")
+        try:
+            for folder in (self.path, self.path / "evaluation"):
+                clear_partial(folder)
+            yield
+        finally:
+            lock.release()
 
     def _results_path(self, name: str, asked: Mapping[str, Any]) -> Path:
         key = digest(dict(asked), _decides_answers(self.run))
