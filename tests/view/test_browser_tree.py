@@ -1,7 +1,6 @@
 """The tree page in a real browser: a recorded tree is walked, read, compared, searched and taken along; hostile text stays text."""
 
 import importlib
-import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -14,10 +13,10 @@ from browser import serious, served, watched
 from playwright.sync_api import expect
 from recorded import NASTY
 
-from arpo.core.codec import pack
 from arpo.core.place import show
 from arpo.core.score import Score
 from arpo.core.tree import Ending
+from arpo.evaluation.answers import Answer, AnswerLog
 from arpo.train.runfolder import RunFolder
 from arpo.view.library import Library
 from arpo.view.page import export
@@ -287,8 +286,9 @@ def test_an_answer_of_an_evaluation_shows_its_trajectory(tiny_run, tmp_path, bro
     library = Library([folder], cache=tmp_path / "i")
     row = library.answer("/api/runs/asked/evaluation", {"name": "after"})["rows"][0]
     record = next(iter(RunFolder(tiny_run).trees(1)))
-    line = {"schema": "arpo/sample/1", "benchmark": "after", "id": row["id"], "sample": row["sample"], "record": pack(record)}
-    (folder / "samples.jsonl").write_text(json.dumps(line) + "\n")
+    given = {name: value for name, value in row.items() if name != "failed"}
+    with AnswerLog(folder) as log:
+        log.append(Answer(**given, benchmark="after"), record)
     with served(library) as address, watched(browser) as page:
         page.goto(f"{address}#/asked/evaluation?name=after&id={quote(row['id'])}&sample={row['sample']}")
         expect(bars(page)).to_have_count(1 + len(record.tree.turns) + len(record.tree.observations))

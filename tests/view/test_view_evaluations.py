@@ -5,7 +5,6 @@ import json
 import pytest
 from contract import Contract
 
-from arpo.errors import FormatError
 from arpo.evaluation.answers import FILE, Answer, AnswerLog
 from arpo.evaluation.results import Results
 from arpo.files import write_json
@@ -112,13 +111,17 @@ def test_the_log_is_read_on_cut_back_and_begun_anew(going):
 @pytest.mark.parametrize(
     "line", [b"no JSON\n", b'{"schema": "arpo/sample/9"}\n', b'{"schema": "arpo/sample/1", "id": 3}\n', b"[]\n"]
 )
-def test_a_damaged_line_is_named(going, line):
+def test_a_damaged_line_is_named_and_the_others_count(library, going, line):
     path = going / FILE
     end = path.stat().st_size
     with path.open("ab") as file:
-        file.write(line + b"\n")
-    with pytest.raises(FormatError, match=f"byte {end}"):
-        Asking(going).answers()
+        file.write(line)
+    with AnswerLog(going) as log:
+        log.append(answer(3), None)
+    table = asked(library, "evaluation", name="sums")
+    assert table["answers"] == 4
+    (damage,) = table["damage"]
+    assert f"byte {end}" in damage
 
 
 def test_a_run_folders_own_samples_are_no_evaluation(tiny_run, tmp_path):

@@ -1,5 +1,6 @@
 """`arpo show`: a tree in words, whatever stands in it."""
 
+import io
 import re
 
 import pytest
@@ -9,6 +10,9 @@ from rich.console import Console
 from arpo.cli.viewing import show
 from arpo.errors import ConfigError
 from arpo.train.runfolder import RunFolder
+from arpo.view.forks import forks
+from arpo.view.library import Library
+from arpo.view.terminal import print_table
 from arpo.visible import visible
 
 
@@ -28,6 +32,9 @@ def test_every_segment_leaf_and_decision_is_printed(tiny_run, tiny_project):
     assert len(said) == sum(made.tip is not None for made in record.decisions.values())
     granted = sum(made.decided.granted for made in record.decisions.values())
     assert sum(int(one.split()[0]) for one in said if one != "no branch") == granted
+    assert len(re.findall(r"the probe's with \S+: (helped|hurt|no difference)", text)) == sum(
+        sum(f.compared) > 0 for f in forks(record)
+    )
 
 
 def test_without_a_task_the_last_steps_trees_are_listed(tiny_run):
@@ -54,3 +61,13 @@ def test_texts_cannot_steer_the_terminal(nasty_run):
 
 def test_unseen_signs_are_spelled_out():
     assert visible("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(30, ["task", "reward"]), (60, ["task", "reward", "branches", "helped"])])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_ones(tiny_run, width, columns):
+    rows = Library([tiny_run]).answer("/api/runs/tiny/trees", {"step": "1"})["rows"]
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_table(console, rows, "trees")
+    lines = console.export_text().splitlines()
+    assert lines[1].split() == columns
+    assert [line.split()[0] for line in lines[2:]] == [row["task"] for row in rows]

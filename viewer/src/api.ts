@@ -343,6 +343,7 @@ export interface Evaluation extends EvaluationSummary {
   costs: { [cost: string]: Estimate }; // of an answer
   by_budget: { [calls: string]: Estimate }; // accuracy where only answers with at most so many calls count
   failures: { [reason: string]: number }; // of answers that the world ended
+  damage: string[]; // lines of the log that are no answers
   facets: { families: string[]; levels: string[]; endings: string[] };
   total: number;
   rows: SampleRow[];

@@ -31,17 +31,17 @@ class Asking:
         self._lock = threading.Lock()
         self._held: dict[Key, Logged] = {}
         self._inode, self._end = 0, 0
+        self.damage: list[str] = []  # lines that are no answers, in words; the others count all the same
 
     def answers(self) -> Mapping[Key, Logged]:
-        """Of two lines for one answer the later. A last line without its newline is one that is being written: it is left out.
-        Raises FormatError, naming the byte, for a line that is no answer."""
+        """Of two lines for one answer the later. A last line without its newline is one that is being written: it is left out."""
         with self._lock:
             try:
                 found = self.path.stat()
             except FileNotFoundError:
                 return {}
             if found.st_ino != self._inode or found.st_size < self._end:  # another file, or cut back: from its start
-                self._held, self._inode, self._end = {}, found.st_ino, 0
+                self._held, self._inode, self._end, self.damage = {}, found.st_ino, 0, []
             if found.st_size > self._end:
                 self._held = self._held | self._read_on()
             return self._held
@@ -53,8 +53,11 @@ class Asking:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                answer = _answer(line, f"{self.path}, byte {self._end}")
-                read[answer.key] = Logged(answer, self._end)
+                try:
+                    answer = _answer(line, f"{self.path.name}, byte {self._end}")
+                    read[answer.key] = Logged(answer, self._end)
+                except FormatError as wrong:
+                    self.damage.append(str(wrong))
                 self._end += len(line)
         return read
 
@@ -70,6 +73,7 @@ class Asking:
 
 
 def _answer(line: bytes, where: str) -> Answer:
+    """Raises FormatError."""
     try:
         value = json.loads(line)
         if value.get("schema") != SCHEMA:

@@ -172,6 +172,7 @@ def _found(evaluations: Evaluations, results: Results) -> Answer:
         "missing": evaluations.missing(results.name),
         **{group: _measured(found.get(group)) for group in ("measures", "costs", "by_budget")},
         "failures": dict(failures.most_common(20)),
+        "damage": [] if asking is None else asking.damage[:20],
     }
 
 

@@ -47,17 +47,36 @@ def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS
 def print_table(console: Console, rows: Sequence[Answer], title: str) -> None:
     """The trees of a step, to choose a task from."""
     table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0), expand=True)
-    for name in ("task", "leaves", "reward", "best", "calls", "errors", "branches", "helped", "question"):
+    columns = [name for name, least in _COLUMNS.items() if console.width >= least]
+    for name in columns:
         left = name in ("task", "question", "helped")
-        rest: dict[str, Any] = {"ratio": 1, "overflow": "ellipsis"} if name == "question" else {}  # it takes what the others leave
+        rest: dict[str, Any] = {"ratio": 1, "overflow": "ellipsis"} if name == columns[-1] else {}  # it takes what the others leave
         table.add_column(name, justify="left" if left else "right", no_wrap=True, **rest)
-    helped = {1: "yes", 0: "equal", -1: "hurt", None: "-"}
     for row in rows:
-        counts = (str(row[name]) for name in ("calls", "errors", "branches"))
-        rewards = ("-" if row[name] is None else f"{row[name]:.2f}" for name in ("reward_mean", "reward_max"))
-        texts = (visible(row["task"]), str(row["leaves"]), *rewards, *counts, helped[row["helped"]], _short(row["question"], 80))
-        table.add_row(*map(Text, texts))
+        table.add_row(*(Text(_cell(row, name)) for name in columns))
     console.print(table)
+
+
+_LEAST_WIDTHS = (0, 80, 0, 80, 66, 66, 40, 40, 90)  # characters of a terminal from which on a column is shown
+_COLUMNS = dict(
+    zip(("task", "leaves", "reward", "best", "calls", "errors", "branches", "helped", "question"), _LEAST_WIDTHS, strict=True)
+)
+_HELPED = {1: "yes", 0: "equal", -1: "hurt", None: "-"}
+
+
+def _cell(row: Answer, name: str) -> str:
+    match name:
+        case "task":
+            return visible(row["task"])
+        case "question":
+            return _short(row["question"], 80)
+        case "helped":
+            return _HELPED[row["helped"]]
+        case "reward" | "best":
+            value = row["reward_mean" if name == "reward" else "reward_max"]
+            return "-" if value is None else f"{value:.2f}"
+        case _:
+            return str(row[name])
 
 
 def _node(node: Answer, leaf: Answer | None, most_chars: int) -> Text:
@@ -76,10 +95,24 @@ def _node(node: Answer, leaf: Answer | None, most_chars: int) -> Text:
                 text.append(f"\n{visible(outcome['tool'])}: {outcome['status']}{', cut' if outcome['cut'] else ''}", style="yellow")
         if decision := node["decision"]:
             text.append("\n" + decision["said"], style="magenta" if decision["granted"] else "dim magenta")
+            text.append_text(_paid_off(decision))
     if leaf is not None:
         text.append("\n")
         text.append_text(_ending(leaf))
     return text
+
+
+def _paid_off(decision: Answer) -> Text:
+    """What the siblings' lines ended with, against the probe's; nothing where there is nothing to compare."""
+    known = [reward for reward in decision["siblings"] if reward is not None]
+    if decision["probe"] is None or not known:
+        return Text()
+    better, worse = max(known) > decision["probe"], min(known) < decision["probe"]
+    said = "helped" if better else "hurt" if worse else "no difference"
+    rewards = ", ".join(f"{reward:g}" for reward in known)
+    style = "green" if better else "red" if worse else "dim"
+    line = "its line" if len(known) == 1 else "their lines"
+    return Text(f"; {line} ended with {rewards}, the probe's with {decision['probe']:g}: {said}", style=style)
 
 
 def _ending(leaf: Answer) -> Text:

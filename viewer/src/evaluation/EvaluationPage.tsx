@@ -11,7 +11,7 @@ import { brief, Text } from "../text";
 import { SampleCard } from "./SampleCard";
 import "./evaluation.css";
 
-const LIVE_S = 5;
+const LIVE_S = 3;
 
 export function EvaluationPage({ run, query }: PageProps) {
   const name = run.evaluations.includes(query["name"] ?? "") ? query["name"]! : run.evaluations.at(-1)!;
@@ -26,6 +26,7 @@ export function EvaluationPage({ run, query }: PageProps) {
       <Shown answer={answer}>
         {(evaluation) => (
           <>
+            {evaluation.damage.map((one) => <p class="notice error" role="alert" key={one}><Text text={one} limit={400} /></p>)}
             <Totals evaluation={evaluation} run={run} />
             {chosen && <SampleCard run={run.id} name={name} {...chosen} close={() => set({ id: "", sample: "" })} />}
             <Filters {...{ evaluation, query, set }} />
