@@ -74,7 +74,8 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
     """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the frame."""
     if (schema := value["schema"]) not in READABLE:
         known = " and ".join(map(str, READABLE))
-        raise FormatError(f"has record schema {schema!r}, and this version of arpo reads schemas {known}")
+        newer = ": a newer one wrote it" if isinstance(schema, int) and schema > SCHEMA else ""
+        raise FormatError(f"has record schema {schema!r}, and this version of arpo reads schemas {known}{newer}")
     tree = RolloutTree(value["task"], value["step"], Prompt(tokens=_unpack_array("i", value["prompt"])))
     segments: list[Turn | Observation] = [*map(_unpack_turn, value["turns"]), *map(_unpack_observation, value["observations"])]
     for segment in sorted(segments, key=lambda s: (s.place, isinstance(s, Observation))):
