@@ -25,8 +25,9 @@ def lasting(tokenizer, seconds):
     return agent(tokenizer, play)
 
 
-def collecting(who, tasks, in_flight, reward=right, rules=None):
-    return collect(who, tasks, reward, rules or config(leaves=1, roots=1), stats=StepStats(step=0), seed=0, in_flight=in_flight)
+def collecting(who, tasks, in_flight, reward=right, rules=None, **more):
+    rules = rules or config(leaves=1, roots=1)
+    return collect(who, tasks, reward, rules, stats=StepStats(step=0), seed=0, in_flight=in_flight, **more)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3, 6, 50])
@@ -76,6 +77,33 @@ def test_trees_of_a_batch_grow_side_by_side(tokenizer):
         return asyncio.get_running_loop().time()
 
     assert run(seconds()) == pytest.approx(9)
+
+
+def test_finished_trees_are_scored_while_slow_ones_grow(tokenizer):
+    async def score(one, said):
+        await asyncio.sleep(5)
+        return await right(one, said)
+
+    async def seconds():
+        who, rules = lasting(tokenizer, [9, 1, 2, 3]), config(leaves=2, roots=2, rule="none")
+        await rollouts(who, rules, *map(task, range(4)), reward=score)
+        return asyncio.get_running_loop().time()
+
+    assert run(seconds()) == pytest.approx(9 + 5), "only the slowest tree's own score is waited for"
+
+
+def test_collections_that_share_an_engine_do_not_grow_more_than_there_is_room_for(tokenizer):
+    who, room = lasting(tokenizer, [1] * 8), asyncio.Semaphore(2)
+
+    async def one(tasks):
+        return [each.task.id async for each in collecting(who, tasks, 4, room=room)]
+
+    async def both():
+        first, second = await asyncio.gather(one(map(task, range(4))), one(map(task, range(4, 8))))
+        return first, second, asyncio.get_running_loop().time()
+
+    first, second, seconds = run(both())
+    assert first + second == [f"task-{number}" for number in range(8)] and seconds == pytest.approx(4)
 
 
 def test_stopping_early_cancels_what_is_growing(tokenizer):

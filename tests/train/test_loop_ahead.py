@@ -1,6 +1,8 @@
 """The loop where sampling runs ahead of training: the same steps, by weights that are old, but not too old."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -10,16 +12,21 @@ from typing import Any
 import pytest
 import torch
 from loop_world import PLAIN, answer, go, mixed_on_odd, training, weights
+from rich.console import Console
 
+from arpo.chat import Transcript
 from arpo.core.record import replay
+from arpo.core.score import Score
 from arpo.core.tree import Turn
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ConfigError, EngineError
 from arpo.recipe import load_recipe
+from arpo.tasks import Task
 from arpo.train import checkpoint
-from arpo.train.job import build_job
+from arpo.train.job import build_job, read_tasks
 from arpo.train.order import in_order
+from arpo.train.pipeline import train
 from arpo.train.runfolder import RunFolder
 from tiny_project import TinyProject
 
@@ -196,6 +203,39 @@ def _resumed(project: TinyProject, tmp_path: Path, state: checkpoint.TrainState)
     _, folder = go(project, tmp_path / "again", slowly, *plan, state=state)
     assert all(version == state.step for turn in turns(folder, state.step + 1) for version, _ in turn.versions)
     return [record.tree.task for record in folder.trees(state.step + 1)]
+
+
+def test_an_interrupted_run_is_resumed_where_it_was_trained_not_where_it_was_sampled(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
+    """A whole run with the local engine: Ctrl-C as soon as a tree of step 4 is written down, then on to the end."""
+    plan = ["train.steps=6", "train.max_staleness=2", "train.trackers=[]", "evaluation={limit: 2, greedy_limit: 0}"]
+    interrupts = [signal.SIGINT]
+
+    def score(_task: Task, said: Transcript) -> Score:
+        if interrupts and (out / "events" / "step-000004.frames").exists():
+            os.kill(os.getpid(), interrupts.pop())
+        share = len(said.turns[0].text) % 7 / 7
+        return Score(reward=share, accuracy=share)
+
+    run, out = load_recipe(tiny_project.recipe, ["cold_start=null", *plan]).model_copy(update={"reward": score}), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(run, out=out, console=Console(quiet=True))
+    saved, _ = checkpoint.newest(out / "checkpoints")
+    done = saved.state.step if saved else 0
+    cut_off = RunFolder(out)
+    assert cut_off.summary()["status"] == "interrupted" and done <= max(cut_off.event_steps()) <= done + 3
+    ahead = done < max(cut_off.event_steps())
+    train(run, out=out, resume=True, console=Console(quiet=True))
+    folder = RunFolder(out)
+    assert any("what was written after it is kept in" in note["text"] for note in folder.notes()) == ahead
+    assert [line["step"] for line in folder.metrics()] == folder.event_steps() == [1, 2, 3, 4, 5, 6]
+    tasks = [record.tree.task for step in folder.event_steps() for record in folder.trees(step)]
+    order = in_order(read_tasks(run, "train")[0], run.seed, 0, 18, apart=3)
+    assert tasks == [task.id for task in order], "none twice, none left out"
+    for step in folder.event_steps():
+        oldest = step - 3 if step <= done else max(step - 3, done)  # nothing of the first process is trained by the second
+        assert all(oldest <= version < step for turn in turns(folder, step) for version, _ in turn.versions)
 
 
 def test_it_cannot_be_asked_for_with_a_deterministic_engine(tiny_project: TinyProject) -> None:
