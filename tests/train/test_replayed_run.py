@@ -49,17 +49,6 @@ def test_a_second_run_on_the_same_data_makes_no_call(tiny_project: TinyProject, 
     assert "## Tool calls" in report and "| parity |" in report and "branching saved" in report
 
 
-def test_a_run_that_meets_its_own_cached_results_differs_in_where_they_came_from_alone(
-    tiny_project: TinyProject, tmp_path: Path
-) -> None:
-    """As a resumed run does, in the steps that it does again."""
-    cache = f"tools.cache.file={tmp_path / 'cache.sqlite'}"
-    once, again = (train(load_recipe(tiny_project.recipe, [*SHORT, cache]), out=tmp_path / name) for name in ("once", "again"))
-    assert timeless(once) == timeless(again)
-    executed, cached = (sum(line["calls/executed"] for line in RunFolder(run).metrics()) for run in (once, again))
-    assert executed > 0 and cached == 0
-
-
 def test_a_budget_stops_a_run_that_goes_on_with_a_larger_one(tiny_project: TinyProject, tmp_path: Path) -> None:
     words = [*SHORT[:-2], "evaluation={limit: 1, greedy_limit: 0}"]
     run = tmp_path / "run"
