@@ -68,7 +68,7 @@ function BucketTable({ buckets }: { buckets: Bucket[] }) {
           <tbody>
             {buckets.map((b) => (
               <tr key={b.low}>
-                <th scope="row">{number(b.low)} to {number(b.high)}</th>
+                <th scope="row" class="nowrap">{b.low.toFixed(3)} to {b.high.toFixed(3)}</th>
                 <td class="num">{b.n}</td><td class="num">{b.better}</td><td class="num">{b.equal}</td><td class="num">{b.worse}</td>
                 <td class="num">{percent(b.share)}</td><td class="num">{percent(b.share_low)} to {percent(b.share_high)}</td>
               </tr>
@@ -139,9 +139,9 @@ export function Rises({ rises }: { rises: Entropy["rises"] }) {
   );
 }
 
-/** Round numbers from `low` to `high`, about five. */
+/** Round numbers from `low` to `high`, about six. */
 function rounded(low: number, high: number): number[] {
-  const rough = (high - low || 1) / 5;
+  const rough = (high - low || 1) / 7;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5].find((n) => n * power >= rough) ?? 10);
   const first = Math.ceil(low / step - 1e-9);

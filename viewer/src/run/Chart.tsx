@@ -83,17 +83,17 @@ export function Chart(props: ChartProps) {
   );
 }
 
-/** True at once, or when what is drawn at once is on the screen. */
+/** True at once, or when the page has nothing better to do: so charts out of sight keep nobody waiting. */
 function useTurn(soon: boolean): boolean {
   const [ready, setReady] = useState(soon);
   useEffect(() => {
     if (ready) return;
-    let timer = 0;
-    const frame = requestAnimationFrame(() => (timer = window.setTimeout(() => setReady(true))));
-    return () => {
-      cancelAnimationFrame(frame);
-      clearTimeout(timer);
-    };
+    if (!window.requestIdleCallback) { // Safari
+      const timer = setTimeout(() => setReady(true), 50);
+      return () => clearTimeout(timer);
+    }
+    const turn = requestIdleCallback(() => setReady(true), { timeout: 2000 });
+    return () => cancelIdleCallback(turn);
   }, [ready]);
   return ready;
 }
