@@ -163,6 +163,12 @@ def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
             "Set one of them back",
         ),
         (
+            train.max_staleness > 0 and run.engine.vllm is not None and run.engine.vllm.sleep,
+            "engine.vllm.sleep",
+            "where sampling runs ahead (train.max_staleness), the engine does not sleep while the learner works",
+            "Set it to false and share the memory by engine.vllm.gpu_memory_utilization, or sample in turn",
+        ),
+        (
             train.eval_every is not None and run.data.validation is None,
             "train.eval_every",
             "there are no validation tasks",

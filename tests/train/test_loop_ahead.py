@@ -238,6 +238,8 @@ def test_an_interrupted_run_is_resumed_where_it_was_trained_not_where_it_was_sam
         assert all(oldest <= version < step for turn in turns(folder, step) for version, _ in turn.versions)
 
 
-def test_it_cannot_be_asked_for_with_a_deterministic_engine(tiny_project: TinyProject) -> None:
+def test_it_cannot_be_asked_for_with_an_engine_that_is_deterministic_or_sleeps(tiny_project: TinyProject) -> None:
     with pytest.raises(ConfigError, match="timing decides which weights write a token"):
         load_recipe(tiny_project.recipe, ["train.max_staleness=1", "engine.deterministic=true"])
+    with pytest.raises(ConfigError, match="does not sleep while the learner works"):
+        load_recipe(tiny_project.recipe, ["train.max_staleness=1", "engine={kind: vllm, vllm: {sleep: true}}"])
