@@ -116,6 +116,7 @@ LIST: dict[str, tuple[str, ...]] = {
         "chat/test_tags.py::test_a_call_in_a_broken_turn_runs_but_is_not_well_formed",
         "chat/test_tags.py::test_parse_never_raises_and_its_text_is_the_turns",
         "chat/test_template.py::test_malformed_calls_come_back_as_such",
+        "chat/test_template.py::test_nested_unknown_and_malformed_calls_have_outcomes_that_say_why",
         "tools/test_call_boundary.py::test_what_never_ran_is_refused_and_says_why",
         "rollout/test_rollout_limits.py::test_refused_and_malformed_calls_count_too",
     ),

@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.chat.template import TemplateFormat
-from arpo.core.tree import Call
+from arpo.core.tree import Call, Status
 from arpo.errors import ConfigError
+from arpo.tools import CallContext
+from arpo.tools.call import run_call
 
 TOOLS = [search, python]
+CONTEXT = CallContext(task=task("Where?"), deadline_s=5.0, seed=0)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8"), max_size=8),
     lambda inner: st.lists(inner, max_size=2),
@@ -93,6 +96,43 @@ def test_stops_at_every_position_of_a_turn(template):
 def test_malformed_calls_come_back_as_such(template, text):
     parsed = template.parse(template.encode_turn(text))
     assert parsed.calls[0].error and not parsed.well_formed
+
+
+GOOD = '{"name": "search", "arguments": {"query": "Lima"}}'
+INSIDE = "a <tool_call> stands inside of another: close each before the next"
+NO_OBJECT = 'a tool call is a JSON object with "name" and "arguments"'
+OPEN = "a <tool_call> is not closed"
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        (f"<tool_call>{GOOD}<tool_call>{GOOD}</tool_call></tool_call>", [INSIDE]),
+        (f"<tool_call><tool_call>{GOOD}</tool_call></tool_call>", [INSIDE]),
+        (f'<tool_call>{{"name": "search", "arguments": <tool_call>{GOOD}</tool_call>}}</tool_call>', [INSIDE]),
+        (f"<tool_call>{GOOD}</tool_call><tool_call><tool_call>{GOOD}</tool_call></tool_call>", ["", INSIDE]),
+        (f"<tool_call>{GOOD}</tool_call><tool_call>{GOOD}", ["", OPEN]),
+        (f"</tool_call>{GOOD}<tool_call>", [OPEN]),
+        (f"<tool_call>{GOOD}{GOOD}</tool_call>", [NO_OBJECT]),
+        (f"<tool_call>[{GOOD}]</tool_call>", [NO_OBJECT]),
+        ("<tool_call></tool_call>", [NO_OBJECT]),
+        ('<tool_call>{"name": ["search"]}</tool_call>', [NO_OBJECT]),
+        ('<tool_call>{"name": "search", "arguments": "Lima"}</tool_call>', ['"arguments" is not a JSON object']),
+        ('<tool_call>{"name": "serch", "arguments": {}}</tool_call>', ["there is no tool 'serch': did you mean 'search'?"]),
+        ('<tool_call>{"name": "search", "arguments": {}}</tool_call>', ["'query'"]),
+        ('<tool_call>{"name": "search", "arguments": {"query": "<tool_call>"}}</tool_call>', [""]),
+    ],
+)
+async def test_nested_unknown_and_malformed_calls_have_outcomes_that_say_why(template, text, errors):
+    """What is wrong never runs; what is right beside it does. The model reads why in the place of a result."""
+    parsed = template.parse(template.encode_turn(text))
+    outcomes = [await run_call(TOOLS, call, CONTEXT) for call in parsed.calls]
+    expected = [Status.REFUSED if error else Status.OK for error in errors]
+    assert [o.status for o in outcomes] == expected and parsed.answer is None
+    assert all(error in o.text for o, error in zip(outcomes, errors, strict=True)), [o.text for o in outcomes]
+    own = template.encode_turn(text)
+    seen = template.text(template.observe(turn(own), outcomes, 3)[0])
+    assert all(error[:20] in seen.replace("\u2039", "<") or "<" in error for error in errors)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,8 @@ def _write_call(call: Call) -> str:
 
 def _read_call(body: str) -> Call:
     value = read_object(body)
+    if value is None and "<tool_call>" in body:
+        return Call(name="", error="a <tool_call> stands inside of another: close each before the next")
     if value is None or not isinstance(value.get("name"), str):
         return Call(name="", error='a tool call is a JSON object with "name" and "arguments"')
     arguments = value.get("arguments", value.get("parameters", {}))
