@@ -7,6 +7,7 @@ Refuses to know other servers.
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -92,19 +93,27 @@ class Replica:
         await self._post("/update_weight_version", json={"new_version": published.label})
         self.version = published.version
 
-    async def check(self, context: int) -> None:
-        """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not answer."""
+    async def check(self, context: int, *, tied: bool) -> None:
+        """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not answer. tied:
+        the model has its head tied to its embeddings."""
         said = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
         model = said["model_config"]
         wrong = {
             "--logprobs-mode": (model["logprobs_mode"], "processed_logprobs", model["logprobs_mode"] != "processed_logprobs"),
-            "--max-logprobs": (model["max_logprobs"], self.top_k, 0 <= model["max_logprobs"] < self.top_k),
+            "--max-logprobs": (model["max_logprobs"], self.top_k + 1, 0 <= model["max_logprobs"] <= self.top_k),
             "--max-model-len": (model["max_model_len"], context, model["max_model_len"] < context),
         }
         for flag, (has, needed, is_wrong) in wrong.items():
             if is_wrong:
                 what = f"the server at {self.url} has {flag} {has}, and the recipe needs {needed}"
                 raise ConfigError(what, where="engine.vllm.urls", hint=f"Start it with {flag} {needed}")
+        if tied and said["device_config"]["device_type"] == "cpu" and _ties(Path(model["model"])):
+            raise ConfigError(
+                f"the server at {self.url} ties the model's head to its embeddings, which vLLM cannot load anew on a CPU",
+                where="engine.vllm.mode",
+                value="endpoints",
+                hint="Let the run start it: engine.vllm.mode serve",
+            )
 
     async def holds(self, published: Published) -> bool:
         """Whether its weights are `published`, also after it was started anew. Raises LostError."""
@@ -164,7 +173,7 @@ class Replica:
             "top_p": params.top_p,
             "stop_token_ids": list(params.stop_tokens),
             "ignore_eos": True,  # a turn ends where its request says
-            "logprobs": self.top_k,
+            "logprobs": self.top_k + 1,  # cut to so many with the sampled token first, which may be none of the likeliest
             "stream_interval": EVERY,
             "detokenize": False,
         }
@@ -207,6 +216,14 @@ async def _check(response: httpx.Response) -> None:
     if response.status_code in (400, 413, 422):
         raise EngineError(f"the server refuses the request ({response.status_code}): {text}")
     raise LostError(f"{response.status_code}: {text}")
+
+
+def _ties(folder: Path) -> bool:
+    """Whether a server that was started with `folder` has the head tied: what its config says, if it can be read here."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", True))
+    except (OSError, ValueError):
+        return True
 
 
 def _with_cached(piece: Piece, usage: Mapping[str, Any]) -> Piece:

@@ -25,7 +25,8 @@ HOMES = 8192  # trees whose replica is remembered
 
 
 class Servers:
-    """A `Form` over `replicas`. context: tokens that they must be able to read. launcher: starts and ends them; None: somebody
+    """A `Form` over `replicas`. context: tokens that they must be able to read; tied: see
+    `Replica.check`. launcher: starts and ends them; None: somebody
     else does. patience_s: how long a request waits while none is up. tell: hears of losses and returns."""
 
     def __init__(
@@ -33,12 +34,13 @@ class Servers:
         replicas: Sequence[Replica],
         *,
         context: int,
+        tied: bool = False,
         patience_s: float,
         launcher: Launcher | None = None,
         sleeps: bool = False,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.replicas, self.context, self.patience_s = list(replicas), context, patience_s
+        self.replicas, self.context, self.tied, self.patience_s = list(replicas), context, tied, patience_s
         self.launcher, self.sleeps, self.tell = launcher, sleeps, tell
         self.published: Published | None = None
         self._homes: OrderedDict[str, Replica] = OrderedDict()
@@ -132,9 +134,9 @@ class Servers:
         try:
             if loaded:
                 await replica.name(published)
-                await replica.check(self.context)
+                await replica.check(self.context, tied=self.tied)
             elif not await replica.holds(published):
-                await replica.check(self.context)
+                await replica.check(self.context, tied=self.tied)
                 await replica.publish(published)
         except LostError as error:
             await self._lose(replica, str(error))

@@ -28,6 +28,7 @@ class Settings:
     context: int  # tokens of a prompt and its turn at most
     dtype: torch.dtype
     on_gpu: bool
+    tied: bool  # the model's head, to its embeddings
     tokenizes: bool  # servers have the tokenizer, and can find stop strings
 
     @classmethod
@@ -48,6 +49,7 @@ class Settings:
             context=context,
             dtype=_dtype(config.dtype, on_gpu),
             on_gpu=on_gpu,
+            tied=bool(getattr(text, "tie_word_embeddings", False) or model.config.tie_word_embeddings),
             tokenizes=tokenizes,
         )
 
@@ -73,7 +75,15 @@ class Settings:
         replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
         sleeps = self.vllm.sleep and self.on_gpu
         patience_s = self.vllm.patience_s
-        return Servers(replicas, context=self.context, patience_s=patience_s, launcher=launcher, sleeps=sleeps, tell=tell)
+        return Servers(
+            replicas,
+            context=self.context,
+            tied=self.tied and self.vllm.mode == "endpoints",
+            patience_s=patience_s,
+            launcher=launcher,
+            sleeps=sleeps,
+            tell=tell,
+        )
 
     @property
     def one_process(self) -> bool:
@@ -84,7 +94,7 @@ class Settings:
     def unties(self) -> bool:
         """Whether vLLM must have a head that is tied to the embeddings as a matrix of its own: on a CPU it packs the head once, and
         would not notice that the embeddings were loaded anew (0.32)."""
-        return not self.on_gpu and self.vllm.mode != "endpoints"
+        return not self.on_gpu or self.vllm.mode == "endpoints"  # whose head may be untied; one that is tied passes it over
 
     def arguments(self) -> dict[str, Any]:
         """vLLM's engine arguments, without the model."""
@@ -92,7 +102,7 @@ class Settings:
             "dtype": str(self.dtype).removeprefix("torch."),
             "max_model_len": self.context,
             "max_num_seqs": self.config.slots,
-            "max_logprobs": self.vllm.top_k,
+            "max_logprobs": self.vllm.top_k + 1,
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "generation_config": "vllm",
