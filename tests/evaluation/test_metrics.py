@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo.evaluation.metrics import (
@@ -95,6 +95,21 @@ def test_wilson_covers_the_truth_about_as_often_as_it_says():
 
 def test_a_question_weighs_the_same_however_often_it_was_asked():
     assert rate({"a": [1, 1, 1, 1], "b": [0]}).mean == 0.5
+
+
+def test_a_few_half_right_answers_are_no_certainty():
+    almost_none = {**{str(i): [0.0] for i in range(124)}, "half": [0.5]}
+    assert rate(almost_none) == wilson(0.5, 125) and rate(almost_none).high > 0.03
+    almost_all = {key: [1 - value for value in values] for key, values in almost_none.items()}
+    assert rate(almost_all).low == pytest.approx(1 - rate(almost_none).high)
+    assert wilson(0, 125).high < rate(almost_none).high < wilson(1, 125).high
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_a_rate_lies_in_its_interval(means):
+    found = rate({str(i): [mean] for i, mean in enumerate(means)})
+    assert 0 <= found.low <= found.mean + 1e-12 and found.mean - 1e-12 <= found.high <= 1
 
 
 def test_plain_rates_get_wilson_and_clusters_a_bootstrap():

@@ -17,7 +17,7 @@ from arpo.core.tree import Observation, RolloutTree, Turn
 from arpo.errors import ConfigError
 from arpo.evaluation.charts import Line, Panel, draw
 from arpo.evaluation.metrics import Estimate
-from arpo.evaluation.trajectories import Recorded, add, ratio
+from arpo.evaluation.trajectories import Recorded, add, ratio, share
 
 ALL = "all tools"
 WINDOW = 20  # tokens shown on either side of a result
@@ -113,7 +113,7 @@ class _Collected:
             after=of("after"),
             rise=of("rise", change=True),
             rise_from_before=of("rise_from_before", change=True),
-            rose=of("rose"),
+            rose=share(self.rose, purpose=f"{tool}/rose", seed=seed),
             positions=positions,
             curve=tuple(ratio(self.curve[at], purpose=f"{tool}/{at}", seed=seed) for at in positions),
         )

@@ -72,7 +72,7 @@ def _metrics(each: Finding) -> dict[str, Estimate]:
 
 
 def _result(each: Finding) -> dict[str, Any]:
-    found: dict[str, Any] = {"alias": each.name}
+    found: dict[str, Any] = {"name": each.name, "alias": each.name, "sample_len": each.questions}
     for name, estimate in _metrics(each).items():
         found[f"{name},{FILTER}"] = estimate.mean
         found[f"{name}_stderr,{FILTER}"] = (estimate.high - estimate.low) / _HALF_WIDTHS

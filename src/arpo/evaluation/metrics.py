@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 10_000
 _CHUNK = 2_000_000  # indices drawn at a time: bounds memory to about 32 MB whatever the number of questions
+FEW = 5  # questions that are neither wholly wrong nor right, below which their spread says little
 _EXACT_FLIPS = 12  # up to this many differing questions, all 2^n sign flips are counted instead of sampled
 
 
@@ -139,8 +140,10 @@ def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(mean, mean - below, mean + above, count)
 
 
-def wilson(num_right: int, num_asked: int) -> Estimate:
-    """A plain rate with Wilson's score interval: sensible also at 0 and 1, where a bootstrap has no width."""
+def wilson(num_right: float, num_asked: int) -> Estimate:
+    """A plain rate with Wilson's score interval: sensible also at 0 and 1, where a bootstrap has no width.
+
+    `num_right` may be a sum of shares from 0 to 1: none varies more than right and wrong do, so the interval is wide enough."""
     if not 0 <= num_right <= num_asked:
         raise ValueError(f"{num_right} right of {num_asked} asked")
     if num_asked == 0:
@@ -162,16 +165,18 @@ def _normal_quantile(p: float) -> float:
 def rate(by_question: Mapping[str, Sequence[float]], *, seed: int = 0, purpose: str = "accuracy") -> Estimate:
     """Mean accuracy over questions, each question weighing the same however many samples it has.
 
-    Where every question is wholly right or wholly wrong this is a plain rate over questions, so the interval is Wilson's; else it
-    is a bootstrap over questions.
+    Where every question is wholly right or wholly wrong this is a plain rate over questions, so the interval is Wilson's. So it is
+    where fewer than `FEW` questions are anything but 0 (or anything but 1), of which a bootstrap would know too little. Else it is
+    a bootstrap over questions.
     """
     values = [np.asarray(samples, dtype=np.float64) for samples in by_question.values() if len(samples)]
     return _rate_of([float(v.mean()) for v in values], seed, purpose)
 
 
 def _rate_of(means: Sequence[float], seed: int, purpose: str) -> Estimate:
-    if means and all(mean in (0.0, 1.0) for mean in means):
-        return wilson(int(sum(means)), len(means))
+    off_the_edge = min(sum(mean > 0 for mean in means), sum(mean < 1 for mean in means))
+    if means and (off_the_edge < FEW or all(mean in (0.0, 1.0) for mean in means)):
+        return wilson(math.fsum(means), len(means))
     return bootstrap(means, seed=seed, purpose=purpose)
 
 

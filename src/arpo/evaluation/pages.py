@@ -6,6 +6,7 @@ Knows how figures are shown. Refuses to compute any.
 import base64
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -100,7 +101,7 @@ def _scores(findings: Findings) -> ShownTable:
         rows.append(["mean", "", "", findings.mean.percent])
     judged = [each.title for each in findings.benchmarks if each.judged]
     note = "95 % intervals over questions." + (
-        f" The authors of {', '.join(judged)} let a model judge: the rule-based figure is a lower bound." if judged else ""
+        f" The authors of {', '.join(judged)} let a model judge: a rule is mostly stricter, now and then kinder." if judged else ""
     )
     return ShownTable(title="Accuracy", head=["benchmark", "questions", "measure", "accuracy"], rows=rows, note=note)
 
@@ -248,8 +249,9 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .5rem 0; display: block; overflow-x: auto; }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; vertical-align: bottom; border-bottom: 1px solid #8884; }
 th.text, td.text { text-align: left; }
+td.text { min-width: 6rem; }
 th { font-weight: 600; }
 dt { font-weight: 600; float: left; clear: left; width: 6rem; } dd { margin-left: 7rem; }
 p.note { opacity: .7; max-width: 50rem; }
@@ -276,7 +278,9 @@ def _table(table: ShownTable) -> str:
 
 def _cells(tag: str, cells: Sequence[str], left: int) -> str:
     side = [' class="text"' if number < left else "" for number in range(len(cells))]
-    return "".join(f"<{tag}{where}>{html.escape(cell)}</{tag}>" for where, cell in zip(side, cells, strict=True))
+    # an interval moves to a second line rather than out of sight, but stays in one piece
+    said = [re.sub(r" (?!\[)", "&nbsp;", html.escape(cell)) if cell.endswith("]") else html.escape(cell) for cell in cells]
+    return "".join(f"<{tag}{where}>{cell}</{tag}>" for where, cell in zip(side, said, strict=True))
 
 
 def _picture(folder: Path, picture: Picture) -> str:

@@ -38,6 +38,7 @@ FIGURES: Mapping[str, str] = {
     "recovered": "trajectories that recovered from a failed call",
     "beyond_limit": "calls beyond the limit",
 }
+OF_SOME = ("missed", "recovered")  # of trajectories that may be few
 FAILED = (Status.ERROR, Status.TIMEOUT, Status.REFUSED)
 
 
@@ -188,7 +189,7 @@ def as_study(found: Mapping[str, Quality]) -> dict[str, Any]:
     rows += [["calls a trajectory", *(_plain(q.calls_each) for q in found.values())]]
     for name, says in FIGURES.items():
         if any(name in q.figures for q in found.values()):
-            rows.append([says, *(q.figures[name].percent if name in q.figures else "-" for q in found.values())])
+            rows.append([says, *(_shown(name, q.figures[name]) if name in q.figures else "-" for q in found.values())])
     tables = [{"title": "Tool-call quality", "head": ["", *names], "rows": rows, "note": "95 % intervals over questions."}]
     by_tool = [
         [
@@ -203,6 +204,10 @@ def as_study(found: Mapping[str, Quality]) -> dict[str, Any]:
         head = ["tool", *(["agent"] if len(names) > 1 else []), "valid", "succeeded", "repeated"]
         tables.append({"title": "Calls by tool", "head": head, "rows": by_tool, "note": ""})
     return {"tables": tables, "agents": {name: asdict(q) for name, q in found.items()}}
+
+
+def _shown(name: str, estimate: Estimate) -> str:
+    return f"{estimate.percent} of {estimate.n:,}" if name in OF_SOME else estimate.percent
 
 
 def _plain(estimate: Estimate) -> str:

@@ -27,7 +27,7 @@ class Asked:
     name: str
     title: str
     metric: str  # "" where each task, or the recipe, says so itself
-    judged: bool  # its authors let a model judge: the rule-based measure is a lower bound
+    judged: bool  # its authors let a model judge: the rule here is another measure
     public: bool  # one of `arpo.tasks.benchmarks`: its own measure counts, not the recipe's
     tasks: tuple[Task, ...]
     num_all: int  # tasks before a part was chosen

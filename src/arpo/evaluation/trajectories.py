@@ -14,7 +14,7 @@ from arpo.core.record import Frames, TreeRecord
 from arpo.errors import ConfigError
 from arpo.evaluation.answers import read_lines, record_in
 from arpo.evaluation.asked import is_evaluation
-from arpo.evaluation.metrics import LEVEL, RESAMPLES, Estimate, keyed_generator, wilson
+from arpo.evaluation.metrics import FEW, LEVEL, RESAMPLES, Estimate, keyed_generator, wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +55,13 @@ Pairs = Mapping[str, tuple[float, float]]  # by question: a numerator and a deno
 
 def ratio(pairs: Pairs, *, purpose: str, change: bool = False, seed: int = 0, resamples: int = RESAMPLES // 5) -> Estimate:
     """Sum of numerators over sum of denominators (`change`: less 1) with its 95 % bootstrap interval over questions; `n` counts
-    the questions. NaN where nothing can be said."""
+    the questions. NaN where nothing can be said; no interval over fewer than `FEW` questions."""
     given = np.array([pair for _, pair in sorted(pairs.items()) if pair[1]], dtype=np.float64).reshape(-1, 2)
     if not len(given):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     mean = given[:, 0].sum() / given[:, 1].sum() - change
-    if len(given) == 1:
-        return Estimate(float(mean), float("nan"), float("nan"), 1)
+    if len(given) < FEW:
+        return Estimate(float(mean), float("nan"), float("nan"), len(given))
     chosen = keyed_generator(seed, f"{purpose}/{len(given)}").integers(0, len(given), (resamples, len(given)))
     sums = given[chosen].sum(axis=1)
     low, high = np.quantile(sums[:, 0] / sums[:, 1] - change, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

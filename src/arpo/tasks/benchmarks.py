@@ -53,7 +53,7 @@ class Benchmark:
     category: str = ""  # column
     keep: tuple[str, ...] = ()  # further columns for the metadata
     access: str = ""  # how to get access to a gated set
-    judged: bool = False  # its authors let a model judge: the rule-based metric is a lower bound
+    judged: bool = False  # its authors let a model judge: the rule here is another measure
     prepare: Callable[[rows.Row, str], rows.Row | Skipped] = rows.as_it_is
     golds: Callable[[str], tuple[str, ...]] = rows.only_itself
 
