@@ -195,7 +195,7 @@ def held(sandbox: WarmSandbox) -> dict[str, int]:
     """What there is of it when nothing runs; descriptors and files inside are counted there, since nobody outside may look."""
     gc.collect()
     inside = below(sandbox._inside.process.pid)
-    zygote = inside[-1] if inside else sandbox._inside.process.pid
+    zygote = sandbox._inside.process.pid if sandbox.level == "landlock" else inside[0]
     count = sandbox.count()
     return {
         "processes": len(inside),

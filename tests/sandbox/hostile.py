@@ -187,9 +187,9 @@ BURNERS: dict[str, tuple[str, str]] = {
     "matches a bad pattern": ("import re\nre.match('(a+)+b', 'a' * 60)", "of CPU|stopped after"),
 }
 
-# A call that others would like to know of: MARK stands in its code, in what it prints, in its variables and in a file of its own.
+# A call that others would like to know of: MARK stands in its code, in what it prints, in a variable, and in a file and its name.
 MARK = "SECRET-OF-{number}-7f3a"
-SECRETIVE = "import time\nx = 'MARK'\nprint(x)\nopen('mine', 'w').write(x)\ntime.sleep(0.3)\nx"
+SECRETIVE = "import time\nx = 'MARK'\nprint(x)\nopen('mine', 'w').write(x)\nopen(x, 'w').close()\ntime.sleep(0.3)\nx"
 _FIND = "import re\nfound = set()\ndef look(b): found.update(int(n) for n in re.findall(rb'SECRET-OF-([0-9]+)-7f3a', b))\n"
 _SAY = "\nprint(sorted(found)) # MARK"
 

@@ -426,7 +426,7 @@ def test_processes_that_are_allowed_are_counted() -> None:
     assert asyncio.run(text(tool, bomb)) == "2"
     stays = "import os, time\nif os.fork() == 0:\n  time.sleep(60)\nprint('gone ahead')\nos._exit(0)"
     asyncio.run(text(tool, stays))
-    assert len(children(tool)) <= 1
+    assert len(children(tool)) <= 2  # what forks, and what sweeps
     tool.close()
 
 

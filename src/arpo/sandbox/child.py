@@ -58,7 +58,7 @@ def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collect
     _set_environment(folder)
     if ruleset >= 0:
         landlock.enter(ruleset)
-    _close_all_but(keep)
+    close_all_but(keep)
     apply(cell.limits, address_space=cell.address_space)
     grant_cpu(cell.limits, 0.0, hard=not session)
     forks = cell.limits.processes > 0 or session
@@ -96,7 +96,8 @@ def _set_environment(folder: str) -> None:
     os.environ.update(kept, HOME=folder, TMPDIR=folder)
 
 
-def _close_all_but(keep: Collection[int]) -> None:
+def close_all_but(keep: Collection[int]) -> None:
+    """Every descriptor above 2."""
     start = 3
     for each in sorted(keep):
         os.closerange(start, each)

@@ -27,6 +27,7 @@ from arpo.sandbox.setup import Setup
 from arpo.sandbox.verdict import Ran
 
 START_S = 120.0  # for imports on a busy machine
+SPARE = 4  # scratch folders, for the time that another takes to be emptied
 BOOT_PACKAGE = """
 import json, sys, types
 sys.path[:] = json.loads(sys.argv[1])["path"]
@@ -219,7 +220,7 @@ class WarmSandbox:
         own_users: bool = True,
     ) -> None:
         self.level, self.limits, self.landlocked = level, limits, landlocked
-        self._count = at_once + sessions
+        self._count = at_once + sessions + SPARE
         self._places = Places(min(at_once, sessions) if sessions else at_once)
         self._settings: dict[str, Any] = {
             "outer": "none" if level == "landlock" else level,

@@ -15,11 +15,12 @@ import time
 from collections import deque
 from typing import Any
 
-from arpo.sandbox import child, landlock, namespaces, niceness, packets, payload, program, scratch, seccomp
+from arpo.sandbox import child, landlock, namespaces, niceness, packets, payload, program, seccomp
 from arpo.sandbox.children import Call, Request, Slot, lead_group
 from arpo.sandbox.keeper import Sessions
 from arpo.sandbox.limits import MOST_FILES
 from arpo.sandbox.setup import Setup
+from arpo.sandbox.sweeper import Sweeper
 
 SLOW_TO_HEAR_S = 2.0  # of processor time: the kernel's own signal comes a whole second late at most
 MOST_DESCRIPTORS = 4096  # that are looked at when open ones are counted
@@ -35,6 +36,9 @@ class Zygote:
         self.waiting: deque[Request] = deque()  # the trainer asks for no more than can run: seldom anything, and never for long
         self.calls: dict[int, Call] = {}
         self.sessions = Sessions(self)
+        self.sweeper = Sweeper()
+        self.sweeping: dict[str, Slot] = {}  # by folder: what is being emptied
+        self.looking = False
         own = os.path.dirname(os.path.abspath(__file__))
         readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
         self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
@@ -51,6 +55,7 @@ class Zygote:
     def serve(self) -> None:
         """Until the trainer closes its end, or says what is no request."""
         self.selector.register(self.control, selectors.EVENT_READ, self._hear)
+        self.selector.register(self.sweeper, selectors.EVENT_READ, self._swept)
         self.answer({"ready": True, "user": os.geteuid(), "address_space": self.cell.address_space})
         while True:
             for key, _ in self.selector.select(self._next_s()):
@@ -106,7 +111,7 @@ class Zygote:
         return {
             "descriptors": sum(_is_open(number) for number in range(MOST_DESCRIPTORS)),
             "files": sum(len(os.listdir(slot.folder)) for slot in self.free),
-            "slots": len(self.free),
+            "slots": len(self.free) + len(self.sweeping),
             "calls": len(self.calls) + len(self.waiting),
             "sessions": len(self.sessions.live),
         }
@@ -210,13 +215,21 @@ class Zygote:
         self.answer(call.end(status, self.setup.limits.cpu_seconds))
 
     def release(self, slot: Slot) -> None:
-        """Take a slot back, empty. One that cannot be emptied is not used again."""
-        try:
-            scratch.empty(slot.folder)
-        except OSError as error:
-            print(f"{slot.folder} is not used any more: {error}", file=sys.stderr)
-        else:
-            self.free.append(slot)
+        """Take a slot back, which is free again once it is empty. One that cannot be emptied is not used again."""
+        self.sweeping[slot.folder] = slot
+        self.sweeper.empty(slot.folder)
+
+    def _swept(self) -> None:
+        answer = self.sweeper.answer()
+        if "emptied" in answer:
+            slot = self.sweeping.pop(answer["emptied"])
+            if answer["ok"]:
+                self.free.append(slot)
+            return
+        self.looking = False
+        for call in self.calls.values():
+            if call.slot.folder in answer["over"]:
+                call.kill("files")
 
     def close_forks(self, forks: seccomp.Forks | None) -> None:
         if forks is not None:
@@ -239,9 +252,10 @@ class Zygote:
         for call in list(self.calls.values()):
             if call.session and call.cpu_of_call() > self.setup.limits.cpu_seconds + SLOW_TO_HEAR_S:
                 call.kill("cpu")
-            most = self.setup.limits.file_mb << 20
-            if not self.cell.private_root and scratch.overflows(call.slot.folder, most, MOST_FILES):
-                call.kill("files")
+        if self.calls and not self.cell.private_root and not self.looking:
+            self.looking = True
+            folders = [call.slot.folder for call in self.calls.values()]
+            self.sweeper.look(folders, self.setup.limits.file_mb << 20, MOST_FILES)
 
     def _let_others_go_first(self) -> None:
         """Calls that compute for long, and not those of sessions: niceness cannot be taken back, and would stay with them."""

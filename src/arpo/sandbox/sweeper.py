@@ -1,0 +1,65 @@
+"""A process beside the zygote that empties scratch folders and sees when they overflow.
+
+What files are called is known to the program that made them, and must not be to the next: nothing that calls are forked from reads
+such a folder. Here it may be read, since nothing is forked from here.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from arpo.sandbox import child, linux, packets, scratch
+
+
+class Sweeper:
+    """Answers come in the order of asking, on what `fileno` gives: {"emptied": folder, "ok": ...} or {"over": [folder, ...]}."""
+
+    def __init__(self) -> None:
+        self._control, theirs = packets.pair()
+        if not os.fork():
+            _serve(theirs)
+        theirs.close()
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def empty(self, folder: str) -> None:
+        packets.send(self._control, {"empty": folder})
+
+    def look(self, folders: Sequence[str], most_bytes: int, most_files: int) -> None:
+        """Which of `folders` hold more than that?"""
+        packets.send(self._control, {"look": folders, "bytes": most_bytes, "files": most_files})
+
+    def answer(self) -> dict[str, Any]:
+        got = packets.receive(self._control)
+        if got is None:
+            raise EOFError("the sweeper is gone")
+        return got[0]
+
+
+def _serve(control: socket.socket) -> None:
+    """Never returns."""
+    try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        child.close_all_but([control.fileno()])
+        while (got := packets.receive(control)) is not None:
+            request = got[0]
+            if "empty" in request:
+                packets.send(control, {"emptied": request["empty"], "ok": _emptied(request["empty"])})
+            else:
+                most = request["bytes"], request["files"]
+                packets.send(control, {"over": [each for each in request["look"] if scratch.overflows(each, *most)]})
+    finally:
+        os._exit(0)
+
+
+def _emptied(folder: str) -> bool:
+    try:
+        scratch.empty(folder)
+    except OSError as error:
+        print(f"{folder} is not used any more: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
