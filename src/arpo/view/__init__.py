@@ -3,11 +3,14 @@
     forks        what a fork paid off: the sibling's line against the probe's
     rows         one record as a row of a table, its entropies as sums, its tips
     index        an SQLite index over a run's event logs, in the user's cache
+    table        which trees fit a query, and how branching did in them
     trees        one record as the answer that draws a tree
     pieces       recorded tokens as text, piece by piece
     entropies    curves around tool results, and calibration
     overview     runs, their recipes, events and metrics
     evaluations  held-out questions
+    asking       the answers of an evaluation of benchmarks, as they come
+    kept         a value that is made again when its files have changed
     library      a request to its answer
     server       HTTP on this machine alone
     page         the built page, and the export
