@@ -124,8 +124,16 @@ def test_files_that_hold_something_else_are_named(tmp_path: Path) -> None:
     assert "nothing has been cached" in arpo("cache", "stats").output
     for content, said in (('{"a": 1}', "should be a text"), ("[1]", "a line is an object"), ("x", "not JSON"), ("", "")):
         (tmp_path / "file").write_text(content)
-        answer = arpo("cache", "import", tmp_path / "file")
+        answer = arpo("cache", "import", tmp_path / "file", "--file", tmp_path / "new.sqlite")
         assert said in answer.output and (answer.exit_code == 2 or not content), answer.output
+        assert not content or not (tmp_path / "new.sqlite").exists()
+    replay = ("tools.0.cache.keep=true", "tools.mode=replay", f"tools.cache.file={tmp_path / 'none.sqlite'}")
+    assert arpo("tools", "quickstart", *replay, "search", "x").exit_code == 2 and not (tmp_path / "none.sqlite").exists()
+    (tmp_path / "file").write_text('{"a": "b"}')
+    arpo("cache", "import", tmp_path / "file")
+    for command in ("clear", "export"):
+        wrong = arpo("cache", command, "--tool", "serch")
+        assert wrong.exit_code == 2 and "did you mean 'search'" in wrong.output
     database = tmp_path / "other.sqlite"
     with sqlite3.connect(database) as db:
         db.execute("PRAGMA user_version = 77")

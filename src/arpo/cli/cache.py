@@ -34,7 +34,7 @@ def clear(
     """Remove what is cached."""
     from arpo.cli.cached import store_at
 
-    store = store_at(file)
+    store = store_at(file, tool)
     count = store.clear(tool, recorded=recorded)
     typer.echo(f"removed {count:,} results; {store.totals()[2]:,} recorded ones stay")
 
@@ -50,7 +50,7 @@ def export_cache(
     from arpo.cli.cached import export as lines
     from arpo.cli.cached import store_at
 
-    for line in lines(store_at(file), out, tool):
+    for line in lines(store_at(file, tool), out, tool):
         typer.echo(line)
 
 
@@ -63,8 +63,6 @@ def import_cache(
     argument: Annotated[str, typer.Option(metavar="NAME", help="Which argument its queries are.")] = "query",
 ) -> None:
     """Record results for replay (tools.mode=replay)."""
-    from arpo.cli.cached import load, store_at
+    from arpo.cli.cached import load
 
-    store = store_at(file, must_exist=False)
-    count = load(store, source, tool, argument)
-    typer.echo(f"recorded {count:,} results in {store.path}")
+    typer.echo(load(file, source, tool, argument))

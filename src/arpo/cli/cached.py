@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from arpo.core.tree import Status
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import ConfigError, FormatError, nearest
 from arpo.files import cache_folder
 from arpo.tools.keys import ANY_VERSION, canonical, key_of
 from arpo.tools.store import Entry, Store, as_line, read_line
 
 
-def store_at(file: Path | None, *, must_exist: bool = True) -> Store:
-    """The store in `file`, else the user's. Raises ConfigError where there is none."""
+def store_at(file: Path | None, tool: str = "") -> Store:
+    """The store in `file`, else the user's. Raises ConfigError where there is none, or none of `tool` in it."""
     path = file or cache_folder() / "tools.sqlite"
-    if must_exist and not path.is_file():
+    if not path.is_file():
         raise ConfigError("nothing has been cached or recorded here", value=str(path), hint="Another file: --file")
-    return Store(path)
+    store = Store(path)
+    names = {name for name, *_ in store.by_tool()} if tool else set()
+    if tool and tool not in names:
+        raise ConfigError("nothing of this tool is kept", where="--tool", value=tool, hint=nearest(tool, names) if names else "")
+    return store
 
 
 def stats(store: Store) -> str:
@@ -41,6 +45,7 @@ def export(store: Store, out: Path | None, tool: str) -> Iterator[str]:
     if out is None:
         yield from lines
         return
+    out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")  # streamed: a cache may be larger than memory
     with part.open("w", encoding="utf-8") as file:
         count = sum(1 for line in lines if file.write(f"{line}\n"))
@@ -48,13 +53,16 @@ def export(store: Store, out: Path | None, tool: str) -> Iterator[str]:
     yield f"wrote {count:,} results to {out}"
 
 
-def load(store: Store, file: Path, tool: str, argument: str) -> int:
-    """Record what `file` holds, for replay. Returns how many results. Raises ConfigError and FormatError, naming file and line."""
+def load(into: Path | None, file: Path, tool: str, argument: str) -> str:
+    """Record what `file` holds in the store `into` (else the user's), for replay; what to say about it. Raises ConfigError and
+    FormatError, naming file and line: then nothing was recorded."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
-    return store.put(list(_entries(text, str(file), tool, argument)))
+    entries = list(_entries(text, str(file), tool, argument))
+    store = Store(into or cache_folder() / "tools.sqlite")
+    return f"recorded {store.put(entries):,} results in {store.path}"
 
 
 def _entries(text: str, where: str, tool: str, argument: str) -> Iterator[Entry]:

@@ -232,10 +232,11 @@ def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Traffic:
                 failed=deque(maxlen=config.limits.error_window),
             )
     if any(lane.kept for lane in traffic.lanes.values()):
-        store = Store(_file(config), max_bytes=int(config.cache.max_mb * 2**20))
-        if config.mode == "replay" and not store.totals()[2]:
+        file, known = _file(config), config.mode != "replay" or _file(config).is_file()  # a replay makes no file
+        store = Store(file, max_bytes=int(config.cache.max_mb * 2**20)) if known else None
+        if store is None or (config.mode == "replay" and not store.totals()[2]):
             hint = "Run with tools.mode=record first, or `arpo cache import`"
-            raise ConfigError("there is no recorded call to replay", where="tools.cache.file", value=str(store.path), hint=hint)
+            raise ConfigError("there is no recorded call to replay", where="tools.cache.file", value=str(file), hint=hint)
         traffic.cache = Cache(store, config.mode, traffic._tell)
         if config.mode == "record":
             _note_offers(store, traffic)
