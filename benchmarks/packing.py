@@ -190,8 +190,8 @@ def by_leaves(trees: Trees, options: argparse.Namespace, rounds: int) -> tuple[d
 
 
 def gradients(trees: Trees, shape: str, layers: int | None) -> tuple[dict[str, Any], list[Goal]]:
-    """Distance of the packed gradient from the flat one, over the length of the latter: in float64 (at most 4 layers), and in bf16 beside
-    what bf16 itself is off float32."""
+    """Distance of the packed gradient from the flat one, over the length of the latter: in float64 (at most 4 layers), and in bf16
+    beside what bf16 itself is off float32."""
     model = model_of(shape, layers=min(4, layers or 4), dtype=torch.float64)
     flat = sharing_nothing(trees)
     exact = _distance(gradient(model, trees, torch.float64), gradient(model, flat, torch.float64))
