@@ -84,6 +84,11 @@ class EngineContract:
     def other(self):
         return None
 
+    @pytest.fixture
+    def long(self):
+        """Tokens of a turn that is still being written when new weights arrive."""
+        return 200
+
     async def test_greedy_tokens_are_those_of_a_plain_forward(self, engine, prompt, network):
         if network is None:
             return
@@ -221,13 +226,13 @@ class EngineContract:
             await write(engine, long, max_tokens=4)
         assert len((await write(engine, prompt, max_tokens=3)).tokens) == 3
 
-    async def test_tokens_carry_the_version_that_wrote_them(self, engine, prompt, state):
-        stream = engine.sample(prompt, SamplingParams(max_tokens=200, seed=3, head=5))
+    async def test_tokens_carry_the_version_that_wrote_them(self, engine, prompt, state, long):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=long, seed=3, head=5))
         first = await anext(stream)
         await engine.load(Weights(7, state))
         rest = [c async for c in stream]
         assert first.version == 0 and rest[-1].version == 7
-        assert len(first.tokens) + sum(len(c.tokens) for c in rest) == 200
+        assert len(first.tokens) + sum(len(c.tokens) for c in rest) == long
         versions = [c.version for c in rest]
         assert versions == sorted(versions)
 

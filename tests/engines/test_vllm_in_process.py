@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 from engine_contract import agrees, write
-from vllm_contract import VllmContract, build
+from vllm_contract import LONG, VllmContract, build
 
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import EngineError
@@ -34,7 +34,7 @@ def shared(vllm_network, tokenizer):
 class TestInProcess(VllmContract):
     async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(self, engine, prompt, other):
         await engine.load(Weights(4, other.state_dict()))
-        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=1, head=2))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
         await anext(stream)
         for process in psutil.Process().children():
             if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from engine_contract import Written, agrees, until, write
-from vllm_contract import VllmContract, build
+from vllm_contract import LONG, VllmContract, build
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.vllm.cutter import Cutter
@@ -65,13 +65,13 @@ class TestServers(VllmContract):
     async def test_a_lost_replicas_requests_go_on_elsewhere_and_it_comes_back(self, engine, prompt, network, other):
         await engine.load(Weights(3, other.state_dict()))
         form = engine.form
-        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=1, head=2, tree="lost"))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2, tree="lost"))
         chunks = [await anext(stream)]
         home = next(replica for replica in form.replicas if replica.live)
         os.killpg(server_of(engine, home).process.pid, signal.SIGKILL)
         chunks += [chunk async for chunk in stream]
         turn = Written(chunks)
-        assert len(turn.tokens) == 250
+        assert len(turn.tokens) == LONG
         agrees(other, prompt, turn)
         assert not home.up
         turns = await asyncio.gather(*(write(engine, prompt, max_tokens=5, seed=i) for i in range(8)))
@@ -83,14 +83,14 @@ class TestServers(VllmContract):
 
     async def test_a_replica_that_hangs_is_taken_out_and_comes_back(self, engine, prompt):
         form = engine.form
-        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=1, head=2, tree="hangs"))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2, tree="hangs"))
         chunks = [await anext(stream)]
         home = next(replica for replica in form.replicas if replica.live)
         leader = psutil.Process(server_of(engine, home).process.pid)
         leader.suspend()
         try:
             chunks += [chunk async for chunk in stream]
-            assert sum(len(chunk.tokens) for chunk in chunks) == 250
+            assert sum(len(chunk.tokens) for chunk in chunks) == LONG
         finally:
             leader.resume()
         await until(lambda: home.up, seconds=60)
@@ -107,7 +107,7 @@ class TestServers(VllmContract):
     async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer):
         urls = (engine.form.launcher.servers[0].url,)
         longer = make_model(vocabulary=len(tokenizer), context=4096)
-        with pytest.raises(ConfigError, match=r"--max-model-len 320.*--max-model-len 4096"):
+        with pytest.raises(ConfigError, match=r"--max-model-len 1200.*--max-model-len 4096"):
             await write(build(longer, tokenizer, mode="endpoints", urls=urls), [5, 6], max_tokens=3)
 
 

@@ -12,7 +12,8 @@ from arpo.engines.config import EngineConfig
 from arpo.engines.vllm.settings import BLOCK
 from arpo.errors import EngineError
 
-CONTEXT = 320  # of the networks in conftest.py
+CONTEXT = 1200  # of the networks in conftest.py
+LONG = 1000  # tokens of a turn in the middle of which something happens
 
 
 def build(model, tokenizer, **said):
@@ -55,6 +56,10 @@ class VllmContract(EngineContract):
         return network.state_dict()
 
     @pytest.fixture
+    def long(self):
+        return LONG
+
+    @pytest.fixture
     def live(self, engine):
         return lambda: engine.live
 
@@ -77,7 +82,7 @@ class VllmContract(EngineContract):
         assert engine.stats.prefill_tokens - before <= 30 + BLOCK
 
     async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(self, engine, prompt, network, other):
-        stream = engine.sample(prompt, SamplingParams(max_tokens=250, seed=3, head=5))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=3, head=5))
         chunks = [await anext(stream)]
         await engine.load(Weights(1, other.state_dict()))
         chunks += [chunk async for chunk in stream]
