@@ -7,7 +7,7 @@ sandbox as a whole. Nobody inside can go back to the front.
 import math
 import os
 
-ALL = 2  # of the sandbox as a whole: two fifths of a core on which the trainer is busy; less makes short calls wait for long
+ALL = 1  # of the sandbox as a whole: less than half of a core on which the trainer is busy, and short calls hardly wait for it
 CALL = 10  # a tenth of it
 LARGEST = 19
 PATIENCE_S = 0.03  # of processor time, until a call is not short any more
