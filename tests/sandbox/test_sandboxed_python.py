@@ -20,7 +20,7 @@ from hostile import PROGRAMS
 from arpo.core.tree import Call, Status
 from arpo.errors import ConfigError
 from arpo.rollout.states import ToolStates
-from arpo.sandbox import levels, seccomp, syscalls
+from arpo.sandbox import levels, niceness, seccomp, syscalls
 from arpo.sandbox.limits import Limits
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
@@ -404,6 +404,17 @@ async def test_states_of_a_tree_fork_where_its_branches_do(sessions: PythonTool)
     assert await text(sessions, "x", (await states.at((0, 0, 0)))["python"]) == "['trunk', 'probe']"
     await states.close()
     assert not states.lost
+
+
+BURN = "import os, time\nwhile time.process_time() < 0.2: pass\ntime.sleep(0.2)\nos.getpriority(os.PRIO_PROCESS, 0)"
+
+
+async def test_calls_that_compute_stand_back_and_short_ones_do_not(python: PythonTool) -> None:
+    own = int(await text(python, "import os\nos.getpriority(os.PRIO_PROCESS, 0)"))
+    assert own == min(19, os.getpriority(os.PRIO_PROCESS, 0) + niceness.CALL)
+    among_many = [int(each) for each in await asyncio.gather(*(text(python, BURN) for _ in range(8)))]
+    assert min(19, own + 1) <= max(among_many) <= niceness.among(8, own)
+    assert await text(python, "import os\nos.getpriority(os.PRIO_PROCESS, 0)") == str(own)
 
 
 # --- settings
