@@ -13,7 +13,7 @@ from rich.console import Console
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.tree import Call, Outcome, Status
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError, ToolsStoppedError, nearest
 from arpo.recipe import load_recipe
 from arpo.run import Run
 from arpo.tasks import Task
@@ -24,7 +24,8 @@ from arpo.tools.traffic import Traffic, around, recorded_offers, unready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a result that is shown
-PATIENCE_S = 10.0  # somebody sits before the screen: a provider that is down is said soon, whatever a run would wait
+PATIENCE_S, RETRIES = 10.0, 1  # somebody sits before the screen: a provider that is down is said soon, whatever a run would wait
+LATER = "ask once more when it is back; a run waits for tools.limits.patience_s"
 
 
 def show_tools(recipe: str, words: Sequence[str], console: Console | None = None) -> bool:
@@ -43,9 +44,11 @@ def show_tools(recipe: str, words: Sequence[str], console: Console | None = None
     if broken and (not tools or (asked and asked[0] not in tools)):
         raise broken[0]
     limits = run.tools.limits
-    limits = limits.model_copy(update={"patience_s": min(limits.patience_s, PATIENCE_S)})
+    limits = limits.model_copy(update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)})
     config = run.tools.model_copy(update={"limits": limits})
     traffic = around(config, entries)
+    for lane in traffic.lanes.values():
+        lane.provider.outage.hint = LATER
     missing = unready(config, entries, traffic)
     if asked:
         calls = [_asked_call(tools, asked)]
@@ -170,7 +173,13 @@ async def _call_all(
             outcomes.append(None)
             continue
         console.print(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
-        outcomes.append(await _call(traffic, tools, call, run, console))
+        try:
+            outcomes.append(await _call(traffic, tools, call, run, console))
+        except ToolsStoppedError as error:
+            if not listed:
+                raise
+            console.print(f"  -> would stop a run: {error}")
+            outcomes.append(None)
     return outcomes
 
 
