@@ -26,7 +26,9 @@ from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
 from arpo.tasks import Task
 
-POINTS = ("sampling", "tool", "scoring", "update", "checkpoint")  # counted; besides: "log", "random"
+# Counted; besides: "cold start" (its updates, then "keeping"), "log", "random".
+POINTS = ("sampling", "tool", "scoring", "update", "checkpoint", "files", "tensorboard")
+COLD_STEPS = 80
 ENGINES = ("scripted", "exact", "ahead")  # the last: scripted too, with sampling ahead of training
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -52,7 +54,7 @@ rollout: {{leaves: 3, roots: 2, head: 2, max_calls: 2, turn_tokens: 20, branch_t
 optim: {{lr: 1.0e-3}}
 train: {{steps: 5, tasks_per_step: 2, max_staleness: {most}, token_budget: 2048,
   save_every: 2, keep_last: 1, eval_every: 2, eval_limit: 2}}
-cold_start: {{traces: {folder}/traces.jsonl, num_traces: null, batch: 20, steps: 80, lr: 2.0e-2}}
+cold_start: {{traces: {folder}/traces.jsonl, num_traces: null, batch: 20, steps: {cold_steps}, lr: 2.0e-2}}
 evaluation: {{limit: 2, greedy_limit: 1}}
 """
 
@@ -135,10 +137,13 @@ def exact(config: EngineConfig, model: Any, tokenizer: Any) -> Mortal:
 
 
 def watch(model: Any) -> None:
-    """Count forwards of the learner, and files touched in checkpoints; limit the length of files, if this is to end inside a line
-    or a frame of a log."""
+    """Count forwards of the learner, files touched (in checkpoints, in the cache's cold starts, elsewhere in the run's folder) and
+    records of TensorBoard; limit the length of files, if this is to end inside a line or a frame of a log."""
     import torch
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
+    if RecordWriter.write is not _half_a_record:
+        RecordWriter.write, RecordWriter.whole = _half_a_record, RecordWriter.write
     model.get_decoder().register_forward_hook(lambda *_: reach("update") if torch.is_grad_enabled() else None)
     sys.addaudithook(_touched)
 
@@ -149,11 +154,27 @@ def _touched(event: str, arguments: tuple[Any, ...]) -> None:
     path = arguments[0]
     if not isinstance(path, str | os.PathLike):
         return
-    place = os.fspath(path)
-    if isinstance(place, str) and "/checkpoints" in place:
+    place, out = os.fspath(path), os.environ.get("SOAK_OUT")
+    if not isinstance(place, str):
+        return
+    if "/cold-starts/" in place:
+        reach("keeping")
+    elif "/checkpoints" in place:
         reach("checkpoint")
-    elif isinstance(place, str) and "/events/step-" in place and event == "open":
-        _die_in_a_log(place)
+    elif "/events/step-" in place:
+        if event == "open":
+            _die_in_a_log(place)
+    elif out and place.startswith(out):  # the lines, summary, accounts, results, pictures, report
+        reach("files")
+
+
+def _half_a_record(writer: Any, content: bytes) -> None:
+    """TensorBoard's writer of one record, which may die in the middle of it."""
+    if os.environ.get("SOAK_KILL") == f"tensorboard:{reached['tensorboard'] + 1}":
+        writer._writer.write(content[: len(content) // 2])
+        writer._writer.flush()
+    reach("tensorboard")
+    writer.whole(content)
 
 
 def _die_in_a_log(place: str) -> None:
@@ -183,7 +204,7 @@ def write_job(folder: Path) -> dict[str, Path]:
     recipes = {engine: folder / f"{engine}.yaml" for engine in ENGINES}
     for engine, path in recipes.items():
         exactly, most = str(engine == "exact").lower(), int(engine == "ahead")
-        path.write_text(RECIPE.format(folder=folder, engine=engine, deterministic=exactly, most=most))
+        path.write_text(RECIPE.format(folder=folder, engine=engine, deterministic=exactly, most=most, cold_steps=COLD_STEPS))
     return recipes
 
 

@@ -3,7 +3,8 @@
     python benchmarks/soak.py [--runs 50] [--seed 0] [--out DIR] [--quick]
 
 Every run is killed once to three times, at a point drawn anew: inside sampling, a tool call, scoring, the update, a checkpoint
-(between any two files of it), a line or a frame of a log, or at any instant; then it is resumed until it is finished. A third of
+(between any two files of it), any other file of the run, a record of TensorBoard, a line or a frame of a log, the cold start or
+the storing of it, or at any instant; then it is resumed until it is finished. A third of
 the runs has the scripted engine, a third the local one with `deterministic: true`, a third the scripted one with sampling ahead of
 training; every tenth life is a process of the command line, the others are forks of one that has torch loaded. What must hold is
 `check_killed` and `check_finished`; what does not is printed.
@@ -12,6 +13,7 @@ training; every tenth life is a process of the command line, the others are fork
 import argparse
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -37,7 +39,7 @@ from arpo.train.job import read_tasks
 from arpo.train.order import in_order
 from arpo.train.runfolder import RunFolder
 
-KINDS = (*job.POINTS, "log", "random")
+KINDS = (*job.POINTS, "cold start", "log", "random")
 CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s")  # metrics that measure time
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
@@ -64,6 +66,7 @@ class Reference:
     folder: Path
     reached: dict[str, int]
     seconds: float
+    keeping: int  # files touched while a cold start, and what was measured on it, was stored
 
     @property
     def max_staleness(self) -> int:
@@ -84,13 +87,13 @@ class Tally:
 # --- one life of a run
 
 
-def live(recipe: str, out: str, resume: bool, kill: str, counts: str) -> None:
-    """Train until the end, or until `kill`. `counts`: where to write how often each point was reached."""
+def live(recipe: str, out: str, resume: bool, environment: dict[str, str], counts: str) -> None:
+    """Train until the end, or until it is killed. `counts`: where to write how often each point was reached."""
     from rich.console import Console
 
     from arpo.train.pipeline import train
 
-    os.environ["SOAK_KILL"] = kill
+    os.environ.update(environment)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         train(load_recipe(recipe), out=Path(out), resume=resume, console=Console(file=nowhere))
@@ -105,15 +108,16 @@ class Lives:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 
-    def lead(self, recipe: Path, out: Path, *, resume: bool, kill: str, counts: str = "", cli: bool = False) -> int:
+    def lead(self, recipe: Path, out: Path, *, resume: bool, kill: str, cache: Path, counts: str = "", cli: bool = False) -> int:
         """One life; returns the exit code (negative: the signal). `random:S` is a kill from outside after so many seconds."""
         kind, _, after = kill.partition(":")
+        environment = {"SOAK_KILL": kill, "SOAK_OUT": str(out), "ARPO_CACHE": str(cache)}
         if cli:
-            started = _command(recipe, out, resume, kill)
+            started = _command(recipe, out, resume, environment)
             wait: Callable[[float | None], object] = lambda s: _waited(started, s)  # noqa: E731
             code: Callable[[], int | None] = started.poll
         else:
-            forked = self.context.Process(target=live, args=(str(recipe), str(out), resume, kill, counts))
+            forked = self.context.Process(target=live, args=(str(recipe), str(out), resume, environment, counts))
             forked.start()
             wait, code = forked.join, lambda: forked.exitcode
         pid = started.pid if cli else forked.pid
@@ -129,12 +133,12 @@ class Lives:
         return found
 
 
-def _command(recipe: Path, out: Path, resume: bool, kill: str) -> "subprocess.Popen[bytes]":
+def _command(recipe: Path, out: Path, resume: bool, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     arguments = ["--resume", str(out)] if resume else [str(recipe), "--out", str(out)]
     return subprocess.Popen(
         [sys.executable, "-m", "arpo.cli", "train", *arguments],
-        env={**os.environ, "PYTHONPATH": paths, "SOAK_KILL": kill},
+        env={**os.environ, "PYTHONPATH": paths, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -186,7 +190,7 @@ def _frames(folder: RunFolder, step: int) -> list[bytes]:
     return [content[: frames.offset]] if found else []
 
 
-def check_finished(out: Path, reference: Reference, remains: list[Remains], tally: Tally) -> None:
+def check_finished(out: Path, reference: Reference, remains: list[Remains], cache: Path, tally: Tally) -> None:
     """At the end: the same history as the undisturbed run's, tasks in order, what was cut kept, nothing left lying about."""
     folder, whole = RunFolder(out), RunFolder(reference.folder)
     laws = {
@@ -204,7 +208,8 @@ def check_finished(out: Path, reference: Reference, remains: list[Remains], tall
         "status": folder.summary().get("status") == "finished",
         "summary": all(folder.summary().get(key) == whole.summary().get(key) for key in ("steps", "accuracy_after", "model_step")),
         "nothing lost": all(_kept(out, each) for each in remains),
-        "nothing left": not [p for p in out.rglob("*") if p.name.startswith(PARTIAL) or p.name == "lock"],
+        "tensorboard": _curve(out) == [(line["step"], round(line["reward/leaves"], 6)) for line in folder.metrics()],
+        "nothing left": not [p for path in (out, cache) for p in path.rglob("*") if p.name.startswith(PARTIAL) or p.name == "lock"],
     }
     tally.broken.extend(f"{out.name}: {law}" for law, holds in laws.items() if not holds)
 
@@ -224,6 +229,16 @@ def _all_trees(folder: RunFolder, reference: Reference) -> list[Any]:
         thought = record.notes["learner_logprobs"]
         found.append((record.tree.step, record.tree.task, turns, record.scores, record.advantages, record.credit, thought))
     return found
+
+
+def _curve(out: Path) -> list[tuple[int, float]]:
+    """What TensorBoard shows: of its files, in the order of their names, whatever can be read."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it says that it hides what a resumed run did again
+    shown = EventAccumulator(str(out / "tensorboard"))
+    shown.Reload()
+    return [(each.step, round(each.value, 6)) for each in shown.Scalars("reward/leaves")]
 
 
 def _weights(out: Path) -> bytes:
@@ -258,18 +273,24 @@ def _kept(out: Path, each: Remains) -> bool:
 
 
 def references(folder: Path, lives: Lives) -> dict[str, Reference]:
-    found, recipes = {}, job.write_job(folder)
-    lives.lead(recipes["scripted"], folder / "first", resume=False, kill="")  # the others take its cold start from the cache
+    found: dict[str, Reference] = {}
+    recipes, cache, keeping = job.write_job(folder), folder / "cache", 0
     for engine, recipe in recipes.items():
-        out, counts = folder / f"whole-{engine}", folder / f"{engine}.json"
-        began = time.monotonic()
-        if code := lives.lead(recipe, out, resume=False, kill="", counts=str(counts)):
-            raise RuntimeError(f"the undisturbed run with the {engine} engine ended with {code}")
-        found[engine] = Reference(recipe, out, json.loads(counts.read_text()), time.monotonic() - began)
+        first, out, counts = folder / f"first-{engine}", folder / f"whole-{engine}", folder / f"{engine}.json"
+        reached = []
+        for path in (first, out):  # what the first one stores in the cache the second takes from there
+            began = time.monotonic()
+            if code := lives.lead(recipe, path, resume=False, kill="", cache=cache, counts=str(counts)):
+                raise RuntimeError(f"the undisturbed run with the {engine} engine ended with {code}")
+            reached.append(json.loads(counts.read_text()))
+        keeping = max(keeping, reached[0]["keeping"])  # the very first one stores the weights, too
+        found[engine] = Reference(recipe, out, reached[1], time.monotonic() - began, keeping)
     return found
 
 
 def draw_kill(random: Random, reference: Reference, kind: str) -> str:
+    if kind == "cold start":
+        return random.choice([f"update:{random.randint(1, job.COLD_STEPS)}", f"keeping:{random.randint(1, reference.keeping)}"])
     if kind == "log":
         return f"log:{random.randint(1, 5)}:{random.randint(1, 9000)}"
     if kind == "random":
@@ -281,11 +302,12 @@ def one_run(out: Path, reference: Reference, lives: Lives, random: Random, first
     """Killed at `first`, then perhaps again, then resumed to its end."""
     remains: list[Remains] = []
     before = sum(tally.kills.values())
+    cache = out.with_name(f"cache-{out.name}") if first == "cold start" else out.with_name("cache")  # else it was stored before
     plans = [first, *(random.choice(KINDS) for _ in range(random.choice((0, 0, 1, 2))))]
     for number, kind in enumerate([*plans, ""]):
         kill = draw_kill(random, reference, kind) if kind else ""
         cli = sum(tally.lives.values()) % 10 == 9
-        code = lives.lead(reference.recipe, out, resume=(out / "recipe.yaml").exists(), kill=kill, cli=cli)
+        code = lives.lead(reference.recipe, out, resume=(out / "recipe.yaml").exists(), kill=kill, cache=cache, cli=cli)
         tally.lives["command line" if cli else "fork"] += 1
         if code == 0 and (kind != first or number):
             break  # the point lay behind it
@@ -297,7 +319,9 @@ def one_run(out: Path, reference: Reference, lives: Lives, random: Random, first
             tally.broken.append(f"{out.name}: {kill or 'resuming'} ended with {code}: {_reason(out)}")
             return
     tally.killed += sum(tally.kills.values()) > before
-    check_finished(out, reference, remains, tally)
+    check_finished(out, reference, remains, cache, tally)
+    if first == "cold start":
+        shutil.rmtree(cache)
 
 
 def _reason(out: Path) -> str:
@@ -306,14 +330,13 @@ def _reason(out: Path) -> str:
 
 def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = print) -> Tally:
     """So many runs in `folder` that were killed at least once. Those in which a law was broken stay there."""
-    os.environ["ARPO_CACHE"] = str(folder / "cache")
     os.environ["TMPDIR"] = str(folder / "temporary")
     (folder / "temporary").mkdir(parents=True)
     lives, random, tally = Lives(), Random(seed), Tally()
     whole = references(folder, lives)
     tell(f"undisturbed: {', '.join(f'{engine} {each.seconds:.1f} s, {each.reached}' for engine, each in whole.items())}")
     while tally.killed < runs and len(tally.broken) < runs:
-        kind, engine = KINDS[tally.runs % len(KINDS)], job.ENGINES[tally.runs % len(job.ENGINES)]  # 7 and 3: every pair in 21
+        kind, engine = KINDS[tally.runs % len(KINDS)], job.ENGINES[tally.runs % len(job.ENGINES)]  # 10 and 3: every pair in 30
         out, before = folder / f"run-{tally.runs:03d}-{engine}-{kind}", len(tally.broken)
         one_run(out, whole[engine], lives, random, kind, tally)
         tally.runs += 1
@@ -333,10 +356,10 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where broken runs stay (else a temporary folder)")
-    parser.add_argument("--quick", action="store_true", help="7 runs")
+    parser.add_argument("--quick", action="store_true", help="10 runs")
     given = parser.parse_args()
     folder = given.out or Path(tempfile.mkdtemp(prefix="arpo-soak-"))
-    runs = 7 if given.quick else given.runs
+    runs = 10 if given.quick else given.runs
     began = time.monotonic()
     tally = soak(folder.resolve(), runs=runs, seed=given.seed)
     if not tally.broken and given.out is None:
