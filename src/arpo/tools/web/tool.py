@@ -72,7 +72,8 @@ class WebSearchTool:
                 f"{self.provider} is hosted by yourself: where?", where="url", value=self.url, hint="http://HOST:PORT"
             )
         if missing := [need for need in self._provider.needs if need not in self.parameters]:
-            raise ConfigError(f"{self.provider} needs {', '.join(missing)}", where="parameters", value=self.parameters)
+            hint = f"parameters: {{{', '.join(f'{need}: YOURS' for need in missing)}}}"
+            raise ConfigError(f"{self.provider} needs {', '.join(missing)}", where="parameters", value=self.parameters, hint=hint)
         built = {"k": k, "parameters": self.parameters, "passage_chars": passage_chars, "urls": urls}
         self.version = digest(
             "web", {"provider": dict(provider) if isinstance(provider, Mapping) else provider, "url": self.url, **built}
