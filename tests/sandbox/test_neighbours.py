@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hostile import MARK, SECRETIVE, SPIES
 
-from arpo.sandbox import levels
+from arpo.sandbox import levels, linux
 from arpo.sandbox.limits import Limits
+from arpo.sandbox.syscalls import numbers
 from arpo.sandbox.warm import SPARE, StartError, WarmSandbox
 
 LIMITS = Limits(cpu_seconds=20, seconds=40, memory_mb=256, file_mb=8)
@@ -144,3 +145,14 @@ async def test_what_is_given_up_and_closed_at_once_leaves_nothing(sandbox: WarmS
     await asyncio.sleep(0.2)
     assert sandbox.count() == before and len(os.listdir("/proc/self/fd")) == descriptors
     assert sandbox.starts == 1, sandbox.last_words
+
+
+async def test_what_a_session_says_to_the_keeper_is_not_kept(sandbox: WarmSandbox) -> None:
+    """Neither in words of its own on the socket that it was given, nor in the arguments of a fork that it asks for."""
+    word = "import ctypes, os, struct\nword = b'SECRET-OF-' + bytes('7-7f3a', 'ascii')\n"
+    speak = "for fd in range(3, 4096):\n  try: os.write(fd, word * 3)\n  except OSError: pass"
+    ask = "a, b = (ctypes.c_ulong(n) for n in struct.unpack('QQ', word))\nctypes.CDLL(None).syscall(CLONE, 17, None, a, b, None)"
+    ask = ask.replace("CLONE", str(numbers(linux.ARCHITECTURE)["clone"]))
+    for number, code in enumerate((speak, ask)):
+        await sandbox.run(word + code, seconds=5.0, session=f"speaks{number}", past=[])
+    assert await said(sandbox, SPIES["scans its heap for a sibling's code"], 3) == "[3]"

@@ -12,6 +12,6 @@
                                      niceness    who goes first
                                      namespaces, landlock, seccomp, scratch, linux
 
-Both sides share `setup`, `limits`, `messages`, `packets` and `payload`. What a call runs and prints passes the zygote as descriptors
-that it does not read: a child inherits its memory. Only `levels` imports another part of arpo (its errors).
+Both sides share `setup`, `limits`, `messages`, `packets` and `payload`. What a call runs and prints passes the zygote as
+descriptors that it does not read: a child inherits its memory. Only `levels` imports another part of arpo (its errors).
 """

@@ -79,12 +79,12 @@ class Sessions:
 
     def _make_room(self) -> bool:
         """Let the longest unused session go where there are too many: its calls can be repeated."""
-        while len(self.live) >= self.zygote.setup.sessions or not self.zygote.free:
+        while len(self.live) >= self.zygote.setup.sessions or not (self.zygote.free or self.zygote.sweeping):
             idle = [session for session in self.live.values() if session.call is None and not session.in_use]
             if not idle:
                 return False
             self.forget(min(idle, key=lambda session: session.used).name)
-        return True
+        return bool(self.zygote.free)
 
     def _keep(self, session: Session) -> None:
         self.live[session.name] = session
@@ -112,16 +112,13 @@ class Sessions:
         self.zygote.calls[call.number] = call
 
     def _session_answers(self, session: Session) -> None:
-        try:
-            got = session.control.recv(64)
-        except OSError:
-            got = b""
-        if session.call is None or len(got) != 1:
+        ending = _heard(session, 1)
+        if session.call is None or ending is None:
             session.kill()  # speaks out of turn, or hung up: its end is heard of next
             self.zygote.selector.unregister(session.control)
             session.hung_up = True
             return
-        self._end_call(session, got[0] << 8)
+        self._end_call(session, ending << 8)
 
     def _end_call(self, session: Session, status: int | None, **more: Any) -> None:
         """The call of a session is over: its caller hears."""
@@ -172,8 +169,8 @@ class Sessions:
                     if key.fileobj is forks:
                         forks.answer()
                         continue
-                    got = session.control.recv(64)
-                    return int.from_bytes(got, "little", signed=True) if len(got) == 8 else -1
+                    made = _heard(session, 8)
+                    return -1 if made is None else made
         session.kill()
         return -1
 
@@ -201,3 +198,15 @@ class Sessions:
             session.family.end()
             self.zygote.close_forks(session.family.forks)
             self.zygote.release(session.slot)
+
+
+def _heard(session: Session, size: int) -> int | None:
+    """A number of `size` bytes that a session says; None for whatever else it says, of which nothing is kept: calls inherit it."""
+    said = bytearray(size + 1)
+    try:
+        got = session.control.recv_into(said)
+    except OSError:
+        got = 0
+    number = int.from_bytes(said[:size], "little", signed=size > 1) if got == size else None
+    said[:] = bytes(size + 1)
+    return number

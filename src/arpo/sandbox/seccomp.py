@@ -199,20 +199,15 @@ class Forks:
 
     def answer(self) -> None:
         """Answer one waiting call: go on while there are permits, else "try again later" (EAGAIN)."""
-        import fcntl
-
-        asked = bytearray(80)
-        try:
-            fcntl.ioctl(self.listener, _RECEIVE, asked)
-        except OSError:  # who asked is gone
+        asked = ctypes.create_string_buffer(80)
+        if linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_RECEIVE), asked) < 0:  # who asked is gone
             return
+        which = ctypes.string_at(asked, 8)
+        ctypes.memset(asked, 0, 80)  # the arguments of the call are the program's words: nothing that is forked later inherits them
         granted = self.permits > 0
         self.permits -= granted
-        reply = bytearray(asked[:8]) + struct.pack("<qiI", 0, 0 if granted else -EAGAIN, _CONTINUE if granted else 0)
-        try:
-            fcntl.ioctl(self.listener, _ANSWER, reply)
-        except OSError:
-            return
+        reply = which + struct.pack("<qiI", 0, 0 if granted else -EAGAIN, _CONTINUE if granted else 0)
+        linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_ANSWER), reply)  # fails where it is gone meanwhile
 
     def close(self) -> None:
         os.close(self.listener)
