@@ -104,3 +104,21 @@ def test_attention_over_shared_pages_is_attention_over_ones_own(members):
             folded = query[0, :, i].view(KV_HEADS, -1, DIM)
             own = torch.softmax(folded @ keys.transpose(1, 2) * 0.25, -1) @ values
             torch.testing.assert_close(found[0, i], own.view(HEADS, DIM), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_a_page_read_to_different_depths_and_scores_that_exp_cannot_hold(size):
+    """Pages of one row may differ in weight by more than a float32 can say, and a reader may see a part of a shared page alone."""
+    torch.manual_seed(0)
+    store = torch.randn(1, 2, 2, 1, KV_HEADS, BLOCK, DIM)
+    reach = [1, 5, BLOCK, BLOCK + 1, 2 * BLOCK]
+    pages = [Page(0, 0, range(5)), Page(1, 0, [3, 4])]
+    layout = Layout(store, reach=reach, pages=pages, heads_per_key=HEADS // KV_HEADS, write=([], [], []))
+    query = size * torch.randn(1, HEADS, len(reach), DIM)
+    nothing = torch.zeros(1, KV_HEADS, len(reach), DIM)
+    found = layout.attend(0, query, nothing, nothing, 0.25)
+    keys, values = store[0, :, :, 0].transpose(1, 2).flatten(2, 3).double()
+    for i, count in enumerate(reach):
+        scores = query[0, :, i].view(KV_HEADS, -1, DIM).double() @ keys[:, :count].transpose(1, 2) * 0.25
+        own = torch.softmax(scores, -1) @ values[:, :count]
+        torch.testing.assert_close(found[0, i].double(), own.view(HEADS, DIM), atol=1e-4 if size > 1 else 2e-6, rtol=0)
