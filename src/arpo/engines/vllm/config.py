@@ -1,4 +1,4 @@
-"""What a recipe says of vLLM: where it runs, how weights reach it, and what is passed on to it. Imports nothing heavy."""
+"""What a recipe says of vLLM: where it runs, where it finds weights, and what is passed on to it. Imports nothing heavy."""
 
 import re
 from typing import Any, Literal, Self
@@ -18,7 +18,6 @@ OWN = {  # what other keys of a recipe say, or what this engine must decide itse
     "logprobs_mode": None,
     "enable_prefix_caching": None,
     "enable_sleep_mode": "engine.vllm.sleep",
-    "weight_transfer_config": "engine.vllm.weights",
 }
 
 
@@ -53,13 +52,9 @@ class VllmConfig(Config):
     sleep: bool = False
     """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main memory)."""
 
-    weights: Literal["files", "ipc", "nccl"] = "files"
-    """How new weights reach vLLM. `files`: safetensors in `weights_folder`. `ipc`: out of the learner's own GPU memory (one GPU).
-    `nccl`: broadcast to other GPUs (vLLM must be installed beside arpo too)."""
-
     weights_folder: str | None = None
-    """A folder that the learner and every server see. None: shared memory (/dev/shm) where it has room, else the temporary
-    folder."""
+    """Where new weights are written for vLLM, as safetensors: a folder that the learner and every server see. None: shared memory
+    (/dev/shm) where it has room, else the temporary folder."""
 
     start_s: float = Field(default=900.0, gt=0)
     """How long a server of mode `serve` may take to start."""
@@ -111,6 +106,4 @@ class VllmConfig(Config):
             raise conflict(
                 "servers that you started sleep only if you started them so: this is for in_process and serve", "sleep", "mode"
             )
-        if self.weights == "ipc" and self.mode == "endpoints":
-            raise conflict("ipc reaches servers on the learner's own GPU alone: use files or nccl", "weights", "mode")
         return self

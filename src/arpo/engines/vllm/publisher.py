@@ -5,6 +5,7 @@ start.
 """
 
 import copy
+import json
 import os
 import secrets
 import shutil
@@ -62,8 +63,12 @@ class Publisher:
             folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=home))
             folder.chmod(0o755)
             self._write_config(folder)
+            names = {}
             for number, shard in enumerate(self._shards(state)):
-                _save(shard, folder / f"model-{number:05}.safetensors")
+                file = f"model-{number:05}.safetensors"
+                _save(shard, folder / file)
+                names |= dict.fromkeys(shard, file)
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
         except OSError as error:
             raise ConfigError(
                 f"new weights cannot be written for vLLM: {error}",

