@@ -1,7 +1,9 @@
-"""The whole path (prompt, tools, extraction, measure) on every file: who knows the golds is right, who answers wrongly never."""
+"""The whole path (prompt, tools, extraction, measure) on every file: who knows the golds is right, who answers wrongly never,
+and who answers with another question's gold almost never."""
 
 import asyncio
-from functools import partial
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +14,9 @@ from arpo.chat.tags import TagFormat
 from arpo.engines.scripted import ScriptedEngine
 from arpo.evaluation.evaluate import evaluate
 from arpo.evaluation.results import Results
+from arpo.rewards import Reward
 from arpo.rewards.config import RewardConfig, build_reward
+from arpo.rewards.text import exact
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
@@ -37,6 +41,12 @@ class Library:
         return ToolResult(text=f"Nothing but the name {arguments['query']}.")
 
 
+@cache
+def reward() -> Reward:
+    """One for all: it may keep a process for formulas."""
+    return build_reward(RewardConfig())
+
+
 def asked(tokenizer: Any, tasks: list[Task], answers: dict[str, str]) -> Results:
     """An evaluation of an agent that looks a question's id up, and then answers as `answers` has it."""
     form = partial(TagFormat, tokenizer)
@@ -52,7 +62,7 @@ def asked(tokenizer: Any, tasks: list[Task], answers: dict[str, str]) -> Results
 
     who = Agent(engine=ScriptedEngine(play, tokenizer), tools=(Library(),), format=form, vocab_size=len(tokenizer))
     rules = RolloutConfig(**SIZES)
-    return asyncio.run(evaluate(who, tasks, build_reward(RewardConfig()), rules, name="known", model="script", in_flight=200))
+    return asyncio.run(evaluate(who, tasks, reward(), rules, name="known", model="script", in_flight=200))
 
 
 def held(tokenizer: Any, name: str, limit: int | None) -> None:
@@ -62,6 +72,10 @@ def held(tokenizer: Any, name: str, limit: int | None) -> None:
     assert {(s.calls, s.ending, s.family) for s in right.samples} == {(1, "finished", name)}
     wrong = asked(tokenizer, tasks, {task.id: WRONG for task in tasks})
     assert [(s.answer, s.gold) for s in wrong.samples if s.accuracy] == [] and wrong.accuracy.mean == 0.0
+    others = asked(tokenizer, tasks, {task.id: other.answers[0] for task, other in pairwise([*tasks, tasks[0]])})
+    unlike = [s for s in others.samples if s.answer is None or not any(exact(s.answer, gold) for gold in s.gold)]
+    fooled = [(s.answer, s.gold) for s in unlike if s.correct]
+    assert len(unlike) > len(tasks) / 2 and len(fooled) <= len(tasks) / 25, fooled  # Madrid is half of Real Madrid
 
 
 @pytest.mark.parametrize("name", FILES)
