@@ -22,7 +22,8 @@ const AT_ONCE = 6; // charts that are drawn with the page; the others follow whe
 
 export function Charts({ runs, history, window, shared }: ChartsProps) {
   const steps = useMemo(() => allSteps(history), [history]);
-  const present = useMemo(() => measured(history), [history]);
+  const present = useMemo(() => measured(history, (value) => value !== null), [history]);
+  const stirred = useMemo(() => measured(history, (value) => Boolean(value)), [history]);
   const { details, unknown } = useMemo(() => others(present), [present]);
   const [open, setOpen] = useState(false);
   const of = { runs, history, window, shared, steps, present };
@@ -31,7 +32,7 @@ export function Charts({ runs, history, window, shared }: ChartsProps) {
   return (
     <>
       {GROUPS.map((group) => {
-        const figures = group.figures.filter((figure) => found(figure.series, present).length > 0);
+        const figures = group.figures.filter((figure) => found(figure.series, figure.quiet ? stirred : present).length > 0);
         if (!figures.length) return null;
         drawn += figures.length;
         return (
@@ -76,12 +77,12 @@ function Cards({ figures, of, soon = false }: { figures: Figure[]; of: Of; soon?
   return <div class="charts">{figures.map((figure) => <FigureCard key={figure.title} figure={figure} soon={soon} {...of} />)}</div>;
 }
 
-/** Metrics that some step of some run has. */
-function measured(history: History): ReadonlySet<string> {
-  return new Set([...history.values()].flatMap((m) => Object.entries(m.series).flatMap(([name, values]) => (values.some((v) => v !== null) ? [name] : []))));
+/** Metrics of which some step of some run has a value that is as wanted. */
+function measured(history: History, wanted: (value: number | null) => boolean): ReadonlySet<string> {
+  return new Set([...history.values()].flatMap((m) => Object.entries(m.series).flatMap(([name, values]) => (values.some(wanted) ? [name] : []))));
 }
 
-const UNITS = { share: "", nats: "nats", tokens: "tokens", seconds: "s" };
+const UNITS = { share: "", nats: "nats", tokens: "tokens", seconds: "s", versions: "versions" };
 
 function FigureCard({ figure, soon, runs, history, window, shared, steps, present }: Of & { figure: Figure; soon: boolean }) {
   const all = found(figure.series, present);

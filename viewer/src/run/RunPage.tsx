@@ -9,7 +9,8 @@ import { source } from "../source";
 import { Charts, runColour } from "./Charts";
 import { Controls } from "./Controls";
 import { Events } from "./Events";
-import { allSteps, useMetrics } from "./metrics";
+import { VALIDATION } from "./figures";
+import { allSteps, isValidation, useMetrics, withValidations } from "./metrics";
 import { Recipe } from "./Recipe";
 import { StepCard } from "./StepCard";
 import "./run.css";
@@ -19,9 +20,10 @@ const LIVE_S = 10;
 export function RunPage({ run, runs, query }: PageProps) {
   const over = (query["with"] ?? "").split(",");
   const drawn = useMemo(() => [run, ...runs.filter((other) => other.id !== run.id && over.includes(other.id))], [run, runs, query["with"]]);
-  const { history, error } = useMetrics(drawn);
+  const { history: measured, error } = useMetrics(drawn);
   const abouts = useAnswer(() => Promise.all(drawn.map((one) => source.run(one.id))), drawn.map((one) => one.id).join(), run.live ? LIVE_S : 0);
   const about = abouts.value?.[0] ?? null;
+  const history = useMemo(() => withValidations(measured, abouts.value ?? [], VALIDATION), [measured, abouts.value]);
   const [range, setRange] = useState<[number, number] | null>(null);
   const steps = useMemo(() => allSteps(history), [history]);
   const step = steps.includes(Number(query["step"])) ? Number(query["step"]) : null;
@@ -55,14 +57,16 @@ function marked(about: Run | null): number[] {
 
 /** Held-out accuracy, of every run that is drawn: whether training paid off, in one place. */
 function Evaluations({ runs, abouts }: { runs: RunSummary[]; abouts: Run[] }) {
-  const names = [...new Set(abouts.flatMap((about) => about.evaluations.map((evaluation) => evaluation.name)))];
+  const all = [...new Set(abouts.flatMap((about) => about.evaluations.map((evaluation) => evaluation.name)))];
+  const during = all.filter(isValidation); // a chart shows them
+  const names = all.filter((name) => !isValidation(name) || (during.length === all.length && name === during.at(-1)));
   if (!names.length) return null;
   const several = abouts.length > 1;
   const shown = runs.filter((run) => abouts.some((about) => about.id === run.id)); // an answer to fewer runs stays until the next is here
   const of = (run: RunSummary, name: string) => abouts.find((about) => about.id === run.id)?.evaluations.find((evaluation) => evaluation.name === name);
   return (
     <section class="card">
-      <h2>Evaluations <span class="soft small-print">accuracy with its 95 % interval</span></h2>
+      <h2>Evaluations <span class="soft small-print">accuracy with its 95 % interval{during.length > 0 && `; ${during.length} during training are in the chart of held-out accuracy`}</span></h2>
       <div class="wide" tabIndex={0} role="region" aria-label="Evaluations">
         <table class="evaluations">
           <thead>

@@ -8,10 +8,11 @@ export type Wanted = [metric: string, label: string] | string;
 
 export interface Figure {
   title: string;
-  unit?: "share" | "nats" | "tokens" | "seconds";
+  unit?: "share" | "nats" | "tokens" | "seconds" | "versions";
   stack?: boolean; // parts of a whole, one on the other
   counts?: boolean; // a metric that a step lacks is 0 there
   zero?: boolean; // the axis begins at 0
+  quiet?: boolean; // not drawn while all of it is 0
   light?: number; // lines from this one on are context: drawn thin
   series: Wanted[];
 }
@@ -22,6 +23,9 @@ export interface Group {
   figures: Figure[];
 }
 
+/** The accuracy of evaluations during training, by their step: no metric of a step, so it is put beside them. */
+export const VALIDATION = "validation/accuracy";
+
 const means = (name: string): Wanted[] => [[`${name}/probe_lines`, "probe lines"], [`${name}/leaves`, "all leaves"], [`${name}/fork_weighted`, "fork-weighted"]];
 
 export const GROUPS: Group[] = [
@@ -31,6 +35,7 @@ export const GROUPS: Group[] = [
     figures: [
       { title: "Reward", light: 1, series: means("reward") },
       { title: "Accuracy", unit: "share", light: 1, series: means("accuracy") },
+      { title: "Held-out accuracy", unit: "share", series: [[VALIDATION, "validation"]] },
       { title: "Rates", unit: "share", series: [["rates/mixed_groups", "mixed groups"], ["rates/format", "right format"], ["rates/tool_use", "used a tool"]] },
       { title: "Parts of the reward", series: ["parts/"] },
     ],
@@ -76,6 +81,8 @@ export const GROUPS: Group[] = [
       { title: "Mismatch: truncated", unit: "share", zero: true, series: [["train/mismatch_truncated", "above the cap"]] },
       { title: "Staleness in versions", zero: true, series: [["staleness/mean", "mean"], ["staleness/max", "largest"]] },
       { title: "Mismatch: truncated weights", unit: "share", zero: true, series: ["train/mismatch_truncated*"] },
+      { title: "Staleness", unit: "versions", zero: true, quiet: true, series: [["staleness/mean", "mean"], ["staleness/max", "largest"]] },
+      { title: "Turns of several versions", unit: "share", zero: true, quiet: true, series: [["staleness/mixed", "share of turns"]] },
       { title: "Clipped", unit: "share", zero: true, series: ["train/clipped*"] },
       { title: "Entropy of trained tokens", unit: "nats", zero: true, series: [["train/entropy", "entropy"]] },
       { title: "Divergence", unit: "nats", series: [["train/kl_old", "from the step's start"], ["train/kl_reference", "from the reference"], ["train/mismatch_kl", "learner from engine"]] },

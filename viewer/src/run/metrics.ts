@@ -1,6 +1,6 @@
 /** The metrics of several runs, kept up to date while a run is live, and as columns over all steps. */
 import { useEffect, useState } from "preact/hooks";
-import type { Metrics, RunSummary } from "../api";
+import type { Metrics, Run, RunSummary } from "../api";
 import { source } from "../source";
 
 export type History = ReadonlyMap<string, Metrics>; // by run
@@ -50,6 +50,21 @@ export function joined(known: Metrics, more: Metrics): Metrics {
     series[name] = [...(known.series[name] ?? known.steps.map(() => null)), ...(more.series[name] ?? more.steps.map(() => null))];
   }
   return { ...more, steps: [...known.steps, ...more.steps], series };
+}
+
+const DURING = /^validation-(\d+)$/; // names of evaluations that were made during training, and their step
+
+export const isValidation = (name: string) => DURING.test(name);
+
+/** The histories with `metric`: the accuracy of the evaluations that were made during training. */
+export function withValidations(history: History, abouts: Run[], metric: string): History {
+  const added = new Map(history);
+  for (const { id, evaluations } of abouts) {
+    const metrics = history.get(id);
+    const at = new Map(evaluations.flatMap(({ name, accuracy }) => (isValidation(name) && accuracy ? [[Number(DURING.exec(name)![1]), accuracy.mean]] : [])));
+    if (metrics && at.size) added.set(id, { ...metrics, series: { ...metrics.series, [metric]: metrics.steps.map((step) => at.get(step) ?? null) } });
+  }
+  return added;
 }
 
 /** All steps that some run has, ascending. */
