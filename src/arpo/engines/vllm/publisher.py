@@ -63,7 +63,7 @@ class Publisher:
             folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=home))
             folder.chmod(0o755)
             self._write_config(folder)
-            names = {}
+            names: dict[str, str] = {}
             for number, shard in enumerate(self._shards(state)):
                 file = f"model-{number:05}.safetensors"
                 _save(shard, folder / file)
