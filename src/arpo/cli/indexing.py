@@ -2,26 +2,28 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, FormatError
 from arpo.files import as_seen_from_here
 from arpo.search.passages import Passage
 
 
-def build(docs: str, out: Path, encoder: str) -> str:
-    """Index `docs` into the new folder `out`; what to say about it."""
+def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
+    """Index `docs` into the new folder `out`; what to say about it. `skip`: without the pages and PDFs that cannot be read."""
     from arpo.search.index import build_index
 
     start = time.perf_counter()
-    source = _passages(docs)
+    unread: list[str] = []
+    source = _passages(docs, (lambda error: unread.append(str(error))) if skip else None)
     with _Shown() as shown:
         about = build_index(source, out, encoder=_encoder(encoder), progress=shown)
     size = sum(about["files"].values()) / 1e6
     seconds = time.perf_counter() - start
     dense = f", vectors of {about['dimension']}" if about["dimension"] else ""
     lines = [f"{about['passages']:,} passages, {about['num_words']:,} words{dense}: {size:,.1f} MB in {out}, {seconds:.1f} s"]
+    lines += [f"left out: {each}" for each in unread]
     lines.append(f"next: `documents: {as_seen_from_here(out)}` in the options of a recipe's `search`, or arpo serve-search {out}")
     return "\n".join(lines)
 
@@ -43,11 +45,11 @@ def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: 
     run(folder, host=host, port=port, workers=workers, mode=mode, topk=topk, encoder=encoder)
 
 
-def _passages(docs: str) -> Iterable[Passage]:
+def _passages(docs: str, skipped: Callable[[FormatError], None] | None) -> Iterable[Passage]:
     from arpo.search.documents import read_documents, read_path
 
     path = Path(docs).expanduser()
-    return read_documents(docs) if docs == "atlas" or not path.exists() else read_path(path)
+    return read_documents(docs) if docs == "atlas" or not path.exists() else read_path(path, skipped)
 
 
 def _encoder(source: str) -> str:

@@ -36,12 +36,15 @@ def read_documents(source: object) -> list[Passage]:
     raise ConfigError("documents are `atlas`, a path or a list", where="documents", value=source)
 
 
-def read_path(path: Path) -> Iterator[Passage]:
-    """The passages of a file or of all files below a folder, in the order of their names. Raises as `read_documents`."""
+def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) -> Iterator[Passage]:
+    """The passages of a file or of all files below a folder, in the order of their names. Raises as `read_documents`; with
+    `skipped`, a page or PDF of a folder that cannot be read is left out, and it is told why."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in READERS and file.is_file():
-                yield from READERS[file.suffix.lower()](file, file.relative_to(path).as_posix())
+            kind = file.suffix.lower()
+            if kind in READERS and file.is_file():
+                passages = READERS[kind](file, file.relative_to(path).as_posix())
+                yield from passages if skipped is None or kind not in WHOLE else _or_none(passages, skipped)
     elif path.is_file():
         yield from READERS.get(path.suffix.lower(), from_jsonl)(path, path.name)
     else:
@@ -100,6 +103,17 @@ READERS: dict[str, Callable[[Path, str], Iterator[Passage]]] = {
     ".jsonl": from_jsonl,
     ".parquet": from_parquet,
 }
+
+
+WHOLE = (".html", ".htm", ".pdf")  # formats in which a file can be read or not: the others are read line by line
+
+
+def _or_none(passages: Iterator[Passage], skipped: Callable[[FormatError], None]) -> list[Passage]:
+    try:
+        return list(passages)
+    except FormatError as error:
+        skipped(error)
+        return []
 
 
 def _extracted(path: Path, how: str) -> Any:
