@@ -74,9 +74,10 @@ class Benchmark:
         try:
             return load_with_report(config, read=self.read)
         except ConfigError as error:
-            if data is not None or not self.access:
+            if data is not None:
                 raise
-            raise ConfigError(f"{self.title} is gated: {self.access}", where=self.hub, hint=str(error)) from error
+            says = f"{self.title} is gated: {self.access}" if self.access else f"{self.title} cannot be had from the Hub"
+            raise ConfigError(says, where=self.hub, hint=f"Or read a file of it (--data DIR). The Hub's side: {error}") from error
 
     def read(
         self, row: rows.Row, *, place: str, name: str, source: str, columns: Mapping[str, str], mend: Mending
