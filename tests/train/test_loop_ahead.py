@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop_world import PLAIN, answer, go, mixed_on_odd, training, weights
+from loop_world import PLAIN, answer, go, mixed_on_odd, training, weights, wrong
 from rich.console import Console
 
 from arpo.chat import Transcript
@@ -203,6 +203,17 @@ def _resumed(project: TinyProject, tmp_path: Path, state: checkpoint.TrainState)
     _, folder = go(project, tmp_path / "again", slowly, *plan, state=state)
     assert all(version == state.step for turn in turns(folder, state.step + 1) for version, _ in turn.versions)
     return [record.tree.task for record in folder.trees(state.step + 1)]
+
+
+def test_what_was_sampled_ahead_of_an_early_end_is_set_aside(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """The second validation is no better than the first; steps 3 and 4 have begun by then."""
+    plan = (*PLAIN, "train.steps=9", "train.max_staleness=2", "train.eval_every=1", "train.early_stop={patience: 1}")
+    trainer, folder = go(tiny_project, tmp_path / "run", wrong, *plan)
+    assert trainer.state.step == 2 and "no better validation" in trainer.ended_early
+    assert folder.event_steps() == [line["step"] for line in folder.metrics()] == [1, 2]
+    (cut,) = (folder.path / "cut").iterdir()
+    assert {path.name for path in (cut / "events").iterdir()} <= {"step-000003.frames", "step-000004.frames"}
+    assert any("sampled ahead" in note["text"] for note in folder.notes())
 
 
 def test_an_interrupted_run_is_resumed_where_it_was_trained_not_where_it_was_sampled(

@@ -88,6 +88,7 @@ class Trainer:
                     await self.publish()
                     await self.validate()
                     self.save()
+            self.set_aside()
             await self.validate(last=True)
         finally:
             if self.whole:
@@ -115,9 +116,10 @@ class Trainer:
         """The step's rollouts, which may have been collected by now."""
         enough = self.run.train.tasks_per_step
         self.progress.phase("sampling", total=enough)
-        self.progress.advance(self.arrived.pop(self.step, 0))
+        self.progress.advance(self.arrived[self.step])
         state = self.state
         batch = await self.pace.batch(Cursor(step=self.step, position=state.position, window=state.window))
+        del self.arrived[self.step]
         if batch.used < enough:
             self.note(
                 f"only {batch.used} of {len(batch.rollouts)} groups have mixed rewards (train.dynamic_sampling)",
@@ -137,7 +139,13 @@ class Trainer:
             if step == self.step:
                 self.progress.advance()
 
+    def set_aside(self) -> None:
+        """Trees that were sampled ahead and will not be trained, since training ends early, are kept but not read as the run's."""
+        if self.ended_early and (kept := self.folder.cut_back(self.state.step)):
+            self.note(f"what was sampled ahead of that is kept in {kept}")
+
     def uses(self, rollout: Rollout) -> bool:
+        """Whether it is trained on."""
         return is_used(self.run.train, rollout)
 
     def credit(self, batch: Batch) -> list[CreditedTree]:
