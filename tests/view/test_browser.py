@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from recorded import NASTY
 
 from arpo.evaluation.answers import Answer, AnswerLog
+from arpo.evaluation.results import Results, Sample
 from arpo.train.lock import Lock
 from arpo.train.runfolder import RunFolder
 from arpo.view.library import Library
@@ -153,13 +154,17 @@ def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, 
     with RunFolder.create(tmp_path / "new", RunFolder(tiny_run).recipe_text(), {}) as run:
         for step in range(1, 4):
             spread = {f"staleness/lag_{end}": float(n * step) for n, end in enumerate(("p50", "p99", "max"))}
-            known = {"train/ratio_p50": 1.0, "train/ratio_p99": 1.0 + step, "train/ratio_p05": 0.9, "groups/all": 4.0}
-            run.append_metrics(step, {"reward/leaves": 0.1 * step, **spread, **known, "faults/timeout": 1.0} | {"odd/<b>": 1.0})
+            known = {"train/ratio_p50": 1.0, "train/ratio_p99": 1.0 + step, "train/ratio_p05": 0.9}
+            on_policy = {"train/loss": 0.0, "groups/all": 4.0}
+            run.append_metrics(step, {"reward/leaves": 0.1 * step, **spread, **known, **on_policy, "odd/<b>": 1.0})
+        held_out = Sample(id="1", accuracy=0.75, correct=True, reward=1.0)
+        Results.of("validation-000003", "mine", [held_out]).write(run.path / "evaluation")
     with served(Library([tmp_path / "new"], cache=tmp_path / "i")) as address, watched(browser) as page:
         page.goto(address)
         lag = page.locator(".chart", has_text="staleness, lag")
         expect(lag.locator(".legend li")).to_have_text(["max 6", "p50 0", "p99 3"])
         expect(page.locator(".chart", has_text="odd, <b>")).to_have_count(1)
+        expect(page.locator(".chart", has_text="Held-out accuracy").locator(".legend li")).to_have_text("validation 75 %")
         expect(page.locator(".chart", has_text="Importance ratio").locator(".legend li")).to_have_text(
             ["median 1", "5 % 0.9", "99 % 4"]
         )
