@@ -86,7 +86,7 @@ class EngineContract:
 
     @pytest.fixture
     def long(self):
-        """Tokens of a turn that is still being written when new weights arrive."""
+        """Tokens of a turn in the middle of which something happens."""
         return 200
 
     async def test_greedy_tokens_are_those_of_a_plain_forward(self, engine, prompt, network):
@@ -188,8 +188,8 @@ class EngineContract:
         turn = await write(engine, prompt, max_tokens=1, temperature=0.0, stop=(last.decode() + "\x00",))
         assert turn.finish is FinishReason.LENGTH
 
-    async def test_closing_the_iterator_cancels_the_request_and_no_other(self, engine, prompt, live):
-        stream = engine.sample(prompt, SamplingParams(max_tokens=200, seed=1, head=1))
+    async def test_closing_the_iterator_cancels_the_request_and_no_other(self, engine, prompt, live, long):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=long, seed=1, head=1))
         await anext(stream)
         other = asyncio.create_task(write(engine, prompt, max_tokens=20, seed=2))
         await asyncio.sleep(0)
@@ -197,8 +197,8 @@ class EngineContract:
         assert len((await other).tokens) == 20
         await until(lambda: live() == 0)
 
-    async def test_a_cancelled_task_frees_its_request(self, engine, prompt, live):
-        task = asyncio.create_task(write(engine, prompt, max_tokens=200, seed=1))
+    async def test_a_cancelled_task_frees_its_request(self, engine, prompt, live, long):
+        task = asyncio.create_task(write(engine, prompt, max_tokens=long, seed=1))
         await until(lambda: live() == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -247,8 +247,8 @@ class EngineContract:
         after = [await write(engine, prompt, max_tokens=20, seed=seed) for seed in (1, 2)]
         assert [t.tokens for t in after] == [t.tokens for t in before]
 
-    async def test_a_closed_engine_says_so(self, engine, prompt):
-        stream = engine.sample(prompt, SamplingParams(max_tokens=200, seed=1, head=1))
+    async def test_a_closed_engine_says_so(self, engine, prompt, long):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=long, seed=1, head=1))
         await anext(stream)
         await engine.close()
         with pytest.raises(EngineError, match="closed"):
