@@ -51,6 +51,11 @@ LIST: dict[str, tuple[str, ...]] = {
         "tasks/test_broken_files.py::test_any_bytes_give_tasks_or_say_why",
         "train/test_job.py::test_tasks_that_cannot_be_read_are_named_by_split_and_key",
     ),
+    "a recipe, data, traces, a tool, a model, a run folder or a cache that this user may not read or write": (
+        "train/test_unreadable.py::test_what_may_not_be_read_is_named_before_a_run_begins",
+        "train/test_unreadable.py::test_a_run_folder_that_may_not_be_written",
+        "train/test_unreadable.py::test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made",
+    ),
     "a row without answer, or of another shape": (
         "tasks/test_task_sources.py::test_wrong_rows_are_named",
         "tasks/test_task_sources.py::test_blank_rows_are_skipped_and_reported",

@@ -49,8 +49,10 @@ def load_traces(path: str | Path) -> list[Trace]:
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON text may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise FormatError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
     traces = [_trace(line, f"{path}, line {number}", number) for number, line in enumerate(lines, 1) if line.strip()]
     if not traces:
         raise FormatError(f"{path}: holds no trace (expected one JSON object a line)")

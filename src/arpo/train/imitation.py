@@ -91,6 +91,7 @@ async def _alone(run: Run, out: Path, console: Console) -> None:
     results: list[Results] = []
     try:
         if start.model is None:
+            start.check_writable()
             tell(f"cold start: {await imitate(job, console=console, tell=tell)}")
             start.keep(job.model, job.tokenizer)
         else:

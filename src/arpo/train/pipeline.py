@@ -4,7 +4,7 @@ Knows the stages and the run's budget of time. Each stage is elsewhere.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
@@ -148,6 +148,7 @@ class _Pipeline:
 
     async def cold_start(self, job: Job) -> None:
         """Supervised fine-tuning, kept in the cache."""
+        self.start.check_writable()
         with self.phase("cold_start"):
             self.say(f"cold start: {await imitate(job, console=self.console, tell=self.say)}")
             self.start.keep(job.model, job.tokenizer)
@@ -163,13 +164,20 @@ class _Pipeline:
                     results = await ask(job, tasks, asking, model=self.run.name, console=self.console)
                     results = replace(results, settings={**results.settings, "seconds": round(time.monotonic() - began, 1)})
                     if cached:
-                        self.start.keep_results(asking.name, asking.key, results)
+                        self.keep_results(asking.name, asking.key, results)
                 results.write(self.folder.path / "evaluation")
                 self.say(f"{asking.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
                 if results.calls:
                     self.say(f"{asking.name}: {in_words(results.calls)}")
                 found[asking.name] = results
         return found
+
+    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
+        """For other runs: that it fails harms none of this one's."""
+        try:
+            self.start.keep_results(name, asked, results)
+        except OSError as error:
+            self.say(f"not kept in the cache ({error.strerror}: {self.start.path}): what was measured", level="warning")
 
     def _earlier(self, when: str) -> dict[str, Results]:
         """What an earlier start of this run measured."""

@@ -7,6 +7,7 @@ precision and training.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -79,7 +80,9 @@ def at_hand(source: str) -> Path | None:
 
 
 def checked(folder: Path) -> Path:
-    """`folder`, if it holds everything that a model needs; else a ConfigError that names what is missing or cut short."""
+    """`folder`, if it holds everything that a model needs; else a ConfigError that names what is missing, shut or cut short."""
+    if shut := next((path for path in _in(folder) if not os.access(path, os.R_OK)), None):
+        raise ConfigError("permission to read this is missing", where=_WHERE, value=str(shut))
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("tokenizer.json")
@@ -91,6 +94,11 @@ def checked(folder: Path) -> Path:
         if (size := _expected_size(shard)) != shard.stat().st_size:
             raise ConfigError(f"{shard} is cut short or damaged", where=_WHERE, value=f"{shard.stat().st_size} bytes, not {size}")
     return folder
+
+
+def _in(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from sorted(path for path in folder.iterdir() if path.exists())
 
 
 def _shards(folder: Path) -> list[Path]:

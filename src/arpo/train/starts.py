@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.core.tree import Ending
-from arpo.errors import FormatError
+from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.results import Results, read_results
 from arpo.files import expanded
 from arpo.run import Run, plain
@@ -44,6 +44,15 @@ class Start:
         """The trained weights, where they are there and whole."""
         path = self.path / "model"
         return path if fault(path) is None else None
+
+    def check_writable(self) -> None:
+        """Raises ConfigError where nothing can be stored: to be called before something is made that took long."""
+        try:
+            with self._alone():
+                pass
+        except OSError as error:
+            hint = "Name another folder in the environment variable ARPO_CACHE"
+            raise ConfigError(f"the cache cannot be written ({error.strerror})", where=str(self.path), hint=hint) from error
 
     def keep(self, model: Any, tokenizer: Any) -> Path:
         """Store trained weights, unless another process was first. What was measured on damaged ones goes."""
