@@ -2,6 +2,7 @@
 
     EVALUATION/asked.json       what was asked: model, settings, benchmarks; starts
                samples.jsonl    every answer with its trajectory (`answers`)
+               calls.json       what became of its tool calls: against a budget they count across starts
                tokenizer/       the model's: turns recorded tokens into text without the model
                results.json, report.md, report.html, plots/        made from these two (`findings`, `pages`)
                evaluation/NAME.json    a benchmark's answers as `arpo view` and reports of runs read them
