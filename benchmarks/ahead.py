@@ -4,7 +4,7 @@ Twice: with a scripted agent whose tokens and calls take realistic times, which 
 machines), and with the local engine, which computes on the cores that the learner computes on. The learner is real in both: a
 Llama of a few million random weights. The sides take turns; each is a whole `arpo train` with hardly an evaluation.
 
-    python benchmarks/ahead.py [--engine scripted|local|both] [--steps 10] [--rounds 1] [--hidden 256] [--quick]
+    python benchmarks/ahead.py [--engine scripted|local|both] [--steps 10] [--rounds 1] [--hidden 128] [--quick]
 """
 
 import argparse
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=(*PLANS, "both"), default="both")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--hidden", type=int, default=256, help="the model's width")
+    parser.add_argument("--hidden", type=int, default=128, help="the model's width")
     parser.add_argument("--quick", action="store_true", help="three steps of a smaller model")
     given = parser.parse_args(argv)
     steps, hidden = (3, 64) if given.quick else (given.steps, given.hidden)
