@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,26 @@ def test_cancelled_it_saves_what_is_finished(tiny_project: TinyProject, tmp_path
 def test_a_trace_asks_what_the_tests_read() -> None:
     """The scripts find the number in the prompt."""
     assert trace(7)["question"] == question(7)["question"] == "Parity of 7"
+
+
+def test_the_engine_rests_before_the_update_and_has_the_new_weights_before_it_is_asked_again(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
+    """Its memory is the learner's meanwhile."""
+    done: list[str] = []
+
+    def named(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            done.append(what)
+            return function(*arguments)
+
+        return noted
+
+    with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=3") as trainer:
+        engine: Any = trainer.job.agent.engine
+        for method in ("sample", "rest", "load"):
+            setattr(engine, method, named(method, getattr(engine, method)))
+        trainer.learner.update = named("update", trainer.learner.update)  # type: ignore[method-assign]
+        asyncio.run(trainer.train())
+    order = [what for what, _ in groupby(done)]
+    assert order == ["sample", "rest", "update", "load"] * 3
