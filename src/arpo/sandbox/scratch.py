@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 
 OWNER_ONLY = 0o700
@@ -33,6 +34,12 @@ def empty(folder: str) -> None:
                 left[-1].pop()
     finally:
         os.close(here)
+
+
+def is_untouched(folder: str) -> bool:
+    """Whether a file system that is mounted at `folder` holds nothing: seen without reading a name."""
+    system = os.statvfs(folder)
+    return system.f_files - system.f_ffree == 1 and stat.S_IMODE(os.stat(folder).st_mode) == OWNER_ONLY
 
 
 def _opened(name: str, place: int | None = None) -> int:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from arpo.sandbox import child, landlock, namespaces, niceness, packets, payload, program, seccomp
+from arpo.sandbox import child, landlock, namespaces, niceness, packets, payload, program, scratch, seccomp
 from arpo.sandbox.children import Call, Request, Slot, lead_group
 from arpo.sandbox.keeper import Sessions
 from arpo.sandbox.limits import MOST_FILES
@@ -216,6 +216,9 @@ class Zygote:
 
     def release(self, slot: Slot) -> None:
         """Take a slot back, which is free again once it is empty. One that cannot be emptied is not used again."""
+        if self.cell.private_root and scratch.is_untouched(slot.folder):
+            self.free.append(slot)
+            return
         self.sweeping[slot.folder] = slot
         self.sweeper.empty(slot.folder)
 
