@@ -22,10 +22,10 @@ from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.cutter import Cutter
 from arpo.engines.vllm.forms import Form, Published
 from arpo.engines.vllm.publisher import Publisher
-from arpo.errors import ArpoError, EngineError
+from arpo.errors import EngineError
 
 T = TypeVar("T")
-Put = Callable[[Chunk | ArpoError], None]
+Put = Callable[[Chunk | Exception], None]
 
 
 class VllmEngine:
@@ -80,17 +80,23 @@ class VllmEngine:
         if params.stop and self.spell is None:
             raise EngineError("stop strings need a tokenizer")
         here = asyncio.get_running_loop()
-        queue: asyncio.Queue[Chunk | ArpoError] = asyncio.Queue()
+        queue: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
 
-        def put(item: Chunk | ArpoError) -> None:
+        def put(item: Chunk | Exception) -> None:
             if not here.is_closed():
                 here.call_soon_threadsafe(queue.put_nowait, item)
 
+        def end(writing: "Future[None]") -> None:
+            """What went wrong on the thread is raised here."""
+            if not writing.cancelled() and isinstance(error := writing.exception(), Exception):
+                put(error)
+
         writing = self._run(self._write(list(prompt), params, put))
+        writing.add_done_callback(end)
         try:
             while True:
                 item = await queue.get()
-                if isinstance(item, ArpoError):
+                if isinstance(item, Exception):
                     raise item
                 yield item
                 if item.finish is not None:
@@ -134,11 +140,9 @@ class VllmEngine:
         except asyncio.CancelledError:
             self.stats.cancelled += 1
             raise
-        except EngineError as error:
+        except EngineError:
             self.stats.failures += 1
-            put(error)
-        except ArpoError as error:
-            put(error)
+            raise
         finally:
             self._writing.pop(task, None)
 

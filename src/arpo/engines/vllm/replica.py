@@ -107,7 +107,7 @@ class Replica:
             if is_wrong:
                 what = f"the server at {self.url} has {flag} {has}, and the recipe needs {needed}"
                 raise ConfigError(what, where="engine.vllm.urls", hint=f"Start it with {flag} {needed}")
-        if tied and said["device_config"]["device_type"] == "cpu" and _ties(Path(model["model"])):
+        if tied and "cpu" in str(said["device_config"]["device"]) and _ties(Path(model["model"])):
             raise ConfigError(
                 f"the server at {self.url} ties the model's head to its embeddings, which vLLM cannot load anew on a CPU",
                 where="engine.vllm.mode",
