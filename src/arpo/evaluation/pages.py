@@ -218,7 +218,7 @@ def _opening(findings: Findings) -> list[tuple[str, str]]:
         ("answers", f"{asked.samples} a question, {how}, seed {settings.get('seed')}"),
         ("limits", f"{settings['max_calls']} tool calls, {settings['branch_tokens']:,} tokens"),
     ]
-    facts += [("part", ", ".join(f"{name} {value}" for name, value in asked.parts.items()))] if asked.parts else []
+    facts += [("part", ", ".join(f"{name} {_listed(value)}" for name, value in asked.parts.items()))] if asked.parts else []
     return [*facts, *(("note", text) for text in _warnings(findings))]
 
 
@@ -232,6 +232,10 @@ def _warnings(findings: Findings) -> list[str]:
     for name, study in findings.studies.items():
         found += [f"{name}: {text}" for text in (study.get("warnings", ()) if isinstance(study, Mapping) else ())]
     return found
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _markdown(opening: Sequence[tuple[str, str]], parts: Sequence[Part]) -> str:
