@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 from contract import Contract
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from arpo.core.place import show
 from arpo.core.tree import probe_lines
 from arpo.errors import ConfigError
+from arpo.evaluation.answers import Answer, AnswerLog
 from arpo.train.meter import POSITIONS
 from arpo.train.runfolder import RunFolder
 from arpo.view.forks import forks
@@ -259,20 +262,20 @@ def test_a_folder_with_evaluations_alone(tiny_run, tmp_path, contract):
 
 
 def test_an_answer_that_was_recorded_in_full_has_its_tree(tiny_run, tmp_path, contract):
-    import shutil
-
-    from arpo.core.codec import pack
-
     folder = tmp_path / "asked"
     shutil.copytree(tiny_run / "evaluation", folder / "evaluation")
-    library = Library([folder])
+    library = Library([folder], cache=tmp_path / "i")
     row = library.answer("/api/runs/asked/evaluation", {"name": "after"})["rows"][0]
     asked = {"name": "after", "id": row["id"], "sample": str(row["sample"])}
     records = list(RunFolder(tiny_run).trees(1))[:2]
-    line = {"schema": "arpo/sample/1", "benchmark": "after", "id": row["id"], "sample": row["sample"]}
-    lines = [{**line, "record": pack(record)} for record in records]  # of two lines for one answer the later counts
-    lines += [{**line, "benchmark": "other", "record": None}, {**line, "sample": 99, "record": None}]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines) + '{"cut')
+    given = Answer(**{name: value for name, value in row.items() if name != "failed"}, benchmark="after")
+    with AnswerLog(folder) as log:
+        for record in records:  # of two lines for one answer the later counts
+            log.append(given, record)
+        log.append(replace(given, benchmark="other"), None)
+        log.append(replace(given, sample=99), None)
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write('{"cut')
     answer = library.answer("/api/runs/asked/sample", asked)
     assert contract.faults(answer, "Sample") == []
     assert answer["tree"]["task"]["id"] == records[1].tree.task and answer["tree"]["step"] == 0
