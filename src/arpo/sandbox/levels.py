@@ -98,6 +98,8 @@ def enter(level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: i
     """A sandbox of exactly this level. Raises StartError where the level does not come up, or a program finds a way out of it."""
     if linux.ARCHITECTURE not in TABLES:
         raise StartError(f"needs Linux on x86-64 or aarch64 (this is {os.uname().sysname} on {os.uname().machine})")
+    if not hasattr(os, "memfd_create"):
+        raise StartError("this Python was built for an older Linux (it has no os.memfd_create)")
     bwrap = bubblewrap.found() if level == "bubblewrap" else ""
     if bwrap is None:
         raise StartError("bwrap is not installed")
