@@ -1,12 +1,15 @@
 """Whatever stands in a recipe, the answer is a run or a ConfigError: never another exception."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arpo.core.codec import _RULES
 from arpo.errors import ConfigError
 from arpo.located import dump, parse
 from arpo.mistakes import all_keys
@@ -14,7 +17,25 @@ from arpo.recipe import load_recipe, show_resolved
 from arpo.run import Run
 
 KEYS = all_keys(Run)
-BASE = {"data": {"train": {"source": "atlas"}}, "tools": [{"use": "search"}], "rollout": {"rule": {"rule": "paper"}}}
+BASE: dict[str, Any] = {
+    "data": {"train": {"source": "atlas"}},
+    "tools": {"offered": [{"use": "search"}]},
+    "rollout": {"rule": {"rule": "paper"}},
+}
+SERVED = {"url": "http://localhost:1/v1", "model": "m"}
+# What a group needs besides the key that is tried: else it would be refused for what is missing, whatever the value.
+NEEDS: dict[str, dict[str, object]] = {
+    "data.validation": {"data.validation.source": "v.jsonl"},
+    "data.test": {"data.test.source": "t.jsonl"},
+    "data.allow_test_questions": {"data.validation.source": "v.jsonl"},
+    "engine.endpoint": {"engine.kind": "openai", **{f"engine.endpoint.{key}": value for key, value in SERVED.items()}},
+    "engine.vllm": {"engine.kind": "vllm"},
+    "evaluation.judge": {f"evaluation.judge.{key}": value for key, value in SERVED.items()},
+    "train.early_stop": {"data.validation.source": "v.jsonl", "train.eval_every": 1},
+    "train.eval_every": {"data.validation.source": "v.jsonl"},
+    "tools.offered": {"tools.offered.use": "search"},
+    "reward.bonus": {"reward.bonus_tools": ["search"]},
+}
 
 scalars = st.one_of(
     st.none(),
@@ -41,19 +62,85 @@ def try_to_load(path: Path, overrides: list[str] = []) -> None:  # noqa: B006 - 
     assert load_recipe(again) == run
 
 
-@lenient
-@given(path=st.sampled_from(KEYS), value=values)
-def test_any_value_at_any_key(path: tuple[str, ...], value: object, tmp_path: Path) -> None:
+def with_value(path: tuple[str, ...], value: object) -> object:
+    """A recipe with `value` at `path`, and with what the groups on the way there need."""
     recipe = yaml.safe_load(yaml.safe_dump(BASE))
-    group = recipe
+    dotted = ".".join(path)
+    for group, needed in NEEDS.items():
+        if dotted == group or dotted.startswith(f"{group}."):
+            for key, other in needed.items():
+                _put(recipe, tuple(key.split(".")), other)
+    _put(recipe, path, value)
+    return recipe
+
+
+def _put(recipe: object, path: tuple[str, ...], value: object) -> None:
+    group: Any = recipe
     for key in path[:-1]:
         inner = group.get(key)
+        if isinstance(inner, list):  # of tools: the first
+            group = inner[0]
+            continue
         group[key] = inner if isinstance(inner, dict) else {}
         group = group[key]
     group[path[-1]] = value
+
+
+@lenient
+@given(path=st.sampled_from(KEYS), value=values)
+def test_any_value_at_any_key(path: tuple[str, ...], value: object, tmp_path: Path) -> None:
     file = tmp_path / "fuzzed.yaml"
-    file.write_text(dump(recipe), encoding="utf-8")
+    file.write_text(dump(with_value(path, value)), encoding="utf-8")
     try_to_load(file)
+
+
+GOOD: tuple[object, ...] = (
+    *(
+        None,
+        1,
+        0.5,
+        0.05,
+        -1.0,
+        True,
+        "x",
+        "a:b",
+        "x.jsonl",
+        "http://x/v1",
+        "auto",
+        "none",
+        "pilot",
+        [],
+        ["local"],
+        [0.9, 0.99],
+        2000,
+    ),
+    *({}, {"x": 1}, {"rule": "none"}, {"train": {"source": "atlas"}}, SERVED),
+)
+RULES = [{"rule": rule} for rule in _RULES]
+
+
+def loads(path: tuple[str, ...], file: Path) -> bool:
+    """Whether some value is right at `path`: one of ours, or a word that the message names; under one of the rules."""
+    for rule in RULES if path[:2] == ("rollout", "rule") and len(path) > 2 else RULES[:1]:
+        tried: list[object] = [*GOOD]
+        for value in tried:
+            recipe: Any = with_value(path, value)
+            if len(path) > 2 and path[1] == "rule" and path[2] != "rule":
+                recipe["rollout"]["rule"]["rule"] = rule["rule"]
+            file.write_text(dump(recipe), encoding="utf-8")
+            try:
+                load_recipe(file)
+                return True
+            except ConfigError as error:
+                if value is None and (words := re.search(r"should be one of: (\S+?),? ", f"{error} ")):
+                    tried.append(words[1])
+    return False
+
+
+def test_every_section_is_tried_and_at_every_key_something_is_right(tmp_path: Path) -> None:
+    """Else all that is found out about a key is that its group cannot be, and fuzzing it is vain."""
+    assert {path[0] for path in KEYS} == set(Run.model_fields)
+    assert [".".join(path) for path in KEYS if not loads(path, tmp_path / "good.yaml")] == []
 
 
 @lenient
