@@ -8,7 +8,7 @@ import pytest
 from arpo.endpoint.client import Endpoint
 from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ConfigError, ProviderError, ToolError, ToolsStoppedError
-from tools.localhost import Asked, Reply, serving
+from localhost import Asked, Reply, serving
 
 SAID: dict[str, Any] = {
     "choices": [{"message": {"role": "assistant", "content": "Lima"}, "finish_reason": "stop"}],

@@ -19,7 +19,7 @@ from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.grow import Grown, grow
 from arpo.tasks import Task
-from tools.localhost import Asked, Reply, serving
+from localhost import Asked, Reply, serving
 
 TASK = Task(id="t", messages=({"role": "user", "content": "Capital of Peru?"},), answers=("Lima",))
 LIMITS = RolloutConfig(leaves=2, roots=2, rule="none", max_calls=2, turn_tokens=100, branch_tokens=2000, head=2, retries=0)

@@ -16,7 +16,7 @@ from arpo.evaluation.answers import Answer
 from arpo.evaluation.config import JudgeConfig
 from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, read_verdict
 from arpo.evaluation.verdicts import FILE, NO_ANSWER, Verdict, agreement, append_verdict, as_study, judged, read_verdicts
-from tools.localhost import Asked, Reply, serving
+from localhost import Asked, Reply, serving
 
 GOLDS = ("Lima", "Ciudad de los Reyes")
 
