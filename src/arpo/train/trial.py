@@ -85,6 +85,9 @@ async def _try(work: _Work, console: Console) -> Trial:
         check_prompts(job.agent, work.tasks, run.rollout)
         order = first_step(run, work.tasks)
         shown.prompt(console, job, order[0])
+        if start := getattr(job.agent.engine, "start", None):  # an engine that takes long to start: that is no tree's time
+            with console.status("starting the engine"):
+                await start()
         rollouts, alone_s = await _grow(job, order[:1], console)
         [credited] = credit([rollouts[0].scored], run.advantage)
         shown.tree(console, rollouts[0])

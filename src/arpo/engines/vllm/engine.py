@@ -104,6 +104,11 @@ class VllmEngine:
         finally:
             writing.cancel()  # one that has ended does not mind
 
+    async def start(self) -> None:
+        """Start vLLM now, which the first request would do. Raises ConfigError."""
+        self._check_open()
+        await self._on_thread(self._start())
+
     async def load(self, weights: Weights) -> None:
         """Use `weights` from now on. Requests in flight go on with them, and read their context anew."""
         self._check_open()

@@ -53,7 +53,10 @@ class InProcess:
             raise EngineError(f"vLLM failed: {first_line(error.__cause__ or error)}") from error
 
     async def load(self, published: Published) -> None:
-        self.published = published
+        first, self.published = self.published is None, published
+        if first:
+            await self._awake()
+            return
         if self.llm is None or self.llm.errored:
             return  # the next request starts it with these
         await self._wake()
