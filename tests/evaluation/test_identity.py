@@ -18,6 +18,7 @@ from arpo.evaluation.asked import read_asked
 from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
 from arpo.evaluation.identity import EDGE, identity
 from arpo.recipe import load_recipe
+from arpo.train.named import named_model
 from tiny_project import TinyProject
 
 NUMBERS = itertools.count(4001)
@@ -105,3 +106,14 @@ def test_a_model_that_cannot_be_had_leaves_no_folder_behind(tiny_project, tmp_pa
     with pytest.raises(ConfigError, match=r"config\.json"):
         evaluate_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cold_starts_folder_and_its_model_are_models(tiny_project, model, tmp_path):
+    (model / "MANIFEST.json").write_text("{}")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    model.rename(kept / "model")
+    recipe = load_recipe(tiny_project.recipe)
+    for name in (kept, kept / "model"):
+        found = named_model(str(name), recipe)
+        assert found.run.model.source == str(kept / "model") and found.weights is None and found.folder is None
