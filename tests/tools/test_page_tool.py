@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from localhost import Asked, Reply, serving
 
 from arpo.core.tree import Call, Status
 from arpo.errors import ConfigError, ProviderError, ToolError
@@ -19,6 +18,7 @@ from arpo.tools import CallContext
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.page import PageTool, nearest
 from arpo.tools.web.address import is_public, resolve
+from localhost import Asked, Reply, serving
 from pages_for_tests import pdf
 
 HERE = ["127.0.0.0/8"]

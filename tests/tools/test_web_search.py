@@ -6,7 +6,6 @@ import time
 from email.utils import formatdate
 
 import pytest
-from localhost import Asked, Reply, serving
 
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ProviderError, ToolError
@@ -14,6 +13,7 @@ from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.web import WebSearchTool
+from localhost import Asked, Reply, serving
 
 SECRET = "sk-0123456789abcdef-very-secret"
 KEYS = {"serper": "SERPER_API_KEY", "brave": "BRAVE_API_KEY", "tavily": "TAVILY_API_KEY", "bing": "BRIGHTDATA_API_KEY"}
