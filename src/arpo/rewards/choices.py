@@ -9,7 +9,7 @@ MOST_CHARS = 5_000  # an answer that chooses a letter is short
 LETTERS = r"[A-Z](?:\s*(?:,\s*and|,|、|and|&|和)\s*[A-Z])*"
 SIGNED = re.compile(rf"(?:[Bb]oth\s+)?\(?({LETTERS}|[a-z])\s*(?:\)\s*[.:。]?|[.:。)])?")  # all of it
 LABELLED = re.compile(  # the letter, then the choice's text, or why
-    r"(?:\(([A-Za-z])\)|([A-Z])\s*[.:)]|([a-z])\s*[:)])\s+\S[\s\S]*|"
+    r"(?:\(([A-Za-z])\)|([A-Z])\s*[.:)]|([a-z])\s*[:)])\s+(?!(?:or|and|nor)\b)\S[\s\S]*|"
     r"([A-Z])(?:\s*\n|\s+[-–—]\s|\s*\((?:not|rather|instead)\b|,?\s+(?:because|since|as)\b|\s+(?:is|为|是)\s*(?:the\s+)?"
     r"(?:correct|right|best|正确)\b)[\s\S]*"
 )

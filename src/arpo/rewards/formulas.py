@@ -20,6 +20,7 @@ DEGREES = re.compile(r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree\b)(?:\s*[CF]$)?|\b
 COUNTED = re.compile(rf"(?P<value>.*\d)\s*(?P<unit>(?:(?![十百千万亿])[{HAN}]){{1,3}})")  # 42个
 BESIDE = re.compile(r"(?<![_\d])\d+\s+\d")  # two numbers without anything between them
 UNIT = re.compile(r"(?P<value>.*[\d}])\s+(?P<unit>[A-Za-z]{2,}(?:[ /][A-Za-z]+)*(?:\^\{?[23]\}?)?)\.?")
+SHORT_UNIT = re.compile(r".*[\d}]\s+(?P<unit>[A-Za-z])\.?")  # \text{ m}
 NO_UNIT = frozenset(
     ("or", "and", "to", "if", "for", "mod", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "pi", "sqrt", "exp")
 )
@@ -187,8 +188,8 @@ def _unnamed(text: str) -> str:
 
 def _unit_of(text: str) -> str:
     """The unit after a number, "" where it is none of the usual ones."""
-    plain = TEXT.sub(r" \1", text)
-    found = UNIT.fullmatch(plain) or COUNTED.fullmatch(plain)
+    plain = TEXT.sub(r" \1", text).strip()
+    found = UNIT.fullmatch(plain) or COUNTED.fullmatch(plain) or (SHORT_UNIT.fullmatch(plain) if plain != text.strip() else None)
     name = unit(found["unit"]) if found else ""
     return name if name in KNOWN else ""
 

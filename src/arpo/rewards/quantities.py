@@ -68,6 +68,7 @@ UNITS = MappingProxyType(
             "s second seconds sec secs 秒 秒钟",
             "cny yuan rmb ¥ 元 人民币 块",
             "usd dollar dollars $ us$ 美元",
+            "cent cents ¢ 美分",
             "eur euro euros € 欧元",
             "gbp pound pounds £ 英镑",
             "person people persons 人 名 位",
