@@ -5,8 +5,9 @@ Refuses to know other servers.
 """
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from arpo.engines import SamplingParams
 from arpo.engines.vllm.forms import Piece, Published
+from arpo.engines.vllm.publisher import PREFIX
 from arpo.errors import ConfigError, EngineError
 
 EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
@@ -28,7 +30,7 @@ class LostError(Exception):
 
 
 class Replica:
-    """`version` is that of its weights. `live` counts its requests. top_k: log-probabilities a token. tokenizes: the server has
+    """`version` is that of its weights. `live` counts its requests, `loads` its changes of weights. top_k: log-probabilities a token. tokenizes: the server has
     the model's tokenizer, and so finds stop strings."""
 
     def __init__(self, url: str, *, top_k: int, key: str | None = None, tokenizes: bool = True) -> None:
@@ -39,6 +41,7 @@ class Replica:
         self.up = False
         self.version = 0
         self.live = 0
+        self.loads = 0
         self._answers: set[httpx.Response] = set()
 
     async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
@@ -50,7 +53,9 @@ class Replica:
             response = await self.client.send(request, stream=True)
             self._answers.add(response)
             await _check(response)
-            last = None
+            loads, given, held = self.loads, 0, list[Piece]()
+            last: Piece | None = None
+            spans: Sequence[Mapping[str, Any]] = ()
             async for line in response.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
@@ -58,14 +63,17 @@ class Replica:
                 if "error" in event:
                     raise LostError(str(event["error"].get("message", event["error"])))
                 for choice in event["choices"]:
-                    if last is not None:
-                        yield last
-                    last = self._piece(choice)
-                if last is not None and last.finish is None:
-                    yield last
-                    last = None
-                elif last is not None and event.get("usage"):
-                    yield _with_cached(last, event["usage"])
+                    piece = self._piece(choice)
+                    if piece.finish is not None:
+                        last, spans = piece, choice.get("weight_versions") or []
+                    elif self.loads == loads:
+                        given += len(piece.tokens)
+                        yield piece
+                    else:  # which weights wrote these, the server says at the end
+                        held.append(piece)
+                if last is not None and event.get("usage"):
+                    for piece in _by_version([*held, _with_cached(last, event["usage"])], given, spans):
+                        yield piece
                     return
             raise LostError("the answer broke off")
         except (httpx.HTTPError, httpx.StreamError, json.JSONDecodeError) as error:
@@ -79,6 +87,7 @@ class Replica:
     async def publish(self, published: Published) -> None:
         """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
         server answers and cannot."""
+        self.loads += 1
         load = {"method": "reload_weights", "kwargs": {"weights_path": str(published.folder)}}
         await self._post("/pause", params={"mode": "keep", "clear_cache": "false"})
         try:
@@ -220,10 +229,35 @@ async def _check(response: httpx.Response) -> None:
 
 def _ties(folder: Path) -> bool:
     """Whether a server that was started with `folder` has the head tied: what its config says, if it can be read here."""
+    if any(part.startswith(PREFIX) for part in folder.parts):
+        return False  # another run's own server, whose first folder may be gone
     try:
         return bool(json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", True))
     except (OSError, ValueError):
         return True
+
+
+def _by_version(pieces: Sequence[Piece], start: int, spans: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
+    """`pieces`, the first of which begins at token `start` of its turn, cut where the weights changed: `spans` is vLLM's list of
+    labels with the tokens that they wrote, which end in the version (see `Published`)."""
+    for piece in pieces:
+        end = start + len(piece.tokens)
+        marks = sorted({start, end, *(int(span["start"]) for span in spans if start < int(span["start"]) < end)})
+        for low, high in pairwise(marks):
+            label = next((str(span["version"]) for span in spans if int(span["start"]) <= low < int(span["end"])), "")
+            number = label.rpartition("/")[2]
+            part = slice(low - start, high - start)
+            yield replace(
+                piece,
+                tokens=piece.tokens[part],
+                logprobs=piece.logprobs[part],
+                top_NK=piece.top_NK[part],
+                version=int(number) if number.isdigit() else piece.version,
+                finish=piece.finish if high == end else None,
+            )
+        if len(marks) < 2:
+            yield piece
+        start = end
 
 
 def _with_cached(piece: Piece, usage: Mapping[str, Any]) -> Piece:
