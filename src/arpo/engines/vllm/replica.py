@@ -30,8 +30,8 @@ class LostError(Exception):
 
 
 class Replica:
-    """`version` is that of its weights. `live` counts its requests, `loads` its changes of weights. top_k: log-probabilities a token. tokenizes: the server has
-    the model's tokenizer, and so finds stop strings."""
+    """`version` is that of its weights. `live` counts its requests, `loads` its changes of weights. top_k: log-probabilities a
+    token. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
 
     def __init__(self, url: str, *, top_k: int, key: str | None = None, tokenizes: bool = True) -> None:
         self.url, self.top_k, self.tokenizes = url, top_k, tokenizes
