@@ -1,5 +1,6 @@
 """One forked child: what it gives up before it runs a program, in which order. After `confine` nothing can be taken back."""
 
+import contextlib
 import io
 import os
 import random
@@ -71,23 +72,27 @@ def lock(cell: Cell, *, session: bool = False) -> None:
     seccomp.enter(cell.in_session if session else seccomp.for_process(cell.alone, os.getpid()))
 
 
-def attach(output: int) -> None:
-    """Standard output and error go to `output`, in the order in which they are written; standard input is empty."""
+def attach(output: int) -> io.BufferedWriter:
+    """Standard output and error go to `output`, in the order in which they are written, through what is returned."""
     os.dup2(output, 1)
     os.dup2(output, 2)
-    buffer = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
+    buffer: io.BufferedWriter = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
     for name in ("stdout", "stderr"):
         stream = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    return buffer
 
 
-def detach() -> None:
-    """Between the calls of a session nothing is written: the output of the last one is let go."""
+def detach(buffer: io.BufferedWriter) -> None:
+    """Between the calls of a session nothing is written: the output of the last one is let go, with what it had no room for, which
+    would else begin the next one's."""
     nowhere = os.open("/dev/null", os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     os.close(nowhere)
+    with contextlib.suppress(ValueError):  # the program has closed it
+        buffer.flush()
 
 
 def _set_environment(folder: str) -> None:

@@ -36,7 +36,7 @@ def live(control: socket.socket, cell: child.Cell, names: dict[str, Any], home: 
 def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number: int, output: int, brought: int) -> None:
     myself = os.getpid()
     code, seed = payload.read_program(brought)
-    child.attach(output)
+    buffer = child.attach(output)
     os.close(output)
     program.listen()
     limits.grant_cpu(cell.limits, time.process_time(), hard=False)
@@ -45,7 +45,7 @@ def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number
     if os.getpid() != myself:  # the program forked, and this is not the session
         os._exit(0)
     signal.setitimer(signal.ITIMER_PROF, 0)
-    child.detach()
+    child.detach(buffer)
     control.send(bytes([ending]))
 
 
