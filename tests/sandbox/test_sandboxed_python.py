@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,23 @@ async def test_a_thousand_calls_leave_nothing(python: PythonTool) -> None:
     assert held() <= before
 
 
+def test_many_who_ask_at_once_do_not_wait_for_each_other(python: PythonTool) -> None:
+    """Who sends waits until there is room, and room comes when answers are read: nobody may hold up both."""
+    inside = python._backend._sandbox._now()  # type: ignore[attr-defined]
+    answers: list[Any] = []
+
+    def ask() -> None:
+        answers.extend(inside.ask({"op": "fork", "session": "nobody", "to": "else"})[1] for _ in range(400))
+
+    asking = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in asking)
+    assert [answer.result(timeout=60)["forked"] for answer in answers] == [False] * 1600
+
+
 def children(tool: PythonTool) -> list[int]:
     """Processes below the sandbox."""
     found, ahead = [], [tool._backend._sandbox._inside.process.pid]  # type: ignore[attr-defined]
@@ -284,6 +302,13 @@ async def test_replayed_and_forked_sessions_are_the_same(sessions: PythonTool) -
     assert said[0] == said[1] == said[2]
     for state in (trunk, forked, replayed):
         await sessions.close(state)
+
+
+async def test_output_that_had_no_room_is_not_the_next_calls(sessions: PythonTool) -> None:
+    state = await sessions.open(TASK)
+    assert "more than 4000 bytes" in await text(sessions, "import sys\nfor _ in range(900): sys.stdout.write('spilled')", state)
+    assert await text(sessions, "print('next')", state) == "next"
+    await sessions.close(state)
 
 
 async def test_more_sessions_than_may_live_go_on_by_replay(sessions: PythonTool) -> None:

@@ -77,7 +77,8 @@ class Inside:
     def __init__(self, setup: Setup, scratch: str | None) -> None:
         self.setup, self.scratch = setup, scratch
         self.pending: dict[int, Future[dict[str, Any]]] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # around what is pending
+        self.sending = threading.Lock()  # taken first: who sends may have to wait until answers are read, which takes the other one
         self.number = 0
         self.alive = False
         self.control, theirs = packets.pair()
@@ -118,26 +119,28 @@ class Inside:
     def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[int, "Future[dict[str, Any]]"]:
         """Send a request; its number and where its answer will be. Raises Died."""
         future: Future[dict[str, Any]] = Future()
-        with self.lock:
-            if not self.alive:
-                raise Died
-            self.number += 1
-            number = self.number
-            self.pending[number] = future
+        with self.sending:
+            with self.lock:
+                if not self.alive:
+                    raise Died
+                self.number += 1
+                number = self.number
+                self.pending[number] = future
             self._send({**message, "id": number}, descriptors)
         return number, future
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send what has no answer; nothing where nobody is there to hear it."""
-        with self.lock:
+        with self.sending:
             if self.alive:
                 self._send(message)
 
     def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
             packets.send(self.control, message, descriptors)
-        except ConnectionError:  # the reading thread hears of its end too, and tells whoever waits
-            return
+        except OSError as error:  # where it has ended, the reading thread hears of that too, and tells whoever waits
+            if self.alive and not isinstance(error, ConnectionError):
+                raise
 
     def take(self, answer: dict[str, Any]) -> None:
         with self.lock:
