@@ -99,7 +99,7 @@ def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(tiny_proj
             )
         del caught, run
         gc.collect()
-        assert children(os.getpid()) == before[0] == {}, ends
+        assert children(os.getpid()).keys() <= before[0].keys(), ends  # those of other tests
         assert {thread.name for thread in threading.enumerate()} <= before[1], ends
         opened = open_files() - before[2]
         assert not {path for path in opened if str(tmp_path) in path or path.startswith(("pipe:", "socket:"))}, ends

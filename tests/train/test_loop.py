@@ -107,7 +107,7 @@ def test_every_step_leaves_its_metrics_and_records_that_replay(tiny_run: Path) -
         assert [f"{group}/{name}" for group, names in KEYS.items() for name in names.split() if f"{group}/{name}" not in line] == []
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in line.values())
         parts = sum(seconds for key, seconds in line.items() if key.startswith("seconds/") and key != "seconds/step")
-        assert parts == pytest.approx(line["seconds/step"], abs=0.1)
+        assert 0 < parts <= line["seconds/step"] + 1e-6, "no second counts twice"
         records = list(folder.trees(line["step"]))
         assert len(records) == line["groups/all"] == 3
         for record in records:
