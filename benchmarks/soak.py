@@ -40,7 +40,7 @@ from arpo.train.order import in_order
 from arpo.train.runfolder import RunFolder
 
 KINDS = (*job.POINTS, "cold start", "log", "random")
-CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s")  # metrics that measure time
+CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s", "engine/")  # what depends on timing
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
     "_soak_job",

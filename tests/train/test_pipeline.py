@@ -43,7 +43,7 @@ def run(project: TinyProject, out: Path, *overrides: str, resume: bool = False, 
 
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:
     """Metrics apart from seconds."""
-    clock = ("seconds/", "tools/seconds", "decisions/waited_s")
+    clock = ("seconds/", "tools/seconds", "decisions/waited_s", "engine/")
     return [{key: value for key, value in line.items() if not key.startswith(clock)} for line in folder.metrics()]
 
 

@@ -24,7 +24,7 @@ SHORT = (
 )
 
 
-CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "tokens/per_s")
+CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "tokens/per_s", "engine/")
 FROM_WHERE = ("calls/executed", "calls/cached", "calls/shared")  # answered calls: where from is all that a cache changes
 
 

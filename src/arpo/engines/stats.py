@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -31,3 +32,22 @@ class EngineStats:
             yield
         finally:
             setattr(self, name, getattr(self, name) + perf_counter() - start)
+
+
+class Prefill:
+    """What an engine did with prompts, from one look to the next. An engine that keeps no `stats` says nothing."""
+
+    def __init__(self, engine: Any) -> None:
+        found = getattr(engine, "stats", None)
+        self._stats = found if isinstance(found, EngineStats) else None
+        self._seen = self._now()
+
+    def since(self) -> dict[str, float]:
+        """Tokens of prompts, since the last look, whose keys were computed and whose keys were known."""
+        before, self._seen = self._seen, self._now()
+        return {name: float(value - before[name]) for name, value in self._seen.items()}
+
+    def _now(self) -> dict[str, int]:
+        if self._stats is None:
+            return {}
+        return {"engine/prefill_tokens": self._stats.prefill_tokens, "engine/reused_tokens": self._stats.reused_tokens}

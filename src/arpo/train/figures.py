@@ -160,12 +160,14 @@ def _tokens(history: History) -> Figure:
         "tokens/trained_flat": "trained, flat",
         "tokens/trained_unique": "trained, once each",
     }
+    read = {"engine/prefill_tokens": "computed", "engine/reused_tokens": "known"}
     return Figure(
         name="tokens",
         title="Tokens",
         panels=[
             Panel(title="Tokens that the leaves rest on", stack=True, lines=lines(history, sampled)),
             Panel(title="Tokens through the learner", from_zero=True, lines=lines(history, learnt)),
+            Panel(title="Prompt tokens that the engine read", stack=True, lines=lines(history, read)),
         ],
         caption="Shared tokens did not have to be sampled again for further leaves. Flat is what training every leaf alone costs; "
         "forward counts prompts and tool results too.",

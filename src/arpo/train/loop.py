@@ -15,6 +15,7 @@ from rich.console import Console
 from arpo.core.credit import CreditedTree, credit
 from arpo.core.place import keyed
 from arpo.engines import Weights
+from arpo.engines.stats import Prefill
 from arpo.errors import ArpoError
 from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.results import VALIDATION
@@ -66,6 +67,7 @@ class Trainer:
         self.collapse_told = False
         self.arrived: Counter[int] = Counter()  # rollouts to be trained on, by step
         self.pace = pace_of(self.run, self.collect_step, self.publish, engine=job.agent.engine, last_step=num_steps)
+        self.prefill = Prefill(job.agent.engine)
         self.room = asyncio.Semaphore(self.run.train.tasks_per_step)  # trees that grow at once, of whatever step
 
     async def train(self) -> TrainState:
@@ -243,7 +245,12 @@ class Trainer:
 
     def finish_step(self, batch: Batch, metrics: Metrics) -> None:
         position = batch.after.position
-        metrics |= {**self.progress.timings(), "tasks/position": position, "tasks/tried": len(batch.rollouts)}
+        metrics |= {
+            **self.prefill.since(),
+            **self.progress.timings(),
+            "tasks/position": position,
+            "tasks/tried": len(batch.rollouts),
+        }
         self.history.append(_kept(metrics))
         self.folder.append_metrics(self.step, metrics)
         self.job.agent.traffic.write_down()

@@ -56,7 +56,8 @@ def _opening(run: RunFolder, history: History, state: str) -> str:
     facts: list[tuple[str, str]] = [("state", state), ("steps", str(len(history)))]
     if history:
         total = {key: sum(float(m.get(key) or 0) for m in history) for key in ("leaves/all", "calls/answered", "calls/inherited",
-                 "tokens/generated", "tokens/trained_unique", "tokens/trained_flat", "seconds/step")}  # fmt: skip
+                 "tokens/generated", "tokens/trained_unique", "tokens/trained_flat", "engine/prefill_tokens",
+                 "engine/reused_tokens", "seconds/step")}  # fmt: skip
         facts += [
             ("time in steps", duration(total["seconds/step"])),
             ("leaves", f"{total['leaves/all']:,.0f}"),
@@ -64,6 +65,9 @@ def _opening(run: RunFolder, history: History, state: str) -> str:
             ("tokens generated", f"{total['tokens/generated']:,.0f}"),
             ("tokens trained, once each / flat", f"{total['tokens/trained_unique']:,.0f} / {total['tokens/trained_flat']:,.0f}"),
         ]
+        if any("engine/prefill_tokens" in m for m in history):
+            read = f"{total['engine/prefill_tokens']:,.0f} / {total['engine/reused_tokens']:,.0f}"
+            facts.append(("prompt tokens that the engine computed / knew", read))
         for name in ("accuracy/probe_lines", "reward/probe_lines"):
             values = [float(m[name]) for m in history if m.get(name) is not None]
             near = max(1, min(5, len(values) // 2))

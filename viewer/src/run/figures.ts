@@ -67,6 +67,7 @@ export const GROUPS: Group[] = [
       { title: "Tokens that the leaves rest on", unit: "tokens", stack: true, series: [["tokens/generated", "generated"], ["tokens/shared", "shared"]] },
       { title: "Trained tokens", unit: "tokens", zero: true, series: [["tokens/trained_unique", "once each"], ["tokens/trained_flat", "flat"]] },
       { title: "Tokens through the learner", unit: "tokens", zero: true, series: [["tokens/forward_unique", "once each"], ["tokens/forward_flat", "flat"]] },
+      { title: "Prompt tokens that the engine read", unit: "tokens", stack: true, series: [["engine/prefill_tokens", "computed"], ["engine/reused_tokens", "known"]] },
       { title: "Lengths", unit: "tokens", zero: true, series: [["lengths/branch", "branch"], ["lengths/branch_max", "longest branch"], ["lengths/turn", "turn"]] },
     ],
   },
