@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -198,6 +199,43 @@ def test_who_asked_first_may_leave_without_taking_the_answer_away(tmp_path):
         await asyncio.gather(alone, return_exceptions=True)
         assert ask.tool.at_once == 0, "a call that nobody waits for is cancelled"
         assert (await ask("y")).ran, "and leaves no lease behind"
+
+    asyncio.run(main())
+
+
+def test_who_asks_while_the_same_call_is_being_given_up_is_not_given_up_with_it(tmp_path):
+    async def main():
+        ask = Asked(Search(seconds=0.2), tmp_path)
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.sleep(0)
+        assert (await ask()).ran and ask.tool.calls == 2
+        await asyncio.sleep(0)
+        assert not ask.traffic.cache._flights
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["while its result is written", "while it asks for its turn"])
+def test_who_leaves_while_the_file_is_busy_leaves_no_lease_and_loses_no_result(tmp_path, seconds):
+    async def main():
+        ask = Asked(Search(seconds=0.2 - seconds / 2), tmp_path)
+        await ask("a file that is there")
+        other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
+        asking = asyncio.create_task(ask()) if not seconds else None
+        await asyncio.sleep(0.1)
+        other.execute("BEGIN IMMEDIATE")
+        asking = asking or asyncio.create_task(ask())
+        more = asyncio.create_task(ask("more"))  # the writer is at it: what comes after it waits in its queue
+        await asyncio.sleep(0.3)
+        asking.cancel()
+        await asyncio.sleep(0.05)
+        other.execute("COMMIT")
+        await more
+        again = await asyncio.wait_for(ask(), 5.0)
+        assert again.cached is not bool(seconds), "a result that was there is kept"
+        assert other.execute("SELECT count(*) FROM leases").fetchone() == (0,)
 
     asyncio.run(main())
 

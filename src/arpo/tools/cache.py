@@ -57,7 +57,6 @@ class Cache:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-cache")  # writers wait for each other: not on the loop
         self._used: set[bytes] = set()
         self._touched = time.monotonic()
-        self._renewals: dict[bytes, asyncio.TimerHandle] = {}
         self._able = True  # False once the store could not be written
 
     async def outcome(self, kept: Kept, arguments: Mapping[str, Any], make: Make) -> Outcome:
@@ -67,23 +66,26 @@ class Cache:
         keys = [key_of(kept.tool, kept.version, words, recorded=recorded)]
         if recorded:
             keys.append(key_of(kept.tool, ANY_VERSION, words, recorded=True))
-        if (flight := self._flights.get(keys[0])) is not None:
+        if (flight := self._flights.get(keys[0])) is not None and flight.waiting:
             return _not_ours(await flight.wait())
         if (entry := self._found(kept, keys)) is not None:
             return entry.outcome
         if self.mode == "replay":
             raise ReplayMissError(f"{kept.tool}({words[:300]}) is not in the record {self.store.path}")
-        flight = self._flights[keys[0]] = Flight(asyncio.create_task(self._fly(kept, keys, words, make)))
-        flight.task.add_done_callback(lambda _: self._flights.pop(keys[0], None))
-        return await flight.wait()
+        made = self._flights[keys[0]] = Flight(asyncio.create_task(self._fly(kept, keys, words, make)))
+        made.task.add_done_callback(lambda _: self._landed(keys[0], made))
+        return await made.wait()
+
+    def _landed(self, key: bytes, flight: "Flight") -> None:
+        if self._flights.get(key) is flight:  # else it was given up, and another one is on its way
+            del self._flights[key]
 
     async def _fly(self, kept: Kept, keys: list[bytes], words: str, make: Make) -> Outcome:
         """Make the call, unless another process is at it: then wait for what that comes to."""
         key = keys[0]
         if (theirs := await self._ahead_of_us(kept, keys)) is not None:
             return _not_ours(theirs)
-        renewing = asyncio.get_running_loop().call_later(LEASE_S / 3, self._renew, key)
-        self._renewals[key] = renewing
+        renewing = asyncio.create_task(self._renew(key))
         entry = failure = None
         try:
             outcome, empty = await make()
@@ -102,7 +104,7 @@ class Cache:
                     recorded=self.mode == "record",
                 )
         finally:
-            self._renewals.pop(key).cancel()
+            renewing.cancel()
             finished = self._in_turn(self.store.finish, key, self._owner, entry, failure)
         await finished
         return outcome
@@ -134,7 +136,7 @@ class Cache:
         """Wait while another process makes this call. Returns what it came to, failures too, or None where it is ours to make."""
         since, wait_s = time.time(), FIRST_LOOK_S
         while self._able:
-            if not self.store.claimed(keys[0]) and await self._in_turn(self.store.claim, keys[0], self._owner, LEASE_S):
+            if not self.store.claimed(keys[0]) and await self._claimed(keys[0]):
                 outcome = self._ended(kept, keys, since)  # by a process that was done between our look and our claim
                 if outcome is not None:
                     await self._in_turn(self.store.finish, keys[0], self._owner, None)
@@ -144,6 +146,13 @@ class Cache:
             if (outcome := self._ended(kept, keys, since)) is not None:
                 return outcome
         return None
+
+    async def _claimed(self, key: bytes) -> bool:
+        try:
+            return bool(await self._in_turn(self.store.claim, key, self._owner, LEASE_S))
+        except asyncio.CancelledError:
+            self._in_turn(self.store.finish, key, self._owner, None)  # the claim is made all the same
+            raise
 
     def _ended(self, kept: Kept, keys: list[bytes], since: float) -> Outcome | None:
         """What another process made of this call: its result, or how it failed at `since` or later."""
@@ -155,9 +164,10 @@ class Cache:
             self._broken(error)
             return None
 
-    def _renew(self, key: bytes) -> None:
-        self._in_turn(self.store.renew, key, self._owner, LEASE_S)
-        self._renewals[key] = asyncio.get_running_loop().call_later(LEASE_S / 3, self._renew, key)
+    async def _renew(self, key: bytes) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            await self._in_turn(self.store.renew, key, self._owner, LEASE_S)
 
     def _touch(self, entry: Entry) -> None:
         """Note that it was used, and write that down now and then."""
@@ -167,8 +177,9 @@ class Cache:
             self._in_turn(self.store.touch, used)
 
     def _in_turn(self, write: Callable[..., T], *arguments: Any) -> "asyncio.Future[T | None]":
-        """Let the writer do it; what it cannot write is told once, and stops the run where the record would be left incomplete."""
-        return asyncio.get_running_loop().run_in_executor(self._writer, self._written, write, arguments)
+        """Let the writer do it, also where nobody waits for that any more: what was paid for is kept, and leases are given back.
+        What it cannot write is told once, and stops the run where the record would be left incomplete."""
+        return asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._written, write, arguments))
 
     def _written(self, write: Callable[..., T], arguments: tuple[Any, ...]) -> T | None:
         try:
