@@ -21,6 +21,7 @@ TOLD = re.compile(
     rf"{LEAD}\s*(?:is|are|would\s+be|为|是)?\s*:?\s*(?:option|choice|选项)?\s*(?:\(([A-Z])\)|\(?({LETTERS})(?![^\W_a-z]|['’]|[a-z])\)?)",
     re.IGNORECASE,
 )
+HEDGED = re.compile(r"\)?\s*[-–—,]?\s*(?:or\b|as\s+well\s+as\b|或)", re.IGNORECASE)  # after a letter: more than one is meant
 
 
 def read_choice(text: str) -> frozenset[str]:
@@ -32,9 +33,12 @@ def read_choice(text: str) -> frozenset[str]:
     if found := SIGNED.fullmatch(plain):
         return _letters(found[1].upper() if len(found[1]) == 1 else found[1])
     if found := LABELLED.fullmatch(plain):
-        return _letters(next(filter(None, found.groups())).upper())
+        end = found.end(found.lastindex or 0)
+        return frozenset() if HEDGED.match(plain, end) else _letters(plain[end - 1].upper())
     told = [_told(found) for found in TOLD.finditer(plain)]
     told = [each for each in told if each]
+    if any(HEDGED.match(plain, found.end()) for found in TOLD.finditer(plain)):
+        return frozenset()
     return told[0] if told and all(each == told[0] for each in told) else frozenset()
 
 

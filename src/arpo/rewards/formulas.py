@@ -21,8 +21,10 @@ COUNTED = re.compile(rf"(?P<value>.*\d)\s*(?P<unit>(?:(?![十百千万亿])[{HAN
 BESIDE = re.compile(r"(?<![_\d])\d+\s+\d")  # two numbers without anything between them
 UNIT = re.compile(r"(?P<value>.*[\d}])\s+(?P<unit>[A-Za-z]{2,}(?:[ /][A-Za-z]+)*(?:\^\{?[23]\}?)?)\.?")
 SHORT_UNIT = re.compile(r".*[\d}]\s+(?P<unit>[A-Za-z])\.?")  # \text{ m}
+WARMTH = re.compile(r".*(?:\\circ|°|\\degree)[\s}]*(?P<unit>[CF])[\s}]*\.?")
+DOLLARS = re.compile(r"(?:\\\$|\$(?=\d[^$]*$)).*")
 NO_UNIT = frozenset(
-    ("or", "and", "to", "if", "for", "mod", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "pi", "sqrt", "exp")
+    "or and to if for mod sin cos tan cot sec csc log ln pi sqrt exp hundred thousand million billion trillion dozen".split()
 )
 SPACED = re.compile(r"[-+]?\d{1,3}(?:\s\d{3})+(?:\.\d+)?")  # 70 000
 MIXED = re.compile(r"(-?)\s*(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
@@ -77,11 +79,12 @@ def formula(text: str) -> Formula:
     plain = plain.rstrip(".。") if re.search(r"[^.]\.$|。$", plain) else plain
     if PROSE.search(TEXT.sub("", plain)) and re.search(r"[\d\\$]", plain):
         return Formula(text=plain, prose=not _only_unit(plain))
+    measured = _unit_of(plain)
     for pattern, by in PLAIN:
         plain = pattern.sub(by, plain)
     bare = DEGREES.sub("", UNIT_IN_TEXT.sub("", plain)).strip()
     bare = TEXT.sub(lambda found: found[1], bare).strip() if WORDS.fullmatch(TEXT.sub(r"\1", bare).strip()) else bare
-    return Formula(_without_unit(bare), unit=_unit_of(plain))
+    return Formula(_without_unit(bare), unit=measured or _unit_of(plain))
 
 
 def decide(answer: str, gold: str) -> bool | None:
@@ -187,8 +190,12 @@ def _unnamed(text: str) -> str:
 
 
 def _unit_of(text: str) -> str:
-    """The unit after a number, "" where it is none of the usual ones."""
+    """The unit of a number, "" where it is none of the usual ones."""
     plain = TEXT.sub(r" \1", text).strip()
+    if warmth := WARMTH.fullmatch(plain):
+        return f"°{warmth['unit']}"
+    if DOLLARS.fullmatch(plain):
+        return unit("$")
     found = UNIT.fullmatch(plain) or COUNTED.fullmatch(plain) or (SHORT_UNIT.fullmatch(plain) if plain != text.strip() else None)
     name = unit(found["unit"]) if found else ""
     return name if name in KNOWN else ""
