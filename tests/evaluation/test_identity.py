@@ -72,6 +72,16 @@ def test_another_model_is_another(model, tmp_path, what):
     assert identity(*folders) != known
 
 
+def test_a_template_counts_wherever_it_is_written(model):
+    known, template = identity(model), model / "chat_template.jinja"
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    written = template.read_text()
+    template.unlink()
+    for text, same in ((written, True), (written + "!", False)):
+        (model / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": text}))
+        assert (identity(model) == known) is same
+
+
 def test_a_file_of_weights_that_was_cut_short_is_named(model):
     weights(model).write_bytes(weights(model).read_bytes()[:40])
     with pytest.raises(ConfigError, match="safetensors"):

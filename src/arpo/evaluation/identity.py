@@ -8,28 +8,28 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from arpo.errors import ConfigError
 
 EDGE = 4096  # bytes of a tensor that are read at either end: a step of training changes a tensor everywhere
 _NAMES = ("_name_or_path", "transformers_version")  # of config.json, which say nothing about the model
-_TEXTS = ("tokenizer.json", "chat_template.jinja")
+_TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
 _HEADER_MB = 256
 
 
 def identity(*folders: Path) -> str:
     """16 hexadecimal digits of the model in `folders` (a model's, and perhaps one with trained weights or adapters): its
-    configuration, tokenizer, and of each tensor name, type, shape and both ends.
+    configuration, tokenizer, chat template, and of each tensor name, type, shape and both ends.
 
     The same model has the same digits wherever it lies and however many files it is in. Reads some kB a tensor, so a large model
     takes no longer to name than to open. Raises ConfigError for a file of weights that cannot be read.
     """
     whole = hashlib.sha256()
     for folder in folders:
-        for name in _TEXTS:
-            if (folder / name).is_file():
-                whole.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
+        for name, text in ((_TOKENIZER, _bytes(folder / _TOKENIZER)), (_TEMPLATE, _template(folder))):
+            if text is not None:
+                whole.update(name.encode() + hashlib.sha256(text).digest())
         for name in ("config.json", "adapter_config.json"):
             if (folder / name).is_file():
                 whole.update(_config(folder / name))
@@ -38,11 +38,29 @@ def identity(*folders: Path) -> str:
     return whole.hexdigest()[:16]
 
 
-def _config(path: Path) -> bytes:
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _template(folder: Path) -> bytes | None:
+    """Of chats: a file of its own, or, as it was until 2025, a part of the tokenizer's configuration."""
+    path = folder / "tokenizer_config.json"
+    if (alone := _bytes(folder / _TEMPLATE)) is not None or not path.is_file():
+        return alone
+    found = _json(path)
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    return None if template is None else (template if isinstance(template, str) else json.dumps(template)).encode()
+
+
+def _json(path: Path) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"is no JSON ({error})", where=str(path)) from error
+
+
+def _config(path: Path) -> bytes:
+    value = _json(path)
     kept = {key: item for key, item in value.items() if key not in _NAMES} if isinstance(value, dict) else value
     return path.name.encode() + json.dumps(kept, sort_keys=True).encode()
 
