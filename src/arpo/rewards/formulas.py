@@ -24,7 +24,10 @@ SHORT_UNIT = re.compile(r".*[\d}]\s+(?P<unit>[A-Za-z])\.?")  # \text{ m}
 WARMTH = re.compile(r".*(?:\\circ|°|\\degree)[\s}]*(?P<unit>[CF])[\s}]*\.?")
 DOLLARS = re.compile(r"(?:\\\$|\$(?=\d[^$]*$)).*")
 NO_UNIT = frozenset(
-    "or and to if for mod sin cos tan cot sec csc log ln pi sqrt exp hundred thousand million billion trillion dozen".split()
+    (
+        *("or", "and", "to", "if", "for", "mod", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "pi", "sqrt", "exp"),
+        *("hundred", "thousand", "million", "billion", "trillion", "dozen"),
+    )
 )
 SPACED = re.compile(r"[-+]?\d{1,3}(?:\s\d{3})+(?:\.\d+)?")  # 70 000
 MIXED = re.compile(r"(-?)\s*(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
