@@ -243,9 +243,9 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
             from arpo.tools.python import PythonTool
             from arpo.sandbox.limits import Limits
             from arpo.sandbox import levels
-            sandbox = levels.start(sys.argv[1], limits=Limits(seconds=60))
-            print(sandbox._inside.process.pid, flush=True)
-            asyncio.run(sandbox.run("import time; time.sleep(50)", seconds=60))
+            sandbox = levels.enter(sys.argv[1], limits=Limits(seconds=60))
+            print(sandbox._inside.process.pid, sandbox._inside.scratch or "", flush=True)
+            asyncio.run(sandbox.run("open('f', 'w').write('x'); import time; time.sleep(50)", seconds=60))
             """
         )
     )
@@ -254,7 +254,11 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
             [sys.executable, str(script), level], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": SOURCE}
         )
         assert process.stdout is not None
-        inside = int(process.stdout.readline())
+        inside, _, scratch = process.stdout.readline().decode().strip().partition(" ")
+        assert bool(scratch) is (level == "landlock")
+        if scratch:
+            while not list(Path(scratch).glob("*/f")):
+                time.sleep(0.02)
         process.kill()
         process.wait()
         process.stdout.close()
@@ -263,6 +267,7 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
                 break
             time.sleep(0.02)
         assert not Path(f"/proc/{inside}").exists()
+        assert not scratch or not Path(scratch).exists() or not list(Path(scratch).glob("*/*"))
 
 
 SOURCE = str(Path(levels.__file__).parents[2])

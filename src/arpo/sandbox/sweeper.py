@@ -33,6 +33,10 @@ class Sweeper:
         """Which of `folders` hold more than that?"""
         packets.send(self._control, {"look": folders, "bytes": most_bytes, "files": most_files})
 
+    def end(self) -> None:
+        """It goes when it has nobody to answer."""
+        self._control.close()
+
     def answer(self) -> dict[str, Any]:
         got = packets.receive(self._control)
         if got is None:

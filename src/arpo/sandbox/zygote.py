@@ -273,11 +273,19 @@ class Zygote:
                     os.setpriority(os.PRIO_PGRP, call.pid, wanted)
 
     def end(self) -> None:
-        """Nothing outlives this."""
+        """Nothing outlives this: no process, and no folder either, since a trainer that was killed removes none. (What is mounted
+        goes by itself.)"""
         for call in self.calls.values():
             call.kill("stopped")
         for session in self.sessions.live.values():
-            session.kill()
+            session.family.end()
+        if not self.cell.private_root:
+            self.sweeper.end()
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.wait()
+            for folder in (*self.setup.folders, os.path.dirname(self.setup.folders[0])):
+                scratch.remove(folder)
         os._exit(0)
 
 
