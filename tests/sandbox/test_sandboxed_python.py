@@ -331,6 +331,22 @@ async def test_more_sessions_than_may_live_go_on_by_replay(sessions: PythonTool)
 DEAF = "import signal\nx = 2\nfor n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\nwhile True: pass"
 
 
+@needs_sandbox
+def test_sessions_need_not_fit_into_the_descriptors_that_a_shell_allows() -> None:
+    script = """
+import asyncio, resource
+from arpo.sandbox import levels
+from arpo.sandbox.limits import Limits
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+sandbox = levels.start(limits=Limits(seconds=60), at_once=4, sessions=40)
+async def main():
+    return [(await sandbox.run(f"{n}", seconds=60, session=str(n), past=())).text for n in range(40)]
+assert asyncio.run(main()) == [str(n) for n in range(40)]
+assert sandbox.count()["sessions"] == 40 and sandbox.starts == 1, sandbox.last_words
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, env={**os.environ, "PYTHONPATH": SOURCE})
+
+
 @pytest.mark.parametrize("end", ["import os\nx = 2\nos._exit(0)", DEAF], ids=["leaves", "does not listen"])
 async def test_a_session_is_as_before_a_call_that_had_to_be_killed(sessions: PythonTool, end: str) -> None:
     assert isinstance(sessions, SessionPythonTool)

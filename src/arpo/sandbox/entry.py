@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 
-from arpo.sandbox import bubblewrap, linux, namespaces, niceness, packets
+from arpo.sandbox import bubblewrap, child, linux, namespaces, niceness, packets
 from arpo.sandbox.limits import MOST_FILES
 from arpo.sandbox.setup import Setup
 from arpo.sandbox.zygote import Zygote
@@ -33,6 +33,7 @@ def outside(setup: Setup, inside_words: list[str]) -> None:
     """The first stage, still outside: take the back seat, then enter. `inside_words`: the command of the second stage."""
     niceness.take_the_back_seat()
     _be_first_to_go()
+    _have_descriptors()
     os.umask(0o022)  # what is made for the view must be open to whoever root becomes
     if setup.outer == "bubblewrap":
         words = bubblewrap.command(setup.bwrap, setup.view, inside_words, own_users=setup.own_users)
@@ -101,6 +102,13 @@ def _be_first_to_go() -> None:
             file.write("1000")
     except OSError:
         return
+
+
+def _have_descriptors() -> None:
+    """As many as may be: a session takes four, and what shells allow by themselves (1024) is soon too few. Calls have less."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = child.CLOSE_TO if hard == resource.RLIM_INFINITY else min(hard, child.CLOSE_TO)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _take_control() -> socket.socket:
