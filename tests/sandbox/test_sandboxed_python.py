@@ -392,6 +392,10 @@ HOLDS = {
         "import threading, time\nsaid = ['trunk ']\nthreading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
         "said.append({!r})\n''.join(said)",
     ),
+    "a thread without an object": (
+        "import _thread, time\nsaid = ['trunk ']\n_ = _thread.start_new_thread(time.sleep, (30,))",
+        "said.append({!r})\n''.join(said)",
+    ),
 }
 
 

@@ -6,10 +6,10 @@ binds itself here binds one thread: a process that has either is not forked. Sha
 (`seccomp`).
 """
 
+import _thread
 import errno
 import os
 import sys
-import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ def fork(home: Home, readable: Sequence[str] | None, keep: Collection[int]) -> i
     descriptors that may be open. Raises OSError or RecursionError where this process cannot be parted; it is as before then."""
     if home.bound >= MOST_TIMES_BOUND:
         raise OSError(errno.E2BIG, "bound too often")
-    if threading.active_count() > 1 or any(_is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
+    if _thread._count() or any(_is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
         raise OSError(errno.EBUSY, "threads, or open files")
     rest, new = os.path.join(home.room, "rest"), os.path.join(home.room, "new")
     theirs = Home(os.path.join(new, "files"), os.path.join(new, "room"), home.bound)
