@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from arpo.sandbox import landlock, scratch
+from arpo.sandbox import landlock, linux, scratch
 from arpo.sandbox.limits import DESCRIPTORS
 from arpo.sandbox.namespaces import DEVICES
 
@@ -41,7 +41,7 @@ def fork(home: Home, readable: Sequence[str] | None, keep: Collection[int]) -> i
     descriptors that may be open. Raises OSError or RecursionError where this process cannot be parted; it is as before then."""
     if home.bound >= MOST_TIMES_BOUND:
         raise OSError(errno.E2BIG, "bound too often")
-    if _thread._count() or any(_is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
+    if _thread._count() or any(linux.is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
         raise OSError(errno.EBUSY, "threads, or open files")
     rest, new = os.path.join(home.room, "rest"), os.path.join(home.room, "new")
     theirs = Home(os.path.join(new, "files"), os.path.join(new, "room"), home.bound)
@@ -80,11 +80,3 @@ def _move(old: str, new: str) -> None:
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None and getattr(tempfile, "tempdir", None) == old:
         setattr(tempfile, "tempdir", None)  # noqa: B010  found anew when it is next asked for
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from arpo.sandbox import child, landlock, namespaces, niceness, packets, payload, program, scratch, seccomp
+from arpo.sandbox import child, landlock, linux, namespaces, niceness, packets, payload, program, scratch, seccomp
 from arpo.sandbox.children import Call, Request, Slot, lead_group
 from arpo.sandbox.keeper import Sessions
 from arpo.sandbox.limits import MOST_FILES
@@ -109,7 +109,7 @@ class Zygote:
     def _counted(self) -> dict[str, int]:
         """What is held: for who looks for leaks."""
         return {
-            "descriptors": sum(_is_open(number) for number in range(MOST_DESCRIPTORS)),
+            "descriptors": sum(linux.is_open(number) for number in range(MOST_DESCRIPTORS)),
             "files": sum(len(os.listdir(slot.folder)) for slot in self.free),
             "slots": len(self.free) + len(self.sweeping),
             "calls": len(self.calls) + len(self.waiting),
@@ -287,11 +287,3 @@ class Zygote:
             for folder in (*self.setup.folders, os.path.dirname(self.setup.folders[0])):
                 scratch.remove(folder)
         os._exit(0)
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
