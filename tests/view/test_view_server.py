@@ -35,6 +35,7 @@ def test_without_the_token_nothing_is_told(client):
 
 
 def test_the_address_with_the_token_opens_the_page_and_its_cookie_the_rest(client):
+    assert client.get(f"/api/runs?token={TOKEN}").status_code == 200
     page = client.get(f"/?token={TOKEN}")
     assert page.status_code == 200 and page.text == built_page().html
     cookie = page.headers["set-cookie"].lower()

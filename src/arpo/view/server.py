@@ -99,7 +99,8 @@ def application(library: Library, token: str) -> Starlette:
         return Response(page.style, media_type="text/css; charset=utf-8")
 
     async def api(request: Request) -> Response:
-        return await run_in_threadpool(_answer, library, request.url.path, dict(request.query_params))
+        asked = {name: value for name, value in request.query_params.items() if name != "token"}  # that was for the guard
+        return await run_in_threadpool(_answer, library, request.url.path, asked)
 
     routes = [
         Route("/", index),
