@@ -1,11 +1,13 @@
 """The parts of the vLLM engine that need no vLLM: configuration, versions, cutting, bounds, weights on disk, routing."""
 
+import asyncio
 import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,10 +23,12 @@ from arpo.engines.config import EngineConfig
 from arpo.engines.topk import intervals
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.cutter import EVERY, Cutter
-from arpo.engines.vllm.forms import Piece
+from arpo.engines.vllm.forms import Piece, Published
 from arpo.engines.vllm.launch import as_flags
+from arpo.engines.vllm.link import Link, LinkError
 from arpo.engines.vllm.publisher import PREFIX, Publisher
 from arpo.engines.vllm.versions import FITS, Environment
+from arpo.engines.vllm.workers import Receiver
 from arpo.errors import ConfigError
 from arpo.recipe import load_recipe
 
@@ -97,6 +101,7 @@ def test_chunks_are_the_pieces_cut_anew(data):
         ({"options": {"dtype": "float16"}}, "set by engine.dtype"),
         ({"options": {"--enforce-eager": True}}, "write 'enforce_eager'"),
         ({"options": {"logprobs_mode": "raw_logprobs"}}, "not free"),
+        ({"weights": "broadcast", "options": {"worker_extension_cls": "a.B"}}, "need this option for themselves"),
         ({"top_k": 0}, "greater than or equal to 1"),
     ],
 )
@@ -220,3 +225,119 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="weights_folder"):
         Publisher(model, folder=tmp_path / "file").first()
+
+
+# -- weights through a collective -----------------------------------------------------------------------------------------
+
+
+class Worker(Receiver):
+    """vLLM's worker, as far as weights go."""
+
+    def __init__(self, rank, world_size):
+        self.device = torch.device("cpu")
+        self.parallel_config = SimpleNamespace(rank=rank, world_size=world_size, data_parallel_size=1, data_parallel_index=0)
+        self.got = {}
+
+    def reload_weights(self, weights_iterator):
+        self.got = {name: value for name, value in weights_iterator if not name.startswith("unused")}
+
+
+def linked(num_workers, **said):
+    workers = [Worker(rank, num_workers) for rank in range(num_workers)]
+
+    async def call(method, **arguments):
+        return await asyncio.gather(*(asyncio.to_thread(getattr(worker, method), **arguments) for worker in workers))
+
+    return Link(call, **{"transfer_s": 20.0} | said), workers
+
+
+def offered(tensors, version=1):
+    return Published(None, version, f"x/{version}", parts=lambda: ((name, value, value.dtype) for name, value in tensors.items()))
+
+
+async def test_every_worker_gets_every_tensor_bit_by_bit(monkeypatch):
+    monkeypatch.setattr("arpo.engines.vllm.workers.CHUNK", 1000)
+    tensors = {
+        "odd": torch.randn(7).bfloat16(),
+        "after it": torch.randn(3, 5),
+        "large": torch.randn(40, 30),
+        "empty": torch.empty(0, 4),
+        "a number": torch.tensor(3),
+        "unused": torch.randn(2),
+        "turned": torch.randn(6, 4).T,
+    }
+    link, workers = linked(2)
+    for factor in (1, 2):
+        sent = {name: value * factor for name, value in tensors.items()}
+        await link.send(offered(sent))
+        assert link.backend == "gloo"
+        for worker in workers:
+            assert worker.got.keys() == sent.keys() - {"unused"}
+            assert all(
+                torch.equal(worker.got[name], sent[name]) and worker.got[name].dtype == sent[name].dtype for name in worker.got
+            )
+    link.close()
+
+
+async def test_workers_that_left_are_met_again():
+    link, workers = linked(1)
+    await link.send(offered({"a": torch.ones(3)}))
+    workers[0].arpo_leave()
+    await link.send(offered({"a": torch.zeros(3)}))
+    assert torch.equal(workers[0].got["a"], torch.zeros(3))
+    link.close()
+
+
+async def test_a_worker_that_cannot_load_is_said_and_holds_up_nobody():
+    link, workers = linked(1)
+
+    def fails(weights_iterator):
+        next(weights_iterator)
+        raise ValueError("no such tensor")
+
+    workers[0].reload_weights = fails
+    with pytest.raises(LinkError, match="no such tensor"):
+        await link.send(offered({"a": torch.ones(40_000_000), "b": torch.ones(3)}))
+
+
+async def test_workers_that_never_answer_are_given_up():
+    link, _ = linked(1, transfer_s=0.5)
+
+    async def silent(method, **arguments):
+        await asyncio.sleep(100)
+
+    link.call = silent
+    with pytest.raises(LinkError, match=r"longer than 0\.5 s"):
+        await link.send(offered({"a": torch.ones(3)}))
+
+
+async def test_a_transfer_can_be_broken_off():
+    link, _ = linked(1)
+    plain = link.call
+
+    async def slow(method, **arguments):
+        if method == "arpo_receive":
+            link.close()
+            await asyncio.sleep(100)
+        return await plain(method, **arguments)
+
+    link.call = slow
+    with pytest.raises(LinkError, match="broken off"):
+        await link.send(offered({"a": torch.ones(3)}))
+
+
+async def test_what_is_offered_is_what_would_be_written(make_model, tmp_path):
+    model = make_model("llama")
+    publisher = Publisher(model, folder=tmp_path, unties=True, offers=True)
+    published = publisher.publish(model.state_dict(), 3)
+    assert published.folder is None and not list(tmp_path.iterdir())
+    sent = {name: value.clone() for name, value, _ in published.parts()}
+    await publisher.keep(published)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    kept = {name: value for name, value, _ in published.parts()}
+    assert kept.keys() == sent.keys() == read(await published.written()).keys()
+    assert all(torch.equal(kept[name], sent[name]) for name in sent)
+    publisher.keep_only(published)
+    publisher.keep_only(publisher.publish(model.state_dict(), 4))
+    assert not published.folder.exists()

@@ -23,8 +23,9 @@ def build(model, tokenizer, **said):
     return VllmEngine.build(config, model, tokenizer)
 
 
-class VllmContract(EngineContract):
-    """Gives everything but `shared`: a list with the engine that the tests of a class share, since starting one takes long."""
+class WeightsContract:
+    """New weights, however they come. Gives everything but `shared`: a list with the engine that the tests of a class share, since
+    starting one takes long."""
 
     @pytest.fixture
     async def engine(self, shared, network):
@@ -63,6 +64,26 @@ class VllmContract(EngineContract):
     def live(self, engine):
         return lambda: engine.live
 
+    async def test_new_weights_write_what_follows(self, engine, prompt, network, other):
+        for version, model in ((1, other), (2, network), (3, other)):
+            await engine.load(Weights(version, model.state_dict(), changing=version == 2))
+            turn = await write(engine, prompt, max_tokens=20, seed=version)
+            assert {chunk.version for chunk in turn.chunks} == {version}
+            agrees(model, prompt, turn)
+
+    async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(self, engine, prompt, network, other):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=3, head=5))
+        chunks = [await anext(stream)]
+        await engine.load(Weights(1, other.state_dict()))
+        chunks += [chunk async for chunk in stream]
+        assert {chunk.version for chunk in chunks} == {0, 1}
+        old = Written([chunk for chunk in chunks if chunk.version == 0])
+        new = Written([chunk for chunk in chunks if chunk.version == 1])
+        agrees(network, prompt, old)
+        agrees(other, [*prompt, *old.tokens], new)
+
+
+class VllmContract(WeightsContract, EngineContract):
     async def test_a_fork_computes_at_most_a_block_anew(self, engine, network):
         random = Random(1)
         tip = [random.randrange(3, 400) for _ in range(150)]
@@ -79,17 +100,6 @@ class VllmContract(EngineContract):
         onward = [*tip, *rest.tokens, *tip[:30]]
         await write(engine, onward, max_tokens=4, seed=5, tree="one")
         assert engine.stats.prefill_tokens - before <= 30 + BLOCK
-
-    async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(self, engine, prompt, network, other):
-        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=3, head=5))
-        chunks = [await anext(stream)]
-        await engine.load(Weights(1, other.state_dict()))
-        chunks += [chunk async for chunk in stream]
-        assert {chunk.version for chunk in chunks} == {0, 1}
-        old = Written([chunk for chunk in chunks if chunk.version == 0])
-        new = Written([chunk for chunk in chunks if chunk.version == 1])
-        agrees(network, prompt, old)
-        agrees(other, [*prompt, *old.tokens], new)
 
     async def test_bounds_are_those_of_the_core(self, engine, prompt, network):
         turn = await write(engine, prompt, max_tokens=24, seed=9)

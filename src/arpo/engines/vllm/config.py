@@ -52,6 +52,13 @@ class VllmConfig(Config):
     sleep: bool = False
     """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main memory)."""
 
+    weights: Literal["files", "broadcast"] = "files"
+    """How new weights reach vLLM. `files`: through a folder that the learner and every server see. `broadcast`: without a file,
+    through process groups of the learner and vLLM's workers (NCCL where every worker has a GPU of its own, else gloo)."""
+
+    transfer_s: float = Field(default=120.0, gt=0)
+    """With `broadcast`: how long a transfer may take before a server counts as lost."""
+
     weights_folder: str | None = None
     """Where new weights are written for vLLM, as safetensors: a folder that the learner and every server see. None: shared memory
     (/dev/shm) where it has room, else the temporary folder."""
@@ -102,6 +109,8 @@ class VllmConfig(Config):
             raise conflict(f"the mode {self.mode} starts no servers: set mode to serve", next(k for k in keys if keys[k]), "mode")
         if self.devices and len(self.devices) != self.replicas:
             raise conflict(f"{len(self.devices)} devices for {self.replicas} replicas: give one of each", "devices", "replicas")
+        if self.weights == "broadcast" and "worker_extension_cls" in self.options:
+            raise conflict("the weights broadcast need this option for themselves", "options", "weights")
         if self.sleep and self.mode == "endpoints":
             raise conflict(
                 "servers that you started sleep only if you started them so: this is for in_process and serve", "sleep", "mode"

@@ -5,6 +5,7 @@ breaks a request. Knows turns, stops, weights and when to start; how vLLM is rea
 """
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -57,9 +58,10 @@ class VllmEngine:
             dtype=settings.dtype,
             folder=Path(said.weights_folder).expanduser() if said.weights_folder else None,
             unties=settings.unties,
+            offers=said.weights == "broadcast",
         )
         return cls(
-            settings.form(),
+            settings.form(tell=_say),
             publisher,
             vocab_size=settings.vocab_size,
             context=settings.context,
@@ -176,7 +178,10 @@ class VllmEngine:
 
     async def _load(self, weights: Weights) -> None:
         async with self._loading:
-            await self._hand_over(await asyncio.to_thread(self.publisher.write, weights.state, weights.version))
+            published = await asyncio.to_thread(self.publisher.publish, weights.state, weights.version)
+            await self._hand_over(published)
+            if weights.changing:
+                await self.publisher.keep(published)  # a server that comes back needs them as they are now
 
     async def _hand_over(self, published: Published) -> None:
         began = time.perf_counter()
@@ -212,6 +217,10 @@ class VllmEngine:
 
     async def _on_thread(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(self._run(work))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

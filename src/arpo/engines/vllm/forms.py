@@ -3,16 +3,19 @@
 Whoever implements it knows vLLM; the engine knows only this.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from arpo.engines import SamplingParams
 
+Parts = Iterator[tuple[str, torch.Tensor, torch.dtype]]
 Finish = Literal["stop", "length"]
 
 
@@ -28,13 +31,25 @@ class Piece:
     cached: int | None = None  # prompt tokens whose keys were known; said once a request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Published:
     """Weights as a Hugging Face folder (config, safetensors) and their number. `label`: what vLLM calls them, of this run alone."""
 
-    folder: Path
+    folder: Path | None  # None: `write` has not been needed
     version: int
     label: str
+    write: Callable[[], Path] | None = None
+    parts: Callable[[], Parts] | None = None  # for a collective: names of a checkpoint, tensors, and their types there
+    device: torch.device | None = None  # the learner's; None: main memory
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def written(self) -> Path:
+        """The folder, written now if it was not before."""
+        async with self._writing:
+            if self.folder is None:
+                assert self.write is not None
+                self.folder = await asyncio.to_thread(self.write)
+        return self.folder
 
 
 class Form(Protocol):

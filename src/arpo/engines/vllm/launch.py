@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ from arpo.errors import ConfigError
 
 GRACE_S = 15.0  # between asking a server to end and ending it
 CHILD = Path(__file__).with_name("child.py")
+WORKERS = Path(__file__).with_name("workers.py")
+SHIPPED = Path("arpo_vllm_workers.py")  # a copy of it beside each server, which need not have arpo
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Launcher:
         """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end of its
         log for one that does not start."""
         self._home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
+        shutil.copyfile(WORKERS, self._home / SHIPPED)
         for number, server in enumerate(self.servers):
             server.log = self._home / f"server-{number}.log"
             self._start(server, folder)
@@ -72,13 +75,14 @@ class Launcher:
                         raise ConfigError(what, where="engine.vllm.start_s", hint=_hint(server))
                     await asyncio.sleep(0.25)
 
-    async def revive(self, url: str, folder: Path) -> bool:
-        """Start the server at `url` again if it has ended, each time after a longer wait. True where it is not running yet."""
+    async def revive(self, url: str, folder: Callable[[], Awaitable[Path]]) -> bool:
+        """Start the server at `url` again if it has ended, each time after a longer wait, with the model that
+        `folder` gives. True where it is not running yet."""
         server = next(each for each in self.servers if each.url == url)
         if server.process is not None and server.process.poll() is None:
             return False
         if time.monotonic() >= server.next_start:
-            self._start(server, folder)
+            self._start(server, await folder())
         return True
 
     async def stop(self) -> None:
@@ -96,6 +100,7 @@ class Launcher:
             _kill(server.process)
         command = [self.python, "-c", CHILD.read_text(), *self.flags(server.url, folder)]
         environment = {**os.environ, **self.environment, "VLLM_SERVER_DEV_MODE": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(self._home), os.environ.get("PYTHONPATH"))))
         if server.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = server.devices
         with server.log.open("ab") as log:

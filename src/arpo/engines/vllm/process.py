@@ -6,7 +6,7 @@ Knows vLLM's Python interface. A core that dies is started again, with the newes
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from arpo.engines import SamplingParams
 from arpo.engines.vllm.forms import Piece, Published
+from arpo.engines.vllm.link import Link, LinkError
 from arpo.errors import ConfigError, EngineError, first_line
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 class InProcess:
     """A `Form`. Everything runs on one event loop."""
 
-    def __init__(self, settings: "Settings") -> None:
-        self.settings = settings
+    def __init__(self, settings: "Settings", tell: Callable[[str], None] = lambda text: None) -> None:
+        self.settings, self.tell = settings, tell
         self.llm: Any = None
         self.published: Published | None = None
         self._starting = asyncio.Lock()
         self._asleep = False
         self._version = 0
+        self._link: Link | None = None
 
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -62,12 +64,27 @@ class InProcess:
         await self._wake()
         await self.llm.pause_generation(mode="keep", clear_cache=False)
         try:
-            await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(published.folder)})
+            await self._hand_over(published)
             await self.llm.reset_prefix_cache(reset_running_requests=True)
             await self.llm.update_weight_version(published.label)
             self._version = published.version
         finally:
             await self.llm.resume_generation()
+
+    async def _hand_over(self, published: Published) -> None:
+        """Through the collective, where the recipe says so and it works; else by files."""
+        if self._link is not None:
+            try:
+                await self._link.send(published)
+                return
+            except LinkError as error:
+                self.tell(f"new weights go to vLLM by a file this time: {error}")
+        await self._call("reload_weights", weights_path=str(await published.written()))
+
+    async def _call(self, method: str, **arguments: Any) -> Sequence[Any]:
+        """Run a method of every worker."""
+        said: Sequence[Any] = await self.llm.collective_rpc(method, kwargs=arguments)
+        return said
 
     async def rest(self) -> None:
         if self.settings.vllm.sleep and self.settings.on_gpu and self.llm is not None and not self._asleep:
@@ -120,6 +137,8 @@ class InProcess:
             self.llm.shutdown()
             self.llm.shutdown = lambda timeout=None: None  # its __del__ would do it again, at the interpreter's end in vain
             self.llm, self._asleep = None, False
+            if self._link is not None:
+                self._link.close()
 
     async def _wake(self) -> None:
         if self._asleep:
@@ -133,7 +152,7 @@ class InProcess:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(model=str(self.published.folder), **self.settings.arguments())
+            arguments = AsyncEngineArgs(model=str(await self.published.written()), **self.settings.arguments())
             self.llm = AsyncLLM.from_engine_args(arguments)
         except TypeError as error:
             raise ConfigError(f"vLLM does not know an option: {first_line(error)}", where="engine.vllm.options") from error
@@ -143,6 +162,7 @@ class InProcess:
             ) from error
         await self.llm.update_weight_version(self.published.label)
         self._version = self.published.version
+        self._link = Link(self._call, transfer_s=self.settings.vllm.transfer_s) if self.settings.broadcasts else None
 
 
 def _columns(flat: Any, num_tokens: int, top_k: int) -> tuple[list[float], np.ndarray]:

@@ -12,13 +12,14 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arpo.engines.vllm.forms import Published
+from arpo.engines.vllm.forms import Parts, Published
 from arpo.errors import ConfigError
 
 PREFIX = "arpo-weights-"
@@ -29,7 +30,8 @@ SHARED_MEMORY = Path("/dev/shm")
 class Publisher:
     """model: what the weights belong to (its config is written beside them). dtype: what they are written in; None: as they are.
     folder: where; None: shared memory where it has room, else the temporary folder. unties: write a head that is tied to the
-    embeddings once more, as a matrix of its own."""
+    embeddings once more, as a matrix of its own. offers: weights go through a collective, and
+    to a folder only where one is needed."""
 
     def __init__(
         self,
@@ -39,22 +41,44 @@ class Publisher:
         dtype: torch.dtype | None = None,
         folder: Path | None = None,
         unties: bool = False,
+        offers: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.dtype, self.folder, self.unties = model, tokenizer, dtype, folder, unties
+        self.offers = offers
         self.run = secrets.token_hex(4)
         self._home: Path | None = None
-        self._last: Path | None = None
+        self._last: Published | None = None
 
     def first(self) -> Published:
         """The model's weights as they are now."""
-        return self.write(self.model.state_dict(), 0)
+        return self.publish(self.model.state_dict(), 0)
 
     def write(self, state: Any, version: int) -> Published:
         """`state` (names to tensors, or a folder that holds them already) as `version`. The folder before it may still be read:
         `forget_before` ends it. Raises ConfigError where there is no room."""
         label = f"{self.run}/{version}"
+        return Published(self._written(state, version) if isinstance(state, Mapping) else Path(state), version, label)
+
+    def publish(self, state: Any, version: int) -> Published:
+        """`state` for an engine that runs: offered, or written."""
+        return self.offer(state, version) if self.offers else self.write(state, version)
+
+    def offer(self, state: Any, version: int) -> Published:
+        """The same for a collective: written to a folder only where somebody needs one, by `Published.written`, which may be
+        asked for while `state` is as it is."""
+        label, device = f"{self.run}/{version}", next(self.model.parameters()).device
         if not isinstance(state, Mapping):
-            return Published(Path(state), version, label)
+            return Published(Path(state), version, label, parts=partial(_read, Path(state)), device=device)
+        write = partial(self._written, state, version)
+        return Published(None, version, label, write=write, parts=partial(self._parts, state), device=device)
+
+    async def keep(self, published: Published) -> None:
+        """The tensors of `published` are about to change: it keeps them as they are now."""
+        folder = await published.written()
+        if published.parts is not None:
+            published.parts = partial(_read, folder)
+
+    def _written(self, state: Mapping[str, Tensor], version: int) -> Path:
         try:
             if self._home is None:
                 self._home = self._make_home(sum(_size(value, self.dtype) for value in state.values()))
@@ -76,11 +100,12 @@ class Publisher:
                 value=str(self._home or self.folder or "null"),
                 hint="Name a folder with room for the whole model twice",
             ) from error
-        return Published(folder, version, label)
+        return folder
 
     def keep_only(self, published: Published) -> None:
         """Remove the weights before `published`, which every server has loaded."""
-        last, self._last = self._last, published.folder
+        last = self._last.folder if self._last is not None else None
+        self._last = published
         if last is not None and self._home is not None and last != published.folder and self._home in last.parents:
             shutil.rmtree(last, ignore_errors=True)
 
@@ -114,14 +139,11 @@ class Publisher:
     def _shards(self, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """In main memory, of about 2 GiB each, under the names of a checkpoint."""
         shard: dict[str, Tensor] = {}
-        size, seen = 0, set()
-        for name, value in _checkpoint_names(self.model, dict(state)).items():
-            place = (value.device, value.data_ptr(), value.shape, value.stride())
-            if (tied := bool(value.numel()) and place in seen) and not self.unties:
-                continue
-            seen.add(place)
-            dtype = self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
-            shard[name] = value.detach().to("cpu", dtype, copy=tied).contiguous()
+        size, seen = 0, set[int]()
+        for name, value, dtype in self._parts(state):
+            here = value.detach().to("cpu", dtype)
+            shard[name] = (here.clone() if here.data_ptr() in seen else here).contiguous()  # a file shares no memory
+            seen.add(here.data_ptr())
             size += _size(value, dtype)
             if size >= SHARD:
                 yield shard
@@ -129,12 +151,31 @@ class Publisher:
         if shard:
             yield shard
 
+    def _parts(self, state: Mapping[str, Tensor]) -> Parts:
+        """Every tensor of a checkpoint and the numbers to write it in; none twice, unless `unties`."""
+        seen = set()
+        for name, value in _checkpoint_names(self.model, dict(state)).items():
+            place = (value.device, value.data_ptr(), value.shape, value.stride())
+            if value.numel() and place in seen and not self.unties:
+                continue
+            seen.add(place)
+            yield name, value, self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
+
 
 def _checkpoint_names(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
     """`state` as the model's checkpoints have it, which is what vLLM reads: transformers 5 loads some models under other names."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return revert_weight_conversion(model, state)  # type: ignore[no-any-return]
+
+
+def _read(folder: Path) -> Parts:
+    """The tensors of a folder, as they are."""
+    from safetensors.torch import load_file
+
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, value in load_file(path).items():
+            yield name, value, value.dtype
 
 
 def _save(shard: dict[str, Tensor], path: Path) -> None:

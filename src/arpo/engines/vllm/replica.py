@@ -4,6 +4,7 @@ Knows vLLM's native routes (`--enable-scale-out`: /inference/v1/generate; VLLM_S
 Refuses to know other servers.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +17,20 @@ import numpy as np
 
 from arpo.engines import SamplingParams
 from arpo.engines.vllm.forms import Piece, Published
+from arpo.engines.vllm.link import Link, LinkError
 from arpo.engines.vllm.publisher import PREFIX
 from arpo.errors import ConfigError, EngineError
 
 EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
+KEEP = {"mode": "keep", "clear_cache": "false"}  # of requests in flight
 HEALTH_S = 10.0  # an answer about its health that takes longer is none
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
 NEEDED = "VLLM_SERVER_DEV_MODE=1 and the flags --enable-scale-out --enable-prompt-tokens-details --logprobs-mode processed_logprobs"
+
+
+EXTEND = (
+    "Start it with --worker-extension-cls arpo.engines.vllm.workers.Receiver (docs/vllm.md), or set engine.vllm.weights to files"
+)
 
 
 class LostError(Exception):
@@ -42,6 +50,9 @@ class Replica:
         self.version = 0
         self.live = 0
         self.loads = 0
+        self.link: Link | None = None  # through which weights come, where not through files
+        self.why = ""  # it was taken out
+        self.bringing = asyncio.Lock()  # one change of weights at a time
         self._answers: set[httpx.Response] = set()
 
     async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
@@ -88,14 +99,38 @@ class Replica:
         """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
         server answers and cannot."""
         self.loads += 1
-        load = {"method": "reload_weights", "kwargs": {"weights_path": str(published.folder)}}
-        await self._post("/pause", params={"mode": "keep", "clear_cache": "false"})
+        if self.link is not None:
+            await self._receive(self.link, published)
+            return
+        folder = await published.written()
+        await self._post("/pause", params=KEEP)
         try:
-            await self._post("/collective_rpc", json=load)
-            await self._post("/reset_prefix_cache", params={"reset_running_requests": "true"})
-            await self.name(published)
+            await self.call("reload_weights", weights_path=str(folder))
+            await self._begin_anew(published)
         finally:
             await self._post("/resume")
+
+    async def _receive(self, link: Link, published: Published) -> None:
+        """Where this fails, what the server holds may be half old, half new: it stays paused."""
+        try:
+            async with asyncio.timeout(link.transfer_s + HEALTH_S):
+                await self._post("/pause", params=KEEP)
+                await link.send(published)
+                await self._begin_anew(published)
+                await self._post("/resume")
+        except (LinkError, TimeoutError) as error:
+            raise LostError(str(error) or "it hangs") from error
+
+    async def _begin_anew(self, published: Published) -> None:
+        """After other weights: contexts are read anew."""
+        await self._post("/reset_prefix_cache", params={"reset_running_requests": "true"})
+        await self.name(published)
+
+    async def call(self, method: str, **arguments: Any) -> Sequence[Any]:
+        """Run a method of every worker."""
+        given = {"method": method, "kwargs": arguments}
+        said: Sequence[Any] = (await self._post("/collective_rpc", json=given)).json()["results"]
+        return said
 
     async def name(self, published: Published) -> None:
         """Say that the weights it has are `published`."""
@@ -107,6 +142,9 @@ class Replica:
         the model has its head tied to its embeddings."""
         said = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
         model = said["model_config"]
+        if self.link is not None and not str(said["parallel_config"]["worker_extension_cls"]).endswith("workers.Receiver"):
+            what = f"the workers of the server at {self.url} cannot take weights without files"
+            raise ConfigError(what, where="engine.vllm.weights", value="broadcast", hint=EXTEND)
         wrong = {
             "--logprobs-mode": (model["logprobs_mode"], "processed_logprobs", model["logprobs_mode"] != "processed_logprobs"),
             "--max-logprobs": (model["max_logprobs"], self.top_k + 1, 0 <= model["max_logprobs"] <= self.top_k),
@@ -143,6 +181,8 @@ class Replica:
     async def drop(self) -> None:
         """It is down: end what still waits for its answers."""
         self.up = False
+        if self.link is not None:
+            self.link.close()
         for response in list(self._answers):
             await response.aclose()
 
@@ -161,7 +201,7 @@ class Replica:
             raise LostError(f"{path}: {response.status_code}")
         return response
 
-    async def _post(self, path: str, **given: Any) -> None:
+    async def _post(self, path: str, **given: Any) -> httpx.Response:
         try:
             response = await self.client.post(path, **given)
         except httpx.HTTPError as error:
@@ -174,6 +214,7 @@ class Replica:
                 where="engine.vllm",
                 hint="Its log says more. Weights must lie in a folder that it sees: engine.vllm.weights_folder",
             )
+        return response
 
     def _asked(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
         sampling: dict[str, Any] = {

@@ -75,10 +75,10 @@ class Servers:
         self.published = published
         await self._wake()
         if first and self.launcher is not None:
-            await self.launcher.start(published.folder)
+            await self.launcher.start(await published.written())
         await asyncio.gather(*(self._bring(replica, loaded=first and self.launcher is not None) for replica in self.replicas))
         if not any(replica.up for replica in self.replicas):
-            urls = ", ".join(replica.url for replica in self.replicas)
+            urls = ", ".join(f"{replica.url} ({replica.why})" for replica in self.replicas)
             if first:
                 raise ConfigError(f"no vLLM server answers at {urls}", where="engine.vllm.urls", hint=START)
             raise EngineError(f"no vLLM server answers at {urls}")
@@ -129,6 +129,10 @@ class Servers:
 
     async def _bring(self, replica: Replica, *, loaded: bool = False) -> None:
         """Give `replica` the newest weights and requests; where it is lost, take it out. loaded: it was started with them."""
+        async with replica.bringing:
+            await self._bring_alone(replica, loaded)
+
+    async def _bring_alone(self, replica: Replica, loaded: bool) -> None:
         assert self.published is not None
         published = self.published
         try:
@@ -147,6 +151,7 @@ class Servers:
             self._changed.set()
 
     async def _lose(self, replica: Replica, reason: str) -> None:
+        replica.why = reason
         if replica.up:
             self.tell(f"the vLLM server {replica.url} is lost ({reason}); its requests go elsewhere")
         await replica.drop()
@@ -163,7 +168,7 @@ class Servers:
                 await self._lose(replica, "it does not answer")
             return
         assert self.published is not None
-        started = self.launcher is not None and await self.launcher.revive(replica.url, self.published.folder)
+        started = self.launcher is not None and await self.launcher.revive(replica.url, self.published.written)
         if started or not await replica.healthy():
             return
         try:

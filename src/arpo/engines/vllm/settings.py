@@ -11,7 +11,8 @@ import torch
 from arpo.engines.config import EngineConfig, has_fast_bf16
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.forms import Form
-from arpo.engines.vllm.launch import Launcher
+from arpo.engines.vllm.launch import SHIPPED, Launcher
+from arpo.engines.vllm.link import LOOPBACK, Link, address_towards
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.servers import Servers
 from arpo.errors import ConfigError
@@ -60,19 +61,24 @@ class Settings:
 
         if self.vllm.mode == "in_process":
             check_here()
-            return InProcess(self)
+            return InProcess(self, tell)
         if self.vllm.mode == "endpoints":
             return self._servers(self.vllm.urls, None, tell)
         python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
         Environment.of(python).check(python)
         devices = self.vllm.devices or (None,) * self.vllm.replicas
         arguments = {name: value for name, value in self.arguments().items() if name != "skip_tokenizer_init" or not self.tokenizes}
+        if self.broadcasts:
+            arguments["worker_extension_cls"] = f"{SHIPPED.stem}.Receiver"  # arpo need not be installed there
         launcher = Launcher(python, arguments, self.environment(), devices, self.vllm.start_s)
         return self._servers([server.url for server in launcher.servers], launcher, tell)
 
     def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
         key = _key(self.vllm.key_env) if self.vllm.key_env else None
         replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
+        for replica in replicas if self.broadcasts else ():
+            host = LOOPBACK if launcher else address_towards(replica.url)
+            replica.link = Link(replica.call, host=host, transfer_s=self.vllm.transfer_s)
         sleeps = self.vllm.sleep and self.on_gpu
         patience_s = self.vllm.patience_s
         return Servers(
@@ -89,6 +95,10 @@ class Settings:
     def one_process(self) -> bool:
         """Whether the model runs in the core's own process, which on a CPU saves a process and its memory."""
         return not {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"} & self.vllm.options.keys()
+
+    @property
+    def broadcasts(self) -> bool:
+        return self.vllm.weights == "broadcast"
 
     @property
     def unties(self) -> bool:
@@ -115,6 +125,8 @@ class Settings:
         else:
             own |= {"kv_cache_memory_bytes": int(self.config.memory_gb * 2**30), "block_size": BLOCK, "enforce_eager": True}
             own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
+        if self.broadcasts:
+            own["worker_extension_cls"] = "arpo.engines.vllm.workers.Receiver"
         return own | self.vllm.options
 
     def environment(self) -> dict[str, str]:

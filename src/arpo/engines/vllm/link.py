@@ -1,0 +1,192 @@
+"""The learner's end of a collective with the workers of one vLLM, through which new weights reach them without a file.
+
+Each vLLM has a process group of its own, with the learner as rank 0, so that the loss of one disturbs no other: NCCL where every
+worker has a GPU that the learner does not use, else gloo over main memory. Knows torch's process groups; how a worker's method is
+called, its maker knows. `workers.py` is the other end.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from arpo.engines.vllm.forms import Published
+from arpo.engines.vllm.workers import broadcast, chunks, join
+from arpo.errors import first_line
+
+Call = Callable[..., Awaitable[Sequence[Any]]]
+LOOPBACK = "127.0.0.1"
+TELL_S = 3.0  # for the workers to say what went wrong, where this end only sees that it did
+
+
+class LinkError(Exception):
+    """The workers did not get the weights, or only some of them."""
+
+
+class Link:
+    """call: runs a method of every worker, `await call(name, **arguments)`, and gives what each returned. host: this machine's
+    address, as the workers know it. transfer_s: how long one transfer may take."""
+
+    def __init__(self, call: Call, *, host: str = LOOPBACK, transfer_s: float) -> None:
+        self.call, self.host, self.transfer_s = call, host, transfer_s
+        self.backend = ""
+        self._group: Any = None
+        self._meeting: Any = None
+        self._device = torch.device("cpu")
+        self._sending = asyncio.Lock()
+        self._broken = asyncio.Event()
+
+    async def send(self, published: Published) -> None:
+        """Have every worker load `published`, joining them first where that has not happened. Raises LinkError, after `transfer_s`
+        at the latest; the next call joins them anew."""
+        async with self._sending:
+            self._broken.clear()
+            try:
+                async with asyncio.timeout(self.transfer_s):
+                    if self._group is None or not await self._sent(published):
+                        await self._join(published.device)
+                        await self._send(published)
+            except TimeoutError:
+                self.close()
+                raise LinkError(f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)") from None
+            except (LinkError, asyncio.CancelledError):
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close the group; a transfer under way fails."""
+        self._broken.set()
+        self._leave()
+
+    def _leave(self) -> None:
+        group, self._group, self._meeting = self._group, None, None
+        if group is not None:
+            with suppress(RuntimeError):  # the other end is gone
+                group.abort()
+
+    async def _sent(self, published: Published) -> bool:
+        """Whether the group that there is still works: another run may have taken these workers meanwhile, and given them back."""
+        try:
+            await self._send(published)
+        except LinkError:
+            if self._broken.is_set():
+                raise
+            self._leave()
+            return False
+        return True
+
+    async def _join(self, device: torch.device | None) -> None:
+        places = await self._asked(self.call("arpo_place"))
+        self.backend = backend_for(device, places)
+        self._device = device if device and self.backend == "nccl" else torch.device("cpu")
+        size = 1 + int(places[0]["workers"])
+        try:
+            listening = socket.create_server((self.host, 0))
+        except OSError as error:
+            raise LinkError(f"nobody can be met at {self.host}: {error.strerror}") from error
+        with listening:
+            port = int(listening.getsockname()[1])
+            meets = {"host": self.host, "port": port, "size": size, "backend": self.backend, "timeout_s": self.transfer_s}
+            listener = listening.detach()  # torch closes it
+        entering = self.call("arpo_join", **meets)
+        made = await self._both(
+            entering, lambda: join(self.host, port, 0, size, self.backend, self.transfer_s, self._device, listener)
+        )
+        self._group, self._meeting = made
+
+    async def _send(self, published: Published) -> None:
+        assert published.parts is not None
+        parts = await asyncio.to_thread(lambda: list(published.parts()))  # type: ignore[misc]
+        manifest = [[name, str(dtype).removeprefix("torch."), list(value.shape)] for name, value, dtype in parts]
+        group = self._group
+        await self._both(self.call("arpo_receive", manifest=manifest), lambda: self._give(group, parts, manifest))
+
+    def _give(self, group: Any, parts: Sequence[tuple[str, Tensor, torch.dtype]], manifest: Sequence[Any]) -> None:
+        waiting = iter(parts)
+        with torch.no_grad():
+            for part, size in chunks(manifest):
+                buffer = torch.empty(size, dtype=torch.uint8, device=self._device)
+                for (_, dtype, _, start, end), (_, value, _) in zip(part, waiting, strict=False):
+                    buffer[start:end].view(getattr(torch, dtype)).copy_(value.detach().reshape(-1))
+                broadcast(group, buffer, self.transfer_s)
+
+    async def _asked(self, call: Awaitable[Sequence[Any]]) -> Sequence[Any]:
+        try:
+            return await call
+        except Exception as error:  # whatever the way to the workers raises
+            raise LinkError(f"the workers do not answer: {first_line(error)}") from error
+
+    async def _both(self, call: Awaitable[Sequence[Any]], work: Callable[[], Any]) -> Any:
+        """What `work` gives, in a thread, while the workers do their part. Raises LinkError as soon as one of them fails."""
+        asked = asyncio.ensure_future(self._asked(call))
+        ours = in_thread(work)
+        broken = asyncio.ensure_future(self._broken.wait())
+        try:
+            await asyncio.wait({broken, asyncio.ensure_future(_all(asked, ours))}, return_when=asyncio.FIRST_COMPLETED)
+            if broken.done():
+                raise LinkError("the transfer was broken off")
+            if ours.done() and ours.exception() is not None:
+                await asyncio.wait({asked}, timeout=TELL_S)
+            errors = [error for one in (asked, ours) if one.done() and (error := one.exception()) is not None]
+            if errors:
+                raise errors[0] if isinstance(errors[0], LinkError) else LinkError(first_line(errors[0])) from errors[0]
+            return ours.result()
+        finally:
+            for one in (asked, ours, broken):
+                one.cancel()
+
+
+async def _all(*futures: "asyncio.Future[Any]") -> None:
+    """Until all have ended, or one has failed."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+
+
+def backend_for(device: torch.device | None, places: Sequence[Any]) -> str:
+    """`nccl` where every worker has a GPU of its own that is not the learner's `device`, else `gloo`."""
+    if (
+        device is None
+        or device.type != "cuda"
+        or not all(place["cuda"] for place in places)
+        or not torch.distributed.is_nccl_available()
+    ):
+        return "gloo"
+    devices = [str(torch.cuda.get_device_properties(device).uuid), *(place["device"] for place in places)]
+    return "nccl" if len(set(devices)) == len(devices) else "gloo"
+
+
+def address_towards(url: str) -> str:
+    """This machine's address as the host of `url` sees it, behind no address translation."""
+    parts = urlsplit(url)
+    family, _, _, _, target = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(target)  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def in_thread(work: Callable[[], Any]) -> "asyncio.Future[Any]":
+    """`work` in a thread that the interpreter does not wait for: one that waits for a lost server ends when its time is over."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
+        if not future.done():
+            future.set_result(result) if error is None else future.set_exception(error)
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - torch's process groups raise RuntimeError, DistError and others
+            failed = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=run, name="arpo-weights", daemon=True).start()
+    return future

@@ -1,0 +1,129 @@
+"""Runs in vLLM's workers: takes new weights from the learner through a collective, without a file.
+
+Needs torch alone beside vLLM's worker: where arpo is not installed, this one file is put beside the server. Both ends cut the
+stream of tensors by `chunks`, and make their process group by `join`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+ALIGNED = 16  # bytes: so that every tensor of a chunk can be seen as its own type
+CHUNK = 64 << 20  # bytes of small tensors that are sent together; a larger tensor is sent alone
+Cut = tuple[str, str, Sequence[int], int, int]  # name, dtype, shape, and where in a chunk it starts and ends, in bytes
+
+
+def join(
+    host: str,
+    port: int,
+    rank: int,
+    size: int,
+    backend: str,
+    timeout_s: float,
+    device: torch.device,
+    listener: Any = None,
+) -> Any:
+    """A process group beside torch's own ones, of `size` processes that meet at the learner (rank 0), whose socket at `host` and
+    `port` is `listener` there. Raises what torch raises, after `timeout_s` at the latest. Returns the group and where it met."""
+    timeout = timedelta(seconds=timeout_s)
+    more: dict[str, Any] = {} if listener is None else {"master_listen_fd": listener, "use_libuv": True}
+    meeting = distributed.TCPStore(host, port, is_master=listener is not None, timeout=timeout, wait_for_workers=False, **more)
+    if backend == "gloo":
+        make: Any = distributed.ProcessGroupGloo
+        options = make._Options()
+        local = host == "127.0.0.1"
+        options._devices = [make.create_device(hostname=host) if local else make.create_default_device()]
+        options._timeout = timeout
+        return make(meeting, rank, size, options), meeting
+    options = distributed.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    torch.cuda.set_device(device)
+    name = "TORCH_NCCL_ASYNC_ERROR_HANDLING"  # by default, a peer that is lost ends this process too
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        return distributed.ProcessGroupNCCL(meeting, rank, size, options), meeting
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def broadcast(group: Any, buffer: torch.Tensor, timeout_s: float) -> None:
+    """Fill `buffer` (uint8, on the group's device) with that of rank 0."""
+    options = distributed.BroadcastOptions()
+    options.rootRank, options.rootTensor = 0, 0
+    options.timeout = timedelta(seconds=timeout_s)
+    group.broadcast([buffer], options).wait(timedelta(seconds=timeout_s))
+
+
+def chunks(manifest: Sequence[Any]) -> Iterator[tuple[list[Cut], int]]:
+    """Cut a manifest, [name, dtype, shape] of each tensor, into what is sent together, and the bytes of the whole."""
+    part: list[Cut] = []
+    size = 0
+    for name, dtype, shape in manifest:
+        length = torch.Size(shape).numel() * getattr(torch, dtype).itemsize
+        if part and size + length > CHUNK:
+            yield part, size
+            part, size = [], 0
+        part.append((name, dtype, shape, size, size + length))
+        size += -(-length // ALIGNED) * ALIGNED
+    if part:
+        yield part, size
+
+
+def received(group: Any, manifest: Sequence[Any], device: torch.device, timeout_s: float) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of `manifest` by name, as rank 0 sends them. None is written to again."""
+    for part, size in chunks(manifest):
+        buffer = torch.empty(size, dtype=torch.uint8, device=device)
+        broadcast(group, buffer, timeout_s)
+        for name, dtype, shape, start, end in part:
+            yield name, buffer[start:end].view(getattr(torch, dtype)).view(shape)
+
+
+class Receiver:
+    """What vLLM's `worker_extension_cls` adds to every worker; called through `collective_rpc`."""
+
+    arpo_group: Any = None
+    parallel_config: Any  # these are the worker's
+    device: torch.device
+    reload_weights: Any
+
+    def arpo_place(self) -> dict[str, Any]:
+        """Processes that this vLLM has in all, and the device of this one."""
+        parallel = self.parallel_config
+        device = self.device
+        where = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
+        return {"workers": parallel.data_parallel_size * parallel.world_size, "cuda": device.type == "cuda", "device": where}
+
+    def arpo_join(self, host: str, port: int, size: int, backend: str, timeout_s: float) -> None:
+        """Meet the learner."""
+        self.arpo_leave()
+        parallel = self.parallel_config
+        rank = 1 + parallel.data_parallel_index * parallel.world_size + parallel.rank
+        group, meeting = join(host, port, rank, size, backend, timeout_s, self.device)
+        self.arpo_group = group, meeting, self.device if backend == "nccl" else torch.device("cpu"), timeout_s
+
+    def arpo_receive(self, manifest: Sequence[Any]) -> None:
+        """Load what the learner sends. After an error the weights may be half old, half new, and the group is gone."""
+        if self.arpo_group is None:
+            raise RuntimeError("this worker has not met the learner")
+        group, _, device, timeout_s = self.arpo_group
+        try:
+            tensors = received(group, manifest, device, timeout_s)
+            self.reload_weights(weights_iterator=tensors)
+            for _ in tensors:  # what this worker has no use for
+                pass
+        except BaseException:
+            self.arpo_leave()
+            raise
+
+    def arpo_leave(self) -> None:
+        """Close the group, which the learner notices at once."""
+        group, self.arpo_group = self.arpo_group, None
+        if group is not None:
+            group[0].abort()
