@@ -224,12 +224,12 @@ def test_who_leaves_while_the_file_is_busy_leaves_no_lease_and_loses_no_result(t
         await ask("a file that is there")
         other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
         asking = asyncio.create_task(ask()) if written else None
-        while written and not ask.tool.at_once:
+        while written and not ask.tool.at_once:  # noqa: ASYNC110  the tool tells by a number
             await asyncio.sleep(0.005)
         other.execute("BEGIN IMMEDIATE")
         asking = asking or asyncio.create_task(ask())
         more = asyncio.create_task(ask("more"))  # the writer is at it: what comes after it waits in its queue
-        while ask.tool.at_once:
+        while ask.tool.at_once:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.1)
         asking.cancel()
