@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -158,6 +159,33 @@ def test_a_step_whose_beginning_is_known_does_not_wait_for_the_one_before() -> N
 
     assert virtual_time.run(train()) == pytest.approx(9 + 4, abs=0.1)
     assert begun == [(1, 0), (2, 0), (3, 0), (4, 2), (5, pytest.approx(10, abs=0.1))]
+
+
+def test_steps_that_share_the_engine_do_not_each_claim_its_time_alone() -> None:
+    """Steps of 8 tokens, of which the engine writes 2 a second, whatever number of steps waits for it."""
+    tokens = SimpleNamespace(turns={(0,): SimpleNamespace(tokens=range(8))})
+    step: Any = SimpleNamespace(grown=SimpleNamespace(tree=tokens))
+    engine = asyncio.Lock()
+
+    async def collect(cursor: Cursor) -> Batch:
+        began = asyncio.get_running_loop().time()
+        async with engine:
+            await asyncio.sleep(4)
+        seconds = asyncio.get_running_loop().time() - began
+        return Batch(rollouts=[step], used=1, after=_next(cursor), seconds=seconds)
+
+    async def train() -> list[float]:
+        world, cursor, found = World([1.0]), FIRST, []
+        async with Ahead(collect, world.engine(), world.publish, max_staleness=2, last_step=6, foresee=_next) as pace:
+            pace.published(0)
+            for number in range(1, 7):
+                batch = await pace.batch(cursor)
+                cursor = batch.after
+                found.append(pace.figures(batch)["tokens/per_s"])
+                pace.published(number)
+        return found
+
+    assert virtual_time.run(train()) == pytest.approx([2.0] * 6, rel=0.02)
 
 
 def _next(cursor: Cursor) -> Cursor:

@@ -51,7 +51,9 @@ class Ahead:
         self.max_staleness, self.last_step, self.foresee = max_staleness, last_step, foresee
         self._version = -1  # nothing is published yet
         self._next: Cursor | None = None  # where the next step begins, once that is known and until it has begun
-        self._steps: deque[asyncio.Task[Batch]] = deque()  # begun and not taken yet, in order
+        self._steps: deque[asyncio.Task[tuple[Batch, float]]] = deque()  # begun and not taken yet, in order; with tokens a second
+        self._written = 0  # tokens of all steps that are collected
+        self._per_s = 0.0  # of the batch that was taken last
         self._pool = ThreadPoolExecutor(1, "arpo-learner")  # always the same thread: OpenMP keeps a team for each
 
     async def __aenter__(self) -> Self:
@@ -70,16 +72,16 @@ class Ahead:
         if not self._steps:
             self._next = cursor
             self._begin()
-        batch = await self._steps[0]
+        batch, self._per_s = await self._steps[0]
         self._steps.popleft()
         if all(step.done() for step in self._steps):  # and none begins before weights are published, which whoever asks here does
             await self.engine.rest()
         return batch
 
     def figures(self, batch: Batch) -> Mapping[str, float]:
-        """`seconds/sampling` is only what the learner waited: how long sampling took, and how fast it was."""
-        tokens = sum(len(turn.tokens) for rollout in batch.rollouts for turn in rollout.grown.tree.turns.values())
-        return {"ahead/sampling_s": batch.seconds, "tokens/per_s": tokens / max(batch.seconds, 1e-9)}
+        """`seconds/sampling` is only what the learner waited: how long the step was on its way, and how fast the engine was then,
+        other steps' tokens included."""
+        return {"ahead/sampling_s": batch.seconds, "tokens/per_s": self._per_s}
 
     def published(self, version: int) -> None:
         self._version = version
@@ -91,12 +93,15 @@ class Ahead:
             self._next = self.foresee(cursor)
             self._steps.append(asyncio.create_task(self._collect(cursor, waited_for=self._next is None)))
 
-    async def _collect(self, cursor: Cursor, waited_for: bool) -> Batch:
+    async def _collect(self, cursor: Cursor, waited_for: bool) -> tuple[Batch, float]:
+        """The step, and the tokens a second of all steps that came to their end meanwhile: they share the engine."""
+        before = self._written
         batch = await self.collect(cursor)
+        self._written += sum(len(turn.tokens) for rollout in batch.rollouts for turn in rollout.grown.tree.turns.values())
         if waited_for:
             self._next = batch.after
             self._begin()
-        return batch
+        return batch, (self._written - before) / max(batch.seconds, 1e-9)
 
     async def learn(self, work: Callable[[], T]) -> T:
         doing = asyncio.get_running_loop().run_in_executor(self._pool, work)
