@@ -22,6 +22,7 @@ from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.results import Results, read_results
 from arpo.files import expanded
 from arpo.run import Run, plain
+from arpo.search import words
 from arpo.train.lock import Lock
 from arpo.train.sources import cache_folder
 from arpo.train.whole import clear_partial, fault, whole_folder
@@ -122,7 +123,7 @@ def _decides_answers(run: Run) -> list[Any]:
 
 def _tools(run: Run) -> list[Any]:
     tools = [_as_met(tool) for tool in plain(run.tools.offered)]
-    documents = [_stamp(str(tool["options"]["documents"])) for tool in tools if _has_documents(tool)]
+    documents = [(_stamp(str(tool["options"]["documents"])), words.VERSION) for tool in tools if _has_documents(tool)]
     return [tools, documents, _code(tools)]
 
 
