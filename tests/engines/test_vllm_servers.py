@@ -107,6 +107,12 @@ class TestServers(VllmContract):
         await engine.load(Weights(9, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
 
+    async def test_servers_started_without_the_flag_for_a_collective_are_a_config_error(self, engine, prompt, network, tokenizer):
+        await write(engine, prompt, max_tokens=2)
+        urls = (engine.form.launcher.servers[0].url,)
+        with pytest.raises(ConfigError, match=r"--worker-extension-cls arpo\.engines\.vllm\.workers\.Receiver"):
+            await write(build(network, tokenizer, mode="endpoints", urls=urls, weights="broadcast"), prompt, max_tokens=3)
+
     async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer):
         urls = (engine.form.launcher.servers[0].url,)
         longer = make_model(vocabulary=len(tokenizer), context=4096)

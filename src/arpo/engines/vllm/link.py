@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,16 +47,21 @@ class Link:
     async def send(self, published: Published) -> None:
         """Have every worker load `published`, joining them first where that has not happened. Raises LinkError, after `transfer_s`
         at the latest; the next call joins them anew."""
+        await self._in_time(partial(self._deliver, published))
+
+    async def meet(self, published: Published) -> None:
+        """Join the workers now, which the first transfer would do: what stands in the way is said at the start."""
+        await self._in_time(partial(self._join, published.device))
+
+    async def _in_time(self, work: Callable[[], Awaitable[None]]) -> None:
         async with self._sending:
             self._broken.clear()
             try:
                 async with asyncio.timeout(self.transfer_s):
-                    if self._group is None or not await self._sent(published):
-                        await self._join(published.device)
-                        await self._send(published)
+                    await work()
             except TimeoutError:
                 self.close()
-                raise LinkError(f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)") from None
+                raise LinkError(f"the workers took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)") from None
             except (LinkError, asyncio.CancelledError):
                 self.close()
                 raise
@@ -70,6 +76,11 @@ class Link:
         if group is not None:
             with suppress(RuntimeError):  # the other end is gone
                 group.abort()
+
+    async def _deliver(self, published: Published) -> None:
+        if self._group is None or not await self._sent(published):
+            await self._join(published.device)
+            await self._send(published)
 
     async def _sent(self, published: Published) -> bool:
         """Whether the group that there is still works: another run may have taken these workers meanwhile, and given them back."""
@@ -119,9 +130,12 @@ class Link:
 
     async def _asked(self, call: Awaitable[Sequence[Any]]) -> Sequence[Any]:
         try:
-            return await call
+            said = await call
         except Exception as error:  # whatever the way to the workers raises
             raise LinkError(f"the workers do not answer: {first_line(error)}") from error
+        if wrong := next((one["error"] for one in said if one and "error" in one), None):
+            raise LinkError(f"a worker failed: {wrong.splitlines()[0]}")
+        return said
 
     async def _both(self, call: Awaitable[Sequence[Any]], work: Callable[[], Any]) -> Any:
         """What `work` gives, in a thread, while the workers do their part. Raises LinkError as soon as one of them fails."""

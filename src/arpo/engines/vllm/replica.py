@@ -132,6 +132,14 @@ class Replica:
         said: Sequence[Any] = (await self._post("/collective_rpc", json=given)).json()["results"]
         return said
 
+    async def meet(self, published: Published) -> None:
+        """Where weights come through a collective: join it. Raises LostError."""
+        if self.link is not None:
+            try:
+                await self.link.meet(published)
+            except LinkError as error:
+                raise LostError(str(error)) from error
+
     async def name(self, published: Published) -> None:
         """Say that the weights it has are `published`."""
         await self._post("/update_weight_version", json={"new_version": published.label})

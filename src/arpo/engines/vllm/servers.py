@@ -139,6 +139,7 @@ class Servers:
             if loaded:
                 await replica.name(published)
                 await replica.check(self.context, tied=self.tied)
+                await replica.meet(published)
             elif not await replica.holds(published):
                 await replica.check(self.context, tied=self.tied)
                 await replica.publish(published)

@@ -4,8 +4,9 @@ Needs torch alone beside vLLM's worker: where arpo is not installed, this one fi
 stream of tensors by `chunks`, and make their process group by `join`.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -85,6 +86,20 @@ def received(group: Any, manifest: Sequence[Any], device: torch.device, timeout_
             yield name, buffer[start:end].view(getattr(torch, dtype)).view(shape)
 
 
+def telling(method: Callable[..., None]) -> Callable[..., dict[str, str]]:
+    """`method`, which returns what went wrong: a server whose route raises closes the connection, and the next request with it."""
+
+    @functools.wraps(method)
+    def called(self: Any, **given: Any) -> dict[str, str]:
+        try:
+            method(self, **given)
+        except Exception as error:  # noqa: BLE001 - torch and vLLM's loader raise anything
+            return {"error": f"{type(error).__name__}: {error}"}
+        return {}
+
+    return called
+
+
 class Receiver:
     """What vLLM's `worker_extension_cls` adds to every worker; called through `collective_rpc`."""
 
@@ -100,6 +115,7 @@ class Receiver:
         where = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
         return {"workers": parallel.data_parallel_size * parallel.world_size, "cuda": device.type == "cuda", "device": where}
 
+    @telling
     def arpo_join(self, host: str, port: int, size: int, backend: str, timeout_s: float) -> None:
         """Meet the learner."""
         self.arpo_leave()
@@ -108,6 +124,7 @@ class Receiver:
         group, meeting = join(host, port, rank, size, backend, timeout_s, self.device)
         self.arpo_group = group, meeting, self.device if backend == "nccl" else torch.device("cpu"), timeout_s
 
+    @telling
     def arpo_receive(self, manifest: Sequence[Any]) -> None:
         """Load what the learner sends. After an error the weights may be half old, half new, and the group is gone."""
         if self.arpo_group is None:
