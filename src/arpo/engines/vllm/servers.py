@@ -25,8 +25,8 @@ HOMES = 8192  # trees whose replica is remembered
 
 
 class Servers:
-    """A `Form` over `replicas`. context: tokens that they must be able to read; tied: see `Replica.check`. launcher: starts and ends
-    them; None: somebody else does. patience_s: how long a request waits while none is up. tell: hears of losses and returns."""
+    """A `Form` over `replicas`. context: tokens that they must be able to read; tied: see `Replica.check`. launcher: starts and
+    ends them; None: somebody else does. patience_s: how long a request waits while none is up. tell: hears of losses, returns."""
 
     def __init__(
         self,
