@@ -134,14 +134,5 @@ async def replay(requests: Sequence[Request], write: Write) -> int:
 
 def unique_tokens(asked: Sequence[Asked]) -> int:
     """Tokens of a trie of all prompts that no turn wrote."""
-    written = {}
-    for one in asked:
-        for length in range(1, len(one.tokens) + 1):
-            written[hash((*one.prompt, *one.tokens[:length]))] = True
-    nodes: set[int] = set()
-    for one in asked:
-        for length in range(1, len(one.prompt) + 1):
-            node = hash(one.prompt[:length])
-            if node not in written:
-                nodes.add(node)
-    return len(nodes)
+    turns = {hash((*one.prompt, *one.tokens[:length])) for one in asked for length in range(1, len(one.tokens) + 1)}
+    return len({hash(one.prompt[:length]) for one in asked for length in range(1, len(one.prompt) + 1)} - turns)

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,8 +203,6 @@ async def _through(engine: Any, prompt: Sequence[int], params: SamplingParams) -
 
 
 async def _straight(llm: Any, top_k: int, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Sequence[int]]:
-    import uuid
-
     import vllm
     from vllm.sampling_params import RequestOutputKind
 
