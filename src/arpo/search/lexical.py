@@ -61,7 +61,8 @@ class Lexical:
         (folder / VOCABULARY).write_bytes(b"".join(word for word, _ in spelled))
         ends = np.cumsum([0, *(len(word) for word, _ in spelled)], dtype=np.int64)
         numbers = np.asarray([number for _, number in spelled], np.int32)
-        parts = (self._scores, np.asarray(self._rows, np.int32), np.asarray(self._starts, np.int64), ends, numbers)
+        rows, starts = np.asarray(self._rows, np.int32), np.asarray(self._starts, np.int64)
+        parts: tuple[Array, ...] = (self._scores, rows, starts, ends, numbers)
         for name, part in zip(ARRAYS, parts, strict=True):
             np.save(folder / name, part)
 
