@@ -29,6 +29,7 @@ NO_UNIT = frozenset(
         *("hundred", "thousand", "million", "billion", "trillion", "dozen"),
     )
 )
+CHANGES = NO_UNIT | set("of out than less more fewer times plus minus squared cubed not but as is are".split())  # the number
 SPACED = re.compile(r"[-+]?\d{1,3}(?:\s\d{3})+(?:\.\d+)?")  # 70 000
 MIXED = re.compile(r"(-?)\s*(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
 BASED = re.compile(r"(\d+)_\{?(\d+)\}?")
@@ -81,7 +82,7 @@ def formula(text: str) -> Formula:
     plain = in_tex(plain)
     plain = plain.rstrip(".。") if re.search(r"[^.]\.$|。$", plain) else plain
     if PROSE.search(TEXT.sub("", plain)) and re.search(r"[\d\\$]", plain):
-        return Formula(text=plain, prose=not _only_unit(plain))
+        return _counted(plain) or Formula(text=plain, prose=True)
     measured = _unit_of(plain)
     for pattern, by in PLAIN:
         plain = pattern.sub(by, plain)
@@ -213,7 +214,11 @@ def _without_unit(text: str) -> str:
     return found["value"].strip()
 
 
-def _only_unit(text: str) -> bool:
-    """Whether the words are a unit after a number: `5 square inches`."""
+def _counted(text: str) -> Formula | None:
+    """A number and words: `5 square inches` is 5, `5 million dollars` is left as it is. None for every other sentence."""
     found = UNIT.fullmatch(text)
-    return found is not None and read_number(found["value"]) is not None
+    if found is None or read_number(found["value"]) is None:
+        return None
+    if set(found["unit"].casefold().split()) & CHANGES:
+        return Formula(text=text)
+    return Formula(text=found["value"], unit=unit(found["unit"]))
