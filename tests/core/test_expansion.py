@@ -29,6 +29,7 @@ from arpo.core import (
     Threshold,
     TurnEnded,
 )
+from arpo.core.branching import DEEPEST
 from arpo.errors import ConfigError
 
 RULES = [
@@ -302,3 +303,35 @@ def test_rule_that_wants_more_than_its_most_is_refused():
 
     with pytest.raises(ValueError, match="from 0 to most"):
         grow(World(seed=1, go_on=1.0), rule=Greedy())
+
+
+class Everywhere:
+    """Wants a branch at every tip, and has no answer for a depth that it is never asked about."""
+
+    def __call__(self, tip, stats, random):
+        return Decision(wanted=self.most(tip.depth), score=0.0)
+
+    def most(self, depth):
+        assert 1 <= depth <= DEEPEST
+        return int(depth == DEEPEST)
+
+
+@pytest.mark.parametrize("root_1_ends", ["first", "last"])
+def test_no_tip_below_the_deepest_branches_whatever_the_timing(root_1_ends):
+    """Root 0 makes more calls than any rule is asked about. Then its tips want nothing: what they would get depended on timing."""
+    growing = expansion(rule=Everywhere(), leaves=4, roots=2, root_cap=3, deepest=2 * DEEPEST)
+    growing.start()
+    world, place = World(seed=0, go_on=1.0, deepest=2 * DEEPEST), (0,)
+    end = TurnEnded(World(seed=0, go_on=0.0).turn((1,), Role.ROOT), Ending.FINISHED)
+    if root_1_ends == "first":
+        growing.feed(end)
+    growing.feed(TurnEnded(world.turn(place, Role.ROOT)))
+    for _ in range(DEEPEST + 3):
+        growing.feed(world.returned(place))
+        place = (*place, 0)
+        growing.feed(TurnEnded(world.turn(place, Role.PROBE)))
+    if root_1_ends == "last":
+        growing.feed(end)
+    assert {len(tip): made.decided.granted for tip, made in growing.decisions.items() if made.decided.granted} == {DEEPEST: 1}
+    assert len(growing.decisions) == DEEPEST + 3
+    assert growing.fills == [(2,)]

@@ -93,6 +93,10 @@ class Growth:
             return min(self.leaves, self.root_cap)
         return min(self.leaves, max(2, math.ceil(1.5 * self.leaves / roots)))
 
+    def most(self, depth: int) -> int:
+        """The most siblings of a tip at this depth."""
+        return self.rule.most(depth) if depth <= DEEPEST else 0
+
 
 class Expansion:
     """Grows `tree`: `start()`, then `feed(event)` for every event, until `done`. Both return the commands to carry out now.
@@ -249,9 +253,10 @@ class Expansion:
         if self._sampling[place] is not Role.PROBE or tip_place in self._judged or self._is_fill(place):
             return None
         tip = self._tip(tip_place, entropies, bounds)
-        stats = self.growth.stats
-        decision = self.rule(tip, stats, keyed(self.growth.seed, self.tree.step, self.tree.task, tip_place, "branch"))
-        most = self.rule.most(tip.depth)
+        decision, most = Decision(wanted=0, score=0.0), self.growth.most(tip.depth)
+        if tip.depth <= DEEPEST:
+            random = keyed(self.growth.seed, self.tree.step, self.tree.task, tip_place, "branch")
+            decision = self.rule(tip, self.growth.stats, random)
         if not 0 <= decision.wanted <= most or not math.isfinite(decision.score):
             raise ValueError(
                 f"rule {self.rule!r} wants {decision.wanted} siblings with score {decision.score} at {show(tip_place)}: "
@@ -298,7 +303,7 @@ class Expansion:
         self.planned_roots = roots
         growth = self.growth
         self._budget = Budget(
-            leaves=growth.leaves, roots=roots, root_cap=growth.cap(roots), most=growth.rule.most, deepest=growth.deepest
+            leaves=growth.leaves, roots=roots, root_cap=growth.cap(roots), most=growth.most, deepest=growth.deepest
         )
         for root in range(started, roots):
             self._budget.start_line(root, 1)

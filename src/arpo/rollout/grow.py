@@ -256,7 +256,7 @@ class _Driver:
         return Returned(Observation(place=place, tokens=tokens, outcomes=seen), Ending.BRANCH_LENGTH if full else None)
 
     def _may_branch(self, place: Place) -> bool:
-        return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.rule.most(len(place)) > 0
+        return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.growth.most(len(place)) > 0
 
 
 def _now() -> float:
