@@ -29,7 +29,9 @@ NO_UNIT = frozenset(
         *("hundred", "thousand", "million", "billion", "trillion", "dozen"),
     )
 )
-CHANGES = NO_UNIT | set("of out than less more fewer times plus minus squared cubed not but as is are".split())  # the number
+CHANGES = NO_UNIT | {  # the number: 5 less than ten
+    *("of", "out", "than", "less", "more", "fewer", "times", "plus", "minus", "squared", "cubed", "not", "but", "as", "is", "are")
+}
 SPACED = re.compile(r"[-+]?\d{1,3}(?:\s\d{3})+(?:\.\d+)?")  # 70 000
 MIXED = re.compile(r"(-?)\s*(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
 BASED = re.compile(r"(\d+)_\{?(\d+)\}?")

@@ -19,15 +19,34 @@ SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d])")  # 1 000 000
 SHORT_SCALE = re.compile(r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kmb])n?\b", re.IGNORECASE)  # $3M; but 3 m is a length
 SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"})
 DECADE = re.compile(r"\d{2,3}0['’]?s")  # the 1990s are neither a year nor seconds
-LIMITS = re.compile(r"(?:\b(?:not|never|under|below|less than|fewer than)|不到|不是|不足|并非)\s*$", re.IGNORECASE)
+LIMITS = re.compile(
+    r"(?:\b(?:not|never|under|below|at most|up to|before|after|since|until|(?:less|fewer|more|greater|other|rather) than)"
+    r"|不到|不是|不足|并非|超过|多于|大于|至多|最多|前)\s*$",
+    re.IGNORECASE,
+)
+BEFORE_CHRIST = "bc"  # part of a year as a sign is of a number
 ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|~|≈|约为|大约|大概|约|共)"
 CURRENCY = r"(?:US\$|\$|€|£|¥)"
 SCALES = MappingProxyType(
-    {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "bn": 9, "百": 2, "千": 3, "万": 4, "百万": 6, "千万": 7, "亿": 8}
+    {
+        "hundred": 2,
+        "thousand": 3,
+        "million": 6,
+        "billion": 9,
+        "trillion": 12,
+        "bn": 9,
+        "百": 2,
+        "千": 3,
+        "万": 4,
+        "百万": 6,
+        "千万": 7,
+        "亿": 8,
+    }
     | {"万亿": 12}
 )
 SCALE = "|".join(sorted(SCALES, key=len, reverse=True))
 HAN_NUMBER = "[零〇一二两三四五六七八九十百千万亿]+"
+OF_HUNDRED = re.compile(rf"百分之\s*((?:{PLAIN})|{HAN_NUMBER})")
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen")
 WORDS = (*ONES, *(f"{stem}teen" for stem in ("four", "fif", "six", "seven", "eigh", "nine")))
 TENS = {word: 10 * at for at, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)}
@@ -73,6 +92,8 @@ UNITS = MappingProxyType(
             "gbp pound pounds £ 英镑",
             "person people persons 人 名 位",
             "times x 倍 次",
+            "bc bce b.c b.c.e",
+            "ad ce a.d c.e",
         )
         for form in forms.split()
     }
@@ -115,6 +136,7 @@ def _spelled(text: str) -> str:
     """One spelling of what numbers are written with."""
     plain = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).replace("−", "-")
     plain = POWER_OF_TEN.sub(r"e\1", SPACED.sub(lambda found: found[0].replace(" ", ""), plain))
+    plain = OF_HUNDRED.sub(r"\1%", plain)
     plain = re.sub(r"\b(?:minus|negative)\s+(?=\d)", "-", plain, flags=re.IGNORECASE)
     return SHORT_SCALE.sub(lambda found: f"{found[1]} {SHORT_SCALES[found[2].casefold()]}", plain)
 
@@ -135,7 +157,7 @@ def agree(left: Quantity, right: Quantity, tolerance: Fraction = TOLERANCE) -> b
     units = {left.unit, right.unit} - {""}
     if any("/" in each for each in units):  # 元/克 is said as 元 too
         units = {each.split("/")[0] for each in units} if not all("/" in each for each in units) else units
-    if len(units) == 2:
+    if len(units) == 2 or (BEFORE_CHRIST in units and left.unit != right.unit):
         return False
     if close(left.value, right.value, tolerance):
         return True
@@ -167,7 +189,7 @@ def _only_quantity(text: str) -> Quantity | None:
         return None
     plain = _spelled(text)
     found = [match for match in NUMBERS.finditer(plain) if not _stands_in_a_name(plain, match)]
-    if len(found) != 1:
+    if len(found) != 1 or (DECADE.match(plain, found[0].start()) and len(found[0][0]) == 4):
         return None
     start = found[0].start()
     if LIMITS.search(plain[:start].rstrip("$€£¥ ")):
