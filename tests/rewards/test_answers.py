@@ -85,11 +85,10 @@ def test_decimals_are_read_exactly(number):
 
 
 def test_a_pair_that_never_ends_is_stopped_and_the_next_is_right():
-    impatient = MathsVerifier(seconds=0.5)
+    impatient = MathsVerifier(seconds=1.0)
     try:
         assert impatient.equal("x^2", "10^{10^{10^{10}}}") is False
-        assert impatient.num_timeouts <= 1
-        assert impatient.equal("x+1", "1+x") is True or impatient.num_timeouts
+        assert impatient.equal("x+1", "1+x") is True
     finally:
         impatient.close()
 

@@ -52,7 +52,7 @@ def test_the_example_of_the_docstring():
     assert batch.subtree_end_T.tolist() == [8, 8, 7, 7, 5, 7, 7, 8]
     assert batch.prev_T.tolist() == [-1, 0, 1, 2, 3, 3, 5, 1]
     assert batch.predicts_P.tolist() == [2, 4, 5, 6, 7]
-    assert batch.row_index_BL.tolist() == [[2, 4, 0], [2, 5, 6], [7, 0, 0]]
+    assert batch.row_place_BL.tolist() == [[0, 1, 0], [0, 2, 3], [4, 0, 0]]
     assert batch.row_mask_BL.tolist() == [[True, True, False], [True, True, True], [True, False, False]]
     assert batch.advantage_BL.tolist() == [[1, 1, 0], [2, 2, 2], [3, 0, 0]]
     assert [(c.start, c.end, c.parent) for c in batch.chains] == [(0, 2, -1), (2, 4, 0), (4, 5, 1), (5, 7, 1), (7, 8, 0)]
@@ -70,10 +70,9 @@ def test_every_policy_token_of_every_credited_leaf_once(seed: int, budget: int, 
             seen.append((number, leaf))
             tree, length = trees[number], int(batch.row_mask_BL[row].sum())
             assert batch.row_mask_BL[row, :length].all()
-            index = batch.row_index_BL[row, :length]
+            index = batch.predicts_P[batch.row_place_BL[row, :length]]
             turns = tree.tree.branch(leaf).turns
             assert batch.tokens_T[index].tolist() == policy_tokens(tree, leaf)
-            assert torch.equal(batch.predicts_P[batch.row_place_BL[row, :length]], index)
             for name, attribute in (("engine_logprob_BL", "logprobs"), ("entropy_BL", "entropies")):
                 expected = list(chain.from_iterable(getattr(turn, attribute) for turn in turns))
                 assert getattr(batch, name)[row, :length].tolist() == expected
@@ -82,8 +81,8 @@ def test_every_policy_token_of_every_credited_leaf_once(seed: int, budget: int, 
             path = walk(batch, int(index[-1]))
             assert batch.tokens_T[path].tolist() == tree.tree.branch(leaf).tokens.tolist()
             assert batch.position_T[path].tolist() == list(range(len(path)))
-        used = batch.row_index_BL[batch.row_mask_BL].unique()
-        assert torch.equal(used, batch.predicts_P)
+        used = batch.row_place_BL[batch.row_mask_BL].unique()
+        assert torch.equal(used, torch.arange(len(batch.predicts_P)))
     assert sorted(seen) == sorted((number, leaf) for number, tree in enumerate(trees) for leaf in tree.advantages)
 
 

@@ -206,14 +206,6 @@ class RolloutTree:
             tokens.extend(self.observations[place[:depth]].tokens)
         return tokens
 
-    def preorder(self) -> Iterator[Segment]:
-        """All segments, each before what follows it; children of a tip in their order."""
-        yield self.prompt
-        for place in sorted(self.turns):
-            yield self.turns[place]
-            if place in self.observations:
-                yield self.observations[place]
-
     def branch(self, leaf: Place) -> Branch:
         return Branch(leaf, tuple(self.path(leaf)), self.endings[leaf])
 

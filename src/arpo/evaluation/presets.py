@@ -19,13 +19,6 @@ class Preset:
 
 _SAMPLING = ("evaluation.temperature=0.6", "evaluation.top_p=0.95", "evaluation.greedy_limit=0")
 
-
-def _limits(*, calls: int, turn: int, branch: int, result: int) -> tuple[str, ...]:
-    """Tool calls, and tokens of a turn, of a branch with its prompt, and of a tool result."""
-    rollout = (f"rollout.max_calls={calls}", f"rollout.turn_tokens={turn}", f"rollout.branch_tokens={branch}")
-    return (*rollout, f"chat.result_tokens={result}")
-
-
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "arpo-reasoning": Preset(

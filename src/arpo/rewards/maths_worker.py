@@ -57,7 +57,6 @@ def main(seconds: float) -> None:
     print('"ready"', file=out, flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
-        result: bool | None
         try:
             signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time: a busy machine changes no reward
             try:
@@ -66,7 +65,7 @@ def main(seconds: float) -> None:
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
         except OutOfTimeError:
-            result = None
+            result = False
         except Exception:  # noqa: BLE001  foreign code over model-written text: what cannot be read is not equal
             result = False
         print(json.dumps(result), file=out, flush=True)

@@ -51,22 +51,6 @@ def gym_score(task: Task, answer: str | None) -> float:
     return float(score)
 
 
-def without_oracle(names: list[str] | None = None) -> list[str]:
-    """Generators whose entries carry no oracle answer (judged by their first entry): they can be scored, not imitated.
-
-    A generator that only runs with options of its own (composite) is left out.
-    """
-    found = []
-    for name in names or generators():
-        try:
-            _, entry = _entry(name, json.dumps({"seed": 0, "size": 1}, sort_keys=True), 0)
-        except ConfigError:
-            continue
-        if not _answer(entry):
-            found.append(name)
-    return found
-
-
 def _numbers(options: Mapping[str, Any]) -> tuple[int, int, dict[str, Any]]:
     """(size, seed, the generator's own options)."""
     own = dict(options)

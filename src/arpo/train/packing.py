@@ -51,10 +51,8 @@ class PackedBatch:
     """Where the logit stands that predicts the token; -1 for the first of a path."""
     predicts_P: Tensor
     """The policy's tokens, ascending: those of at least one row. The head is needed at `prev_T[predicts_P]` only."""
-    row_index_BL: Tensor
-    """The policy's tokens of each leaf in path order, as indices into T."""
     row_place_BL: Tensor
-    """The same as indices into P."""
+    """The policy's tokens of each leaf in path order, as indices into P."""
     row_mask_BL: Tensor
     advantage_BL: Tensor
     engine_logprob_BL: Tensor
@@ -337,7 +335,6 @@ def _finish(layout: _Layout) -> PackedBatch:
         subtree_end_T=torch.tensor(layout.ends).repeat_interleave(length_S),
         prev_T=prev_T,
         predicts_P=predicts_P,
-        row_index_BL=_padded(index_N, mask_BL),
         row_place_BL=_padded((predicted_T.cumsum(0) - 1)[index_N], mask_BL),
         row_mask_BL=mask_BL,
         advantage_BL=_padded(credit.repeat_interleave(turn_lengths), mask_BL),
