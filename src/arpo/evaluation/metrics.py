@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 10_000
 _CHUNK = 2_000_000  # indices drawn at a time: bounds memory to about 32 MB whatever the number of questions
-FEW = 5  # questions that are neither wholly wrong nor right, below which their spread says little
+FEW = 5  # questions that are neither wholly wrong nor right, or that differ, below which their spread says little
 _EXACT_FLIPS = 12  # up to this many differing questions, all 2^n sign flips are counted instead of sampled
 
 
@@ -190,17 +190,28 @@ def pass_at(by_question: Mapping[str, Sequence[bool]], k: int, *, seed: int = 0)
 def paired_difference(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0, resamples: int = RESAMPLES) -> Paired:
     """How much better `b` is than `a`: both map question ids to a mean accuracy; only questions that both have count.
 
-    The interval resamples questions; the p-value flips the signs of the differences (exact where few differ, else
+    The interval resamples questions. Where fewer than `FEW` of them differ, of which a bootstrap would know too little (none that
+    differs would leave it no width at all), it is that of Bonett and Price for paired shares (Journal of Educational and Behavioral
+    Statistics 37, 2012), wide enough for accuracies between 0 and 1 too. The p-value flips the signs of the differences (exact where few differ, else
     `(1 + hits) / (1 + draws)`). Raises ValueError where they share no question.
     """
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise ValueError("the two runs share no question id, so there is no paired difference")
     differences = np.array([b[key] - a[key] for key in shared], dtype=np.float64)
+    few = len(differences) > 1 and np.count_nonzero(differences) < FEW
     return Paired(
-        bootstrap(differences, seed=seed, purpose="paired", resamples=resamples),
+        _few_differ(differences) if few else bootstrap(differences, seed=seed, purpose="paired", resamples=resamples),
         _sign_flip(differences, keyed_generator(seed, f"paired/flips/{len(shared)}"), resamples),
     )
+
+
+def _few_differ(differences: Floats) -> Estimate:
+    """Bonett and Price: as if one question more had been gained, and one more lost."""
+    mean, n = float(differences.mean()), len(differences)
+    up, down = ((float(np.clip(sign * differences, 0.0, None).sum()) + 1) / (n + 2) for sign in (1, -1))
+    half = _normal_quantile((1 + LEVEL) / 2) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return Estimate(mean, max(min(up - down - half, mean), -1.0), min(max(up - down + half, mean), 1.0), n)
 
 
 def _sign_flip(differences: Floats, random: np.random.Generator, draws: int) -> float:
