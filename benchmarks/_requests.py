@@ -10,7 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from arpo.engines import Chunk, Engine, SamplingParams, Weights
+from arpo.engines import Chunk, Engine, SamplingParams
+from arpo.engines.around import Around
 
 Moment = tuple[int, str]  # number of a request, and which moment of it: HEAD or END
 HEAD, END = "head", "end"
@@ -36,11 +37,11 @@ class Request:
     trigger: Moment | None
 
 
-class Noting:
+class Noting(Around):
     """An engine that notes what it is asked for. Raises what `engine` raises."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.asked: list[Asked] = []
         self.moments: list[Moment] = []
 
@@ -62,15 +63,6 @@ class Noting:
         finally:
             if not ended:
                 self.moments.append((number, END))
-
-    async def load(self, weights: Weights) -> None:
-        await self.engine.load(weights)
-
-    async def rest(self) -> None:
-        await self.engine.rest()
-
-    async def close(self) -> None:
-        await self.engine.close()
 
     def requests(self) -> list[Request]:
         """What was asked, with what each request waited for."""

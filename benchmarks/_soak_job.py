@@ -20,7 +20,8 @@ from _tiny_model import write_tiny_model
 
 from arpo.chat import Transcript
 from arpo.core.score import Score
-from arpo.engines import Chunk, SamplingParams, Weights
+from arpo.engines import Chunk, SamplingParams
+from arpo.engines.around import Around
 from arpo.engines.config import EngineConfig
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
@@ -87,26 +88,14 @@ def score(task: Task, said: Transcript) -> Score:
     return Score(reward=0.7 * right + 0.3 * (len(said.turns[-1].text) % 5) / 5, accuracy=right)
 
 
-class Mortal:
+class Mortal(Around):
     """An engine that can die between two chunks."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
     async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
-        async with aclosing(self.inner.sample(prompt, params)) as chunks:
+        async with aclosing(self.engine.sample(prompt, params)) as chunks:
             async for chunk in chunks:
                 reach("sampling")
                 yield chunk
-
-    async def load(self, weights: Weights) -> None:
-        await self.inner.load(weights)
-
-    async def rest(self) -> None:
-        await self.inner.rest()
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 def scripted(_config: EngineConfig, model: Any, tokenizer: Any) -> Mortal:

@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 from _figures import at_most, finish
+from _tiny_model import write_tiny_model
 from _world import GOES_ON, WORDS, Search, Times, tokenizer
 from rich.console import Console
 
@@ -77,26 +78,18 @@ def score(_task: Task, said: Transcript) -> Score:
 
 
 def write_job(folder: Path, hidden: int) -> Path:
-    import torch
-    import transformers
-
-    text = tokenizer()
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(text),
+    text, heads = tokenizer(), hidden // 32
+    write_tiny_model(
+        folder / "model",
+        text,
         hidden_size=hidden,
         intermediate_size=3 * hidden,
         num_hidden_layers=6,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 32,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=True,
         pad_token_id=text.eos_token_id,
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
     )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
-    text.save_pretrained(folder / "model")
     for split, numbers in {"train": range(200), "test": range(200, 202)}.items():
         lines = [json.dumps({"id": f"{split}/{n}", "question": f"Question {n}?", "answer": "Lima"}) + "\n" for n in numbers]
         (folder / f"{split}.jsonl").write_text("".join(lines))

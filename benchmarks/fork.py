@@ -30,9 +30,10 @@ from typing import Any
 
 import _figures
 import torch
+from _requests import Noting, unique_tokens
 from _shapes import SHAPES, model_of
 
-from arpo.engines import SamplingParams
+from arpo.engines import Engine, SamplingParams
 from arpo.engines.config import EngineConfig
 from arpo.engines.local import LocalEngine
 from arpo.errors import ArpoError
@@ -142,57 +143,28 @@ def _options() -> argparse.ArgumentParser:
 async def prefill(engine: LocalEngine, prompts: Sequence[Sequence[int]], vocabulary: int) -> dict[str, float]:
     """Grow a tree of each prompt at the same time. Returns counts of tokens and their ratio."""
     before = engine.stats.prefill_tokens, engine.stats.reused_tokens
-    growth = _Growth(engine, vocabulary)
-    roots = [_Context(tuple(prompt), (False,) * len(prompt)) for prompt in prompts for _ in range(ROOTS)]
-    await asyncio.gather(*(growth.branch(root, CALLS, Random(number)) for number, root in enumerate(roots)))
+    noting = Noting(engine)
+    roots = [prompt for prompt in prompts for _ in range(ROOTS)]
+    await asyncio.gather(*(_branch(noting, root, CALLS, vocabulary, Random(number)) for number, root in enumerate(roots)))
     computed, reused = engine.stats.prefill_tokens - before[0], engine.stats.reused_tokens - before[1]
-    unique = _unique(growth.asked)
-    return {"computed": computed, "unique": unique, "reused": reused, "ratio": computed / unique, "requests": len(growth.asked)}
+    unique = unique_tokens(noting.asked)
+    return {"computed": computed, "unique": unique, "reused": reused, "ratio": computed / unique, "requests": len(noting.asked)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """What a turn is sampled after, and which of its tokens turns wrote."""
-
-    tokens: tuple[int, ...]
-    written: tuple[bool, ...]
-
-
-class _Growth:
-    def __init__(self, engine: LocalEngine, vocabulary: int) -> None:
-        self.engine, self.vocabulary = engine, vocabulary
-        self.asked: list[_Context] = []
-
-    async def branch(self, context: _Context, calls: int, random: Random) -> None:
-        """A turn after `context`, then, while `calls` are left, a tool result and the probe after it; up to two siblings of a
-        probe start once its head is known."""
-        self.asked.append(context)
-        tokens: list[int] = []
-        async with asyncio.TaskGroup() as siblings:
-            params = SamplingParams(max_tokens=TURN, seed=random.getrandbits(60), head=HEAD)
-            async for chunk in self.engine.sample(context.tokens, params):
-                if not tokens and 0 < calls < CALLS:
-                    for _ in range(random.randrange(3)):
-                        siblings.create_task(self.branch(context, 0, Random(random.random())))
-                tokens += chunk.tokens
-            if calls:
-                result = [random.randrange(self.vocabulary) for _ in range(RESULT)]
-                written = (*context.written, *[True] * len(tokens), *[False] * RESULT)
-                await self.branch(_Context((*context.tokens, *tokens, *result), written), calls - 1, random)
-
-
-def _unique(asked: Sequence[_Context]) -> int:
-    """Tokens of a trie of all contexts that no turn wrote."""
-    trie: dict[int, Any] = {}
-    count = 0
-    for context in asked:
-        node = trie
-        for token, own in zip(context.tokens, context.written, strict=True):
-            if token not in node:
-                node[token] = {}
-                count += not own
-            node = node[token]
-    return count
+async def _branch(engine: Engine, context: Sequence[int], calls: int, vocabulary: int, random: Random) -> None:
+    """A turn after `context`, then, while `calls` are left, a tool result and the probe after it; up to two siblings of a probe
+    start once its head is known."""
+    tokens: list[int] = []
+    async with asyncio.TaskGroup() as siblings:
+        params = SamplingParams(max_tokens=TURN, seed=random.getrandbits(60), head=HEAD)
+        async for chunk in engine.sample(context, params):
+            if not tokens and 0 < calls < CALLS:
+                for _ in range(random.randrange(3)):
+                    siblings.create_task(_branch(engine, context, 0, vocabulary, Random(random.random())))
+            tokens += chunk.tokens
+        if calls:
+            result = [random.randrange(vocabulary) for _ in range(RESULT)]
+            await _branch(engine, [*context, *tokens, *result], calls - 1, vocabulary, random)
 
 
 # --- decoding

@@ -51,19 +51,19 @@ def look() -> None:
 
 
 def scripted(config: EngineConfig, model: Any, tokenizer: Any) -> Measured:
-    return Measured(job.scripted(config, model, tokenizer).inner)
+    return Measured(job.scripted(config, model, tokenizer).engine)
 
 
 ahead = scripted
 
 
 def exact(config: EngineConfig, model: Any, tokenizer: Any) -> Measured:
-    return Measured(job.exact(config, model, tokenizer).inner)
+    return Measured(job.exact(config, model, tokenizer).engine)
 
 
 def local(config: EngineConfig, model: Any, tokenizer: Any) -> Measured:
     """With its real way of working: requests come and go in one batch."""
-    return Measured(job.exact(config.model_copy(update={"deterministic": False}), model, tokenizer).inner)
+    return Measured(job.exact(config.model_copy(update={"deterministic": False}), model, tokenizer).engine)
 
 
 def measure(folder: Path, engine: str, steps: int) -> None:

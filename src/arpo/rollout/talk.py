@@ -9,7 +9,8 @@ from rich.text import Text
 from arpo.chat import ChatFormat
 from arpo.core.branching import StepStats
 from arpo.core.tree import Ending
-from arpo.engines import Chunk, Engine, SamplingParams, Weights
+from arpo.engines import Chunk, Engine, SamplingParams
+from arpo.engines.around import Around
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.grow import grow
@@ -18,11 +19,12 @@ from arpo.tasks import Task
 RESULT_STYLE, AGENT_STYLE = "dim", "bold"
 
 
-class ShownEngine:
+class ShownEngine(Around):
     """An engine that shows what passes through it: what is new in each context (tool results), and every chunk it writes."""
 
     def __init__(self, engine: Engine, chat: ChatFormat, console: Console) -> None:
-        self.engine, self.chat, self.console = engine, chat, console
+        super().__init__(engine)
+        self.chat, self.console = chat, console
         self.known = 0  # tokens shown so far
 
     async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
@@ -43,15 +45,6 @@ class ShownEngine:
 
     def _show(self, tokens: Sequence[int], style: str) -> None:
         self.console.print(Text(self.chat.text(tokens), style=style), end="")
-
-    async def load(self, weights: Weights) -> None:
-        await self.engine.load(weights)
-
-    async def rest(self) -> None:
-        await self.engine.rest()
-
-    async def close(self) -> None:
-        await self.engine.close()
 
 
 async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: RolloutConfig, console: Console, *, seed: int) -> str:
