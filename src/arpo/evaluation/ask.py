@@ -3,7 +3,6 @@
 Knows what a recipe asks for and how results are shown. How a question is asked and scored, `evaluate` knows.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from arpo.errors import ConfigError
 from arpo.evaluation.config import EvalConfig
 from arpo.evaluation.evaluate import evaluate
 from arpo.evaluation.results import Results, Sample
+from arpo.event_loop import complete
 from arpo.files import expanded
 from arpo.rollout.prompts import check_prompts
 from arpo.run import Run
@@ -126,7 +126,7 @@ def evaluate_named(
     if not asked:
         raise ConfigError("this recipe asks for no greedy answers", where="evaluation.greedy_limit", hint="Raise it")
     console.print(f"model: {found.label}", highlight=False, markup=False)
-    results = asyncio.run(_measure(found, tasks, asked, console))
+    results = complete(_measure(found, tasks, asked, console))
     paths = [each.write((out or found.folder or Path(".")) / "evaluation") for each in results]
     print_results(console, results)
     for each in results:

@@ -3,7 +3,6 @@
 Knows the order of things: questions, folder, model, answers, figures. Every answer is on disk before the next one counts.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from arpo.evaluation.presets import preset
 from arpo.evaluation.progress import Asking
 from arpo.evaluation.questions import Asked, choose
 from arpo.evaluation.study import keep, study
+from arpo.event_loop import complete
 from arpo.rewards import Reward
 from arpo.rewards.config import RewardConfig, build_reward
 from arpo.run import Run
@@ -98,7 +98,7 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
         _say(console, f"asking {len(left):,} of {num_asked:,}: {_names(chosen)}")
         try:
             if left:
-                asyncio.run(_ask(found, world, source, chosen, left, asked, folder, console, num_asked))
+                complete(_ask(found, world, source, chosen, left, asked, folder, console, num_asked))
         except BaseException:
             if (stopped := write_all(folder, whole)) is not None:
                 kept = sum(each.answers for each in stopped.benchmarks)

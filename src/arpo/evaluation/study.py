@@ -4,7 +4,6 @@ Knows what is kept where: under "studies" in an evaluation's results.json, from 
 printed, and written where they are wanted. How each figure is had, `quality`, `entropy`, `judge` and `verdicts` know.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from arpo.evaluation.findings import read_results_file, read_studies
 from arpo.evaluation.judge import Judge, judge_answers
 from arpo.evaluation.pages import write_all
 from arpo.evaluation.trajectories import read_recorded
+from arpo.event_loop import complete
 from arpo.files import as_seen_from_here, write_json
 
 Study = Mapping[str, Any]
@@ -87,7 +87,7 @@ def judge_evaluation(folder: Path, config: JudgeConfig, console: Console) -> Stu
         finally:
             await model.close()
 
-    found = asyncio.run(run())
+    found = complete(run())
     spent = model.endpoint.spent
     earlier = read_studies(folder).get("judge", {}).get("spent", {})
     console.print(f"judge: {spent}", highlight=False, markup=False)

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from arpo.errors import ArpoError, ToolsStoppedError
+from arpo.event_loop import complete
 from arpo.train import checkpoint
 from arpo.train.loop import GateError
 from arpo.train.runfolder import RunFolder
@@ -20,7 +21,7 @@ from arpo.train.space import is_full
 
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run`, where SIGTERM (what schedulers send before they kill) does what Ctrl-C does: KeyboardInterrupt, when the work
+    """`complete`, where SIGTERM (what schedulers send before they kill) does what Ctrl-C does: KeyboardInterrupt, when the work
     has saved what is finished."""
 
     async def stoppable() -> None:
@@ -30,7 +31,7 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
             await work
 
     try:
-        asyncio.run(stoppable())
+        complete(stoppable())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 

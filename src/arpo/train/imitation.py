@@ -3,7 +3,6 @@
 Knows job, traces and what is left behind. How an update is made, `arpo.train.sft` knows.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from arpo.engines import Weights
 from arpo.errors import ConfigError
 from arpo.evaluation.ask import ask, askings, print_results
 from arpo.evaluation.results import Results
+from arpo.event_loop import complete
 from arpo.run import Run
 from arpo.train import sft
 from arpo.train.card import model_card, table_of_results
@@ -77,7 +77,7 @@ def cold_start(run: Run, *, out: Path | None = None, console: Console | None = N
             "this recipe has no cold start", where="cold_start", hint="Name traces: cold_start: {traces: traces.jsonl}"
         )
     target = empty_folder(out or run.folder.with_name(f"{run.folder.name}-sft"))
-    asyncio.run(_alone(run, target, console or Console(soft_wrap=True)))
+    complete(_alone(run, target, console or Console(soft_wrap=True)))
     return target
 
 

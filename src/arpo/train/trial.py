@@ -4,7 +4,6 @@ Knows what to do in which order and for how long. What it looks like, `arpo.trai
 cache entry (but for a model that has to be fetched).
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree, attribute, credit
 from arpo.core.place import Place
+from arpo.event_loop import complete
 from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.lost import check_scored
 from arpo.rollout.prompts import check_prompts
@@ -66,7 +66,7 @@ def try_run(run: Run, console: Console | None = None) -> Trial:
         warning = "not cold-started yet (the run, or `arpo sft`, does that first): expect it not to know the protocol"
     shown.model(console, job, label=run.model.source + (", cold-started" if start.model else ""), warning=warning)
     work = _Work(job, tasks["train"][0], len(tasks["test"][0]), traces if start.model is None else [])
-    return asyncio.run(_try(work, console))
+    return complete(_try(work, console))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,75 @@
+"""Work is brought to its end wherever that is asked: in a script, and in a notebook, whose cells run inside a loop."""
+
+import asyncio
+import contextvars
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import arpo
+from arpo.event_loop import complete
+from arpo.train.runfolder import RunFolder
+from tiny_project import TinyProject
+
+NAMED: contextvars.ContextVar[str] = contextvars.ContextVar("named")
+
+
+async def answer() -> str:
+    await asyncio.sleep(0)
+    return NAMED.get("nothing")
+
+
+async def fail() -> None:
+    raise arpo.EngineError("no engine")
+
+
+def test_it_returns_and_raises_what_the_work_does() -> None:
+    assert complete(answer()) == "nothing"
+    with pytest.raises(arpo.EngineError, match="no engine"):
+        complete(fail())
+
+
+def test_so_it_does_inside_a_running_loop_with_the_caller_s_context() -> None:
+    async def cell() -> str:
+        NAMED.set("context")
+        with pytest.raises(arpo.EngineError, match="no engine"):
+            complete(fail())
+        return complete(answer())
+
+    assert asyncio.run(cell()) == "context"
+
+
+def test_ctrl_c_inside_a_running_loop_cancels_the_work_and_waits_for_it() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            ended.append("saved")
+
+    async def cell() -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook: asyncio.run here set its own
+        try:
+            complete(work())
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(cell())
+    assert ended == ["saved"]
+
+
+def test_a_run_is_trained_from_a_notebook_s_cell(tiny_project: TinyProject, tmp_path: Path) -> None:
+    run = arpo.load_recipe(tiny_project.recipe, ["train.steps=1", "evaluation.limit=1", "evaluation.greedy_limit=0"])
+
+    async def cell() -> Path:
+        folder: Path = arpo.train(run, out=tmp_path / "run", console=Console(quiet=True))
+        return folder
+
+    assert RunFolder(asyncio.run(cell())).summary()["status"] == "finished"
