@@ -195,8 +195,10 @@ def plain(value: Any) -> Any:
 
 
 def _with_paths(run: Run) -> Run:
-    """`run` with tools and reward of its own named by import path, and `code` the folder in which they and the rule are found."""
-    own = [_named(part) for part in (*run.tools.offered, run.reward, run.rollout.rule) if not _is_plain(part)]
+    """`run` with tools and reward of its own named by import path, and `code` the folder in which they, the rule and the surrogate
+    are found."""
+    parts = (*run.tools.offered, run.reward, run.rollout.rule, run.loss.surrogate)
+    own = [_named(part) for part in parts if not _is_plain(part) and not isinstance(part, str)]
     code = run.code or next((str(folder) for folder in map(import_folder, own) if folder), None)
     offered = tuple(tool if _is_plain(tool) else ToolConfig(use=import_path(_named(tool))) for tool in run.tools.offered)
     tools = run.tools.model_copy(update={"offered": offered})

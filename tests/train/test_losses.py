@@ -11,14 +11,19 @@ from random_trees import credited, random_tree
 
 from arpo.errors import ConfigError
 from arpo.train.config import LossConfig, OptimConfig
-from arpo.train.losses import Objective, metrics, normaliser, policy_loss
+from arpo.train.losses import Objective, metrics, normaliser, policy_loss, ppo
 from arpo.train.packing import pack
 
 configs = st.builds(
-    lambda aggregation, **rest: LossConfig(
-        aggregation=aggregation, constant_length=9 if aggregation == "constant" else None, **rest
+    lambda aggregation, surrogate, dual_clip, **rest: LossConfig(
+        aggregation=aggregation,
+        constant_length=9 if aggregation == "constant" else None,
+        surrogate=surrogate,
+        dual_clip=None if surrogate == "cispo" else dual_clip,
+        **rest,
     ),
     aggregation=st.sampled_from(["sequence", "token", "constant"]),
+    surrogate=st.sampled_from(["ppo", "ppo", "gspo", "cispo", "aepo"]),
     clip_low=st.sampled_from([0.1, 0.2]),
     clip_high=st.sampled_from([0.2, 0.28]),
     dual_clip=st.sampled_from([None, 1.3, 3.0]),
@@ -56,6 +61,7 @@ def by_hand(values: dict[str, torch.Tensor], config: LossConfig) -> float:
     rows = []
     for row, mask in enumerate(values["mask_BL"].tolist()):
         terms = []
+        whole = sum(float(values["logprob_BL"][row, at] - values["old_logprob_BL"][row, at]) for at in range(sum(mask))) / sum(mask)
         for at in range(sum(mask)):
             logprob, old, engine, advantage, reference, entropy = (
                 float(values[name][row, at])
@@ -68,8 +74,10 @@ def by_hand(values: dict[str, torch.Tensor], config: LossConfig) -> float:
                     "entropy_BL",
                 )
             )
-            ratio = math.exp(logprob - old)
+            ratio = math.exp(whole if config.surrogate == "gspo" else logprob - old)
             term = min(ratio * advantage, min(max(ratio, 1 - config.clip_low), 1 + config.clip_high) * advantage)
+            if config.surrogate == "cispo":
+                term = min(ratio, 1 + config.clip_high) * advantage
             if config.dual_clip is not None and advantage < 0:
                 term = max(term, config.dual_clip * advantage)
             if config.importance_cap is not None:
@@ -198,18 +206,52 @@ def test_the_correction_has_no_gradient_and_is_truncated():
     assert figures["mismatch_kl"] == pytest.approx((math.expm1(2) - 2 + math.expm1(-0.5) + 0.5) / 2)
 
 
-def test_another_surrogate_fits_the_seam():
-    """CISPO's shape, written here: a clipped weight without gradient on the log-probability."""
+def gradients(surrogate, log_ratio, advantage: float, **config) -> list[float]:
+    """Of the value of one row by its log-probabilities."""
+    logprob_BL = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    zeros, mask = torch.zeros_like(logprob_BL), torch.ones(logprob_BL.shape, dtype=torch.bool)
+    settings = LossConfig(surrogate=surrogate, aggregation="sequence", **config)
+    loss, _ = policy_loss(logprob_BL, zeros, zeros, torch.full_like(zeros, advantage), mask, settings, normaliser=1.0)
+    return (-torch.autograd.grad(loss, logprob_BL)[0][0]).tolist()
 
-    def cispo(log_ratio_BL, advantage_BL, mask_BL, config):
-        weight_BL = log_ratio_BL.detach().exp().clamp(max=1 + config.clip_high)
-        return Objective(weight_BL * advantage_BL * log_ratio_BL, {"clipped_high": weight_BL > 1 + config.clip_high})
 
+def test_gspo_moves_all_tokens_of_a_row_alike_or_none():
+    """The gradient of `s A` with s = exp(mean log-ratio) is `s A / length` for each token; of a clipped s it is 0."""
+    low, high = [0.3, -0.1, -0.14], [0.3, -0.1, 0.4]  # means 0.02 and 0.2: clipped where A > 0
+    assert gradients("gspo", low, 2.0, clip_high=0.1) == pytest.approx([math.exp(0.02) * 2 / 3] * 3)
+    assert gradients("gspo", high, 2.0, clip_high=0.1) == [0.0] * 3
+    assert gradients("gspo", high, -2.0, clip_high=0.1) == pytest.approx([math.exp(0.2) * -2 / 3] * 3)
+
+
+def test_cispo_keeps_every_gradient_and_clips_its_weight():
+    found = gradients("cispo", [-3.0, 0.1, 3.0], 2.0)
+    assert found == pytest.approx([math.exp(-3) * 2 / 3, math.exp(0.1) * 2 / 3, 1.2 * 2 / 3])
+    assert gradients("cispo", [-3.0, 0.1, 3.0], -2.0) == pytest.approx([-g for g in found])
+
+
+def test_aepo_keeps_the_gradient_of_what_is_clipped_above_and_is_ppo_elsewhere():
+    ratios = [-3.0, 0.1, 3.0]
+    plain, kept = (gradients(name, ratios, 2.0) for name in ("ppo", "aepo"))
+    assert plain[2] == 0 and kept == [*plain[:2], pytest.approx(1.2 * 2 / 3)]
+    assert gradients("aepo", ratios, -2.0) == gradients("ppo", ratios, -2.0)
+    assert gradients("ppo", ratios, -2.0)[0] == 0, "clipped below it stays without one"
+
+
+def first_tokens(log_ratio_BL, advantage_BL, mask_BL, config):
+    """A surrogate of one's own: PPO on the first two tokens of a row."""
+    whole = ppo(log_ratio_BL, advantage_BL, mask_BL, config)
+    early_BL = (mask_BL.cumsum(1) <= 2).expand_as(mask_BL)
+    return Objective(torch.where(early_BL, whole.value_BL, 0.0), {"left_out": ~early_BL})
+
+
+@pytest.mark.parametrize("given", [first_tokens, "test_losses:first_tokens"], ids=["object", "path"])
+def test_a_surrogate_of_ones_own(given):
+    config = LossConfig(surrogate=given, importance_cap=None)
     values = batch(9)
-    config = LossConfig(importance_cap=None)
-    loss, report = policy_loss(**values, config=config, normaliser=4.0, surrogate=cispo)
-    assert (torch.autograd.grad(loss, values["logprob_BL"])[0][values["mask_BL"]] != 0).all()
-    assert "clipped_high" in metrics([report], config)
+    loss, report = policy_loss(**values, config=config, normaliser=4.0)
+    moved = torch.autograd.grad(loss, values["logprob_BL"])[0] != 0
+    assert moved[:, :2].any() and not moved[:, 2:].any()
+    assert 0 < metrics([report], config)["left_out"] < 1
 
 
 def test_what_is_asked_for_must_be_given():
@@ -235,12 +277,22 @@ def test_an_empty_batch_has_loss_zero():
         {"clip_low": 1.5},
         {"dual_clip": 0.9},
         {"surrogate": "pp"},
+        {"surrogate": "cispo", "dual_clip": 3.0},
         {"clip": 0.2},
     ],
 )
 def test_impossible_losses_are_refused(wrong: dict):
     with pytest.raises(ValidationError):
         LossConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("no_such:thing", "cannot import"), ("math:sinus", "has no"), ("math:pi", "is no surrogate")]
+)
+def test_a_surrogate_that_cannot_be_had_is_named(path: str, says: str):
+    with pytest.raises(ConfigError, match=says) as caught:
+        LossConfig(surrogate=path)
+    assert caught.value.where == "loss.surrogate" and caught.value.value == path
 
 
 def test_the_rate_rises_and_falls():

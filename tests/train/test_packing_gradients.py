@@ -21,6 +21,9 @@ LOSSES = {
     "dapo": LossConfig(aggregation="token", clip_high=0.28, importance_cap=None),
     "dr-grpo": LossConfig(aggregation="constant", constant_length=40),
     "dual-clip": LossConfig(dual_clip=1.5, clip_low=0.1),
+    "gspo": LossConfig(surrogate="gspo", clip_low=0.05, clip_high=0.05),
+    "cispo": LossConfig(surrogate="cispo", aggregation="token"),
+    "aepo": LossConfig(surrogate="aepo", clip_high=0.1),
     "kl": LossConfig(kl_coefficient=0.3),
     "entropy": LossConfig(aggregation="token", entropy_coefficient=0.2, kl_coefficient=0.1),
 }

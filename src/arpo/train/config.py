@@ -1,19 +1,33 @@
 """What a recipe says about training. Imports nothing heavy."""
 
 import math
-from typing import Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
+from arpo.errors import ConfigError
+from arpo.imported import imported
+
+
+def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A name, a surrogate, or the import path of one."""
+    if not isinstance(given, str) or ":" not in given:
+        return given if callable(given) else check(given)
+    if not callable(found := imported(given, "loss.surrogate")):
+        hint = "It is a function (log_ratio, advantage, mask, config) -> Objective: see arpo.train.losses.Surrogate"
+        raise ConfigError("is no surrogate", where="loss.surrogate", value=given, hint=hint)
+    return found
 
 
 class LossConfig(Config):
     """The loss of algorithm section 7. GRPO: the defaults. DAPO: `aggregation: token`, `clip_high: 0.28`.
     Dr. GRPO: `aggregation: constant`."""
 
-    surrogate: Literal["ppo"] = "ppo"
-    """What is maximised a token: `ppo` is the token-level clipped ratio."""
+    surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
+    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead, `aepo` keeps
+    the gradient of what is clipped above. Or the import path of a surrogate of your own."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
     """How tokens become one number: the mean of each trajectory's mean, the mean over all tokens, or the sum divided by
     trajectories times `constant_length`."""
@@ -36,6 +50,8 @@ class LossConfig(Config):
     def _constant_has_length(self) -> Self:
         if (self.aggregation == "constant") != (self.constant_length is not None):
             raise conflict("aggregation: constant needs constant_length, and only it does", "aggregation", "constant_length")
+        if self.surrogate == "cispo" and self.dual_clip is not None:
+            raise conflict("cispo clips a weight, and only from above: dual_clip does nothing there", "dual_clip", "surrogate")
         return self
 
 

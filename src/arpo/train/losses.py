@@ -3,7 +3,7 @@
 Knows formulas. Refuses to know trees, models and optimisers. A row is a trajectory, so nothing here depends on packing.
 
 A surrogate is a function from ratios and advantages to what is maximised a token; `policy_loss` weighs it, adds divergence and
-entropy, and sums it up. A new method is one more surrogate, passed as a function or named in `LossConfig.surrogate`.
+entropy, and sums it up. A new method is one more surrogate: a function of your own, named by its import path in `loss.surrogate`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,6 @@ def policy_loss(
     normaliser: float,
     reference_logprob_BL: Tensor | None = None,
     entropy_BL: Tensor | None = None,
-    surrogate: Surrogate | None = None,
 ) -> tuple[Tensor, LossReport]:
     """The loss to be minimised (a scalar) and what metrics are made of.
 
@@ -70,7 +69,7 @@ def policy_loss(
     logprob_BL, engine_logprob_BL, advantage_BL = (_clean(t, mask_BL) for t in (logprob_BL, engine_logprob_BL, advantage_BL))
     old_BL = logprob_BL.detach() if old_logprob_BL is None else _clean(old_logprob_BL, mask_BL).detach()
     log_ratio_BL, mismatch_BL = logprob_BL - old_BL, old_BL - engine_logprob_BL
-    objective = (surrogate or surrogate_of(config))(log_ratio_BL, advantage_BL, mask_BL, config)
+    objective = surrogate_of(config)(log_ratio_BL, advantage_BL, mask_BL, config)
     value_BL = objective.value_BL
     if config.importance_cap is not None:
         value_BL = value_BL * mismatch_BL.exp().clamp(max=config.importance_cap)
@@ -109,10 +108,9 @@ def aggregate(value_BL: Tensor, mask_BL: Tensor, config: LossConfig, normaliser:
 
 
 def surrogate_of(config: LossConfig) -> Surrogate:
-    """The surrogate that the config names."""
-    match config.surrogate:
-        case "ppo":
-            return ppo
+    """The surrogate that the config names or holds."""
+    given: str | Surrogate = config.surrogate
+    return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[given] if isinstance(given, str) else given
 
 
 def ppo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
@@ -131,6 +129,29 @@ def ppo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: Los
         marks["clipped_dual"] = (advantage_BL < 0) & (value_BL < floor_BL)
         value_BL = torch.where(advantage_BL < 0, torch.maximum(value_BL, floor_BL), value_BL)
     return Objective(value_BL, marks)
+
+
+def gspo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
+    """`ppo` with the ratio of the whole row, the geometric mean of its tokens' (GSPO, arXiv 2507.18071), in the paper's token form
+    `sg(s) r / sg(r)`: the same value and, under `aggregation: sequence`, the same gradient, and each token has its own credit."""
+    whole_B1 = log_ratio_BL.detach().sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
+    return ppo(whole_B1 + log_ratio_BL - log_ratio_BL.detach(), advantage_BL, mask_BL, config)
+
+
+def cispo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
+    """`sg(min(r, 1 + high)) A ln p` a token: what is clipped is the weight, so that every token keeps a gradient (CISPO, arXiv
+    2506.13585; as there, no lower bound). Written with `r / sg(r)` for `ln p`: the same gradient, and a value like the others'."""
+    ratio_BL = log_ratio_BL.detach().exp()
+    value_BL = ratio_BL.clamp(max=1 + config.clip_high) * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
+    return Objective(value_BL, {"clipped_high": ratio_BL > 1 + config.clip_high})
+
+
+def aepo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
+    """`ppo`, but where A > 0 and r > 1 + high the value is `(1 + high) r / sg(r) A`, so that the gradient lives on (AEPO's
+    entropy-balanced clipping, arXiv 2510.14545)."""
+    clipped = ppo(log_ratio_BL, advantage_BL, mask_BL, config)
+    kept_BL = (1 + config.clip_high) * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
+    return Objective(torch.where(clipped.marks["clipped_high"], kept_BL, clipped.value_BL), clipped.marks)
 
 
 def k3(logprob: Tensor, other_logprob: Tensor) -> Tensor:
