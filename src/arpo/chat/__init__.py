@@ -59,8 +59,9 @@ class ChatFormat(Protocol):
         """Tokens of a turn written by somebody else (cold-start traces), exactly as a policy would have written it."""
         ...
 
-    def write(self, step: TraceStep) -> str:
-        """The text that a policy would write for `step`. Raises FormatError for what the format cannot say."""
+    def write(self, step: TraceStep, first: bool = False) -> str:
+        """The text that a policy would write for `step`, which is the first after the prompt or a later one. Raises FormatError for
+        what the format cannot say."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str: ...

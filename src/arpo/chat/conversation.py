@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from arpo.chat.plain import TokenText
+from arpo.chat.plain import Piece, TokenText, encodable
 from arpo.errors import ConfigError, first_line
 
 Messages = Sequence[Mapping[str, str]]
+USER, ASSISTANT = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
 NO_TEMPLATE_HINT = "use `chat.format: tags`, or an instruction-tuned model, or set tokenizer.chat_template"
 
 
@@ -60,21 +61,33 @@ class Conversation:
             raise ConfigError(f"the chat template does not show each message of {shown} once, in order", where="model")
         return tuple(pieces)
 
-    @cached_property
-    def _knows_system(self) -> bool:
+    def _takes(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> bool:
         try:
-            self.glue([{"role": "system", "content": ""}, {"role": "user", "content": ""}])
+            self.glue(roles, tools=tools)
         except ConfigError:
             return False
         return True
+
+    @cached_property
+    def opens_thought(self) -> bool:
+        """True where the header of an assistant's message ends inside a thought (as reasoning models' templates have it)."""
+        return self.exists and self.glue([USER])[-1].rstrip().endswith("<think>")
+
+    @cached_property
+    def lead(self) -> str:
+        """Blanks between the header and an assistant's text: the header does not hold them, so the model writes them."""
+        if not self.exists:
+            return ""
+        header, shown = self.glue([USER])[-1], self.glue([USER, ASSISTANT, USER])[1]
+        blanks = shown.removeprefix(header)
+        return blanks if shown.startswith(header) and not blanks.strip() else ""
 
     def end_of_turn(self) -> tuple[int, ...]:
         """Tokens that end a turn: the special token that the template writes after an assistant's message, then the
         tokenizer's own end of sequence. Raises ConfigError where there is neither."""
         ends: list[int] = []
         if self.exists:
-            user, assistant = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
-            after = self._text.trusted(self.glue([user, assistant, user])[2].lstrip())
+            after = self._text.trusted(self.glue([USER, ASSISTANT, USER])[2].lstrip())
             if after and self._text.acts(after[0]):
                 ends.append(after[0])
         eos = getattr(self._text.tokenizer, "eos_token_id", None)
@@ -85,22 +98,23 @@ class Conversation:
         return tuple(ends)
 
     def prompt(self, system: str, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Tokens of a prompt: `system` is written text, contents of `messages` are plain (nothing in them acts)."""
-        texts: list[list[int]] = [self._text.plain(str(message["content"])) for message in messages]
+        """Tokens of a prompt: `system` is written text, contents of `messages` are plain (nothing in them acts). Where the template
+        has no place for a system prompt, the first message begins with it."""
+        texts = [encodable(str(message["content"])) for message in messages]
+        contents: list[list[Piece]] = [[(text, self._text.plain(text))] for text in texts]
         roles: list[Mapping[str, str]] = list(messages)
         if system:
-            first = self._text.written(system)
-            gap = self._text.trusted("\n\n")
-            if (roles and roles[0]["role"] == "system") or (self.exists and not self._knows_system):
-                texts[0] = first + gap + texts[0]
+            first = (system, self._text.written(system))
+            own = [{"role": "system", "content": ""}, *roles]
+            if (roles and roles[0]["role"] == "system") or (self.exists and not self._takes(own, tools)):
+                contents[0] = [first, self._piece("\n\n"), *contents[0]]
             else:
-                roles.insert(0, {"role": "system", "content": ""})
-                texts.insert(0, first)
-        if self.exists:
-            glue = [self._text.trusted(piece) for piece in self.glue(roles, tools=tools)]
-        else:
-            glue = [self._text.opening(), *([self._text.trusted("\n\n")] * len(texts))]
-        tokens = list(glue[0])
-        for text, after in zip(texts, glue[1:], strict=True):
-            tokens += text + after
-        return tokens
+                roles, contents = own, [[first], *contents]
+        if not self.exists:
+            gap = self._piece("\n\n")
+            return self._text.opening() + self._text.joined([piece for content in contents for piece in (*content, gap)])
+        before, *after = map(self._piece, self.glue(roles, tools=tools))
+        return self._text.joined([before, *(p for content, glue in zip(contents, after, strict=True) for p in (*content, glue))])
+
+    def _piece(self, text: str) -> Piece:
+        return text, self._text.trusted(text)

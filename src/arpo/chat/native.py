@@ -98,7 +98,7 @@ class NativeFormat:
             raise FormatError(f"a turn of native tool calls is a message as JSON (got {text!r:.80})")
         return packed.encode(text.rstrip("\n") + "\n")
 
-    def write(self, step: TraceStep) -> str:
+    def write(self, step: TraceStep, first: bool = False) -> str:
         """The message that makes the calls of `step` or gives its answer, the thought before it in think tags."""
         thought = f"<think>{step.thought}</think>" if step.thought else ""
         message: dict[str, Any] = {"role": "assistant", "content": thought + (step.answer or "")}

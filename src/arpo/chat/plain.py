@@ -8,6 +8,7 @@ Knows the vocabulary's added tokens and how to disarm tags. Refuses to know turn
 """
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from arpo.errors import ConfigError
 
 CUT_MARK = "…[cut]"
+Piece = tuple[str, list[int]]  # text, and its tokens where it stands alone
 MOST_CHARS_A_TOKEN = 32  # text beyond this times the cap is dropped unread: megabytes are never tokenised
 
 
@@ -30,12 +32,13 @@ class TokenText:
         if backend is None:
             raise ConfigError("the tokenizer has no fast (Rust) backend", where="model", value=type(tokenizer).__name__)
         self.tokenizer = tokenizer
-        self._trusting, self._plain = copy.deepcopy(backend), copy.deepcopy(backend)
-        for one in (self._trusting, self._plain):
+        self._opening, self._trusting, self._plain = (copy.deepcopy(backend) for _ in range(3))
+        for one in (self._opening, self._trusting, self._plain):
             one.no_truncation()
             one.no_padding()
-        self._trusting.encode_special_tokens = False
-        self._plain.encode_special_tokens = True
+            one.encode_special_tokens = one is self._plain
+        for one in (self._trusting, self._plain):
+            _treat_as_middle(one)
         self.set_tags(tags)
 
     def set_tags(self, tags: Iterable[str]) -> None:
@@ -58,8 +61,8 @@ class TokenText:
 
     def opening(self) -> list[int]:
         """Tokens that the tokenizer itself puts before any text (a beginning-of-sequence token), for prompts without a template."""
-        probe = self._trusting.encode("a", add_special_tokens=False).ids
-        whole = self._trusting.encode("a", add_special_tokens=True).ids
+        probe = self._opening.encode("a", add_special_tokens=False).ids
+        whole = self._opening.encode("a", add_special_tokens=True).ids
         return whole[: whole.index(probe[0])] if probe and probe[0] in whole else []
 
     def trusted(self, text: str) -> list[int]:
@@ -76,7 +79,7 @@ class TokenText:
 
     def plain(self, text: str) -> list[int]:
         """Tokens of text in which nothing acts: none of them is an added token of the vocabulary."""
-        text = text.encode("utf-8", "replace").decode()
+        text = encodable(text)
         tokens = self._encode(text)
         if self._acting.keys().isdisjoint(tokens):
             return tokens
@@ -88,6 +91,14 @@ class TokenText:
         if self._acting.keys().isdisjoint(tokens):
             return tokens
         return [token for character in text for token in self._encode(character) if token not in self._acting]
+
+    def joined(self, pieces: Sequence[Piece]) -> list[int]:
+        """Tokens of pieces from the start of a text, or from a special token on, as the tokenizer writes all of it at once: a token
+        may span two of them (a full stop and a line end, in Qwen's vocabulary). One piece after the other where at once something
+        would act that acts in none of them."""
+        alone = [token for _, tokens in pieces for token in tokens]
+        whole = list(self._opening.encode("".join(text for text, _ in pieces), add_special_tokens=False).ids)
+        return whole if [t for t in whole if self.acts(t)] == [t for t in alone if self.acts(t)] else alone
 
     def disarm(self, text: str) -> str:
         """`text` with a visible dot in every tag of the protocol: `<answer>` becomes `<.answer>`. No tool's name holds a dot."""
@@ -123,3 +134,32 @@ class TokenText:
 
     def _encode(self, text: str) -> list[int]:
         return list(self._plain.encode(text, add_special_tokens=False).ids) if text else []
+
+
+def encodable(text: str) -> str:
+    """`text` with a question mark for each lone surrogate, which no UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _treat_as_middle(backend: Any) -> None:
+    """Sentence-piece vocabularies put a blank before any text and take it away again. In the middle of a text it would be one that
+    nobody wrote, or one lost."""
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        part = getattr(backend, name)
+        state = json.loads(part.__getstate__()) if part is not None else None
+        changed = _without_blank(state)
+        if changed != state:
+            part.__setstate__(json.dumps(changed or {"type": "Sequence", f"{name}s": []}).encode())
+            setattr(backend, name, part)
+
+
+def _without_blank(state: Any) -> Any:
+    """A component's description without what adds or takes a text's first blank; None for one that does nothing else."""
+    if isinstance(state, list):
+        return [kept for each in state if (kept := _without_blank(each)) is not None]
+    if not isinstance(state, dict):
+        return state
+    if state.get("type") == "Prepend" or (state.get("type"), state.get("content"), state.get("stop")) == ("Strip", " ", 0):
+        return None
+    never = {"prepend_scheme": "never", "add_prefix_space": False}
+    return {key: never[key] if key in never else _without_blank(value) for key, value in state.items()}

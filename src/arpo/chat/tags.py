@@ -101,13 +101,7 @@ class TagFormat:
         self._after_last = self._text.trusted(f"</result>\n{self._no_calls_left}\n" if self._no_calls_left else "</result>\n")
         first = example(tools[0]) if tools else ""
         self.system = self._system.format(tools=describe(tools), example=first).strip() if self._system else ""
-        self._prefilled = self._starts_in_thought()
-
-    def _starts_in_thought(self) -> bool:
-        """True where the template itself opens the thought (as reasoning models' templates do)."""
-        if not self._conversation.exists:
-            return False
-        return self._conversation.glue([{"role": "user", "content": ""}])[-1].rstrip().endswith("<think>")
+        self._prefilled = self._conversation.opens_thought
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises ConfigError for tools that this format does not offer, FormatError for a prompt too long."""
@@ -160,12 +154,14 @@ class TagFormat:
             seen.append(replace(outcome, cut=outcome.cut or cut))
         return tokens, tuple(seen)
 
-    def write(self, step: TraceStep) -> str:
-        """The text of a turn that thinks `step.thought` and then makes its one call or gives `step.answer`.
+    def write(self, step: TraceStep, first: bool = False) -> str:
+        """The text of a turn that thinks `step.thought` and then makes its one call or gives `step.answer`. The first turn goes on
+        in a thought that the template has opened.
 
         Raises FormatError for what the protocol cannot say (several calls, an unknown tool, a tag inside the text).
         """
-        thought = f"<think>{step.thought}</think>" if step.thought or self.require_think else ""
+        opened = first and self._prefilled
+        thought = f"{'' if opened else '<think>'}{step.thought}</think>" if step.thought or self.require_think or opened else ""
         calls: Sequence[Call] = step.calls
         if len(calls) > 1:
             raise FormatError(f"the tag protocol writes one call a turn, not {len(calls)}")
@@ -178,7 +174,7 @@ class TagFormat:
             body = f"\\boxed{{{body}}}" if self.require_boxed else body
         if found := self._any_tag.search(step.thought + body):
             raise FormatError(f"{found.group()} cannot stand inside a thought, a call or an answer")
-        return f"{thought}<{name}>{body}</{name}>"
+        return f"{self._conversation.lead if first else ''}{thought}<{name}>{body}</{name}>"
 
     def encode_turn(self, text: str) -> array[int]:
         return array("i", self._text.written(text))

@@ -20,10 +20,10 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.answers import ANSWER, boxed, final_answer
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
-from arpo.chat.conversation import NO_TEMPLATE_HINT, Conversation
-from arpo.chat.plain import TokenText
+from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
+from arpo.chat.plain import Piece, TokenText
 from arpo.chat.tags import checked_length
-from arpo.core.tree import Call, Outcome, Turn
+from arpo.core.tree import Call, Outcome, Status, Turn
 from arpo.errors import ConfigError
 from arpo.tasks import Task
 from arpo.tools import Tool
@@ -76,22 +76,24 @@ class TemplateFormat:
         self._no_calls_left = no_calls_left
         self._tools = {tool.name: tool for tool in tools}
         self.stop_tokens = self._conversation.end_of_turn()
+        self._schemas = [tool_schema(tool) for tool in tools]
         self._native = self._template_writes_tools()
-        self._glue: dict[tuple[str, ...], list[list[int]]] = {}
+        self._glue: dict[tuple[str, ...], list[Piece]] = {}
+        self._between([Outcome(tool="", status=Status.OK, text="")])  # a template that cannot show results is refused now
 
     def _template_writes_tools(self) -> bool:
         probe = {
             "type": "function",
             "function": {"name": "qztool", "description": "", "parameters": {"type": "object", "properties": {}}},
         }
-        user = {"role": "user", "content": ""}
         try:
-            pieces = self._conversation.glue([user], tools=[probe])
-            self._conversation.glue([user, {"role": "assistant", "content": ""}, {"role": "tool", "content": ""}])
+            pieces = self._conversation.glue([USER], tools=[probe])
+            self._conversation.glue([USER, ASSISTANT, {"role": "tool", "content": ""}], tools=[probe])
         except ConfigError:
             return False
         whole = "".join(pieces)
-        return "qztool" in whole and "<tool_call>" in whole
+        # some templates ask for other calls between these tags (Qwen3-Coder, GLM): only JSON ones have a key for the arguments
+        return "qztool" in whole and "<tool_call>" in whole and re.search(r"""["']arguments["']""", whole) is not None
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises FormatError for a prompt that is too long."""
@@ -108,7 +110,8 @@ class TemplateFormat:
         ended = bool(tokens) and tokens[-1] in self.stop_tokens
         text = self._text.decode(tokens[:-1] if ended else tokens)
         _, closing, rest = text.rpartition("</think>")
-        thought_fits = bool(closing) if self.require_think else closing != "" or "<think>" not in text
+        thinks = self._conversation.opens_thought or "<think>" in text
+        thought_fits = bool(closing) or not (thinks or self.require_think)
         said = rest if closing else text
         calls = tuple(map(_read_call, CALL.findall(said)))
         after = CALL.sub("", said)
@@ -117,7 +120,7 @@ class TemplateFormat:
         formed = ended and thought_fits and not any(call.error for call in calls) and "tool_call>" not in after
         if calls:
             return ParsedTurn(text=text, calls=calls, well_formed=formed)
-        if not ended or (not closing and "<think>" in text):
+        if not ended or (thinks and not closing):
             return ParsedTurn(text=text, answer=_marked(said), well_formed=False)
         answer = final_answer(said)
         formed = formed and answer is not None and (boxed(said) is not None or not self.require_boxed)
@@ -127,40 +130,40 @@ class TemplateFormat:
         """End of turn (where the policy did not write it), the results as the template writes them, and the next header."""
         glue = self._between(outcomes)
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
-        tokens, seen = array("i", glue[0][1:] if ended else glue[0]), []
+        pieces, seen = [glue[0]], []
         for number, outcome in enumerate(outcomes):
             result, cut = self._text.foreign(outcome.text, self.result_tokens)
             last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
-            word = self._text.trusted(f"\n{self._no_calls_left}") if last and self._no_calls_left else []
-            tokens.extend([*result, *word, *glue[number + 1]])
+            word = f"\n{self._no_calls_left}" if last and self._no_calls_left else ""
+            pieces += [(self._text.decode(result), result), (word, self._text.trusted(word)), glue[number + 1]]
             seen.append(replace(outcome, cut=outcome.cut or cut))
-        return tokens, tuple(seen)
+        return array("i", self._text.joined(pieces)[int(ended) :]), tuple(seen)
 
-    def _between(self, outcomes: Sequence[Outcome]) -> list[list[int]]:
-        """Glue tokens around the results: the first piece begins with the end-of-turn token."""
+    def _between(self, outcomes: Sequence[Outcome]) -> list[Piece]:
+        """Glue around the results: the first piece begins with the end-of-turn token."""
         names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
         if names not in self._glue:
-            user, assistant = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
             if self._native:
                 results = [{"role": "tool", "content": "", **({"name": name} if name else {})} for name in names]
-                pieces = list(self._conversation.glue([user, assistant, *results])[2:])
+                pieces = list(self._conversation.glue([USER, ASSISTANT, *results], tools=self._schemas)[2:])
             else:
-                first, last = self._conversation.glue([user, assistant, user])[2:]
+                first, last = self._conversation.glue([USER, ASSISTANT, USER])[2:]
                 inside = ["\n</tool_response>\n<tool_response>\n"] * (len(names) - 1)
                 pieces = [first + "<tool_response>\n", *inside, "\n</tool_response>" + last]
             pieces[0] = pieces[0][len(pieces[0]) - len(pieces[0].lstrip()) :]
-            self._glue[names] = [self._text.trusted(piece) for piece in pieces]
-            if not self._glue[names][0] or self._glue[names][0][0] not in self.stop_tokens:
+            self._glue[names] = [(piece, self._text.trusted(piece)) for piece in pieces]
+            if self._glue[names][0][1][:1] not in ([token] for token in self.stop_tokens):
                 raise ConfigError("the chat template writes no end-of-turn token after an assistant's message", where="model")
         return self._glue[names]
 
-    def write(self, step: TraceStep) -> str:
-        """The text of a turn: the thought in think tags, then all calls, or the answer."""
-        thought = f"<think>\n{step.thought}\n</think>\n\n" if step.thought or self.require_think else ""
-        if step.calls:
-            return thought + "\n".join(_write_call(call) for call in step.calls)
-        answer = step.answer or ""
-        return thought + (f"\\boxed{{{answer}}}" if self.require_boxed else answer)
+    def write(self, step: TraceStep, first: bool = False) -> str:
+        """The text of a turn: the thought in think tags (the template may have opened them), then all calls, or the answer."""
+        opened = self._conversation.opens_thought
+        thinks = bool(step.thought) or self.require_think or opened
+        thought = ("" if opened else "<think>\n") + f"{step.thought}\n</think>\n\n" if thinks else ""
+        answer = f"\\boxed{{{step.answer or ''}}}" if self.require_boxed else step.answer or ""
+        said = "\n".join(_write_call(call) for call in step.calls) if step.calls else answer
+        return self._conversation.lead + thought + said
 
     def encode_turn(self, text: str) -> array[int]:
         """Tokens of the text and the end-of-turn token."""

@@ -48,10 +48,11 @@ async def _demonstrate(
     place: Place = (0,)
     calls_left = config.max_calls
     for number, step in enumerate(trace.steps, 1):
-        tokens = chat.encode_turn(chat.write(step))
+        written = chat.write(step, number == 1)
+        tokens = chat.encode_turn(written)
         calls = chat.parse(tokens).calls
         if [(c.name, dict(c.arguments), c.error) for c in calls] != [(c.name, dict(c.arguments), "") for c in step.calls]:
-            raise FormatError(f"trace {trace.task.id}, step {number}: {chat.write(step)!r} reads back as {calls!r}")
+            raise FormatError(f"trace {trace.task.id}, step {number}: {written!r} reads back as {calls!r}")
         zeros = array("f", bytes(4 * len(tokens)))
         role = Role.ROOT if len(place) == 1 else Role.PROBE
         turn = Turn(place=place, role=role, tokens=tokens, logprobs=zeros, entropies=zeros, calls=calls)
