@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import FormatError
 from arpo.files import as_seen_from_here
 from arpo.search.passages import Passage
 
@@ -31,14 +31,11 @@ def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
 def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: int, encoder: str) -> None:
     """Open the index once, so that a mistake is told before a port is bound, then serve it until interrupted."""
     from arpo.search.index import Index
+    from arpo.search.server import free_port
+    from arpo.search.server import serve as run
 
     index = Index.open(folder, mode, encoder)
     index.ready()
-    try:
-        from arpo.search.server import free_port
-        from arpo.search.server import serve as run
-    except ImportError as error:
-        raise ConfigError("serving needs starlette and uvicorn", hint="pip install 'arpo[serve]'") from error
     port = free_port(host, port)
     at = f"{f'[{host}]' if ':' in host else host}:{port}"
     print(f"{len(index.passages):,} passages, {index.mode}: POST http://{at}/retrieve (Ctrl-C stops)", file=sys.stderr)
