@@ -2,11 +2,20 @@
 which one names an object, so that a run that was made in Python can be read back."""
 
 import sys
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError, nearest
+
+_importing: ContextVar[str] = ContextVar("_importing", default="")
+
+
+def refuse_while_imported(what: str) -> None:
+    """Raises ConfigError where a file that a run names does `what` as soon as it is imported: reading a run must not start one."""
+    if module := _importing.get():
+        raise ConfigError(f"{module} calls {what} as soon as it is imported", hint='Put that below `if __name__ == "__main__":`')
 
 
 def imported(path: str, where: str) -> Any:
@@ -17,16 +26,33 @@ def imported(path: str, where: str) -> Any:
     module, _, names = path.partition(":")
     if not module or not names:
         raise ConfigError("not an import path", where=where, value=path, hint="Write module:name")
+    token = _importing.set(module)
     try:
         found: Any = import_module(module)
     except Exception as error:  # an import runs whatever stands in the user's file
-        raise ConfigError(f"cannot import {module} ({type(error).__name__}: {error})", where=where, value=path) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
+        hint = "It is looked for beside the recipe, or in the folder that the key `code` names" if missing else ""
+        raise ConfigError(
+            f"cannot import {module} ({type(error).__name__}: {error})", where=where, value=path, hint=hint
+        ) from error
+    finally:
+        _importing.reset(token)
     for name in names.split("."):
         if not hasattr(found, name):
-            hint = nearest(name, [word for word in dir(found) if not word.startswith("_")])
-            raise ConfigError(f"{module} has no {name!r}", where=where, value=path, hint=hint)
+            raise _not_there(module, name, found, where, path)
         found = getattr(found, name)
     return found
+
+
+def _not_there(module: str, name: str, found: Any, where: str, path: str) -> ConfigError:
+    last = path.replace(":", ".").rpartition(".")[2]
+    file = f"Write it at the top level of a file, and name that: {where}=FILE:{last if last.isidentifier() else 'NAME'}"
+    if module == "__main__":
+        return ConfigError("stood in a notebook or at a prompt, where only that finds it", where=where, value=path, hint=file)
+    if name in ("<locals>", "<lambda>"):
+        return ConfigError("was made inside a function, where nothing else finds it", where=where, value=path, hint=file)
+    hint = nearest(name, [word for word in dir(found) if not word.startswith("_")])
+    return ConfigError(f"{module} has no {name!r}", where=where, value=path, hint=hint)
 
 
 def import_path(value: Any) -> str:

@@ -19,6 +19,7 @@ from arpo.errors import ArpoError, CheckpointError
 from arpo.evaluation.ask import ask, askings
 from arpo.evaluation.metrics import paired_difference
 from arpo.evaluation.results import Results, read_all_results
+from arpo.imported import refuse_while_imported
 from arpo.located import dump
 from arpo.rollout.prompts import check_prompts
 from arpo.run import Run, plain
@@ -34,6 +35,7 @@ from arpo.train.imitation import imitate
 from arpo.train.job import Job, build_job, build_learner
 from arpo.train.learner import Learner
 from arpo.train.loop import Trainer
+from arpo.train.losses import check_surrogate
 from arpo.train.models import load_model
 from arpo.train.preparation import Prepared, prepare
 from arpo.train.progress import Progress
@@ -55,6 +57,7 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     and the other ArpoErrors. What was computed stays in the folder, whose summary says how the run ended: finished, stopped (by
     its gates), interrupted or failed.
     """
+    refuse_while_imported("arpo.train")
     folder_path = Path(out or run.folder)
     console = console or Console(soft_wrap=True)
 
@@ -114,6 +117,7 @@ class _Pipeline:
         for text, level in self.prepared.notes:
             self.say(text, level)
         with self.phase("model"):
+            check_surrogate(self.run.loss)
             weights = self.saved.model if self.saved else self.start.model
             job = build_job(self.run, self.prepared.source, weights, world=self.prepared.world)
             self.folder.keep_tokenizer(job.tokenizer)
