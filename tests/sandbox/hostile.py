@@ -34,6 +34,11 @@ PROGRAMS: dict[str, str] = {
         "import os\nhere = os.getcwd()\nfor n in range(32):\n  p = os.path.join(os.path.dirname(here), str(n))\n"
         "  if p != here:\n    try: os.listdir(p); print('ESCAPED')\n    except OSError: pass\nprint('looked')"
     ),
+    "empties the recipe by opening it for nothing": "import os\nos.open('$RECIPE', 3 | os.O_TRUNC)\nprint('ESCAPED')",
+    "empties a library by opening it to read": "import os, json\nos.open(json.__file__, os.O_RDONLY | os.O_TRUNC)\nprint('ESCAPED')",
+    "leases a library": "import fcntl, json\nfcntl.fcntl(open(json.__file__), fcntl.F_SETLEASE, fcntl.F_RDLCK)\nprint('ESCAPED')",
+    "changes the mode of a device": "import os\nos.chmod('/dev/null', os.stat('/dev/null').st_mode & 0o777)\nprint('ESCAPED')",
+    "changes the times of a device": "import os\nos.utime('/dev/null')\nprint('ESCAPED')",
     "opens the disk": "print(open('/dev/vda', 'rb').read(10), open('/dev/mem', 'rb'), 'ESCAPED')",
     "leaves a file for the next": "open('left.txt', 'w').write('x')\nprint('left')",
     "leaves a locked folder": "import os\nos.mkdir('a'); os.mkdir('a/b'); open('a/b/c', 'w').close()\nos.chmod('a', 0)\nprint('left')",
@@ -89,6 +94,15 @@ PROGRAMS: dict[str, str] = {
     "bombs with threads": (
         "import threading, time\nts = []\ntry:\n  for n in range(100000):\n    t = threading.Thread(target=time.sleep, args=(9,), daemon=True)\n"
         "    t.start(); ts.append(t)\nexcept (RuntimeError, MemoryError): print('no more threads')\nprint(len(ts) < 5000)"
+    ),
+    # machine code: clone(CLONE_THREAD and what it needs), and in the new thread `pause` for ever; root that stays root is not counted
+    "bombs with threads that have no stacks": (
+        "import ctypes, mmap, os, platform, sys\nif platform.machine() != 'x86_64' or os.getuid() == 0: os._exit(0)\n"
+        "page = mmap.mmap(-1, 8192, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 7)\n"
+        "page.write(bytes.fromhex('b8380000004989ca0f0585c07401c3b8220000000f05ebf7'))\n"
+        "at = ctypes.addressof(ctypes.c_char.from_buffer(page))\nclone = ctypes.CFUNCTYPE(ctypes.c_long, *[ctypes.c_ulong] * 5)(at)\n"
+        "n = 0\nwhile n < 20000 and clone(0x50f00, at + 8000, 0, 0, 0) >= 0: n += 1\n"
+        "print('ESCAPED' if n == 20000 else 'no more threads'); sys.stdout.flush(); os._exit(0)"
     ),
     "runs a shell": "import os\nprint(os.system('id > /dev/null') == 0 and 'ESCAPED')",
     "starts a program": "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'true'], check=True)\nprint('ESCAPED')",
@@ -182,6 +196,14 @@ BURNERS: dict[str, tuple[str, str]] = {
     "fills the disk": ("for n in range(100000):\n  open(str(n), 'wb').write(b'x' * 10**6)", "MB"),
     "fills the disk with one file": ("f = open('f', 'wb')\nwhile True: f.write(b'x' * 10**6)", "MB"),
     "fills the disk with empty files": ("n = 0\nwhile True:\n  open(str(n), 'w').close(); n += 1", "MB|of CPU|stopped after"),
+    "fills the disk forty folders deep": (
+        "import os\nfor n in range(40):\n  os.mkdir('d'); os.chdir('d')\nfor n in range(100000):\n  open(str(n), 'wb').write(b'x' * 10**6)",
+        "MB",
+    ),
+    "fills the disk where nobody can look": (
+        "import os\nos.umask(0)\nos.mkdir('d', 0o300)\nfor n in range(100000):\n  open(f'd/{n}', 'wb').write(b'x' * 10**6)",
+        "MB",
+    ),
     "opens too many files": ("x = [open('/dev/null') for _ in range(10**5)]", "open files"),
     "hides in many pipes": ("import os\nx = []\nwhile True: x += os.pipe()", "open files"),
     "matches a bad pattern": ("import re\nre.match('(a+)+b', 'a' * 60)", "of CPU|stopped after"),

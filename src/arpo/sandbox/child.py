@@ -56,6 +56,7 @@ def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collect
     program.listen()
     attach(output)
     os.chdir(folder)
+    os.utime(folder, (0, 0))  # the last call's are nobody's business, and could hold what it likes
     _set_environment(folder)
     if ruleset >= 0:
         landlock.enter(ruleset)

@@ -95,8 +95,11 @@ class Family:
     group: int
     forks: seccomp.Forks | None = None
 
-    def end(self) -> None:
+    def kill(self) -> None:
         _kill_group(self.group)
+
+    def end(self) -> None:
+        self.kill()
         _reap_group(self.group)
 
 
@@ -119,8 +122,18 @@ class Session:
         self.used = time.monotonic()
 
     def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def stand_still(self) -> None:
+        """Until `go_on`: between calls nothing of a program runs, whatever threads it has or says that it ended."""
+        self._send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
         try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             return
 

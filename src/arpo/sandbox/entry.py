@@ -15,7 +15,7 @@ import sys
 import traceback
 
 from arpo.sandbox import bubblewrap, child, linux, namespaces, niceness, packets
-from arpo.sandbox.limits import MOST_FILES
+from arpo.sandbox.limits import MOST_FILES, MOST_TASKS, TASKS_KEPT
 from arpo.sandbox.setup import Setup
 from arpo.sandbox.zygote import Zygote
 
@@ -34,6 +34,7 @@ def outside(setup: Setup, inside_words: list[str]) -> None:
     niceness.take_the_back_seat()
     _be_first_to_go()
     _have_descriptors()
+    _leave_processes_to_others()
     os.umask(0o022)  # what is made for the view must be open to whoever root becomes
     if setup.outer == "bubblewrap":
         words = bubblewrap.command(setup.bwrap, setup.view, inside_words, own_users=setup.own_users)
@@ -109,6 +110,20 @@ def _have_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = child.CLOSE_TO if hard == resource.RLIM_INFINITY else min(hard, child.CLOSE_TO)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
+def _leave_processes_to_others() -> None:
+    """Threads run out for the whole machine, and what the kernel keeps of each counts as nobody's memory. They are counted by user, so
+    what runs already is granted on top (of all users: that is what can be read)."""
+    try:
+        with open("/proc/loadavg", encoding="ascii") as file:
+            running = int(file.read().split()[3].partition("/")[2])
+    except OSError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = running + MOST_TASKS + TASKS_KEPT
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 
 
 def _take_control() -> socket.socket:

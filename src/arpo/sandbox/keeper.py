@@ -1,7 +1,8 @@
 """Keeps the sessions: processes that hold variables between calls, fork when a trajectory branches, and go when there are too many.
 
 A session's process has run a program, so nothing that it says is believed: what it claims to have forked must be of its own group,
-which nothing inside can leave, and its forks are counted where it asks for them.
+which nothing inside can leave, and its forks are counted where it asks for them. One that says that its call is over, or that
+it forked, is stopped until there is something to do: nothing limits what else it would go on with.
 """
 
 import os
@@ -94,6 +95,7 @@ class Sessions:
 
     def _run_in(self, session: Session, request: Request) -> None:
         """Hand a session its next program, and where to print."""
+        session.go_on()
         try:
             socket.send_fds(session.control, [sessions.RUN], [request.output, request.program])
         except OSError:  # it does not read: what it holds is of no use to anybody
@@ -118,6 +120,7 @@ class Sessions:
             self.zygote.selector.unregister(session.control)
             session.hung_up = True
             return
+        session.stand_still()
         self._end_call(session, ending << 8)
 
     def _end_call(self, session: Session, status: int | None, **more: Any) -> None:
@@ -138,24 +141,26 @@ class Sessions:
     def _fork_now(self, session: Session, name: str, forks: seccomp.Forks) -> bool:
         ours, theirs = packets.pair()
         forks.permits = 1
+        session.go_on()
         try:
             socket.send_fds(session.control, [sessions.FORK], [theirs.fileno()])
             made = self._number_of_fork(session, forks)
         except OSError:
             made = -1
         finally:
-            forks.permits = 0
+            session.stand_still()
+            granted, forks.permits = not forks.permits, 0
             theirs.close()
-        if made < 0 or not self._is_new_member(made, session):
+        pidfd = self._opened_member(made, session)
+        if pidfd is None:
             ours.close()
+            if granted:  # there may be a process that nobody knows
+                session.family.kill()
             return False
         ours.setblocking(False)
-        try:
-            pidfd = os.pidfd_open(made)
-        except OSError:
-            ours.close()
-            return False
-        self._keep(Session(name=name, pid=made, pidfd=pidfd, control=ours, slot=session.slot, family=session.family))
+        new = Session(name=name, pid=made, pidfd=pidfd, control=ours, slot=session.slot, family=session.family)
+        new.stand_still()
+        self._keep(new)
         return True
 
     def _number_of_fork(self, session: Session, forks: seccomp.Forks) -> int:
@@ -174,13 +179,13 @@ class Sessions:
         session.kill()
         return -1
 
-    def _is_new_member(self, pid: int, session: Session) -> bool:
-        """Whether `pid` is of that session's group (nothing inside can leave its group) and none that is known."""
+    def _opened_member(self, pid: int, session: Session) -> int | None:
+        """`pid` as a descriptor, if it is of that session's group (nothing inside can leave its group) and none that is known."""
         try:
             known = any(other.pid == pid for other in self.live.values())
-            return pid > 1 and not known and os.getpgid(pid) == session.family.group
+            return os.pidfd_open(pid) if pid > 1 and not known and os.getpgid(pid) == session.family.group else None
         except (OSError, OverflowError):
-            return False
+            return None
 
     def forget(self, name: str) -> None:
         """End a session, the call that runs in it, and what it holds; the scratch folder goes with the last of its family."""

@@ -11,6 +11,8 @@ HARD_CPU_GRACE_S = 1  # between the signal that a program can handle and the one
 DESCRIPTORS = 64
 STACK_MB = 16
 MOST_FILES = 4096  # in a scratch folder
+MOST_TASKS = 4096  # threads of all calls together
+TASKS_KEPT = 256  # that calls leave to the sandbox itself, so that it can start the next one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ def apply(limits: Limits, *, address_space: int) -> None:
     file = max(limits.file_mb * MEGABYTE, limits.output_bytes)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if (tasks := resource.getrlimit(resource.RLIMIT_NPROC)[1]) != resource.RLIM_INFINITY:  # see `entry`
+        _lower(resource.RLIMIT_NPROC, max(tasks - TASKS_KEPT, 1))
     _lower(resource.RLIMIT_NOFILE, DESCRIPTORS)
     _lower(resource.RLIMIT_STACK, STACK_MB * MEGABYTE)
     for name in ("RLIMIT_MSGQUEUE", "RLIMIT_MEMLOCK", "RLIMIT_SIGPENDING"):

@@ -96,7 +96,10 @@ def _show(path: str) -> None:
 
 
 def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
-    """Every folder gets a file system of its own, of bounded size; then nothing more can be mounted or written elsewhere."""
+    """Every folder gets a file system of its own, of bounded size; then nothing more can be mounted or written elsewhere. (Devices
+    still take what is written to them; their modes and times, which are the machine's, cannot be changed.)"""
+    for device in DEVICES:
+        linux.make_read_only(device, devices=True)
     for folder in folders:
         os.makedirs(folder, exist_ok=True)
         options = f"size={megabytes}m,nr_inodes={files},mode=700"

@@ -8,7 +8,7 @@ import tempfile
 
 OWNER_ONLY = 0o700
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-DEEPEST = 32  # folders that are looked into while a program runs: looking must stay cheap
+DEEPEST = 32  # folders in each other, where programs are watched: looking must stay cheap
 
 
 def empty(folder: str) -> None:
@@ -75,7 +75,8 @@ def place_for(megabytes: int) -> str:
 
 
 def overflows(folder: str, most_bytes: int, most_files: int) -> bool:
-    """Whether `folder` holds more than that, as far as can be seen while somebody writes to it."""
+    """Whether `folder` holds more than that, as far as can be seen while somebody writes to it; or hides it, in folders that are
+    deeper than `DEEPEST` or cannot be looked into."""
     size = files = 0
     ahead = [(folder, 0)]
     while ahead:
@@ -84,12 +85,14 @@ def overflows(folder: str, most_bytes: int, most_files: int) -> bool:
             with os.scandir(place) as found:
                 for entry in found:
                     files += 1
-                    if depth < DEEPEST and entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
                         ahead.append((entry.path, depth + 1))
                     size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if size > most_bytes or files > most_files:
+                    if size > most_bytes or files > most_files or depth > DEEPEST:
                         return True
-        except OSError:  # gone meanwhile, or locked: `empty` gets there
+        except PermissionError:
+            return True
+        except OSError:  # gone meanwhile
             continue
     return False
 
