@@ -22,7 +22,11 @@ from arpo.evaluation.answers import FILE, NOT_ASKED, NOT_SCORED, read_answers, r
 from arpo.evaluation.asked import read_asked
 from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
 from arpo.evaluation.questions import choose, read_shard
+from arpo.evaluation.study import keep
+from arpo.evaluation.verdicts import Verdict, append_verdict, as_study, read_verdicts
+from arpo.evaluation.verdicts import judged as judge_figures
 from arpo.recipe import load_recipe
+from arpo.tools.accounts import read_accounts
 from arpo.view.library import Library
 from tiny_project import TinyProject
 
@@ -237,3 +241,43 @@ def test_questions_that_the_run_was_trained_on_are_named(tiny_run, played, tmp_p
     assert [(leak["id"], leak["share"]) for leak in shared] == [(f"seen/{n}", 1.0) for n in (1, 2, 3)] and found.benchmark[
         "seen"
     ].questions == 4
+
+
+def test_parts_bring_their_tool_calls_studies_and_verdicts(tiny_run, played, tmp_path):
+    rows = [json.loads(line) for line in (tiny_run.parents[1] / "train.jsonl").read_text().splitlines()[:3]]
+    source = played.data / "both.jsonl"
+    source.write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"id": "new", "question": "Parity of 99", "answer": "odd"}])
+    )
+    parts, called = [tmp_path / "part1", tmp_path / "part2"], 0
+    for number, part in enumerate(parts, 1):
+        wanted = Wanted(names=[str(source)], out=part, shard=(number, 2))
+        evaluate_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
+        called += read_accounts(part)["parity"]["asked"]
+        judged = [
+            Verdict(key=f"{number}", benchmark="both", id=a.id, sample=0, judge="j at u", prompt="p", question=a.question,
+                    golds=tuple(a.gold), answer=a.answer, verdict="right", rule=a.accuracy)
+            for a in read_answers(part).values()
+        ]  # fmt: skip
+        for verdict in judged:
+            append_verdict(part, verdict)
+        keep(part, {"judge": {**as_study(judge_figures(judged), "j at u"), "spent": {"requests": 2}}})
+    assert called > 0
+    merged = show_results(parts, out=tmp_path / "merged", console=screen())
+    assert read_accounts(tmp_path / "merged")["parity"]["asked"] == called
+    assert {"tools", "leakage", "quality", "judge"} <= merged.studies.keys()
+    assert "trained on 3 of 4 questions" in merged.studies["leakage"]["warnings"][0]
+    assert len(read_verdicts(tmp_path / "merged")) == 4 and merged.studies["judge"]["spent"] == {"requests": 4}
+    assert merged.studies["judge"]["accuracy"]["n"] == 4
+    report = (tmp_path / "merged" / "report.md").read_text()
+    assert "trained on 3 of 4" in report and "## Tool calls" in report and "## Judged answers" in report
+
+
+def test_a_resumed_evaluation_keeps_what_was_said_of_training(tiny_run, played, tmp_path):
+    rows = [json.loads(line) for line in (tiny_run.parents[1] / "train.jsonl").read_text().splitlines()[:3]]
+    for name, rest in (("first", rows), ("second", [{"id": "new", "question": "Parity of 99", "answer": "odd"}])):
+        source = played.data / f"{name}.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rest))
+        wanted = Wanted(names=[str(source)], out=tmp_path / "out", resume=name == "second")
+        found = evaluate_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
+    assert "first: the run was trained on 3 of 3 questions" in found.studies["leakage"]["warnings"][0]

@@ -142,7 +142,7 @@ def test_paired_difference_turns_its_sign_with_the_runs():
 
 
 def test_few_questions_that_differ_do_not_make_a_difference_certain():
-    """20 questions, of which one run gains 3 % and loses 1 %: a bootstrap's interval holds the 2 points of difference half the time."""
+    """20 questions, of which a run gains 3 % and loses 1 %: a bootstrap's interval holds the 2 points half the time."""
     held, draws, none = 0, np.random.default_rng(0), dict.fromkeys(map(str, range(20)), 0.0)
     for _ in range(200):
         other = {key: float(draw < 0.03) - float(draw > 0.99) for key, draw in zip(none, draws.random(20), strict=True)}

@@ -8,10 +8,11 @@ from rich.console import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.answers import read_answers
 from arpo.evaluation.asked import read_asked
-from arpo.evaluation.findings import Findings
+from arpo.evaluation.findings import Findings, read_studies
 from arpo.evaluation.harness import export
 from arpo.evaluation.pages import print_findings, write_all
-from arpo.evaluation.parts import merge
+from arpo.evaluation.parts import merge, studies_of_parts
+from arpo.evaluation.study import keep, study
 
 
 def show_results(
@@ -28,6 +29,10 @@ def show_results(
     findings = write_all(folder, asked)
     if findings is None:
         raise ConfigError("holds no answers yet", where=str(folder))
+    if out is not None:
+        keep(out, studies_of_parts(folders, out))
+        study([out], entropies=any("entropy" in read_studies(part) for part in folders), console=console, shown=False)
+        findings = write_all(folder, asked) or findings
     print_findings(console, findings)
     written = [f"{folder}/report.md, report.html, results.json"]
     if lm_eval is not None:

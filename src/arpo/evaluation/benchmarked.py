@@ -17,10 +17,10 @@ from arpo.evaluation.answering import Question, answers
 from arpo.evaluation.answers import Answer, AnswerLog, Key, read_answers
 from arpo.evaluation.ask import asked_model, slug
 from arpo.evaluation.asked import AskedOf, asked_of, opened
-from arpo.evaluation.findings import Findings
+from arpo.evaluation.findings import Findings, read_studies
 from arpo.evaluation.identity import identity
 from arpo.evaluation.judge import Judge
-from arpo.evaluation.overlap import STUDY, training_overlap
+from arpo.evaluation.overlap import STUDY, together, training_overlap
 from arpo.evaluation.pages import print_findings, write_all
 from arpo.evaluation.presets import preset
 from arpo.evaluation.progress import Asking
@@ -108,7 +108,7 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
         if findings is None:
             raise EngineError("nothing was answered")
         if shared:
-            keep(folder, {STUDY: shared})
+            keep(folder, {STUDY: together([read_studies(folder).get(STUDY, {}), shared], whole)})
         if spent := world.traffic.spent():
             keep(folder, {"tools": as_study(spent, world.isolation)})
         _study(folder, found.run, console, entropies=wanted.entropy or "entropy" in findings.studies)

@@ -192,8 +192,8 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float], *, seed: i
 
     The interval resamples questions. Where fewer than `FEW` of them differ, of which a bootstrap would know too little (none that
     differs would leave it no width at all), it is that of Bonett and Price for paired shares (Journal of Educational and Behavioral
-    Statistics 37, 2012), wide enough for accuracies between 0 and 1 too. The p-value flips the signs of the differences (exact where few differ, else
-    `(1 + hits) / (1 + draws)`). Raises ValueError where they share no question.
+    Statistics 37, 2012), wide enough for accuracies between 0 and 1 too. The p-value flips the signs of the differences (exact
+    where few differ, else `(1 + hits) / (1 + draws)`). Raises ValueError where they share no question.
     """
     shared = sorted(a.keys() & b.keys())
     if not shared:

@@ -1,18 +1,25 @@
 """Parts of one evaluation, asked by several processes or machines, put together.
 
-Knows folders of evaluations. Refuses to mix answers to different questions, or of different models.
+Knows folders of evaluations: answers, tool calls and verdicts of judges go along. Refuses to mix answers to different questions, or
+of different models, and to know what answers come to.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from arpo.errors import ConfigError, FormatError
+from arpo.evaluation import verdicts
 from arpo.evaluation.answers import FILE as SAMPLES
-from arpo.evaluation.answers import Answer, Key, read_lines
+from arpo.evaluation.answers import Answer, Key, read_answers, read_lines
 from arpo.evaluation.asked import AskedOf, both, opened, read_asked, write_asked
-from arpo.files import json_line
+from arpo.evaluation.findings import read_studies
+from arpo.evaluation.overlap import STUDY
+from arpo.evaluation.overlap import together as overlaps_together
+from arpo.files import json_line, read_json_lines, write_json
+from arpo.tools import accounts
 
 
 def merge(folders: Sequence[Path], out: Path) -> AskedOf:
@@ -31,10 +38,48 @@ def merge(folders: Sequence[Path], out: Path) -> AskedOf:
     with opened(out, whole, resume=False):
         write_asked(out, whole)
         _write_answers(folders, out)
+        _write_verdicts(folders, out)
+        if spent := accounts.together(map(accounts.read_accounts, folders)):
+            write_json(out / accounts.FILE, spent)
         tokenizer = next((folder / "tokenizer" for folder in folders if (folder / "tokenizer").is_dir()), None)
         if tokenizer is not None:
             shutil.copytree(tokenizer, out / "tokenizer", dirs_exist_ok=True)
     return whole
+
+
+def studies_of_parts(folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """What the studies of `folders` come to together that follow from more than the answers: tool calls, leakage, a judge."""
+    studies = [read_studies(folder) for folder in folders]
+    isolation: dict[str, str] = {}
+    for each in studies:
+        isolation |= each.get("tools", {}).get("isolation", {})
+    spent = accounts.read_accounts(out)
+    shared = overlaps_together([each.get(STUDY, {}) for each in studies], read_asked(out))
+    tools = {"tools": accounts.as_study(spent, isolation)} if spent else {}
+    return {**tools, **({STUDY: shared} if shared else {}), **_judged(studies, out)}
+
+
+def _judged(studies: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
+    """What one judge said of every part."""
+    given = [each["judge"] for each in studies if "judge" in each]
+    if len(given) < len(studies) or len({each["judge"] for each in given}) > 1:
+        return {}
+    answers, name = read_answers(out), given[0]["judge"]
+    said = [v for v in verdicts.read_verdicts(out) if v.judge == name and _is_of(v, answers.get((v.benchmark, v.id, v.sample)))]
+    spent = {key: sum(each["spent"].get(key, 0) for each in given) for key in given[0]["spent"]}
+    return {"judge": {**verdicts.as_study(verdicts.judged(said), name), "spent": spent}}
+
+
+def _is_of(verdict: verdicts.Verdict, answer: Answer | None) -> bool:
+    return answer is not None and answer.answer == verdict.answer
+
+
+def _write_verdicts(folders: Sequence[Path], out: Path) -> None:
+    given = [folder for folder in folders if (folder / verdicts.FILE).is_file()]
+    if given:
+        with (out / verdicts.FILE).open("wb") as file:
+            for folder in given:
+                file.writelines(json_line(line) for line in read_json_lines(folder / verdicts.FILE))
 
 
 def _write_answers(folders: Sequence[Path], out: Path) -> None:

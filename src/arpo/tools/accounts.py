@@ -143,6 +143,14 @@ def accounts_of(outcomes: Iterable[Outcome], tools: Container[str]) -> dict[str,
     return {name: account.plain() for name, account in sorted(accounts.items())}
 
 
+def together(several: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Plain accounts of several processes as one."""
+    accounts: dict[str, Account] = {}
+    for name, values in ((name, values) for each in several for name, values in each.items()):
+        accounts.setdefault(name, Account()).merge(values)
+    return {name: account.plain() for name, account in sorted(accounts.items())}
+
+
 def in_words(accounts: Mapping[str, Mapping[str, Any]]) -> str:
     """Plain accounts, all tools together, as a line of text."""
     asked, executed, cached, shared = (sum(a[key] for a in accounts.values()) for key in ("asked", "executed", "cached", "shared"))
