@@ -11,7 +11,7 @@ from random_trees import credited, random_tree
 
 from arpo.errors import ConfigError
 from arpo.train.config import LossConfig, OptimConfig
-from arpo.train.losses import Objective, metrics, normaliser, policy_loss, ppo
+from arpo.train.losses import Objective, check_surrogate, metrics, normaliser, policy_loss, ppo
 from arpo.train.packing import pack
 
 configs = st.builds(
@@ -252,6 +252,23 @@ def test_a_surrogate_of_ones_own(given):
     moved = torch.autograd.grad(loss, values["logprob_BL"])[0] != 0
     assert moved[:, :2].any() and not moved[:, 2:].any()
     assert 0 < metrics([report], config)["left_out"] < 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda log_ratio, advantage, mask, config: log_ratio, "returns Tensor, not an Objective"),
+        (lambda log_ratio, advantage, mask, config: Objective(log_ratio.sum(1), {}), r"returns values of \(2,\)"),
+    ],
+)
+def test_a_surrogate_that_gives_no_objective_is_found_before_anything_is_computed(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        check_surrogate(LossConfig(surrogate=wrong, kl_coefficient=0.1, entropy_coefficient=0.1))
+
+
+@pytest.mark.parametrize("name", ["ppo", "gspo", "cispo", "aepo", "test_losses:first_tokens"])
+def test_surrogates_that_are_in_order_pass(name):
+    check_surrogate(LossConfig(surrogate=name))
 
 
 def test_what_is_asked_for_must_be_given():

@@ -58,7 +58,7 @@ def policy_loss(
     `logprob_BL` without gradient), `engine_logprob_BL` the sampling engine's. `normaliser` is the whole batch's (see `normaliser`),
     so that losses of micro-batches and of the parts of a split tree add up to the loss of the whole.
 
-    Raises ConfigError where the config asks for a reference or an entropy that is not given.
+    Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no objective.
     """
     if config.kl_coefficient and reference_logprob_BL is None:
         raise ConfigError(
@@ -70,6 +70,11 @@ def policy_loss(
     old_BL = logprob_BL.detach() if old_logprob_BL is None else _clean(old_logprob_BL, mask_BL).detach()
     log_ratio_BL, mismatch_BL = logprob_BL - old_BL, old_BL - engine_logprob_BL
     objective = surrogate_of(config)(log_ratio_BL, advantage_BL, mask_BL, config)
+    if not isinstance(objective, Objective) or objective.value_BL.shape != mask_BL.shape:
+        what = f"values of {tuple(objective.value_BL.shape)}" if isinstance(objective, Objective) else type(objective).__name__
+        raise ConfigError(
+            f"returns {what}, not an Objective with a value for each of {tuple(mask_BL.shape)}", where="loss.surrogate"
+        )
     value_BL = objective.value_BL
     if config.importance_cap is not None:
         value_BL = value_BL * mismatch_BL.exp().clamp(max=config.importance_cap)
@@ -111,6 +116,13 @@ def surrogate_of(config: LossConfig) -> Surrogate:
     """The surrogate that the config names or holds."""
     given: str | Surrogate = config.surrogate
     return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[given] if isinstance(given, str) else given
+
+
+def check_surrogate(config: LossConfig) -> None:
+    """Try the config's surrogate on a few numbers, before anything is computed for it. Raises ConfigError, and what it raises."""
+    zeros_BL, mask_BL = torch.zeros(2, 3), torch.tensor([[True, True, True], [True, False, False]])
+    alone = config.model_copy(update={"kl_coefficient": 0.0, "entropy_coefficient": 0.0})
+    policy_loss(zeros_BL.clone().requires_grad_(), zeros_BL, zeros_BL, zeros_BL + 1, mask_BL, alone, normaliser=1.0)
 
 
 def ppo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
