@@ -56,8 +56,8 @@ class VllmConfig(Config):
     """How new weights reach vLLM. `files`: through a folder that the learner and every server see. `broadcast`: without a file,
     through process groups of the learner and vLLM's workers (NCCL where every worker has a GPU of its own, else gloo)."""
 
-    transfer_s: float = Field(default=120.0, gt=0)
-    """With `broadcast`: how long a transfer may take before a server counts as lost."""
+    transfer_s: float = Field(default=300.0, gt=0)
+    """How long a server may take over new weights before it counts as lost."""
 
     weights_folder: str | None = None
     """Where new weights are written for vLLM, as safetensors: a folder that the learner and every server see. None: shared memory

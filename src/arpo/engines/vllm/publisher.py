@@ -47,7 +47,7 @@ class Publisher:
         self.offers = offers
         self.run = secrets.token_hex(4)
         self._home: Path | None = None
-        self._last: Published | None = None
+        self._kept: list[Published] = []  # the newest last
 
     def first(self) -> Published:
         """The model's weights as they are now."""
@@ -103,11 +103,13 @@ class Publisher:
         return folder
 
     def keep_only(self, published: Published) -> None:
-        """Remove the weights before `published`, which every server has loaded."""
-        last = self._last.folder if self._last is not None else None
-        self._last = published
-        if last is not None and self._home is not None and last != published.folder and self._home in last.parents:
-            shutil.rmtree(last, ignore_errors=True)
+        """Remove the weights before `published`, which every server has loaded, but for what one is being started from."""
+        self._kept = [*(each for each in self._kept if each is not published), published]
+        for each in self._kept[:-1]:
+            folder = each.folder
+            if folder and not each.readers and folder != published.folder and self._home and self._home in folder.parents:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._kept = [each for each in self._kept if each.readers or each is published]
 
     def close(self) -> None:
         """Remove all that was written."""

@@ -6,7 +6,7 @@ Refuses to know other servers.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,8 +38,8 @@ class LostError(Exception):
 
 
 class Replica:
-    """`version` is that of its weights. `live` counts its requests, `loads` its changes of weights. top_k: log-probabilities a
-    token. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
+    """`version` is that of its weights, and `loads` counts how often that was said anew. `live` counts its requests. top_k:
+    log-probabilities a token. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
 
     def __init__(self, url: str, *, top_k: int, key: str | None = None, tokenizes: bool = True) -> None:
         self.url, self.top_k, self.tokenizes = url, top_k, tokenizes
@@ -53,6 +53,7 @@ class Replica:
         self.link: Link | None = None  # through which weights come, where not through files
         self.why = ""  # it was taken out
         self.bringing = asyncio.Lock()  # one change of weights at a time
+        self._asking: set[asyncio.Task[httpx.Response]] = set()  # what it has not begun to answer
         self._answers: set[httpx.Response] = set()
 
     async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
@@ -61,7 +62,7 @@ class Replica:
         response = None
         try:
             request = self.client.build_request("POST", "/inference/v1/generate", json=self._asked(prompt, params))
-            response = await self.client.send(request, stream=True)
+            response = await self._unless_dropped(self.client.send(request, stream=True))
             self._answers.add(response)
             await _check(response)
             loads, given, held = self.loads, 0, list[Piece]()
@@ -77,7 +78,7 @@ class Replica:
                     piece = self._piece(choice)
                     if piece.finish is not None:
                         last, spans = piece, choice.get("weight_versions") or []
-                    elif self.loads == loads:
+                    elif self.loads == loads:  # the server waits with new weights until they have their name here
                         given += len(piece.tokens)
                         yield piece
                     else:  # which weights wrote these, the server says at the end
@@ -97,34 +98,23 @@ class Replica:
 
     async def publish(self, published: Published) -> None:
         """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
-        server answers and cannot."""
-        self.loads += 1
-        if self.link is not None:
-            await self._receive(self.link, published)
-            return
-        folder = await published.written()
+        server answers and cannot. It stays paused then: what it holds may be half old, half new."""
+        folder = await published.written() if self.link is None else None
         await self._post("/pause", params=KEEP)
-        try:
+        if self.link is None:
             await self.call("reload_weights", weights_path=str(folder))
-            await self._begin_anew(published)
-        finally:
-            await self._post("/resume")
-
-    async def _receive(self, link: Link, published: Published) -> None:
-        """Where this fails, what the server holds may be half old, half new: it stays paused."""
-        try:
-            async with asyncio.timeout(link.transfer_s + HEALTH_S):
-                await self._post("/pause", params=KEEP)
-                await link.send(published)
-                await self._begin_anew(published)
-                await self._post("/resume")
-        except (LinkError, TimeoutError) as error:
-            raise LostError(str(error) or "it hangs") from error
-
-    async def _begin_anew(self, published: Published) -> None:
-        """After other weights: contexts are read anew."""
+        else:
+            try:
+                await self.link.send(published)
+            except LinkError as error:
+                raise LostError(str(error)) from error
         await self._post("/reset_prefix_cache", params={"reset_running_requests": "true"})
         await self.name(published)
+        await self.resume()
+
+    async def resume(self) -> None:
+        """Write on. One that is not paused does not mind."""
+        await self._post("/resume")
 
     async def call(self, method: str, **arguments: Any) -> Sequence[Any]:
         """Run a method of every worker."""
@@ -144,6 +134,7 @@ class Replica:
         """Say that the weights it has are `published`."""
         await self._post("/update_weight_version", json={"new_version": published.label})
         self.version = published.version
+        self.loads += 1
 
     async def check(self, context: int, *, tied: bool) -> None:
         """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not answer. tied:
@@ -191,12 +182,27 @@ class Replica:
         self.up = False
         if self.link is not None:
             self.link.close()
+        for asking in self._asking:
+            asking.cancel()
         for response in list(self._answers):
             await response.aclose()
 
     async def close(self) -> None:
         await self.drop()
         await self.client.aclose()
+
+    async def _unless_dropped(self, asked: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+        """The answer that `asked` waits for. Raises LostError as soon as this server is taken out."""
+        asking = asyncio.create_task(asked)
+        self._asking.add(asking)
+        try:
+            await asyncio.wait({asking})
+            if asking.cancelled():
+                raise LostError(self.why or "it was taken out")
+            return asking.result()
+        finally:
+            asking.cancel()  # whoever waits here was cancelled
+            self._asking.discard(asking)
 
     async def _get(self, path: str, **params: str) -> httpx.Response:
         try:
@@ -211,7 +217,7 @@ class Replica:
 
     async def _post(self, path: str, **given: Any) -> httpx.Response:
         try:
-            response = await self.client.post(path, **given)
+            response = await self._unless_dropped(self.client.post(path, **given))
         except httpx.HTTPError as error:
             raise LostError(f"{type(error).__name__}: {error}") from error
         if response.status_code == 404:

@@ -7,9 +7,11 @@ requests go on at another, with the tokens that they have. It comes back when it
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from arpo.engines import SamplingParams
 from arpo.engines.vllm.forms import Piece, Published
@@ -26,7 +28,8 @@ HOMES = 8192  # trees whose replica is remembered
 
 class Servers:
     """A `Form` over `replicas`. context: tokens that they must be able to read; tied: see `Replica.check`. launcher: starts and
-    ends them; None: somebody else does. patience_s: how long a request waits while none is up. tell: hears of losses, returns."""
+    ends them; None: somebody else does. patience_s: how long a request waits while none is up. transfer_s: how long one may take
+    over new weights. tell: hears of losses, returns."""
 
     def __init__(
         self,
@@ -35,16 +38,19 @@ class Servers:
         context: int,
         tied: bool = False,
         patience_s: float,
+        transfer_s: float,
         launcher: Launcher | None = None,
         sleeps: bool = False,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.replicas, self.context, self.tied, self.patience_s = list(replicas), context, tied, patience_s
+        self.replicas, self.context, self.tied = list(replicas), context, tied
+        self.patience_s, self.transfer_s = patience_s, transfer_s
         self.launcher, self.sleeps, self.tell = launcher, sleeps, tell
         self.published: Published | None = None
         self._homes: OrderedDict[str, Replica] = OrderedDict()
         self._missed: dict[Replica, int] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._starts: dict[Replica, Published] = {}  # the weights from which one is being started anew
+        self._watching: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # a replica came back
         self._asleep = False
         self._waking = asyncio.Lock()
@@ -76,24 +82,22 @@ class Servers:
         if first and self.launcher is not None:
             await self.launcher.start(await published.written())
         await asyncio.gather(*(self._bring(replica, loaded=first and self.launcher is not None) for replica in self.replicas))
-        if not any(replica.up for replica in self.replicas):
+        if first and not any(replica.up for replica in self.replicas):  # later they may come back, and requests wait for that
             urls = ", ".join(f"{replica.url} ({replica.why})" for replica in self.replicas)
-            if first:
-                raise ConfigError(f"no vLLM server answers at {urls}", where="engine.vllm.urls", hint=START)
-            raise EngineError(f"no vLLM server answers at {urls}")
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(), name="arpo-vllm-health")
+            raise ConfigError(f"no vLLM server answers at {urls}", where="engine.vllm.urls", hint=START)
+        if not self._watching:
+            self._watching = [asyncio.create_task(self._watch(replica), name="arpo-vllm-health") for replica in self.replicas]
 
     async def rest(self) -> None:
         if self.sleeps and not self._asleep:
             async with self._waking:
-                await asyncio.gather(*(replica.sleep() for replica in self.replicas if replica.up))
                 self._asleep = True
+                await self._every(Replica.sleep)
 
     async def close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for watching in self._watching:
+            watching.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         for replica in self.replicas:
             await replica.close()
         if self.launcher is not None:
@@ -103,8 +107,20 @@ class Servers:
         if self._asleep:
             async with self._waking:
                 if self._asleep:
-                    await asyncio.gather(*(replica.wake() for replica in self.replicas if replica.up))
+                    await self._every(Replica.wake)
                     self._asleep = False
+
+    async def _every(self, act: Callable[[Replica], Awaitable[None]]) -> None:
+        """Do this to every replica that is up; one that fails is taken out."""
+
+        async def one(replica: Replica) -> None:
+            try:
+                async with asyncio.timeout(self.transfer_s):
+                    await act(replica)
+            except (LostError, TimeoutError) as error:
+                await self._lose(replica, str(error) or f"it does not answer within {self.transfer_s:g} s")
+
+        await asyncio.gather(*(one(replica) for replica in self.replicas if replica.up))
 
     async def _replica(self, tree: str) -> Replica:
         """The home of `tree`; where it has none that is up, the replica with the fewest requests becomes it."""
@@ -135,17 +151,23 @@ class Servers:
         assert self.published is not None
         published = self.published
         try:
-            if loaded:
-                await replica.name(published)
-                await replica.check(self.context, tied=self.tied)
-                await replica.meet(published)
-            elif not await replica.holds(published):
-                await replica.check(self.context, tied=self.tied)
-                await replica.publish(published)
-        except LostError as error:
-            await self._lose(replica, str(error))
+            async with asyncio.timeout(self.transfer_s):
+                if self.sleeps and not replica.up:
+                    await replica.wake()  # it may have been asleep when it was lost
+                if loaded:
+                    await replica.name(published)
+                    await replica.check(self.context, tied=self.tied)
+                    await replica.meet(published)
+                elif not await replica.holds(published):
+                    await replica.check(self.context, tied=self.tied)
+                    await replica.publish(published)
+                elif not replica.up:
+                    await replica.resume()  # it may have been lost just before
+        except (LostError, TimeoutError) as error:
+            await self._lose(replica, str(error) or f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)")
             return
         if published is self.published and not replica.up:
+            self._has_started(replica)
             replica.up = True
             self._missed[replica] = 0
             self._changed.set()
@@ -156,10 +178,15 @@ class Servers:
             self.tell(f"the vLLM server {replica.url} is lost ({reason}); its requests go elsewhere")
         await replica.drop()
 
-    async def _watch(self) -> None:
+    async def _watch(self, replica: Replica) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            await asyncio.gather(*(self._look(replica) for replica in self.replicas))
+            try:
+                await self._look(replica)
+            except ConfigError as error:
+                if str(error) != replica.why:  # once
+                    self.tell(str(error))
+                replica.why = str(error)
 
     async def _look(self, replica: Replica) -> None:
         if replica.up:
@@ -167,13 +194,21 @@ class Servers:
             if self._missed[replica] >= MISSED:
                 await self._lose(replica, "it does not answer")
             return
-        assert self.published is not None
-        started = self.launcher is not None and await self.launcher.revive(replica.url, self.published.written)
-        if started or not await replica.healthy():
+        starting = self.launcher is not None and await self.launcher.revive(replica.url, partial(self._start_from, replica))
+        if starting or not await replica.healthy():
             return
-        try:
-            await self._bring(replica)
-        except ConfigError as error:
-            self.tell(str(error))
+        await self._bring(replica)
         if replica.up:
             self.tell(f"the vLLM server {replica.url} is back")
+
+    async def _start_from(self, replica: Replica) -> Path:
+        """The newest weights, which stay where they are until `replica` has started."""
+        assert self.published is not None
+        self._has_started(replica)
+        self._starts[replica] = published = self.published
+        published.readers += 1
+        return await published.written()
+
+    def _has_started(self, replica: Replica) -> None:
+        if (published := self._starts.pop(replica, None)) is not None:
+            published.readers -= 1

@@ -80,12 +80,12 @@ class Settings:
             host = LOOPBACK if launcher else address_towards(replica.url)
             replica.link = Link(replica.call, host=host, transfer_s=self.vllm.transfer_s)
         sleeps = self.vllm.sleep and self.on_gpu
-        patience_s = self.vllm.patience_s
         return Servers(
             replicas,
             context=self.context,
             tied=self.tied and self.vllm.mode == "endpoints",
-            patience_s=patience_s,
+            patience_s=self.vllm.patience_s,
+            transfer_s=self.vllm.transfer_s,
             launcher=launcher,
             sleeps=sleeps,
             tell=tell,
