@@ -3,7 +3,6 @@
 The first half runs where vLLM is installed, the second beside an environment that has it: `make test-vllm`.
 """
 
-import asyncio
 import importlib.util
 import os
 import signal
@@ -12,25 +11,11 @@ import psutil
 import pytest
 from engine_contract import Written, agrees, until, write
 from test_vllm_servers import PYTHON, server_of, straight_from
-from vllm_contract import LONG, WeightsContract, build
+from vllm_contract import LONG, WeightsContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
 
 pytestmark = pytest.mark.vllm
-
-
-def shared_by(**said):
-    """A fixture: the engine that a class shares."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def shared(cls, vllm_network, tokenizer):
-        engines = [build(vllm_network, tokenizer, weights="broadcast", **said)]
-        yield engines
-        for engine in engines:
-            asyncio.run(engine.close())
-
-    return shared
 
 
 def folders(engine):
@@ -40,7 +25,7 @@ def folders(engine):
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM has an environment of its own: make test-vllm")
 class TestInProcess(WeightsContract):
-    shared = shared_by()
+    shared = shared_by(weights="broadcast")
 
     async def test_no_file_is_written(self, engine, prompt, other):
         await write(engine, prompt, max_tokens=2)
@@ -79,7 +64,7 @@ class TestInProcess(WeightsContract):
 
 @pytest.mark.skipif(PYTHON is None, reason="there is no environment with vLLM: make test-vllm builds .venv-vllm")
 class TestServers(WeightsContract):
-    shared = shared_by(mode="serve", python=PYTHON, replicas=2, patience_s=60, transfer_s=30)
+    shared = shared_by(weights="broadcast", mode="serve", python=PYTHON, replicas=2, patience_s=60, transfer_s=30)
 
     async def test_no_file_is_written(self, engine, prompt, other):
         await write(engine, prompt, max_tokens=2)

@@ -1,13 +1,12 @@
 """vLLM inside this process keeps the contract of engines. Runs where vLLM is installed: `make test-vllm`."""
 
-import asyncio
 import importlib.util
 import signal
 
 import psutil
 import pytest
 from engine_contract import agrees, write
-from vllm_contract import LONG, VllmContract, build
+from vllm_contract import LONG, VllmContract, shared_by
 
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import EngineError
@@ -18,20 +17,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared(vllm_network, tokenizer):
-    def again():
-        engine = build(vllm_network, tokenizer)
-        engine.again = again
-        return engine
-
-    engines = [again()]
-    yield engines
-    for engine in engines:
-        asyncio.run(engine.close())
-
-
 class TestInProcess(VllmContract):
+    shared = shared_by()
+
     async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(self, engine, prompt, other):
         await engine.load(Weights(4, other.state_dict()))
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from engine_contract import Written, agrees, until, write
-from vllm_contract import LONG, VllmContract, build
+from vllm_contract import LONG, VllmContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.vllm.cutter import Cutter
@@ -30,24 +30,13 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared(vllm_network, tokenizer):
-    def again():
-        engine = build(vllm_network, tokenizer, mode="serve", python=PYTHON, replicas=2, patience_s=60)
-        engine.again = again
-        return engine
-
-    engines = [again()]
-    yield engines
-    for engine in engines:
-        asyncio.run(engine.close())
-
-
 def server_of(engine, replica):
     return next(each for each in engine.form.launcher.servers if each.url == replica.url)
 
 
 class TestServers(VllmContract):
+    shared = shared_by(mode="serve", python=PYTHON, replicas=2, patience_s=60)
+
     async def test_a_tree_stays_at_one_replica_and_trees_spread(self, engine, prompt):
         async def spread(*trees):
             """Live requests of each replica while every tree has four."""

@@ -23,9 +23,27 @@ def build(model, tokenizer, **said):
     return VllmEngine.build(config, model, tokenizer)
 
 
+def shared_by(**said):
+    """A fixture: a list whose last is the engine that the tests of a class share, since starting one takes long."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def shared(cls, vllm_network, tokenizer):
+        def again():
+            engine = build(vllm_network, tokenizer, **said)
+            engine.again = again
+            return engine
+
+        engines = [again()]
+        yield engines
+        for engine in engines:
+            asyncio.run(engine.close())
+
+    return shared
+
+
 class WeightsContract:
-    """New weights, however they come. Gives everything but `shared`: a list with the engine that the tests of a class share, since
-    starting one takes long."""
+    """New weights, however they come. Gives everything but `shared` (see `shared_by`)."""
 
     @pytest.fixture
     async def engine(self, shared, network):
