@@ -111,6 +111,8 @@ def test_benchmarks_are_read_whatever_their_keys(name: str, count: int | None, a
             ("a",),
         ),
         ({"question": "q", "answer": 0}, ("0",)),
+        ({"question": "q", "answer": 54.0}, ("54",)),  # as a column of whole numbers with a gap is stored
+        ({"question": "q", "answer": 1e300}, ("1e+300",)),
     ],
 )
 def test_every_form_of_answer(tmp_path: Path, row: dict, answers: tuple[str, ...]) -> None:
@@ -190,6 +192,23 @@ def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FormatError, match=name):
             load(DataConfig(source=str(tmp_path / name)))
+
+
+def test_files_that_are_nearly_right_are_told_what_is_not(tmp_path: Path) -> None:
+    for name, content, words in (
+        ("a.csv", "question,answer\nHow much, really?,1\n", "line 2: expected 2 columns.*double quotes"),
+        ("b.csv", "question;answer\na;1\n", "no question column.*the row has question;answer"),
+        ("c.jsonl", json.dumps([{"question": "q", "answer": "a"}], indent=1), r"line 1: begins a list.*\.json file"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(FormatError, match=words):
+            load(DataConfig(source=str(tmp_path / name)))
+
+
+def test_space_after_the_commas_of_a_csv_file_is_no_part_of_names_and_answers(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("question, answer\nq, 1\n")
+    (task,) = load(DataConfig(source=str(tmp_path / "x.csv")))
+    assert (task.question, task.answers) == ("q", ("1",))
 
 
 def test_json_and_parquet_hold_the_same_tasks_as_jsonl(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class DataConfig(Config):
         ):
             raise conflict(
                 f"unknown source of tasks {source!r}: a file ending in {', '.join(SUFFIXES)}, hf:org/name, gym:generator, "
-                f"benchmark:name, pkg.mod:function, or: {nearest(source, ['atlas'])}",
+                "benchmark:name, pkg.mod:function, or atlas",
                 "source",
             )
         if self.options and not source.startswith(("hf:", "gym:", BENCHMARK)) and not _is_import_path(source):
@@ -211,6 +211,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(_bytes(path).split(b"\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
+            if number == 1 and line.strip() == b"[":
+                raise FormatError(f"{place}: begins a list; a .jsonl file has an object a line, and a list is a .json file")
             yield place, _parsed(line, place)
 
 
@@ -221,10 +223,12 @@ def _csv(path: Path) -> Iterator[tuple[str, object]]:
         raise FormatError(f"{path}: not UTF-8 at byte {error.start}") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
             place = f"{path}, line {reader.line_num}"  # where the row ends: texts may hold line ends
             if None in row or None in row.values():
-                raise FormatError(f"{place}: expected {len(reader.fieldnames or ())} columns, as in the first line")
+                wanted = f"expected {len(reader.fieldnames or ())} columns, as in the first line"
+                raise FormatError(f"{place}: {wanted} (a text that holds a comma stands in double quotes)")
             yield place, row
     except csv.Error as error:
         raise FormatError(f"{path}, line {reader.line_num}: no CSV: {error}") from error

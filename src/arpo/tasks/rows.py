@@ -159,8 +159,13 @@ def _answers(gold: object, where: str, mend: Mending) -> tuple[str, ...]:
             raise FormatError(f"{where}: an answer is text, a number or a list of them (got {gold!r})")
         if isinstance(each, float) and not math.isfinite(each):
             raise FormatError(f"{where}: an answer must be a finite number (got {each!r})")
-        texts.append(_final(mend(each)) if isinstance(each, str) else str(each))
+        texts.append(_final(mend(each)) if isinstance(each, str) else _plain(each))
     return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def _plain(number: int | float) -> str:
+    """A number as a person writes it: a column of whole numbers with a gap is stored as 54.0."""
+    return str(int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 2**53 else number)
 
 
 def _final(text: str) -> str:
