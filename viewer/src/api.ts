@@ -263,17 +263,27 @@ export interface Entropy {
   payoffs: Payoff[]; // a window each
 }
 
-/** Siblings of the steps from first to last: how many ended better than their probe, equal, and worse. */
-export interface Payoff {
-  first: number;
-  last: number;
-  n: number;
+/** How many granted siblings' lines ended better than their probe's, equal, and worse. */
+export interface Against {
+  n: number; // pairs
   better: number;
   equal: number;
   worse: number;
   share: number | null; // better / n
   share_low: number | null; // 95 % (Wilson)
   share_high: number | null;
+}
+
+/** Of the steps from first to last. */
+export interface Payoff extends Against {
+  first: number;
+  last: number;
+}
+
+/** Of the forks whose rise lies in [low, high). */
+export interface Calibration extends Against {
+  low: number;
+  high: number;
 }
 
 /** Mean entropy by position: of probes after a tool's result (positions from 0), of the turn before (negative), of first turns. */
@@ -286,19 +296,6 @@ export interface EntropyCurve {
   mean: number[];
   low: number[]; // 95 % interval
   high: number[];
-}
-
-/** Forks whose rise lies in [low, high): every granted sibling's line against its probe's. */
-export interface Calibration {
-  low: number;
-  high: number;
-  n: number; // pairs
-  better: number;
-  equal: number;
-  worse: number;
-  share: number | null; // better / n
-  share_low: number | null; // 95 % (Wilson)
-  share_high: number | null;
 }
 
 // --------------------------------------------------------------------------------------------------------- evaluations

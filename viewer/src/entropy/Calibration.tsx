@@ -1,5 +1,5 @@
 /** Whether a higher rise marks a better place to branch: the share of siblings that ended better than their probe, by rise. */
-import type { Calibration as Bucket, Entropy, Payoff } from "../api";
+import type { Against, Calibration as Bucket, Entropy, Payoff } from "../api";
 import { number, percent } from "../format";
 
 const [W, H, LEFT, BOTTOM, TOP] = [620, 250, 46, 34, 10];
@@ -37,8 +37,8 @@ export function Calibration({ buckets, payoffs }: { buckets: Bucket[]; payoffs: 
         </svg>
       </div>
       <p class="chart-key"><i class="better" /> better than its probe, with 95 % interval <i class="worse" /> worse <span class="soft">(below: the rise at which a bucket begins, in nats)</span></p>
-      <BucketTable buckets={measured} />
-      <OverTraining payoffs={payoffs} />
+      <AsTable title="As a table" label="Calibration as a table" first="rise, nats" rows={measured} name={(b) => `${b.low.toFixed(3)} to ${b.high.toFixed(3)}`} />
+      {payoffs.length > 0 && <AsTable title="Over training" label="What branching paid off over training" first="steps" rows={payoffs} name={(p) => `${p.first} to ${p.last}`} />}
     </>
   );
 }
@@ -58,42 +58,19 @@ function Grid({ most, y }: { most: number; y: (share: number) => number }) {
   );
 }
 
-function BucketTable({ buckets }: { buckets: Bucket[] }) {
+function AsTable<Row extends Against>(props: { title: string; label: string; first: string; rows: Row[]; name: (row: Row) => string }) {
   return (
     <details>
-      <summary>As a table</summary>
-      <div class="wide" tabIndex={0} role="region" aria-label="Calibration as a table">
+      <summary>{props.title}</summary>
+      <div class="wide" tabIndex={0} role="region" aria-label={props.label}>
         <table>
-          <thead><tr><th scope="col">rise, nats</th>{["siblings", "better", "equal", "worse", "share better", "95 %"].map((label) => <th scope="col" class="num" key={label}>{label}</th>)}</tr></thead>
+          <thead><tr><th scope="col">{props.first}</th>{["siblings", "better", "equal", "worse", "share better", "95 %"].map((label) => <th scope="col" class="num" key={label}>{label}</th>)}</tr></thead>
           <tbody>
-            {buckets.map((b) => (
-              <tr key={b.low}>
-                <th scope="row" class="nowrap">{b.low.toFixed(3)} to {b.high.toFixed(3)}</th>
-                <td class="num">{b.n}</td><td class="num">{b.better}</td><td class="num">{b.equal}</td><td class="num">{b.worse}</td>
-                <td class="num">{percent(b.share)}</td><td class="num">{percent(b.share_low)} to {percent(b.share_high)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
-    </details>
-  );
-}
-
-function OverTraining({ payoffs }: { payoffs: Payoff[] }) {
-  if (!payoffs.length) return null;
-  return (
-    <details>
-      <summary>Over training</summary>
-      <div class="wide" tabIndex={0} role="region" aria-label="What branching paid off over training">
-        <table>
-          <thead><tr><th scope="col">steps</th>{["siblings", "better", "equal", "worse", "share better", "95 %"].map((label) => <th scope="col" class="num" key={label}>{label}</th>)}</tr></thead>
-          <tbody>
-            {payoffs.map((part) => (
-              <tr key={part.first}>
-                <th scope="row">{part.first} to {part.last}</th>
-                <td class="num">{part.n}</td><td class="num">{part.better}</td><td class="num">{part.equal}</td><td class="num">{part.worse}</td>
-                <td class="num">{percent(part.share)}</td><td class="num">{percent(part.share_low)} to {percent(part.share_high)}</td>
+            {props.rows.map((row) => (
+              <tr key={props.name(row)}>
+                <th scope="row" class="nowrap">{props.name(row)}</th>
+                <td class="num">{row.n}</td><td class="num">{row.better}</td><td class="num">{row.equal}</td><td class="num">{row.worse}</td>
+                <td class="num">{percent(row.share)}</td><td class="num">{percent(row.share_low)} to {percent(row.share_high)}</td>
               </tr>
             ))}
           </tbody>
