@@ -147,6 +147,22 @@ def test_frames_cut_anywhere_give_the_whole_ones_before(tmp_path):
         list(run.trees(1))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+def test_steps_that_are_sampled_at_once_stay_open_and_a_finished_one_is_made_safe(tmp_path, monkeypatch):
+    safe = []
+    monkeypatch.setattr(os, "fsync", lambda number: safe.append(os.readlink(f"/proc/self/fd/{number}")))
+    with RunFolder.create(tmp_path / "run", RECIPE, {}) as run:
+        safe.clear()
+        for name in "ab":
+            for step in range(1, 9):
+                run.append_tree(step, tree(name))
+        assert safe == [], "the disk was waited for at a tree"
+        run.append_metrics(1, {})
+        assert safe == [str(run.events_path(1))]
+        run.append_tree(1, tree("late"))
+        assert names(run.trees(1)) == ["a", "b", "late"] and names(run.trees(8)) == ["a", "b"]
+
+
 def test_summary_keeps_other_keys(tmp_path):
     with RunFolder.create(tmp_path / "run", RECIPE, {}) as run:
         run.write_summary(a=1, b={"low": math.nan})

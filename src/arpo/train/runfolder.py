@@ -34,7 +34,6 @@ from arpo.train.lock import Lock, is_held
 from arpo.train.whole import clear_partial, settle
 
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
-_STEPS_OPEN = 3
 _OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)\.(?:frames|json)$")
 
 
@@ -118,10 +117,6 @@ class RunFolder:
             raise ValueError(f"{self.path} was opened for reading")
         self._lock.check()
         if path not in self._appending:
-            if path.parent.name == "events":  # of a step that is trained, and of those that are sampled ahead of it
-                for old in [p for p in self._appending if p.parent.name == "events"][:-_STEPS_OPEN]:
-                    with self._appending.pop(old) as file:
-                        os.fsync(file.fileno())
             self._appending[path] = path.open("ab", buffering=0)
         file = self._appending[path]
         before, left = os.fstat(file.fileno()).st_size, memoryview(content)
@@ -146,8 +141,12 @@ class RunFolder:
             sync_folder(folder)
 
     def append_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add one line for `step`, at once visible to readers. NaN and infinity are written as null."""
+        """Add one line for `step`, which ends it, at once visible to readers. NaN and infinity are written as null."""
         self._append(self.path / "metrics.jsonl", json_line({"step": step, **metrics}))
+        trees = self._appending.pop(self.events_path(step), None)
+        if trees is not None:
+            with trees:
+                os.fsync(trees.fileno())
 
     def note(self, text: str, *, step: int | None = None, level: str = "info") -> None:
         """Add a warning ("warning"), or an event worth reading later ("info")."""
