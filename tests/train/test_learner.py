@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ LOSSES = {
     "dr_grpo": LossConfig(aggregation="constant", constant_length=16, importance_cap=None),
     "kl": LossConfig(kl_coefficient=0.1),
     "entropy": LossConfig(aggregation="token", entropy_coefficient=0.05),
+    "aepo": LossConfig(surrogate="aepo", entropy_advantage=0.5),
+    "gspo": LossConfig(surrogate="gspo", clip_low=0.001, clip_high=0.001),
 }
 
 
@@ -97,6 +100,25 @@ def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
         loss.backward()
     twin._step(True)
     assert furthest(parameters(own), parameters(twin)) < 1e-9
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_entropy_weighs_advantages_by_the_steps_own_mean_and_spread(updates: int) -> None:
+    """AEPO's `A (1 + a z(H))`, each trajectory's tokens laid out by hand; z over all of the step, not of a mini-batch."""
+    trees = some_trees(4)
+    seen = [h for t in trees for leaf in t.advantages for turn in t.tree.branch(leaf).turns for h in turn.entropies]
+    mean, std = statistics.fmean(seen), statistics.pstdev(seen)
+    expected = [abs(t.advantages[leaf] * (1 + 0.7 * (h - mean) / std)) for t in trees for leaf in t.advantages
+                for turn in t.tree.branch(leaf).turns for h in turn.entropies]  # fmt: skip
+    metrics = learner(tiny_model("llama"), LossConfig(entropy_advantage=0.7)).update(trees, updates)
+    assert metrics["advantage_abs"] == pytest.approx(statistics.fmean(expected), rel=1e-5)
+    plain, same = (learner(tiny_model("llama"), LossConfig(entropy_advantage=a)) for a in (0.0, 0.7))
+    for tree in trees:
+        for turn in tree.tree.turns.values():
+            turn.entropies[:] = array("f", [0.5] * len(turn.entropies))
+    plain.update(trees, updates)
+    same.update(trees, updates)
+    assert furthest(parameters(plain), parameters(same)) == 0, "nowhere more unsure than elsewhere"
 
 
 def test_each_token_is_trained_once_over_the_mini_batches() -> None:

@@ -72,7 +72,7 @@ def cispo(groups: list[Group]) -> float:
 
 
 def aepo(groups: list[Group]) -> float:
-    """Stopping a gradient is not seen in a value: there it is GRPO's (tests/train/test_losses.py holds the gradient)."""
+    """What AEPO does to gradients and advantages is held by tests/train/test_losses.py and test_learner.py; the rest is GRPO's."""
     return grpo(groups)
 
 

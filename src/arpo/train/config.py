@@ -45,6 +45,8 @@ class LossConfig(Config):
     """Weight of the k3 estimate of the divergence from a frozen reference. 0: no reference model is loaded."""
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus (entropy at temperature 1)."""
+    entropy_advantage: float = Field(default=0.0, ge=0)
+    """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's mean."""
 
     @model_validator(mode="after")
     def _constant_has_length(self) -> Self:

@@ -11,6 +11,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -146,6 +147,8 @@ class Learner:
         rows, tokens = ((a - b) / len(parts) for a, b in zip(_size(scored), _size(teaching), strict=True))  # silent, a part
         sizes = [normaliser(own_rows + rows, own_tokens + tokens, self.loss) for own_rows, own_tokens in map(_size, parts)]
         batches = [self.packs(part) for part in parts]
+        if self.loss.entropy_advantage:
+            batches = _weighed_by_entropy(batches, self.loss.entropy_advantage)
         # The first update's old log-probabilities are its own; later ones need them from before the weights moved.
         with self._autocast():
             before = [None, *([self.logprobs(p) for p in packs] for packs in batches[1:])]
@@ -253,6 +256,20 @@ def _frozen(policy: Policy, model: Any) -> Policy:
     """`model`, or without one a copy of the policy's."""
     kept = (copy.deepcopy(policy.model) if model is None else model).requires_grad_(False).eval()
     return Policy(kept, tree=policy.tree, temperature=policy.temperature)
+
+
+def _weighed_by_entropy(batches: Sequence[Sequence[PackedBatch]], weight: float) -> list[list[PackedBatch]]:
+    """With AEPO's entropy-aware advantages `A (1 + a z(H))` (arXiv 2510.14545): H is the engine's entropy of a token, z its
+    distance from the mean over the tokens of all rows, in (population) standard deviations."""
+    entropy_N = torch.cat([p.entropy_BL[p.row_mask_BL] for part in batches for p in part]).double()
+    mean, std = float(entropy_N.mean()), float(entropy_N.std(correction=0))
+    if not std:
+        return [list(part) for part in batches]
+
+    def weighed(p: PackedBatch) -> PackedBatch:
+        return replace(p, advantage_BL=p.advantage_BL * (1 + weight * (p.entropy_BL - mean) / std))
+
+    return [[weighed(p) for p in part] for part in batches]
 
 
 def _size(trees: Sequence[CreditedTree]) -> tuple[int, int]:
