@@ -1,6 +1,7 @@
 """The paper's rule, and the boundary that every reward passes."""
 
 import asyncio
+import json
 import math
 import sys
 import time
@@ -179,6 +180,41 @@ async def test_a_reward_by_import_path(monkeypatch):
     for use in ("rewards_of_a_user:nope", "rewards_of_a_user", "nowhere_at_all:x"):
         with pytest.raises(ConfigError, match=r"reward\.use"):
             build_reward(RewardConfig(use=use))
+
+
+class Weighted:
+    def __init__(self, weight=1.0):
+        self.weight = float(weight)
+
+    def __call__(self, task, transcript):
+        return self.weight
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "words"),
+    [
+        (lambda transcript: 0.0, {}, "task, transcript.*too many positional"),
+        (lambda task, transcript, more: 0.0, {}, "missing a required argument: 'more'"),
+        (lambda task, transcript, weight=1.0: weight, {"wieght": 2}, "wieght"),
+        (Weighted, {"wieght": 2}, r"reward\.options: the reward cannot be set up: TypeError.*wieght"),
+        (Weighted, {"weight": "much"}, r"reward\.options: the reward cannot be set up: ValueError.*much"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_is_refused_before_the_run(monkeypatch, made, options, words):
+    module = types.ModuleType("rewards_of_a_user")
+    module.made = made
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(ConfigError, match=words):
+        build_reward(RewardConfig(use="rewards_of_a_user:made", options=options))
+
+
+async def test_a_reward_that_raises_is_told_with_the_line_of_its_own_file():
+    def broken(task, transcript):
+        return json.loads("no json")
+
+    line = broken.__code__.co_firstlineno + 1
+    with pytest.raises(RewardError, match=rf"'broken'.*JSONDecodeError.*\(test_paper_reward\.py, line {line}\)"):
+        await run_reward(build_reward(broken), TASK, transcript())
 
 
 def test_configs_that_cannot_work_are_refused():

@@ -3,7 +3,10 @@
 import asyncio
 import inspect
 import math
+import sysconfig
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from arpo.chat import Transcript
@@ -12,6 +15,8 @@ from arpo.errors import RewardError
 from arpo.rewards import Reward
 from arpo.tasks import Task
 from arpo.tools.off_loop import is_asynchronous, run_off_loop
+
+NOT_THE_USER_S = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))  # files in which a reward's error may surface
 
 
 def as_reward(function: Callable[..., Any]) -> Reward:
@@ -62,8 +67,15 @@ async def run_reward(reward: Callable[..., Any], task: Task, transcript: Transcr
     try:
         score = running.result()
     except (Exception, asyncio.CancelledError) as error:
-        raise RewardError(f"{whose} raised {type(error).__name__}: {error}") from error
+        raise RewardError(f"{whose} raised {type(error).__name__}: {error}{_line(error)}") from error
     return _sound(score, whose)
+
+
+def _line(error: BaseException) -> str:
+    """Where in the user's own files `error` came up: " (shop.py, line 31)"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USER_S) and "site-packages" not in frame.filename]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 async def _guarded(scoring: Awaitable[Score]) -> Score:

@@ -1,5 +1,6 @@
 """What a recipe says about rewards, and the reward built from it."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -53,10 +54,10 @@ def build_reward(config: "RewardConfig | Callable[..., Any]") -> "Reward":
     from arpo.rewards.paper import PaperReward
 
     if not isinstance(config, RewardConfig):
+        _check_call(config, {}, "reward")
         return as_reward(config)
     if config.use:
-        function = _function(config.use)
-        return as_reward(_with_options(function, config.options))
+        return as_reward(_with_options(_function(config.use), config))
     return PaperReward(
         answer_measure(config.answer, config.maths_s),
         bonus=config.bonus,
@@ -95,15 +96,34 @@ def answer_measure(measure: Measure, maths_s: float = 2.0) -> "Accuracy":
     return accuracy
 
 
-def _with_options(function: Any, options: dict[str, Any]) -> Any:
+def _with_options(function: Any, config: RewardConfig) -> Any:
     if isinstance(function, type):
-        made: Any = function(**options)  # a reward that is an object with `__call__`
+        try:
+            made: Any = function(**config.options)  # a reward that is an object with `__call__`
+        except Exception as error:  # an __init__ runs whatever stands in the user's file
+            wrong = f"the reward cannot be set up: {type(error).__name__}: {error}"
+            raise ConfigError(wrong, where="reward.options", value=config.options) from error
+        _check_call(made, {}, "reward.use")
         return made
-    if not options:
+    _check_call(function, config.options, "reward.use")
+    if not config.options:
         return function
-    bound = partial(function, **options)
+    bound = partial(function, **config.options)
     bound.__name__ = getattr(function, "__name__", "reward")  # type: ignore[attr-defined]
     return bound
+
+
+def _check_call(reward: Any, options: dict[str, Any], where: str) -> None:
+    """Raise ConfigError where `reward` cannot be called, before a cold start that nothing could score."""
+    try:
+        inspect.signature(reward).bind("task", "transcript", **options)
+    except TypeError as error:
+        called = getattr(reward, "__name__", type(reward).__name__)
+        raise ConfigError(
+            f"a reward is called with (task, transcript) and its options: {error}", where=where, value=called
+        ) from error
+    except ValueError:  # no signature, as some functions written in C
+        pass
 
 
 def _function(use: str) -> Callable[..., Any]:
