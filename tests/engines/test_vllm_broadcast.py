@@ -1,4 +1,4 @@
-"""New weights through a collective instead of files: in this process and behind two servers, whatever is lost in the middle.
+"""New weights without files: in this process and behind two servers, whatever is lost in the middle.
 
 The first half runs where vLLM is installed, the second beside an environment that has it: `make test-vllm`.
 """
@@ -31,6 +31,18 @@ class TestInProcess(WeightsContract):
         await write(engine, prompt, max_tokens=2)
         await engine.load(Weights(1, other.state_dict()))
         assert folders(engine) == []
+
+    async def test_workers_elsewhere_get_them_by_gloo(self, engine, prompt, other, monkeypatch):
+        await write(engine, prompt, max_tokens=2)
+        await engine.load(Weights(1, other.state_dict()))
+        link = engine.form._link
+        assert link.backend == "shared"
+        monkeypatch.setattr("arpo.engines.vllm.link.backend_for", lambda device, places: "gloo")
+        link.close()
+        await engine.load(Weights(2, other.state_dict()))
+        assert link.backend == "gloo"
+        agrees(other, prompt, await write(engine, prompt, max_tokens=20, seed=1))
+        link.close()
 
     async def test_where_the_collective_fails_they_come_by_a_file(self, engine, prompt, network, other, capfd, monkeypatch):
         await write(engine, prompt, max_tokens=2)
@@ -70,6 +82,7 @@ class TestServers(WeightsContract):
         await write(engine, prompt, max_tokens=2)
         await engine.load(Weights(1, other.state_dict()))
         assert folders(engine) == [] and all(replica.version == 1 for replica in engine.form.replicas)
+        assert all(replica.link.backend == "shared" for replica in engine.form.replicas)
         for replica in engine.form.replicas:
             agrees(other, prompt, await straight_from(replica, prompt))
 

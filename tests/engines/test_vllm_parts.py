@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from engine_contract import until
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -231,15 +232,26 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
 
 
 class Worker(Receiver):
-    """vLLM's worker, as far as weights go."""
+    """vLLM's worker, as far as weights go. elsewhere: on another machine."""
+
+    elsewhere = False
 
     def __init__(self, rank, world_size):
         self.device = torch.device("cpu")
         self.parallel_config = SimpleNamespace(rank=rank, world_size=world_size, data_parallel_size=1, data_parallel_index=0)
         self.got = {}
 
+    def arpo_place(self):
+        return super().arpo_place() | ({"memory": ["another machine's"]} if self.elsewhere else {})
+
     def reload_weights(self, weights_iterator):
         self.got = {name: value for name, value in weights_iterator if not name.startswith("unused")}
+
+
+@pytest.fixture(params=["shared", "gloo"])
+def backend(request, monkeypatch):
+    monkeypatch.setattr(Worker, "elsewhere", request.param == "gloo")
+    return request.param
 
 
 def linked(num_workers, **said):
@@ -255,7 +267,13 @@ def offered(tensors, version=1):
     return Published(None, version, f"x/{version}", parts=lambda: ((name, value, value.dtype) for name, value in tensors.items()))
 
 
-async def test_every_worker_gets_every_tensor_bit_by_bit(monkeypatch):
+def shared_memory():
+    """What this process still has of it."""
+    open_files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return [each for each in (*open_files, *Path("/proc/self/maps").read_text().splitlines()) if "arpo-weights" in each]
+
+
+async def test_every_worker_gets_every_tensor_bit_by_bit(monkeypatch, backend):
     monkeypatch.setattr("arpo.engines.vllm.workers.CHUNK", 1000)
     tensors = {
         "odd": torch.randn(7).bfloat16(),
@@ -270,7 +288,7 @@ async def test_every_worker_gets_every_tensor_bit_by_bit(monkeypatch):
     for factor in (1, 2):
         sent = {name: value * factor for name, value in tensors.items()}
         await link.send(offered(sent))
-        assert link.backend == "gloo"
+        assert link.backend == backend
         for worker in workers:
             assert worker.got.keys() == sent.keys() - {"unused"}
             assert all(
@@ -279,7 +297,28 @@ async def test_every_worker_gets_every_tensor_bit_by_bit(monkeypatch):
     link.close()
 
 
-async def test_workers_that_left_are_met_again():
+async def test_workers_that_cannot_open_this_processs_memory_get_them_otherwise(monkeypatch):
+    def refuses(size, device, handles):
+        raise PermissionError("no memory of others here")
+
+    monkeypatch.setattr("arpo.engines.vllm.workers.opened", refuses)
+    link, workers = linked(2)
+    await link.send(offered({"a": torch.ones(3)}))
+    assert link.backend == "gloo" and all(torch.equal(worker.got["a"], torch.ones(3)) for worker in workers)
+    link.close()
+
+
+async def test_nothing_is_left_of_memory_that_was_shared():
+    link, workers = linked(1)
+    for number in range(3):
+        await link.send(offered({"a": torch.full((1000,), number)}))
+    assert link.backend == "shared"
+    await until(lambda: not shared_memory())
+    assert torch.equal(workers[0].got["a"], torch.full((1000,), 2)), "it has them for its own"
+    link.close()
+
+
+async def test_workers_that_left_are_met_again(backend):
     link, workers = linked(1)
     await link.send(offered({"a": torch.ones(3)}))
     workers[0].arpo_leave()
@@ -288,7 +327,7 @@ async def test_workers_that_left_are_met_again():
     link.close()
 
 
-async def test_a_worker_that_cannot_load_is_said_and_holds_up_nobody():
+async def test_a_worker_that_cannot_load_is_said_and_holds_up_nobody(backend):
     link, workers = linked(1)
 
     def fails(weights_iterator):
@@ -311,7 +350,7 @@ async def test_workers_that_never_answer_are_given_up():
         await link.send(offered({"a": torch.ones(3)}))
 
 
-async def test_a_transfer_can_be_broken_off():
+async def test_a_transfer_can_be_broken_off(backend):
     link, _ = linked(1)
     plain = link.call
 

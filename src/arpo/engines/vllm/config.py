@@ -53,8 +53,9 @@ class VllmConfig(Config):
     """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main memory)."""
 
     weights: Literal["files", "broadcast"] = "files"
-    """How new weights reach vLLM. `files`: through a folder that the learner and every server see. `broadcast`: without a file,
-    through process groups of the learner and vLLM's workers (NCCL where every worker has a GPU of its own, else gloo)."""
+    """How new weights reach vLLM. `files`: through a folder that the learner and every server see. `broadcast`: without a file, by
+    NCCL where every worker has a GPU of its own, through shared memory where all have the learner's one GPU (CUDA IPC) or, without
+    GPUs, its machine, else by gloo."""
 
     transfer_s: float = Field(default=300.0, gt=0)
     """How long a server may take over new weights before it counts as lost."""

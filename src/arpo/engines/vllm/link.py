@@ -1,15 +1,16 @@
-"""The learner's end of a collective with the workers of one vLLM, through which new weights reach them without a file.
+"""The learner's end of what new weights go through to the workers of one vLLM without a file.
 
-Each vLLM has a process group of its own, with the learner as rank 0, so that the loss of one disturbs no other: NCCL where every
-worker has a GPU that the learner does not use, else gloo over main memory. Knows torch's process groups; how a worker's method is
-called, its maker knows. `workers.py` is the other end.
+Each vLLM has a process group of its own, with the learner as rank 0, so that the loss of one disturbs no other. They go over NCCL
+where every worker has a GPU that the learner does not use; through memory that both see where all use the learner's own device,
+its one GPU or the main memory of its machine; else over gloo. Knows torch's process groups; how a worker's method is called, its
+maker knows. `workers.py` is the other end.
 """
 
 import asyncio
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,11 +20,13 @@ import torch.distributed
 from torch import Tensor
 
 from arpo.engines.vllm.forms import Published
-from arpo.engines.vllm.workers import broadcast, chunks, join
+from arpo.engines.vllm.workers import barrier, broadcast, chunks, join, place, settle, shared
 from arpo.errors import first_line
 
 Call = Callable[..., Awaitable[Sequence[Any]]]
 LOOPBACK = "127.0.0.1"
+CPU = torch.device("cpu")
+CONTENT = 77  # of a byte that is shared to see whether it can be
 TELL_S = 3.0  # for the workers to say what went wrong, where this end only sees that it did
 
 
@@ -40,7 +43,7 @@ class Link:
         self.backend = ""
         self._group: Any = None
         self._meeting: Any = None
-        self._device = torch.device("cpu")
+        self._device = CPU
         self._sending = asyncio.Lock()
         self._broken = asyncio.Event()
 
@@ -96,7 +99,9 @@ class Link:
     async def _join(self, device: torch.device | None) -> None:
         places = await self._asked(self.call("arpo_place"))
         self.backend = backend_for(device, places)
-        self._device = device if device and self.backend == "nccl" else torch.device("cpu")
+        if self.backend == "shared" and not await self._can_share(device or CPU):
+            self.backend = "gloo"
+        self._device = device if device and self.backend != "gloo" else CPU
         size = 1 + int(places[0]["workers"])
         try:
             listening = socket.create_server((self.host, 0))
@@ -112,21 +117,44 @@ class Link:
         )
         self._group, self._meeting = made
 
+    async def _can_share(self, device: torch.device) -> bool:
+        """Whether the workers can open this process's memory, as places alike promise."""
+        try:
+            with shared(1, device) as (buffer, handles):
+                buffer.fill_(CONTENT)
+                settle(device)
+                await self._asked(self.call("arpo_open", handles=handles, content=CONTENT))
+        except (LinkError, RuntimeError, OSError):
+            return False
+        return True
+
     async def _send(self, published: Published) -> None:
         assert published.parts is not None
         parts = await asyncio.to_thread(lambda: list(published.parts()))  # type: ignore[misc]
         manifest = [[name, str(dtype).removeprefix("torch."), list(value.shape)] for name, value, dtype in parts]
         group = self._group
-        await self._both(self.call("arpo_receive", manifest=manifest), lambda: self._give(group, parts, manifest))
+        most = max(size for _, size in chunks(manifest))
+        with shared(most, self._device) if self.backend == "shared" else nullcontext((None, None)) as (window, handles):
+            given = {} if window is None else {"size": most, "handles": handles}
+            await self._both(
+                self.call("arpo_receive", manifest=manifest, **given), lambda: self._give(group, parts, manifest, window)
+            )
 
-    def _give(self, group: Any, parts: Sequence[tuple[str, Tensor, torch.dtype]], manifest: Sequence[Any]) -> None:
+    def _give(
+        self, group: Any, parts: Sequence[tuple[str, Tensor, torch.dtype]], manifest: Sequence[Any], window: Tensor | None
+    ) -> None:
         waiting = iter(parts)
         with torch.no_grad():
             for part, size in chunks(manifest):
-                buffer = torch.empty(size, dtype=torch.uint8, device=self._device)
+                buffer = torch.empty(size, dtype=torch.uint8, device=self._device) if window is None else window[:size]
                 for (_, dtype, _, start, end), (_, value, _) in zip(part, waiting, strict=False):
                     buffer[start:end].view(getattr(torch, dtype)).copy_(value.detach().reshape(-1))
-                broadcast(group, buffer, self.transfer_s)
+                if window is None:
+                    broadcast(group, buffer, self.transfer_s)
+                else:
+                    settle(self._device)
+                    barrier(group, self.transfer_s)  # the workers may read it
+                    barrier(group, self.transfer_s)  # and have
 
     async def _asked(self, call: Awaitable[Sequence[Any]]) -> Sequence[Any]:
         try:
@@ -163,15 +191,14 @@ async def _all(*futures: "asyncio.Future[Any]") -> None:
 
 
 def backend_for(device: torch.device | None, places: Sequence[Any]) -> str:
-    """`nccl` where every worker has a GPU of its own that is not the learner's `device`, else `gloo`."""
-    if (
-        device is None
-        or device.type != "cuda"
-        or not all(place["cuda"] for place in places)
-        or not torch.distributed.is_nccl_available()
-    ):
+    """`shared` where every worker has the learner's `device` and memory, `nccl` where each has a GPU of its own that is not the
+    learner's, else `gloo`."""
+    ours = place(device or CPU)
+    if ours["memory"] and all((each["device"], each["memory"]) == (ours["device"], ours["memory"]) for each in places):
+        return "shared"
+    if not all(each["cuda"] for each in (ours, *places)) or not torch.distributed.is_nccl_available():
         return "gloo"
-    devices = [str(torch.cuda.get_device_properties(device).uuid), *(place["device"] for place in places)]
+    devices = [each["device"] for each in (ours, *places)]
     return "nccl" if len(set(devices)) == len(devices) else "gloo"
 
 
