@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpo.core.tree import Call, Status
-from arpo.errors import ConfigError, ProviderError, ToolError
+from arpo.errors import ConfigError, FormatError, ProviderError, ToolError
+from arpo.search.extraction import pdf_to_text
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.config import ToolConfig, build_tools
-from arpo.tools.page import PageTool, nearest
+from arpo.tools.page import PageTool, extract, nearest
 from arpo.tools.web.address import is_public, resolve
+from arpo.tools.web.fetch import Fetched
 from localhost import Asked, Reply, serving
 from pages_for_tests import pdf
 
@@ -85,6 +87,20 @@ async def test_pdf_text_json_and_what_cannot_be_read() -> None:
         assert "Perú" in await told(page(), f"{site.url}/e")
         assert "image/png" in await refused(f"{site.url}/f")
         assert "not a PDF" in await refused(f"{site.url}/g")
+
+
+@pytest.mark.parametrize("charset", ["nobody-knows", "undefined", "idna", "punycode", "zlib_codec", "unicode_escape"])
+def test_a_charset_that_no_page_is_written_in_is_not_used(charset: str) -> None:
+    """Some raise what is no ToolError, and punycode would take hours."""
+    content = rb"plain \x41" + b"a" * 3000 + b"-" + b"a" * 2_000_000
+    assert extract(Fetched("http://h/", "text/plain", charset, content)).text == content.decode()
+
+
+def test_a_pdf_that_unpacks_to_a_days_work_is_given_up() -> None:
+    bomb = pdf("a) Tj (" * 100_000)
+    with pytest.raises(FormatError, match=r"more than 0\.2 s of work"):
+        pdf_to_text(bomb, cpu_s=0.2)
+    assert pdf_to_text(pdf("short"), cpu_s=20.0).text == "short"
 
 
 async def test_a_page_is_fetched_once_for_several_questions() -> None:
@@ -309,7 +325,14 @@ def names(monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]]) -> list[
     return asked
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1", "fd00::1"])
+# the last four are global to some versions of Python: a cloud's metadata, Azure's, the same mapped, and site-local
+INSIDE = [
+    *("127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1", "fd00::1"),
+    *("192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "fec0::1"),
+]
+
+
+@pytest.mark.parametrize("address", INSIDE)
 async def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     names(monkeypatch, {"evil.example": [address]})
     with pytest.raises(ToolError, match=r"evil\.example is not on the public internet"):

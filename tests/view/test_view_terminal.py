@@ -59,6 +59,7 @@ def test_texts_cannot_steer_the_terminal(nasty_run):
 
 
 def test_unseen_signs_are_spelled_out():
+    assert visible("a\U000e0041\u00adb") == "a⟨U+E0041⟩⟨U+00AD⟩b"
     assert visible("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
 
 

@@ -113,8 +113,8 @@ def _have_descriptors() -> None:
 
 
 def _leave_processes_to_others() -> None:
-    """Threads run out for the whole machine, and what the kernel keeps of each counts as nobody's memory. They are counted by user, so
-    what runs already is granted on top (of all users: that is what can be read)."""
+    """Threads run out for the whole machine, and what the kernel keeps of each counts as nobody's memory. They are counted by
+    user, so what runs already is granted on top (of all users: that is what can be read)."""
     try:
         with open("/proc/loadavg", encoding="ascii") as file:
             running = int(file.read().split()[3].partition("/")[2])

@@ -5,6 +5,8 @@ Knows bytes and text. Refuses to know where they come from.
 
 import io
 import logging
+import math
+import time
 from dataclasses import dataclass
 
 import pypdf
@@ -35,12 +37,19 @@ def html_to_text(content: bytes | str) -> Extracted:
     return Extracted(" ".join((found.title or "").split()), (found.text or "",))
 
 
-def pdf_to_text(content: bytes) -> Extracted:
-    """The text of a PDF's first MOST_PAGES pages. Raises FormatError for what is no PDF, damaged or locked."""
+def pdf_to_text(content: bytes, *, cpu_s: float = math.inf) -> Extracted:
+    """The text of a PDF's first MOST_PAGES pages. Raises FormatError for what is no PDF, damaged or locked, or takes this thread
+    longer than `cpu_s` seconds of processor time: a file of two kilobytes may unpack to a day's work."""
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of each blemish that it got over
+    until = time.thread_time() + cpu_s
+
+    def go_on(*_: object) -> None:
+        if time.thread_time() > until:
+            raise TimeoutError(f"more than {cpu_s:g} s of work")
+
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
-        pages = tuple(page.extract_text() for page in reader.pages[:MOST_PAGES])
+        pages = tuple(page.extract_text(visitor_operand_before=go_on) for page in reader.pages[:MOST_PAGES])
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except Exception as error:
         raise FormatError(f"not a PDF that can be read: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 Knows what a page says about a question. Refuses to know connections (`arpo.tools.web.fetch`) and formats (`arpo.search`).
 """
 
+import codecs
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ PIECE_CHARS = 500  # what is ranked: a paragraph or two
 HTML = ("text/html", "application/xhtml+xml", "")
 TEXT = ("application/json", "application/xml", "application/ld+json", "application/javascript")
 PDF = "application/pdf"
+PDF_CPU_S = 10.0  # that a PDF may take to be read: nothing ends a thread from outside
+# what Python decodes and no page is written in; some take hours for what a page may weigh
+NO_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 
 
 class PageTool:
@@ -108,7 +112,7 @@ def extract(fetched: Fetched) -> Extracted:
     kind, content = fetched.kind, fetched.content
     if kind == PDF or content.startswith(b"%PDF-"):
         try:
-            return pdf_to_text(content)
+            return pdf_to_text(content, cpu_s=PDF_CPU_S)
         except FormatError as error:
             raise ToolError(str(error)) from None
     if kind in HTML:
@@ -146,9 +150,12 @@ def nearest(text: str, question: str, chars: int) -> str:
 
 def _decoded(fetched: Fetched) -> str:
     try:
-        return fetched.content.decode(fetched.charset or "utf-8", "replace")
-    except LookupError:  # a charset that nobody knows
-        return fetched.content.decode("utf-8", "replace")
+        charset = codecs.lookup(fetched.charset or "utf-8").name.replace("-", "_")
+        if charset not in NO_CHARSETS:
+            return fetched.content.decode(charset, "replace")
+    except (LookupError, ValueError):  # a charset that nobody knows
+        pass
+    return fetched.content.decode("utf-8", "replace")
 
 
 def _told_by(config: SummariserConfig) -> dict[str, Any]:

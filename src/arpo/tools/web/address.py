@@ -14,6 +14,8 @@ from arpo.tools.off_loop import run_off_loop
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# what some versions of Python call global, and is not: special purposes with a cloud's metadata, Azure's, site-local
+NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "168.63.129.16/32", "fec0::/10")))
 MOST_TRIED = 3  # addresses of one name
 LATER = (socket.EAI_AGAIN, getattr(socket, "EAI_SYSTEM", None))  # the resolver's trouble, not the name's
 
@@ -39,6 +41,8 @@ def is_public(address: Address) -> bool:
             return is_public(address.ipv4_mapped)
         if not all(map(is_public, carried)):
             return False
+    if any(address in network for network in NOT_PUBLIC):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
