@@ -141,7 +141,8 @@ def test_it_notes_what_the_policy_thought_before_the_step() -> None:
 
 
 def test_more_mini_batches_than_trees_are_as_many_as_trees() -> None:
-    assert learner(tiny_model("llama")).update(some_trees(2), 5)["updates"] == 2
+    own = learner(tiny_model("llama"))
+    assert own.update(some_trees(2), 5)["updates"] == 2 and own.updates == 5, "and the schedule goes on as planned"
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo"])
@@ -174,7 +175,17 @@ def test_nothing_to_learn_is_no_update() -> None:
     own = learner(tiny_model("llama"))
     before = parameters(own)
     assert own.update([silent(tree) for tree in some_trees(2)]) == {} and own.update([]) == {}
-    assert own.updates == 0 and furthest(before, parameters(own)) == 0
+    assert furthest(before, parameters(own)) == 0 and own.optimizer.state_dict()["state"] == {}
+
+
+def test_the_schedule_ends_with_the_run_although_some_groups_teach_nothing() -> None:
+    """Four steps of two updates each; of the second step one group teaches, of the third none."""
+    own = learner(tiny_model("llama"), optim=OptimConfig(lr=1e-3, schedule="linear", final_lr=0.1), num_updates=8)
+    one, two = some_trees(2)
+    steps = [own.update(trees, 2) for trees in ([one, two], [one, silent(two)], [silent(one), silent(two)], [one, two])]
+    assert [step.get("updates", 0) for step in steps] == [2, 1, 0, 2]
+    assert [steps[step]["lr"] for step in (0, 1, 3)] == pytest.approx([own.optim.rate(update, 8) for update in (1, 3, 7)])
+    assert steps[-1]["lr"] == pytest.approx(1e-4)
 
 
 def test_an_update_that_is_not_finite_is_skipped_whole() -> None:

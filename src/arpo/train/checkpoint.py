@@ -47,7 +47,7 @@ class TrainState:
     best_step: int = 0
     stale_evaluations: int = 0  # validations since the best
     validated: int = 0  # the last step that was validated
-    updates: int = 0  # of the optimizer, skipped ones included
+    updates: int = 0  # of the optimizer as planned, for the learning rate's schedule: skipped and missing ones included
     seconds: float = 0.0  # spent in training so far
     skipped: int = 0  # steps in a row, up to this one, of which an update was skipped: the weights may be what is broken
 

@@ -127,8 +127,8 @@ class Learner:
         return [p.to(self.device) for p in pack(trees, self.token_budget, flat=not self.unwrapped.tree)]
 
     def update(self, trees: Sequence[CreditedTree], updates: int = 1) -> dict[str, float]:
-        """`updates` optimizer steps on disjoint mini-batches of whole trees, each token trained once. Returns metrics; none where
-        no tree can teach anything.
+        """`updates` optimizer steps on disjoint mini-batches of whole trees, each token trained once; fewer where fewer trees can
+        teach anything. Returns metrics; none where none can. The learning rate's schedule moves on by `updates` either way.
 
         Trees without any credit other than 0 count in the mean but are not computed, since their gradient is 0 (under a divergence
         or an entropy bonus it is not, so they are). An update whose loss or gradient is not finite is skipped and counted under
@@ -142,6 +142,7 @@ class Learner:
         all_teach = self.loss.kl_coefficient or self.loss.entropy_coefficient
         teaching = [tree for tree in scored if all_teach or any(tree.credit.values())]
         parts = _split(teaching, updates)
+        self.updates += updates - len(parts)  # the schedule moves on by what was planned
         if not parts:
             return {}
         rows, tokens = ((a - b) / len(parts) for a, b in zip(_size(scored), _size(teaching), strict=True))  # silent, a part
