@@ -32,7 +32,7 @@ class TrainConfig(Config):
     steps: Annotated[int, Field(ge=1)] | None = None
     """Training steps. Give this or `epochs`; with neither, 100."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the training tasks."""
+    """Passes over the training tasks. Those that dynamic sampling tries besides are not counted."""
     tasks_per_step: Annotated[int, Field(ge=1)] = 8
     """Tasks (trees) a step."""
     updates_per_step: Annotated[int, Field(ge=1)] = 1
