@@ -201,7 +201,7 @@ def test_failed_request_is_asked_again_with_the_next_attempt_then_the_leaf_gets_
     assert growing.feed(failed) == [Sample((0,), Role.ROOT, 1)]
     assert growing.feed(failed) == [Sample((0,), Role.ROOT, 2)]
     assert growing.feed(failed) == []
-    assert growing.tree.endings == {(0,): Ending.ENGINE_FAILED} and growing.done and growing.retries_used == 2
+    assert growing.tree.endings == {(0,): Ending.ENGINE_FAILED} and growing.done
     assert not growing.tree.turns
 
 

@@ -18,8 +18,6 @@ from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, rea
 from arpo.evaluation.verdicts import FILE, NO_ANSWER, Verdict, agreement, append_verdict, as_study, judged, read_verdicts
 from localhost import Asked, Reply, serving
 
-GOLDS = ("Lima", "Ciudad de los Reyes")
-
 
 def said(text: str, **more: Any) -> Reply:
     return Reply({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}], **more})

@@ -136,7 +136,6 @@ class Expansion:
         self.decisions: dict[Place, TipDecision] = {}  # final ones, of tips under planned roots
         self.fills: list[Place] = []  # first turns started because budget was left over
         self.planned_roots: int | None = None  # N; None while the pilot runs
-        self.retries_used = 0
         self._budget: Budget | None = None  # from the moment N is known
         self._judged: dict[Place, tuple[Tip | None, Decision]] = {}  # by tip
         self._sampling: dict[Place, Role] = {}
@@ -227,7 +226,6 @@ class Expansion:
         attempt = self._attempts.get(place, 0) + 1
         if attempt <= self.growth.retries and ending is not Ending.REPLAY_MISS:  # what is not recorded is not there a second time
             self._attempts[place] = attempt
-            self.retries_used += 1
             if place in self._sampling:
                 commands.append(Sample(place, self._sampling[place], attempt))
             else:

@@ -100,9 +100,9 @@ class _Collected:
         for at, value in enumerate(follows.entropies[:WINDOW]):
             add(self.curve[at], question, value, 1.0)
 
-    def told(self, tool: str, seed: int) -> ToolEntropies:
+    def told(self, tool: str) -> ToolEntropies:
         def of(name: str, change: bool = False) -> Estimate:
-            return ratio(getattr(self, name), purpose=f"{tool}/{name}", change=change, seed=seed)
+            return ratio(getattr(self, name), purpose=f"{tool}/{name}", change=change)
 
         positions = tuple(sorted(self.curve))
         return ToolEntropies(
@@ -113,23 +113,23 @@ class _Collected:
             after=of("after"),
             rise=of("rise", change=True),
             rise_from_before=of("rise_from_before", change=True),
-            rose=share(self.rose, purpose=f"{tool}/rose", seed=seed),
+            rose=share(self.rose, purpose=f"{tool}/rose"),
             positions=positions,
-            curve=tuple(ratio(self.curve[at], purpose=f"{tool}/{at}", seed=seed) for at in positions),
+            curve=tuple(ratio(self.curve[at], purpose=f"{tool}/{at}") for at in positions),
         )
 
 
-def entropy_study(recorded: Iterable[Recorded], *, head: int | None = None, seed: int = 0) -> EntropyStudy:
+def entropy_study(recorded: Iterable[Recorded]) -> EntropyStudy:
     """Measure what stands in `recorded` (any trees, branched or not: every continuation of a result counts).
 
-    `head`: k, else that of the records. Raises ConfigError where there is no tool result with a turn after it, or the engine
+    k is the head of the first record. Raises ConfigError where there is no tool result with a turn after it, or the engine
     that wrote the turns did not know its entropies (an endpoint tells none).
     """
     by_tool: dict[str, _Collected] = defaultdict(_Collected)
     by_number: dict[int, _Sums] = defaultdict(dict)
     first_curve: dict[int, _Sums] = defaultdict(dict)
     trees = unknown = 0
-    k = head
+    k: int | None = None
     for each in recorded:
         tree, trees = each.record.tree, trees + 1
         k = k or each.record.growth.head
@@ -156,9 +156,9 @@ def entropy_study(recorded: Iterable[Recorded], *, head: int | None = None, seed
     return EntropyStudy(
         head=k,
         trees=trees,
-        tools=tuple(by_tool[tool].told(tool, seed) for tool in [ALL, *sorted(by_tool.keys() - {ALL})]),
-        by_number=tuple((n, ratio(by_number[n], purpose=f"result {n}", change=True, seed=seed)) for n in sorted(by_number)),
-        first_curve=tuple(ratio(first_curve[at], purpose=f"first/{at}", seed=seed) for at in sorted(first_curve)),
+        tools=tuple(by_tool[tool].told(tool) for tool in [ALL, *sorted(by_tool.keys() - {ALL})]),
+        by_number=tuple((n, ratio(by_number[n], purpose=f"result {n}", change=True)) for n in sorted(by_number)),
+        first_curve=tuple(ratio(first_curve[at], purpose=f"first/{at}") for at in sorted(first_curve)),
     )
 
 

@@ -71,7 +71,7 @@ class _Made:
         return _key(self.call.name, self.call.arguments)
 
 
-def quality(recorded: Iterable[Recorded], *, seed: int = 0) -> Quality:
+def quality(recorded: Iterable[Recorded]) -> Quality:
     """Measure all trajectories (every leaf that the world did not end)."""
     figures: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
     tools: dict[tuple[str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
@@ -90,12 +90,12 @@ def quality(recorded: Iterable[Recorded], *, seed: int = 0) -> Quality:
                 add(tools[tool, name], each.question, up, 1)
     by_tool: dict[str, dict[str, Estimate]] = defaultdict(dict)
     for (tool, name), pairs in sorted(tools.items()):
-        by_tool[tool][name] = share(pairs, purpose=f"{tool}/{name}", seed=seed)
-    told = {name: share(figures[name], purpose=name, seed=seed) for name in FIGURES if name in figures}
+        by_tool[tool][name] = share(pairs, purpose=f"{tool}/{name}")
+    told = {name: share(figures[name], purpose=name) for name in FIGURES if name in figures}
     return Quality(
         trajectories=trajectories,
         calls=calls,
-        calls_each=ratio(each_calls, purpose="calls", seed=seed),
+        calls_each=ratio(each_calls, purpose="calls"),
         figures={name: estimate for name, estimate in told.items() if estimate.n},
         by_tool=dict(by_tool),
     )

@@ -53,7 +53,7 @@ def read_recorded(path: Path) -> Iterator[Recorded]:
 Pairs = Mapping[str, tuple[float, float]]  # by question: a numerator and a denominator
 
 
-def ratio(pairs: Pairs, *, purpose: str, change: bool = False, seed: int = 0, resamples: int = RESAMPLES // 5) -> Estimate:
+def ratio(pairs: Pairs, *, purpose: str, change: bool = False) -> Estimate:
     """Sum of numerators over sum of denominators (`change`: less 1) with its 95 % bootstrap interval over questions; `n` counts
     the questions. NaN where nothing can be said; no interval over fewer than `FEW` questions."""
     given = np.array([pair for _, pair in sorted(pairs.items()) if pair[1]], dtype=np.float64).reshape(-1, 2)
@@ -62,16 +62,16 @@ def ratio(pairs: Pairs, *, purpose: str, change: bool = False, seed: int = 0, re
     mean = given[:, 0].sum() / given[:, 1].sum() - change
     if len(given) < FEW:
         return Estimate(float(mean), float("nan"), float("nan"), len(given))
-    chosen = keyed_generator(seed, f"{purpose}/{len(given)}").integers(0, len(given), (resamples, len(given)))
+    chosen = keyed_generator(0, f"{purpose}/{len(given)}").integers(0, len(given), (RESAMPLES // 5, len(given)))
     sums = given[chosen].sum(axis=1)
     low, high = np.quantile(sums[:, 0] / sums[:, 1] - change, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(mean), float(low), float(high), len(given))
 
 
-def share(pairs: Pairs, *, purpose: str, seed: int = 0) -> Estimate:
+def share(pairs: Pairs, *, purpose: str) -> Estimate:
     """A `ratio` of parts to wholes, from 0 to 1. Where all of it or nothing was found, resampling would know no doubt: there the
     interval is Wilson's over questions."""
-    found = ratio(pairs, purpose=purpose, seed=seed)
+    found = ratio(pairs, purpose=purpose)
     if found.n < 2 or found.mean not in (0.0, 1.0):
         return found
     return wilson(found.n if found.mean else 0, found.n)
