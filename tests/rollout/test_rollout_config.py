@@ -56,6 +56,25 @@ def test_what_cannot_work_is_refused(values, says):
         RolloutConfig(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"leaves": 8}, "roots (8) is rollout.leaves"),  # a recipe's roots, and fewer leaves on the command line
+        ({"roots": "pilot", "root_cap": 1}, "root_cap"),
+        ({"rule": {"rule": "fixed", "at": 4}, "max_calls": 3}, "none of 3 calls"),
+        ({"rule": {"rule": "random", "rates": [0.0]}}, "rule"),
+        ({"leaves": 8, "rule": "none"}, ""),
+        ({"rule": {"rule": "fixed", "at": 3}, "max_calls": 3}, ""),
+        ({"rule": {"rule": "random", "rates": [0.0, 0.1]}}, ""),
+        ({"roots": "pilot"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_rule_that_can_never_branch_is_found(values, says):
+    why = RolloutConfig(**values).never_branches
+    assert says in why and bool(says) == bool(why)
+
+
 def test_flat_keeps_the_limits_and_drops_the_branches():
     branching = config(leaves=8, roots="pilot", root_cap=3, max_calls=5)
     flat = branching.flat(leaves=3, temperature=0.0)

@@ -27,6 +27,7 @@ from arpo.train import checkpoint
 from arpo.train.job import build_job
 from arpo.train.loop import GateError
 from arpo.train.pipeline import train
+from arpo.train.preparation import prepare
 from arpo.train.runfolder import RunFolder
 from arpo.train.starts import Start
 from tiny_project import TinyProject, question, write_tiny_project
@@ -376,6 +377,13 @@ def test_what_is_wrong_with_data_is_said(own_project: TinyProject, tmp_path: Pat
     assert any("test data" in text and "1 skipped" in text for text in texts(found))
     (said,) = [note for note in found.notes() if "in train and in test" in note["text"]]
     assert said["level"] == "warning" and "Parity of 4" in said["text"]
+
+
+def test_a_run_whose_trees_cannot_branch_says_so_before_it_starts(own_project: TinyProject) -> None:
+    """Fewer leaves on the command line, and the recipe's roots are all of them."""
+    notes = prepare(load_recipe(own_project.recipe, ["rollout.leaves=3"])).notes
+    assert [level for text, level in notes if "no tree can branch" in text and "rollout.roots (3)" in text] == ["warning"]
+    assert not any("branch" in text for text, _ in prepare(load_recipe(own_project.recipe)).notes)
 
 
 @pytest.mark.parametrize("role", ["validation", "test"])

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
-from arpo.core.branching import Constant, Never, Paper, Pilot, Rule
+from arpo.core.branching import DEEPEST, Constant, Never, Paper, Pilot, Rule
 from arpo.errors import ConfigError
 from arpo.imported import imported
 
@@ -128,6 +128,19 @@ class RolloutConfig(Config):
     @property
     def _branches(self) -> bool:
         return not isinstance(self.rule, Never)
+
+    @property
+    def never_branches(self) -> str:
+        """Why no tree can branch although there is a rule for it; "" where there is none, or trees can."""
+        if not self._branches:
+            return ""
+        if self.roots == self.leaves:
+            return f"rollout.roots ({self.roots}) is rollout.leaves, so none is left for branches"
+        if self.root_cap == 1:
+            return "rollout.root_cap allows a root no leaf but its own"
+        if not any(self.rule.most(depth) for depth in range(1, min(self.max_calls, DEEPEST) + 1)):
+            return f"rollout.rule branches after none of {self.max_calls} calls (rollout.max_calls)"
+        return ""
 
     def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
         """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0: greedy)."""

@@ -38,6 +38,8 @@ def prepare(run: Run, *, resume: bool = False) -> Prepared:
         if report and (report.skipped or report.mended or report.duplicates or report.notes):
             notes.append((f"{split} data: {report}", "info"))
     check_enough(run.train, len(tasks["train"]))
+    if why := run.rollout.never_branches:
+        notes.append((f"no tree can branch, so all trajectories start from the prompt, as in GRPO: {why}", "warning"))
     notes += _shared(tasks, run.data.allow_test_questions)
     if run.cold_start and not resume:
         sft.read_traces(run.cold_start, run.data.train)
