@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from rich.console import Console
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.engines.local import LocalEngine
@@ -18,8 +20,10 @@ from arpo.errors import ConfigError
 from arpo.recipe import load_recipe
 from arpo.rewards.config import build_reward
 from arpo.rollout.prompts import check_prompts
+from arpo.train.agreement import agreed_packing
 from arpo.train.job import build_job, read_tasks
 from arpo.train.models import ModelConfig, load_model
+from arpo.train.pipeline import train
 from arpo.train.sources import fetch
 from tiny_project import TinyProject
 
@@ -175,3 +179,115 @@ def test_a_reward_that_is_no_function_is_named() -> None:
     run = load_recipe("quickstart", ["reward={use: 'arpo.rewards.config:BUILT'}"])
     with pytest.raises(ConfigError, match=r"reward\.use"):
         build_reward(run.reward)
+
+
+# --- architectures that compute something else than their parts say
+
+
+def made(config: transformers.PreTrainedConfig) -> Any:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0.0, 0.2)
+    return model.eval()
+
+
+DEEPSEEK = {
+    **SIZES,
+    **HEADS,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "tree"),
+    [
+        (transformers.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True), True),
+        (transformers.CohereConfig(**SIZES, **HEADS), True),  # scales its logits
+        (transformers.GraniteConfig(**SIZES, **HEADS, logits_scaling=3.0, embedding_multiplier=2.0), True),
+        (transformers.Phi3Config(**SIZES, **HEADS, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}), True),
+        (transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128), True),
+        (transformers.DeepseekV3Config(**DEEPSEEK), True),  # values of another size than keys
+        (transformers.DiffLlamaConfig(**SIZES, **HEADS), True),
+        (transformers.NemotronConfig(**SIZES, **HEADS), "packed, it fails (ValueError"),  # does not pass the layout on
+        (transformers.DogeConfig(**SIZES, **HEADS), "packed, it fails (ValueError"),  # makes a mask of its own
+        (transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8), "sliding_attention"),  # caps logits of attention and head
+        (transformers.Gemma3TextConfig(**SIZES, **HEADS, head_dim=8), "sliding_attention"),
+        (transformers.MistralConfig(**SIZES, **HEADS, sliding_window=16), "window of 16"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, transformers.PreTrainedConfig) else "",
+)
+def test_the_learner_computes_what_the_model_does(config: transformers.PreTrainedConfig, tree: bool | str) -> None:
+    """Tree-packed where that gives the model's own log-probabilities, else flat and said why."""
+    model = made(config)
+    by_tree, why = agreed_packing(model, "auto")
+    assert (by_tree, why) == (True, None) if tree is True else (not by_tree and str(tree) in str(why))
+    if tree is not True:
+        with pytest.raises(ConfigError, match=r"train\.packing: this model cannot be trained tree-packed"):
+            agreed_packing(model, "tree")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        # no decoder, and a layer before the head
+        (transformers.BertConfig(**SIZES, **HEADS), "its log-probabilities would be wrong by"),
+        (transformers.RecurrentGemmaConfig(**SIZES, **HEADS, lru_width=32), "its log-probabilities would be wrong by"),
+        (transformers.RemBertConfig(**SIZES, **HEADS), "it fails (RuntimeError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, transformers.PreTrainedConfig) else "",
+)
+def test_a_model_that_the_learner_would_compute_wrongly_is_refused(config: transformers.PreTrainedConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.source: \w+ cannot be trained: {re.escape(words)}"):
+        agreed_packing(made(config), "auto")
+
+
+def test_a_model_that_cannot_be_trained_packed_is_refused_before_anything_is_measured(tiny_project: TinyProject) -> None:
+    config = json.loads((tiny_project.model / "config.json").read_text())
+    (tiny_project.model / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    run = load_recipe(tiny_project.recipe, ["train.packing=tree", "cold_start=null", "name=refused"])
+    with pytest.raises(ConfigError, match=r"train\.packing: .*at random"):
+        train(run, console=Console(quiet=True))
+    assert not list((run.folder / "evaluation").glob("*.json"))
+
+
+def test_layers_that_attend_twice_are_refused() -> None:
+    """The second call's keys would overwrite the first one's."""
+    with pytest.raises(ConfigError, match="attend more than once"):
+        LocalEngine(made(transformers.DiffLlamaConfig(**SIZES, **HEADS)), dtype="float32")
+
+
+def test_positions_that_turn_with_the_length_of_the_context_are_refused() -> None:
+    """Phi-3 and Phi-4 with 128k: keys of a short context are others than those of a long one, also in the same batch."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    model = made(
+        transformers.Phi3Config(
+            **SIZES, **HEADS, original_max_position_embeddings=32, rope_parameters={**rope, "original_max_position_embeddings": 32}
+        )
+    )
+    with pytest.raises(ConfigError, match=r"engine\.max_tokens_per_slot: .*longrope.* \(got 128\)\. .*at most 32"):
+        LocalEngine(model, dtype="float32")
+    LocalEngine(model, dtype="float32", max_tokens_per_slot=32)
+    by_tree, why = agreed_packing(model, "auto")
+    assert not by_tree and "longrope" in str(why)
+
+
+def test_adapters_on_the_head_are_refused() -> None:
+    peft = pytest.importorskip("peft")
+    model = made(transformers.LlamaConfig(**SIZES, **HEADS))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"))
+    with pytest.raises(ConfigError, match=r"model\.lora\.targets: the output layer cannot have adapters"):
+        agreed_packing(adapted, "auto")

@@ -254,6 +254,8 @@ class Probe:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if key.shape != value.shape or query.shape[-1] != key.shape[-1]:
             raise ValueError("keys, values and queries of different sizes are not supported")
+        if layer in self.shapes:
+            raise ValueError("layers that attend more than once are not supported")
         self.shapes[layer] = (query.shape[1], key.shape[1], key.shape[3])
         return torch.zeros_like(query).transpose(1, 2)
 

@@ -93,6 +93,10 @@ class Network:
         if probe.windows and min(probe.windows) < self.limit:
             where, hint = "engine.max_tokens_per_slot", f"set engine.max_tokens_per_slot to at most {min(probe.windows)}"
             raise ConfigError(f"{name} attends within a window", where=where, value=min(probe.windows), hint=hint)
+        if (turns := _positions_turn_at(self.module.config)) is not None and turns < self.limit:
+            wrong = f"{name} turns every position otherwise in a context of more than {turns} tokens (longrope)"
+            hint = f"set engine.max_tokens_per_slot to at most {turns}"
+            raise ConfigError(wrong, where="engine.max_tokens_per_slot", value=self.limit, hint=hint)
         heads, kv_heads, head_dim = shapes.pop()
         return Shape(len(probe.shapes), heads, kv_heads, head_dim)
 
@@ -184,6 +188,14 @@ def _limit(config: Any, max_tokens: int | None) -> int:
         hint = f"at most {own}, the model's context"
         raise ConfigError("a slot cannot be longer than the model's context", where=where, value=max_tokens, hint=hint)
     return max_tokens
+
+
+def _positions_turn_at(config: Any) -> int | None:
+    """The longest context in which rotary embeddings of the kind longrope (Phi-3, Phi-4) are those of a shorter one; None for other
+    kinds. Beyond it keys computed before are wrong, and those of every neighbour in the batch."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, Mapping)]  # some models have one a kind of layer
+    return min((k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"), default=None)
 
 
 def _names(module: nn.Module) -> list[tuple[str, ...]]:

@@ -151,10 +151,11 @@ def build_learner(
 ) -> "Learner":
     """The learner of the job's model, for `num_updates` updates; `tell` hears why it trains flat where that was left open.
     `loss`: None for the recipe's; `reference`: what its divergence is measured from (None: the model as it is now)."""
-    from arpo.train.learner import Learner, trains_by_tree
+    from arpo.train.agreement import agreed_packing
+    from arpo.train.learner import Learner
 
     assert job.dtype is not None  # of a model that is served elsewhere nothing is learned: `refuse_training`
-    tree, reason = trains_by_tree(job.model.config, job.run.train.packing)
+    tree, reason = agreed_packing(job.model, job.run.train.packing)
     if reason:
         tell(f"training flat, every trajectory alone: {reason}")
     return Learner(

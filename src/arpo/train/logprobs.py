@@ -30,6 +30,9 @@ class Head:
     def of(cls, model: Any) -> "Head":
         """The head of a transformers causal language model. Raises ConfigError where it is no linear layer."""
         layer = model.get_output_embeddings()
+        if hasattr(layer, "base_layer"):
+            hint = "leave the head out: `all-linear` does"
+            raise ConfigError("the output layer cannot have adapters", where="model.lora.targets", hint=hint)
         if not isinstance(layer, torch.nn.Linear):
             raise ConfigError("the output layer must be linear", where="model", value=type(layer).__name__)
         config = model.config

@@ -27,6 +27,7 @@ from arpo.tasks import Task
 from arpo.tools.accounts import in_words
 from arpo.train import checkpoint
 from arpo.train.adapters import full_state
+from arpo.train.agreement import agreed_packing
 from arpo.train.checkpoint import Checkpoint, TrainState
 from arpo.train.closing import print_closing
 from arpo.train.ending import run_to_end, written_down
@@ -123,6 +124,7 @@ class _Pipeline:
             self.folder.keep_tokenizer(job.tokenizer)
             check_prompts(job.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout)
             self.look_at_space(job, len(tasks["train"]))
+            agreed_packing(job.model, self.run.train.packing)  # a model that cannot be trained is refused before it is measured
         try:
             if self.saved:
                 before = self._earlier("before")
