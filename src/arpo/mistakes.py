@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from arpo.config import CONFLICT
+from arpo.config import CONFLICT, NO_SECRETS
 from arpo.errors import ConfigError, nearest
 from arpo.located import Keys, Located, lookup, show
 
@@ -42,8 +42,8 @@ def config_error(error: ValidationError, given: Located, model: type) -> ConfigE
             by_keys[keys].append(message)
     found = [(keys, ", or ".join(messages)) for keys, messages in by_keys.items()]
     (first, message), *others = found
-    rest = "".join(f"\n{where(given, keys)}: {message}{_shown(lookup(given.value, keys))}" for keys, message in others)
-    return ConfigError(message + _shown(lookup(given.value, first)) + rest, where=where(given, first))
+    rest = "".join(f"\n{where(given, keys)}: {_with_value(message, keys, given)}" for keys, message in others)
+    return ConfigError(_with_value(message, first, given) + rest, where=where(given, first))
 
 
 def where(given: Located, keys: Keys) -> str:
@@ -51,11 +51,12 @@ def where(given: Located, keys: Keys) -> str:
     return ": ".join(part for part in (given.place(keys), show(keys)) if part)
 
 
-def _shown(value: object) -> str:
-    if value is None or isinstance(value, Mapping):
-        return ""
+def _with_value(message: str, keys: Keys, given: Located) -> str:
+    value = lookup(given.value, keys)
+    if value is None or isinstance(value, Mapping) or message == NO_SECRETS:
+        return message
     text = repr(value)
-    return f" (got {text if len(text) <= 80 else text[:77] + '...'})"
+    return f"{message} (got {text if len(text) <= 80 else text[:77] + '...'})"
 
 
 def _keys(one: Mapping[str, Any], value: Any) -> Keys:

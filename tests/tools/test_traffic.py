@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from arpo.core.tree import Call, Outcome, Status
+from arpo.endpoint.config import ServedModel
 from arpo.errors import ConfigError, ProviderError, ToolError, ToolsStoppedError
+from arpo.recipe import load_recipe
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.accounts import accounts_of, in_words, read_accounts
@@ -572,6 +574,45 @@ def test_a_key_in_a_recipe_is_refused():
     with pytest.raises(ValueError, match="keep keys in the environment"):
         ToolConfig(use="x:y", options={"api_key": "sk-very-secret-123"})
     assert ToolConfig(use="x:y", options={"api_key_env": "SERPER_API_KEY"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"Authorization": "Bearer sk-very-secret-123"}},
+        {"headers": {"X-Subscription-Token": "sk-very-secret-123"}},
+        {"env": {"OPENAI_API_KEY": "sk-very-secret-123"}},
+        {"parameters": {"key": "sk-very-secret-123"}},
+        {"provider": {"url": "https://h/", "params": {"api_key": "sk-very-secret-123"}}},
+        {"summariser": {"url": "https://me:sk-very-secret-123@h/v1", "model": "m"}},
+        {"url": "https://h/search?api_key=sk-very-secret-123"},
+    ],
+)
+def test_so_is_one_that_lies_deeper(options):
+    with pytest.raises(ValueError, match="keep keys in the environment"):
+        ToolConfig(use="x:y", options=options)
+
+
+def test_what_is_no_secret_is_taken():
+    names = {"provider": {"url": "https://h/?q={query}", "headers": {"X-Api-Key": "{key}"}, "key_env": "NAME", 3: "x"}}
+    model = {"summariser": {"url": "https://h/v1", "model": "m", "key_env": "NAME", "length_key": "max_completion_tokens"}}
+    server = {"headers": {"Authorization": "Bearer $TOKEN", "Accept": "text/html"}, "env": {"API_KEY": "$KEY", "DEBUG": "1"}}
+    for options in (names, model, server, {"key": "title", "token": "<eos>"}):
+        assert ToolConfig(use="x:y", options=options)
+
+
+def test_an_endpoint_takes_no_password_in_its_url():
+    with pytest.raises(ValueError, match="keep keys in the environment"):
+        ServedModel(url="https://me:sk-very-secret-123@h/v1", model="m")
+
+
+@pytest.mark.parametrize(
+    "group", ['{"headers": {"Authorization": "sk-very-secret-123"}}', '{"url": "http://a:sk-very-secret-123@h"}']
+)
+def test_the_message_does_not_show_what_it_refuses(group):
+    with pytest.raises(ConfigError, match="keep keys in the environment") as caught:
+        load_recipe("quickstart", [f'tools=[{{"use": "mcp", "options": {group}}}]'])
+    assert "sk-very" not in str(caught.value)
 
 
 # --- what a tool says of itself

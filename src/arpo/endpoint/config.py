@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from arpo.config import Config
+from arpo.config import Config, Url
 
 
 class ServedModel(Config):
     """A model behind an OpenAI-compatible endpoint."""
 
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Url
     """The endpoint, up to `/v1`."""
     model: Annotated[str, Field(min_length=1)]
     """Its name there."""

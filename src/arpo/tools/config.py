@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, WrapValidator, model_validator
 
-from arpo.config import Config, conflict
+from arpo.config import NO_SECRETS, Config, conflict
 from arpo.errors import ArpoError, ConfigError, nearest
 from arpo.imported import imported
-from arpo.tools.hidden import OPTION
+from arpo.tools.hidden import secrets_in
 from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig, ToolLimitsConfig
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class ToolConfig(Config):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Self:
-        for name, value in self.options.items():
-            if OPTION.search(name) and isinstance(value, str):
-                where = f"options.{name}"
-                raise conflict("a recipe is written to the run's folder: keep keys in the environment and name the variable", where)
+        for where in secrets_in(self.options):
+            raise conflict(NO_SECRETS, f"options.{where}")
         return self
 
 

@@ -5,9 +5,23 @@ Knows which environment variables hold secrets: by their names. Refuses to know 
 
 import os
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from arpo.config import holds_password
 
 SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 OPTION = re.compile(r"(^|_)(api_?key|secret|password|access_token|auth_token)$", re.IGNORECASE)
+PARAMETER = re.compile(OPTION.pattern + "|^(key|token)$", re.IGNORECASE)
+HEADER = re.compile(SECRET.pattern + "|^(proxy_)?authorization$|^cookie$", re.IGNORECASE)
+BY_GROUP = {
+    "headers": HEADER,
+    "env": SECRET,
+    "params": PARAMETER,
+    "parameters": PARAMETER,
+}  # what stands in these goes to a service
+FILLED_IN = ("$", "{key}")  # what such a text has where its secret comes from the environment
 SHORTEST = 6  # characters: what is shorter would be found by chance
 
 
@@ -17,3 +31,24 @@ def without_secrets(text: str) -> str:
         if len(value) >= SHORTEST and value in text and SECRET.search(name):
             text = text.replace(value, f"${name}")
     return text
+
+
+def secrets_in(options: Mapping[str, Any], named: re.Pattern[str] = OPTION) -> Iterator[str]:
+    """Where in a tool's options a secret is written out, by names: "headers.Authorization". A URL may hold one too."""
+    for key, value in options.items():
+        name = str(key)
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{place}" for place in secrets_in(value, BY_GROUP.get(name, OPTION)))
+        elif isinstance(value, str) and not any(mark in value for mark in FILLED_IN):
+            called_so = named.search(name.replace("-", "_")) and not name.endswith("_env")
+            if called_so or _secret_url(value):
+                yield name
+
+
+def _secret_url(text: str) -> bool:
+    if not text.startswith(("http://", "https://")):
+        return False
+    try:
+        return holds_password(text) or any(PARAMETER.search(name) for name, _ in parse_qsl(urlsplit(text).query))
+    except ValueError:
+        return False

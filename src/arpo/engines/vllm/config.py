@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from arpo.config import Config, conflict
+from arpo.config import Config, conflict, without_password
 
 OWN = {  # what other keys of a recipe say, or what this engine must decide itself
     "model": "model.source",
@@ -79,6 +79,7 @@ class VllmConfig(Config):
         for url in urls:
             if not re.fullmatch(r"https?://[^/\s]+(/[^\s]*)?", url):
                 raise ValueError(f"{url!r} is no URL such as http://127.0.0.1:8000")
+            without_password(url)
         if len({url.rstrip("/") for url in urls}) < len(urls):
             raise ValueError("every server once: twice the same one would count as two replicas")
         return tuple(url.rstrip("/").removesuffix("/v1") for url in urls)
