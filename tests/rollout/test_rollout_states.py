@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +15,7 @@ from arpo.chat.template import TemplateFormat
 from arpo.core import Ending, Status, StepStats
 from arpo.errors import RewardError, ToolError
 from arpo.rollout.collect import collect
-from arpo.rollout.states import line_of
+from arpo.rollout.states import ToolStates, line_of
 from arpo.tools import ToolResult
 from virtual_time import run
 
@@ -322,3 +322,30 @@ def test_stopping_early_closes_the_states_of_what_was_growing(tokenizer):
 
     assert run(first()).task.id == "task-0"
     assert tool.all_closed
+
+
+async def test_states_of_a_tool_need_not_be_asynchronous():
+    class Counter:
+        name, description, schema = "count", "Counts.", {"type": "object", "properties": {}}
+        closed: ClassVar[list[list[int]]] = []
+
+        def open(self, task):
+            return [0]
+
+        def fork(self, state):
+            return list(state)
+
+        def close(self, state):
+            self.closed.append(state)
+
+        def __call__(self, arguments, context):
+            context.state[0] += 1
+            return ToolResult(text=str(context.state[0]))
+
+    states = ToolStates([Counter()], task(), 5.0)
+    (await states.at((0,)))["count"][0] += 1
+    await states.capture((0,))
+    (await states.at((0, 0)))["count"][0] += 1
+    assert (await states.at((0, 1)))["count"] == [1] and (await states.at((0,)))["count"] == [2]
+    await states.close()
+    assert sorted(Counter.closed) == [[1], [1], [2]]

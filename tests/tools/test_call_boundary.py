@@ -227,3 +227,19 @@ async def test_cancelling_a_run_cancels_its_calls():
     with pytest.raises(asyncio.CancelledError):
         await running
     assert await asyncio.to_thread(ended.wait, 5)
+
+
+async def test_a_tool_object_need_not_be_asynchronous_and_then_holds_up_nobody():
+    class Blocking:
+        name, description, schema = "blocking", "Blocks.", {"type": "object", "properties": {}}
+
+        def __call__(self, arguments, context):
+            time.sleep(0.2)
+            return threading.current_thread().name
+
+    began = time.perf_counter()
+    waiting = asyncio.create_task(outcome([Blocking()], "blocking"))
+    await asyncio.sleep(0.01)
+    assert time.perf_counter() - began < 0.15, "the loop stood still"
+    found = await waiting
+    assert (found.status, found.text != threading.current_thread().name) == (Status.OK, True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from arpo.chat.body import resolved
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.tree import Call, Outcome, Status
 from arpo.errors import ConfigError, ToolsStoppedError, nearest
@@ -20,6 +21,7 @@ from arpo.tasks import Task
 from arpo.tools import CallContext, Tool, isolation_notes
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
+from arpo.tools.off_loop import settled
 from arpo.tools.traffic import Traffic, around, recorded_offers, unready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
@@ -28,10 +30,10 @@ PATIENCE_S, RETRIES = 10.0, 1  # somebody sits before the screen: a provider tha
 LATER = "ask once more when it is back; a run waits for tools.limits.patience_s"
 
 
-def show_tools(recipe: str, words: Sequence[str], console: Console | None = None) -> bool:
+def show_tools(recipe: str, words: Sequence[str]) -> bool:
     """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object). Without a tool all are listed,
     and each is called once. Returns whether every call was answered well. Raises ConfigError."""
-    console = console or Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
     asked = words[len(settings) :]
     run = load_recipe(recipe, settings)
@@ -101,10 +103,13 @@ def example_arguments(tool: Tool, question: str) -> dict[str, Any]:
     """Arguments that fit the tool's schema: what it gives as an example, else a first guess; text is `question`."""
     properties = tool.schema.get("properties", {})
     needed = tool.schema.get("required", ()) or list(properties)[:1]
-    return {name: _example(name, properties.get(name, {}), question) for name in needed}
+    return {name: _example(name, properties.get(name, {}), tool.schema, question) for name in needed}
 
 
-def _example(name: str, about: Mapping[str, Any], question: str) -> Any:
+def _example(name: str, about: Mapping[str, Any], whole: Mapping[str, Any], question: str) -> Any:
+    about = resolved(about, whole)
+    if "properties" in about:
+        return {key: _example(key, about["properties"][key], whole, question) for key in about.get("required", ())}
     for key in ("examples", "enum"):
         if about.get(key):
             return about[key][0]
@@ -141,7 +146,7 @@ def _asked_call(tools: Mapping[str, Tool], asked: Sequence[str]) -> Call:
     if not text or not only or len(required) > 1:
         example = json.dumps(example_arguments(tools[name], "text"))
         raise ConfigError("needs its argument", where=name, value=text or None, hint=f"A text, or a JSON object: '{example}'")
-    kind = properties.get(only[0], {}).get("type", "string")
+    kind = resolved(properties.get(only[0], {}), tools[name].schema).get("type", "string")
     return Call(name=name, arguments={only[0]: text if kind == "string" else _number(name, text)})
 
 
@@ -187,7 +192,7 @@ async def _call(traffic: Traffic, tools: Mapping[str, Tool], call: Call, run: Ru
     """One call, with a state of its own where the tool has states. None: the record does not hold it."""
     task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
     tool: Any = tools[call.name]
-    state = await tool.open(task) if hasattr(tool, "open") else None
+    state = await settled(tool.open, task) if hasattr(tool, "open") else None
     try:
         context = CallContext(task=task, deadline_s=run.rollout.tool_deadline_s, seed=run.seed, state=state)
         outcome = await traffic.call(tools, call, context)
@@ -196,7 +201,7 @@ async def _call(traffic: Traffic, tools: Mapping[str, Tool], call: Call, run: Ru
         return None
     finally:
         if hasattr(tool, "open"):
-            await tool.close(state)
+            await settled(tool.close, state)
     how = "from the record" if outcome.cached and run.tools.mode != "live" else "from the cache" if outcome.cached else ""
     took = how or f"{outcome.seconds * 1e3:.1f} ms"
     console.print(f"  -> {outcome.status.value}, {took}" + (f", {outcome.fault}" if outcome.fault else ""))

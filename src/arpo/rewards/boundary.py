@@ -1,7 +1,6 @@
 """The one boundary between a run and its rewards: a finite Score in time, or a RewardError naming both task and reward."""
 
 import asyncio
-import inspect
 import math
 import sysconfig
 import traceback
@@ -14,7 +13,7 @@ from arpo.core.score import Score
 from arpo.errors import RewardError
 from arpo.rewards import Reward
 from arpo.tasks import Task
-from arpo.tools.off_loop import is_asynchronous, run_off_loop
+from arpo.tools.off_loop import settled
 
 NOT_THE_USER_S = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))  # files in which a reward's error may surface
 
@@ -24,12 +23,9 @@ def as_reward(function: Callable[..., Any]) -> Reward:
 
     A plain float is also the accuracy, clipped to 0..1.
     """
-    is_async = is_asynchronous(function)
 
     async def reward(task: Task, transcript: Transcript) -> Score:
-        value = await (function(task, transcript) if is_async else run_off_loop(function, task, transcript))
-        if inspect.isawaitable(value):
-            value = await value
+        value = await settled(function, task, transcript)
         if isinstance(value, Score):
             return value
         number = _number(value)

@@ -13,6 +13,7 @@ from arpo.core.place import Place
 from arpo.errors import ToolError
 from arpo.tasks import Task
 from arpo.tools import StatefulTool, Tool
+from arpo.tools.off_loop import settled
 
 States = Mapping[str, Any]  # by tool name
 
@@ -53,7 +54,7 @@ class ToolStates:
         if not self.tools:
             return
         trunk = self._live[line_of(tip)]
-        self._captured[tip] = await self._all(lambda name: self.tools[name].fork(trunk[name]))
+        self._captured[tip] = await self._all(lambda name: settled(self.tools[name].fork, trunk[name]))
 
     async def drop(self, tip: Place) -> None:
         """No sibling will start at `tip`: its captured state, if there is one, can go."""
@@ -67,7 +68,7 @@ class ToolStates:
 
     def _begin(self, name: str, trunk: States | None) -> Awaitable[Any]:
         tool = self.tools[name]
-        return tool.open(self.task) if trunk is None else tool.fork(trunk[name])
+        return settled(tool.open, self.task) if trunk is None else settled(tool.fork, trunk[name])
 
     async def _all(self, make: Callable[[str], Awaitable[Any]]) -> States:
         """A state of every tool, or none at all."""
@@ -93,6 +94,6 @@ class ToolStates:
     async def _end(self, name: str, state: Any) -> None:
         try:
             async with asyncio.timeout(self.deadline_s):
-                await self.tools[name].close(state)
+                await settled(self.tools[name].close, state)
         except (ToolError, TimeoutError) as error:
             self.lost.append(f"{name} was not closed: {str(error) or f'not done after {self.deadline_s:g} s'}")

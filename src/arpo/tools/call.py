@@ -14,6 +14,7 @@ from arpo.errors import ProviderError, ToolError, nearest
 from arpo.tools import CallContext, Tool, ToolResult
 from arpo.tools.function import as_result
 from arpo.tools.hidden import without_secrets
+from arpo.tools.off_loop import settled
 
 MOST_CHARS = 200_000  # of a result that is kept and recorded; the chat format cuts to tokens after that
 MOST_ERROR_CHARS = 500
@@ -52,8 +53,8 @@ async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext
     """Let the tool run once. Returns the outcome, and whether it says that there was nothing to be found.
 
     The deadline is the tool's own `deadline_s` where it has one, else the context's. For a stateful tool `context.state` is
-    the state of that tool in this branch. A tool object whose `__call__` blocks the event loop is beyond reach (a function never
-    does: it runs elsewhere). Raises ProviderError alone.
+    the state of that tool in this branch. A tool object whose asynchronous `__call__` blocks the event loop is beyond reach (a
+    function never does: it runs elsewhere). Raises ProviderError alone.
     """
     deadline_s = getattr(tool, "deadline_s", None) or context.deadline_s or LONGEST_S
     start = time.perf_counter()
@@ -99,7 +100,7 @@ async def _within(tool: Tool, arguments: Mapping[str, Any], context: CallContext
 async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolResult, str]:
     """The result, and why it is a failure: "" where it is none."""
     try:
-        result = await tool(arguments, context)
+        result = await settled(tool, arguments, context)
         result = result if isinstance(result, ToolResult) else as_result(result)
         result = result if isinstance(result.text, str) else replace(result, text=str(result.text))
         return result, "" if result.status in (Status.OK, Status.REFUSED) else "reported"

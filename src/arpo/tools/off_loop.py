@@ -43,6 +43,13 @@ async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.wrap_future(future)
 
 
+async def settled(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function(*arguments)` comes to, whether it is asynchronous, returns something to await, or neither (then it runs in a
+    thread of its own)."""
+    result = await (function(*arguments) if is_asynchronous(function) else run_off_loop(function, *arguments))
+    return await result if inspect.isawaitable(result) else result
+
+
 def _settle(future: "Future[Any]", *, result: Any = None, error: Exception | None = None) -> None:
     if not future.set_running_or_notify_cancel():  # nobody waits any more
         return

@@ -3,16 +3,16 @@
 Knows their shapes, not their packages: nothing is imported.
 """
 
-import inspect
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ToolError
 from arpo.tools import CallContext, JsonSchema, Tool, ToolResult
 from arpo.tools.function import as_result
-from arpo.tools.off_loop import is_asynchronous, run_off_loop
+from arpo.tools.off_loop import settled
 
 
 class ForeignTool:
@@ -26,11 +26,7 @@ class ForeignTool:
         known = self.schema.get("properties", {})
         if unknown := [name for name in arguments if name not in known and self.schema.get("additionalProperties") is False]:
             return ToolResult(text=f"{self.name} has no argument {unknown[0]!r}", status=Status.REFUSED)
-        if is_asynchronous(self._function):
-            result = await self._function(**arguments)
-        else:
-            result = await run_off_loop(_call, self._function, arguments)
-            result = await result if inspect.isawaitable(result) else result
+        result = await settled(partial(self._function, **arguments))
         return result if isinstance(result, ToolResult) else as_result(result)
 
 
@@ -82,7 +78,3 @@ def _langchain_schema(tool: Any) -> dict[str, Any]:
         schema: dict[str, Any] = given.model_json_schema()
         return {key: value for key, value in schema.items() if key not in ("title", "description")}
     return {"type": "object", "properties": dict(getattr(tool, "args", {}))}
-
-
-def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    return function(**arguments)
