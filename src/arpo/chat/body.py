@@ -25,10 +25,19 @@ def plain_argument(schema: JsonSchema) -> str | None:
 def argument_names(tool: Tool) -> str:
     """What to show in an empty tag of the tool: its argument's name, or the JSON it wants."""
     one = plain_argument(tool.schema)
-    if one is not None:
-        return one
     names = tool.schema.get("properties", {})
+    if one is not None:
+        names = resolved(names.get(one, {}), tool.schema).get("properties", {})
+        if not names:
+            return one
     return "{" + ", ".join(f'"{name}": …' for name in names) + "}" if names else ""
+
+
+def resolved(schema: JsonSchema, whole: JsonSchema) -> JsonSchema:
+    """`schema`, or what it refers to in `whole` (pydantic writes classes as `{"$ref": "#/$defs/Place"}`)."""
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    found = whole.get("$defs", {}).get(name)
+    return found if isinstance(found, Mapping) else schema
 
 
 def read_body(tool: Tool, body: str) -> Call:
@@ -47,25 +56,33 @@ def read_body(tool: Tool, body: str) -> Call:
             return Call(name=tool.name, arguments=whole)
     if one is None:
         return Call(name=tool.name, error=f"<{tool.name}> needs a JSON object: {argument_names(tool)}")
-    return Call(name=tool.name, arguments={one: _typed(body, properties.get(one, {}))})
+    return Call(name=tool.name, arguments={one: _typed(body, properties.get(one, {}), tool.schema)})
 
 
 def write_body(tool: Tool, arguments: Mapping[str, Any]) -> str:
     """The text for the tag of `tool`; `read_body` gives the same arguments back."""
     one = plain_argument(tool.schema)
-    if one is not None and set(arguments) == {one}:
-        value = arguments[one]
+    value = arguments.get(one) if one is not None else None
+    several = len(tool.schema.get("properties", {})) > 1
+    if one is not None and set(arguments) == {one} and not (several and isinstance(value, Mapping)):  # its keys could be arguments
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return json.dumps(dict(arguments), ensure_ascii=False) if arguments else ""
 
 
-def _typed(body: str, schema: Mapping[str, Any]) -> object:
-    if schema.get("type", "string") == "string":
+def _typed(body: str, schema: JsonSchema, whole: JsonSchema) -> object:
+    if _takes_text(schema, whole):
         return body
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         return body  # the tool's boundary says what it wanted
+
+
+def _takes_text(schema: JsonSchema, whole: JsonSchema) -> bool:
+    schema = resolved(schema, whole)
+    if options := schema.get("anyOf"):
+        return any(_takes_text(option, whole) for option in options)
+    return bool(schema.get("type", "string") == "string")
 
 
 def read_object(text: str) -> dict[str, Any] | None:
