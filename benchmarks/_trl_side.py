@@ -38,14 +38,43 @@ def make_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from transformers.utils import logging as hf_logging
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     hf_logging.disable_progress_bar()
     logging.getLogger("trl").setLevel(logging.ERROR)
+    prompts = [
+        {"prompt": [{"role": "system", "content": run.chat.system}, *map(dict, task.messages)], "task": task.id} for task in tasks
+    ]
+    trainer = GRPOTrainer(
+        model=model,
+        args=_config(run, steps, tasks_per_step, completion, out, use_cpu=model.device.type == "cpu", bf16=bf16),
+        reward_funcs=_reward(tokenizer, tasks),
+        train_dataset=Dataset.from_list(prompts),
+        processing_class=tokenizer,
+        tools=[_function(tool, tokenizer, tasks[0], run)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    clock = _Clock(trainer)
+
+    class Steps(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            clock.start()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            after_step(clock.stop(), clock.batch[-1])
+
+    trainer.add_callback(Steps())
+    return trainer
+
+
+def _config(run: Run, steps: int, tasks_per_step: int, completion: int, out: Path, *, use_cpu: bool, bf16: bool) -> Any:
+    """The recipe's settings in TRL's words."""
+    from trl import GRPOConfig
+
     rows, leaves = 8, run.rollout.leaves
-    config = GRPOConfig(
+    return GRPOConfig(
         output_dir=str(out),
-        use_cpu=model.device.type == "cpu",
+        use_cpu=use_cpu,
         bf16=bf16,
         max_steps=steps,
         per_device_train_batch_size=rows,
@@ -73,29 +102,6 @@ def make_trainer(
         dataloader_pin_memory=False,
         seed=run.seed,
     )
-    prompts = [
-        {"prompt": [{"role": "system", "content": run.chat.system}, *map(dict, task.messages)], "task": task.id} for task in tasks
-    ]
-    trainer = GRPOTrainer(
-        model=model,
-        args=config,
-        reward_funcs=_reward(tokenizer, tasks),
-        train_dataset=Dataset.from_list(prompts),
-        processing_class=tokenizer,
-        tools=[_function(tool, tokenizer, tasks[0], run)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    clock = _Clock(trainer)
-
-    class Steps(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            clock.start()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            after_step(clock.stop(), clock.batch[-1])
-
-    trainer.add_callback(Steps())
-    return trainer
 
 
 def same_prompts(trainer: Any, ours: Sequence[Sequence[int]]) -> bool:
