@@ -215,7 +215,7 @@ def carry_out(plan: Plan, method: str, seed: int) -> Cell:
     if arguments:
         log = plan.out / "logs" / f"{method}-s{seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        code, last = _process([sys.executable, "-P", "-m", "arpo.cli", "train", *arguments], log, f"{method}-s{seed}")
+        code, last = _process([sys.executable, "-P", "-m", "arpo", "train", *arguments], log, f"{method}-s{seed}")
         if code:
             raise CellError(f"exit code {code}, last words: {last or 'none'} (all of them: {log})")
     cell = _cell_of(method, seed, RunFolder(folder), run)

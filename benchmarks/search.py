@@ -118,7 +118,7 @@ def serving(folder: Path, asked: list[str], workers: int, clients: int = 8) -> d
 
     port = 20_000 + os.getpid() % 20_000
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "arpo.cli", "serve-search", str(folder), "--port", str(port), "--workers", str(workers)]
+    command = [sys.executable, "-m", "arpo", "serve-search", str(folder), "--port", str(port), "--workers", str(workers)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         for _ in range(300):

@@ -137,7 +137,7 @@ def _command(recipe: Path, out: Path, resume: bool, environment: dict[str, str])
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     arguments = ["--resume", str(out)] if resume else [str(recipe), "--out", str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "arpo.cli", "train", *arguments],
+        [sys.executable, "-m", "arpo", "train", *arguments],
         env={**os.environ, "PYTHONPATH": paths, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

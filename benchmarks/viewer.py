@@ -181,7 +181,7 @@ def _drawn_tokens(random: Random, number: int) -> array:
 @contextmanager
 def serving(run: Path, cache: Path) -> Iterator[tuple[subprocess.Popen, str, str]]:
     """The command in a process of its own: the process, its address without the token, and the token."""
-    command = [sys.executable, "-m", "arpo.cli", "view", str(run), "--no-open", "--port", "0"]
+    command = [sys.executable, "-m", "arpo", "view", str(run), "--no-open", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "ARPO_CACHE": str(cache)})
     try:
         assert process.stdout is not None

@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             pytest.skip(str(error))
     settings = {"ARPO_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "COLUMNS": "100"}
     done = subprocess.run(
-        [sys.executable, "-m", "arpo.cli", "train", "quickstart", *SHORT],
+        [sys.executable, "-m", "arpo", "train", "quickstart", *SHORT],
         cwd=folder,
         env={**os.environ, **settings},
         capture_output=True,

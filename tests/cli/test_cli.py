@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def arpo(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "100", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "arpo.cli", *arguments]
+    command = [sys.executable, "-m", "arpo", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 

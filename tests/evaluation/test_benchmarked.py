@@ -82,7 +82,7 @@ def test_killed_and_resumed_it_asks_nothing_twice(played, tmp_path):
     plays = {question: {**play, "delay_s": 0.05 * number} for number, (question, play) in enumerate(golds().items())}
     slow = [row["question"] for row in SUMS[6:]]
     played.play({q: {**play, "delay_s": 600 if q in slow else 0} for q, play in plays.items()})
-    command = [sys.executable, "-m", "arpo.cli", "eval", str(played.recipe), "--benchmark", "gsm8k", "--data", str(played.data)]
+    command = [sys.executable, "-m", "arpo", "eval", str(played.recipe), "--benchmark", "gsm8k", "--data", str(played.data)]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": "src"})
     until = time.monotonic() + 240
     while not ((out / FILE).exists() and len(read_answers(out)) >= 6):

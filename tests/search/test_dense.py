@@ -94,7 +94,7 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_without_a_network_an_encoder_of_the_hub_is_said_to_be_out_of_reach_at_once(tmp_path: Path) -> None:
     (tmp_path / "documents.jsonl").write_text('{"text": "Lima is the capital of Peru."}\n')
-    command = [sys.executable, "-m", "arpo.cli", "index", "documents.jsonl", "out", "--encoder", "sentence-transformers/none"]
+    command = [sys.executable, "-m", "arpo", "index", "documents.jsonl", "out", "--encoder", "sentence-transformers/none"]
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": SOURCES}
     environment = {**{name: value for name, value in os.environ.items() if not name.startswith("HF_")}, **environment}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -260,7 +260,7 @@ def test_fusion_is_the_papers_sum() -> None:
 
 def arpo(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "arpo.cli", *arguments],
+        [sys.executable, "-m", "arpo", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -32,7 +32,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "arpo.cli", "serve-search", str(folder), "--port", str(port), "--workers", "2"]
+    command = [sys.executable, "-m", "arpo", "serve-search", str(folder), "--port", str(port), "--workers", "2"]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -92,7 +92,7 @@ async def test_the_web_tool_finds_what_the_local_tool_finds(served: tuple[str, P
 def test_a_port_in_use_is_named_before_anything_is_served(served: tuple[str, Path], workers: int) -> None:
     url, folder = served
     port = url.rpartition(":")[2]
-    command = [sys.executable, "-m", "arpo.cli", "serve-search", str(folder), "--port", port, "--workers", str(workers)]
+    command = [sys.executable, "-m", "arpo", "serve-search", str(folder), "--port", port, "--workers", str(workers)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and f"127.0.0.1:{port} cannot be listened at" in done.stderr and "--port" in done.stderr
     assert "Traceback" not in done.stderr and "POST" not in done.stderr

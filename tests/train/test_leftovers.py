@@ -192,7 +192,7 @@ def start(project: TinyProject, folder: Path, plan: tuple[str, ...], temporary: 
     temporary.mkdir()
     source = Path(__file__).resolve().parents[2] / "src"
     process = subprocess.Popen(
-        [*inside, sys.executable, "-m", "arpo.cli", "train", project.recipe, *PLAN, *plan, "--out", folder],
+        [*inside, sys.executable, "-m", "arpo", "train", project.recipe, *PLAN, *plan, "--out", folder],
         env={**os.environ, "PYTHONPATH": f"{source}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

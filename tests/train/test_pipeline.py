@@ -212,7 +212,7 @@ def test_a_reference_that_is_gone_is_named(
 
 def _arpo(*arguments: object) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "arpo.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "arpo", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

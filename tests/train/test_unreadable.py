@@ -27,7 +27,7 @@ def as_anybody() -> None:
 
 def arpo(folder: Path, cache: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "arpo.cli", *arguments],
+        [sys.executable, "-m", "arpo", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "ARPO_CACHE": str(cache)},
         capture_output=True,

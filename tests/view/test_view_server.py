@@ -130,7 +130,7 @@ def test_a_port_that_is_taken_is_named(library):
 
 def test_the_command_serves_prints_its_address_and_writes_nothing_into_the_run(tiny_run, tmp_path):
     before = snapshot(tiny_run)
-    command = [sys.executable, "-m", "arpo.cli", "view", str(tiny_run), "--no-open", "--port", "0"]
+    command = [sys.executable, "-m", "arpo", "view", str(tiny_run), "--no-open", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             line = server.stdout.readline()

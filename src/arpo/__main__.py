@@ -1,0 +1,5 @@
+"""`python -m arpo` is `arpo`."""
+
+from arpo.cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m arpo.cli` is `arpo`."""
-
-from arpo.cli import main
-
-main()
