@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from _tiny_model import tiny_llama
+from transformers import AutoTokenizer
 
 from arpo.errors import ConfigError
+from arpo.train.agreement import agreed_packing
 from arpo.train.models import LoraSettings, ModelConfig, compute_dtype, device_of, load_model
 
 
@@ -71,6 +73,20 @@ def test_checkpointing_changes_no_gradient(folder: Path, lora: LoraSettings | No
 def test_targets_that_match_nothing_are_a_config_error(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.lora\.targets"):
         load_model(folder, ModelConfig(device="cpu", lora=LoraSettings(targets=["nothing"])))
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["lm_head"]])
+def test_adapters_on_embeddings_that_are_the_head_too_are_refused(folder: Path, targets: list[str]) -> None:
+    """Merged for the engine and the export they would make another model than the one that was trained."""
+    for tied in (True, False):
+        model = tiny_llama(AutoTokenizer.from_pretrained(folder), tie_word_embeddings=tied)
+        model.save_pretrained(folder.parent / f"{folder.name}-{tied}")
+        AutoTokenizer.from_pretrained(folder).save_pretrained(folder.parent / f"{folder.name}-{tied}")
+    config = ModelConfig(device="cpu", dtype="float32", lora=LoraSettings(rank=2, targets=targets))
+    with pytest.raises(ConfigError, match=r"model\.lora\.targets"):
+        agreed_packing(load_model(folder.parent / f"{folder.name}-True", config)[0], "auto")
+    if "lm_head" not in targets:
+        assert agreed_packing(load_model(folder.parent / f"{folder.name}-False", config)[0], "auto") == (True, None)
 
 
 def test_a_folder_that_is_no_language_model(folder: Path, tmp_path: Path) -> None:

@@ -129,7 +129,12 @@ def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
     settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
     )
+    tied = getattr(model.get_output_embeddings(), "weight", None) is model.get_input_embeddings().weight
     try:
-        return get_peft_model(model, settings)
+        adapted = get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(first_line(error), where="model.lora.targets", value=lora.targets) from error
+    if tied and hasattr(adapted.get_base_model().get_input_embeddings(), "base_layer"):
+        what = "this model's embeddings are its output layer too: merged, adapters of the one would change the other"
+        raise ConfigError(what, where="model.lora.targets", value=lora.targets, hint="leave the embeddings out")
+    return adapted
