@@ -7,7 +7,8 @@ import pytest
 from small_world import ANSWER, Script, Search, agent, config, results_in, right, rollouts, search, statuses, task, unsure
 
 from arpo.chat.template import TemplateFormat
-from arpo.core import Decision, Ending, Failed, Role, Status
+from arpo.core import Decision, Ending, Failed, FinishReason, HeadKnown, Role, Status
+from arpo.engines import Chunk
 from arpo.errors import ConfigError, EngineError, RewardError
 from arpo.tools import ToolResult
 from virtual_time import run
@@ -74,6 +75,33 @@ def test_a_probe_that_fails_after_its_head_keeps_its_sibling(tokenizer):
     (one,) = run(rollouts(agent(tokenizer, play), config(leaves=2, roots=1, head=2, retries=1)))
     assert one.grown.tree.endings == {(0, 0): Ending.ENGINE_FAILED, (0, 1): Ending.FINISHED}
     assert list(one.scored.scores) == [(0, 1)]
+
+
+def test_a_probe_asked_again_is_judged_by_its_head_like_any_other(tokenizer):
+    """Its first answer ended before a single token. The sibling starts at the head of the second, not at its end."""
+
+    class Empty:
+        def __init__(self, inner):
+            self.inner, self.left = inner, 1
+
+        async def sample(self, prompt, params):
+            async for chunk in self.inner.sample(prompt, params):
+                if params.head and self.left:
+                    self.left -= 1
+                    yield Chunk(tokens=(), logprobs=(), entropies=(), version=0, finish=FinishReason.STOP)
+                    return
+                yield chunk
+
+    def play(prompt, params):
+        if not results_in(tokenizer, prompt):
+            return search(entropies=0.1)
+        return Script(said="<think>Lima it is, so I am done.</think>" + ANSWER, entropies=2.0)
+
+    who = agent(tokenizer, play)
+    (one,) = run(rollouts(replace(who, engine=Empty(who.engine)), config(leaves=2, roots=1, head=2)))
+    assert [place for place, _ in one.grown.failures] == [(0, 0)]
+    assert [event.place for event in one.grown.expansion.events if isinstance(event, HeadKnown)] == [(0, 0)]
+    assert one.grown.tree.leaves() == [(0, 0), (0, 1)]
 
 
 def test_a_provider_that_is_down_is_asked_again_and_then_ends_the_leaf(tokenizer):

@@ -158,16 +158,17 @@ class _Driver:
             async with aclosing(self._chunks(command, context, room)) as chunks:
                 async for chunk in chunks:
                     draft.add(chunk)
-                    if unjudged and (len(draft.tokens) >= self.config.head or draft.finish):
+                    if unjudged and len(draft.tokens) >= self.config.head and not draft.finish:
                         unjudged = False
                         self.judged_at[tip] = _now()
-                        if not draft.finish:
-                            self._feed(draft.head(place, self.config.head))
+                        self._feed(draft.head(place, self.config.head))
             if draft.finish is None or not draft.tokens:
                 raise EngineError("the engine's answer broke off")
         except EngineError as error:
             self._fail(place, Ending.ENGINE_FAILED, error)
             return
+        if unjudged:
+            self.judged_at[tip] = _now()
         said = self.parsed[place] = self.chat.parse(draft.tokens)
         turn = draft.turn(place, command.role, said.calls if draft.finish is FinishReason.STOP else ())
         self._feed(TurnEnded(turn, self._ending(turn, room)))
