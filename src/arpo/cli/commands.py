@@ -340,7 +340,7 @@ def tools(
         typer.Argument(metavar="[KEY=VALUE]... [TOOL ARGUMENT]", help="Settings to change; a tool, and a text or a JSON object."),
     ] = None,
 ) -> None:
-    """List a recipe's tools as the model sees them, and call each once.
+    """Show tools as the model sees them; call each.
 
     With a tool and its argument: that call alone, as `arpo tools quickstart search "capital of Peru"`.
     """
