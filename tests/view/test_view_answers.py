@@ -1,5 +1,6 @@
 """The answers: they fit the contract, and say what the records say."""
 
+import itertools
 import json
 import math
 import shutil
@@ -331,3 +332,10 @@ def test_folders_of_one_name_have_addresses_of_their_own(tiny_run, tmp_path):
     library = Library([tmp_path / "a" / "tiny run?", tmp_path / "b" / "tiny run?", tmp_path / "a" / "tiny run?"])
     assert list(library.runs) == ["tiny-run", "tiny-run-2"]
     library.close()
+
+
+def test_no_bar_holds_both_rises_and_falls(library):
+    bars = library.answer(f"{RUN}/entropy")["rises"]
+    assert sum(bar["tips"] for bar in bars) > 0
+    assert all(bar["high"] <= 0 or bar["low"] >= 0 for bar in bars)
+    assert all(a["high"] == b["low"] for a, b in itertools.pairwise(bars))

@@ -30,20 +30,20 @@ export function Table<Row>({ label, columns, rows, id, sort, onSort, chosen }: T
   const order = (key: string) => (by !== key ? undefined : sort.startsWith("-") ? "descending" : "ascending");
   return (
     <div class="wide" tabIndex={0} role="region" aria-label={label}>
-      <table class="rows">
-        <thead>
-          <tr>
+      <table class="rows cards" role="table">
+        <thead role="rowgroup">
+          <tr role="row">
             {columns.map((column) => (
-              <th key={column.label} scope="col" class={column.number ? "num" : undefined} aria-sort={column.key ? order(column.key) : undefined} title={column.title}>
+              <th key={column.label} scope="col" role="columnheader" class={column.number ? "num" : undefined} aria-sort={column.key ? order(column.key) : undefined} title={column.title}>
                 {column.key ? <button type="button" onClick={() => onSort(next(column))}>{column.label}{by === column.key ? (sort.startsWith("-") ? " ↓" : " ↑") : ""}</button> : column.label}
               </th>
             ))}
           </tr>
         </thead>
-        <tbody>
+        <tbody role="rowgroup">
           {rows.map((row) => (
-            <tr key={id(row)} class={chosen === id(row) ? "chosen" : undefined}>
-              {columns.map((column) => <td key={column.label} class={column.number ? "num" : undefined}>{column.cell(row)}</td>)}
+            <tr key={id(row)} role="row" class={chosen === id(row) ? "chosen" : undefined}>
+              {columns.map((column) => <td key={column.label} role="cell" data-label={column.label} class={column.number ? "num" : undefined}>{column.cell(row)}</td>)}
             </tr>
           ))}
         </tbody>

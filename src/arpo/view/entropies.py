@@ -130,9 +130,11 @@ def _histogram(index: Index) -> list[dict[str, Any]]:
         return []
     low, high = tips[int(_EDGE * len(tips))][0], tips[-1 - int(_EDGE * len(tips))][0]
     width = (high - low) / _BARS or 1.0
-    bars = [{"low": low + k * width, "high": low + (k + 1) * width, "tips": 0, "wanted": 0, "granted": 0} for k in range(_BARS)]
+    first = math.floor(low / width)  # 0 is an edge: no bar holds rises and falls
+    last = max(first, math.ceil(high / width) - 1)
+    bars = [{"low": k * width, "high": (k + 1) * width, "tips": 0, "wanted": 0, "granted": 0} for k in range(first, last + 1)]
     for rise, wanted, granted in tips:
-        bar = bars[min(max(int((rise - low) / width), 0), _BARS - 1)]
+        bar = bars[min(max(math.floor(rise / width), first), last) - first]
         bar["tips"] += 1
         bar["wanted"] += wanted
         bar["granted"] += granted > 0

@@ -1,6 +1,6 @@
 /** Whether a higher rise marks a better place to branch: the share of siblings that ended better than their probe, by rise. */
 import type { Against, Calibration as Bucket, Entropy, Payoff } from "../api";
-import { number, percent } from "../format";
+import { count, number, percent } from "../format";
 
 const [W, H, LEFT, BOTTOM, TOP] = [620, 250, 46, 34, 10];
 const ACROSS = W - LEFT - 8;
@@ -14,7 +14,7 @@ export function Calibration({ buckets, payoffs }: { buckets: Bucket[]; payoffs: 
   const most = Math.min(1, Math.max(...measured.flatMap((b) => [b.share_high ?? 0, b.worse / b.n])) * 1.1);
   const wide = ACROSS / measured.length;
   const y = (share: number) => TOP + DOWN * (1 - share / most);
-  const said = `In all ${all.n} siblings: ${percent(all.better / all.n)} ended better than their probe, ${percent(all.worse / all.n)} worse.`;
+  const said = `In all ${count(all.n, "sibling")}: ${percent(all.better / all.n)} ended better than their probe, ${percent(all.worse / all.n)} worse.`;
   return (
     <>
       <p>{said}</p>
@@ -58,19 +58,21 @@ function Grid({ most, y }: { most: number; y: (share: number) => number }) {
   );
 }
 
+const COLUMNS = ["siblings", "better", "equal", "worse", "share better", "95 %"];
+const figures = (row: Against) => [row.n, row.better, row.equal, row.worse, percent(row.share), `${percent(row.share_low)} to ${percent(row.share_high)}`];
+
 function AsTable<Row extends Against>(props: { title: string; label: string; first: string; rows: Row[]; name: (row: Row) => string }) {
   return (
     <details>
       <summary>{props.title}</summary>
       <div class="wide" tabIndex={0} role="region" aria-label={props.label}>
-        <table>
-          <thead><tr><th scope="col">{props.first}</th>{["siblings", "better", "equal", "worse", "share better", "95 %"].map((label) => <th scope="col" class="num" key={label}>{label}</th>)}</tr></thead>
-          <tbody>
+        <table class="cards" role="table">
+          <thead role="rowgroup"><tr role="row">{[props.first, ...COLUMNS].map((label, i) => <th scope="col" role="columnheader" class={i ? "num" : undefined} key={label}>{label}</th>)}</tr></thead>
+          <tbody role="rowgroup">
             {props.rows.map((row) => (
-              <tr key={props.name(row)}>
-                <th scope="row" class="nowrap">{props.name(row)}</th>
-                <td class="num">{row.n}</td><td class="num">{row.better}</td><td class="num">{row.equal}</td><td class="num">{row.worse}</td>
-                <td class="num">{percent(row.share)}</td><td class="num">{percent(row.share_low)} to {percent(row.share_high)}</td>
+              <tr key={props.name(row)} role="row">
+                <th scope="row" role="rowheader" class="nowrap">{props.name(row)}</th>
+                {figures(row).map((figure, i) => <td role="cell" class="num" data-label={COLUMNS[i]} key={COLUMNS[i]}>{figure}</td>)}
               </tr>
             ))}
           </tbody>
@@ -89,7 +91,8 @@ export function Rises({ rises }: { rises: Entropy["rises"] }) {
   const y = (n: number) => TOP + DOWN * (1 - n / most);
   const bar = (from: number, to: number, n: number, name: string) => <rect class={name} x={x(from)} width={Math.max(0, x(to) - x(from) - 1)} y={y(n)} height={y(0) - y(n)} />;
   const total = (of: "tips" | "wanted" | "granted") => rises.reduce((sum, bin) => sum + bin[of], 0);
-  const said = `${total("tips")} tips; the rule wanted to branch at ${total("wanted")} and got a sibling at ${total("granted")}.`;
+  const [tips, wanted, granted] = [total("tips"), total("wanted"), total("granted")].map((n) => n.toLocaleString("en"));
+  const said = `${tips} tips; the rule wanted to branch at ${wanted} and got a sibling at ${granted}.`;
   const ticks = rounded(low, high);
   return (
     <>
@@ -98,9 +101,9 @@ export function Rises({ rises }: { rises: Entropy["rises"] }) {
         <svg viewBox={`0 0 ${W} ${H}`} class="svg" role="img" aria-label={`How often each rise came up. ${said}`}>
           <text x={LEFT - 6} y={TOP + 8} text-anchor="end">{most}</text>
           <text x={LEFT - 6} y={y(0)} text-anchor="end">0</text>
-          {rises.map((bin) => (
+          {rises.map((bin, i) => (
             <g key={bin.low}>
-              <title>{`rise ${number(bin.low)} to ${number(bin.high)}: ${bin.tips} tips, ${bin.wanted} wanted to branch, ${bin.granted} did`}</title>
+              <title>{`rise ${number(bin.low)}${i === 0 ? " or less" : ""} to ${number(bin.high)}${i === rises.length - 1 ? " or more" : ""}: ${bin.tips} tips, ${bin.wanted} wanted to branch, ${bin.granted} did`}</title>
               {bar(bin.low, bin.high, bin.tips, "tips")}
               {bar(bin.low, bin.high, bin.wanted, "wanted")}
               {bar(bin.low, bin.high, bin.granted, "granted")}

@@ -66,21 +66,22 @@ function All({ run, name }: { run: RunSummary; name: string }) {
       <Shown answer={answer}>
         {({ evaluations }) => (
           <div class="wide" tabIndex={0} role="region" aria-label="All evaluations">
-            <table class="all">
-              <thead>
-                <tr>
-                  <th scope="col">Evaluation</th><th scope="col" class="num">questions</th><th scope="col" class="num">answers</th>
-                  <th scope="col">accuracy, 95 % interval</th><th scope="col" class="num">failed</th>
+            <table class="all cards" role="table">
+              <thead role="rowgroup">
+                <tr role="row">
+                  <th scope="col" role="columnheader">Evaluation</th><th scope="col" role="columnheader" class="num">questions</th>
+                  <th scope="col" role="columnheader" class="num">answers</th><th scope="col" role="columnheader">accuracy, 95 % interval</th>
+                  <th scope="col" role="columnheader" class="num">failed</th>
                 </tr>
               </thead>
-              <tbody>
+              <tbody role="rowgroup">
                 {evaluations.map((one) => (
-                  <tr key={one.name} class={one.name === name ? "chosen" : undefined}>
-                    <th scope="row"><a href={link(run.id, "evaluation", { name: one.name })} aria-current={one.name === name ? "true" : undefined}>{brief(one.name, 60)}</a></th>
-                    <td class="num">{one.questions.toLocaleString("en")}</td>
-                    <td class="num">{one.answers.toLocaleString("en")}</td>
-                    <td><Interval estimate={one.accuracy} /></td>
-                    <td class="num"><span class={one.failed ? "bad" : "soft"}>{one.failed}</span></td>
+                  <tr key={one.name} role="row" class={one.name === name ? "chosen" : undefined}>
+                    <th scope="row" role="rowheader"><a href={link(run.id, "evaluation", { name: one.name })} aria-current={one.name === name ? "true" : undefined}>{brief(one.name, 60)}</a></th>
+                    <td role="cell" data-label="questions" class="num">{one.questions.toLocaleString("en")}</td>
+                    <td role="cell" data-label="answers" class="num">{one.answers.toLocaleString("en")}</td>
+                    <td role="cell"><Interval estimate={one.accuracy} /></td>
+                    <td role="cell" data-label="failed" class="num"><span class={one.failed ? "bad" : "soft"}>{one.failed}</span></td>
                   </tr>
                 ))}
               </tbody>

@@ -18,20 +18,20 @@ export function StepCard({ runs, history, step }: { runs: RunSummary[]; history:
     <section class="card">
       <h2>Step {step}</h2>
       <div class="wide" tabIndex={0} role="region" aria-label={`Figures of step ${step}`}>
-        <table class="figures">
-          <thead>
-            <tr>
-              {several && <td />}
-              {shown.map(([name, label]) => <th scope="col" key={name}>{label}</th>)}
-              <td />
+        <table class="figures cards" role="table">
+          <thead role="rowgroup">
+            <tr role="row">
+              {several && <td role="cell" />}
+              {shown.map(([name, label]) => <th scope="col" role="columnheader" key={name}>{label}</th>)}
+              <td role="cell" />
             </tr>
           </thead>
-          <tbody>
+          <tbody role="rowgroup">
             {runs.map((run, i) => (
-              <tr key={run.id}>
-                {several && <th scope="row"><i class="dot" style={{ background: `var(${runColour(i)})` }} /> {run.id}</th>}
-                {shown.map(([name, , unit]) => <td key={name}>{unit === "share" ? percent(value(run, name)) : number(value(run, name))}</td>)}
-                <td>{run.trees && <a href={link(run.id, "trees", { step })}>its trees</a>}</td>
+              <tr key={run.id} role="row">
+                {several && <th scope="row" role="rowheader"><i class="dot" style={{ background: `var(${runColour(i)})` }} /> {run.id}</th>}
+                {shown.map(([name, label, unit]) => <td key={name} role="cell" data-label={label}>{unit === "share" ? percent(value(run, name)) : number(value(run, name))}</td>)}
+                <td role="cell">{run.trees && <a href={link(run.id, "trees", { step })}>its trees</a>}</td>
               </tr>
             ))}
           </tbody>
