@@ -116,10 +116,11 @@ class TestServers(WeightsContract):
         await engine.load(Weights(8, network.state_dict()))
         agrees(network, prompt, await straight_from(home, prompt))
 
-    async def test_endpoints_take_them_too(self, engine, prompt, network, other, tokenizer):
+    async def test_endpoints_take_them_too(self, engine, prompt, network, other, tokenizer, monkeypatch):
         await write(engine, prompt, max_tokens=2)
         urls = tuple(server.url for server in engine.form.launcher.servers)
-        second = build(other, tokenizer, mode="endpoints", urls=urls, weights="broadcast")
+        monkeypatch.setenv("ARPO_TEST_KEY", engine.form.launcher.key)
+        second = build(other, tokenizer, mode="endpoints", urls=urls, weights="broadcast", key_env="ARPO_TEST_KEY")
         agrees(other, prompt, await write(second, prompt, max_tokens=20, seed=1))
         assert folders(second) == []
         await second.close()

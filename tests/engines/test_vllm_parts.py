@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from engine_contract import until
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from starlette.responses import Response
 
 from arpo.core.entropy import bounds_from_top_k
 from arpo.core.tree import FinishReason
@@ -25,6 +27,7 @@ from arpo.engines.topk import intervals
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.cutter import EVERY, Cutter
 from arpo.engines.vllm.forms import Piece, Published
+from arpo.engines.vllm.guard import KEY, Guard
 from arpo.engines.vllm.launch import as_flags
 from arpo.engines.vllm.link import Link, LinkError
 from arpo.engines.vllm.publisher import PREFIX, Publisher
@@ -124,6 +127,24 @@ def test_the_quickstarts_recipe_differs_in_its_engine_alone():
     assert ours.model_copy(update={"engine": plain.engine, "name": plain.name}) == plain
     served = load_recipe("quickstart_vllm", ["engine.vllm.mode=serve", "engine.vllm.python=.venv-vllm/bin/python"])
     assert served.engine.vllm.python == ".venv-vllm/bin/python"
+
+
+def test_a_server_of_ours_answers_nobody_without_its_key(monkeypatch):
+    """With vLLM: `test_vllm_servers`."""
+    monkeypatch.setenv(KEY, "the-key")
+
+    async def everything(scope, receive, send):
+        await Response("answered")(scope, receive, send)
+
+    async def statuses(path):
+        transport = httpx.ASGITransport(Guard(everything))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            given = ({}, {"Authorization": "Bearer other"}, {"Authorization": "the-key"}, {"Authorization": "Bearer the-key"})
+            return [(await client.post(path, headers=headers)).status_code for headers in given]
+
+    for path in ("/collective_rpc", "/v1/completions", "/healthy", "/health/x", "//health", "/"):
+        assert asyncio.run(statuses(path)) == [401, 401, 401, 200]
+    assert asyncio.run(statuses("/health")) == [200] * 4
 
 
 def test_flags_are_engine_arguments_as_a_server_takes_them():

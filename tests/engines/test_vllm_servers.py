@@ -37,6 +37,24 @@ def server_of(engine, replica):
 class TestServers(VllmContract):
     shared = shared_by(mode="serve", python=PYTHON, replicas=2, patience_s=60)
 
+    @pytest.fixture
+    def keyed(self, engine, monkeypatch):
+        """The name of a variable that holds the key of the engine's servers."""
+        monkeypatch.setenv("ARPO_TEST_KEY", engine.form.launcher.key)
+        return "ARPO_TEST_KEY"
+
+    async def test_nobody_else_may_ask_its_servers_anything(self, engine, prompt):
+        await write(engine, prompt, max_tokens=2)
+        (server, *_) = engine.form.launcher.servers
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            assert (await client.get("/health")).status_code == 200
+            for headers in ({}, {"Authorization": "Bearer guessed"}, {"Origin": "http://evil.example"}):
+                for path in ("/collective_rpc", "/pause", "/reset_prefix_cache", "/inference/v1/generate", "/v1/completions"):
+                    assert (await client.post(path, json={"method": "reload_weights"}, headers=headers)).status_code == 401
+                for path in ("/v1/models", "/openapi.json", "/metrics", "/server_info"):
+                    assert (await client.get(path, headers=headers)).status_code == 401
+        assert engine.form.launcher.key not in " ".join(psutil.Process(server.process.pid).cmdline())
+
     async def test_a_tree_stays_at_one_replica_and_trees_spread(self, engine, prompt):
         async def spread(*trees):
             """Live requests of each replica while every tree has four."""
@@ -87,32 +105,37 @@ class TestServers(VllmContract):
             leader.resume()
         await until(lambda: home.up, seconds=60)
 
-    async def test_endpoints_are_servers_that_somebody_else_started(self, engine, network, other, prompt, tokenizer):
+    async def test_endpoints_are_servers_that_somebody_else_started(self, engine, network, other, prompt, tokenizer, keyed):
         urls = tuple(server.url for server in engine.form.launcher.servers)
-        second = build(other, tokenizer, mode="endpoints", urls=urls)
+        second = build(other, tokenizer, mode="endpoints", urls=urls, key_env=keyed)
         turn = await write(second, prompt, max_tokens=20, seed=1)
         agrees(other, prompt, turn)  # it handed its own weights over first
         await second.close()
         await engine.load(Weights(9, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
 
-    async def test_servers_started_without_the_flag_for_a_collective_are_a_config_error(self, engine, prompt, network, tokenizer):
+    async def test_servers_started_without_the_flag_for_a_collective_are_a_config_error(
+        self, engine, prompt, network, tokenizer, keyed
+    ):
         await write(engine, prompt, max_tokens=2)
         urls = (engine.form.launcher.servers[0].url,)
         with pytest.raises(ConfigError, match=r"--worker-extension-cls arpo\.engines\.vllm\.workers\.Receiver"):
-            await write(build(network, tokenizer, mode="endpoints", urls=urls, weights="broadcast"), prompt, max_tokens=3)
+            broadcast = build(network, tokenizer, mode="endpoints", urls=urls, weights="broadcast", key_env=keyed)
+            await write(broadcast, prompt, max_tokens=3)
 
-    async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer):
+    async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer, keyed):
         urls = (engine.form.launcher.servers[0].url,)
         longer = make_model(vocabulary=len(tokenizer), context=4096)
         with pytest.raises(ConfigError, match=r"--max-model-len 1200.*--max-model-len 4096"):
-            await write(build(longer, tokenizer, mode="endpoints", urls=urls), [5, 6], max_tokens=3)
+            await write(build(longer, tokenizer, mode="endpoints", urls=urls, key_env=keyed), [5, 6], max_tokens=3)
 
 
 async def straight_from(replica, prompt):
     """One turn of this replica."""
     params, cutter = SamplingParams(max_tokens=20, seed=1), Cutter(SamplingParams(max_tokens=20), None, 425)
-    async with httpx.AsyncClient(base_url=replica.url, timeout=30) as client:  # its own is another loop's
+    async with httpx.AsyncClient(
+        base_url=replica.url, headers=replica.client.headers, timeout=30
+    ) as client:  # its own is another loop's
         asked = Replica(replica.url, top_k=20)
         asked.client, asked.version = client, replica.version
         return Written([chunk async for piece in asked.ask(prompt, params) for chunk in cutter.feed(piece)])

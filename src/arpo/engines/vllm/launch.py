@@ -6,6 +6,7 @@ Knows processes and command lines. What the servers say goes to a file each; a s
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,12 +21,13 @@ from typing import Any
 
 import httpx
 
+from arpo.engines.vllm.guard import KEY
 from arpo.errors import ConfigError
 
 GRACE_S = 15.0  # between asking a server to end and ending it
 CHILD = Path(__file__).with_name("child.py")
-WORKERS = Path(__file__).with_name("workers.py")
-SHIPPED = Path("arpo_vllm_workers.py")  # a copy of it beside each server, which need not have arpo
+SHIPPED = Path("arpo_vllm_workers.py")  # what runs in the servers is copied beside them, which need not have arpo
+SHIPPED_GUARD = Path("arpo_vllm_guard.py")
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Launcher:
     devices: Sequence[str | None]
     start_s: float
     servers: list[Started] = field(default_factory=list)
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # that the servers ask for
     _home: Path | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +60,8 @@ class Launcher:
         """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end of its
         log for one that does not start."""
         self._home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
-        shutil.copyfile(WORKERS, self._home / SHIPPED)
+        for name, shipped in (("workers.py", SHIPPED), ("guard.py", SHIPPED_GUARD)):
+            shutil.copyfile(CHILD.with_name(name), self._home / shipped)
         for number, server in enumerate(self.servers):
             server.log = self._home / f"server-{number}.log"
             self._start(server, folder)
@@ -99,7 +103,8 @@ class Launcher:
             _close(server.process)
             _kill(server.process)
         command = [self.python, "-c", CHILD.read_text(), *self.flags(server.url, folder)]
-        environment = {**os.environ, **self.environment, "VLLM_SERVER_DEV_MODE": "1"}
+        environment = {**os.environ, **self.environment, "VLLM_SERVER_DEV_MODE": "1", KEY: self.key}
+        environment.pop("VLLM_API_KEY", None)  # somebody else's: it would ask for that one too
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(self._home), os.environ.get("PYTHONPATH"))))
         if server.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = server.devices
@@ -122,6 +127,7 @@ class Launcher:
 
 
 FLAGS = (
+    *("--middleware", f"{SHIPPED_GUARD.stem}.Guard"),
     *("--served-model-name", "arpo"),
     *("--uvicorn-log-level", "warning"),
     "--disable-uvicorn-access-log",

@@ -74,7 +74,7 @@ class Settings:
         return self._servers([server.url for server in launcher.servers], launcher, tell)
 
     def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
-        key = _key(self.vllm.key_env) if self.vllm.key_env else None
+        key = launcher.key if launcher else _key(self.vllm.key_env) if self.vllm.key_env else None
         replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
         for replica in replicas if self.broadcasts else ():
             host = LOOPBACK if launcher else address_towards(replica.url)
