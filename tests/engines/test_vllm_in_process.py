@@ -17,16 +17,50 @@ pytestmark = [
 ]
 
 
+def kill_core():
+    for process in psutil.Process().children():
+        if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+
+
 class TestInProcess(VllmContract):
+    async def test_an_engine_that_dies_over_new_weights_comes_back_with_them(self, engine, prompt, other, monkeypatch):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
+        await anext(stream)
+        call = engine.form._call
+
+        async def dying(method, **arguments):
+            kill_core()
+            return await call(method, **arguments)
+
+        monkeypatch.setattr(engine.form, "_call", dying)
+        await engine.load(Weights(5, other.state_dict()))
+        monkeypatch.undo()
+        with pytest.raises(EngineError, match="died"):
+            _ = [chunk async for chunk in stream]
+        turn = await write(engine, prompt, max_tokens=20, seed=1)
+        assert {chunk.version for chunk in turn.chunks} == {5}
+        agrees(other, prompt, turn)
+
+    async def test_weights_that_cannot_be_loaded_fail_requests_and_the_next_ones_work(self, engine, prompt, other, tmp_path):
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
+        await anext(stream)
+        with pytest.raises(EngineError, match="cannot load new weights"):
+            await engine.load(Weights(6, tmp_path))
+        with pytest.raises(EngineError, match="died"):
+            _ = [chunk async for chunk in stream]
+        await engine.load(Weights(7, other.state_dict()))
+        turn = await write(engine, prompt, max_tokens=20, seed=1)
+        assert {chunk.version for chunk in turn.chunks} == {7}
+        agrees(other, prompt, turn)
+
     shared = shared_by()
 
     async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(self, engine, prompt, other):
         await engine.load(Weights(4, other.state_dict()))
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
         await anext(stream)
-        for process in psutil.Process().children():
-            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGKILL)
+        kill_core()
         with pytest.raises(EngineError, match="died"):
             _ = [chunk async for chunk in stream]
         turn = await write(engine, prompt, max_tokens=20, seed=1)

@@ -6,8 +6,8 @@ Knows vLLM's Python interface. A core that dies is started again, with the newes
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,13 @@ import numpy as np
 from arpo.engines import SamplingParams
 from arpo.engines.vllm.forms import Piece, Published
 from arpo.engines.vllm.link import Link, LinkError
-from arpo.errors import ConfigError, EngineError, first_line
+from arpo.errors import ArpoError, ConfigError, EngineError, first_line
 
 if TYPE_CHECKING:
     from arpo.engines.vllm.settings import Settings
+
+
+LOOK_S = 0.5  # between looks at whether the core lives, while vLLM is waited for
 
 
 class InProcess:
@@ -28,7 +31,7 @@ class InProcess:
         self.settings, self.tell = settings, tell
         self.llm: Any = None
         self.published: Published | None = None
-        self._starting = asyncio.Lock()
+        self._changing = asyncio.Lock()  # one start, load, rest or waking at a time
         self._asleep = False
         self._version = 0
         self._link: Link | None = None
@@ -36,10 +39,10 @@ class InProcess:
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        llm = await self._awake()
         asked = self._asked(params)
         first = True
         try:
+            llm = await self._awake()
             async with aclosing(llm.generate({"prompt_token_ids": list(prompt)}, asked, uuid.uuid4().hex)) as outputs:
                 async for output in outputs:
                     written = output.outputs[0]
@@ -49,27 +52,41 @@ class InProcess:
                     first = False
         except EngineDeadError as error:
             raise EngineError("vLLM died; the next request starts it again") from error
-        except (asyncio.CancelledError, GeneratorExit, EngineError):
+        except (asyncio.CancelledError, GeneratorExit, ArpoError):
             raise
         except Exception as error:  # vLLM raises whatever its parts raise, and a request must not end a run
             raise EngineError(f"vLLM failed: {first_line(error.__cause__ or error)}") from error
 
     async def load(self, published: Published) -> None:
-        first, self.published = self.published is None, published
-        if first:
+        if self.published is None:
+            self.published = published
             await self._awake()
             return
-        if self.llm is None or self.llm.errored:
-            return  # the next request starts it with these
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._changing:
+            self.published = published
+            if self.llm is None or self.llm.errored:
+                return  # the next request starts it with these
+            try:
+                await self._unless_dead(self._load(published))
+            except EngineDeadError:
+                return  # as above
+            except BaseException as error:  # what it holds may be half old, half new
+                self.llm.output_processor.propagate_error(EngineDeadError())
+                self._shut_down()
+                if isinstance(error, Exception):
+                    raise EngineError(f"vLLM cannot load new weights: {first_line(error)}") from error
+                raise
+
+    async def _load(self, published: Published) -> None:
         await self._wake()
         await self.llm.pause_generation(mode="keep", clear_cache=False)
-        try:
-            await self._hand_over(published)
-            await self.llm.reset_prefix_cache(reset_running_requests=True)
-            await self.llm.update_weight_version(published.label)
-            self._version = published.version
-        finally:
-            await self.llm.resume_generation()
+        await self._hand_over(published)
+        await self.llm.reset_prefix_cache(reset_running_requests=True)
+        await self.llm.update_weight_version(published.label)
+        self._version = published.version
+        await self.llm.resume_generation()
 
     async def _hand_over(self, published: Published) -> None:
         """Through the collective, where the recipe says so and it works; else by files."""
@@ -87,9 +104,14 @@ class InProcess:
         return said
 
     async def rest(self) -> None:
-        if self.settings.vllm.sleep and self.settings.on_gpu and self.llm is not None and not self._asleep:
-            await self.llm.sleep(level=1)
-            self._asleep = True
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._changing:
+            sleeps = self.settings.vllm.sleep and self.settings.on_gpu
+            if sleeps and self.llm is not None and not self.llm.errored and not self._asleep:
+                with suppress(EngineDeadError):  # the next request starts it
+                    await self._unless_dead(self.llm.sleep(level=1))
+                    self._asleep = True
 
     async def close(self) -> None:
         self._shut_down()
@@ -124,13 +146,26 @@ class InProcess:
         )
 
     async def _awake(self) -> Any:
-        async with self._starting:
+        async with self._changing:
             if self.llm is not None and self.llm.errored:
                 self._shut_down()
             if self.llm is None:
                 await self._launch()
-            await self._wake()
+            await self._unless_dead(self._wake())
         return self.llm
+
+    async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, which vLLM leaves waiting for ever where its core dies meanwhile. Raises EngineDeadError then."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        working = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait({working}, timeout=LOOK_S))[0]:
+                if self.llm.errored:
+                    raise EngineDeadError
+            working.result()
+        finally:
+            working.cancel()
 
     def _shut_down(self) -> None:
         if self.llm is not None:
@@ -160,7 +195,7 @@ class InProcess:
             raise ConfigError(
                 f"vLLM does not start: {first_line(error)}", where="engine", hint="Its own log above says more"
             ) from error
-        await self.llm.update_weight_version(self.published.label)
+        await self._unless_dead(self.llm.update_weight_version(self.published.label))
         self._version = self.published.version
         self._link = Link(self._call, transfer_s=self.settings.vllm.transfer_s) if self.settings.broadcasts else None
 
