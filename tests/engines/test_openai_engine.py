@@ -1,5 +1,6 @@
 """The engine of served models: whole rollouts over a real server on this machine, with tags as text and with native calls."""
 
+import copy
 import math
 from typing import Any
 
@@ -20,6 +21,7 @@ from arpo.rollout.config import RolloutConfig
 from arpo.rollout.grow import Grown, grow
 from arpo.tasks import Task
 from localhost import Asked, Reply, serving
+from published_formats import published
 
 TASK = Task(id="t", messages=({"role": "user", "content": "Capital of Peru?"},), answers=("Lima",))
 LIMITS = RolloutConfig(leaves=2, roots=2, rule="none", max_calls=2, turn_tokens=100, branch_tokens=2000, head=2, retries=0)
@@ -92,6 +94,22 @@ async def test_tags_go_over_completions_and_their_closing_tags_come_back(tokeniz
     assert first["stop"] == ["</search>", "</answer>"] and "Capital of Peru?" in first["prompt"]
     assert last["prompt"].endswith("<search>Peru</search>\n<result>Peru: Lima is the capital</result>\n")
     assert tree.parsed[0, 0].answer == "Lima" and all(said.well_formed for said in tree.parsed.values())
+
+
+async def test_a_context_as_text_begins_once_and_has_no_blank_that_nobody_wrote() -> None:
+    """A server puts the beginning-of-sequence token before a text itself; sentence pieces begin with a blank."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(published("mistral"))
+    start = tokenizer.bos_token_id
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", start)])
+    says = iter(["<think>a</think><search>Peru", "<think>b</think><answer>Lima"])
+    with serving(lambda _: completion(next(says))) as site:
+        one = await grown(agent(site.url, tokenizer), leaves=1, roots=1)
+    first, second = (asked.json["prompt"] for asked in site.asked)
+    assert one.tree.prompt.tokens[0] == start and first.startswith("[INST] ")
+    assert second.startswith(first + "<think>a</think><search>Peru</search>\n<result>Peru: Lima is")
 
 
 async def test_contexts_can_be_sent_as_tokens(tokenizer: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from arpo.chat import packed
 from arpo.chat.native import conversation, turn_of
+from arpo.chat.plain import TokenText
 from arpo.core.tree import FinishReason
 from arpo.endpoint.client import LENGTH, Endpoint, Reply, Spent
 from arpo.engines import Chunk, SamplingParams, Weights
@@ -39,7 +40,8 @@ class OpenAIEngine:
         self, config: EndpointEngineConfig, tokenizer: Any = None, *, vocab_size: int = packed.SIZE, tell: Tell | None = None
     ):
         self.endpoint = Endpoint(config, "model's endpoint", **({"tell": tell} if tell else {}))
-        self.config, self.tokenizer, self.vocab_size = config, tokenizer, vocab_size
+        self.config, self.vocab_size = config, vocab_size
+        self._text = None if tokenizer is None else TokenText(tokenizer)
         self._closed = False
 
     async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
@@ -48,7 +50,9 @@ class OpenAIEngine:
             raise EngineError("the engine is closed")
         check_request(prompt, params, None)
         try:
-            tokens, finish = await (self._chat(prompt, params) if self.tokenizer is None else self._complete(prompt, params))
+            tokens, finish = await (
+                self._chat(prompt, params) if self._text is None else self._complete(self._text, prompt, params)
+            )
         except ProviderError as error:
             raise EngineError(str(error)) from error
         except ToolError as error:
@@ -90,11 +94,14 @@ class OpenAIEngine:
         reply = await self.endpoint.chat(messages, tools=tools or None, **self._sampling(params))
         return turn_of(reply.message, reply.finish), FinishReason.LENGTH if reply.finish == LENGTH else FinishReason.STOP
 
-    async def _complete(self, prompt: Sequence[int], params: SamplingParams) -> tuple[array[int], FinishReason]:
-        given = list(prompt) if self.config.prompt == "tokens" else self.tokenizer.decode(list(prompt), skip_special_tokens=False)
+    async def _complete(self, spelled: TokenText, prompt: Sequence[int], params: SamplingParams) -> tuple[array[int], FinishReason]:
+        given: list[int] | str = list(prompt)
+        if self.config.prompt == "text":
+            opening = spelled.opening()  # what a server puts before any text would else stand there twice
+            given = spelled.decode(prompt[len(opening) :] if list(prompt[: len(opening)]) == opening else prompt)
         reply = await self.endpoint.complete(given, stop=list(params.stop) or None, **self._sampling(params))
         text, closed = with_stop(reply, params.stop)
-        tokens = array("i", self.tokenizer.encode(text, add_special_tokens=False))
+        tokens = array("i", spelled.trusted(text))
         if reply.finish == LENGTH and not closed:
             return tokens, FinishReason.LENGTH
         ended = closed or (tokens and tokens[-1] in params.stop_tokens)
