@@ -3,6 +3,7 @@
 import asyncio
 from array import array
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from random_trees import credited
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree
+from arpo.core.tree import Call
 from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine
@@ -23,10 +25,12 @@ from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.grow import Grown, grow
 from arpo.tasks import Task
+from arpo.tasks.traces import Trace, TraceStep
 from arpo.tools.function import tool
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.learner import Learner
 from arpo.train.packing import pack
+from arpo.train.sft import demonstrations
 from published_formats import FORMATS, published
 
 PADDING = 8  # rows of the embedding that no token has, as in Qwen's
@@ -179,3 +183,36 @@ def test_the_engines_log_probabilities_are_the_learners(name: str, form: str) ->
     for place, turn in grown.tree.turns.items():
         torch.testing.assert_close(torch.tensor(taught.seen["t"][place]), torch.tensor(turn.logprobs), atol=1e-3, rtol=0)
     asyncio.run(engine.close())
+
+
+TRACE = Trace(
+    TASK,
+    (
+        TraceStep("Look 😀.", (Call(name="search", arguments={"query": "Lima\né"}),)),
+        TraceStep("", (Call(name="search", arguments={"query": "Peru"}),)),
+        TraceStep("Done.", (), "Peru"),
+    ),
+)
+
+
+@pytest.mark.parametrize("form", ["tags", "template"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_cold_start_learns_what_a_rollout_would_write(name: str, form: Any) -> None:
+    """Turns with their ends and nothing else, in the contexts that a policy meets, thoughts opened once and read back."""
+    tokenizer = published(name)
+    format_for = partial(build_chat, ChatConfig(format=form), tokenizer)
+    agent = Agent(engine=ScriptedEngine(speaker(name, form)), tools=(search,), format=format_for, vocab_size=len(tokenizer))
+    config = RolloutConfig(leaves=1, roots=1, rule="none", **LIMITS)
+    [tree] = asyncio.run(demonstrations(agent, [TRACE], config, seed=0))
+    turns = list(tree.tree.turns.values())
+    said = iter([turn.tokens for turn in turns])
+    played = replace(agent, engine=ScriptedEngine(lambda prompt, params: next(said), tokenizer))
+    grown = asyncio.run(grow(played, TASK, config, stats=StepStats(step=1), seed=0))
+    assert [list(s.tokens) for s in grown.tree.path((0, 0, 0))] == [list(s.tokens) for s in tree.tree.path((0, 0, 0))]
+    assert all(parsed.well_formed for parsed in grown.parsed.values()) and grown.parsed[0, 0, 0].answer == "Peru"
+    [batch] = pack([tree], 10_000)
+    assert batch.targets_P.tolist() == [token for turn in turns for token in turn.tokens]
+    ends = format_for((search,)).stop_tokens
+    assert all((turn.tokens[-1] in ends) == (form == "template") for turn in turns)
+    whole = grown.chat.text(grown.tree.context((0,)))
+    assert whole.count("Look 😀.") == 1 and "<think>\n<think>" not in whole
