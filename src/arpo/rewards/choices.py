@@ -7,10 +7,10 @@ from arpo.rewards.text import FULL_WIDTH, exact
 WRAPS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed|mbox)\s*\{([^{}]*)\}|\$|\*\*|[`\"'“”\[\]【】<>]")
 MOST_CHARS = 5_000  # an answer that chooses a letter is short
 LETTERS = r"[A-Z](?:\s*(?:,\s*and|,|、|and|&|和)\s*[A-Z])*"
-SIGNED = re.compile(rf"(?:[Bb]oth\s+)?\(?({LETTERS}|[a-z])\s*(?:\)\s*[.:。]?|[.:。)])?")  # all of it
+SIGNED = re.compile(rf"(?:[Bb]oth\s+)?\(?({LETTERS}|[a-z])\s*(?:选?项|\)\s*[.:。]?|[.:。)])?")  # all of it
 LABELLED = re.compile(  # the letter, then the choice's text, or why
     r"(?:\(([A-Za-z])\)|([A-Z])\s*[.:)]|([a-z])\s*[:)])\s+(?!(?:or|and|nor)\b)\S[\s\S]*|"
-    r"([A-Z])(?:\s*\n|\s+[-–—]\s|\s*\((?:not|rather|instead)\b|,?\s+(?:because|since|as)\b|\s+(?:is|为|是)\s*(?:the\s+)?"
+    r"([A-Z])(?:\s*\n|\s+[-–—]\s|\s*\((?:not|rather|instead)\b|,?\s+(?:because|since|as|not|rather)\b|\s+(?:is|为|是)\s*(?:the\s+)?"
     r"(?:correct|right|best|正确)\b)[\s\S]*"
 )
 LEAD = (
@@ -20,6 +20,9 @@ LEAD = (
 TOLD = re.compile(
     rf"{LEAD}\s*(?:is|are|would\s+be|为|是)?\s*:?\s*(?:option|choice|选项)?\s*(?:\(([A-Z])\)|\(?({LETTERS})(?![^\W_a-z]|['’]|[a-z])\)?)",
     re.IGNORECASE,
+)
+DENIED = re.compile(  # before a letter: "it can't be B"
+    r"\b(?:not|never|cannot|except|(?:ca|is|was|are|do|does|did|would|could)n['’]?t)(?:\s+[a-z]+){0,2}\s*$", re.IGNORECASE
 )
 HEDGED = re.compile(r"\)?\s*[-–—,]?\s*(?:or\b|as\s+well\s+as\b|或)", re.IGNORECASE)  # after a letter: more than one is meant
 
@@ -37,7 +40,7 @@ def read_choice(text: str) -> frozenset[str]:
         return frozenset() if HEDGED.match(plain, end) else _letters(plain[end - 1].upper())
     told = [_told(found) for found in TOLD.finditer(plain)]
     told = [each for each in told if each]
-    if any(HEDGED.match(plain, found.end()) for found in TOLD.finditer(plain)):
+    if any(HEDGED.match(plain, found.end()) or DENIED.search(plain[: found.start()][-60:]) for found in TOLD.finditer(plain)):
         return frozenset()
     return told[0] if told and all(each == told[0] for each in told) else frozenset()
 

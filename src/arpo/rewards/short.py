@@ -91,12 +91,14 @@ def _excluded(words: list[str]) -> bool:
 
 def gaia(answer: str, gold: str) -> float:
     """GAIA's rule (arXiv 2311.12983): a number exactly, a comma separated list item by item, else text without spaces and marks."""
-    if (wanted := gaia_number(gold)) is not None:
+    wanted = gaia_number(gold)
+    if wanted is not None and ("," not in gold or gaia_number(answer) == wanted):  # 132,133,134 may be a list
         return float(gaia_number(answer) == wanted)
     if re.search("[,;]", gold):
         golds, given = (re.split("[,;]", text) for text in (gold, answer))
         return float(len(golds) == len(given) and all(map(_same_item, given, golds)))
-    return float(_bare(answer) == _bare(gold))
+    bare = _bare(gold)
+    return float(_bare(answer) == bare if bare else answer.strip() == gold.strip())
 
 
 def gaia_number(text: str) -> Fraction | None:
