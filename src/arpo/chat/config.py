@@ -18,8 +18,9 @@ class ChatConfig(Config):
     """How tasks become prompts and how turns are read."""
 
     format: Literal["tags", "template", "native"] = "tags"
-    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON tool calls. `native`: the tool
-    calls of a chat endpoint (engine.kind openai alone)."""
+    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON calls in `<tool_call>`, as Qwen
+    and Hermes write them; to models whose template writes none or others (Llama, Mistral, Gemma, Qwen3-Coder) the system prompt
+    describes them. `native`: the tool calls of a chat endpoint (engine.kind openai alone)."""
     system: str | None = None
     """The system prompt; `paper` is a longer one in the paper's manner. With `tags`, `{tools}` stands for the list of tools,
     `{example}` for the first one's tag, and other braces are doubled. None: the format's own short text. Empty: none."""
