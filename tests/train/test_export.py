@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from arpo.errors import CheckpointError, ConfigError
 from arpo.evaluation.ask import evaluate_named
 from arpo.recipe import load_recipe
 from arpo.train.export import export
+from arpo.train.job import model_folder
 from arpo.train.named import named_model
 from arpo.train.pipeline import train
 from tiny_project import TinyProject
@@ -99,6 +101,17 @@ def test_the_card_says_what_it_is_and_nothing_of_this_machine(tiny_run: Path, tm
 
     front, _, _ = card.removeprefix("---\n").partition("---\n")
     assert yaml.safe_load(front)["library_name"] == "transformers"
+
+
+def test_a_run_that_was_moved_is_exported_without_the_model_it_began_from(own_run: Path, tmp_path: Path) -> None:
+    import torch
+
+    recipe = own_run / "recipe.yaml"
+    recipe.write_text(re.sub(r"source: .*/model\n", f"source: {tmp_path}/not/here\n", recipe.read_text()))
+    found = named_model(str(own_run))
+    assert "not/here" in found.run.model.source and found.weights is not None
+    assert model_folder(found.run, found.weights) == found.weights
+    assert torch.equal(logits(loaded(export(own_run, tmp_path / "out"))), logits(loaded(found.weights)))
 
 
 def test_lora_is_merged(tiny_project: TinyProject, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def talk(source: str, recipe: str = "quickstart", *, console: Console | None = N
     world = build_world(found.run)
     for text in world.notes():
         console.print(text, highlight=False, markup=False)
-    job = build_job(_unhurried(found), model_folder(found.run), found.weights, world=world)
+    job = build_job(_unhurried(found), model_folder(found.run, found.weights), found.weights, world=world)
     tools = ", ".join(tool.name for tool in job.agent.tools) or "none"
     console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}", highlight=False, markup=False)
     with contextlib.suppress(ImportError):

@@ -149,7 +149,7 @@ async def _measure(found: NamedModel, tasks: Sequence[Task], asked: Sequence[Ask
     world = build_world(found.run)
     for text in world.notes():
         console.print(text, highlight=False, markup=False)
-    job = build_job(found.run, model_folder(found.run), found.weights, world=world)
+    job = build_job(found.run, model_folder(found.run, found.weights), found.weights, world=world)
     try:
         return [await ask(job, tasks, each, model=found.label, console=console) for each in asked]
     finally:

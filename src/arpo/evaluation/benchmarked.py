@@ -77,7 +77,7 @@ def evaluate_benchmarks(recipe: str, run: Run, wanted: Wanted, *, console: Conso
     chosen = choose(wanted.names, data=wanted.data, ids=wanted.ids, limit=wanted.limit, shard=wanted.shard)
     found = asked_model(recipe, run, wanted.model)
     _check_studies(found.run, wanted)
-    source = model_folder(found.run)
+    source = model_folder(found.run, found.weights)
     asked = _what_is_asked(found, source, chosen, wanted)
     folder = wanted.out or _folder(found, chosen, wanted)
     _say(console, f"model: {found.label}")

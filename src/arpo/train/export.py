@@ -49,7 +49,7 @@ def write_card(out: Path, card: str) -> None:
 def write_model(config: ModelConfig, weights: Path | None, out: Path) -> None:
     """Weights (the source's without `weights`) and tokenizer as safetensors in float32, LoRA merged."""
     exact = config.model_copy(update={"device": "cpu", "dtype": "float32", "gradient_checkpointing": False})
-    model, tokenizer = load_model(fetch(config.source), exact, weights)
+    model, tokenizer = load_model(fetch(config.source) if weights is None or config.lora else weights, exact, weights)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     try:

@@ -69,11 +69,16 @@ def read_tasks(run: Run, split: str) -> tuple[list[Task], LoadReport | None]:
         raise ConfigError(error.message, where=f"data.{split}.{error.where}", value=error.value, hint=error.hint) from error
 
 
-def model_folder(run: Run) -> Path:
-    """The folder of the run's model, fetched if it is not there; none is needed for one that is served elsewhere."""
+def model_folder(run: Run, weights: Path | None = None) -> Path:
+    """The folder of the run's model, fetched if it is not there; none is needed for one that is served elsewhere.
+
+    Trained `weights` are a whole model, but for those of LoRA: a run that was moved is used without its source.
+    """
     from arpo.train.sources import fetch
 
-    return Path() if run.engine.kind == "openai" else fetch(run.model.source)
+    if run.engine.kind == "openai":
+        return Path()
+    return weights if weights is not None and run.model.lora is None else fetch(run.model.source)
 
 
 def build_world(run: Run) -> World:

@@ -17,7 +17,7 @@ from arpo.train.checkpoint import Checkpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedModel:
-    """A model and how to load it: `build_job(run, fetch(run.model.source), weights)`."""
+    """A model and how to load it: `build_job(run, model_folder(run, weights), weights)`."""
 
     label: str
     """For people: `runs/mine, step 12 (best validation)`, or the model's source."""
