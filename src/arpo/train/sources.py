@@ -156,8 +156,10 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
     except HFValidationError as error:
         raise ConfigError("this is no Hub id", where=_WHERE, value=repo, hint=f"A model is {FORMS}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        away = isinstance(error, LocalEntryNotFoundError)  # nothing answered, or HF_HUB_OFFLINE forbade asking
+        wrong = "the Hub cannot be reached, and its cache here holds no such model" if away else "the Hub gives no such model"
         hint = f"There is no folder of this name either. A model is {FORMS}"
-        raise ConfigError(f"the Hub gives no such model ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
+        raise ConfigError(f"{wrong} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
     return checked(Path(folder))
 
