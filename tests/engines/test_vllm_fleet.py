@@ -177,6 +177,19 @@ async def test_the_only_server_may_be_lost_over_new_weights():
         assert [piece.version for piece in await asyncio.wait_for(writing, 10)] == [2]
 
 
+async def test_a_load_that_is_cancelled_leaves_no_server_paused():
+    slow = Played()
+    async with playing(slow) as replicas, driven(replicas) as form:
+        slow.at = {"/collective_rpc": forever}
+        loading = asyncio.create_task(form.load(weights(2)))
+        await until(lambda: "/collective_rpc" in slow.asked and slow.paused)
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        slow.at = {}
+        pieces = await asyncio.wait_for(turn(form.stream([1], SamplingParams(max_tokens=3))), 10)
+        assert [piece.version for piece in pieces] == [2] and replicas[0].up
+
+
 class Starting:
     """Of a `Launcher` what starts a server anew: this one takes until `played` is told to answer."""
 

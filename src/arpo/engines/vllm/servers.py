@@ -166,6 +166,9 @@ class Servers:
         except (LostError, TimeoutError) as error:
             await self._lose(replica, str(error) or f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)")
             return
+        except BaseException:  # refused or cancelled, it may be paused, with half of them
+            await replica.drop()
+            raise
         if published is self.published and not replica.up:
             self._has_started(replica)
             replica.up = True
