@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,19 @@ async def test_a_process_that_a_session_hides_ends_with_it(sandbox: WarmSandbox)
     assert sandbox.starts == 1, sandbox.last_words
 
 
+async def test_a_branch_that_does_not_listen_does_not_outlive_the_sandbox(sandbox: WarmSandbox) -> None:
+    """Of what is killed, as when memory runs out, the next start leaves nothing."""
+    await sandbox.run("x = 1", seconds=9.0, session="one", past=[])
+    assert await sandbox.fork("one", "two")
+    old = sandbox._inside.process.pid
+    call = asyncio.create_task(sandbox.run(DEAF + "while True: pass", seconds=9.0, session="two"))
+    await until(lambda: "R" in [state(pid) for pid in processes(sandbox)])
+    os.killpg(old, signal.SIGKILL)
+    assert (await call).gone
+    assert (await sandbox.run("6 * 7", seconds=9.0)).text == "42" and sandbox.starts == 2
+    await until(lambda: not [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if session_of(pid) == old])
+
+
 async def test_the_times_of_a_folder_tell_the_next_call_nothing(sandbox: WarmSandbox) -> None:
     if sandbox.level != "landlock":  # there no times can be set at all
         await sandbox.run("import os\nos.utime('.', ns=(123456789012345678, 876543210987654321))", seconds=9.0)
@@ -154,6 +168,13 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return ""
+
+
+def session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -3,9 +3,11 @@
 Imports on every platform; calls raise OSError where the kernel lacks them.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
+import signal
 import sys
 from typing import Any
 
@@ -105,6 +107,14 @@ def drop_privileges() -> None:
             break
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     syscall("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
+
+
+def kill_session(first: int) -> None:
+    """End every process that belongs to the session which `first` began; it may be gone itself."""
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and os.getsid(int(name)) == first:
+                os.kill(int(name), signal.SIGKILL)
 
 
 def is_open(number: int) -> bool:

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.sandbox import packets, payload, verdict, view
+from arpo.sandbox import linux, packets, payload, verdict, view
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.namespaces import SCRATCH
 from arpo.sandbox.places import Places
@@ -183,6 +183,8 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]", scratch: st
         process.kill()
         process.wait()
     if scratch is not None:
+        if process.returncode < 0:  # it was killed: a branch of a session is no child of its, and need not listen
+            linux.kill_session(process.pid)
         remove(scratch)
 
 
