@@ -194,6 +194,19 @@ def test_a_clipped_token_has_no_gradient_and_is_counted():
     assert metrics([report], config)["clipped_dual"] == 0.25
 
 
+@pytest.mark.parametrize("surrogate", ["ppo", "gspo", "cispo", "aepo"])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_ratio_beyond_float32_spoils_no_other_token(surrogate: str, advantage: float):
+    """The first token's ratio is e^99. Where clipping bounds its value, its gradient is 0 or bounded too, and never NaN."""
+    logprob = torch.tensor([[-1.0, -1.0], [-1.0, -1.0]], requires_grad=True)
+    old, mask = torch.tensor([[-100.0, -1.0], [-1.0, -1.0]]), torch.ones(2, 2, dtype=torch.bool)
+    config = LossConfig(surrogate=surrogate, dual_clip=None if surrogate == "cispo" else 3.0)
+    loss, _ = policy_loss(logprob, old, old, torch.full_like(old, advantage), mask, config, normaliser=2.0)
+    gradient = torch.autograd.grad(loss, logprob)[0]
+    assert math.isfinite(loss.item()) and float(gradient.abs().max()) <= 1
+    assert gradient[1].tolist() == pytest.approx([-advantage / 4] * 2)
+
+
 def test_the_correction_has_no_gradient_and_is_truncated():
     logprob = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     engine = torch.tensor([[-2.0, 0.5]], dtype=torch.float64)

@@ -15,6 +15,10 @@ from torch import Tensor
 from arpo.errors import ConfigError
 from arpo.train.config import LossConfig
 
+FARTHEST = 20.0
+"""Nats. A log-ratio above it counts as it: in float32 the exponential of 89 is infinite, which would spoil the gradient of the
+whole update also where the token is clipped and has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -128,7 +132,7 @@ def check_surrogate(config: LossConfig) -> None:
 def ppo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
     """`min(r A, clip(r, 1 - low, 1 + high) A)` a token (PPO, arXiv 1707.06347; unequal bounds: DAPO, arXiv 2503.14476); with
     `dual_clip` c, at least `c A` where A < 0 (arXiv 1912.09729)."""
-    ratio_BL = log_ratio_BL.exp()
+    ratio_BL = log_ratio_BL.clamp(max=FARTHEST).exp()
     free_BL = ratio_BL * advantage_BL
     clipped_BL = ratio_BL.clamp(1 - config.clip_low, 1 + config.clip_high) * advantage_BL
     value_BL = torch.minimum(free_BL, clipped_BL)
