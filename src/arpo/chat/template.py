@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
-from arpo.chat.answers import ANSWER, boxed, final_answer
+from arpo.chat.answers import boxed, enclosed, final_answer
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
@@ -28,7 +28,6 @@ from arpo.errors import ConfigError
 from arpo.tasks import Task
 from arpo.tools import Tool
 
-CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 OWN_TAGS = ("tool_call", "tool_response", "tools", "think", "answer")
 WRITTEN_TOOLS = (
     "You may call these tools:\n<tools>\n{tools}\n</tools>\n"
@@ -113,8 +112,8 @@ class TemplateFormat:
         thinks = self._conversation.opens_thought or "<think>" in text
         thought_fits = bool(closing) or not (thinks or self.require_think)
         said = rest if closing else text
-        calls = tuple(map(_read_call, CALL.findall(said)))
-        after = CALL.sub("", said)
+        bodies, after = enclosed(said, "tool_call")
+        calls = tuple(map(_read_call, bodies))
         if "<tool_call>" in after:
             calls += (Call(name="", error="a <tool_call> is not closed"),)
         formed = ended and thought_fits and not any(call.error for call in calls) and "tool_call>" not in after
@@ -174,7 +173,7 @@ class TemplateFormat:
 
 
 def _marked(text: str) -> str | None:
-    return final_answer(text) if ANSWER.search(text) or boxed(text) is not None else None
+    return final_answer(text) if enclosed(text, "answer")[0] or boxed(text) is not None else None
 
 
 def _write_call(call: Call) -> str:
