@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo.core.tree import Outcome, Status
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, FormatError
 from arpo.tools.keys import canonical, key_of
 from arpo.tools.store import Entry, Store
 
@@ -170,3 +170,18 @@ def test_a_failure_is_for_those_who_waited_and_a_file_without_such_is_given_them
     assert waited is not None and (waited.status, waited.text, waited.fault) == (Status.ERROR, "no", "told")
     assert store.failure(key, time.time() + 1e-3) is None and store.get([key]) == [] and store.totals()[0] == 1
     assert store.claim(key, "another", 30.0)
+
+
+@pytest.mark.parametrize(
+    "what", ["status = 'evil'", "arguments = 'no JSON'", "arguments = '[]'", "text = x'ff00'", "made = 'soon'"]
+)
+def test_a_file_of_somebody_elses_with_what_is_no_result_is_said(tmp_path, what):
+    path = tmp_path / "cache.sqlite"
+    Store(path).put([entry(1)])
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE calls SET {what}")
+    store = Store(path)
+    for read in (lambda: store.get([entry(1).key]), lambda: list(store.entries())):
+        with pytest.raises(FormatError, match="arpo cache clear"):
+            read()
+    assert store.clear() == 1

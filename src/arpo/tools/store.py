@@ -283,7 +283,13 @@ class _Connection:
     def _open(self) -> None:
         self.db = sqlite3.connect(self.path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
         self.owner = os.getpid()
-        for setting in ("synchronous = NORMAL", "cache_size = -16000", "mmap_size = 268435456", "temp_store = MEMORY"):
+        for setting in (
+            "synchronous = NORMAL",
+            "cache_size = -16000",
+            "mmap_size = 268435456",
+            "temp_store = MEMORY",
+            "trusted_schema = OFF",
+        ):
             self.db.execute(f"PRAGMA {setting}")
 
     @contextmanager
@@ -311,8 +317,15 @@ class _Connection:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
+    """Raises FormatError for what no version of arpo wrote: such a file may come from anywhere."""
     values = dict(zip(COLUMNS, row, strict=True))
-    flags = {"status": Status(values["status"]), "empty": bool(values["empty"]), "recorded": bool(values["recorded"])}
+    try:
+        texts = all(isinstance(values[name], str) for name in ("tool", "version", "arguments", "text", "fault"))
+        if not texts or not isinstance(values["made"], int | float) or not isinstance(json.loads(values["arguments"]), dict):
+            raise ValueError("a value is of another kind")
+        flags = {"status": Status(values["status"]), "empty": bool(values["empty"]), "recorded": bool(values["recorded"])}
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the cache holds what is no result of a tool ({error}): arpo cache clear") from error
     return Entry(**{**values, **flags})
 
 
