@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import struct
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 import zlib
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from arpo.core import Paper, TreeRecord, decode, encode, replay
 from arpo.core.codec import SCHEMA
+from arpo.core.record import peek
 from arpo.errors import FormatError
 
 lenient = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -168,3 +171,18 @@ def test_a_log_in_a_file_is_read_to_its_last_whole_frame_wherever_it_is_cut() ->
             file.seek(0)
             found = list(decode(file))
             assert found == RECORDS[: len(found)]
+
+
+def test_looking_for_the_task_of_a_hostile_frame_takes_neither_the_stack_nor_all_memory():
+    """A name of 20 MB, which is 20 kB in the file, once took a gigabyte to find."""
+    with pytest.raises(FormatError, match="is no record"):
+        list(peek(io.BytesIO(reframed(zlib.compress(b"[" * 200_000)))))
+    script = """
+import io, resource, sys
+from arpo.core.record import peek
+resource.setrlimit(resource.RLIMIT_AS, (700 << 20,) * 2)
+print([len(task) for _, task in peek(io.BytesIO(sys.stdin.buffer.read()))])
+"""
+    frame = reframed(zlib.compress(b'{"schema":2,"task":"' + b"a" * (20 << 20) + b'"}'))
+    done = subprocess.run([sys.executable, "-c", script], input=frame, capture_output=True, check=False, timeout=60)
+    assert done.stdout.decode().strip() == "[20971520]", done.stderr.decode()[-300:]

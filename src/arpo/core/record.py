@@ -31,7 +31,9 @@ from arpo.errors import ConfigError, FormatError
 _HEADER = struct.Struct("<4sII")
 _MAGIC = b"ARPO"
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what values of a wrong kind lead to
-_TASK = re.compile(rb'\{"schema":\d+,"task":("(?:[^"\\]|\\.)*")')  # how `pack` begins
+_TASK = re.compile(
+    rb'\{"schema":\d+,"task":("(?:[^"\\]++|\\.)*+")'
+)  # how `pack` begins; nothing is tried twice, which takes memory
 _HEAD = 1 << 10  # bytes of a record's JSON in which its task stands as a rule
 _PIECE = 1 << 20  # bytes read at once
 _MOST_BYTES = 1 << 31  # of a record's JSON: about 100 million tokens
@@ -171,7 +173,7 @@ def _task_in(body: bytes, number: int, offset: int) -> str:
     try:
         found = _TASK.match(zlib.decompressobj().decompress(body, _HEAD)) or _TASK.match(_unfolded(body))
         return str(json.loads(found[1]) if found else json.loads(_unfolded(body))["task"])
-    except (*_NONSENSE, FormatError, zlib.error) as error:
+    except (*_NONSENSE, FormatError, RecursionError, zlib.error) as error:
         raise FormatError(f"frame {number} at byte {offset} is no record: {error!r:.300}") from error
 
 
