@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from arpo import __version__ as version
+
 HEAVY = ("torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "datasets", "bm25s", "sympy")
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +39,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_importing_the_package_or_reading_a_recipe_imports_nothing_heavy() -> None:
     assert loaded_by("import arpo, arpo.train; callable(arpo.train)") == set()
     assert loaded_by("from arpo.recipe import load_recipe; load_recipe('quickstart')") == set()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert arpo("--version").stdout == f"arpo {version}\n"
 
 
 def test_help_answers_at_once() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import arpo
 from arpo.cli import cache
 from arpo.cli.boundary import command, path
 
@@ -26,6 +27,19 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option(parser=path, metavar="DIR", help="Where to write it (else the recipe's `out`, or runs/NAME).")
 ]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"arpo {arpo.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -131,7 +131,7 @@ def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
     )
     tied = getattr(model.get_output_embeddings(), "weight", None) is model.get_input_embeddings().weight
     try:
-        adapted = get_peft_model(model, settings)
+        adapted: Any = get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(first_line(error), where="model.lora.targets", value=lora.targets) from error
     if tied and hasattr(adapted.get_base_model().get_input_embeddings(), "base_layer"):
