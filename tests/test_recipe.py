@@ -67,6 +67,8 @@ def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
     assert [(tool.use, tool.name) for tool in run.tools.offered] == [("search", ""), ("python", "py")]
     assert run.cold_start is not None and run.cold_start.num_traces is None
     assert load_recipe(path, ["rollout.rule=none"]).rollout.rule == Never()
+    reward = load_recipe(path, ["reward=shop:score", "reward.options.weight=2"]).reward
+    assert (reward.use, reward.options) == ("shop:score", {"weight": 2})
     assert load_recipe(path, ["rollout.roots=pilot", "rollout.roots.beta=2"]).rollout.roots == Pilot(beta=2.0)
 
 
@@ -76,6 +78,7 @@ def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
         ("rollout:\n  rots: 3\n", ["mine.yaml:3", "rollout.rots", "'roots'"]),
         ("rollout:\n  leaves: 4\n  roots: 9\n", ["mine.yaml:4: rollout.roots:", "roots (9)", "leaves (4)"]),
         ("rollout:\n  leaves: 4\n", ["mine.yaml:3: rollout.leaves:", "roots (8)"]),
+        ("model: org/name\n", ["model: should be a group of keys: source, device,", "(got 'org/name')"]),
         ("rollout: {head: 50, turn_tokens: 40}\n", ["mine.yaml:2", "head (50)", "turn_tokens (40)"]),
         ("rollout: {turn_tokens: 500, branch_tokens: 400}\n", ["branch_tokens (400)", "turn_tokens (500)"]),
         ("rollout: {leaves: 1, roots: 1}\n", ["rollout.leaves", "At least 2"]),

@@ -16,6 +16,7 @@ from arpo.config import CONFLICT, NO_SECRETS
 from arpo.errors import ConfigError, nearest
 from arpo.located import Keys, Located, lookup, show
 
+GROUP = "a group of keys"
 _SHOULD_BE = {
     "int": "a whole number",
     "float": "a number",
@@ -23,9 +24,9 @@ _SHOULD_BE = {
     "string": "text",
     "list": "a list",
     "tuple": "a list",
-    "model": "a group of keys",
-    "dataclass": "a group of keys",
-    "dict": "a group of keys",
+    "model": GROUP,
+    "dataclass": GROUP,
+    "dict": GROUP,
 }
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -107,7 +108,7 @@ def _message(one: Mapping[str, Any], keys: Keys, value: dict[str, Any], model: t
     if end in ("type", "parsing", "attributes") or kind.startswith(("model_", "dataclass_")):
         for prefix, meant in _SHOULD_BE.items():
             if stem.startswith(prefix):
-                return f"should be {meant}"
+                return f"should be {meant}{_which(keys, value, model) if meant == GROUP else ''}"
     return str(one["msg"]).replace("Input should", "should").replace("String should", "should").replace("Value error, ", "")
 
 
@@ -129,6 +130,12 @@ def _hint(keys: Keys, value: dict[str, Any], model: type) -> str:
         if elsewhere:
             return f"did you mean {' or '.join(repr(path) for path in elsewhere[:3])}?"
     return nearest(word, here) if here else "nothing can stand here"
+
+
+def _which(keys: Keys, value: dict[str, Any], model: type) -> str:
+    """The keys of the group that was expected: ": source, device, ..."."""
+    here = [str(path[-1]) for path in all_keys(model) if path[:-1] == keys and path[-1] in keys_at(model, keys, value)]
+    return f": {', '.join(here)}" if here else ""
 
 
 def keys_at(model: type, keys: Keys, value: Any = None) -> set[str]:

@@ -29,6 +29,7 @@ TAGS: dict[Keys, str] = {
     ("rollout", "rule"): "rule",
     ("rollout", "roots"): "plan",
     ("tools", "offered", "*"): "use",
+    ("reward",): "use",
     ("data", "train"): "source",
     ("data", "validation"): "source",
     ("data", "test"): "source",

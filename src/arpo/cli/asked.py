@@ -12,7 +12,7 @@ def asked_run(recipe: str | None, overrides: Sequence[str], resume: Path | None)
     """The run of `recipe` with `overrides`, or with `resume` the run in that folder (then every argument is an override)."""
     if resume is None:
         if recipe is None:
-            raise ConfigError("which recipe?", hint=f"A file, or a bundled one: {', '.join(bundled())}")
+            raise ConfigError("which recipe? None was named", hint=f"A file, or a bundled one: {', '.join(bundled())}")
         return load_recipe(recipe, overrides)
     if not (resume / "recipe.yaml").is_file():
         raise ConfigError("there is no run to resume", where=str(resume), hint="A run's folder has a recipe.yaml")

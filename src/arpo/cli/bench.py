@@ -27,7 +27,7 @@ def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
             print(f"{each:24} {_purpose(path)}")
         return 0
     if name not in found:
-        raise ConfigError("there is no such benchmark", value=name, hint=nearest(name, found))
+        raise ConfigError("there is no such benchmark", value=name, hint=f"{nearest(name, found)}; without a name they are listed")
     child = subprocess.Popen([sys.executable, str(found[name]), *arguments])
     while True:
         try:
