@@ -111,13 +111,17 @@ def quick(monkeypatch):
     monkeypatch.setattr("arpo.engines.vllm.replica.HEALTH_S", 2.0)
 
 
-async def test_tokens_of_a_request_that_begins_while_weights_change_carry_what_wrote_them():
+@pytest.mark.parametrize("headers_too", [False, True])
+async def test_tokens_of_a_request_that_begins_while_weights_change_carry_what_wrote_them(headers_too):
     """It wrote two tokens before the pause held it, which the server sends with the first two of the new weights."""
     played = Played()
 
-    async def generate(request):
+    async def loaded():
         played.go_on.set()
         await until(lambda: played.label == "run/2" and not played.paused)
+
+    async def generate(request):
+        await loaded()
         yield event_of([1, 2, 3, 4])
         yield event_of([5, 6], finish="length", spans=[("run/1", 0, 2), ("run/2", 2, 6)])
 
@@ -130,6 +134,8 @@ async def test_tokens_of_a_request_that_begins_while_weights_change_carry_what_w
     async with playing(played) as (replica,):
         await replica.name(weights(1))
         played.generate, played.at["/pause"] = generate, begin
+        if headers_too:
+            played.at["/inference/v1/generate"] = loaded
         await replica.publish(weights(2))
         written = [(token, piece.version) for piece in await writing for token in piece.tokens]
         assert written == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2)]

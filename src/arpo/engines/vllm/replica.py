@@ -59,13 +59,13 @@ class Replica:
     async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         """Sample after `prompt`. Raises LostError, and EngineError for a request that the server refuses."""
         self.live += 1
-        response = None
+        loads, response = self.loads, None
         try:
             request = self.client.build_request("POST", "/inference/v1/generate", json=self._asked(prompt, params))
             response = await self._unless_dropped(self.client.send(request, stream=True))
             self._answers.add(response)
             await _check(response)
-            loads, given, held = self.loads, 0, list[Piece]()
+            given, held = 0, list[Piece]()
             last: Piece | None = None
             spans: Sequence[Mapping[str, Any]] = ()
             async for line in response.aiter_lines():
