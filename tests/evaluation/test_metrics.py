@@ -19,6 +19,7 @@ from arpo.evaluation.metrics import (
     pass_at,
     pass_at_k,
     rate,
+    ratio,
     wilson,
 )
 
@@ -196,3 +197,11 @@ def test_estimates_read_back_with_their_holes():
     assert math.isnan(Estimate.of({"mean": 0.5, "low": None, "high": None, "n": 1}).low)
     assert str(Estimate(math.nan, math.nan, math.nan, 0)) == "-"
     assert Estimate(0.5, 0.4, 0.6, 9).percent == "50.0 % [40.0, 60.0]"
+
+
+def test_a_ratio_of_which_resampling_knows_too_little_has_no_interval():
+    """Ten questions, one of which made calls: in a third of resamples there are none, and no share of right answers to a call."""
+    one = ratio([1.0] * 10, [2.0] + [0.0] * 9, resamples=500)
+    none = ratio([0.0] * 10, [2.0] * 10, resamples=500)
+    assert (one.mean, none.mean) == (5.0, 0.0) and math.isnan(one.low) and math.isnan(none.high)
+    assert not math.isnan(ratio([1.0] * 10, [2.0] * 10, resamples=500).low)

@@ -76,6 +76,8 @@ def _accuracies(sides: Sides, having: Sequence[Side], benchmark: str, title: str
                 d = paired.difference
                 points = f"{100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
                 cells = [points, f"{paired.p_value:.2g}", str(gained), str(len(changes) - gained)]
+            if paired is None:
+                notes.append(f"{side.name} answered none of the questions that {having[0].name} answered.")
             if not sides.same_questions(side, benchmark):
                 notes.append(f"{side.name} was asked other questions: only equal ids are compared.")
         rows.append([side.name, str(len(side.by_question(benchmark))), side.accuracy(benchmark).percent, *cells])

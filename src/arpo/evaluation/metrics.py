@@ -112,7 +112,8 @@ def ratio(
 ) -> Estimate:
     """`sum(above) / sum(below)`, both with one value a question, with the percentile-bootstrap interval over questions.
 
-    NaN where `below` sums to 0. Raises ValueError where the lengths differ.
+    NaN where `below` sums to 0; no interval where it does in too many resamples for one (a single question made calls), or where
+    `above` sums to 0, of which resampling would know no doubt. Raises ValueError where the lengths differ.
     """
     pairs = np.stack([np.asarray(above, dtype=np.float64).ravel(), np.asarray(below, dtype=np.float64).ravel()], axis=1)
     if not len(pairs) or not (total := pairs.sum(axis=0))[1]:
@@ -121,9 +122,11 @@ def ratio(
         return Estimate(float(total[0] / total[1]), math.nan, math.nan, len(pairs))
     random = keyed_generator(seed, f"{purpose}/{len(pairs)}")
     sums = _in_rows(lambda rows: pairs[random.integers(0, len(pairs), (rows, len(pairs)))].sum(axis=1), len(pairs), resamples)
-    found = sums[sums[:, 1] > 0]
+    mean, found = float(total[0] / total[1]), sums[sums[:, 1] > 0]
+    if not total[0] or len(found) < (1 + LEVEL) / 2 * len(sums):
+        return Estimate(mean, math.nan, math.nan, len(pairs))
     low, high = np.quantile(found[:, 0] / found[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(total[0] / total[1]), float(low), float(high), len(pairs))
+    return Estimate(mean, float(low), float(high), len(pairs))
 
 
 def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
