@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 from chat_turns import outcome, python, search, step, task, turn
-from published_formats import FORMATS, HERMES_STYLE, REASONING, published
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.chat.template import TemplateFormat, tool_schema
 from arpo.core.tree import Call
 from arpo.errors import ConfigError
 from arpo.tasks import Task
+from published_formats import FORMATS, HERMES_STYLE, REASONING, published
 
 TOOLS = [search, python]
 SYSTEM = "Be brief."
