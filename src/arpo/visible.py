@@ -2,9 +2,10 @@
 
 import re
 
-# control signs, those without width, those that turn the direction of writing, and halves of characters
+# control signs, those without width, those that turn the direction of writing, and halves of characters; the page hides the same
 _UNSEEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e0fff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff"
+    r"\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from recorded import NASTY
@@ -61,6 +62,14 @@ def test_texts_cannot_steer_the_terminal(nasty_run):
 def test_unseen_signs_are_spelled_out():
     assert visible("a\U000e0041\u00adb") == "a⟨U+E0041⟩⟨U+00AD⟩b"
     assert visible("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
+
+
+def test_terminal_and_page_spell_out_the_same_signs():
+    source = (Path(__file__).parents[2] / "viewer/src/text.tsx").read_text(encoding="utf-8")
+    (page,) = re.findall(r"^const HIDDEN = /(.*)/gu;$", source, re.MULTILINE)
+    hidden = re.compile(re.sub(r"\\u\{([0-9a-f]+)\}", lambda found: f"\\U{int(found[1], 16):08x}", page))
+    for number in range(0xF0000):
+        assert bool(hidden.fullmatch(chr(number))) == (visible(chr(number)) != chr(number)), hex(number)
 
 
 @pytest.mark.parametrize(("width", "columns"), [(30, ["task", "reward"]), (60, ["task", "reward", "branches", "helped"])])
