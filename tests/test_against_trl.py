@@ -3,17 +3,15 @@
 import json
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
+import _same_loss as same_loss
 import pytest
 import torch
 
 from arpo.core.tree import Role
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "against_trl.py"
-sys.path.insert(0, str(SCRIPT.parent))
-same_loss = import_module("_same_loss")
 
 
 def test_rows_of_trl_become_trees_with_the_same_tokens_and_credit():

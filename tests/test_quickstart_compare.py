@@ -7,19 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import _cells as cells
 import pytest
+import quickstart_compare as benchmark
 
 from arpo.errors import ConfigError, FormatError
 from arpo.train.starts import Start
 from tiny_project import TinyProject
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "quickstart_compare.py"
-sys.path.insert(0, str(SCRIPT.parent))
-benchmark, cells = import_module("quickstart_compare"), import_module("_cells")
 
 
 def plan_of(out: Path, **changed: Any) -> Any:

@@ -1,30 +1,21 @@
 """A step's profile gives every moment to one phase, and its clocks still fit the program."""
 
 import asyncio
-import sys
-from pathlib import Path
 
 import pytest
+import step
+from _clocks import REST, Clocks, Interval, Moment, exclusive
+from _requests import Asked, unique_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _benchmarks_on_the_path():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
-
+from arpo.engines import SamplingParams
 
 spans = st.lists(st.tuples(st.sampled_from("abc"), st.integers(-5, 25), st.integers(-5, 25)), max_size=12)
 
 
 @given(spans=spans, start=st.integers(0, 10), length=st.integers(0, 12), clock=st.sampled_from(["wall", "cpu"]))
 def test_every_moment_counts_once_as_the_first_that_was_under_way(spans, start, length, clock):
-    from _clocks import REST, Interval, Moment, exclusive
-
     def at(moment):
         return Moment(moment, 2 * moment)
 
@@ -38,7 +29,6 @@ def test_every_moment_counts_once_as_the_first_that_was_under_way(spans, start, 
 
 
 def test_clocks_time_plain_functions_and_coroutines_and_come_off_again():
-    from _clocks import Clocks
 
     class Worker:
         def plain(self, x):
@@ -63,17 +53,12 @@ def test_clocks_time_plain_functions_and_coroutines_and_come_off_again():
 
 
 def test_the_functions_that_a_step_is_timed_by_are_there():
-    import step
-    from _clocks import Clocks
-
     with Clocks() as clocks:
         step.put_clocks(clocks)
 
 
 def test_unique_prefix_tokens_are_those_that_no_turn_wrote():
-    import fork
-
-    prompt = fork._Context((1, 2, 3), (False,) * 3)
-    other = fork._Context((1, 2, 4), (False,) * 3)
-    after = fork._Context((1, 2, 3, 9, 9, 5), (False, False, False, True, True, False))
-    assert fork._unique([prompt, prompt, other, after, after]) == 5
+    after = Asked((1, 2, 3, 9, 9, 5), SamplingParams(max_tokens=1), 0)
+    wrote = Asked((1, 2, 3), SamplingParams(max_tokens=2), 0, [9, 9])
+    other = Asked((1, 2, 4), SamplingParams(max_tokens=2), 0)
+    assert unique_tokens([wrote, wrote, other, after, after]) == 5

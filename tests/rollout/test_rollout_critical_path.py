@@ -4,10 +4,9 @@ The critical path is computed by the benchmark's slow twin, which serves the bud
 """
 
 import asyncio
-import sys
-from importlib import import_module
-from pathlib import Path
 
+import _world as world
+import overlap
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +15,6 @@ from arpo.core.branching import Aepo, Chance, Fixed, Never, Paper, Threshold
 from arpo.rollout.config import RolloutConfig
 from virtual_time import run
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-overlap, world = import_module("overlap"), import_module("_world")
 TIMES = world.Times()
 RULES = [Never(), Paper(), Paper(siblings=3), Fixed(at=2, siblings=2), Chance(rates=(0.9, 0.3)), Threshold(theta=0.6), Aepo()]
 

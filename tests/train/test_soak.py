@@ -1,12 +1,10 @@
 """A share of the soak and of the measurement of memory: see `benchmarks/soak.py` and `benchmarks/memory.py`."""
 
-import sys
-from importlib import import_module
 from pathlib import Path
 
+import memory
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import soak
 
 
 @pytest.mark.slow
@@ -14,7 +12,7 @@ def test_runs_killed_anywhere_are_resumed_as_if_nothing_had_been(tmp_path: Path,
     monkeypatch.setenv("ARPO_CACHE", "")  # the soak sets these; they are put back
     monkeypatch.setenv("TMPDIR", "")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2] / "src"))
-    tally = import_module("soak").soak(tmp_path / "soak", runs=14, seed=1)
+    tally = soak.soak(tmp_path / "soak", runs=14, seed=1)
     assert tally.broken == [] and tally.killed == 14
 
 
@@ -22,7 +20,6 @@ def test_runs_killed_anywhere_are_resumed_as_if_nothing_had_been(tmp_path: Path,
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks into /proc")
 def test_a_run_of_many_steps_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARPO_CACHE", "")
-    memory = import_module("memory")
     memory.measure(tmp_path, "scripted", 120)
     series = dict(zip(memory.SERIES, zip(*memory.samples[memory.warm_up :], strict=True), strict=True))
     assert memory.growth(series["objects"]) / len(series["objects"]) < 5
