@@ -80,7 +80,7 @@ def _result(each: Finding) -> dict[str, Any]:
 
 
 def _config(each: Finding, settings: Mapping[str, Any], samples: int) -> dict[str, Any]:
-    entry = BENCHMARKS.get(each.name)
+    entry = BENCHMARKS.get(each.name) if each.metric else None  # questions of one's own may have a benchmark's name
     return {
         "task": each.name,
         "dataset_path": entry.hub if entry else each.title,
