@@ -295,3 +295,9 @@ def test_leave_one_out_by_root_needs_a_number_of_roots(tmp_path: Path) -> None:
     assert "mine.yaml:4: rollout.roots: a pilot may plan a single root" in mistake(written(tmp_path, text))
     assert load_recipe(tmp_path / "mine.yaml", ["rollout.roots=2"]).rollout.roots == 2
     assert load_recipe(tmp_path / "mine.yaml", ["advantage.weighting=leaves"]).rollout.roots == Pilot()
+
+
+def test_a_model_in_place_of_a_recipe_is_told_how_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"neither a run nor a recipe\.yaml.*arpo eval RECIPE --model"):
+        load_recipe(tmp_path)

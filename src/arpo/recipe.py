@@ -83,9 +83,12 @@ def find(recipe: str | Path) -> Path:
     try:
         path = expanded(recipe)
         if path.is_dir():
+            is_model = (path / "config.json").is_file() or (path / "model" / "config.json").is_file()
             path = path / "recipe.yaml"
             if not path.is_file():
-                raise ConfigError("this folder holds neither a run nor a recipe.yaml", where=str(recipe))
+                hint = "A model goes with a recipe: `arpo eval RECIPE --model DIR`, `arpo train RECIPE model.source=DIR`"
+                missing = "this folder holds neither a run nor a recipe.yaml"
+                raise ConfigError(missing, where=str(recipe), hint=hint if is_model else "")
         if path.is_file():
             return path
     except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a home that nobody has
