@@ -32,13 +32,9 @@ class TokenText:
         if backend is None:
             raise ConfigError("the tokenizer has no fast (Rust) backend", where="model", value=type(tokenizer).__name__)
         self.tokenizer = tokenizer
-        self._opening, self._trusting, self._plain = (copy.deepcopy(backend) for _ in range(3))
-        for one in (self._opening, self._trusting, self._plain):
-            one.no_truncation()
-            one.no_padding()
-            one.encode_special_tokens = one is self._plain
-        for one in (self._trusting, self._plain):
-            _treat_as_middle(one)
+        self._trusting, self._plain = _own(backend, plain=False), _own(backend, plain=True)
+        middles = [_treat_as_middle(one) for one in (self._trusting, self._plain)]
+        self._opening = _own(backend, plain=False) if any(middles) else self._trusting  # a copy takes a tenth of a second
         self.set_tags(tags)
 
     def set_tags(self, tags: Iterable[str]) -> None:
@@ -141,9 +137,18 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _treat_as_middle(backend: Any) -> None:
+def _own(backend: Any, *, plain: bool) -> Any:
+    own = copy.deepcopy(backend)
+    own.no_truncation()
+    own.no_padding()
+    own.encode_special_tokens = plain
+    return own
+
+
+def _treat_as_middle(backend: Any) -> bool:
     """Sentence-piece vocabularies put a blank before any text and take it away again. In the middle of a text it would be one that
-    nobody wrote, or one lost."""
+    nobody wrote, or one lost. True where texts are now encoded in another way."""
+    found = False
     for name in ("normalizer", "pre_tokenizer", "decoder"):
         part = getattr(backend, name)
         state = json.loads(part.__getstate__()) if part is not None else None
@@ -151,6 +156,8 @@ def _treat_as_middle(backend: Any) -> None:
         if changed != state:
             part.__setstate__(json.dumps(changed or {"type": "Sequence", f"{name}s": []}).encode())
             setattr(backend, name, part)
+            found = found or name != "decoder"
+    return found
 
 
 def _without_blank(state: Any) -> Any:
