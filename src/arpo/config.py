@@ -1,10 +1,15 @@
 """The base of every configuration model: unknown keys are errors, values never change after they are checked."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # it has no public name
 
 CONFLICT = "conflict"  # the kind of pydantic's error
 NO_SECRETS = (
@@ -12,8 +17,21 @@ NO_SECRETS = (
 )
 
 
-class Config(BaseModel):
-    """A part of a recipe. It lives in the file of what it configures and imports nothing heavy."""
+class _Told(ModelMetaclass):
+    def __call__(cls, *given: Any, **values: Any) -> Any:
+        """What Python code constructs is refused as a recipe's part would be. (Pydantic validates groups inside without this.)"""
+        try:
+            return super().__call__(*given, **values)
+        except ValidationError as error:
+            from arpo.located import Located
+            from arpo.mistakes import config_error  # which reads configuration models
+
+            raise config_error(error, Located(values), cls) from None
+
+
+class Config(BaseModel, metaclass=_Told):
+    """A part of a recipe. It lives in the file of what it configures and imports nothing heavy. Constructed with what cannot be, it
+    raises ConfigError."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from pydantic import ValidationError
 
 from arpo.engines.config import EngineConfig, names_fast_bf16
+from arpo.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_fast_bf16_is_read_from_the_cpu_flags(text, fast):
 
 def test_wrong_values_are_refused():
     for wrong in ({"kind": "vlm"}, {"slots": 0}, {"dtype": "float16"}, {"slot": 3}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ConfigError):
             EngineConfig(**wrong)
     assert EngineConfig(kind="my_package.engines:build").slots == 64
 

@@ -3,12 +3,12 @@
 import io
 
 import pytest
-from pydantic import ValidationError
 from rich.console import Console
 from small_world import ANSWER, Script, Search, agent, config, results_in, search, task
 
 from arpo.core import Never, Pilot
 from arpo.core.branching import Constant, Paper
+from arpo.errors import ConfigError
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.talk import ask
 from virtual_time import run
@@ -52,7 +52,7 @@ def test_roots_as_a_number_or_a_plan(given, meant):
     ],
 )
 def test_what_cannot_work_is_refused(values, says):
-    with pytest.raises(ValidationError, match=says):
+    with pytest.raises(ConfigError, match=says):
         RolloutConfig(**values)
 
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from pydantic import ValidationError
 
 from arpo.errors import ConfigError, FormatError
 from arpo.tasks import Task
@@ -318,7 +317,7 @@ def test_wrong_sources_are_named(config: dict, words: list[str]) -> None:
     ],
 )
 def test_what_no_source_can_be_asked_for_is_refused_before_anything_is_read(config: dict, word: str) -> None:
-    with pytest.raises(ValidationError, match=word):
+    with pytest.raises(ConfigError, match=word):
         DataConfig(**config)
 
 
@@ -330,7 +329,7 @@ def test_wrong_columns_name_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [{"limit": 0}, {"limt": 3}, {"duplicates": "maybe"}, {"columns": {"id": "x"}}])
 def test_wrong_settings_are_refused(key: dict) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         DataConfig(**key)
 
 

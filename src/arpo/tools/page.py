@@ -165,7 +165,7 @@ def _told_by(config: SummariserConfig) -> dict[str, Any]:
 
 def _summariser(given: Mapping[str, Any]) -> SummariserConfig:
     try:
-        return SummariserConfig(**given)
+        return SummariserConfig.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("summariser", *first["loc"])))

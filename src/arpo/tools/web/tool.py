@@ -130,7 +130,7 @@ class WebSearchTool:
 def _provider(given: str | Mapping[str, Any]) -> Provider:
     if isinstance(given, Mapping):
         try:
-            return from_template(Template(**given))
+            return from_template(Template.model_validate(given))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, ("provider", *first["loc"])))
