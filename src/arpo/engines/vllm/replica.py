@@ -89,7 +89,7 @@ class Replica:
                     return
             raise LostError("the answer broke off")
         except (httpx.HTTPError, httpx.StreamError, json.JSONDecodeError) as error:
-            raise LostError(f"{type(error).__name__}: {error}") from error
+            raise LostError(_named(error)) from error
         finally:
             self.live -= 1
             if response is not None:
@@ -208,7 +208,7 @@ class Replica:
         try:
             response = await self.client.get(path, params=params, timeout=HEALTH_S)
         except httpx.HTTPError as error:
-            raise LostError(f"{type(error).__name__}: {error}") from error
+            raise LostError(_named(error)) from error
         if response.status_code == 404:
             raise ConfigError(f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}")
         if response.status_code >= 400:
@@ -219,7 +219,7 @@ class Replica:
         try:
             response = await self._unless_dropped(self.client.post(path, **given))
         except httpx.HTTPError as error:
-            raise LostError(f"{type(error).__name__}: {error}") from error
+            raise LostError(_named(error)) from error
         if response.status_code == 404:
             raise ConfigError(f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}")
         if response.status_code >= 400:
@@ -265,6 +265,10 @@ class Replica:
             version=self.version,
             finish=choice["finish_reason"],
         )
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")  # time-outs say nothing
 
 
 async def _check(response: httpx.Response) -> None:
