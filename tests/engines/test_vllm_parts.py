@@ -110,14 +110,14 @@ def test_chunks_are_the_pieces_cut_anew(data):
     ],
 )
 def test_what_cannot_be_is_said(said, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         VllmConfig(**said)
 
 
 def test_an_engine_is_vllm_or_it_is_not():
-    with pytest.raises(ValueError, match="is not vLLM"):
+    with pytest.raises(ConfigError, match="is not vLLM"):
         EngineConfig(kind="local", vllm=VllmConfig())
-    with pytest.raises(ValueError, match="only the engine local is deterministic"):
+    with pytest.raises(ConfigError, match="only the engine local is deterministic"):
         EngineConfig(kind="vllm", deterministic=True)
 
 
