@@ -215,6 +215,24 @@ def test_targets_of_make_exist() -> None:
             assert target in targets, f"{page.name}: make {target}"
 
 
+# --- metrics
+
+
+def explained_metrics() -> list[re.Pattern[str]]:
+    """The names in the first column of docs/records.md's table; a word in capitals stands for any."""
+    text = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text[text.index("## Metrics") :], re.MULTILINE)
+    return [re.compile(re.sub(r"[A-Z]+", "[^/]+", name)) for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+
+def test_every_metric_of_a_run_is_explained(tiny_run: Path) -> None:
+    from arpo.train.runfolder import RunFolder
+
+    names = {name for line in RunFolder(tiny_run).metrics() for name in line}
+    explained = explained_metrics()
+    assert len(names) > 80 and sorted(n for n in names if not any(p.fullmatch(n) for p in explained)) == []
+
+
 # --- links and names
 
 
