@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from traffic_world import CONTEXT, Asked, Search
@@ -17,6 +18,8 @@ from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import ToolConfig, ToolsConfig, build_tools
+from arpo.tools.function import tool
+from arpo.tools.search import SearchTool
 from arpo.tools.traffic import build_traffic
 
 # --- the cache
@@ -26,12 +29,47 @@ def test_a_result_is_asked_for_once_whatever_the_spelling(tmp_path):
     async def main():
         ask = Asked(Search(), tmp_path)
         first = await ask("caf\u00e9")
-        same = [await ask(" cafe\u0301 "), await ask("caf\u00e9", k=3), await ask("caf\u00e9", k=3.0)]
+        same = [await ask("cafe\u0301"), await ask("caf\u00e9", k=3), await ask("caf\u00e9", k=3.0)]
         other = await ask("caf\u00e9", k=4)
         assert ask.tool.calls == 2 and not first.cached and not other.cached
         assert all(o.cached and o.text == first.text and not o.ran and o.answered for o in same)
         again = Asked(Search(), tmp_path)  # another process, later
         assert (await again("caf\u00e9")).cached and again.tool.calls == 0
+
+    asyncio.run(main())
+
+
+def test_space_is_another_call_but_for_tools_that_say_it_is_not(tmp_path):
+    @tool(cacheable=True)
+    def joined(query: str, between: str = " ") -> str:
+        """Joins."""
+        return between.join(query)
+
+    async def main():
+        ask = Asked(joined, tmp_path)
+        for between in (" ", "", "\n", ", ", ","):
+            assert (await ask("ab", between=between)).text == f"a{between}b"
+        search: Any = SearchTool([{"text": "Lima is in Peru."}])
+        search.cacheable = True
+        ask = Asked(search, tmp_path)
+        assert not (await ask("Lima")).cached and (await ask(" Lima\n")).cached
+
+    asyncio.run(main())
+
+
+def test_two_tools_of_one_name_that_say_no_version_do_not_answer_for_each_other(tmp_path):
+    def looking_up(module):
+        def lookup(query: str) -> str:
+            """Looks up."""
+            return module
+
+        lookup.__module__ = module
+        return tool(lookup, cacheable=True)
+
+    async def main():
+        for module in ("one", "another"):  # two projects that share the user's cache
+            assert (await Asked(looking_up(module), tmp_path)("x")).text == module
+        assert (await Asked(looking_up("one"), tmp_path)("x")).cached
 
     asyncio.run(main())
 

@@ -71,7 +71,7 @@ def _entries(text: str, where: str, tool: str, argument: str) -> Iterator[Entry]
         for query, result in whole.items():
             if not isinstance(result, str):
                 raise FormatError(f"{where}: the result of {query[:60]!r} should be a text, not {type(result).__name__}")
-            yield _entry(tool, ANY_VERSION, {argument: query}, {"text": result, "empty": not result.strip()})
+            yield _entry(tool, ANY_VERSION, {argument: query.strip()}, {"text": result, "empty": not result.strip()})
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():

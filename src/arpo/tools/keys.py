@@ -15,18 +15,17 @@ ANY_VERSION = "*"  # of results that were imported: nobody knows which version o
 def canonical(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """`arguments` as JSON that is equal where a call means the same.
 
-    Keys are sorted, text is in Unicode's NFC without space around it, 2.0 is 2, and what equals its default in `schema` is
-    left out. Space inside text stays: it may be code.
+    Keys are sorted, text is in Unicode's NFC, 2.0 is 2, and what equals its default in `schema` is left out. Space stays, at the
+    ends of a text too: it may be code, or what `join` puts between words. A tool for which it says nothing has `normalise`.
     """
     properties = schema.get("properties", {})
     kept = {}
     for name, value in arguments.items():
-        same = _plain(value)
         about = properties.get(name)
-        default = _plain(about["default"]) if isinstance(about, Mapping) and "default" in about else ...
-        if same != default or type(same) is not type(default):
-            kept[name] = same
-    return json.dumps(kept, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=repr)
+        has_default = isinstance(about, Mapping) and "default" in about
+        if not has_default or _as_json(value) != _as_json(about["default"]):
+            kept[name] = value
+    return _as_json(kept)
 
 
 def key_of(tool: str, version: str, arguments: str, *, recorded: bool = False) -> bytes:
@@ -37,14 +36,18 @@ def key_of(tool: str, version: str, arguments: str, *, recorded: bool = False) -
 
 
 def digest(use: str, options: Mapping[str, Any]) -> str:
-    """A version for a tool that declares none: another one where it was built with other options."""
+    """A version for a tool that declares none: another one for another tool, and where it was built with other options."""
     text = json.dumps([use, options], sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+def _as_json(value: Any) -> str:
+    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=repr)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value.strip())
+        return unicodedata.normalize("NFC", value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, Mapping):

@@ -83,6 +83,10 @@ class PageTool:
         """`arguments` with the task's question where the call has none: what a result depends on."""
         return arguments if arguments.get("question") else {**arguments, "question": context.task.question}
 
+    def normalise(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Space around an address or a question says nothing."""
+        return {name: value.strip() if isinstance(value, str) else value for name, value in arguments.items()}
+
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         url, question = (self.complete(arguments, context).get(name) for name in ("url", "question"))
         if not isinstance(url, str) or not url.strip():

@@ -67,6 +67,10 @@ class SearchTool:
         documents = context.task.documents
         return {**arguments, "documents": digest("documents", {"of": documents})} if documents else arguments
 
+    def normalise(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Space around a query says nothing."""
+        return {**arguments, "query": arguments["query"].strip()}
+
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():

@@ -15,6 +15,7 @@ from typing import Any
 from arpo.core.tree import Call, Outcome
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.files import cache_folder, expanded
+from arpo.imported import import_path
 from arpo.tools import CallContext, Tool
 from arpo.tools.accounts import UNKNOWN, Account, Book, read_accounts
 from arpo.tools.cache import DAY_S, Cache, Kept
@@ -222,7 +223,7 @@ def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Traffic:
     providers: dict[str, Provider] = {}
     for number, (tools, offered) in enumerate(zip(entries, config.offered, strict=True)):
         for tool in tools:
-            own = offered if isinstance(offered, ToolConfig) else ToolConfig(use=tool.name)
+            own = offered if isinstance(offered, ToolConfig) else ToolConfig(use=import_path(getattr(tool, "function", tool)))
             traffic.lanes[tool.name] = Lane(
                 provider=traffic._shared(providers, getattr(tool, "provider", "") or tool.name, own.limits),
                 tool=tool,
@@ -301,7 +302,7 @@ def _kept(config: ToolsConfig, own: ToolConfig, tool: Tool, where: str) -> Kept 
         return None
     if hasattr(tool, "open"):
         raise ConfigError("this tool has a state, so its results depend on more than its arguments", where=where, value=True)
-    version = str(getattr(tool, "version", "")) or (digest(own.use, own.options) if own.options else "")
+    version = str(getattr(tool, "version", "")) or digest(own.use, own.options)
     return Kept(
         tool=tool.name,
         version=version,

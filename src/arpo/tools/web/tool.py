@@ -90,6 +90,10 @@ class WebSearchTool:
     def __repr__(self) -> str:
         return f"WebSearchTool({self.provider!r}, k={self.k})"
 
+    def normalise(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Space around a query says nothing."""
+        return {**arguments, "query": arguments["query"].strip()}
+
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
