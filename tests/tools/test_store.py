@@ -106,6 +106,38 @@ def test_the_least_recently_used_go_first_and_records_stay(tmp_path):
     assert not store.get([entry(60).key]) and not store.get([entry(500).key])
 
 
+def test_records_take_no_room_from_the_cache(tmp_path):
+    store = Store(tmp_path / "s.sqlite", max_bytes=100_000)
+    store.put(entry(number, size=1_000, recorded=True) for number in range(200))
+    store.claim(entry(1).key, "me", 30.0)
+    store.finish(entry(1).key, "me", entry(1))
+    assert store.get([entry(1).key]), "else every live call beside a large record is paid again"
+
+
+def test_a_file_without_a_count_of_what_is_not_recorded_is_given_one(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    store.put([entry(1, recorded=True), *(entry(number, size=1_000) for number in range(50))])
+    with store._writer() as db:
+        for name in ("held_more", "held_less", "held_other"):
+            db.execute(f"DROP TRIGGER {name}")
+        db.execute("DROP TABLE held")
+        db.execute("PRAGMA user_version = 3")
+    store.close()
+    store = Store(tmp_path / "s.sqlite", max_bytes=30_000)
+    store.put([entry(60, size=1_000)])
+    assert store.totals()[0] == store.totals()[2] == 1, "evicted, since the results from before count too; the record stays"
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(tmp_path, monkeypatch):
+    store, now = Store(tmp_path / "s.sqlite"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)  # a machine that starts with a wrong clock
+    assert store.claim(b"k", "dead", 30.0)
+    store.finish(b"f", "dead", None, Outcome(tool="t", status=Status.ERROR, text="no"))
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert not store.claimed(b"k") and store.claim(b"k", "me", 30.0) and store.claimed(b"k")
+    assert store.failure(b"f", now) is None
+
+
 def test_what_is_written_is_there_for_another_connection_and_after_opening_again(tmp_path):
     one, other = Store(tmp_path / "s.sqlite"), Store(tmp_path / "s.sqlite")
     one.put([entry(1)])

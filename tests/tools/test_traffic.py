@@ -79,9 +79,9 @@ def test_another_version_tool_or_set_of_options_has_results_of_its_own(tmp_path)
         version = "2"
 
     async def main():
-        for tool in (Search(), Newer(), Search(name="other")):
-            await Asked(tool, tmp_path)()
-            assert tool.calls == 1
+        for one in (Search(), Newer(), Search(name="other")):
+            await Asked(one, tmp_path)()
+            assert one.calls == 1
 
     asyncio.run(main())
 
@@ -169,6 +169,23 @@ def test_equal_calls_under_way_run_once_and_all_get_the_answer(tmp_path):
         outcomes = await asyncio.gather(*(ask("same") for _ in range(16)), ask("other"))
         assert ask.tool.calls == 2 and {o.text for o in outcomes[:16]} == {"found same"}
         assert sum(o.shared for o in outcomes) == 15 and sum(o.ran for o in outcomes) == 2
+
+    asyncio.run(main())
+
+
+def test_a_file_that_somebody_keeps_locked_holds_up_calls_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("arpo.tools.store.BUSY_S", 0.3)
+
+    async def main():
+        ask, waits = Asked(Search(), tmp_path), []
+        write = ask.traffic.cache.store.claim
+        monkeypatch.setattr(ask.traffic.cache.store, "claim", lambda *each: waits.append(each) or write(*each))
+        other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        outcomes = [*await asyncio.gather(*(ask(f"q{number}") for number in range(8))), await ask("later")]
+        assert [o.text for o in outcomes] == [*(f"found q{number}" for number in range(8)), "found later"]
+        assert len(waits) == 1 and len(ask.said) == 1 and "go on without" in ask.said[0]
+        other.close()
 
     asyncio.run(main())
 

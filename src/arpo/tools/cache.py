@@ -182,6 +182,8 @@ class Cache:
         return asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._written, write, arguments))
 
     def _written(self, write: Callable[..., T], arguments: tuple[Any, ...]) -> T | None:
+        if not self._able:  # each would wait for a locked file once more
+            return None
         try:
             return write(*arguments)
         except sqlite3.Error as error:

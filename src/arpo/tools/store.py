@@ -4,7 +4,7 @@
     leases   who is making which call just now; a lease that is not renewed runs out, so that nobody waits for the dead
     failed   what calls came to that are not kept, for some seconds: for those who had been waiting for them, and nobody else
     offers   what tools the servers had whose calls are recorded, so that a replay need not ask them
-    totals   entries and bytes, kept by triggers, so that the size limit costs nothing to check
+    totals   entries and bytes, kept by triggers; held   bytes of what is not recorded: the size limit costs nothing to check
 
 Write-ahead logging: readers never wait, a killed writer leaves the last whole transaction. It needs a local disk. Knows keys, rows
 and the clock on the wall. Refuses to know tools, and why a result is kept.
@@ -24,8 +24,9 @@ from typing import Any
 from arpo.core.tree import Outcome, Status
 from arpo.errors import ConfigError, FormatError
 
-FORMAT = 3  # 1 had no `failed`, 2 no `offers`; a file of theirs is given them
+FORMAT = 4  # 1 had no `failed`, 2 no `offers`, 3 no `held`; a file of theirs is given them
 BUSY_S = 30.0  # that a writer waits for the others
+LONGEST_LEASE_S = 600.0  # who says that it takes longer said so before the clock was set back, and keeps nobody waiting
 BATCH = 500
 FAILED_S = 10.0  # that a failure stays for those who waited for it
 ROOM = 0.9  # of the limit: what eviction comes back to, so that not every call evicts
@@ -49,6 +50,14 @@ CREATE TRIGGER IF NOT EXISTS gone AFTER DELETE ON calls BEGIN
     UPDATE totals SET entries = entries - 1, bytes = bytes - OLD.size, recorded = recorded - OLD.recorded; END;
 CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE OF size, recorded ON calls BEGIN
     UPDATE totals SET bytes = bytes + NEW.size - OLD.size, recorded = recorded + NEW.recorded - OLD.recorded; END;
+CREATE TABLE IF NOT EXISTS held (bytes INTEGER NOT NULL);
+INSERT INTO held SELECT coalesce((SELECT sum(size) FROM calls WHERE recorded = 0), 0) WHERE NOT EXISTS (SELECT * FROM held);
+CREATE TRIGGER IF NOT EXISTS held_more AFTER INSERT ON calls WHEN NOT NEW.recorded BEGIN
+    UPDATE held SET bytes = bytes + NEW.size; END;
+CREATE TRIGGER IF NOT EXISTS held_less AFTER DELETE ON calls WHEN NOT OLD.recorded BEGIN
+    UPDATE held SET bytes = bytes - OLD.size; END;
+CREATE TRIGGER IF NOT EXISTS held_other AFTER UPDATE OF size ON calls WHEN NOT NEW.recorded BEGIN
+    UPDATE held SET bytes = bytes + NEW.size - OLD.size; END;
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
@@ -61,7 +70,7 @@ WHERE excluded.status = 'ok' OR calls.status != 'ok'
 """  # an error never takes the place of a result
 _CLAIM = """
 INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, expires = excluded.expires
-WHERE leases.expires < ?
+WHERE leases.expires NOT BETWEEN ? AND ?
 """
 
 
@@ -155,12 +164,14 @@ class Store:
         """True where `owner` is now the one to make this call; it says so for `lease_s` seconds, unless it renews."""
         now = time.time()
         with self._writing.turn() as db:
-            return db.execute(_CLAIM, (key, owner, now + lease_s, now)).rowcount == 1
+            return db.execute(_CLAIM, (key, owner, now + lease_s, now, now + LONGEST_LEASE_S)).rowcount == 1
 
     def claimed(self, key: bytes) -> bool:
         """Whether somebody is making this call."""
         with self._reader() as db:
-            return db.execute("SELECT 1 FROM leases WHERE key = ? AND expires >= ?", (key, time.time())).fetchone() is not None
+            now = time.time()
+            lease = "SELECT 1 FROM leases WHERE key = ? AND expires BETWEEN ? AND ?"
+            return db.execute(lease, (key, now, now + LONGEST_LEASE_S)).fetchone() is not None
 
     def renew(self, key: bytes, owner: str, lease_s: float) -> None:
         with self._writing.turn() as db:
@@ -185,7 +196,10 @@ class Store:
         """How this call failed, if it did at `since` (seconds since 1970) or later: who waited from then on need not ask again."""
         columns = "tool, status, text, fault"
         with self._reader() as db:
-            row = db.execute(f"SELECT {columns} FROM failed WHERE key = ? AND ended >= ?", (key, since)).fetchone()
+            ended = (
+                f"SELECT {columns} FROM failed WHERE key = ? AND ended BETWEEN ? AND ?"  # later than now: before it was set back
+            )
+            row = db.execute(ended, (key, since, time.time())).fetchone()
         return None if row is None else Outcome(tool=row[0], status=Status(row[1]), text=row[2], fault=row[3])
 
     def touch(self, keys: Iterable[bytes]) -> None:
@@ -262,12 +276,14 @@ class Store:
 
     def _evict(self) -> None:
         """Back below the limit, the least recently used first."""
-        if self.totals()[1] <= self.max_bytes:
+        with self._reader() as db:
+            (held,) = db.execute("SELECT bytes FROM held").fetchone()
+        if held <= self.max_bytes:
             return
         gone = "DELETE FROM calls WHERE key IN (SELECT key FROM calls WHERE recorded = 0 ORDER BY used LIMIT ?)"
         while True:
             with self._writer() as db:
-                (held,) = db.execute("SELECT bytes FROM totals").fetchone()
+                (held,) = db.execute("SELECT bytes FROM held").fetchone()
                 if held <= self.max_bytes * ROOM or not db.execute(gone, (BATCH,)).rowcount:
                     return
 
