@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from arpo.core.tree import Call, Status
 from arpo.errors import ConfigError, ProviderError, ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext
+from arpo.tools.call import attempt
 from arpo.tools.config import ToolConfig, ToolsConfig, build_entries, build_tools
 from arpo.tools.mcp import McpTool
 from arpo.tools.traffic import build_traffic, recorded_offers
@@ -23,6 +25,20 @@ from arpo.tools.traffic import build_traffic, recorded_offers
 SCRIPT = str(Path(__file__).parent / "mcp_server_for_tests.py")
 COMMAND = [sys.executable, SCRIPT]
 CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0)
+
+
+ENDLESS = """
+import json, sys
+
+tools = {"tools": [{"name": "a", "inputSchema": {"type": "object"}}], "nextCursor": "the same page again"}
+for message in map(json.loads, sys.stdin):
+    if "id" in message:
+        version = message.get("params", {}).get("protocolVersion")
+        hello = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "e", "version": "1"}}
+        answer = {"initialize": {"result": hello}, "tools/list": {"result": tools}}
+        answer = answer.get(message["method"], {"error": {"code": -32601, "message": "no such method"}})
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **answer}), flush=True)
+"""
 
 
 def tools_of(**options: Any) -> dict[str, Any]:
@@ -93,6 +109,14 @@ async def test_many_calls_at_once_and_one_that_is_given_up(tools: dict[str, Any]
     assert (await tools["add"]({"a": 1}, CONTEXT)).text == "2"
 
 
+async def test_a_call_that_takes_long_is_told_to_the_model_and_is_no_outage_however_busy_the_loop_is(tools: dict[str, Any]) -> None:
+    waiting = asyncio.create_task(attempt(tools["slow"], {"seconds": 30}, replace(CONTEXT, deadline_s=0.3)))
+    await asyncio.sleep(0.1)
+    time.sleep(0.5)  # a learner that holds the interpreter: both sides have been late for long when the loop goes on
+    outcome, _ = await waiting
+    assert outcome.status is Status.TIMEOUT and outcome.fault == "deadline"
+
+
 def test_a_session_outlives_event_loops(tools: dict[str, Any]) -> None:
     for _ in range(3):
         assert asyncio.run(tools["add"]({"a": 1}, CONTEXT)).text == "2"
@@ -138,6 +162,13 @@ async def test_a_server_gets_the_variables_that_it_is_given_and_no_secrets(monke
 def test_what_cannot_work_is_told_before_the_run(options: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         tools_of(**options)
+
+
+def test_a_list_of_tools_without_end_is_told(tmp_path: Path) -> None:
+    server = tmp_path / "server.py"
+    server.write_text(ENDLESS)
+    with pytest.raises(ConfigError, match="has no end"):
+        tools_of(command=[sys.executable, str(server)])
 
 
 def test_several_tools_keep_their_names() -> None:

@@ -32,6 +32,7 @@ from arpo.tools.recorded import server_of
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
 CLOSING_S = 5.0
+MOST_PAGES = 100  # of a server's list of tools: some give the same page for ever
 Opener = Callable[[AsyncExitStack], Coroutine[Any, Any, Client]]
 
 
@@ -88,7 +89,7 @@ class McpTool:
         self.offer = {"name": self.name, "description": self.description, "schema": self.schema}  # noted in a record
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
-        result = await self._server.call(self._remote, dict(arguments), context.deadline_s)
+        result = await self._server.call(self._remote, dict(arguments))
         text = as_text(result)
         return ToolResult(text=text, status=Status.ERROR if result.is_error else Status.OK, empty=not text)
 
@@ -109,25 +110,31 @@ class Server:
         """What the server offers, all pages of it."""
         return asyncio.run_coroutine_threadsafe(self._list(), self._loop).result()
 
-    async def call(self, name: str, arguments: dict[str, Any], deadline_s: float) -> Any:
-        """The server's CallToolResult. Raises ToolError for a call that it refuses, ProviderError where it is gone."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._call(name, arguments, deadline_s), self._loop))
+    async def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """The server's CallToolResult. Raises ToolError for a call that it refuses, ProviderError where it is gone.
+
+        It has no deadline of its own: who waits cancels it. Two would race, and a call that only takes long would now be told to
+        the model and now be taken for an outage, for which the whole run pauses.
+        """
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._call(name, arguments), self._loop))
 
     async def _list(self) -> list[Any]:
         client = await self._client()
-        found, cursor = [], None
-        while True:
+        found: list[Any] = []
+        cursor: str | None = None
+        for _ in range(MOST_PAGES):
             page = await self._within(client.list_tools(cursor=cursor), self._connect_s)
             found += page.tools
             cursor = page.next_cursor
             if not cursor:
                 return found
+        raise ProviderError(f"the MCP server's list of tools has no end: {len(found):,} on {MOST_PAGES} pages", provider=self.label)
 
-    async def _call(self, name: str, arguments: dict[str, Any], deadline_s: float) -> Any:
+    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         client = await self._client()
-        return await self._within(client.call_tool(name, arguments), deadline_s)
+        return await self._within(client.call_tool(name, arguments))
 
-    async def _within(self, doing: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    async def _within(self, doing: Coroutine[Any, Any, Any], seconds: float | None = None) -> Any:
         try:
             async with asyncio.timeout(seconds):
                 return await doing
@@ -137,7 +144,8 @@ class Server:
                 raise ProviderError(f"the MCP server is gone: {self._told(error)}", provider=self.label) from None
             raise ToolError(f"the MCP server refuses: {error.message}") from None
         except TimeoutError:
-            raise ProviderError(f"the MCP server did not answer within {seconds:g} s", provider=self.label) from None
+            within = "in time" if seconds is None else f"within {seconds:g} s"
+            raise ProviderError(f"the MCP server did not answer {within}", provider=self.label) from None
         except Exception as error:  # noqa: BLE001  a broken pipe or stream shows in many ways: none of them is the model's fault
             self._session = None
             raise ProviderError(f"the MCP server failed: {self._told(error)}", provider=self.label) from None
