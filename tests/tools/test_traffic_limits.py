@@ -39,6 +39,36 @@ def test_rate_and_concurrency_hold_for_all_tools_of_a_provider():
     in_virtual_time(main())
 
 
+def test_who_gives_up_waiting_takes_no_start_from_those_behind():
+    async def main():
+        ask = live(None, limits={"rate": 0.5})
+        given_up = [asyncio.create_task(ask(str(number))) for number in range(50)]
+        await asyncio.sleep(3.0)
+        for call in given_up:
+            call.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
+        behind = asyncio.get_running_loop().time()
+        await asyncio.gather(ask("a"), ask("b"))
+        assert asyncio.get_running_loop().time() - behind < 4.1, "two starts, not the fifty that nobody waits for"
+        assert all(b - a > 1.999 for a, b in pairwise(ask.tool.starts)), ask.tool.starts
+
+    in_virtual_time(main())
+
+
+def test_an_outage_goes_on_in_the_next_event_loop():
+    ask = live(lambda number: ProviderError("503") if number == 0 else "fine", limits={"retries": 0})
+
+    async def interrupted():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask(), 0.2)
+
+    async def again():
+        return await asyncio.wait_for(ask(), 5.0)
+
+    asyncio.run(interrupted())  # a notebook's cell, or a chat's question, that somebody ends while the provider is down
+    assert asyncio.run(again()).text == "fine"
+
+
 def test_waiting_for_a_place_is_no_part_of_a_calls_deadline():
     async def main():
         tool = Search(seconds=4.0)

@@ -11,7 +11,7 @@ results.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from arpo.errors import ProviderError, ToolsStoppedError
@@ -49,7 +49,8 @@ class Provider:
         self.name, self.rate, self.concurrency, self.retries = name, rate, concurrency, retries
         self.outage = Outage(name, patience_s, tell, hint)
         self._next_at = 0.0  # on the loop's clock: when the rate lets the next call start
-        self._places: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        # of the loop in which somebody waits: places where concurrency is limited, and whose turn it is by the rate
+        self._queues: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore | nullcontext[None], asyncio.Lock] | None = None
 
     async def call(self, once: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """What `once` returns, and how many attempts that took; waits while the provider is down.
@@ -114,22 +115,21 @@ class Provider:
 
     async def limited(self, once: Callable[[], Awaitable[T]]) -> T:
         """What `once` returns, within rate and concurrency; failures are the caller's."""
-        if not self.concurrency:
-            return await self._paced(once)
+        if not self.concurrency and not self.rate:
+            return await once()
         loop = asyncio.get_running_loop()
-        if self._places is None or self._places[0] is not loop:  # a semaphore belongs to the loop in which somebody waits for it
-            self._places = (loop, asyncio.Semaphore(self.concurrency))
-        async with self._places[1]:
-            return await self._paced(once)
-
-    async def _paced(self, once: Callable[[], Awaitable[T]]) -> T:
-        if self.rate:
-            now = asyncio.get_running_loop().time()
-            start = max(now, self._next_at)
-            self._next_at = start + 1 / self.rate
-            if start > now:
-                await asyncio.sleep(start - now)
-        return await once()
+        if self._queues is None or self._queues[0] is not loop:
+            places = asyncio.Semaphore(self.concurrency) if self.concurrency else nullcontext()
+            self._queues = (loop, places, asyncio.Lock())
+        _, places, turn = self._queues
+        async with places:
+            if self.rate:
+                async with turn:  # one at a time, so that who gives up waiting takes no start from those behind
+                    start = max(loop.time(), self._next_at)
+                    if (wait_s := start - loop.time()) > 0:
+                        await asyncio.sleep(wait_s)
+                    self._next_at = start + 1 / self.rate
+            return await once()
 
 
 class Outage:
@@ -143,6 +143,7 @@ class Outage:
         self._wait_s = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which the timer belongs
         self._probes = 0  # calls that try their luck
         self._over: ToolsStoppedError | None = None
 
@@ -150,7 +151,10 @@ class Outage:
         """Wait until the provider is back or it is this call's turn to try. Raises ToolsStoppedError after `patience_s`."""
         if self._over is not None:
             raise self._over
-        ahead = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # that of an earlier loop never goes off
+            self._timer = None
+        ahead = loop.create_future()
         self._waiting.append(ahead)
         if self._timer is None and not self._probes:
             self._next()
@@ -207,7 +211,8 @@ class Outage:
         self.tell(f"going on: {self.name} answers again after {down_s:.0f} s", "info")
 
     def _schedule(self, wait_s: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._next)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(wait_s, self._next)
 
     def _next(self) -> None:
         """The one that has waited longest may try."""
