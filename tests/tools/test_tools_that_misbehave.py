@@ -177,8 +177,22 @@ async def test_ten_megabytes_of_bytes_are_cut_too() -> None:
     assert done.cut and len(done.text) < 250_000
 
 
+class PanicException(BaseException):
+    """What packages written in Rust raise where they panic: no Exception."""
+
+
 @pytest.mark.parametrize(
-    "error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), StopIteration(1)], ids=repr
+    "error",
+    [
+        ValueError("bad"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        MemoryError(),
+        RecursionError(),
+        StopIteration(1),
+        PanicException("rust"),
+    ],
+    ids=repr,
 )
 async def test_whatever_a_function_raises_is_an_error_of_the_call(error: BaseException) -> None:
     def raises(x: str) -> str:
@@ -204,3 +218,26 @@ async def test_a_value_without_words_is_an_error_of_the_call() -> None:
 
     done = await outcome(rude, x="")
     assert done.status is Status.ERROR and "no words" in done.text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cost": None}, {"cost": float("nan")}, {"cost": -1.0}, {"cost": "much"}, {"status": "fine"}], ids=str
+)
+async def test_a_result_with_what_cannot_be_added_up_is_an_error_of_the_call(wrong: dict[str, Any]) -> None:
+    @tool
+    def careless(x: str) -> Any:
+        """Returns a result that is none."""
+        return ToolResult(**{"text": "found", "cost": 0.5, **wrong})
+
+    done = await outcome(careless, x="")
+    assert done.status is Status.ERROR and done.fault.startswith("raised") and done.cost == 0
+
+
+async def test_a_status_may_be_its_word() -> None:
+    @tool
+    def wordy(x: str) -> ToolResult:
+        """Returns plain words."""
+        return ToolResult(text="found", status="ok", cost="0.5")  # type: ignore[arg-type]
+
+    done = await outcome(wordy, x="")
+    assert done.status is Status.OK and done.cost == 0.5

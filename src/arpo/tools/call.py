@@ -4,6 +4,7 @@ Knows calls, deadlines, statuses and faults. Refuses to know tokens, trees, cach
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -101,16 +102,25 @@ async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: CallContex
     """The result, and why it is a failure: "" where it is none."""
     try:
         result = await settled(tool, arguments, context)
-        result = result if isinstance(result, ToolResult) else as_result(result)
-        result = result if isinstance(result.text, str) else replace(result, text=str(result.text))
+        result = _sound(result if isinstance(result, ToolResult) else as_result(result))
         return result, "" if result.status in (Status.OK, Status.REFUSED) else "reported"
     except ProviderError:
         raise
     except ToolError as error:
         return ToolResult(text=_short(str(error)), status=Status.ERROR), "told"
-    except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary around foreign code: what it raises is the model's to read
+    except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):  # not the tool's own: somebody ends it
+        raise
+    except BaseException as error:  # noqa: BLE001  the boundary around foreign code (Rust's panics are no Exception): the model reads it
         kind = type(error).__name__
         return ToolResult(text=_short(f"{kind}: {error}"), status=Status.ERROR), f"raised {kind}"
+
+
+def _sound(result: ToolResult) -> ToolResult:
+    """`result` with fields of the right kinds. Raises TypeError or ValueError where status or cost are none: they are added up."""
+    cost = float(result.cost)
+    if not 0 <= cost < math.inf:
+        raise ValueError(f"ToolResult.cost is {result.cost!r}")
+    return replace(result, text=str(result.text), status=Status(result.status), cost=cost)
 
 
 def _abandon(task: "asyncio.Task[Any]") -> None:
