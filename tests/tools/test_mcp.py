@@ -112,7 +112,7 @@ async def test_many_calls_at_once_and_one_that_is_given_up(tools: dict[str, Any]
 async def test_a_call_that_takes_long_is_told_to_the_model_and_is_no_outage_however_busy_the_loop_is(tools: dict[str, Any]) -> None:
     waiting = asyncio.create_task(attempt(tools["slow"], {"seconds": 30}, replace(CONTEXT, deadline_s=0.3)))
     await asyncio.sleep(0.1)
-    time.sleep(0.5)  # a learner that holds the interpreter: both sides have been late for long when the loop goes on
+    time.sleep(0.5)  # noqa: ASYNC251  a learner that holds the interpreter: both sides have been late for long when the loop goes on
     outcome, _ = await waiting
     assert outcome.status is Status.TIMEOUT and outcome.fault == "deadline"
 
