@@ -22,8 +22,7 @@ def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
 
 
 class LossConfig(Config):
-    """The loss of algorithm section 7. GRPO: the defaults. DAPO: `aggregation: token`, `clip_high: 0.28`.
-    Dr. GRPO: `aggregation: constant`."""
+    """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and others'."""
 
     surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
     """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead, `aepo` keeps
