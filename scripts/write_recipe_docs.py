@@ -48,13 +48,13 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
   or `source` of tasks) replaces the one below it whole. A list replaces the one below it.
 - Paths are read from the recipe's own folder first. That folder is also where import paths such as `shop:price` are looked for.
 - In Python the same keys are arguments: `arpo.Run(name="mine", rollout={"leaves": 8}, ...)`. There `tools`, `reward`,
-  `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a script that defines them is
-  imported when the run is resumed, evaluated or talked with: put its `arpo.train(run)` under `if __name__ == "__main__":`, and
-  objects that were made with arguments into variables of the module.
+  `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a script that
+  defines them is imported when the run is resumed, evaluated or talked with: put its `arpo.train(run)` under
+  `if __name__ == "__main__":`, and objects that were made with arguments into variables of the module.
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
-- A recipe is written into the run's folder, so keys of services stand in the environment: one in an option, a header, a parameter or a
-  URL is refused.
+- A recipe is written into the run's folder, so keys of services stand in the environment: one in an option, a header, a
+  parameter or a URL is refused.
 
 Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.
 """
