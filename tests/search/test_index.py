@@ -200,13 +200,43 @@ def test_bad_documents_are_named(tmp_path: Path) -> None:
         ("b.jsonl", b'{"text": "x"}\n[1]\n', r"b\.jsonl:2"),
         ("c.jsonl", b'{"text": "\xff"}\n', r"c\.jsonl.*UTF-8"),
         ("d.pdf", b"%PDF-1.4 nothing", r"d\.pdf"),
+        ("e.jsonl", b"[" * 200_000, r"e\.jsonl:1"),
+        ("f.jsonl", b'{"text": null}', r"f\.jsonl:1.*text \(null\)"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FormatError, match=word):
             list(read_path(tmp_path / name))
     pyarrow.parquet.write_table(pyarrow.table({"n": [1]}), tmp_path / "e.parquet")
-    with pytest.raises(FormatError, match=r"e\.parquet: row 1.*has n"):
+    with pytest.raises(FormatError, match=r"e\.parquet: row 1.*has n \(int\)"):
         list(read_path(tmp_path / "e.parquet"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["lots of text"]}), tmp_path / "g.parquet")
+    whole = (tmp_path / "g.parquet").read_bytes()
+    (tmp_path / "g.parquet").write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+    with pytest.raises(FormatError, match=r"g\.parquet"):
+        list(read_path(tmp_path / "g.parquet"))
+
+
+def test_marks_at_the_beginning_of_a_file_say_how_it_is_written(tmp_path: Path) -> None:
+    for name, content in [
+        ("a.jsonl", b'\xef\xbb\xbf{"text": "gr\xc3\xbc\xc3\x9fe"}'),
+        ("b.txt", "\ufeffgrüße".encode()),
+        ("c.txt", "grüße".encode("utf-16")),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        assert [passage.text for passage in read_path(tmp_path / name)] == ["grüße"]
+
+
+def test_an_index_beside_its_documents_and_hidden_folders_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Lima is in Peru.")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "b.txt").write_text("not meant")
+    for name in ("index", "second"):
+        assert build_index(read_path(tmp_path), tmp_path / name)["passages"] == 1
+
+
+def test_half_a_character_in_a_corpus_can_still_be_answered_with() -> None:
+    (passage,) = from_mappings([json.loads(r'{"text": "Lima \ud800 Peru", "title": "a\udfff", "source": "b\ud800"}')], "x")
+    assert passage == Passage("a?", "Lima ? Peru", "b?")
 
 
 @given(st.lists(st.text(st.sampled_from("ab .!\n"), max_size=80), max_size=12), st.integers(10, 60))

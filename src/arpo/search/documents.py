@@ -3,6 +3,7 @@
 Knows files and the shapes in which corpora circulate. Refuses to know how passages are searched.
 """
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ def read_documents(source: object) -> list[Passage]:
     """The passages of `source`: `"atlas"`, a path, or an iterable of mappings with `text` (or `contents`) and perhaps `title`.
 
     A JSONL or parquet file gives one passage a line or row. A folder gives its .txt, .md, .html and .pdf files in pieces of
-    about 1,000 characters, titled by file (a page by its own title), and the lines and rows of its .jsonl and .parquet files.
-    Raises ConfigError where nothing is found, FormatError with file and line where something is no document.
+    about 1,000 characters, titled by file (a page by its own title), and the lines and rows of its .jsonl and .parquet files;
+    hidden folders and indexes in it are left alone. Raises ConfigError where nothing is found, FormatError with file and line where something is no document.
     """
     if isinstance(source, str) and source == "atlas":
         from arpo.tasks import atlas
@@ -41,9 +42,10 @@ def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) 
     `skipped`, a page or PDF of a folder that cannot be read is left out, and it is told why."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            kind = file.suffix.lower()
-            if kind in READERS and file.is_file():
-                passages = READERS[kind](file, file.relative_to(path).as_posix())
+            kind, name = file.suffix.lower(), file.relative_to(path)
+            hidden = any(part.startswith(".") for part in name.parent.parts)
+            if kind in READERS and file.is_file() and not hidden and not _is_index(file.parent):
+                passages = READERS[kind](file, name.as_posix())
                 yield from passages if skipped is None or kind not in WHOLE else _or_none(passages, skipped)
     elif path.is_file():
         yield from READERS.get(path.suffix.lower(), from_jsonl)(path, path.name)
@@ -53,7 +55,7 @@ def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) 
 
 
 def from_jsonl(path: Path, name: str) -> Iterator[Passage]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -73,12 +75,14 @@ def from_parquet(path: Path, name: str) -> Iterator[Passage]:
             for document in batch.to_pylist():
                 row += 1
                 yield passage_of(document, f"{path}: row {row}")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise FormatError(f"{path}: not parquet: {error}") from error
 
 
 def from_text(path: Path, name: str) -> Iterator[Passage]:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = content.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
     title = _title(path)
     yield from (Passage(title, piece, name) for piece in cut(text))
 
@@ -130,8 +134,12 @@ def _extracted(path: Path, how: str) -> Any:
 def _parsed(line: str, where: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
+
+
+def _is_index(folder: Path) -> bool:
+    return (folder / "index.json").is_file() and (folder / "passages.npy").is_file()  # also one of another version
 
 
 def _title(path: Path) -> str:

@@ -32,13 +32,14 @@ def passage_of(document: Any, where: str) -> Passage:
         raise FormatError(f"{where}: a document is an object with `text` and perhaps `title`, not {document!r:.80}")
     text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)
     if text is None:
-        raise FormatError(f"{where}: a document needs `text`, this one has {', '.join(map(str, document)) or 'nothing'}")
+        has = ", ".join(f"{key} ({'null' if value is None else type(value).__name__})" for key, value in document.items())
+        raise FormatError(f"{where}: a document needs `text`, a text; this one has {has or 'nothing'}")
     title = str(document.get("title") or "")
     source = next((str(document[key]) for key in SOURCE_KEYS if document.get(key)), "")
     first, _, rest = text.partition("\n")
     if not title and rest and first.startswith('"') and first.endswith('"'):  # "Title"\ntext, as retrieval corpora write it
         title, text = first.strip('"'), rest
-    return Passage(_on_one_line(title), _on_one_line(text), source)
+    return Passage(_as_text(_on_one_line(title)), _as_text(_on_one_line(text)), _as_text(source))
 
 
 def from_mappings(documents: Iterable[Any], where: str) -> list[Passage]:
@@ -71,6 +72,11 @@ def _shortened(paragraph: str, chars: int) -> Iterator[str]:
                 line = f"{line} {part}" if line else part
     if line:
         yield line
+
+
+def _as_text(text: str) -> str:
+    """`text` with `?` for halves of a character, which JSON can hold and no answer can be sent with."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _on_one_line(text: str) -> str:

@@ -97,7 +97,7 @@ async def _body(request: Request) -> Any:
             raise BadRequest(f"a request has at most {MOST_BYTES:,} bytes")
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"not JSON: {error}") from error
 
 
