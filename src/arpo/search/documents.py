@@ -20,7 +20,8 @@ def read_documents(source: object) -> list[Passage]:
 
     A JSONL or parquet file gives one passage a line or row. A folder gives its .txt, .md, .html and .pdf files in pieces of
     about 1,000 characters, titled by file (a page by its own title), and the lines and rows of its .jsonl and .parquet files;
-    hidden folders and indexes in it are left alone. Raises ConfigError where nothing is found, FormatError with file and line where something is no document.
+    hidden folders and indexes in it are left alone. Raises ConfigError where nothing is found, FormatError with file and line where
+    something is no document.
     """
     if isinstance(source, str) and source == "atlas":
         from arpo.tasks import atlas
