@@ -216,3 +216,13 @@ def test_the_optimizer_of_another_model_is_refused(tmp_path: Path, tokenizer: An
     other = parameters[:-1] if change == "fewer parameters" else [torch.nn.Parameter(torch.zeros(3)) for _ in parameters]
     with pytest.raises(CheckpointError, match="another model"):
         checkpoint.load_optimizer(found, torch.optim.AdamW(other))
+
+
+def test_an_optimizer_that_goes_on_keeps_the_settings_it_was_given_now(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path, tokenizer, 1)
+    (found := checkpoint.newest(tmp_path)[0]) or pytest.fail("no checkpoint")
+    settings = {"weight_decay": 0.5, "betas": (0.5, 0.6), "eps": 1e-3}
+    fresh = torch.optim.AdamW(tiny_model("llama").parameters(), lr=1e-2, fused=True, **settings)
+    checkpoint.load_optimizer(found, fresh)
+    assert settings.items() <= fresh.param_groups[0].items()
+    assert all(state["step"] == 1 for state in fresh.state.values()), "its moments are those that were saved"

@@ -166,7 +166,8 @@ def _save_optimizer(folder: Path, optimizer: "torch.optim.Optimizer") -> None:
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -> None:
-    """Put the saved state into `optimizer`. Raises CheckpointError where it belongs to another set of parameters."""
+    """Put the saved moments into `optimizer`, which keeps its own settings: a resumed run may have been given others. Raises
+    CheckpointError where they belong to another set of parameters."""
     from safetensors.torch import load_file
 
     content = json.loads((checkpoint.path / "optimizer.json").read_text())
@@ -180,6 +181,8 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -
         if at >= len(shapes) or tuple(slots["exp_avg"].shape) != shapes[at]:
             raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model (parameter {at})")
     try:
-        optimizer.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+        own = optimizer.state_dict()["param_groups"]
+        groups = [{**now, "params": was["params"]} for now, was in zip(own, content["param_groups"], strict=True)]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model ({error})") from error
