@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from loop_world import PLAIN, answer, go, mixed_on_odd, training, weights, wrong
 from rich.console import Console
 
 from arpo.chat import Transcript
+from arpo.chat.config import build_chat
 from arpo.core.record import replay
 from arpo.core.score import Score
-from arpo.core.tree import Turn
+from arpo.core.tree import Status, Turn
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ConfigError, EngineError
 from arpo.recipe import load_recipe
 from arpo.tasks import Task
+from arpo.tools import CallContext, ToolResult
 from arpo.train import checkpoint
-from arpo.train.job import build_job, read_tasks
+from arpo.train.job import build_job, formats, read_tasks
 from arpo.train.learner import Learner
 from arpo.train.order import in_order
 from arpo.train.pipeline import train
@@ -106,6 +109,51 @@ def test_what_is_sampled_across_an_update_says_so(tiny_project: TinyProject, tmp
     mixed = [turn for step in range(1, 4) for turn in turns(folder, step) if len(turn.versions) > 1]
     assert mixed and all(sum(count for _, count in turn.versions) == len(turn.tokens) for turn in mixed)
     assert max(line["staleness/mixed"] for line in folder.metrics()) > 0
+
+
+class Slow:
+    """A tool that lives on the run's own event loop, as the client of a server does."""
+
+    name, description, schema = "slow", "Takes its time.", {"type": "object", "properties": {"number": {"type": "integer"}}}
+
+    async def __call__(self, _arguments: Any, _context: CallContext) -> ToolResult:
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+        return ToolResult(text="done")
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_calls_under_way_do_not_miss_their_deadline_for_a_checkpoint(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    def play(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> str:
+        return mixed_on_odd(engine, asked, text, params) if "done" in text else f"<slow>{asked}</slow>"
+
+    save, during = checkpoint.save, []
+
+    def long_save(*given: Any, **more: Any) -> Any:
+        during.append(threading.current_thread())
+        time.sleep(2)  # as of a model of some billions
+        return save(*given, **more)
+
+    monkeypatch.setattr(checkpoint, "save", long_save)
+    plan = ("train.steps=3", f"train.max_staleness={most}", "train.save_every=1", "rollout.tool_deadline_s=1.5")
+    with training(tiny_project, tmp_path / "run", play, *plan) as trainer:
+        agent = replace(
+            trainer.job.agent, tools=(Slow(),), format=formats(partial(build_chat, trainer.run.chat, trainer.job.tokenizer))
+        )
+        trainer.job = replace(trainer.job, agent=agent)
+        asyncio.run(trainer.train())
+    folder = RunFolder(tmp_path / "run")
+    seen = [
+        outcome.status
+        for step in range(1, 4)
+        for r in folder.trees(step)
+        for o in r.tree.observations.values()
+        for outcome in o.outcomes
+    ]
+    assert seen and set(seen) == {Status.OK}
+    assert len(during) == 3 and threading.main_thread() not in during[:2]
 
 
 # --- the engine's weights
@@ -226,7 +274,7 @@ def test_what_was_sampled_ahead_of_an_early_end_is_set_aside(tiny_project: TinyP
     assert trainer.state.step == 2 and "no better validation" in trainer.ended_early
     assert folder.event_steps() == [line["step"] for line in folder.metrics()] == [1, 2]
     (cut,) = (folder.path / "cut").iterdir()
-    assert {path.name for path in (cut / "events").iterdir()} <= {"step-000003.frames", "step-000004.frames"}
+    assert {path.name for path in (cut / "events").iterdir()} <= {f"step-00000{step}.frames" for step in (3, 4, 5)}
     assert any("sampled ahead" in note["text"] for note in folder.notes())
 
 

@@ -54,6 +54,7 @@ class Ahead:
         self._steps: deque[asyncio.Task[tuple[Batch, float]]] = deque()  # begun and not taken yet, in order; with tokens a second
         self._written = 0  # tokens of all steps that are collected
         self._per_s = 0.0  # of the batch that was taken last
+        self._ended = False
         self._pool = ThreadPoolExecutor(1, "arpo-learner")  # always the same thread: OpenMP keeps a team for each
 
     async def __aenter__(self) -> Self:
@@ -62,7 +63,7 @@ class Ahead:
 
     async def __aexit__(self, *_: object) -> None:
         """What is still growing is cancelled."""
-        self.last_step = 0  # nothing begins any more
+        self.last_step, self._ended = 0, True  # nothing begins any more
         for step in self._steps:
             step.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
@@ -104,6 +105,8 @@ class Ahead:
         return batch, (self._written - before) / max(batch.seconds, 1e-9)
 
     async def learn(self, work: Callable[[], T]) -> T:
+        if self._ended:  # nobody waits for the event loop any more
+            return work()
         doing = asyncio.get_running_loop().run_in_executor(self._pool, work)
         interrupted = False
         while not doing.done():

@@ -89,12 +89,12 @@ class Trainer:
                     self.finish_step(batch, metrics)
                     await self.publish()
                     await self.validate()
-                    self.save()
+                    await self.save()
             self.set_aside()
             await self.validate(last=True)
         finally:
             if self.whole:
-                self.save(last=True)
+                await self.save(last=True)
         return self.state
 
     @property
@@ -285,14 +285,15 @@ class Trainer:
         self.note(f"validation accuracy {results.accuracy.percent}" + (" (the best so far)" if better else ""))
         if better:
             self.state = replace(self.state, validated=step, best=accuracy, best_step=step, stale_evaluations=0)
-            self.save(last=True)
+            await self.save(last=True)
         else:
             self.state = replace(self.state, validated=step, stale_evaluations=self.state.stale_evaluations + 1)
 
-    def save(self, *, last: bool = False) -> None:
+    async def save(self, *, last: bool = False) -> None:
         """Write a checkpoint where one is due: every `train.save_every` steps, and at the end (`last`) unless it is there.
 
         After a skipped update only at the end: the weights may be what is broken, and their checkpoint would push out a good one.
+        A large one takes minutes: where calls of tools are under way meanwhile, they must not miss their deadlines for it.
         """
         every = self.run.train.save_every
         due = last or (every and self.state.step // every > self.saved.step // every)
@@ -300,6 +301,9 @@ class Trainer:
             return
         self.progress.phase("checkpoint")
         self.folder.sync()
+        await self.pace.learn(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         policy = self.learner.unwrapped
         checkpoint.save(
             self.folder.path / "checkpoints",

@@ -28,7 +28,8 @@ class Pace(Protocol):
         ...
 
     async def learn(self, work: Callable[[], T]) -> T:
-        """The learner's work on the batch that was taken last. Cancelled, it is done to its end; the cancellation comes then."""
+        """The learner's work: an update by the batch that was taken last, or a checkpoint. Cancelled, it is done to its end; the
+        cancellation comes then."""
         ...
 
     def figures(self, batch: Batch) -> Mapping[str, float]:
