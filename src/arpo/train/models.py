@@ -38,8 +38,8 @@ class ModelConfig(Config):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto`: a CUDA device where there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products, and of weights that LoRA freezes. What is trained stays in float32. `auto`: bfloat16 where the device
-    is fast at it."""
+    """Precision of matrix products, and of weights that LoRA freezes. What is trained stays in float32. `auto`: bfloat16 where the
+    device is fast at it."""
     lora: LoraSettings | None = None
     """Null: every parameter is trained."""
     gradient_checkpointing: bool = False
