@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -73,7 +74,11 @@ def test_functions_that_cannot_be_tools_are_refused():
     def variadic(*x: str) -> str:
         """Does."""
 
-    for function in (mute, untyped, variadic):
+    def piecemeal(x: str) -> Iterator[str]:
+        """Does."""
+        yield x
+
+    for function in (mute, untyped, variadic, piecemeal):
         with pytest.raises(ConfigError, match=function.__name__):
             tool(function)
 

@@ -190,6 +190,20 @@ def test_a_file_that_somebody_keeps_locked_holds_up_calls_once(tmp_path, monkeyp
     asyncio.run(main())
 
 
+def test_a_file_that_is_damaged_while_it_is_used_is_given_up_and_no_call_with_it(tmp_path):
+    async def main():
+        ask = Asked(Search(), tmp_path)
+        assert (await ask("before")).text == "found before"
+        other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
+        other.execute("DROP TABLE leases")
+        other.close()
+        for query in ("one", "two"):
+            assert (await ask(query)).text == f"found {query}"
+        assert len(ask.said) == 1 and "go on without" in ask.said[0]
+
+    asyncio.run(main())
+
+
 def test_who_asked_first_may_leave_without_taking_the_answer_away(tmp_path):
     async def main():
         ask = Asked(Search(seconds=0.05), tmp_path)

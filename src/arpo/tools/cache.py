@@ -115,12 +115,7 @@ class Cache:
 
     def _found(self, kept: Kept, keys: list[bytes]) -> Entry | None:
         """What the store has for us. Read on the loop: that takes 20 us, and readers never wait."""
-        try:
-            entries = self.store.get(keys)
-        except sqlite3.Error as error:
-            self._broken(error)
-            return None
-        for entry in entries:
+        for entry in self._read(self.store.get, keys) or ():
             if self._serves(kept, entry):
                 self._touch(entry)
                 return entry
@@ -136,7 +131,7 @@ class Cache:
         """Wait while another process makes this call. Returns what it came to, failures too, or None where it is ours to make."""
         since, wait_s = time.time(), FIRST_LOOK_S
         while self._able:
-            if not self.store.claimed(keys[0]) and await self._claimed(keys[0]):
+            if not self._read(self.store.claimed, keys[0]) and await self._claimed(keys[0]):
                 outcome = self._ended(kept, keys, since)  # by a process that was done between our look and our claim
                 if outcome is not None:
                     await self._in_turn(self.store.finish, keys[0], self._owner, None)
@@ -158,11 +153,7 @@ class Cache:
         """What another process made of this call: its result, or how it failed at `since` or later."""
         if (entry := self._found(kept, keys)) is not None:
             return entry.outcome
-        try:
-            return self.store.failure(keys[0], since)
-        except sqlite3.Error as error:
-            self._broken(error)
-            return None
+        return self._read(self.store.failure, keys[0], since)
 
     async def _renew(self, key: bytes) -> None:
         while True:
@@ -186,6 +177,13 @@ class Cache:
             return None
         try:
             return write(*arguments)
+        except sqlite3.Error as error:
+            self._broken(error)
+            return None
+
+    def _read(self, read: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return read(*arguments)
         except sqlite3.Error as error:
             self._broken(error)
             return None

@@ -33,7 +33,7 @@ class FunctionTool:
 
     Arguments that do not fit the types give Status.REFUSED with a text that the model can read. A parameter annotated
     `CallContext` (or named `context` without a type) is filled in and hidden from the schema. Raises ConfigError for a
-    function that cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`.
+    function that cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class FunctionTool:
         self.description = description or about
         if not self.description:
             raise self._unfit("has no docstring to tell the model what it does")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise self._unfit("yields, and a tool returns its result whole")
         self._model = self._arguments_model(arguments)
         self.schema: JsonSchema = _tidy(self._model.model_json_schema(by_alias=True))
         self._is_async = is_asynchronous(function)
