@@ -37,6 +37,11 @@ def test_train_and_resume(tiny_run: Path, tiny_project: TinyProject, tmp_path: P
     longer = arpo("train", "--resume", run, "train.steps=2")
     assert longer.exit_code == 0 and "step 2/2" in longer.output and "step 1/2" not in longer.output
     assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    done = arpo("train", "--resume", run)
+    assert done.exit_code == 0 and "this run is finished" in done.output, "2 steps are what it was last asked for"
+    (run / "summary.json").unlink()  # as if the last start had been killed
+    asked = arpo("train", "--resume", run, "--print")
+    assert asked.exit_code == 0 and "steps: 2" in asked.output, "what was changed then holds when it goes on once more"
 
 
 def test_try(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from arpo.errors import ConfigError
 from arpo.recipe import bundled, load_recipe
 from arpo.run import Run
+from arpo.train.runfolder import RunFolder
 
 
 def asked_run(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> Run:
-    """The run of `recipe` with `overrides`, or with `resume` the run in that folder (then every argument is an override)."""
+    """The run of `recipe` with `overrides`, or with `resume` the run in that folder (then every argument is an override): as
+    it last went on, so that what was changed then holds."""
     if resume is None:
         if recipe is None:
             raise ConfigError("which recipe? None was named", hint=f"A file, or a bundled one: {', '.join(bundled())}")
@@ -19,4 +21,4 @@ def asked_run(recipe: str | None, overrides: Sequence[str], resume: Path | None)
     changes = [*([recipe] if recipe else []), *overrides]
     if recipe and "=" not in recipe:
         raise ConfigError("a resumed run has its own recipe", value=recipe, hint="Give --resume RUN alone, or key=value with it")
-    return load_recipe(resume, changes)
+    return load_recipe(RunFolder(resume).recipe, changes)

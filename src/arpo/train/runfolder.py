@@ -1,6 +1,7 @@
 """The folder of one run: the only place where training writes.
 
     RUN/recipe.yaml            the resolved recipe
+        recipe.resumed.yaml    that of the last resumption, where it differs: what the next one goes on with
         environment.json       where it ran (a list: one entry each time it was started or resumed)
         metrics.jsonl          one JSON object a step, with its "step"
         notes.jsonl            warnings and events of the run: {time, step, level, text}
@@ -33,6 +34,7 @@ from arpo.files import PARTIAL, json_line, read_json, read_json_lines, sync_fold
 from arpo.train.lock import Lock, is_held
 from arpo.train.whole import clear_partial, settle
 
+RESUMED = "recipe.resumed.yaml"
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 _OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)\.(?:frames|json)$")
 
@@ -76,7 +78,9 @@ class RunFolder:
                 if not resume:
                     write_atomic(recipe, run_yaml)
                 elif recipe.read_text(encoding="utf-8") != run_yaml:
-                    write_atomic(path / "recipe.resumed.yaml", run_yaml)
+                    write_atomic(path / RESUMED, run_yaml)
+                else:
+                    (path / RESUMED).unlink(missing_ok=True)
                 started = read_json(path / "environment.json") if (path / "environment.json").exists() else []
                 write_json(path / "environment.json", [*started, {"time": time.time(), **environment}])
                 for name in ("events", "checkpoints", "evaluation"):
@@ -215,8 +219,14 @@ class RunFolder:
             raise FormatError(f"{path} holds {type(found).__name__}, not an object")
         return found
 
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe that counts now: that of the last resumption where it differs."""
+        resumed = self.path / RESUMED
+        return resumed if resumed.is_file() else self.path / "recipe.yaml"
+
     def recipe_text(self) -> str:
-        return (self.path / "recipe.yaml").read_text(encoding="utf-8")
+        return self.recipe.read_text(encoding="utf-8")
 
     def environment(self) -> list[dict[str, Any]]:
         path = self.path / "environment.json"

@@ -29,8 +29,7 @@ def recipe_of(run: RunFolder | None) -> dict[str, Any]:
     """The resolved recipe that counts now: that of the last resumption where it differs."""
     if run is None:
         return {}
-    resumed = run.path / "recipe.resumed.yaml"
-    value: dict[str, Any] = as_json(read(resumed if resumed.is_file() else run.path / "recipe.yaml").value)
+    value: dict[str, Any] = as_json(read(run.recipe).value)
     return value
 
 
