@@ -1,5 +1,6 @@
 """What is left of a run when it has ended, in whatever way: its folder, and nothing else."""
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -19,6 +20,7 @@ from rich.console import Console
 from arpo.errors import ArpoError
 from arpo.recipe import load_recipe
 from arpo.train import checkpoint
+from arpo.train.ending import run_to_end
 from arpo.train.pipeline import train
 from arpo.train.runfolder import RunFolder
 from tiny_project import TinyProject
@@ -181,6 +183,7 @@ ENDS = {
     "a full disk": End(("train.save_every=1",), filled, 2, "the disk is full", "failed"),
     "Ctrl-C": End((), signalled(signal.SIGINT), 130, "to go on: arpo train --resume", "interrupted"),
     "SIGTERM": End((), signalled(signal.SIGTERM), 130, "to go on: arpo train --resume", "interrupted"),
+    "SIGHUP": End((), signalled(signal.SIGHUP), 130, "to go on: arpo train --resume", "interrupted"),
     "SIGKILL": End((), signalled(signal.SIGKILL), -signal.SIGKILL, "", "cut off before its end"),
 }
 
@@ -249,3 +252,21 @@ def check_folder(path: Path, end: End, how: str) -> None:
         return
     assert unfinished(path) == []
     assert (saved.state.step if saved else 0) == len(folder.metrics()) or how == "losses", "those have no finite loss"
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As under `nohup`: the terminal goes, the run does not."""
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.05)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_to_end(work())
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(KeyboardInterrupt):
+            run_to_end(work())
+    finally:
+        signal.signal(signal.SIGHUP, before)

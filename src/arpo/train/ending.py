@@ -21,13 +21,13 @@ from arpo.train.space import is_full
 
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """`complete`, where SIGTERM (what schedulers send before they kill) does what Ctrl-C does: KeyboardInterrupt, when the work
-    has saved what is finished."""
+    """`complete`, where SIGTERM (what schedulers send before they kill) and SIGHUP (a terminal that is gone) do what Ctrl-C does:
+    KeyboardInterrupt, when the work has saved what is finished."""
 
     async def stoppable() -> None:
         task = asyncio.current_task()
         assert task is not None
-        with _on_sigterm(task.cancel):
+        with _on(signal.SIGTERM, task.cancel), _on(signal.SIGHUP, task.cancel):
             await work
 
     try:
@@ -37,17 +37,19 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def _on_sigterm(act: Callable[[], object]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be heard
+def _on(number: signal.Signals, act: Callable[[], object]) -> Iterator[None]:
+    """A signal that is ignored (`nohup`) stays so. Only the main thread can hear any."""
+    before = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
         yield
         return
-    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
-    loop.add_signal_handler(signal.SIGTERM, act)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(number, act)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager
