@@ -254,7 +254,6 @@ class Trainer:
         self.history.append(_kept(metrics))
         self.folder.append_metrics(self.step, metrics)
         self.job.agent.traffic.write_down()
-        self.trackers.log(metrics, self.step)
         self.progress.step(metrics)
         self.state = replace(
             self.state,
@@ -266,6 +265,7 @@ class Trainer:
             skipped=self.bad_updates,
         )
         self.whole = True
+        self.trackers.log(metrics, self.state.step)  # last: a server of metrics that is down ends the run, and costs it no step
 
     async def validate(self, *, last: bool = False) -> None:
         """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the best."""
