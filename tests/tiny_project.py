@@ -94,9 +94,18 @@ def write_tiny_project(folder: Path, tokenizer: Any) -> TinyProject:
 
 
 @pytest.fixture(scope="session")
-def tiny_files(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> TinyProject:
+def tiny_files(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Iterator[TinyProject]:
     """The project's files, once for all tests. Use `tiny_project`, which also points the cache there."""
-    return write_tiny_project(tmp_path_factory.mktemp("tiny"), tokenizer)
+    project = write_tiny_project(tmp_path_factory.mktemp("tiny"), tokenizer)
+    written = _contents(project)
+    yield project
+    assert _contents(project) == written, "a test changed the files that all tests share"
+
+
+def _contents(project: TinyProject) -> dict[Path, bytes]:
+    """Of the project's own files, without the cache and the runs that tests make beside them."""
+    own = [*project.folder.glob("*.*"), *project.model.iterdir()]
+    return {path: path.read_bytes() for path in own if path.is_file()}
 
 
 @pytest.fixture

@@ -256,11 +256,11 @@ def test_a_model_that_the_learner_would_compute_wrongly_is_refused(config: trans
 
 
 def test_a_model_that_cannot_be_trained_packed_is_refused_before_anything_is_measured(
-    tiny_project: TinyProject, tmp_path: Path
+    tiny_project: TinyProject, copy: Path, tmp_path: Path
 ) -> None:
-    config = json.loads((tiny_project.model / "config.json").read_text())
-    (tiny_project.model / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
-    run = load_recipe(tiny_project.recipe, ["train.packing=tree", "cold_start=null", "name=refused"])
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    run = load_recipe(tiny_project.recipe, [f"model.source={copy}", "train.packing=tree", "cold_start=null", "name=refused"])
     with pytest.raises(ConfigError, match=r"train\.packing: .*at random"):
         train(run, out=tmp_path / "refused", console=Console(quiet=True))
     assert not list((tmp_path / "refused" / "evaluation").glob("*.json"))
