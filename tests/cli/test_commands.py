@@ -40,8 +40,12 @@ def test_train_and_resume(tiny_run: Path, tiny_project: TinyProject, tmp_path: P
     done = arpo("train", "--resume", run)
     assert done.exit_code == 0 and "this run is finished" in done.output, "2 steps are what it was last asked for"
     (run / "summary.json").unlink()  # as if the last start had been killed
+    mistaken = arpo("train", "--resume", run, "train.steps=3", "model.lora={rank: 2}")
+    assert mistaken.exit_code == 2 and "no adapters" in mistaken.output
     asked = arpo("train", "--resume", run, "--print")
-    assert asked.exit_code == 0 and "steps: 2" in asked.output, "what was changed then holds when it goes on once more"
+    assert asked.exit_code == 0 and "steps: 2" in asked.output, (
+        "what was changed then holds when it goes on once more, and no mistake"
+    )
 
 
 def test_try(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:

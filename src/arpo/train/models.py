@@ -126,6 +126,9 @@ def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
     except ImportError as error:
         raise ConfigError("LoRA needs peft", where="model.lora", hint="pip install 'arpo[lora]'") from error
     if weights is not None:
+        if not (weights / "adapter_config.json").is_file():
+            hint = "Without LoRA it goes on (model.lora: null); with it, a new run can start from that folder (model.source)"
+            raise ConfigError(f"there are no adapters in {weights}: it holds a whole model", where="model.lora", hint=hint)
         return PeftModel.from_pretrained(model, str(weights), is_trainable=True)
     settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"

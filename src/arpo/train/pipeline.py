@@ -76,7 +76,7 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.world.isolation}
     with RunFolder.create(folder_path, recipe, environment, resume=resume, tell=tell) as folder, written_down(folder, console):
-        run_to_end(_Pipeline(run, prepared, folder, console).carry_out())
+        run_to_end(_Pipeline(run, prepared, folder, console).carry_out(recipe))
     return folder_path
 
 
@@ -112,7 +112,8 @@ class _Pipeline:
             self.say(f"resuming after step {step}; what was written after it is kept in {cut}")
         return saved
 
-    async def carry_out(self) -> None:
+    async def carry_out(self, recipe: str) -> None:
+        """`recipe`: what a next start goes on with."""
         tasks = self.prepared.tasks
         asked = tasks[self.run.evaluation.split]
         for text, level in self.prepared.notes:
@@ -125,6 +126,7 @@ class _Pipeline:
             check_prompts(job.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout)
             self.look_at_space(job, len(tasks["train"]))
             agreed_packing(job.model, self.run.train.packing)  # a model that cannot be trained is refused before it is measured
+            self.folder.goes_on_with(recipe)
         try:
             if self.saved:
                 before = self._earlier("before")

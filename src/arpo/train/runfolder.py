@@ -63,8 +63,7 @@ class RunFolder:
         """Make a run folder, or with `resume` go on with one, and lock it. `tell` hears why it waits for the lock, where it does.
 
         Raises ConfigError where the folder is not empty (without `resume`), holds no run (with it), cannot be written, or another
-        process writes it. A resumed run keeps its recipe.yaml: `run_yaml` is written as recipe.resumed.yaml beside it where it
-        differs.
+        process writes it. A resumed run keeps its recipe.yaml (see `goes_on_with`).
         """
         path = Path(path)
         with _writable(path):
@@ -77,10 +76,6 @@ class RunFolder:
                 recipe = path / "recipe.yaml"
                 if not resume:
                     write_atomic(recipe, run_yaml)
-                elif recipe.read_text(encoding="utf-8") != run_yaml:
-                    write_atomic(path / RESUMED, run_yaml)
-                else:
-                    (path / RESUMED).unlink(missing_ok=True)
                 started = read_json(path / "environment.json") if (path / "environment.json").exists() else []
                 write_json(path / "environment.json", [*started, {"time": time.time(), **environment}])
                 for name in ("events", "checkpoints", "evaluation"):
@@ -167,6 +162,14 @@ class RunFolder:
     def write_summary(self, **values: Any) -> Path:
         """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped", ...)."""
         return write_json(self.path / "summary.json", {**self.summary(), **values})
+
+    def goes_on_with(self, run_yaml: str) -> None:
+        """Write it as recipe.resumed.yaml where it differs from recipe.yaml: to be called when the run could be built, so that no
+        mistake in it outlives the start."""
+        if (self.path / "recipe.yaml").read_text(encoding="utf-8") != run_yaml:
+            write_atomic(self.path / RESUMED, run_yaml)
+        else:
+            (self.path / RESUMED).unlink(missing_ok=True)
 
     def keep_tokenizer(self, tokenizer: Any) -> None:
         """Save the model's tokenizer (a transformers one). Done again at every start: a kill may have cut an earlier one short."""
