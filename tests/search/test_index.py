@@ -1,10 +1,13 @@
 """An index on disk finds what one in memory finds; passages come from every kind of file, with title, source and snippet."""
 
+import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo.errors import ConfigError, FormatError
+from arpo.han import HAN
 from arpo.search.documents import read_documents, read_path
 from arpo.search.hybrid import fuse
 from arpo.search.index import Index, build_index, is_index
@@ -35,20 +39,20 @@ PERU = [
 
 
 def slow_words(text: str) -> list[str]:
-    """Words without the short cut for plain text."""
-    import unicodedata
-
+    """Words without the short cut for plain text, character by character."""
     from arpo.search.words import STOPWORDS, WORD, _singular
 
     folded = unicodedata.normalize("NFD", text.casefold())
-    return [
-        _singular(word)
-        for word in WORD.findall("".join(c for c in folded if not "\u0300" <= c <= "\u036f"))
-        if word not in STOPWORDS
-    ]
+    kept = unicodedata.normalize("NFC", "".join(c for c in folded if not "\u0300" <= c <= "\u036f"))
+    found = []
+    for word in WORD.findall(kept):
+        for is_han, run in itertools.groupby(word, lambda c: re.match(f"[{HAN}]", c) is not None):
+            part = "".join(run)
+            found += map("".join, itertools.pairwise(part)) if is_han and len(part) > 1 else [part]
+    return [_singular(word) for word in found if word not in STOPWORDS]
 
 
-@given(st.text() | TEXTS.map(" ".join) | st.text(st.characters(codec="ascii")))
+@given(st.text() | st.text("中国がギab 1,") | TEXTS.map(" ".join) | st.text(st.characters(codec="ascii")))
 def test_words_of_plain_text_are_those_of_any_text(text: str) -> None:
     assert words(text) == slow_words(text)
     assert plain(plain(text)) == plain(text) or not text.isascii()
@@ -324,3 +328,42 @@ def test_what_cannot_be_read_is_named_or_left_out_where_that_is_asked_for(tmp_pa
     left: list[FormatError] = []
     assert [passage.text for passage in read_path(folder, left.append)] == ["Lima is the capital of Peru."]
     assert len(left) == 1 and "b.pdf" in str(left[0])
+
+
+# --- Chinese and Japanese
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("中国的首都是哪里？", "北京"), ("富士山の高さ", "富士山"), ("长江有多长", "长江"), ("东京塔 tower", "东京塔")],
+)
+def test_what_is_written_without_spaces_is_found(query: str, found: str) -> None:
+    texts = {
+        "北京": "北京是中华人民共和国的首都，中国的政治中心。",
+        "富士山": "富士山は日本で最も高い山で、高さは3776メートルである。",
+        "长江": "长江全长约6300公里，是亚洲最长的河流。",
+        "东京塔": "东京塔（Tokyo Tower）于1958年建成。",
+        "巴黎": "巴黎是法国的首都。",
+    }
+    index = Index([Passage(title, text) for title, text in texts.items()])
+    assert index.find(query, 1)[0][0].title == found
+
+
+@given(text=st.text(alphabet="中国首都北京がギ山ab 12，。", max_size=40))
+def test_pairs_of_neighbours_are_the_words_of_what_has_no_spaces(text: str) -> None:
+    has = words(text)
+    for at in range(len(text) - 1):
+        if all(re.match(f"[{HAN}]", character) for character in text[at : at + 2]):
+            assert text[at : at + 2] in has
+    assert all(word in words(text + "。" + text) for word in has)
+
+
+def test_a_snippet_of_a_text_without_spaces_is_around_the_hit() -> None:
+    text = "天" * 500 + "长江全长约六千三百公里。" + "地" * 500
+    cut = snippet(text, "长江有多长", 60)
+    assert "长江全长" in cut and len(cut) <= 60 and cut[0] == cut[-1] == "…"
+
+
+def test_a_long_chinese_paragraph_is_cut_between_sentences() -> None:
+    pieces = cut("长江是亚洲最长的河流。" * 60, chars=100)
+    assert len(pieces) > 6 and all(len(piece) <= 110 and piece.endswith("。") for piece in pieces)

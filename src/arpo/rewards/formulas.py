@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from arpo.chat.answers import boxed
+from arpo.han import HAN
 from arpo.rewards.glyphs import in_tex
 from arpo.rewards.numbers import compare, read_number
 from arpo.rewards.quantities import KNOWN, unit
-from arpo.rewards.text import FULL_WIDTH, HAN, NUMBER, exact
+from arpo.rewards.text import FULL_WIDTH, NUMBER, exact
 
 FRAMES = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")

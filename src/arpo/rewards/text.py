@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections import Counter
 
-HAN = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # each a word of its own
+from arpo.han import HAN
+
 LETTER = rf"[^\W\d_{HAN}]"
 LETTER_OR_DIGIT = rf"[^\W_{HAN}]"
 # a sign belongs to a number unless something stands right before it ("1990-1995" holds two years, "GPT-4" no minus four)

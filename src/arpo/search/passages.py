@@ -13,7 +13,7 @@ from arpo.errors import FormatError
 TEXT_KEYS = ("text", "contents", "content", "passage", "body")
 SOURCE_KEYS = ("source", "url", "link")
 PASSAGE_CHARS = 1_000  # of a text that is cut up
-SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*(?=\S)")
 
 
 @dataclass(frozen=True, slots=True)

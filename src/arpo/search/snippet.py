@@ -6,9 +6,10 @@ Knows words. Refuses to know indexes.
 import re
 from collections.abc import Collection
 
-from arpo.search.words import words
+from arpo.han import HAN
+from arpo.search.words import IS_HAN, words
 
-TOKEN = re.compile(r"\S+")
+TOKEN = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 CUT = "…"
 
 
@@ -21,7 +22,7 @@ def snippet(text: str, query: str, chars: int) -> str:
         return text
     wanted = frozenset(words(query))
     spans = [found.span() for found in TOKEN.finditer(text)]
-    hits = [(at, hit) for at, (start, end) in enumerate(spans) for hit in words(text[start:end]) if hit in wanted]
+    hits = [(at, hit) for at, (start, end) in enumerate(spans) for hit in _words_at(text, start, end) if hit in wanted]
     room = max(chars - 2 * len(CUT), 1)
     first, last = _best_window(spans, hits, room) if hits else (0, 0)
     # a hit reads better with some words before it: the window grows to the left by a fifth of what is free, then to the right
@@ -34,6 +35,11 @@ def snippet(text: str, query: str, chars: int) -> str:
         first -= 1
     shown = text[spans[first][0] : spans[last][1]][:room]
     return f"{CUT if first else ''}{shown}{CUT if spans[first][0] + len(shown) < spans[-1][1] else ''}"
+
+
+def _words_at(text: str, start: int, end: int) -> list[str]:
+    """Of a token; a Chinese character is seen with the one behind it, since they are matched in pairs."""
+    return words(text[start : end + 1] if IS_HAN.match(text, start) else text[start:end])
 
 
 def _best_window(spans: list[tuple[int, int]], hits: list[tuple[int, str]], room: int) -> tuple[int, int]:
