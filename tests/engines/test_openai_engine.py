@@ -182,7 +182,7 @@ async def test_it_cannot_be_trained(tokenizer: Any) -> None:
 
 
 def test_a_recipe_says_what_lacks() -> None:
-    with pytest.raises(ValueError, match="needs an endpoint"):
+    with pytest.raises(ConfigError, match="needs an endpoint"):
         EngineConfig(kind="openai")
-    with pytest.raises(ValueError, match="set kind to openai"):
+    with pytest.raises(ConfigError, match="set kind to openai"):
         EngineConfig(endpoint={"url": "http://x/v1", "model": "m"})

@@ -219,5 +219,5 @@ async def test_a_reward_that_raises_is_told_with_the_line_of_its_own_file():
 
 def test_configs_that_cannot_work_are_refused():
     for bad in ({"bonus": 0.1}, {"options": {"a": 1}}, {"wrong_format": 1.0}, {"answer": "maybe"}, {"bonsu": 1}):
-        with pytest.raises(ValueError):
+        with pytest.raises(ConfigError):
             RewardConfig(**bad)
