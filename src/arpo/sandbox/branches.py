@@ -41,7 +41,8 @@ def fork(home: Home, readable: Sequence[str] | None, keep: Collection[int]) -> i
     descriptors that may be open. Raises OSError or RecursionError where this process cannot be parted; it is as before then."""
     if home.bound >= MOST_TIMES_BOUND:
         raise OSError(errno.E2BIG, "bound too often")
-    if _thread._count() or any(linux.is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
+    threads = _thread._count() or linux.has_threads()
+    if threads or any(linux.is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
         raise OSError(errno.EBUSY, "threads, or open files")
     rest, new = os.path.join(home.room, "rest"), os.path.join(home.room, "new")
     theirs = Home(os.path.join(new, "files"), os.path.join(new, "room"), home.bound)

@@ -5,6 +5,7 @@ Imports on every platform; calls raise OSError where the kernel lacks them.
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -12,6 +13,7 @@ import sys
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_THREAD = 0x00010000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 
 MS_BIND, MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV, MS_RDONLY, MS_REMOUNT = 4096, 16384, 1 << 18, 2, 4, 1, 32
@@ -115,6 +117,16 @@ def kill_session(first: int) -> None:
         with contextlib.suppress(OSError):
             if name.isdigit() and os.getsid(int(name)) == first:
                 os.kill(int(name), signal.SIGKILL)
+
+
+def has_threads() -> bool:
+    """Whether this process has a second thread, also one that Python has not counted yet. Without /proc only the kernel knows: it
+    refuses this to one of several threads. False where it may not be asked."""
+    try:
+        unshare(CLONE_THREAD)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return False
 
 
 def is_open(number: int) -> bool:

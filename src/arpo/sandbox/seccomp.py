@@ -98,6 +98,7 @@ def _checks(policy: Policy) -> dict[str, Code]:
             _end(_ALLOW),
             no_process,
         ],
+        "unshare": _only(0, [_CLONE_THREAD]),  # changes nothing: how a process asks whether it has one thread
         "fork": [no_process],
         "vfork": [no_process],
         "clone3": [_end(_ERRNO | ENOSYS)],  # its flags lie behind a pointer; C libraries then use clone
