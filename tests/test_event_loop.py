@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import os
 import signal
 import threading
 from pathlib import Path
@@ -46,12 +47,13 @@ def test_ctrl_c_inside_a_running_loop_cancels_the_work_and_waits_for_it() -> Non
     ended: list[str] = []
 
     async def work() -> None:
-        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()  # as a terminal does: to the process
         try:
             await asyncio.sleep(60)
-        finally:
+        except asyncio.CancelledError:
             await asyncio.sleep(0.05)
             ended.append("saved")
+            raise
 
     async def cell() -> None:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook: asyncio.run here set its own

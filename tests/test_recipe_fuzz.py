@@ -137,6 +137,7 @@ def loads(path: tuple[str, ...], file: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_every_section_is_tried_and_at_every_key_something_is_right(tmp_path: Path) -> None:
     """Else all that is found out about a key is that its group cannot be, and fuzzing it is vain."""
     assert {path[0] for path in KEYS} == set(Run.model_fields)

@@ -43,6 +43,7 @@ async def tree(engine, task, random=None):
     return found
 
 
+@pytest.mark.slow
 async def test_same_bits_in_any_order_and_cache_state(make_model):
     model = make_model("qwen2")
     expected = [await tree(LocalEngine(model, deterministic=True), task) for task in range(3)]

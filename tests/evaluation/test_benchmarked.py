@@ -77,6 +77,7 @@ def test_what_is_left_behind(played, tmp_path):
         assert name == "gsm8k"
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_asks_nothing_twice(played, tmp_path):
     out = tmp_path / "out"
     plays = {question: {**play, "delay_s": 0.05 * number} for number, (question, play) in enumerate(golds().items())}

@@ -145,6 +145,7 @@ async def test_a_sandbox_that_dies_comes_back(python: PythonTool) -> None:
     assert await text(python, "import sympy\nsympy.sqrt(4)") == "2" and sandbox.starts == before + 1
 
 
+@pytest.mark.slow
 async def test_a_thousand_calls_leave_nothing(python: PythonTool) -> None:
     def held() -> tuple[int, int]:
         gc.collect()

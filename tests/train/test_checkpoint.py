@@ -86,6 +86,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, tokenizer
         checkpoint.open_checkpoint(last)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_anywhere_is_passed_over_and_named(tmp_path: Path, tokenizer: Any) -> None:
     """Every file of it, cut at its beginning, its end and places between; of the small ones every byte."""
     write(tmp_path, tokenizer, 1, 2)

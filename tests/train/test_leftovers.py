@@ -86,6 +86,7 @@ INSIDE: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.usefixtures("tiny_run")
+@pytest.mark.slow
 def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(tiny_project: TinyProject, tmp_path: Path) -> None:
     """However it ends. What the first one loads for good is there before the others."""
     train(load_recipe(tiny_project.recipe, [*PLAN, "train.steps=1"]), out=tmp_path / "first", console=Console(quiet=True))

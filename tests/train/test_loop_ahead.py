@@ -122,7 +122,7 @@ class Slow:
         return ToolResult(text="done")
 
 
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("most", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_calls_under_way_do_not_miss_their_deadline_for_a_checkpoint(
     tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:

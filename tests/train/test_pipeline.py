@@ -77,8 +77,13 @@ NEVER = 10**9
     [
         ("rollout.rule=paper",),
         ("model.lora={rank: 4, dropout: 0.2}", "optim.lr=1e-2"),
-        ("loss.kl_coefficient=0.1", "train.updates_per_step=2", "optim={lr: 1e-2, schedule: linear, warmup: 0.3}"),
-        ("rollout.rule={rule: threshold, window: 9}", "train.dynamic_sampling={max_batches: 3}"),
+        pytest.param(
+            ("loss.kl_coefficient=0.1", "train.updates_per_step=2", "optim={lr: 1e-2, schedule: linear, warmup: 0.3}"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("rollout.rule={rule: threshold, window: 9}", "train.dynamic_sampling={max_batches: 3}"), marks=pytest.mark.slow
+        ),
         ("train.eval_every=1", "train.eval_limit=3"),
     ],
     ids=["full", "lora", "kl", "window", "validation"],
@@ -170,6 +175,7 @@ def rewrite(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+@pytest.mark.slow
 def test_time_spent_before_counts_once(tiny_project: TinyProject, interrupted: Path, tmp_path: Path) -> None:
     (saved, _), seconds = checkpoint.newest(interrupted / "checkpoints"), RunFolder(interrupted).summary()["seconds"]
     assert saved is not None and 0 < saved.state.seconds <= seconds["training"] + 0.1

@@ -119,6 +119,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.usefixtures("tiny_run")  # its cold start
+@pytest.mark.slow
 def test_a_disk_that_fills_ends_the_run_with_its_last_checkpoint_whole(tiny_project: TinyProject, tmp_path: Path) -> None:
     """On a real file system of 24 MB, mounted where only this test sees it."""
     disk = tmp_path / "disk"
