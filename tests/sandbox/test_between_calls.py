@@ -3,31 +3,23 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from at_levels import AT, WORKING, entered, processes
 
-from arpo.sandbox import landlock, levels, linux, seccomp
+from arpo.sandbox import landlock, linux, seccomp
 from arpo.sandbox.limits import Limits
-from arpo.sandbox.warm import StartError, WarmSandbox
+from arpo.sandbox.warm import WarmSandbox
 
 LIMITS = Limits(cpu_seconds=5, seconds=20, memory_mb=128, file_mb=8)
-WORKING = [found.level for found in levels.probe() if found.works] if sys.platform == "linux" else []
-FIRST = {*WORKING[:1], "landlock"}  # as for the hostile programs
-AT = [pytest.param(level, marks=() if level in FIRST else pytest.mark.slow) for level in levels.LEVELS]
 
 
 @pytest.fixture(scope="module", params=AT)
 def sandbox(request: pytest.FixtureRequest) -> Iterator[WarmSandbox]:
-    try:
-        made = levels.enter(request.param, limits=LIMITS, at_once=4, sessions=6)
-    except StartError as error:
-        pytest.skip(f"level {request.param} is not to be had here: {error}")
-    yield made
-    made.close()
+    yield from entered(request.param, limits=LIMITS, at_once=4, sessions=6)
 
 
 DEAF = "import os, signal, stat, struct, threading\nfor n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\n"
@@ -148,19 +140,6 @@ def test_root_that_needs_a_user_namespace_changes_no_device() -> None:
         code = "import os\nopen('/dev/null', 'w').write('x')\nos.chmod('/dev/null', os.stat('/dev/null').st_mode & 0o777)"
         assert "Read-only file system" in made.run_now(code).text
         made.close()
-
-
-def processes(sandbox: WarmSandbox) -> list[int]:
-    found, ahead = [], [sandbox._inside.process.pid]
-    while ahead:
-        pid = ahead.pop()
-        try:
-            below = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except FileNotFoundError:
-            continue
-        found += below
-        ahead += below
-    return found
 
 
 def state(pid: int) -> str:

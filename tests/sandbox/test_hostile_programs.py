@@ -5,20 +5,20 @@ import os
 import re
 import socket
 import string
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from at_levels import AT, entered
 from hostile import BURNERS, PROGRAMS
 
-from arpo.sandbox import levels, linux
+from arpo.sandbox import linux
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.syscalls import numbers
 from arpo.sandbox.verdict import Ran
-from arpo.sandbox.warm import SPARE, StartError, WarmSandbox
+from arpo.sandbox.warm import SPARE, WarmSandbox
 
 LIMITS = Limits(cpu_seconds=1, seconds=3, memory_mb=128, file_mb=8, output_bytes=4000)
 SECRET = "swordfish-of-the-trainer"
@@ -99,20 +99,9 @@ def _note(listening: socket.socket, name: str, take: str, touched: list[str]) ->
     touched.append(name)
 
 
-# The strongest level here, and the one that has no view of its own; what lies between differs only in who makes the view.
-WORKING = [found.level for found in levels.probe() if found.works] if sys.platform == "linux" else []
-FIRST = {*WORKING[:1], "landlock"}
-AT = [pytest.param(level, marks=() if level in FIRST else pytest.mark.slow) for level in levels.LEVELS]
-
-
 @pytest.fixture(scope="module", params=AT)
 def sandbox(request: pytest.FixtureRequest, trainer: Trainer) -> Iterator[WarmSandbox]:
-    try:
-        made = levels.enter(request.param, limits=LIMITS, imports=["math"], at_once=8)
-    except StartError as error:
-        pytest.skip(f"level {request.param} is not to be had here: {error}")
-    yield made
-    made.close()
+    yield from entered(request.param, limits=LIMITS, imports=["math"], at_once=8)
 
 
 def check_next(ran: Ran) -> None:

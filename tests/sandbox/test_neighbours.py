@@ -2,32 +2,24 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from at_levels import AT, entered
 from hostile import MARK, SECRETIVE, SPIES
 
-from arpo.sandbox import levels, linux
+from arpo.sandbox import linux
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.syscalls import numbers
-from arpo.sandbox.warm import SPARE, StartError, WarmSandbox
+from arpo.sandbox.warm import SPARE, WarmSandbox
 
 LIMITS = Limits(cpu_seconds=20, seconds=40, memory_mb=256, file_mb=8)
-WORKING = [found.level for found in levels.probe() if found.works] if sys.platform == "linux" else []
-FIRST = {*WORKING[:1], "landlock"}  # as for the hostile programs
-AT = [pytest.param(level, marks=() if level in FIRST else pytest.mark.slow) for level in levels.LEVELS]
 
 
 @pytest.fixture(scope="module", params=AT)
 def sandbox(request: pytest.FixtureRequest) -> Iterator[WarmSandbox]:
-    try:
-        made = levels.enter(request.param, limits=LIMITS, imports=["math"], at_once=8, sessions=20)
-    except StartError as error:
-        pytest.skip(f"level {request.param} is not to be had here: {error}")
-    yield made
-    made.close()
+    yield from entered(request.param, limits=LIMITS, imports=["math"], at_once=8, sessions=20)
 
 
 def program(code: str, number: int, *, session: bool = False) -> str:

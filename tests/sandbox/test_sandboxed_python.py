@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from at_levels import processes
 from hostile import PROGRAMS
 from sandboxed import HERE, SOURCE, TASK, needs_sandbox, options, run, text
 
@@ -179,16 +180,7 @@ def test_many_who_ask_at_once_do_not_wait_for_each_other(python: PythonTool) -> 
 
 def children(tool: PythonTool) -> list[int]:
     """Processes below the sandbox."""
-    found, ahead = [], [tool._backend._sandbox._inside.process.pid]  # type: ignore[attr-defined]
-    while ahead:
-        pid = ahead.pop()
-        try:
-            below = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except FileNotFoundError:
-            continue
-        found += below
-        ahead += below
-    return found
+    return processes(tool._backend._sandbox)  # type: ignore[attr-defined]
 
 
 def test_works_in_one_event_loop_after_another(python: PythonTool) -> None:

@@ -7,7 +7,7 @@ import re
 import string
 from fractions import Fraction
 
-from arpo.han import HAN
+from arpo.han import IS_HAN
 from arpo.rewards.dates import read_date, same_date
 from arpo.rewards.numbers import read_number
 from arpo.rewards.quantities import agree, numeric, read_quantity
@@ -27,7 +27,6 @@ ANOTHER = re.compile(r"new|(?:north|south|east|west|north(?:ea|we)st|south(?:ea|
 KINDS = re.compile(r"city|town|village|states?|republic|kingdom|island|province|county|district|region|country|name")
 AFFIXES = frozenset("市省县区州镇乡村站")  # 长沙市 is 长沙, 李明博 is not 李明
 EXPONENT = re.compile(r"[-+]?\d{1,20}(?:\.\d{1,20})?e[-+]?\d{1,3}", re.IGNORECASE)  # 1e3, which GAIA's own rule reads
-IS_HAN = re.compile(rf"[{HAN}]")
 
 
 def short(answer: str, gold: str) -> float:

@@ -6,8 +6,8 @@ Knows words. Refuses to know indexes.
 import re
 from collections.abc import Collection
 
-from arpo.han import HAN
-from arpo.search.words import IS_HAN, words
+from arpo.han import HAN, IS_HAN
+from arpo.search.words import words
 
 TOKEN = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 CUT = "…"

@@ -8,13 +8,12 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
-from arpo.han import HAN
+from arpo.han import HAN, IS_HAN
 
 WORD = re.compile(r"\w+(?:[.,]\d+)*")
 GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or s that the their this to
 was were what when where which who whom whose why with"""
 STOPWORDS = frozenset(GLUE.split())  # in short passages they only add noise; the "s" is what a possessive leaves
-IS_HAN = re.compile(f"[{HAN}]")
 PART = re.compile(f"[{HAN}]+|[^{HAN}]+")
 VERSION = "words-3"  # of an index: one that was built with other words cannot be searched with these
 
