@@ -70,7 +70,7 @@ class Network:
         self._names = _names(self.module)
         parameters = dict(self.module.named_parameters())
         self._sizes = {names[0]: tuple(parameters[names[0]].shape) for names in self._names}
-        if packs(device):
+        if packs(device, dtype):
             _pack(self.module)
         self._assign({name: parameters[name] for name in self._sizes})
         self.shape = self._probe()
@@ -152,9 +152,11 @@ def _refuse_recurrent(model: nn.Module) -> None:
         raise ConfigError(wrong, where="model.source", hint=_FULL)
 
 
-def packs(device: torch.device) -> bool:
-    """True where oneDNN can keep linear weights packed."""
-    return device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """True where oneDNN can keep linear weights of `dtype` packed: bfloat16 only on a CPU that has instructions for it."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _own(model: nn.Module, device: torch.device) -> nn.Module:
