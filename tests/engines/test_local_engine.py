@@ -64,7 +64,7 @@ class TestLocal(EngineContract):
 
     @pytest.fixture
     def live(self, engine):
-        return lambda: len(engine._decoder.live) + len(engine._decoder.waiting)
+        return lambda: len(engine.lanes[0].decoder.live) + len(engine.lanes[0].decoder.waiting)
 
 
 class TestLocalDeterministic(TestLocal):
@@ -160,7 +160,7 @@ async def test_a_small_memory_evicts_and_stays_right(model):
     turns = await asyncio.gather(*(write(engine, p, max_tokens=20, seed=i) for i, p in enumerate(prompts)))
     for prompt, turn in zip(prompts, turns, strict=True):
         agrees(model, prompt, turn)
-    slots = engine._decoder.slots
+    slots = engine.lanes[0].decoder.slots
     assert slots.store.numel() * 4 <= slots.memory
     with pytest.raises(EngineError, match="do not fit"):
         await write(LocalEngine(model, dtype="float32", memory_gb=per_token * 128 / 2**30), prompts[-1], max_tokens=20)
@@ -217,7 +217,7 @@ async def test_the_learners_settings_do_not_reach_sampling(make_model):
 @pytest.mark.parametrize("deterministic", [False, True])
 async def test_a_failing_forward_reaches_every_live_request_and_the_engine_recovers(model, deterministic):
     engine = LocalEngine(model, dtype="float32", deterministic=deterministic)
-    network = engine._decoder.network
+    network = engine.lanes[0].decoder.network
     good, count = network.forward, 0
 
     def dies(*arguments):
@@ -247,7 +247,7 @@ async def test_logits_that_are_no_numbers_are_an_engine_error(make_model):
 
 async def test_the_event_loop_is_never_blocked(model):
     engine = LocalEngine(model, dtype="float32")
-    network, threads = engine._decoder.network, set()
+    network, threads = engine.lanes[0].decoder.network, set()
     good = network.forward
 
     def watched(*arguments):
@@ -278,7 +278,7 @@ async def test_requests_beyond_the_slots_wait(model):
     async def watch():
         nonlocal most
         while True:
-            most = max(most, len(engine._decoder.live))
+            most = max(most, len(engine.lanes[0].decoder.live))
             await asyncio.sleep(0)
 
     watcher = asyncio.create_task(watch())
@@ -305,7 +305,7 @@ async def test_stop_strings_need_a_tokenizer(model):
 async def test_closing_waits_for_the_step_and_ends_what_waits(model):
     engine = LocalEngine(model, dtype="float32", slots=1)
     tasks = [asyncio.create_task(write(engine, prompt_of(5, i), max_tokens=400, seed=i)) for i in range(3)]
-    await until(lambda: engine._decoder.busy)
+    await until(lambda: engine.lanes[0].decoder.busy)
     await engine.close()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(r, EngineError) for r in results)
@@ -313,7 +313,7 @@ async def test_closing_waits_for_the_step_and_ends_what_waits(model):
 
 async def test_rest_gives_the_memory_back(model, tokenizer):
     engine = LocalEngine(model, tokenizer, dtype="float32", slots=16)
-    slots = engine._decoder.slots
+    slots = engine.lanes[0].decoder.slots
     for _ in range(2):
         await asyncio.gather(*(write(engine, prompt_of(30, seed), max_tokens=5, seed=seed) for seed in range(8)))
         held = slots.store.shape

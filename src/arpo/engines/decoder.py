@@ -117,12 +117,15 @@ class Decoder:
         self.stats.steps += 1
         return replies
 
-    def load(self, weights: Weights) -> list[Reply]:
-        """Use other weights from the next step on. What is written so far is delivered under the old version."""
+    def load(self, weights: Weights) -> None:
+        """Give the network other weights. No step may be under way, of this decoder or another one of the same network."""
         with self.stats.clock("load_s"):
             self.network.load(weights.state, copies=weights.changing)
+
+    def loaded(self, version: int) -> list[Reply]:
+        """The network has the weights of `version`. What is written so far is delivered under the old version."""
         replies = [Reply(r, r.chunk(self.version, None)) for r in self.live if r.tokens]
-        self.version = weights.version
+        self.version = version
         self.slots.forget()
         return replies
 

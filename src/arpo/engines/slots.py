@@ -5,6 +5,7 @@ slot; whole blocks that were copied are known to be the same, so that attention 
 grows by doubling up to a memory limit. Knows tokens; knows no model and no sampling.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,11 +79,15 @@ class Slots:
         self._before = (0, 0)  # rows and length when the memory was given back
 
     def _new(self, rows: int, length: int) -> Tensor:
-        """[layers, 2, blocks, rows, kv_heads, BLOCK, head_dim] of zeros: masked keys must be finite, since 0 * NaN is NaN."""
+        """[layers, 2, blocks, rows, kv_heads, BLOCK, head_dim] of zeros: masked keys must be finite, since 0 * NaN is NaN.
+
+        On a CPU by numpy, which takes pages that are zero and large, when they are first written to: torch writes the zeros itself.
+        """
         s = self.shape
-        return torch.zeros(
-            (s.layers, 2, length // BLOCK, rows, s.kv_heads, BLOCK, s.head_dim), dtype=self.dtype, device=self.device
-        )
+        shape = (s.layers, 2, length // BLOCK, rows, s.kv_heads, BLOCK, s.head_dim)
+        if self.device.type != "cpu" or 0 in shape:
+            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)).view(self.dtype).view(shape)
 
     @property
     def token_bytes(self) -> int:

@@ -1,15 +1,15 @@
 """What an engine did, in tokens and seconds: for benchmarks, metrics and the curious."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter
 from typing import Any
 
 
 @dataclass(slots=True)
 class EngineStats:
-    """Running totals. Seconds are wall time of the thread that computes."""
+    """Running totals. Seconds are wall time of the threads that compute, added up over them."""
 
     requests: int = 0
     prefill_tokens: int = 0  # prompt tokens computed
@@ -23,6 +23,12 @@ class EngineStats:
     sampling_s: float = 0.0
     copy_s: float = 0.0  # finding slots and copying prefixes
     load_s: float = 0.0
+
+    @classmethod
+    def total(cls, parts: Iterable["EngineStats"]) -> "EngineStats":
+        """The sum of what several counted."""
+        parts = list(parts)
+        return cls(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(cls)})
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
@@ -38,8 +44,7 @@ class Prefill:
     """What an engine did with prompts, from one look to the next. An engine that keeps no `stats` says nothing."""
 
     def __init__(self, engine: Any) -> None:
-        found = getattr(engine, "stats", None)
-        self._stats = found if isinstance(found, EngineStats) else None
+        self._engine = engine
         self._seen = self._now()
 
     def since(self) -> dict[str, float]:
@@ -48,6 +53,7 @@ class Prefill:
         return {name: float(value - before[name]) for name, value in self._seen.items()}
 
     def _now(self) -> dict[str, int]:
-        if self._stats is None:
+        stats = getattr(self._engine, "stats", None)
+        if not isinstance(stats, EngineStats):
             return {}
-        return {"engine/prefill_tokens": self._stats.prefill_tokens, "engine/reused_tokens": self._stats.reused_tokens}
+        return {"engine/prefill_tokens": stats.prefill_tokens, "engine/reused_tokens": stats.reused_tokens}
