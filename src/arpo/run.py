@@ -6,7 +6,7 @@ Composes the parts that live beside what they configure, and knows which of them
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WrapValidator, model_validator
 
@@ -24,6 +24,7 @@ from arpo.tasks.data import BENCHMARK, SUFFIXES, DataConfig
 from arpo.tools.config import ToolConfig, ToolsConfig
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.models import ModelConfig
+from arpo.train.plan import Plan
 from arpo.train.settings import ColdStartConfig, TrainConfig
 
 
@@ -102,6 +103,9 @@ class Run(Config):
     cold_start: ColdStartConfig | None = None
     """Supervised fine-tuning before RL; null: the model is trained as it is."""
     evaluation: EvalConfig = EvalConfig()
+    plan: Literal["auto"] | Plan | None = None
+    """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in its first
+    seconds and cuts them down to `train.minutes`. The written recipe has the counts, and here the speeds. Null: as they stand."""
 
     @property
     def folder(self) -> Path:
@@ -167,6 +171,12 @@ def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
             "engine.vllm.sleep",
             "where sampling runs ahead (train.max_staleness), the engine does not sleep while the learner works",
             "Set it to false and share the memory by engine.vllm.gpu_memory_utilization, or sample in turn",
+        ),
+        (
+            run.plan == "auto" and train.minutes is None,
+            "plan",
+            "a plan cuts the run down to train.minutes, and there are none",
+            "Set train.minutes, or plan to null",
         ),
         (
             train.eval_every is not None and run.data.validation is None,

@@ -124,7 +124,7 @@ def test_without_a_trace_there_is_nothing_to_learn(job: Job) -> None:
 
 @pytest.mark.parametrize("changes, updates", [({"steps": 7}, 7), ({"epochs": 2.0}, 10), ({}, 5), ({"epochs": 0.01}, 1)])
 def test_how_many_updates(changes: dict[str, Any], updates: int) -> None:
-    assert sft.num_updates(ColdStartConfig(batch=8, **changes), 40) == updates
+    assert ColdStartConfig(batch=8, **changes).num_updates(40) == updates
 
 
 def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(job: Job, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ TESTED = {
     "pydantic-monty": "1.4.0",
 }
 EXTRAS = {
-    "lora": ("peft", "LoRA"),
     "hub": ("datasets", "data sets from the Hugging Face Hub"),
     "gym": ("reasoning_gym", "reasoning-gym's tasks"),
     "web": ("trafilatura", "web search and pages"),
@@ -132,6 +131,16 @@ def _torch() -> Iterator[Finding]:
     else:
         yield Finding("torch build", text)
     yield _bfloat16()
+    yield _quickstart()
+
+
+def _quickstart() -> Finding:
+    """Train and sample a model of the quickstart's shape for some seconds, and plan its run with what that took."""
+    from arpo.cli.forecast import forecast_quickstart
+
+    expected = forecast_quickstart()
+    text = f"about {expected.minutes:.0f} minutes here. {expected.text[0].upper()}{expected.text[1:]}"
+    return Finding("quickstart", text)
 
 
 def _bfloat16() -> Finding:
@@ -143,8 +152,7 @@ def _bfloat16() -> Finding:
         if speed.bfloat16 < speed.float32:
             return Finding("bfloat16", text, Level.NOTE, "this CPU should be faster in bfloat16: is it busy with something else?")
         return Finding("bfloat16", text)
-    advice = "this CPU has no fast bfloat16: models run in float32, and within the same minutes fewer steps are done"
-    return Finding("bfloat16", text, Level.NOTE, advice)
+    return Finding("bfloat16", f"{text}; this CPU has no bfloat16 instructions: models run in float32")
 
 
 def matmul_speed(size: int = 768) -> MatmulSpeed:
@@ -225,8 +233,7 @@ def _versions() -> Iterator[Finding]:
         try:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:
-            level = Level.NOTE if name == "peft" else Level.PROBLEM
-            yield Finding(name, f"not installed (tested: {tested})", level, f"pip install {name}=={tested}")
+            yield Finding(name, f"not installed (tested: {tested})", Level.PROBLEM, f"pip install {name}=={tested}")
             continue
         text = f"{installed} (tested: {tested})"
         specifier = needed.get(name)

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 
 from arpo.run import Run
-from arpo.train.sft import num_updates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ def forecast(run: Run, took: Took, *, num_tasks: int, num_held_out: int, num_tra
     greedy = min(num_held_out, num_held_out if config.greedy_limit is None else config.greedy_limit)
     while_training = (num_steps // train.eval_every) * (train.eval_limit or 0) if train.eval_every else 0
     cold = run.cold_start
-    updates = num_updates(cold, num_traces) if cold and num_traces else 0
+    updates = cold.num_updates(num_traces) if cold and num_traces else 0
     trace_s = took.update_s * took.tokens_flat / max(1, took.tokens_trained * took.leaves_updated)  # as long as a branch
     return Forecast(
         step_s=step_s,

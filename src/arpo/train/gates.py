@@ -47,6 +47,9 @@ _GATES = (
     ("rise_positive", "entropy/rise_positive", "tips where entropy rose after a tool result"),
 )
 
+FORMAT_AND_TOOLS = frozenset(what for name, _, what in _GATES if name in ("format", "tool_use"))
+"""What a cold start teaches."""
+
 
 def gates(metrics: Mapping[str, float | None], thresholds: Thresholds | None = None) -> list[Gate]:
     """The gates of one step's metrics; what was not measured does not hold."""

@@ -41,14 +41,14 @@ class Imitated:
         return f"loss {self.first_loss:.3f} in the first update, {self.last_loss:.3f} in the last, {duration(self.seconds)}"
 
 
-async def imitate(job: Job, *, console: Console, tell: Callable[[str], None]) -> Imitated:
-    """Train the job's model on its recipe's traces and hand the weights to its engine."""
+async def imitate(job: Job, *, console: Console, tell: Callable[[str], None], done: int = 0) -> Imitated:
+    """Train the job's model on its recipe's traces and hand the weights to its engine. `done` updates were made before."""
     run, config = job.run, job.run.cold_start
     assert config is not None
     started = time.monotonic()
     traces = sft.read_traces(config, run.data.train)
     trees = await sft.demonstrations(job.agent, traces, run.rollout, config.seed)
-    updates = sft.num_updates(config, len(trees))
+    updates = config.num_updates(len(trees)) - done
     tell(f"cold start: {len(trees)} traces, {updates} updates")
     optim = run.optim.model_copy(update={"lr": config.lr, "schedule": config.schedule, "warmup": config.warmup, "final_lr": 0.0})
     learner = build_learner(job, loss=LossConfig(), optim=optim, num_updates=updates, tell=tell)
@@ -59,7 +59,7 @@ async def imitate(job: Job, *, console: Console, tell: Callable[[str], None]) ->
             losses.append(metrics["loss"])
             progress.step(metrics)
 
-        await sft.cold_start(learner, trees, config, watch)
+        await sft.cold_start(learner, trees, config, watch, done=done)
     await job.agent.engine.load(Weights(0, learner.state()))
     seconds = time.monotonic() - started
     return Imitated(num_traces=len(trees), num_updates=updates, first_loss=losses[0], last_loss=losses[-1], seconds=seconds)
@@ -86,7 +86,7 @@ async def _alone(run: Run, out: Path, console: Console) -> None:
         console.print(text, highlight=False, markup=False)
 
     tasks, _ = read_tasks(run, run.evaluation.split)
-    start = Start(run)
+    start = Start(run, bundled=False)
     job = build_job(run, fetch(run.model.source), start.model)
     results: list[Results] = []
     try:

@@ -42,7 +42,8 @@ class GateError(ArpoError):
 
 
 class Trainer:
-    """Trains a job's policy from `state` on. `reserve_s`: seconds of the budget to keep for what comes after training."""
+    """Trains a job's policy from `state` on. `reserve_s`: seconds of the budget to keep for what comes after training;
+    `min_steps`: steps that are done whatever the budget."""
 
     def __init__(
         self,
@@ -57,10 +58,11 @@ class Trainer:
         progress: Progress,
         trackers: Trackers,
         reserve_s: float = 0.0,
+        min_steps: int = 0,
     ) -> None:
         self.job, self.learner, self.folder, self.tasks, self.validation = job, learner, folder, tasks, validation
         self.state, self.num_steps, self.progress, self.trackers, self.reserve_s = state, num_steps, progress, trackers, reserve_s
-        self.run, self.saved = job.run, state
+        self.run, self.saved, self.min_steps = job.run, state, min_steps
         self.ended_early = ""  # why, where not all steps were done
         self.whole = True  # False while the weights are ahead of the state
         self.history = [_kept(line) for line in folder.metrics()]
@@ -108,7 +110,7 @@ class Trainer:
             return False
         if stop and self.state.stale_evaluations >= stop.patience:
             self.ended_early = f"no better validation for {self.state.stale_evaluations} evaluations"
-        elif not self.progress.room_for_step(reserve_s=self.reserve_s):
+        elif step >= self.min_steps and not self.progress.room_for_step(reserve_s=self.reserve_s):
             self.ended_early = "the next step would overrun train.minutes"
         if self.ended_early:
             self.note(f"ended after step {step} of {self.num_steps}: {self.ended_early}")

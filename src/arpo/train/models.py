@@ -94,7 +94,7 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> 
     if config.lora:
         if config.gradient_checkpointing:  # else no gradient reaches the recomputed blocks through the frozen embedding
             model.enable_input_require_grads()
-        model = _with_lora(model, config.lora, weights)
+        model = with_lora(model, config.lora, weights)
     return model.to(device=device).train(), tokenizer
 
 
@@ -120,11 +120,10 @@ def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
-    try:
-        from peft import LoraConfig, PeftModel, get_peft_model
-    except ImportError as error:
-        raise ConfigError("LoRA needs peft", where="model.lora", hint="pip install 'arpo[lora]'") from error
+def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> Any:
+    """`model` with new adapters beside its frozen weights, or with the trained ones in the folder `weights`."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     if weights is not None:
         if not (weights / "adapter_config.json").is_file():
             hint = "Without LoRA it goes on (model.lora: null); with it, a new run can start from that folder (model.source)"

@@ -25,7 +25,7 @@ from arpo.rollout.prompts import check_prompts
 from arpo.run import Run, plain
 from arpo.tasks import Task
 from arpo.tools.accounts import in_words
-from arpo.train import checkpoint
+from arpo.train import checkpoint, sft
 from arpo.train.adapters import full_state
 from arpo.train.agreement import agreed_packing
 from arpo.train.checkpoint import Checkpoint, TrainState
@@ -38,6 +38,8 @@ from arpo.train.learner import Learner
 from arpo.train.loop import Trainer
 from arpo.train.losses import check_surrogate
 from arpo.train.models import load_model
+from arpo.train.plan import CLOSING_S, MIN_STEPS
+from arpo.train.planning import more_cold_start, plan_run, unfit
 from arpo.train.preparation import Prepared, prepare
 from arpo.train.progress import Progress
 from arpo.train.report import write_report
@@ -46,8 +48,6 @@ from arpo.train.served import refuse_training
 from arpo.train.space import check_space, space_for
 from arpo.train.starts import Start
 from arpo.train.trackers import Trackers, check_trackers
-
-CLOSING_S = 45.0  # kept of the budget for the last checkpoint and the report
 
 
 def train(run: Run, *, out: Path | None = None, resume: bool = False, again: bool = False, console: Console | None = None) -> Path:
@@ -91,6 +91,7 @@ def _at_its_end(run: Run, folder: Path) -> bool:
 class _Pipeline:
     def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, console: Console) -> None:
         self.run, self.prepared, self.folder, self.console = run, prepared, folder, console
+        self.asked = run  # what the recipe says; where it is planned, `run` becomes less
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
         self.start = Start(run)
         self.traffic = prepared.world.traffic
@@ -126,14 +127,19 @@ class _Pipeline:
             check_prompts(job.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout)
             self.look_at_space(job, len(tasks["train"]))
             agreed_packing(job.model, self.run.train.packing)  # a model that cannot be trained is refused before it is measured
-            self.folder.goes_on_with(recipe)
+            if self.run.plan == "auto" and not self.saved:
+                job = await self.plan(job, asked)
+            else:
+                self.folder.goes_on_with(recipe)
         try:
             if self.saved:
                 before = self._earlier("before")
                 await job.agent.engine.load(Weights(self.saved.state.step, full_state(job.model)))
             else:
                 if self.run.cold_start and self.start.model is None:
-                    await self.cold_start(job)
+                    job = await self.cold_start(job)
+                elif self.start.model and self.start.model == self.start.bundled:
+                    self.say("cold start: the one that comes with arpo (cold_start.bundled=false trains it here)")
                 before = await self.measure(job, asked, "before", cached=True)
             self.folder.write_summary(**_accuracies(before, {}))
             course = await self.learn(job, tasks, before)
@@ -154,12 +160,38 @@ class _Pipeline:
         if warning := check_space(space, self.folder.path):
             self.say(warning, level="warning")
 
-    async def cold_start(self, job: Job) -> None:
-        """Supervised fine-tuning, kept in the cache."""
+    async def plan(self, job: Job, held_out: Sequence[Task]) -> Job:
+        """Cut the run down to what this machine does within its minutes."""
+        cold_start = self.run.cold_start is not None and self.start.model is None
+        planned = await plan_run(job, self.prepared.tasks["train"], held_out, cold_start=cold_start, spent_s=self.spent_s)
+        self.say(planned.text)
+        return self.adopt(planned.run, job)
+
+    def adopt(self, run: Run, job: Job) -> Job:
+        """Go on with `run`, and write it as the run's recipe."""
+        self.run = run.model_copy(update={"out": str(self.folder.path)})
+        self.start = Start(self.run)
+        self.folder.write_recipe(dump(plain(self.run)))
+        return replace(job, run=self.run)
+
+    async def cold_start(self, job: Job) -> Job:
+        """Supervised fine-tuning, kept in the cache. One that a plan has shortened goes on for as long as the policy does not keep
+        to the format, up to the length that the recipe asks for."""
         self.start.check_writable()
+        assert self.asked.cold_start
         with self.phase("cold_start"):
-            self.say(f"cold start: {await imitate(job, console=self.console, tell=self.say)}")
+            num_traces = len(sft.read_traces(self.asked.cold_start, self.asked.data.train))
+            full, done = self.asked.cold_start.num_updates(num_traces), 0
+            while True:
+                self.say(f"cold start: {await imitate(job, console=self.console, tell=self.say, done=done)}")
+                more = more_cold_start(self.run, full, num_traces)
+                if more is None or not (failing := await unfit(job, self.prepared.tasks["train"])):
+                    break
+                self.say(f"the cold start was too short and goes on ({'; '.join(map(str, failing))})")
+                longer, done = more
+                job = self.adopt(longer, job)
             self.start.keep(job.model, job.tokenizer)
+        return job
 
     async def measure(self, job: Job, tasks: Sequence[Task], when: str, *, cached: bool = False) -> dict[str, Results]:
         """Sampled and greedy accuracy on held-out tasks, under the names `when` and `when-greedy`."""
@@ -215,6 +247,7 @@ class _Pipeline:
                 num_steps=num_steps,
                 progress=progress,
                 trackers=trackers,
+                min_steps=MIN_STEPS if self.asked.plan else 0,
                 reserve_s=CLOSING_S + sum(results.settings.get("seconds", 0.0) for results in before.values()),
             )
             state = await trainer.train()
@@ -263,6 +296,7 @@ class _Pipeline:
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),
             cold_start_key=self.start.key,
+            planned=self.run.plan is not None,
             seconds=self.seconds,
             **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
             **_accuracies(before, after),

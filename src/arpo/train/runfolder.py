@@ -163,6 +163,10 @@ class RunFolder:
         """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped", ...)."""
         return write_json(self.path / "summary.json", {**self.summary(), **values})
 
+    def write_recipe(self, run_yaml: str) -> None:
+        """Replace recipe.yaml, by what the run was planned to do."""
+        write_atomic(self.path / "recipe.yaml", run_yaml)
+
     def goes_on_with(self, run_yaml: str) -> None:
         """Write it as recipe.resumed.yaml where it differs from recipe.yaml: to be called when the run could be built, so that no
         mistake in it outlives the start."""

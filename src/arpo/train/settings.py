@@ -1,5 +1,6 @@
 """What a recipe says about the course of training and of the cold start. Imports nothing heavy."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -111,6 +112,9 @@ class ColdStartConfig(Config):
     """What the rate does after warm-up: stay, or fall to 0."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the updates over which the rate rises from 0."""
+    bundled: bool = True
+    """Take the cold start that comes with arpo where one was made by just these settings (that of the quickstart); false: train it
+    here."""
     seed: int = 0
     """Keys the choice and order of traces, apart from the run's seed: runs that differ in that alone share their cold start."""
 
@@ -126,3 +130,7 @@ class ColdStartConfig(Config):
         if self.steps is not None and self.epochs is not None:
             raise conflict("give steps or epochs, not both (null takes one back)", "steps", "epochs")
         return self
+
+    def num_updates(self, num_traces: int) -> int:
+        """Updates on so many traces."""
+        return self.steps or max(1, math.ceil((self.epochs or 1.0) * num_traces / self.batch))

@@ -4,7 +4,6 @@ Knows traces and updates. Refuses to know where the result is kept (arpo.train.s
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from random import Random
@@ -41,19 +40,17 @@ async def demonstrations(agent: Agent, traces: Sequence[Trace], rollout: Rollout
     return [as_credit(await demonstrate(agent, trace, rollout, seed)) for trace in traces]
 
 
-def num_updates(config: ColdStartConfig, num_traces: int) -> int:
-    return config.steps or max(1, math.ceil((config.epochs or 1.0) * num_traces / config.batch))
-
-
-async def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None) -> None:
-    """Train on `trees` in batches, reshuffled each epoch; between updates it can be cancelled. Raises ArpoError where the loss is
-    not finite three times in a row, or in the end, or the weights are not."""
-    updates = num_updates(config, len(trees))
-    order = _endless(trees, config.seed)
+async def cold_start(
+    learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None, *, done: int = 0
+) -> None:
+    """Train on `trees` in batches, reshuffled each epoch; between updates it can be cancelled. `done` updates were made before.
+    Raises ArpoError where the loss is not finite three times in a row, or in the end, or the weights are not."""
+    updates, size = config.num_updates(len(trees)) - done, min(config.batch, len(trees))
+    order = islice(_endless(trees, config.seed), done * size, None)
     failed = 0
     for number in range(1, updates + 1):
         await asyncio.sleep(0)  # where Ctrl-C is heard
-        metrics = learner.imitate(list(islice(order, min(config.batch, len(trees)))))
+        metrics = learner.imitate(list(islice(order, size)))
         failed = failed + 1 if metrics["skipped_updates"] else 0
         if failed == BAD_UPDATES:
             raise ArpoError(

@@ -4,19 +4,23 @@
                               evaluation/*.json  results, named by what was asked
 
 The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made anew.
+
+Some cold starts come with arpo (`bundled/`, written by scripts/write_cold_start.py): LoRA's matrices, with the key that they were
+made under. A run whose key it is starts from them unless its recipe says otherwise.
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from arpo.core.credit import CreditedTree
 from arpo.core.tree import Ending
 from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.results import Results, read_results
@@ -27,24 +31,29 @@ from arpo.train.lock import Lock
 from arpo.train.sources import cache_folder
 from arpo.train.whole import clear_partial, fault, whole_folder
 
+BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 _WORLD = {ending.value for ending in Ending if ending.by_world}
 
 
 class Start:
-    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache."""
+    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache.
 
-    def __init__(self, run: Run) -> None:
+    `bundled`: whether a cold start that comes with arpo will do, where the recipe allows it."""
+
+    def __init__(self, run: Run, *, bundled: bool = True) -> None:
         self.key = digest(FORMAT, _decides_weights(run))
         self.path = cache_folder() / "cold-starts" / self.key
         self.run = run
+        allowed = bundled and run.cold_start is not None and run.cold_start.bundled
+        self.bundled = next((folder for folder, key in bundled_starts() if key == self.key), None) if allowed else None
 
     @property
     def model(self) -> Path | None:
-        """The trained weights, where they are there and whole."""
+        """The trained weights, where they are there and whole: made here before, or else bundled."""
         path = self.path / "model"
-        return path if fault(path) is None else None
+        return path if fault(path) is None else self.bundled
 
     def check_writable(self) -> None:
         """Raises ConfigError where nothing can be stored: to be called before something is made that took long."""
@@ -58,7 +67,7 @@ class Start:
     def keep(self, model: Any, tokenizer: Any) -> Path:
         """Store trained weights, unless another process was first. What was measured on damaged ones goes."""
         with self._alone():
-            if self.model is None:
+            if self.model in (None, self.bundled):
                 shutil.rmtree(self.path / "evaluation", ignore_errors=True)
                 with whole_folder(self.path / "model") as folder:
                     model.save_pretrained(folder)
@@ -97,6 +106,16 @@ class Start:
         return self.path / "evaluation" / f"{name}-{key}.json"
 
 
+def bundled_starts() -> list[tuple[Path, str]]:
+    """The cold starts that come with arpo: folders of LoRA's matrices, and the key of each."""
+    return [(file.parent, json.loads(file.read_text())["key"]) for file in sorted(BUNDLED.glob("*/cold_start.json"))]
+
+
+def tokens_digest(trees: Sequence[CreditedTree]) -> str:
+    """Of all tokens of traces as trees: what prompt, tools, format and tokenizer make of them."""
+    return digest([[segment.tokens.tolist() for segment in tree.tree.path(tree.tree.leaves()[0])] for tree in trees])
+
+
 def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
@@ -109,7 +128,8 @@ def _decides_weights(run: Run) -> list[Any]:
     limits = [run.rollout.max_calls, run.rollout.at_call_limit]
     optim = [run.optim.betas, run.optim.eps, run.optim.weight_decay, run.optim.grad_clip]
     traces = plain(run.data.train.families) if run.cold_start.traces == "atlas" else _stamp(run.cold_start.traces)
-    return [*parts, plain(run.cold_start), traces, plain(run.chat), _tools(run), limits, optim]
+    cold_start = {name: value for name, value in plain(run.cold_start).items() if name != "bundled"}
+    return [*parts, cold_start, traces, plain(run.chat), _tools(run), limits, optim]
 
 
 def _decides_answers(run: Run) -> list[Any]:

@@ -1,0 +1,66 @@
+"""How long the quickstart takes on this machine, from a model of its shape with random weights: nothing is fetched for it."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from arpo.recipe import load_recipe
+from arpo.run import Run
+from arpo.train.plan import Counts, Lengths, Plan, plan
+
+_SHAPE: dict[str, Any] = {  # SmolLM2-135M
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+_LENGTHS = Lengths(prompt=60, written=40, observed=77)  # of the quickstart's traces
+_COUNTS = Counts(tasks=1000, held_out=500, traces=0)  # its cold start is bundled
+_FETCH_S = 60.0  # for the model, before the clock of the recipe's minutes starts to matter
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    minutes: float
+    text: str
+
+
+def forecast_quickstart() -> Expected:
+    """Measure this machine (seconds to half a minute) and plan the quickstart for it."""
+    run = load_recipe("quickstart")
+    planned = plan(run, asyncio.run(_measure(run)), _LENGTHS, _COUNTS, spent_s=_FETCH_S)
+    return Expected((planned.seconds + _FETCH_S) / 60, planned.text)
+
+
+async def _measure(run: Run) -> Plan:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from arpo.train.job import build_engine
+    from arpo.train.learner import Learner
+    from arpo.train.models import compute_dtype, device_of, with_lora
+    from arpo.train.speed import measure_speed
+
+    device = device_of(run.model)
+    dtype = compute_dtype(run.model, device)
+    model: Any = LlamaForCausalLM(LlamaConfig(**_SHAPE))
+    if run.model.lora:
+        model = with_lora(model.to(dtype), run.model.lora)
+    model = model.to(device).train()
+    learner = Learner(
+        model,
+        loss=run.loss,
+        optim=run.optim,
+        num_updates=1,
+        token_budget=run.train.token_budget,
+        tree=True,
+        dtype=dtype,
+    )
+    engine = build_engine(run.engine, model, None)
+    try:
+        return await measure_speed(learner, engine, _SHAPE["vocab_size"])
+    finally:
+        await engine.close()

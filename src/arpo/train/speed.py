@@ -1,0 +1,56 @@
+"""How fast this machine trains and samples a model, measured in seconds on random tokens.
+
+Knows a learner and an engine. Refuses to know what follows from it (arpo.train.plan).
+"""
+
+import asyncio
+import time
+from array import array
+from random import Random
+
+from arpo.core.credit import CreditedTree, ScoredTree
+from arpo.core.score import Score
+from arpo.core.tree import Ending, Prompt, Role, RolloutTree, Turn
+from arpo.engines import Engine, SamplingParams
+from arpo.train.learner import Learner
+from arpo.train.plan import Plan
+
+_TRAINED = 512  # tokens of a pass, of which a quarter are the policy's
+_SAMPLED = (16, 96, 16)  # requests at once, tokens of a prompt, tokens of a turn
+
+
+async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Plan:
+    """Tokens a second through `learner` and `engine`, which are left as they were. `vocabulary`: tokens that the model knows."""
+    random = Random("speed")
+
+    def tokens(count: int) -> list[int]:
+        return [random.randrange(3, vocabulary) for _ in range(count)]
+
+    learner.time_pass([_path(tokens(_TRAINED // 8))])  # warms up
+    trained_s = learner.time_pass([_path(tokens(_TRAINED))])
+    requests, prompt, turn = _SAMPLED
+    await asyncio.gather(*(_turn(engine, tokens(8), 2, str(number)) for number in range(requests)))  # warms up
+    began = time.perf_counter()
+    await asyncio.gather(*(_turn(engine, tokens(prompt), turn, str(number)) for number in range(requests)))
+    sampled_s = time.perf_counter() - began
+    await engine.rest()
+    return Plan(
+        trained_tokens_per_s=float(f"{_TRAINED / trained_s:.3g}"),
+        sampled_tokens_per_s=float(f"{requests * (prompt + turn) / sampled_s:.3g}"),
+    )
+
+
+async def _turn(engine: Engine, prompt: list[int], num_tokens: int, tree: str) -> None:
+    async for _ in engine.sample(prompt, SamplingParams(max_tokens=num_tokens, seed=1, tree=f"speed {tree}")):
+        pass
+
+
+def _path(tokens: list[int]) -> CreditedTree:
+    """A trajectory without calls that has these tokens."""
+    cut = 3 * len(tokens) // 4
+    own = array("i", tokens[cut:])
+    zeros = array("f", bytes(4 * len(own)))
+    tree = RolloutTree("speed", 0, Prompt(tokens=array("i", tokens[:cut])))
+    tree.grow(Turn(place=(0,), role=Role.ROOT, tokens=own, logprobs=zeros, entropies=zeros))
+    tree.end((0,), Ending.FINISHED)
+    return CreditedTree(ScoredTree(tree, {(0,): Score(reward=1.0, accuracy=1.0)}), {(0,): 1.0}, {((0,), (0,)): 1.0})
