@@ -61,7 +61,8 @@ class FunctionTool:
         self.schema: JsonSchema = _tidy(self._model.model_json_schema(by_alias=True))
         self._is_async = is_asynchronous(function)
         self._own_loop = OwnLoop(self.name)
-        self._abandoned = 0
+        self._running: set[object] = set()  # calls whose threads have not ended
+        self._awaited: set[object] = set()  # calls that somebody still waits for
 
     def _arguments_model(self, descriptions: Mapping[str, str]) -> type[BaseModel]:
         target = self.function if inspect.isroutine(self.function) else type(self.function).__call__
@@ -104,17 +105,23 @@ class FunctionTool:
         return as_result(await self._off_loop(values))
 
     async def _off_loop(self, values: Mapping[str, Any]) -> Any:
-        if self._abandoned >= MOST_ABANDONED:
-            raise ToolError(f"{self._abandoned} earlier calls of {self.name} never came back")
-        self._abandoned += 1
+        abandoned = len(self._running) - len(self._awaited)
+        if abandoned >= MOST_ABANDONED:
+            raise ToolError(f"{abandoned} earlier calls of {self.name} never came back")
+        call = object()
 
-        def call() -> Any:
+        def work() -> Any:
             try:
                 return self.function(**values)
             finally:
-                self._abandoned -= 1
+                self._running.discard(call)
 
-        result = await run_off_loop(call)
+        self._running.add(call)
+        self._awaited.add(call)
+        try:
+            result = await run_off_loop(work)
+        finally:
+            self._awaited.discard(call)
         return await self._own_loop.run(lambda: _awaited(result)) if inspect.isawaitable(result) else result
 
 
