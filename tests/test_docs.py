@@ -148,6 +148,32 @@ def test_both_ways_of_the_readme_give_the_same_run(tmp_path: Path, monkeypatch: 
         assert getattr(mine, part) == getattr(loaded, part), part
 
 
+async def test_shop_of_the_tools_page_answers_many_calls_at_once() -> None:
+    import asyncio
+
+    from arpo.core.tree import Call
+    from arpo.tasks import Task
+    from arpo.tools import CallContext
+    from arpo.tools.config import build_entries
+    from arpo.tools.traffic import build_traffic
+
+    (block,) = [block for block in PYTHON if block.page == "tools.md" and "sqlite3.connect" in block.text]
+    names: dict[str, object] = {"__name__": "block"}
+    exec(compile(block.text, str(block), "exec"), names)
+    offered = names["run"].tools  # type: ignore[attr-defined]
+    entries = build_entries(offered.offered)
+    tools = {tool.name: tool for entry in entries for tool in entry}
+    traffic = build_traffic(offered, entries)
+    context = CallContext(task=Task(id="t", messages=({"role": "user", "content": ""},), answers=("",)), deadline_s=5, seed=0)
+
+    async def ask(name: str, **arguments: object) -> str:
+        return (await traffic.call(tools, Call(name=name, arguments=arguments), context)).text
+
+    told = await asyncio.gather(*(ask("deliver", item="tea", kilos=2) for _ in range(100)))
+    assert set(told) == {"2 kilos of tea delivered"}
+    assert await ask("stock", item="tea") == "200"
+
+
 def only(mark: str) -> Block:
     (block,) = [block for block in BLOCKS if block.mark == mark]
     return block
