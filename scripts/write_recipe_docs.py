@@ -32,8 +32,9 @@ OPENING = """\
 
 <!-- written by scripts/write_recipe_docs.py; do not edit -->
 
-A recipe is a YAML file with the keys below. A key that is left out has its default; an unknown key, a wrong type or an impossible
-combination is answered with file, line, key, value and the nearest valid key.
+A recipe is a YAML file with the keys below; every key has a default, but for those marked as needed. An unknown key, a wrong
+type or an impossible combination is answered with file, line, key, value and the nearest valid key. Who knows TRL or verl finds
+their settings in [coming-from-trl-or-verl.md](coming-from-trl-or-verl.md).
 
 ```yaml
 name: mine
@@ -44,8 +45,8 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 - `arpo train mine.yaml rollout.leaves=8 'rollout.rule={rule: random, rates: [0.3, 0.1]}'` changes keys on the command line; values
   are YAML.
 - `arpo train mine.yaml --print` shows the whole recipe with every default, and `RUN/recipe.yaml` is what a run was started with.
-- Of two recipes over each other groups are merged key by key; a group of another kind (another `rule`, plan of `roots`
-  or `source` of tasks) replaces the one below it whole. A list replaces the one below it.
+- With `base`, groups are merged key by key with those of the base. A list replaces the base's list. A group of another kind
+  (another `rule`, plan of `roots` or `source` of tasks) replaces the base's whole group.
 - Paths are read from the recipe's own folder first. That folder is also where import paths such as `shop:price` are looked for.
 - In Python the same keys are arguments: `arpo.Run(name="mine", rollout={"leaves": 8}, ...)`. There `tools`, `reward`,
   `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a script that
@@ -53,7 +54,7 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
   `if __name__ == "__main__":`, and objects that were made with arguments into variables of the module.
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
-- A recipe is written into the run's folder, so keys of services stand in the environment: one in an option, a header, a
+- A recipe is written into the run's folder, so API keys belong in the environment: a recipe with one in an option, a header, a
   parameter or a URL is refused.
 
 Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.

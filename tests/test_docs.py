@@ -2,6 +2,7 @@
 
 A block of Python is run where a comment before it says so: `<!-- runs -->` (anywhere), `<!-- runs in: example -->` (in the folder
 that `arpo init` writes, on a tiny model), `<!-- runs in: run -->` (with a finished run), `<!-- runs where there is a sandbox -->`.
+Of `<!-- runs with TRL -->` only what is passed to TRL is checked, where TRL is installed.
 Every block of YAML is a recipe, or part of one.
 """
 
@@ -148,6 +149,32 @@ def test_both_ways_of_the_readme_give_the_same_run(tmp_path: Path, monkeypatch: 
         assert getattr(mine, part) == getattr(loaded, part), part
 
 
+async def test_shop_of_the_tools_page_answers_many_calls_at_once() -> None:
+    import asyncio
+
+    from arpo.core.tree import Call
+    from arpo.tasks import Task
+    from arpo.tools import CallContext
+    from arpo.tools.config import build_entries
+    from arpo.tools.traffic import build_traffic
+
+    (block,) = [block for block in PYTHON if block.page == "tools.md" and "sqlite3.connect" in block.text]
+    names: dict[str, object] = {"__name__": "block"}
+    exec(compile(block.text, str(block), "exec"), names)
+    offered = names["run"].tools  # type: ignore[attr-defined]
+    entries = build_entries(offered.offered)
+    tools = {tool.name: tool for entry in entries for tool in entry}
+    traffic = build_traffic(offered, entries)
+    context = CallContext(task=Task(id="t", messages=({"role": "user", "content": ""},), answers=("",)), deadline_s=5, seed=0)
+
+    async def ask(name: str, **arguments: object) -> str:
+        return (await traffic.call(tools, Call(name=name, arguments=arguments), context)).text
+
+    told = await asyncio.gather(*(ask("deliver", item="tea", kilos=2) for _ in range(100)))
+    assert set(told) == {"2 kilos of tea delivered"}
+    assert await ask("stock", item="tea") == "200"
+
+
 def only(mark: str) -> Block:
     (block,) = [block for block in BLOCKS if block.mark == mark]
     return block
@@ -181,6 +208,50 @@ def test_rows_and_traces_of_the_data_page_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "trace.jsonl").write_text(trace)
     assert load(DataConfig(source=str(tmp_path / "row.jsonl")))[0].answers == ("54",)
     assert load_traces(tmp_path / "trace.jsonl")[0].steps[-1].answer == "54"
+
+
+# --- coming from TRL or verl
+
+PAGE_FOR_OTHERS = (ROOT / "docs" / "coming-from-trl-or-verl.md").read_text(encoding="utf-8")
+
+
+def settings_table(heading: str) -> list[tuple[list[str], list[str]]]:
+    """(their names, ours) of each row of a table of settings; ours are empty where there is no counterpart."""
+    section = PAGE_FOR_OTHERS.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.split("|---|\n")[1].splitlines() if line.startswith("| `")]
+    return [(re.findall(r"`([^`]+)`", row[0]), re.findall(r"`([\w.]+\.\w+)`", row[1])) for row in rows]
+
+
+@pytest.mark.parametrize("heading", ["TRL: settings", "verl: settings", "What has no counterpart there"])
+def test_our_side_of_the_tables_for_others_names_keys_that_exist(heading: str) -> None:
+    pages = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^#+ (?:\w+: )?([^\n]+)\n(.*?)(?=^#|\Z)", pages, re.MULTILINE | re.DOTALL))
+    rows = settings_table(heading) if "settings" in heading else []
+    ours = [name for _, names in rows for name in names]
+    if not rows:
+        ours = re.findall(r"`((?:rollout|train|advantage|tools|cold_start)\.[\w.]+)`", PAGE_FOR_OTHERS.split(heading)[1])
+    assert len(ours) > 5
+    for name in ours:
+        group, _, key = name.rpartition(".")
+        assert name in sections or f"| `{key}` |" in sections[group], name
+
+
+@pytest.mark.slow  # importing TRL takes 20 s
+def test_what_trl_is_told_on_the_page_for_others_exists() -> None:
+    import ast
+
+    trl = pytest.importorskip("trl", reason="TRL is not installed (extra bench)")
+    from inspect import signature
+
+    config, trainer = set(signature(trl.GRPOConfig).parameters), set(signature(trl.GRPOTrainer).parameters)
+    theirs = [name.partition("=")[0] for names, _ in settings_table("TRL: settings") for name in names]
+    assert len(theirs) > 50
+    assert [name for name in theirs if name not in config | trainer and not name.startswith('"')] == []
+    (block,) = [block for block in PYTHON if block.mark == "runs with TRL"]
+    for call in ast.walk(ast.parse(block.text)):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id.startswith("GRPO"):
+            known = config if call.func.id == "GRPOConfig" else trainer
+            assert {keyword.arg for keyword in call.keywords} <= known
 
 
 # --- commands
@@ -334,4 +405,4 @@ def test_recorded_tree_can_be_drawn(tiny_run: Path) -> None:
 
 
 def test_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 180

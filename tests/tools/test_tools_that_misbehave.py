@@ -12,7 +12,7 @@ from arpo.core.tree import Call, Status
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.call import run_call
-from arpo.tools.function import tool
+from arpo.tools.function import MOST_ABANDONED, tool
 
 TASK = Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",))
 
@@ -105,6 +105,31 @@ async def test_an_asynchronous_function_keeps_its_loop_from_call_to_call() -> No
     for number in range(3):
         await outcome(remembers, x=number)
     assert len(loops) == 3 and len(set(map(id, loops))) == 1 and loops[0] is not asyncio.get_running_loop()
+
+
+async def test_any_number_of_calls_run_at_the_same_time_and_only_those_that_were_given_up_count() -> None:
+    """Many branches call one tool at once; a tool is broken when calls past their deadline never end, not when it is busy."""
+    let_go = threading.Event()
+
+    @tool
+    def waits(x: int) -> int:
+        """Waits."""
+        let_go.wait(30)
+        return x
+
+    calls = [asyncio.create_task(outcome(waits, 20, x=number)) for number in range(MOST_ABANDONED + 16)]
+    await asyncio.sleep(0.2)
+    let_go.set()
+    assert {done.status for done in await asyncio.gather(*calls)} == {Status.OK}
+
+    let_go.clear()
+    late = await asyncio.gather(*(outcome(waits, 0.3, x=number) for number in range(MOST_ABANDONED)))
+    assert {done.status for done in late} == {Status.TIMEOUT}
+    refused = await outcome(waits, 5, x=0)
+    assert refused.status is Status.ERROR and "never came back" in refused.text
+    let_go.set()
+    await asyncio.sleep(0.2)
+    assert (await outcome(waits, 5, x=1)).status is Status.OK
 
 
 async def test_a_plain_function_that_returns_something_to_be_awaited_cannot_block_either() -> None:

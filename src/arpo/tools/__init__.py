@@ -38,10 +38,10 @@ class Tool(Protocol):
     Optional attributes, read where they are there: `deadline_s` (seconds a call may take); `cacheable` (True: equal arguments
     give equal results, whatever the task and the seed, so that a result may be kept and shared; False without it); `version`
     (a text that changes when results do; "" without it); `provider` (whose rate, concurrency and failures this tool shares
-    with others; the tool's name without it); `complete(arguments, context)` (the arguments with what the call left to its
-    context: a result is kept under these); `normalise(arguments)` (arguments in the form that makes equal calls equal); `ready()`
-    (raises ConfigError where the tool cannot work, for want of a key for instance; a run asks before it starts, a replay does
-    not).
+    with others; the tool's name without it); `concurrency` (calls at a time that the tool itself can bear; any number without
+    it); `complete(arguments, context)` (the arguments with what the call left to its context: a result is kept under these);
+    `normalise(arguments)` (arguments in the form that makes equal calls equal); `ready()` (raises ConfigError where the tool
+    cannot work, for want of a key for instance; a run asks before it starts, a replay does not).
     """
 
     name: str

@@ -121,7 +121,8 @@ def build_each(
 def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Tool]":
     """The tool of one entry; several where it names a server or a factory that gives several."""
     if not isinstance(config, ToolConfig):
-        return [_as_tool(config, where)]
+        given = _methods(config, {})
+        return [_as_tool(each, where) for each in given] if given else [_as_tool(config, where)]
     try:
         if offers is not None and config.use == "mcp" and _is_kept(config):
             from arpo.tools.recorded import recorded_tools
@@ -178,13 +179,22 @@ def _made(target: Any, config: ToolConfig, where: str) -> Any:
                 raise ConfigError("no such option", where=f"{where}.options", value=key, hint=nearest(key, known))
     if inspect.isclass(target) or ours or (config.options and callable(target) and not _is_tool(target)):
         try:
-            return target(**config.options)
+            return _methods(target, config.options) or target(**config.options)
         except ConfigError as error:  # it names its own argument
             key = f"{where}.options.{error.where}" if error.where.split(".")[0] in config.options else f"{where} ({config.use})"
             raise ConfigError(error.message, where=key, value=error.value, hint=error.hint) from error
     if config.options:
         raise ConfigError("this tool is already built and takes no options", where=f"{where}.options", value=config.options)
     return target
+
+
+def _methods(target: Any, options: dict[str, Any]) -> "list[Tool]":
+    """The tools of a class whose methods are tools; none for anything else."""
+    if not inspect.isclass(target):
+        return []
+    from arpo.tools.methods import has_tool_methods, tools_of
+
+    return list(tools_of(target, options)) if has_tool_methods(target) else []
 
 
 def _options(target: Any) -> dict[str, inspect.Parameter]:
@@ -205,6 +215,9 @@ def _is_tool(candidate: Any) -> bool:
 
 
 def _as_tool(candidate: Any, where: str) -> "Tool":
+    if getattr(candidate, "is_method", False):
+        hint = "Name its class: all its methods that are tools are offered, over one object"
+        raise ConfigError("this tool is a method, and of no object", where=where, value=candidate.name, hint=hint)
     if _is_tool(candidate):
         return candidate  # type: ignore[no-any-return]
     if inspect.isroutine(candidate):

@@ -9,6 +9,7 @@ def population(country: str, year: int = 2020) -> int:
     '''
 """
 
+import copy
 import inspect
 import json
 import typing
@@ -23,6 +24,7 @@ from arpo.tools import CallContext, JsonSchema, ToolResult
 from arpo.tools.docstrings import read_docstring
 from arpo.tools.off_loop import is_asynchronous, run_off_loop
 from arpo.tools.own_loop import OwnLoop
+from arpo.tools.own_thread import OwnThread
 
 MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
 
@@ -32,9 +34,12 @@ class FunctionTool:
     one that blocks holds up no other tool and no engine.
 
     Arguments that do not fit the types give Status.REFUSED with a text that the model can read. A parameter annotated
-    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. Raises ConfigError for a
-    function that cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
+    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its class
+    (see `arpo.tools.methods`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that cannot
+    be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
     """
+
+    concurrency = 0  # calls at a time, as the tool itself can bear them; 0: any number
 
     def __init__(
         self,
@@ -59,9 +64,11 @@ class FunctionTool:
             raise self._unfit("yields, and a tool returns its result whole")
         self._model = self._arguments_model(arguments)
         self.schema: JsonSchema = _tidy(self._model.model_json_schema(by_alias=True))
-        self._is_async = is_asynchronous(function)
+        self.is_async = is_asynchronous(function)
         self._own_loop = OwnLoop(self.name)
-        self._abandoned = 0
+        self._own_thread: OwnThread | None = None
+        self._running: set[object] = set()  # calls whose threads have not ended
+        self._awaited: set[object] = set()  # calls that somebody still waits for
 
     def _arguments_model(self, descriptions: Mapping[str, str]) -> type[BaseModel]:
         target = self.function if inspect.isroutine(self.function) else type(self.function).__call__
@@ -70,8 +77,12 @@ class FunctionTool:
         except (NameError, TypeError) as error:
             raise self._unfit(f"has a type that cannot be resolved: {error}") from error
         self._context_name = ""
+        parameters = dict(inspect.signature(self.function).parameters)
+        self.is_method = inspect.isfunction(self.function) and next(iter(parameters), "") == "self" and "self" not in hints
+        if self.is_method:
+            del parameters["self"]
         fields: dict[str, Any] = {}
-        for number, (name, parameter) in enumerate(inspect.signature(self.function).parameters.items()):
+        for number, (name, parameter) in enumerate(parameters.items()):
             if hints.get(name) is CallContext or (name == "context" and name not in hints):
                 self._context_name = name
                 continue
@@ -90,6 +101,16 @@ class FunctionTool:
     def _unfit(self, why: str) -> ConfigError:
         return ConfigError(f"the function {why}", where="tools", value=self.name or self.function)
 
+    def bound_to(self, made: object, *, owner: str, thread: OwnThread | None = None, loop: OwnLoop | None = None) -> "FunctionTool":
+        """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's tools share."""
+        bound = copy.copy(self)
+        bound.function, bound.is_method = self.function.__get__(made), False  # type: ignore[attr-defined]
+        bound.provider = self.provider or owner
+        bound._own_thread, bound._own_loop = thread, loop or OwnLoop(self.name)
+        bound.concurrency = 1 if thread else 0
+        bound._running, bound._awaited = set(), set()
+        return bound
+
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         try:
             checked = self._model.model_validate(dict(arguments))
@@ -99,22 +120,32 @@ class FunctionTool:
         values = {name: getattr(checked, key) for name, key in names.items()}
         if self._context_name:
             values[self._context_name] = context
-        if self._is_async:
+        if self.is_async:
             return as_result(await self._own_loop.run(lambda: self.function(**values)))
-        return as_result(await self._off_loop(values))
+        if self._own_thread is not None:
+            return as_result(await self._settled(await self._own_thread.run(lambda: self.function(**values))))
+        return as_result(await self._settled(await self._off_loop(values)))
 
     async def _off_loop(self, values: Mapping[str, Any]) -> Any:
-        if self._abandoned >= MOST_ABANDONED:
-            raise ToolError(f"{self._abandoned} earlier calls of {self.name} never came back")
-        self._abandoned += 1
+        abandoned = len(self._running) - len(self._awaited)
+        if abandoned >= MOST_ABANDONED:
+            raise ToolError(f"{abandoned} earlier calls of {self.name} never came back")
+        call = object()
 
-        def call() -> Any:
+        def work() -> Any:
             try:
                 return self.function(**values)
             finally:
-                self._abandoned -= 1
+                self._running.discard(call)
 
-        result = await run_off_loop(call)
+        self._running.add(call)
+        self._awaited.add(call)
+        try:
+            return await run_off_loop(work)
+        finally:
+            self._awaited.discard(call)
+
+    async def _settled(self, result: Any) -> Any:
         return await self._own_loop.run(lambda: _awaited(result)) if inspect.isawaitable(result) else result
 
 

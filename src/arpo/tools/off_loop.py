@@ -25,6 +25,13 @@ async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
     SystemExit and KeyboardInterrupt raised by the function come back as RuntimeError: it has no say over the process.
     """
     future: Future[T] = Future()
+    work = work_for(future, function, *arguments)
+    threading.Thread(target=work, name=f"arpo-{getattr(function, '__name__', 'call')}", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -> Callable[[], None]:
+    """What a thread is to do so that `future` comes to what `function(*arguments)` returns or raises, in the caller's context."""
     context = copy_context()
 
     def work() -> None:
@@ -39,8 +46,7 @@ async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
         else:
             _settle(future, result=result)
 
-    threading.Thread(target=work, name=f"arpo-{getattr(function, '__name__', 'call')}", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    return work
 
 
 async def settled(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -111,12 +111,14 @@ class Traffic:
             tell=self._tell,
         )
 
-    def _shared(self, providers: dict[str, Provider], name: str, limits: ToolLimitsConfig) -> Provider:
-        """The one provider of this name, as strict as the strictest of its tools."""
+    def _shared(self, providers: dict[str, Provider], tool: Tool, limits: ToolLimitsConfig) -> Provider:
+        """The one provider behind `tool`, as strict as the strictest of its tools."""
+        name = getattr(tool, "provider", "") or tool.name
         made = self._provider(name, limits)
         provider = providers.setdefault(name, made)
         provider.rate = _stricter(provider.rate, made.rate)
-        provider.concurrency = int(_stricter(provider.concurrency, made.concurrency))
+        for most in (made.concurrency, getattr(tool, "concurrency", 0) or 0):
+            provider.concurrency = int(_stricter(provider.concurrency, most))
         return provider
 
     def _tell(self, text: str, level: str) -> None:
@@ -225,7 +227,7 @@ def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> Traffic:
         for tool in tools:
             own = offered if isinstance(offered, ToolConfig) else ToolConfig(use=import_path(getattr(tool, "function", tool)))
             traffic.lanes[tool.name] = Lane(
-                provider=traffic._shared(providers, getattr(tool, "provider", "") or tool.name, own.limits),
+                provider=traffic._shared(providers, tool, own.limits),
                 tool=tool,
                 kept=_kept(config, own, tool, f"tools.offered.{number}.cache.keep"),
                 limits=own.limits,

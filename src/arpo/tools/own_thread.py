@@ -1,0 +1,65 @@
+"""One thread for one object of a user: the object is made there, and what is asked of it runs there, one call after another.
+
+Some things belong to the thread that made them (a connection of sqlite3, a browser), and most are not made to be used by many at
+once. A call that hangs holds up the object; who asks then is told that it is busy, not made to wait for ever.
+"""
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TypeVar
+
+from arpo.errors import ProviderError
+from arpo.tools.off_loop import work_for
+
+T = TypeVar("T")
+Work = Callable[[], None]
+
+
+class OwnThread:
+    """The thread of one object, a daemon. `name` is for threads and messages."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._under_way: Future[object] | None = None
+        threading.Thread(target=_serve, args=(self._queue,), name=f"arpo-{name}", daemon=True).start()
+        weakref.finalize(self, self._queue.put, None)
+
+    def make(self, function: Callable[[], T]) -> T:
+        """What `function()` returns or raises in the thread; the caller stands still until then."""
+        future: Future[T] = Future()
+        self._queue.put(work_for(future, function))
+        return future.result()
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """What `function()` returns or raises in the thread. When cancelled it does not run, unless it has begun.
+
+        Raises ProviderError while a call that was cancelled goes on: calls that came later would miss their deadlines, too.
+        """
+        await asyncio.sleep(0)  # a call that was cancelled just now knows it after that
+        if self._under_way is not None and self._under_way.cancelled():
+            raise ProviderError(f"{self.name} is still busy with a call that was stopped at its deadline")
+        future: Future[T] = Future()
+        work = work_for(future, function)
+
+        def begin() -> None:
+            if future.cancelled():
+                return
+            self._under_way = future  # type: ignore[assignment]
+            try:
+                work()
+            finally:
+                self._under_way = None
+
+        self._queue.put(begin)
+        return await asyncio.wrap_future(future)
+
+
+def _serve(queue: "SimpleQueue[Work | None]") -> None:
+    while (work := queue.get()) is not None:
+        work()
+        del work  # it holds what it worked on: a thread that waits keeps nothing alive
