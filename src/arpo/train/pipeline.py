@@ -176,15 +176,15 @@ class _Pipeline:
 
     async def cold_start(self, job: Job) -> Job:
         """Supervised fine-tuning, kept in the cache. One that a plan has shortened goes on for as long as the policy does not keep
-        to the format, up to the length that the recipe asks for."""
+        to the format."""
         self.start.check_writable()
         assert self.asked.cold_start
         with self.phase("cold_start"):
             num_traces = len(sft.read_traces(self.asked.cold_start, self.asked.data.train))
-            full, done = self.asked.cold_start.num_updates(num_traces), 0
+            done, shortened = 0, self.run.cold_start != self.asked.cold_start
             while True:
                 self.say(f"cold start: {await imitate(job, console=self.console, tell=self.say, done=done)}")
-                more = more_cold_start(self.run, full, num_traces)
+                more = more_cold_start(self.run, self.asked.cold_start, num_traces) if shortened else None
                 if more is None or not (failing := await unfit(job, self.prepared.tasks["train"])):
                     break
                 self.say(f"the cold start was too short and goes on ({'; '.join(map(str, failing))})")

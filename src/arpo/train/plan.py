@@ -133,7 +133,7 @@ def _smaller(run: Run, share: float, counts: Counts) -> Run:
     limit = min(num_held_out, run.evaluation.limit or num_held_out)
     greedy = min(num_held_out, num_held_out if run.evaluation.greedy_limit is None else run.evaluation.greedy_limit)
     train = {"steps": max(min(MIN_STEPS, steps), round(share * steps)), "epochs": None}
-    evaluation = {"limit": max(min(MIN_QUESTIONS, limit), _tens(share * limit)), "greedy_limit": _tens(share * greedy)}
+    evaluation = {"limit": max(min(MIN_QUESTIONS, limit), _tens(share, limit)), "greedy_limit": _tens(share, greedy)}
     update = {"train": run.train.model_copy(update=train), "evaluation": run.evaluation.model_copy(update=evaluation)}
     if run.cold_start and counts.traces:
         updates = run.cold_start.num_updates(counts.traces)
@@ -142,9 +142,9 @@ def _smaller(run: Run, share: float, counts: Counts) -> Run:
     return run.model_copy(update=update)
 
 
-def _tens(number: float) -> int:
-    """Rounded, so that runs on one machine ask the same questions and find earlier answers in the cache."""
-    return 10 * round(number / 10)
+def _tens(share: float, number: int) -> int:
+    """A share of `number` in tens, so that runs on one machine ask the same questions and find earlier answers in the cache."""
+    return number if share == 1 else min(number, 10 * round(share * number / 10))
 
 
 def _seconds(run: Run, speed: Plan, lengths: Lengths, counts: Counts) -> float:

@@ -15,7 +15,8 @@ from arpo.train.gates import FORMAT_AND_TOOLS, Gate, Thresholds, gates
 from arpo.train.job import Job, build_learner
 from arpo.train.meter import Measured, measure
 from arpo.train.order import in_order
-from arpo.train.plan import Counts, Lengths, Planned, plan, with_updates
+from arpo.train.plan import Counts, Lengths, Planned, plan
+from arpo.train.settings import ColdStartConfig
 from arpo.train.speed import measure_speed
 
 _TRACES = 32  # whose tokens say how long trajectories are
@@ -44,11 +45,13 @@ async def unfit(job: Job, tasks: Sequence[Task]) -> list[Gate]:
     return [gate for gate in found if gate.what in FORMAT_AND_TOOLS and not gate.holds]
 
 
-def more_cold_start(run: Run, full: int, num_traces: int) -> tuple[Run, int] | None:
-    """The run with a quarter of `full` updates more in its cold start, and how many are done by then; None where all are."""
+def more_cold_start(run: Run, asked: ColdStartConfig, num_traces: int) -> tuple[Run, int] | None:
+    """The run with a quarter of the updates that were `asked` for more in its cold start, and how many are done by then. None where
+    twice of them are: portions with a schedule each teach less than as many updates at once."""
     assert run.cold_start is not None
+    full = asked.num_updates(num_traces)
     done = run.cold_start.num_updates(min(num_traces, run.cold_start.num_traces or num_traces))
-    if done >= full:
+    if done >= 2 * full:
         return None
-    updates = min(full, done + max(1, full // 4))
-    return run.model_copy(update={"cold_start": with_updates(run.cold_start, updates, num_traces)}), done
+    longer = asked.model_copy(update={"steps": done + max(1, full // 4), "epochs": None})
+    return run.model_copy(update={"cold_start": longer}), done
