@@ -328,3 +328,74 @@ async def test_rest_gives_the_memory_back(model, tokenizer):
     await engine.rest()  # also right after a request was cancelled
     assert slots.store.numel() == 0
     await engine.close()
+
+
+# --- lanes
+
+
+async def in_tree(engine, tree, prompt, **params):
+    return [c async for c in engine.sample(prompt, SamplingParams(tree=tree, **params))]
+
+
+async def test_lanes_compute_what_the_model_computes_and_a_tree_stays_in_its_own(model):
+    engine = LocalEngine(model, dtype="float32", lanes=3, slots=6)
+    prompts = [prompt_of(50 + number, number) for number in range(9)]
+    turns = await asyncio.gather(
+        *(in_tree(engine, f"tree {number}", prompt, max_tokens=12, seed=number) for number, prompt in enumerate(prompts))
+    )
+    for prompt, chunks in zip(prompts, turns, strict=True):
+        tokens = [t for c in chunks for t in c.tokens]
+        logp, _, _ = plain(model, prompt, tokens)
+        torch.testing.assert_close(torch.tensor([x for c in chunks for x in c.logprobs]), logp, atol=2e-4, rtol=0)
+    assert [lane.decoder.stats.requests for lane in engine.lanes] == [3, 3, 3], "new trees go to the lane with the fewest requests"
+    computed = engine.stats.prefill_tokens
+    assert computed == sum(map(len, prompts)) and engine.stats.decode_tokens == 9 * 12
+    again = [p + [t for c in chunks for t in c.tokens] for p, chunks in zip(prompts, turns, strict=True)]
+    await asyncio.gather(*(in_tree(engine, f"tree {number}", p, max_tokens=4, seed=1) for number, p in enumerate(again)))
+    assert engine.stats.prefill_tokens - computed == 9, "a tree finds its own prefix: its last token alone is computed"
+    await engine.close()
+
+
+async def test_all_lanes_get_new_weights_at_one_moment(make_model):
+    old, new = make_model(seed=0), make_model(seed=1)
+    engine = LocalEngine(old, dtype="float32", lanes=2, slots=4)
+    prompts = [prompt_of(30, number) for number in range(2)]
+    streams = [
+        engine.sample(prompt, SamplingParams(tree=str(number), max_tokens=60, temperature=0.0, head=10))
+        for number, prompt in enumerate(prompts)
+    ]
+    first = [await anext(stream) for stream in streams]
+    await asyncio.gather(engine.load(Weights(1, new.state_dict())), engine.load(Weights(2, new.state_dict())))
+    assert [lane.decoder.version for lane in engine.lanes] == [2, 2] and engine.version == 2
+    for prompt, head, stream in zip(prompts, first, streams, strict=True):
+        chunks = [head] + [c async for c in stream]
+        by_old = [t for c in chunks if c.version == 0 for t in c.tokens]
+        assert by_old == plain(old, prompt, by_old)[2].argmax(-1).tolist() and chunks[-1].version == 2
+        fresh = await write(engine, prompt, max_tokens=8, temperature=0.0)
+        agrees(new, prompt, fresh, temperature=0.0)
+    await engine.close()
+
+
+async def test_weights_that_do_not_fit_leave_every_lane_working(make_model):
+    model = make_model(seed=0)
+    engine = LocalEngine(model, dtype="float32", lanes=2, slots=4)
+    with pytest.raises(EngineError, match="lack"):
+        await engine.load(Weights(1, {}))
+    for tree in ("a", "b"):
+        assert sum(len(c.tokens) for c in await in_tree(engine, tree, prompt_of(20), max_tokens=5)) == 5
+    await engine.close()
+
+
+async def test_threads_are_shared_out_among_lanes_and_stay_what_they_were_elsewhere(model):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        engine = LocalEngine(model, dtype="float32", slots=64)
+        assert len(engine.lanes) == 4 and torch.get_num_threads() == 4
+        assert [(await lane.compute(torch.get_num_threads))[0] for lane in engine.lanes] == [1, 1, 1, 1]
+        assert await asyncio.to_thread(torch.get_num_threads) == 4
+        assert len(LocalEngine(model, dtype="float32", slots=20).lanes) == 1
+        assert len(LocalEngine(model, deterministic=True).lanes) == 1
+        await engine.close()
+    finally:
+        torch.set_num_threads(before)

@@ -23,10 +23,9 @@ class Lane:
     def __init__(self, decoder: Decoder, *, threads: int) -> None:
         self.decoder = decoder
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arpo-engine")
-        # The number is kept by thread, and is the default of threads that are started later: that is set back.
         default = torch.get_num_threads()
-        self._pool.submit(torch.set_num_threads, threads).result()
-        torch.set_num_threads(default)
+        self._pool.submit(_use_threads, threads).result()
+        torch.set_num_threads(default)  # the number is one's own, but also becomes that of threads that are started later
         self._queues: dict[Request, asyncio.Queue[Chunk | EngineError]] = {}
         self._waiting = _Waiting()
         self._task: asyncio.Task[None] | None = None
@@ -139,6 +138,12 @@ class Lane:
                 lost = {*self.decoder.reset(), *arrivals}
                 self.fail(list(lost), EngineError(f"the model failed: {type(error).__name__}: {error}"), error)
             await asyncio.sleep(0)  # let those who got a chunk ask for more before the next step
+
+
+def _use_threads(count: int) -> None:
+    """Of the calling thread. torch gives a thread the default number when it first looks, so it has to look before."""
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 class _Hold:
