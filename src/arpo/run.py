@@ -105,7 +105,8 @@ class Run(Config):
     evaluation: EvalConfig = EvalConfig()
     plan: Literal["auto"] | Plan | None = None
     """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in its first
-    seconds and cuts them down to `train.minutes`. The written recipe has the counts, and here the speeds. Null: as they stand."""
+    seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts, and here the speeds.
+    Null: as they stand."""
 
     @property
     def folder(self) -> Path:
@@ -171,12 +172,6 @@ def _conflicts(run: Run) -> list[tuple[bool, str, str, str]]:
             "engine.vllm.sleep",
             "where sampling runs ahead (train.max_staleness), the engine does not sleep while the learner works",
             "Set it to false and share the memory by engine.vllm.gpu_memory_utilization, or sample in turn",
-        ),
-        (
-            run.plan == "auto" and train.minutes is None,
-            "plan",
-            "a plan cuts the run down to train.minutes, and there are none",
-            "Set train.minutes, or plan to null",
         ),
         (
             train.eval_every is not None and run.data.validation is None,

@@ -7,7 +7,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from arpo.errors import ConfigError
 from arpo.recipe import load_recipe
 from arpo.train.pipeline import train
 from arpo.train.plan import MIN_STEPS, Plan
@@ -60,6 +59,6 @@ def test_a_cold_start_that_was_cut_too_short_goes_on_and_its_length_is_in_the_ke
     assert folder.summary()["gates"][0]["holds"]
 
 
-def test_a_plan_needs_minutes() -> None:
-    with pytest.raises(ConfigError, match=r"plan: a plan cuts the run down to train\.minutes"):
-        load_recipe("quickstart", ["train.minutes=null"])
+def test_without_minutes_there_is_nothing_to_plan(tiny_project: TinyProject, tmp_path: Path) -> None:
+    folder, printed = run(tiny_project, tmp_path / "run", "train.minutes=null", "train.steps=1")
+    assert "this machine" not in printed and folder.summary()["status"] == "finished"

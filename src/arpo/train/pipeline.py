@@ -127,7 +127,7 @@ class _Pipeline:
             check_prompts(job.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout)
             self.look_at_space(job, len(tasks["train"]))
             agreed_packing(job.model, self.run.train.packing)  # a model that cannot be trained is refused before it is measured
-            if self.run.plan == "auto" and not self.saved:
+            if self.run.plan == "auto" and self.run.train.minutes is not None and not self.saved:
                 job = await self.plan(job, asked)
             else:
                 self.folder.goes_on_with(recipe)
