@@ -35,13 +35,13 @@ def test_a_run_and_its_evaluations_say_what_isolates_code_and_what_was_called(ti
     before, after = (read_results(run / "evaluation" / f"{name}.json") for name in ("before", "after"))
     assert before.isolation == after.isolation == {"python": "monty"}
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "the tool python runs code in: monty" in said and "before: tool calls: " in said
+    assert "tool python: the model's code runs in monty" in said and "before: tool calls: " in said
     assert read_accounts(run)["parity"]["asked"] >= sum(each.calls["parity"]["asked"] for each in (before, after)) > 0
 
     console = screen()
     [found] = evaluate_named(str(run), load_recipe(run), out=tmp_path / "again", console=console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "the tool python runs code in: monty" in said and f"{found.calls['parity']['executed']} executed" in said
+    assert "tool python: the model's code runs in monty" in said and f"{found.calls['parity']['executed']} executed" in said
     read = read_results(tmp_path / "again" / "evaluation" / "test.json")
     assert read.isolation == {"python": "monty"} and read.calls == found.calls
     answered = sum(account["executed"] + account["cached"] + account["shared"] for account in found.calls.values())

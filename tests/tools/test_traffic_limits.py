@@ -395,6 +395,6 @@ def test_accounts_of_recorded_calls_are_those_of_the_calls(tmp_path):
         outcomes = [await ask(query) for query in ("a", "a", "b", "c")]
         outcomes.append(await ask.traffic.call({"search": ask.tool}, Call(name="serch"), CONTEXT))
         assert accounts_of(outcomes, {"search"}) == ask.traffic.spent()
-        assert "4 asked for, 3 executed, 1 from the cache, 0 shared in flight, cost 1" in in_words(accounts_of(outcomes[:4], ()))
+        assert "4 requested, 3 executed, 1 answered from the cache, cost 1" in in_words(accounts_of(outcomes[:4], ()))
 
     asyncio.run(main())

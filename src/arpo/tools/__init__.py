@@ -56,9 +56,12 @@ def isolation_of(tools: Iterable[Tool]) -> dict[str, str]:
     return {tool.name: kind for tool in tools if (kind := getattr(tool, "isolation", ""))}
 
 
+_KINDS = {"monty": "monty, an interpreter without files and network (docs/sandbox.md)"}
+
+
 def isolation_notes(tools: Iterable[Tool]) -> list[str]:
     """The same as lines, for who starts a run, an evaluation or a talk."""
-    return [f"the tool {name} runs code in: {kind}" for name, kind in isolation_of(tools).items()]
+    return [f"tool {name}: the model's code runs in {_KINDS.get(kind, kind)}" for name, kind in isolation_of(tools).items()]
 
 
 class StatefulTool(Tool, Protocol):

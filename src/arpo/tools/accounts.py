@@ -152,11 +152,16 @@ def together(several: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, di
 
 
 def in_words(accounts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Plain accounts, all tools together, as a line of text."""
+    """Plain accounts, all tools together, as a line of text: what was executed, and otherwise only what happened."""
     asked, executed, cached, shared = (sum(a[key] for a in accounts.values()) for key in ("asked", "executed", "cached", "shared"))
     cost = sum(a["cost"] for a in accounts.values())
-    spent = f", cost {cost:.4g}" if cost else ""
-    return f"tool calls: {asked:,} asked for, {executed:,} executed, {cached:,} from the cache, {shared:,} shared in flight{spent}"
+    parts = [f"{asked:,} requested"] if asked != executed else []
+    parts.append(f"{executed:,} executed")
+    parts += [
+        f"{count:,} {what}" for count, what in ((cached, "answered from the cache"), (shared, "shared with one in flight")) if count
+    ]
+    parts += [f"cost {cost:.4g}"] if cost else []
+    return f"tool calls: {', '.join(parts)}"
 
 
 def table(accounts: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
