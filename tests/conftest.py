@@ -1,7 +1,14 @@
 """Fixtures that many tests share: a small tokenizer with a real model's habits, made in well under a second."""
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
+
+# Before torch loads. Networks of tests are so small that a second thread costs more than it computes, and several workers of
+# pytest-xdist share the machine. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from hypothesis import settings
@@ -9,6 +16,9 @@ from hypothesis import settings
 from tiny_project import finished_tiny_run, tiny_files, tiny_project, tiny_run
 
 __all__ = ["finished_tiny_run", "tiny_files", "tiny_project", "tiny_run"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores Ctrl-C, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("any machine", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("any machine")
