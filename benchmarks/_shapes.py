@@ -6,6 +6,15 @@ from typing import Any
 import torch
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {  # only to see that a benchmark works
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 512,
+    },
     "SmolLM2-135M": {
         "model_type": "llama",
         "hidden_size": 576,

@@ -15,6 +15,7 @@ GPU, where these would be too small, trees are grown from lengths typical of sea
 
 import argparse
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trees = grown_trees(4) if options.device == "cuda" and not options.run else recorded_trees(options.run, options.step)
     rounds, layers = (1, 2) if options.quick else (options.rounds, None)
     trees = trees[:3] if options.quick else trees
+    if options.shape == "tiny":
+        trees = [in_vocabulary(tree, SHAPES["tiny"]["vocab_size"]) for tree in trees]
     figures: dict[str, Any] = {
         "shape": options.shape,
         "device": options.device,
@@ -92,6 +95,23 @@ def recorded_trees(run: Path | None, step: int) -> Trees:
 
 def grown_trees(count: int, leaves: int = 16, roots: int = 8, lengths: Lengths = LONG) -> Trees:
     return credit([grow(seed, lengths, leaves=leaves, roots=roots).scored for seed in range(count)], AdvantageConfig())
+
+
+def in_vocabulary(credited: CreditedTree, size: int) -> CreditedTree:
+    """The same tree of tokens below `size`."""
+    was = credited.tree
+
+    def fewer(part: Any) -> Any:
+        return replace(part, tokens=array("i", (token % size for token in part.tokens)))
+
+    tree = RolloutTree(was.task, was.step, fewer(was.prompt))
+    for place in sorted(was.turns, key=len):
+        tree.grow(fewer(was.turns[place]))
+        if place in was.observations:
+            tree.grow(fewer(was.observations[place]))
+    for leaf, ending in was.endings.items():
+        tree.end(leaf, ending)
+    return CreditedTree(ScoredTree(tree, {}), credited.advantages, credited.credit)
 
 
 def sharing_prompts(trees: Trees) -> Trees:
@@ -154,7 +174,7 @@ def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int 
     body, head = flops_a_token(model)
     predicted = sum(len(batch.predicts_P) for batch in learner.packs(trees))
     speed = (body * tokens["packed"] + head * predicted) / found["packed"]["seconds"] / 1e9
-    peak = matmul_peak(torch.bfloat16, options.device)
+    peak = matmul_peak(torch.bfloat16, options.device, size=256 if options.quick else None)
     found["gflops"] = {"packed": round(speed), "peak": round(peak), "share": round(speed / peak, 3)}
     return found, goals
 
@@ -169,6 +189,7 @@ def by_leaves(trees: Trees, options: argparse.Namespace, rounds: int) -> tuple[d
         turn=[len(turn.tokens) for turn in turns],
         observation=[len(observation.tokens) for observation in seen] or [50],
         calls=max(len(turn.place) for turn in turns) - 1,
+        vocab_size=SHAPES[options.shape]["vocab_size"],
     )
     counts = (8, 16, 32) if options.quick else (8, 16, 32, 64)
     sides = {str(leaves): grown_trees(1, leaves, max(1, 3 * leaves // 8), lengths) for leaves in counts}

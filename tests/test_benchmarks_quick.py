@@ -49,7 +49,7 @@ def test_core():
 
 
 def test_packing():
-    said = last_line("packing")
+    said = last_line("packing", "--shape", "tiny")
     by_name = {goal["what"]: goal for goal in said["goals"]}
     assert by_name["gradients in float64, relative distance of packed from flat"]["holds"]
     sides = said["figures"]["sides"]
@@ -57,7 +57,7 @@ def test_packing():
 
 
 def test_fork_of_a_random_model_without_vllm():
-    said = last_line("fork", "--shape", "SmolLM2-135M", "--device", "cpu")
+    said = last_line("fork", "--shape", "tiny", "--device", "cpu")
     assert not [goal for goal in said["goals"] if "vLLM" in goal["what"]]
     assert said["goals"][0]["what"].startswith("prefill") and said["goals"][0]["holds"]
     assert set(said["figures"]["tokens_per_s"]) == {"arpo", "generate"}

@@ -3,10 +3,10 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def test_a_comparison_is_stopped_and_goes_on(tiny_project: TinyProject, tmp_path
     """Two methods, two seeds: one cell, then a Ctrl-C in the middle of the next, then the rest."""
     out = tmp_path / "comparison"
     process = started(tiny_project, out, "--cells", "1")
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     first = out / "cells" / "arpo-s0.json"
     written = first.stat().st_mtime_ns
@@ -176,12 +176,12 @@ def test_a_comparison_is_stopped_and_goes_on(tiny_project: TinyProject, tmp_path
         if "random-s0 | step 2/5" in line:
             process.send_signal(signal.SIGINT)
             break
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 130 and "the same command goes on" in printed
     assert list((out / "runs" / "random-s0" / "checkpoints").iterdir()) and len(list(first.parent.iterdir())) == 1
 
     process = started(tiny_project, out)
-    printed, _ = process.communicate(timeout=240)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     assert "random-s0 | step 1/5" not in printed, "the stopped cell goes on from its checkpoint"
     assert first.stat().st_mtime_ns == written, "a finished cell is left alone"
@@ -196,6 +196,6 @@ def test_a_comparison_is_stopped_and_goes_on(tiny_project: TinyProject, tmp_path
     rates = found["random-s0"]["recipe"]["rollout"]["rule"]["rates"]
     assert rates == [round(rate, 4) for rate in found["arpo-s0"]["want_rates"].values()]
 
-    begun = time.monotonic()
-    assert started(tiny_project, out).communicate(timeout=60)[0].splitlines()[-1] == printed.splitlines()[-1]
-    assert time.monotonic() - begun < 30, "nothing is left to do, so nothing is trained"
+    again, _ = started(tiny_project, out).communicate(timeout=600)
+    assert again.splitlines()[-1] == printed.splitlines()[-1]
+    assert not re.search(r"\| step \d", again), "nothing is left to do, so nothing is trained"

@@ -2,10 +2,10 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,12 +46,14 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+    def seconds() -> float:
+        """Of the processor, which a busy machine leaves nearly as they are."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert arpo("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0  # 0.2 s on an idle machine
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert any(seconds() < 1.0 for _ in range(3))  # 0.2 s on an idle machine
 
 
 def test_help_names_every_command() -> None:

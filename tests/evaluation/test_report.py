@@ -17,6 +17,7 @@ def test_a_finished_run_is_told_whole(tmp_path):
     assert "| `rollout.rule.kind` | paper |" in text and "the last task came back empty twice" in text
 
 
+@pytest.mark.real_plots
 def test_every_picture_that_is_named_is_there(tmp_path):
     path = write_report(write_run(tmp_path / "run"))
     named = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text())

@@ -125,7 +125,7 @@ async def test_what_a_reward_does_wrong_names_task_and_reward():
 @pytest.mark.parametrize(
     "value",
     [
-        *(None, "good", "0.5", b"1", [], {}, math.nan, math.inf, -math.inf, 10**400, object(), 1j),
+        *(None, "good", "0.5", b"1", [], {}, math.nan, math.inf, -math.inf, 10**400, object, 1j),
         *(Score(reward=math.nan, accuracy=0), Score(reward=0, accuracy=math.inf), Score(reward=0, accuracy=1.5)),
         *(Score(reward=0, accuracy=-0.1), Score(reward="1", accuracy=0), Score(reward=0, accuracy=0, parts={"x": None})),
         Score(reward=0, accuracy=0, parts=3),

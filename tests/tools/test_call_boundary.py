@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -126,31 +125,39 @@ async def test_exceptions_are_errors_that_the_model_can_read():
 def test_defect_7_the_deadline_fires_for_a_hanging_sync_tool_and_the_run_can_end():
     """The released code's 120 s limit can never fire. Here it does, and neither loop nor process waits for the hanging thread."""
 
+    let_go, ended = threading.Event(), []
+
     @tool
     def hangs(x: str) -> str:
         """Hangs."""
-        time.sleep(20)
+        ended.append(let_go.wait(60))
         return x
 
-    start = time.perf_counter()
     done = asyncio.run(outcome([hangs], "hangs", CallContext(task=CONTEXT.task, deadline_s=0.2, seed=0), x=""))
-    assert done.status is Status.TIMEOUT and time.perf_counter() - start < 5
+    assert done.status is Status.TIMEOUT and not ended, "the loop ended while the thread still hung"
+    let_go.set()
 
 
 async def test_defect_7_the_deadline_fires_for_a_tool_that_ignores_cancellation():
+    let_go, ended = threading.Event(), threading.Event()
+
     @tool(deadline_s=0.1)
     async def stubborn(x: str) -> str:
         """Ignores everybody."""
-        for _ in range(20):
+        for _ in range(3000):
             try:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.02)
             except asyncio.CancelledError:
                 continue
+            if let_go.is_set():
+                break
+        ended.set()
         return x
 
-    start = time.perf_counter()
     done = await outcome([stubborn], "stubborn", x="")
-    assert done.status is Status.TIMEOUT and time.perf_counter() - start < 1.5
+    assert done.status is Status.TIMEOUT and not ended.is_set(), "it came while the tool still went on"
+    let_go.set()
+    assert await asyncio.to_thread(ended.wait, 60)
 
 
 async def test_defect_7_an_empty_output_is_a_result_and_runs_once():
@@ -179,15 +186,16 @@ async def test_without_any_deadline_there_is_one_all_the_same(monkeypatch):
 
 
 async def test_a_slow_tool_holds_up_nobody():
-    @tool
+    together = threading.Barrier(20)
+
+    @tool(deadline_s=60)
     def slow(x: str) -> str:
-        """Sleeps."""
-        time.sleep(0.3)
+        """Waits until all twenty are here."""
+        together.wait(30)
         return x
 
-    start = time.perf_counter()
-    await asyncio.gather(*(outcome([slow], "slow", x=str(n)) for n in range(20)))
-    assert time.perf_counter() - start < 3
+    done = await asyncio.gather(*(outcome([slow], "slow", x=str(n)) for n in range(20)))
+    assert [(one.status, one.text) for one in done] == [(Status.OK, str(n)) for n in range(20)]
 
 
 async def test_huge_and_broken_outputs_are_tamed():
@@ -235,16 +243,18 @@ async def test_cancelling_a_run_cancels_its_calls():
 
 
 async def test_a_tool_object_need_not_be_asynchronous_and_then_holds_up_nobody():
+    let_go = threading.Event()
+
     class Blocking:
         name, description, schema = "blocking", "Blocks.", {"type": "object", "properties": {}}
+        deadline_s = 60.0
 
         def __call__(self, arguments, context):
-            time.sleep(0.2)
+            assert let_go.wait(30), "the loop stood still"
             return threading.current_thread().name
 
-    began = time.perf_counter()
     waiting = asyncio.create_task(outcome([Blocking()], "blocking"))
     await asyncio.sleep(0.01)
-    assert time.perf_counter() - began < 0.15, "the loop stood still"
+    let_go.set()
     found = await waiting
     assert (found.status, found.text != threading.current_thread().name) == (Status.OK, True)

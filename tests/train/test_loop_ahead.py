@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +21,15 @@ from arpo.chat.config import build_chat
 from arpo.core.record import replay
 from arpo.core.score import Score
 from arpo.core.tree import Status, Turn
-from arpo.engines import SamplingParams, Weights
+from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ConfigError, EngineError
 from arpo.recipe import load_recipe
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.train import checkpoint
+from arpo.train.ahead import Ahead
 from arpo.train.job import build_job, formats, read_tasks
-from arpo.train.learner import Learner
 from arpo.train.order import in_order
 from arpo.train.pipeline import train
 from arpo.train.runfolder import RunFolder
@@ -45,14 +46,16 @@ def slowly(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams
 
 @pytest.fixture
 def long_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine an update could be over before a turn begins."""
-    plain = Learner.update
+    """On a busy machine an update could be over before a turn begins: each lasts for many turns of the event loop."""
+    learn = Ahead.learn
 
-    def update(self: Learner, *given: Any) -> dict[str, float]:
-        time.sleep(0.3)
-        return plain(self, *given)
+    async def late(self: Ahead, work: Callable[[], Any]) -> Any:
+        made = await learn(self, work)
+        for _ in range(60):
+            await asyncio.sleep(0.003)
+        return made
 
-    monkeypatch.setattr(Learner, "update", update)
+    monkeypatch.setattr(Ahead, "learn", late)
 
 
 def turns(folder: RunFolder, step: int) -> list[Turn]:
@@ -96,14 +99,39 @@ def test_the_steps_are_those_of_training_in_turn_by_weights_within_the_bound(
     assert replace(trainer.state, seconds=0) == replace(whole.state, seconds=0)
 
 
+class Held(ScriptedEngine):
+    """Turns about `questions` stop after their first chunk until new weights come; `begun` is set when one does."""
+
+    questions: frozenset[str]
+    begun: threading.Event
+
+    async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
+        text = self.tokenizer.decode(prompt)
+        async for chunk in super().sample(prompt, params):
+            yield chunk
+            while not chunk.finish and self.version == 0 and any(f"{question}<|im_end|>" in text for question in self.questions):
+                self.begun.set()
+                await asyncio.sleep(0.001)
+
+
 def test_what_is_sampled_across_an_update_says_so(tiny_project: TinyProject, tmp_path: Path) -> None:
-    def long(_engine: ScriptedEngine, asked: int, _text: str, params: SamplingParams) -> Script:
-        return Script(said=f"<think>{'so ' * 18}</think>{answer('odd' if params.seed % 2 else 'even')}", token_s=0.01)
+    """The first update waits for a turn of the second step, and that turn for the weights that the update makes."""
+
+    def long(_engine: ScriptedEngine, asked: int, _text: str, params: SamplingParams) -> str:
+        return f"<think>{'so ' * 18}</think>{answer('odd' if params.seed % 2 else 'even')}"
 
     plan = (*PLAIN, "train.steps=3", "train.max_staleness=1", "rollout.turn_tokens=60")
     with training(tiny_project, tmp_path / "run", long, *plan) as trainer:
+        engine: Any = trainer.job.agent.engine
+        engine.__class__, engine.begun = Held, threading.Event()
+        engine.questions = frozenset(task.question for task in in_order(trainer.tasks, trainer.run.seed, 3, 3, apart=3))
         update = trainer.learner.update
-        trainer.learner.update = lambda *given: (time.sleep(0.25), update(*given))[1]  # type: ignore[method-assign]
+
+        def after_a_turn_began(*given: Any) -> Any:
+            assert engine.begun.wait(60)
+            return update(*given)
+
+        trainer.learner.update = after_a_turn_began  # type: ignore[method-assign]
         asyncio.run(trainer.train())
     folder = RunFolder(tmp_path / "run")
     mixed = [turn for step in range(1, 4) for turn in turns(folder, step) if len(turn.versions) > 1]
