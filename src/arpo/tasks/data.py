@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from arpo.config import Config, conflict
-from arpo.errors import ArpoError, ConfigError, FormatError, first_line, nearest
+from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
 from arpo.files import expanded
 from arpo.imported import imported
 from arpo.tasks import Task
@@ -286,7 +286,7 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
     try:
         import datasets
     except ImportError as error:
-        hint = "pip install 'arpo[hub]'"
+        hint = install("hub")
         raise ConfigError("reading the Hub needs the package datasets", where="source", value=config.source, hint=hint) from error
     try:
         if expanded(name).is_dir():

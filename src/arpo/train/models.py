@@ -11,7 +11,7 @@ from pydantic import Field
 
 from arpo.config import Config
 from arpo.engines.config import has_fast_bf16
-from arpo.errors import ConfigError, first_line
+from arpo.errors import ConfigError, first_line, install
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ def _with_lora(model: Any, lora: LoraSettings, weights: Path | None) -> Any:
     try:
         from peft import LoraConfig, PeftModel, get_peft_model
     except ImportError as error:
-        raise ConfigError("LoRA needs peft", where="model.lora", hint="pip install 'arpo[lora]'") from error
+        raise ConfigError("LoRA needs peft", where="model.lora", hint=install("lora")) from error
     if weights is not None:
         if not (weights / "adapter_config.json").is_file():
             hint = "Without LoRA it goes on (model.lora: null); with it, a new run can start from that folder (model.source)"
