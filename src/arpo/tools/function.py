@@ -13,12 +13,14 @@ import inspect
 import json
 import typing
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ToolError
+from arpo.files import as_seen_from_here
 from arpo.tools import CallContext, JsonSchema, ToolResult
 from arpo.tools.docstrings import read_docstring
 from arpo.tools.off_loop import is_asynchronous, run_off_loop
@@ -88,7 +90,7 @@ class FunctionTool:
             raise self._unfit(f"has a type that no JSON schema describes: {error.message}") from error
 
     def _unfit(self, why: str) -> ConfigError:
-        return ConfigError(f"the function {why}", where="tools", value=self.name or self.function)
+        return ConfigError(f"the function {why}", where=_place(self.function), value=self.name or self.function)
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         try:
@@ -116,6 +118,16 @@ class FunctionTool:
 
         result = await run_off_loop(call)
         return await self._own_loop.run(lambda: _awaited(result)) if inspect.isawaitable(result) else result
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """File and line of a function; "tools" where it has none."""
+    try:
+        target = inspect.unwrap(function if inspect.isroutine(function) else type(function))
+        file, (_, line) = inspect.getsourcefile(target), inspect.getsourcelines(target)
+    except (OSError, TypeError):  # made at a prompt, or written in C
+        return "tools"
+    return f"{as_seen_from_here(Path(file))}, line {line}" if file else "tools"
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:
