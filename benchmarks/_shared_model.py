@@ -17,7 +17,7 @@ from typing import Any
 from _tiny_model import write_tiny_model
 from rich.console import Console
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, install
 from arpo.files import write_atomic
 from arpo.recipe import load_recipe
 from arpo.run import Run
@@ -74,7 +74,7 @@ def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: i
 def template() -> str:
     spec = find_spec("trl")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("TRL is not installed", where="benchmark", hint="pip install 'arpo[bench]' -c constraints.txt")
+        raise ConfigError("TRL is not installed", where="benchmark", hint=f"{install('bench')}, with -c constraints.txt")
     return (Path(spec.submodule_search_locations[0]) / "chat_templates" / TEMPLATE).read_text(encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -406,3 +407,13 @@ def test_recorded_tree_can_be_drawn(tiny_run: Path) -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 180
+
+
+def test_extras_are_installed_in_one_way() -> None:
+    """From a checkout: the package is not on PyPI."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = {path: path.read_text() for path in (*PAGES, *ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/*.py"))}
+    assert not [path for path, text in texts.items() if re.search(r"\barpo\[[a-z]+\]", text)]
+    named = [name for text in texts.values() for some in re.findall(r"install '\.\[([a-z,]+)\]'", text) for name in some.split(",")]
+    named += [name for text in texts.values() for name in re.findall(r"""\binstall\(["']([a-z]+)["']\)""", text)]
+    assert {"hub", "web", "gym", "tracking"} <= set(named) <= set(extras)

@@ -72,6 +72,11 @@ class CheckpointError(ArpoError):
     """A checkpoint is missing, truncated, or belongs to another model."""
 
 
+def install(extra: str) -> str:
+    """How to get the packages of an extra, for hints."""
+    return f"pip install '.[{extra}]' in arpo's checkout"
+
+
 def first_line(error: BaseException) -> str:
     """What `error` says on its first line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -100,6 +100,13 @@ def test_a_mistake_says_what_is_wrong(line: str, says: str) -> None:
     is_one_message(done)
 
 
+def test_a_project_s_folder_is_no_run_to_resume() -> None:
+    Path("recipe.yaml").write_text("data: {train: {source: atlas}}")
+    done = arpo("train", "--resume", ".")
+    assert done.exit_code == 2 and "no run to resume" in done.output and "arpo train recipe.yaml" in " ".join(done.output.split())
+    assert [path.name for path in Path().iterdir()] == ["recipe.yaml"]
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("doctor", "init")])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

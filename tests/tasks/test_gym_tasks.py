@@ -69,5 +69,5 @@ def test_scoring_a_task_from_elsewhere_is_an_error() -> None:
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
-    with pytest.raises(ConfigError, match=r"pip install 'arpo\[gym\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[gym\]'"):
         load(DataConfig(source="gym:leg_counting"))

@@ -1,6 +1,10 @@
-"""Questions of one set that occur in another are found, by a fast way that agrees with a slow one."""
+"""Questions of one set that occur in another are found, by a fast way that agrees with a slow one; others are not."""
 
+import math
+import time
+from itertools import combinations, pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,10 +13,10 @@ from hypothesis import strategies as st
 from arpo.errors import ConfigError
 from arpo.recipe import load_recipe
 from arpo.rewards.text import tokens
-from arpo.tasks import Task
+from arpo.tasks import Task, atlas
 from arpo.tasks.benchmarks import benchmark
 from arpo.tasks.data import DataConfig, load
-from arpo.tasks.leakage import FEWEST, MOST, N, leaks
+from arpo.tasks.leakage import BACK, MOST, PAIRS, QUOTED, leaks
 from arpo.train.preparation import prepare
 from tiny_project import TinyProject
 
@@ -30,14 +34,73 @@ def test_the_same_words_are_the_same_question():
     assert "1 of 2 questions (1 the same)" in str(found) and "train/7" in str(found)
 
 
-def test_a_changed_question_is_near_and_a_shared_phrase_is_not():
-    changed = task(LONG.replace("16", "17") + " How many does she sell?", "train/1")
-    (leak,) = leaks([task(LONG)], [changed]).leaks
-    assert not leak.same and MOST <= leak.share < 1
+COPIES = {
+    "a number changed": LONG.replace("16", "17") + " How many does she sell?",
+    "other punctuation and case": LONG.upper().replace(".", " --"),
+    "another order of sentences": " ".join(reversed(LONG.split(". "))),
+    "a few words added": f"Here is a riddle, please solve it: {LONG} Think it over.",
+    "quoted in a long text": f"{LONG} " + " ".join(f"word{number}" for number in range(100)),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=list(COPIES))
+@pytest.mark.parametrize("others", [0, 200], ids=["alone", "among others"])
+def test_a_changed_copy_is_near(copy, others):
+    farmer = "A farmer has {} ducks and each eats {} eggs: how many for everyone?"
+    among = [task(farmer.format(number, number % 7)) for number in range(others)]
+    (leak,) = leaks([task(LONG)], [*among, task(copy, "train/1")]).leaks
+    assert leak.found_in == "train/1" and leak.share >= MOST
+
+
+def test_a_shared_phrase_is_no_copy():
     assert not leaks([task(LONG)], [task(LONG[:40])])
     assert not leaks(
         [task("Which film came out first, Home Alone or Alone at Home?")], [task("Which film came out first, A or B?")]
     )
+
+
+def test_questions_that_only_share_a_template_are_no_copies():
+    words = [f"{a}{b}" for a in ("ber", "lon", "mad", "par", "rom") for b in ("lin", "don", "rid", "is", "a", "en", "ow")]
+    templates = (
+        "What is the population density of the country on the longest border of the country with the city of {}, per square km?",
+        "How many airports are there in the country whose capital is {}?",
+        "Which calling code do phone numbers in the country on the longest border of the home country of {} have?",
+    )
+    texts = [template.format(word) for word in words for template in templates]
+    Random(0).shuffle(texts)
+    assert not leaks([task(text) for text in texts[:30]], [task(text) for text in texts[30:]])
+
+
+@pytest.mark.parametrize("families", [None, {"one_hop": 3, "two_hop": 3, "three_hop": 1.5, "arithmetic": 1.5, "comparison": 0.5}])
+def test_the_atlas_splits_share_no_question(families):
+    train, validation, test = (atlas.tasks(split, families) for split in ("train", "validation", "test"))
+    assert not leaks(validation, train) and not leaks(test, train) and not leaks(test, validation)
+    assert not leaks(test[:100], validation[:50])
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "quickstart_vllm"])
+def test_bundled_recipes_that_bring_their_tasks_have_no_shared_questions(recipe):
+    data = load_recipe(recipe).data
+    found = {split: load(config) for split in ("train", "validation", "test") if (config := getattr(data, split))}
+    assert len(found) == 3
+    assert not any(leaks(found[other], found[one]) for one, other in combinations(found, 2))
+
+
+def test_a_set_of_a_benchmark_s_size_is_searched_in_seconds():
+    words = [f"w{number}" for number in range(3000)]
+
+    def texts(count: int, seed: int) -> list[Task]:
+        chance = Random(seed)  # a few words are in most texts, most words in a few, as in a language
+        return [
+            task(" ".join(words[int(3000 * chance.random() ** 3)] for _ in range(chance.randint(10, 60))), f"{seed}/{number}")
+            for number in range(count)
+        ]
+
+    training, questions = texts(10_000, 0), texts(1000, 1)
+    began = time.perf_counter()
+    found = leaks([*questions[:-1], training[77]], training)
+    assert [leak.found_in for leak in found.leaks] == ["0/77"]
+    assert time.perf_counter() - began < 30  # about 3 s
 
 
 def test_what_a_prompt_adds_is_no_part_of_a_question():
@@ -51,25 +114,50 @@ def test_chinese_questions_are_compared_by_the_character():
     assert leaks([task(text)], [task("请问，" + text.replace("约为", "是"))])
 
 
-def slowly(question: str, other: str) -> float:
-    """The share by comparing two questions alone."""
-    words, theirs = (tuple(tokens(text)) for text in (question, other))
-    if words == theirs:
-        return 1.0
-    runs = {words[at : at + N] for at in range(len(words) - N + 1)}
-    shared = [run for run in runs if run in {theirs[at : at + N] for at in range(len(theirs) - N + 1)}]
-    share = len(shared) / len(runs) if len(runs) >= FEWEST else 0.0
-    return min(share, 0.999) if share >= MOST else 0.0
+def information(features: list[set], others: list[set]) -> dict:
+    """Of every word or pair, by counting the texts that hold it."""
+    return {
+        feature: math.log(
+            (len(features) + len(others))
+            / max(1, sum(feature in f for f in features) + sum(feature in f for f in others) - both(feature, features, others))
+        )
+        ** 2
+        for feature in set().union(*features, *others)
+    }
 
 
-TEXTS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=24).map(" ".join)
+def both(feature: object, features: list[set], others: list[set]) -> bool:
+    return any(feature in f for f in features) and any(feature in f for f in others)
+
+
+def slowly(questions: list[str], training: list[str]) -> list[list[float]]:
+    """The share of each question found in each text, by comparing all with all."""
+    asked, theirs = ([tokens(text) for text in texts] for texts in (questions, training))
+    of_word = information([set(t) for t in asked], [set(t) for t in theirs])
+    of_pair = information([set(pairwise(t)) for t in asked], [set(pairwise(t)) for t in theirs])
+
+    def share(question: list[str], text: list[str]) -> float:
+        if question == text:
+            return 1.0
+        shared, whole, back = (math.fsum(of_word[w] for w in s) for s in (set(question) & set(text), set(question), set(text)))
+        if not shared or shared / whole < MOST:
+            return 0.0
+        quoted = len(question) >= QUOTED and any(text[at : at + len(question)] == question for at in range(len(text)))
+        mine, other = set(pairwise(question)), set(pairwise(text))
+        in_order = math.fsum(of_pair[p] for p in mine & other) >= PAIRS * math.fsum(of_pair[p] for p in mine)
+        return min(shared / whole, 0.999) if quoted or (in_order and shared / back >= BACK) else 0.0
+
+    return [[share(question, text) for text in theirs] for question in asked]
+
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), min_size=1, max_size=24).map(" ".join)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.lists(TEXTS, max_size=4))
 def test_the_fast_way_agrees_with_the_slow_one(questions, training):
     found = leaks([task(text, str(at)) for at, text in enumerate(questions)], [task(text) for text in training])
-    shares = {str(at): max([0.0, *(slowly(text, other) for other in training)]) for at, text in enumerate(questions)}
-    assert {leak.id: leak.share for leak in found.leaks} == {name: share for name, share in shares.items() if share}
+    shares = {str(at): max([0.0, *row]) for at, row in enumerate(slowly(questions, training))}
+    assert {leak.id: leak.share for leak in found.leaks} == pytest.approx({name: share for name, share in shares.items() if share})
 
 
 def test_a_test_set_is_no_validation_set_unless_told(tiny_project: TinyProject):
@@ -89,3 +177,11 @@ def test_real_training_data_are_searched_in_a_moment():
     training = load(DataConfig(source=str(DATA / "train" / "train_10k.parquet")))
     found = {name: leaks(benchmark(name).tasks(data=DATA / "benchmarks"), training) for name in ("hotpotqa", "gsm8k", "math500")}
     assert all(leakage.num_questions == size for leakage, size in zip(found.values(), (200, 1319, 500), strict=True))
+    assert [sum(leak.same for leak in leakage.leaks) for leakage in found.values()] == [5, 0, 0]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data are not here")
+def test_real_validation_data_that_hold_a_benchmark_are_told():
+    validation = load(DataConfig(source=str(DATA / "train" / "valid.parquet")))
+    assert len(leaks(benchmark("aime24").tasks(data=DATA / "benchmarks"), validation).leaks) == 30
+    assert not leaks(benchmark("aime25").tasks(data=DATA / "benchmarks"), validation)

@@ -24,6 +24,13 @@ def jsonl(tmp_path: Path, *rows: object, name: str = "x.jsonl") -> DataConfig:
     return DataConfig(source=str(path))
 
 
+def test_ids_of_the_rows_are_kept(tmp_path: Path) -> None:
+    rows = [{"id": id, "question": f"{n}?", "answer": "a"} for n, id in enumerate(["one", 2, "", None, True, "one", 1.5])]
+    tasks, report = load_with_report(jsonl(tmp_path, *rows))
+    assert [task.id for task in tasks] == ["one", "2", "x/3", "x/4", "x/5", "x/6", "x/7"]
+    assert "1 rows repeat an earlier id" in str(report)
+
+
 # real files
 
 
@@ -79,7 +86,7 @@ def test_benchmarks_are_read_whatever_their_keys(name: str, count: int | None, a
     tasks, report = load_with_report(DataConfig(source=str(path)))
     assert len(tasks) == len(lines) == (count or len(lines)) and not report.skipped
     assert answers is None or tasks[0].answers == answers
-    assert tasks[1].id == f"{name}/2"
+    assert tasks[1].id == str(tasks[1].metadata.get("id", f"{name}/2"))
     if name == "2wiki":
         assert "NYC" in tasks[0].answers and len(tasks[0].answers) == 8
     if name == "gsm8k":
@@ -357,7 +364,7 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_the_package_the_hub_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install 'arpo\[hub\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[hub\]'"):
         load(DataConfig(source="hf:org/name"))
 
 

@@ -39,6 +39,17 @@ async def outcome(tools, name, context=CONTEXT, **arguments):
     return await run_call(tools, Call(name=name, arguments=arguments), context)
 
 
+def test_a_function_that_cannot_be_a_tool_is_named_by_file_and_line():
+    def silent(item: str) -> str:
+        return item
+
+    line = silent.__code__.co_firstlineno
+    with pytest.raises(ConfigError, match=rf"test_call_boundary\.py, line {line}: .*no docstring.*'silent'"):
+        tool(silent)
+    with pytest.raises(ConfigError, match=r"^tools: .*'made'"):
+        tool(name="made")(eval("lambda made: made"))
+
+
 def test_schema_comes_from_types_and_docstring():
     assert population.name == "population" and population.description == "Population of a country. More words about it."
     properties = population.schema["properties"]

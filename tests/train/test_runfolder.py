@@ -65,6 +65,30 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
         RunFolder(tmp_path)
 
 
+def test_a_folder_with_a_recipe_of_its_user_is_no_run(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "tasks.jsonl").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"no run to resume.*environment\.json.*arpo train .*recipe\.yaml"):
+        RunFolder.create(tmp_path, RECIPE, {}, resume=True)
+    with pytest.raises(ConfigError, match="not empty"):
+        RunFolder.create(tmp_path, RECIPE, {})
+    with pytest.raises(ConfigError, match="no run to move aside"):
+        move_aside(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_start_that_was_killed_before_its_recipe_was_written_is_no_run(tmp_path):
+    path = tmp_path / "run"
+    RunFolder.create(path, RECIPE, {}).close()
+    for name in ("recipe.yaml", "summary.json"):
+        (path / name).unlink()
+    for name in ("events", "checkpoints", "evaluation"):
+        (path / name).rmdir()
+    RunFolder.create(path, RECIPE, {}).close()
+    assert len(RunFolder(path).environment()) == 1
+
+
 def test_two_processes_never_share_a_run(tmp_path):
     path = tmp_path / "run"
     with RunFolder.create(path, RECIPE, {}):

@@ -6,7 +6,7 @@ from pathlib import Path
 from arpo.errors import ConfigError
 from arpo.recipe import bundled, load_recipe
 from arpo.run import Run
-from arpo.train.runfolder import RunFolder
+from arpo.train.runfolder import RunFolder, check_is_run
 
 
 def asked_run(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> Run:
@@ -16,8 +16,7 @@ def asked_run(recipe: str | None, overrides: Sequence[str], resume: Path | None)
         if recipe is None:
             raise ConfigError("which recipe? None was named", hint=f"A file, or a bundled one: {', '.join(bundled())}")
         return load_recipe(recipe, overrides)
-    if not (resume / "recipe.yaml").is_file():
-        raise ConfigError("there is no run to resume", where=str(resume), hint="A run's folder has a recipe.yaml")
+    check_is_run(resume)
     changes = [*([recipe] if recipe else []), *overrides]
     if recipe and "=" not in recipe:
         raise ConfigError("a resumed run has its own recipe", value=recipe, hint="Give --resume RUN alone, or key=value with it")

@@ -16,6 +16,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from arpo.errors import install
+
 # Tested together (constraints.txt has the whole set).
 TESTED = {
     "torch": "2.13.0",
@@ -327,6 +329,6 @@ def _models() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     there = {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()}
     yield Finding("extras", f"installed: {', '.join(name for name in there if there[name]) or 'none'}")
-    missing = [f"arpo[{name}] for {EXTRAS[name][1]}" for name in there if not there[name]]
+    missing = [f"[{name}] for {EXTRAS[name][1]}" for name in there if not there[name]]
     if missing:
-        yield Finding("", f"not installed: {'; '.join(missing)}")
+        yield Finding("", f"not installed: {'; '.join(missing)} ({install('NAME')})")

@@ -26,7 +26,8 @@ from arpo.tasks import Task
 from arpo.tools.accounts import in_words
 from arpo.train.bar import Quarters
 from arpo.train.job import Job, build_job, build_world, model_folder, read_tasks
-from arpo.train.named import NamedModel, is_run, label_of, named_model, of_run
+from arpo.train.named import NamedModel, label_of, named_model, of_run
+from arpo.train.runfolder import is_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

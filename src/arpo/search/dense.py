@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arpo.errors import ConfigError, first_line
+from arpo.errors import ConfigError, first_line, install
 
 BLOCK = 65_536  # vectors compared at a time: the product stays small however large the matrix
 BATCH = 64
@@ -113,7 +113,7 @@ def _here(source: str) -> bool:
 
 
 def _not_installed(source: str) -> ConfigError:
-    hint = "pip install 'arpo[dense]'"
+    hint = install("dense")
     return ConfigError("dense retrieval needs sentence-transformers", where="encoder", value=source, hint=hint)
 
 

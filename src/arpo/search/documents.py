@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import ConfigError, FormatError, install
 from arpo.search.passages import Passage, cut, from_mappings, passage_of
 
-WEB = ("web pages and PDFs need trafilatura and pypdf", "pip install 'arpo[web]'")
+WEB = ("web pages and PDFs need trafilatura and pypdf", install("web"))
 
 
 def read_documents(source: object) -> list[Passage]:

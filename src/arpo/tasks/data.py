@@ -15,8 +15,9 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, Self
@@ -24,7 +25,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from arpo.config import Config, conflict
-from arpo.errors import ArpoError, ConfigError, FormatError, first_line, nearest
+from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
 from arpo.files import expanded
 from arpo.imported import imported
 from arpo.tasks import Task
@@ -113,12 +114,16 @@ def load(config: DataConfig) -> list[Task]:
 def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = task_of) -> tuple[list[Task], LoadReport]:
     """The tasks that `config` names, and what became of every row. `read` makes a task of a row, like `rows.task_of`."""
     mend, tasks, skipped, notes = Mending(), [], [], []
-    rows = 0
+    rows, ids = 0, Counter[str]()
     columns = {str(key): column for key, column in config.columns.items()}
     for number, (place, item) in enumerate(_items(config), 1):
         rows = number
         if not isinstance(item, Task):
-            item = read(item, place=place, name=f"{_stem(config)}/{number}", source=_stem(config), columns=columns, mend=mend)
+            name = f"{_stem(config)}/{number}"
+            item = read(item, place=place, name=name, source=_stem(config), columns=columns, mend=mend)
+            if isinstance(item, Task):
+                ids[item.id] += 1
+                item = item if ids[item.id] == 1 else replace(item, id=name)  # in foreign data an id need not be one
         if isinstance(item, Skipped):
             skipped.append(item)
         else:
@@ -130,6 +135,8 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
     if config.shuffle:
         Random(f"{config.seed}/tasks/{config.source}/{config.split}").shuffle(tasks)
     tasks = tasks[: config.limit]
+    if repeated := ids.total() - len(ids):
+        notes.append(f"{repeated} rows repeat an earlier id: named by their number")
     blind = sum(not task.answers for task in tasks)
     if blind:
         notes.append(f"{blind} without a reference answer (scored by their verifier)")
@@ -286,7 +293,7 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
     try:
         import datasets
     except ImportError as error:
-        hint = "pip install 'arpo[hub]'"
+        hint = install("hub")
         raise ConfigError("reading the Hub needs the package datasets", where="source", value=config.source, hint=hint) from error
     try:
         if expanded(name).is_dir():

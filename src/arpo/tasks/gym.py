@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from arpo.errors import ConfigError, RewardError, nearest
+from arpo.errors import ConfigError, RewardError, install, nearest
 from arpo.tasks import Task
 
 VERIFY = "arpo.tasks.gym:gym_score"
@@ -96,7 +96,7 @@ def _factory() -> Any:
     try:
         from reasoning_gym import factory
     except ImportError as error:
-        hint = "pip install 'arpo[gym]'"
+        hint = install("gym")
         raise ConfigError("gym: tasks need the package reasoning-gym", where="source", hint=hint) from error
     import reasoning_gym  # noqa: F401  fills the factory's table
 

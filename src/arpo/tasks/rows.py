@@ -69,8 +69,9 @@ def task_of(
 ) -> Task | Skipped:
     """The task in a row, or why it gives none (a blank question or answer).
 
-    `columns` may name the columns of "question" and "answer" (dotted for a column in a column). Raises FormatError naming place,
-    key and value where a column is missing or holds something else than it should.
+    The row's own `id` (text or a whole number) is the task's, else `name` is. `columns` may name the columns of "question" and
+    "answer" (dotted for a column in a column). Raises FormatError naming place, key and value where a column is missing or holds
+    something else than it should.
     """
     question_key = _column(row, "question", QUESTION_COLUMNS, columns, place)
     answer_key = _column(row, "answer", ANSWER_COLUMNS, columns, place)
@@ -90,12 +91,19 @@ def task_of(
         metadata["solution"] = gold
     given = row.get("data_source")
     return Task(
-        id=name,
+        id=_id(row.get("id"), name),
         messages=messages,
         answers=answers,
         source=given if isinstance(given, str) and given else source,
         metadata=metadata,
     )
+
+
+def _id(given: object, name: str) -> str:
+    """An id that a row brings; `name` where it brings none that could tell tasks apart."""
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        return name
+    return str(given).strip() or name
 
 
 def _dig(row: Mapping[str, object], key: str) -> object:

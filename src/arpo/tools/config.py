@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, WrapValidator, model_validator
 
 from arpo.config import NO_SECRETS, Config, conflict
-from arpo.errors import ArpoError, ConfigError, nearest
+from arpo.errors import ArpoError, ConfigError, install, nearest
 from arpo.imported import imported
 from arpo.tools.hidden import secrets_in
 from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig, ToolLimitsConfig
@@ -75,7 +75,7 @@ BUILT_IN = {
     "page": "arpo.tools.page:PageTool",
     "mcp": "arpo.tools.mcp:mcp_tools",
 }
-EXTRAS = {"web": "web", "page": "web", "mcp": "mcp"}  # what `pip install 'arpo[...]'` must have brought for a tool
+EXTRAS = {"web": "web", "page": "web", "mcp": "mcp"}  # the extra that brings a tool's packages
 
 
 def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list["Tool"]:
@@ -165,7 +165,7 @@ def _needs_extra(use: str, where: str) -> None:
     try:
         import_module(module)
     except ImportError as error:
-        hint = f"pip install 'arpo[{EXTRAS[use]}]'"
+        hint = install(EXTRAS[use])
         raise ConfigError(f"{use} needs packages that are not installed ({error})", where=where, value=use, hint=hint) from error
 
 

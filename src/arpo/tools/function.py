@@ -14,12 +14,14 @@ import inspect
 import json
 import typing
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from arpo.core.tree import Status
 from arpo.errors import ConfigError, ToolError
+from arpo.files import as_seen_from_here
 from arpo.tools import CallContext, JsonSchema, ToolResult
 from arpo.tools.docstrings import read_docstring
 from arpo.tools.off_loop import is_asynchronous, run_off_loop
@@ -99,7 +101,7 @@ class FunctionTool:
             raise self._unfit(f"has a type that no JSON schema describes: {error.message}") from error
 
     def _unfit(self, why: str) -> ConfigError:
-        return ConfigError(f"the function {why}", where="tools", value=self.name or self.function)
+        return ConfigError(f"the function {why}", where=_place(self.function), value=self.name or self.function)
 
     def bound_to(self, made: object, *, owner: str, thread: OwnThread | None = None, loop: OwnLoop | None = None) -> "FunctionTool":
         """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's tools share."""
@@ -147,6 +149,16 @@ class FunctionTool:
 
     async def _settled(self, result: Any) -> Any:
         return await self._own_loop.run(lambda: _awaited(result)) if inspect.isawaitable(result) else result
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """File and line of a function; "tools" where it has none."""
+    try:
+        target = inspect.unwrap(function if inspect.isroutine(function) else type(function))
+        file, (_, line) = inspect.getsourcefile(target), inspect.getsourcelines(target)
+    except (OSError, TypeError):  # made at a prompt, or written in C
+        return "tools"
+    return f"{as_seen_from_here(Path(file))}, line {line}" if file else "tools"
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

@@ -13,6 +13,7 @@ from arpo.recipe import load_recipe
 from arpo.run import Run
 from arpo.train import checkpoint
 from arpo.train.checkpoint import Checkpoint
+from arpo.train.runfolder import is_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +35,6 @@ def label_of(run: Run) -> str:
     """What a recipe's own model is called: its source, or its name where it is served."""
     endpoint = run.engine.endpoint
     return run.model.source if endpoint is None else f"{endpoint.model} at {endpoint.url}"
-
-
-def is_run(path: Path) -> bool:
-    """True for a folder that a run was written to (a recipe's own folder has no environment.json)."""
-    return (path / "recipe.yaml").is_file() and (path / "environment.json").is_file()
 
 
 def is_trained(name: str) -> bool:

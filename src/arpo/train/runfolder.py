@@ -35,8 +35,14 @@ from arpo.train.lock import Lock, is_held
 from arpo.train.whole import clear_partial, settle
 
 RESUMED = "recipe.resumed.yaml"
+ENVIRONMENT = "environment.json"
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 _OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)\.(?:frames|json)$")
+
+
+def is_run(path: Path) -> bool:
+    """True for a folder that a run was written to: a project's folder has a recipe.yaml of its user, but no environment.json."""
+    return (path / "recipe.yaml").is_file() and (path / ENVIRONMENT).is_file()
 
 
 class RunFolder:
@@ -73,11 +79,10 @@ class RunFolder:
             try:
                 _check_fits(path, resume)  # another process may have made and left a run while we waited
                 _tidy(path)
-                recipe = path / "recipe.yaml"
+                started = read_json(path / ENVIRONMENT) if resume else []
+                write_json(path / ENVIRONMENT, [*started, {"time": time.time(), **environment}])
                 if not resume:
-                    write_atomic(recipe, run_yaml)
-                started = read_json(path / "environment.json") if (path / "environment.json").exists() else []
-                write_json(path / "environment.json", [*started, {"time": time.time(), **environment}])
+                    write_atomic(path / "recipe.yaml", run_yaml)  # last: without it, what a killed start left is no run
                 for name in ("events", "checkpoints", "evaluation"):
                     (path / name).mkdir(exist_ok=True)
                 for name in _LINES:
@@ -236,7 +241,7 @@ class RunFolder:
         return self.recipe.read_text(encoding="utf-8")
 
     def environment(self) -> list[dict[str, Any]]:
-        path = self.path / "environment.json"
+        path = self.path / ENVIRONMENT
         return list(read_json(path)) if path.exists() else []
 
     def state(self) -> str:
@@ -282,7 +287,8 @@ def move_aside(path: Path) -> Path | None:
     Raises ConfigError where it is no run, or a process still writes it."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
-    RunFolder(path)
+    if not is_run(path):
+        raise ConfigError("this folder holds no run to move aside", where=str(path), hint="Choose another folder (--out)")
     lock = Lock.take(path / "lock")  # of two that move it aside at once, the second must not move the first one's new run
     try:
         number = 1
@@ -293,6 +299,16 @@ def move_aside(path: Path) -> Path | None:
     finally:
         lock.release()
     return aside
+
+
+def check_is_run(path: Path) -> None:
+    """Raises ConfigError where `path` is no run's folder."""
+    if is_run(path):
+        return
+    hint = "A run's folder has a recipe.yaml and an environment.json"
+    if (path / "recipe.yaml").is_file():
+        hint += f"; this one has a recipe alone, which begins a run: arpo train {path / 'recipe.yaml'}"
+    raise ConfigError("there is no run to resume", where=str(path), hint=hint)
 
 
 @contextmanager
@@ -306,11 +322,12 @@ def _writable(path: Path) -> Iterator[None]:
 
 def _check_fits(path: Path, resume: bool) -> None:
     """A run that goes on needs one; a new one needs a free place. What a killed start left of a run counts as nothing."""
-    if resume and not (path / "recipe.yaml").exists():
-        raise ConfigError("there is no run to resume here", where=str(path), hint="start it without --resume")
+    if resume:
+        check_is_run(path)
     if resume or not path.exists():
         return
-    if not path.is_dir() or any(p.name != "lock" and not p.name.startswith(PARTIAL) for p in path.iterdir()):
+    left = ("lock", ENVIRONMENT) if path.is_dir() and not (path / "recipe.yaml").exists() else ("lock",)
+    if not path.is_dir() or any(p.name not in left and not p.name.startswith(PARTIAL) for p in path.iterdir()):
         hint = "Go on with the run in it (--resume), move that aside (--again), or choose another folder (--out)"
         raise ConfigError("the run folder is not empty", where=str(path), hint=hint)
 

