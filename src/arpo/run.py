@@ -24,8 +24,7 @@ from arpo.tasks.data import BENCHMARK, SUFFIXES, DataConfig
 from arpo.tools.config import ToolConfig, ToolsConfig
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.models import ModelConfig
-from arpo.train.plan import Plan
-from arpo.train.settings import ColdStartConfig, TrainConfig
+from arpo.train.settings import ColdStartConfig, PlanConfig, TrainConfig
 
 
 def _reward(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -103,7 +102,7 @@ class Run(Config):
     cold_start: ColdStartConfig | None = None
     """Supervised fine-tuning before RL; null: the model is trained as it is."""
     evaluation: EvalConfig = EvalConfig()
-    plan: Literal["auto"] | Plan | None = None
+    plan: Literal["auto"] | PlanConfig | None = None
     """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in its first
     seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts, and here the speeds.
     Null: as they stand."""

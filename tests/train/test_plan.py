@@ -5,11 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpo.recipe import load_recipe
-from arpo.train.plan import CLOSING_S, MIN_QUESTIONS, MIN_STEPS, Counts, Lengths, Plan, plan
+from arpo.train.plan import CLOSING_S, MIN_QUESTIONS, MIN_STEPS, Counts, Lengths, plan
+from arpo.train.settings import PlanConfig
 
 LENGTHS = Lengths(prompt=60, written=40, observed=77)
-SLOW, FAST = Plan(trained_tokens_per_s=60, sampled_tokens_per_s=150), Plan(trained_tokens_per_s=5e4, sampled_tokens_per_s=5e4)
-speeds = st.builds(Plan, trained_tokens_per_s=st.floats(1, 1e5), sampled_tokens_per_s=st.floats(1, 1e5))
+SLOW, FAST = (
+    PlanConfig(trained_tokens_per_s=60, sampled_tokens_per_s=150),
+    PlanConfig(trained_tokens_per_s=5e4, sampled_tokens_per_s=5e4),
+)
+speeds = st.builds(PlanConfig, trained_tokens_per_s=st.floats(1, 1e5), sampled_tokens_per_s=st.floats(1, 1e5))
 counts = st.builds(Counts, tasks=st.integers(8, 5000), held_out=st.integers(0, 1000), traces=st.sampled_from([0, 8, 100, 480]))
 
 

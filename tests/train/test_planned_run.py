@@ -9,8 +9,9 @@ from rich.console import Console
 
 from arpo.recipe import load_recipe
 from arpo.train.pipeline import train
-from arpo.train.plan import MIN_STEPS, Plan
+from arpo.train.plan import MIN_STEPS
 from arpo.train.runfolder import RunFolder
+from arpo.train.settings import PlanConfig
 from tiny_project import TinyProject
 
 PLANNED = ("plan=auto", "train.steps=8", "train.trackers=[]", "evaluation={limit: 6, greedy_limit: 2}", "train.gates=null")
@@ -40,9 +41,9 @@ def test_the_slowest_machine_trains_five_steps_asks_before_and_after_and_says_wh
     assert "cannot be told from chance" in printed and f"{MIN_STEPS} steps and 6 questions" in printed
     # A resumption plans nothing anew.
     again = load_recipe(tmp_path / "run", ["train.steps=6"])
-    assert isinstance(again.plan, Plan) and again.train.minutes > 0.01
+    assert isinstance(again.plan, PlanConfig) and again.train.minutes > 0.01
     train(again, out=tmp_path / "run", resume=True, console=Console(quiet=True))
-    assert isinstance(load_recipe(tmp_path / "run").plan, Plan) and load_recipe(tmp_path / "run").plan == again.plan
+    assert isinstance(load_recipe(tmp_path / "run").plan, PlanConfig) and load_recipe(tmp_path / "run").plan == again.plan
 
 
 def test_a_cold_start_that_was_cut_too_short_goes_on_and_its_length_is_in_the_key(

@@ -6,7 +6,8 @@ from typing import Any
 
 from arpo.recipe import load_recipe
 from arpo.run import Run
-from arpo.train.plan import Counts, Lengths, Plan, plan
+from arpo.train.plan import Counts, Lengths, plan
+from arpo.train.settings import PlanConfig
 
 _SHAPE: dict[str, Any] = {  # SmolLM2-135M
     "vocab_size": 49152,
@@ -36,7 +37,7 @@ def forecast_quickstart() -> Expected:
     return Expected((planned.seconds + _FETCH_S) / 60, planned.text)
 
 
-async def _measure(run: Run) -> Plan:
+async def _measure(run: Run) -> PlanConfig:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from arpo.train.job import build_engine

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from arpo.config import Config
+from arpo.train.settings import ColdStartConfig, PlanConfig
 
 if TYPE_CHECKING:
     from arpo.core.credit import CreditedTree
     from arpo.run import Run
-    from arpo.train.settings import ColdStartConfig
 
 MIN_STEPS = 5
 """Training steps that are done however slow the machine is."""
@@ -28,15 +25,6 @@ _STEP_S = 2.0  # of a step for publication, records and tools
 _SHARED = 0.65  # tokens of a tree's leaves that are computed, over those of as many trajectories alone (without the prompt)
 _TEACHING = 0.85  # trees that have mixed rewards and are trained on
 _WASTE = 1.15  # what runs take beyond this arithmetic: short batches at the end of a step, packs that are not full
-
-
-class Plan(Config):
-    """Speeds of the machine that a run was planned for, in tokens a second."""
-
-    trained_tokens_per_s: Annotated[float, Field(gt=0)]
-    """Through forward and backward of the learner."""
-    sampled_tokens_per_s: Annotated[float, Field(gt=0)]
-    """Through the engine, those of prompts and of turns together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +79,7 @@ class Counts:
     """Of a cold start that is still to be made, else 0."""
 
 
-def plan(run: Run, speed: Plan, lengths: Lengths, counts: Counts, *, spent_s: float) -> Planned:
+def plan(run: Run, speed: PlanConfig, lengths: Lengths, counts: Counts, *, spent_s: float) -> Planned:
     """Cut `run` down to `train.minutes`, of which `spent_s` are gone.
 
     Updates of the cold start (where one is to be made), questions and steps shrink by one factor, none below its least: a quarter
@@ -147,7 +135,7 @@ def _tens(share: float, number: int) -> int:
     return number if share == 1 else min(number, 10 * round(share * number / 10))
 
 
-def _seconds(run: Run, speed: Plan, lengths: Lengths, counts: Counts) -> float:
+def _seconds(run: Run, speed: PlanConfig, lengths: Lengths, counts: Counts) -> float:
     train, evaluation, cold = run.train, run.evaluation, run.cold_start
     new = lengths.written + lengths.observed
     leaves = run.rollout.leaves * train.tasks_per_step

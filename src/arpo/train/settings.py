@@ -134,3 +134,12 @@ class ColdStartConfig(Config):
     def num_updates(self, num_traces: int) -> int:
         """Updates on so many traces."""
         return self.steps or max(1, math.ceil((self.epochs or 1.0) * num_traces / self.batch))
+
+
+class PlanConfig(Config):
+    """Speeds of the machine that a run was planned for, in tokens a second."""
+
+    trained_tokens_per_s: Annotated[float, Field(gt=0)]
+    """Through forward and backward of the learner."""
+    sampled_tokens_per_s: Annotated[float, Field(gt=0)]
+    """Through the engine, those of prompts and of turns together."""

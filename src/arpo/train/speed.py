@@ -13,13 +13,13 @@ from arpo.core.score import Score
 from arpo.core.tree import Ending, Prompt, Role, RolloutTree, Turn
 from arpo.engines import Engine, SamplingParams
 from arpo.train.learner import Learner
-from arpo.train.plan import Plan
+from arpo.train.settings import PlanConfig
 
 _TRAINED = 512  # tokens of a pass, of which a quarter are the policy's
 _SAMPLED = (16, 96, 16)  # requests at once, tokens of a prompt, tokens of a turn
 
 
-async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Plan:
+async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> PlanConfig:
     """Tokens a second through `learner` and `engine`, which are left as they were. `vocabulary`: tokens that the model knows."""
     random = Random("speed")
 
@@ -34,7 +34,7 @@ async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Pl
     await asyncio.gather(*(_turn(engine, tokens(prompt), turn, str(number)) for number in range(requests)))
     sampled_s = time.perf_counter() - began
     await engine.rest()
-    return Plan(
+    return PlanConfig(
         trained_tokens_per_s=float(f"{_TRAINED / trained_s:.3g}"),
         sampled_tokens_per_s=float(f"{requests * (prompt + turn) / sampled_s:.3g}"),
     )
