@@ -1,18 +1,43 @@
-"""Freed memory given back to the system. Knows glibc's allocator; elsewhere nothing needs to be done, and nothing is."""
+"""Freed memory kept for the next update, or given back to the system. Knows glibc's allocator; elsewhere nothing needs to be done,
+and nothing is."""
 
 import ctypes
 import sys
-from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
-
-def give_back() -> None:
-    """Return freed pages of the heap. glibc keeps blocks of up to 32 MB there when they are freed, and an update, which frees
-    thousands of many sizes, leaves gigabytes of holes that the next one fills badly."""
-    if trim := _malloc_trim():
-        trim(0)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names of them
+_LARGEST = 32 * 2**20  # of a block that glibc can keep in its heap
+_SCARCE = 0.25  # share of the machine's memory
 
 
 @cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def keep_freed() -> None:
+    """Have freed blocks of up to 32 MB stay in the process: what the system takes back it hands out again page by page, each of them
+    a page fault (a quarter of an update's time, measured on virtual machines)."""
+    if libc := _glibc():
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back() -> None:
+    """Return freed pages of the heap to the system where its memory is scarce: an update frees thousands of blocks of many sizes, and
+    leaves gigabytes of holes that the next one may fill badly."""
+    if _available() < _SCARCE and (libc := _glibc()):
+        libc.malloc_trim(0)
+
+
+def _available() -> float:
+    """The share of the machine's memory that is free or can be freed; 1 where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest}
+        return sizes["MemAvailable"] / sizes["MemTotal"]
+    except (OSError, KeyError, ValueError):
+        return 1.0
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if library is not None and hasattr(library, "malloc_trim") else None

@@ -27,7 +27,7 @@ from arpo.train.adapters import full_state
 from arpo.train.attention import layout_of, model_inputs, supports_tree, tree_attention
 from arpo.train.checkpoint import is_finite
 from arpo.train.config import LossConfig, OptimConfig
-from arpo.train.heap import give_back
+from arpo.train.heap import give_back, keep_freed
 from arpo.train.logprobs import Head, token_logprobs
 from arpo.train.losses import LossReport, metrics, normaliser, policy_loss
 from arpo.train.packing import PackedBatch, pack
@@ -96,6 +96,7 @@ class Learner:
         reference: Any = None,
     ) -> None:
         self.loss, self.optim, self.num_updates, self.token_budget, self.dtype = loss, optim, num_updates, token_budget, dtype
+        keep_freed()
         # Precision is autocast's below: Accelerate's own is a setting of the process, which two runs in one could not both have.
         self.accelerator = Accelerator(mixed_precision="no", cpu=model.device.type == "cpu")
         policy = Policy(model, tree=tree, temperature=temperature, entropy_grad=loss.entropy_coefficient > 0)
