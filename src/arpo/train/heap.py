@@ -21,7 +21,7 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Return freed pages of the heap to the system where its memory is scarce: an update frees thousands of blocks of many sizes, and
+    """Return freed pages of the heap to the system where its memory is scarce: an update frees thousands of blocks of many sizes and
     leaves gigabytes of holes that the next one may fill badly."""
     if _available() < _SCARCE and (libc := _glibc()):
         libc.malloc_trim(0)
