@@ -39,7 +39,7 @@ def test_a_quick_run_finds_one_loss_on_both_sides(tmp_path):
     sizes = {"rounds": 1, "tasks": 2, "leaves": 4, "updates": 30, "completion": 96, "dtype": "float32"}
     small = ["--quick", *(f"--{name}={value}" for name, value in sizes.items())]
     command = [sys.executable, str(SCRIPT), *small, "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2700, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     same = found["figures"]["same_loss"]

@@ -24,7 +24,7 @@ def last_line(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]

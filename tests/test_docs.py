@@ -119,7 +119,7 @@ def test_example_of_the_readme_trains(tmp_path: Path, tokenizer: object) -> None
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=script.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(script)], cwd=script.parent, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     summary = json.loads((script.parent / "runs" / "shop" / "summary.json").read_text())

@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 def arpo(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "100", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "arpo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def loaded_by(code: str) -> set[str]:
     """Heavy packages that are imported after `code` ran."""
     listing = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, env=environment, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, env=environment, check=True, timeout=600)
     return set(done.stdout.split("\n")[-2].split())
 
 
@@ -95,7 +95,7 @@ def test_ctrl_c_is_a_word_and_exit_code_130(tmp_path: Path) -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130 and said.strip() == "stopped"
 
 

@@ -39,7 +39,7 @@ async def write(engine, prompt, **params) -> Written:
     return Written([chunk async for chunk in engine.sample(prompt, SamplingParams(**params))])
 
 
-async def until(true, seconds=10.0):
+async def until(true, seconds=120.0):
     """Wait until `true()` holds."""
     end = asyncio.get_running_loop().time() + seconds
     while not true():

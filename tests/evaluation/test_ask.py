@@ -48,7 +48,7 @@ def test_a_recipe_is_asked_with_its_source_and_a_model_with_the_recipe(
 
 
 def test_equal_questions_get_equal_answers(tiny_run: Path, tmp_path: Path) -> None:
-    run = load_recipe(tiny_run, ["engine.deterministic=true", "evaluation.greedy_limit=0"])
+    run = load_recipe(tiny_run, ["engine.deterministic=true", "evaluation={limit: 5, greedy_limit: 0}"])
     first, again = (evaluate_named(str(tiny_run), run, out=tmp_path, console=screen())[0] for _ in range(2))
     assert first.samples == again.samples
     other = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"seed": 7})})

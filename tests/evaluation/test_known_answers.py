@@ -62,7 +62,8 @@ def asked(tokenizer: Any, tasks: list[Task], answers: dict[str, str]) -> Results
 
     who = Agent(engine=ScriptedEngine(play, tokenizer), tools=(Library(),), format=form, vocab_size=len(tokenizer))
     rules = RolloutConfig(**SIZES)
-    return asyncio.run(evaluate(who, tasks, reward(), rules, name="known", model="script", in_flight=200))
+    # Few at a time: formulas wait for each other in one process, and that counts against a reward's 30 s.
+    return asyncio.run(evaluate(who, tasks, reward(), rules, name="known", model="script", in_flight=20))
 
 
 def held(tokenizer: Any, name: str, limit: int | None) -> None:

@@ -34,7 +34,7 @@ def sped(tokenizer, timing: int):
     return agent(tokenizer, unsure, slow, delay=lambda: (draw.choice([0.0, draw.expovariate(2.0)]), draw.choice([0.0, 0.01, 0.1])))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rule=st.sampled_from(RULES),
     roots=st.sampled_from([2, 3, 5, Pilot()]),

@@ -158,7 +158,7 @@ def session_of(pid: int) -> int:
 
 async def until(true: Callable[[], bool]) -> None:
     """A signal takes a moment."""
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 120
     while not true():
         assert time.monotonic() < give_up
         await asyncio.sleep(0.02)

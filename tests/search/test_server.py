@@ -45,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         yield url, folder
     finally:
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=600)
     assert "5,713 passages, lexical" in told and "Traceback" not in told
 
 
@@ -94,7 +94,7 @@ def test_a_port_in_use_is_named_before_anything_is_served(served: tuple[str, Pat
     url, folder = served
     port = url.rpartition(":")[2]
     command = [sys.executable, "-m", "arpo", "serve-search", str(folder), "--port", port, "--workers", str(workers)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and f"127.0.0.1:{port} cannot be listened at" in done.stderr and "--port" in done.stderr
     assert "Traceback" not in done.stderr and "POST" not in done.stderr
 

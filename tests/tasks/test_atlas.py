@@ -276,7 +276,7 @@ def test_building_again_gives_the_committed_bytes(tmp_path: Path) -> None:
     else:
         python = sys.executable
     output = tmp_path / "world.jsonl"
-    subprocess.run([python, str(ROOT / "scripts/build_atlas.py"), "--output", str(output)], check=True, timeout=120)
+    subprocess.run([python, str(ROOT / "scripts/build_atlas.py"), "--output", str(output)], check=True, timeout=600)
     committed = ROOT / "src/arpo/tasks/atlas_data/world.jsonl"
     assert output.read_bytes() == committed.read_bytes()
     assert all(json.loads(line) for line in committed.read_text(encoding="utf-8").splitlines())

@@ -161,6 +161,6 @@ def test_pushing_without_login_or_network(tiny_run: Path, tmp_path: Path, token:
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     environment |= {"HF_TOKEN": token} if token else {}
     command = [sys.executable, "-m", "arpo", "export", str(tiny_run), str(tmp_path / "out"), "--push", "somebody/model"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert (tmp_path / "out" / "model.safetensors").exists() == (token is not None)  # what was written stays

@@ -234,7 +234,7 @@ def test_however_a_run_ends_nothing_but_its_folder_is_left(how: str, tiny_projec
     assert started.process.returncode == end.code and end.said in said and "Traceback" not in said, said
     for part in PARTS:
         assert any(part in command for command in started.met.values()), (part, started.met)
-    patience = time.monotonic() + 20
+    patience = time.monotonic() + 120
     while alive := {pid: command for pid, command in started.met.items() if lives(pid)}:
         assert time.monotonic() < patience, alive
         time.sleep(0.05)

@@ -67,7 +67,7 @@ def tracked(name, run, *more, **environment):
     command = [sys.executable, "-c", RUN, str(run), name, *more]
     source = str(Path(arpo.__file__).parents[1])
     environment = {**kept, "PYTHONPATH": source, **environment}
-    done = subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert scalars(run / "tensorboard")["reward/leaves"] == [(1, 0.5), (2, 0.75)]
     assert [path.name for path in run.parent.iterdir()] == [run.name]  # nothing beside the run
@@ -82,6 +82,7 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     assert b"entropy_at" not in content
 
 
+@pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
 def test_mlflow_writes_into_the_runs_folder(tmp_path):
     tracked("mlflow", tmp_path / "mine")
     (metric,) = (tmp_path / "mine" / "mlruns").glob("*/*/metrics/reward/leaves")
@@ -92,6 +93,7 @@ def test_mlflow_writes_into_the_runs_folder(tmp_path):
     assert (kept / "tags" / "mlflow.runName").read_text() == "mine"
 
 
+@pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
 def test_trackio_keeps_all_runs_in_its_store_and_goes_on_with_a_resumed_one(tmp_path):
     run, store = tmp_path / "mine", tmp_path / "mine" / "store"  # inside, so that nothing lies beside the run
     environment = {"TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"}

@@ -62,7 +62,7 @@ def test_a_build_that_is_not_whole_leaves_the_last_one(tmp_path):
 
     def swapped() -> bool:
         command = ["node", str(VIEWER / "swap.js"), str(built), str(static)]
-        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=600, check=False).returncode == 0
 
     assert not swapped() and len(list(static.iterdir())) == 4
     (built / "app.css").write_text("app.css in built")
@@ -77,7 +77,7 @@ def test_a_rebuild_gives_the_same_bytes(tmp_path):
     viewer = tmp_path / "viewer"
     shutil.copytree(VIEWER, viewer, ignore=shutil.ignore_patterns("node_modules"))
     for command in (["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"]):
-        done = subprocess.run(command, cwd=viewer, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, cwd=viewer, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     built = tmp_path / "src" / "arpo" / "view" / "static"
     assert {p.name: p.read_bytes() for p in built.iterdir()} == {p.name: p.read_bytes() for p in STATIC.iterdir()}
