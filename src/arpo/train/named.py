@@ -13,7 +13,7 @@ from arpo.recipe import load_recipe
 from arpo.run import Run
 from arpo.train import checkpoint
 from arpo.train.checkpoint import Checkpoint
-from arpo.train.runfolder import is_run
+from arpo.train.runfolder import RunFolder, check_is_run, is_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,18 @@ def is_trained(name: str) -> bool:
     # A cold start's model has a manifest too, but it is a Hugging Face folder and no checkpoint.
     listed = (path / checkpoint.MANIFEST).is_file() and not (path / "config.json").is_file()
     return listed or (path.is_dir() and path.name.startswith("step-"))
+
+
+def named_run(given: Run | str | Path, out: Path | None, *, resume: bool = False) -> tuple[Run, Path | None]:
+    """The run that `given` is or names (a recipe's path, a bundled recipe, a run's folder), and the folder for it where that is
+    clear: a run's folder that is resumed, as it last went on. Raises ConfigError."""
+    if isinstance(given, Run):
+        return given, out
+    path = expanded(given)
+    if resume and path.is_dir():
+        check_is_run(path)
+        return load_recipe(RunFolder(path).recipe), out or path
+    return load_recipe(given), out
 
 
 def named_model(name: str, recipe: Run | None = None) -> NamedModel:
