@@ -25,6 +25,7 @@ from arpo.config import Config
 from arpo.core.branching import Pilot, Rule
 from arpo.run import Run, plain
 from arpo.tools.config import ToolConfig
+from arpo.train.settings import TrackerConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 OPENING = """\
@@ -52,6 +53,8 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
   `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a script that
   defines them is imported when the run is resumed, evaluated or talked with: put its `arpo.train(run)` under
   `if __name__ == "__main__":`, and objects that were made with arguments into variables of the module.
+- `arpo.train(run)` returns the run's folder. It takes a `Run`, or names one as the command line does: `arpo.train("mine.yaml")`;
+  `callbacks=[...]` hear of each step, evaluation and checkpoint ([records.md](records.md#while-a-run-goes-on)).
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
 - A recipe is written into the run's folder, so API keys belong in the environment: a recipe with one in an option, a header, a
@@ -71,6 +74,8 @@ def page() -> str:
             parts += _section(name, group, level=2, optional=field.default is None)
         if name == "tools":
             parts += _section("tools.offered (each entry)", ToolConfig, level=3)
+        if name == "train":
+            parts += _section("train.trackers (each entry)", TrackerConfig, level=3)
         if name == "rollout":
             parts += _kinds()
     return "\n".join(parts).rstrip() + "\n"

@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arpo import train
     from arpo.chat import Transcript
     from arpo.core.score import Score
     from arpo.errors import (
@@ -31,11 +30,14 @@ if TYPE_CHECKING:
     from arpo.tasks import Task
     from arpo.tools import CallContext, ToolResult
     from arpo.tools.function import tool
+    from arpo.train.callbacks import Callback
+    from arpo.train.pipeline import train
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Run": ("arpo.run", "Run"),
+    "Callback": ("arpo.train.callbacks", "Callback"),
     "load_recipe": ("arpo.recipe", "load_recipe"),
     "tool": ("arpo.tools.function", "tool"),
     "Task": ("arpo.tasks", "Task"),
@@ -62,6 +64,7 @@ _HOMES = {
 __all__ = [
     "ArpoError",
     "CallContext",
+    "Callback",
     "CheckpointError",
     "ConfigError",
     "EngineError",

@@ -71,8 +71,9 @@ def test_sft_leaves_a_model_that_eval_and_chat_take(tiny_project: TinyProject, t
     asked = arpo("eval", tiny_project.recipe, "--model", out, "--limit", 2, "--greedy")
     [written] = Path("evaluation").iterdir()
     assert asked.exit_code == 0 and written.name.startswith("tiny-") and written.name.endswith("-model-test-greedy.json")
-    talked = arpo("chat", out, "--recipe", tiny_project.recipe, typed="Parity of 3\n/quit\n")
-    assert talked.exit_code == 0 and "tools: parity" in talked.output
+    for options in ((), ("--recipe", tiny_project.recipe)):
+        talked = arpo("chat", out, *options, typed="Parity of 3\n/quit\n")
+        assert talked.exit_code == 0 and "tools: parity" in talked.output
     cached = arpo("sft", tiny_project.recipe, "cold_start.steps=3", "evaluation={limit: 3, greedy_limit: 0}")
     assert cached.exit_code == 0 and "from the cache" in cached.output and Path("runs/tiny-sft/config.json").is_file()
 
@@ -94,6 +95,18 @@ def test_export(tiny_run: Path, tmp_path: Path) -> None:
     done = arpo("export", tiny_run, tmp_path / "out")
     assert done.exit_code == 0 and (tmp_path / "out" / "model.safetensors").is_file()
     assert str(tmp_path / "out") in done.output
+    talked = arpo("chat", tmp_path / "out", typed="Parity of 3\n/quit\n")
+    assert talked.exit_code == 0 and "tools: parity" in talked.output, "an exported model keeps its tools"
+    asked = arpo("eval", tmp_path / "out", "--limit", 1, "--greedy")
+    assert asked.exit_code == 0, asked.output
+    (tmp_path / "out" / "recipe.yaml").unlink()
+    plain = arpo("chat", tmp_path / "out")
+    assert plain.exit_code == 2 and "no tools and no prompt of its own" in " ".join(plain.output.split())
+
+
+def test_chat_with_the_model_of_a_recipe(tiny_project: TinyProject) -> None:
+    done = arpo("chat", tiny_project.recipe, typed="/quit\n")
+    assert done.exit_code == 0 and "tools: parity" in done.output
 
 
 @pytest.mark.parametrize(
@@ -150,7 +163,7 @@ class Typed:
         return line
 
 
-def talk_with(source: Path, *lines: str | None, recipe: str = "quickstart") -> str:
+def talk_with(source: Path, *lines: str | None, recipe: str | None = None) -> str:
     import io
 
     from rich.console import Console

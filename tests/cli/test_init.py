@@ -82,6 +82,7 @@ def test_its_recipe_trains_as_it_is_written(
     summary = json.loads(Path("runs/shop/summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["accuracy_after"]["n"]) == ("finished", 1, 2)
     assert Path("runs/shop/report.md").is_file() and "cold start: 3" in done.output
+    assert "leaves in the right format" in {gate["what"] for gate in summary["gates"] if gate["measured"] is not None}
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ PLAIN = ("tools=[]", "rollout.max_calls=0", "rollout.rule=none", "rollout.leaves
 def training(
     project: TinyProject, out: Path, play: Play | None, *overrides: str, clock: Callable[[], float] | None = None, **parts: Any
 ) -> Iterator[Trainer]:
-    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps."""
+    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps, callbacks."""
     run = load_recipe(project.recipe, ["cold_start=null", *overrides])
     job = build_job(run, project.model)
     if play:
@@ -53,7 +53,16 @@ def training(
         tasks, validation = (read_tasks(run, split)[0] for split in ("train", "validation"))
         state = parts.get("state", TrainState())
         yield Trainer(
-            job, learner, folder, tasks, validation, state=state, num_steps=num_steps, progress=progress, trackers=trackers
+            job,
+            learner,
+            folder,
+            tasks,
+            validation,
+            state=state,
+            num_steps=num_steps,
+            progress=progress,
+            trackers=trackers,
+            callbacks=parts.get("callbacks"),
         )
 
 

@@ -1,6 +1,7 @@
 """Figures of a step, against a tree small enough to count by hand."""
 
 from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,16 @@ def test_rewards_of_leaves_probe_lines_and_forks():
     assert m["accuracy/leaves"] == pytest.approx(1.5 / 4)
     assert m["parts/format"] == m["rates/format"] == 0.75
     assert m["rates/tool_use"] == 0.75 and m["rates/mixed_groups"] == 1.0
+
+
+def test_the_format_is_that_of_the_turns_where_the_reward_does_not_judge_it():
+    judged = measured()
+    scores = {leaf: Score(reward=score.reward, accuracy=0.0) for leaf, score in judged.credited.scored.scores.items()}
+    silent = replace(judged, credited=replace(judged.credited, scored=ScoredTree(judged.credited.tree, scores)))
+    assert "rates/format" not in measure([silent])
+    well_formed = {(0, 0): True, (0, 1, 0): False, (0, 2): False, (1,): False, (2,): True}  # the last has no score
+    assert measure([replace(silent, well_formed=well_formed)])["rates/format"] == 0.25
+    assert measure([replace(judged, well_formed=well_formed)])["rates/format"] == 0.75
 
 
 def test_calls_answered_once_count_again_for_each_further_leaf():

@@ -9,6 +9,7 @@ import pytest
 
 import arpo
 from arpo.errors import ConfigError
+from arpo.train.settings import TrackerConfig
 from arpo.train.trackers import KNOWN, Trackers, check_trackers
 
 
@@ -38,6 +39,12 @@ def test_a_resumed_run_hides_the_steps_that_it_does_again(tmp_path):
 def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'wandb'"):
         check_trackers(["wand"])
+    with pytest.raises(ConfigError, match=r"twice.*'wandb'"):
+        check_trackers(["wandb", TrackerConfig(use="wandb", project="mine")])
+    with pytest.raises(ConfigError, match="trackio has no tags"):
+        TrackerConfig(use="trackio", tags=["a"])
+    with pytest.raises(ConfigError, match="tensorboard has no project"):
+        TrackerConfig(use="tensorboard", project="mine")
     monkeypatch.setattr("arpo.train.trackers.find_spec", lambda name: None)  # as where none is installed
     for name in KNOWN:
         with pytest.raises(ConfigError, match="pip install"):
@@ -48,11 +55,15 @@ def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path,
 RUN = """
 import sys
 from pathlib import Path
+from arpo.train.settings import TrackerConfig
 from arpo.train.trackers import Trackers
 
 settings = {"seed": 3, "rollout": {"leaves": 8, "rule": {"rule": "paper"}}, "empty": {}, "none": None}
 resumed_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
-with Trackers(Path(sys.argv[1]), [sys.argv[2]], settings=settings, resumed_after=resumed_after) as trackers:
+use = {"use": sys.argv[2], "project": "shop", "group": "rule-a"}
+if sys.argv[2] != "trackio":
+    use["tags"] = ["seed-1", "cpu"]
+with Trackers(Path(sys.argv[1]), [TrackerConfig(**use)], settings=settings, resumed_after=resumed_after) as trackers:
     if resumed_after is None:
         trackers.log({"reward/leaves": 0.5, "entropy_at/first/00": 1.0}, 1)
     trackers.log({"reward/leaves": 0.75, "tokens/generated": 10}, 2)
@@ -77,7 +88,7 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     tracked("wandb", tmp_path / "mine", WANDB_MODE="offline")
     (written,) = (tmp_path / "mine" / "wandb").glob("offline-run-*/*.wandb")
     content = written.read_bytes()
-    for word in (b"reward/leaves", b"0.75", b"tokens/generated", b"rollout.rule.rule", b"mine", b"arpo"):
+    for word in (b"reward/leaves", b"0.75", b"tokens/generated", b"rollout.rule.rule", b"mine", b"shop", b"rule-a", b"seed-1"):
         assert word in content
     assert b"entropy_at" not in content
 
@@ -90,7 +101,9 @@ def test_mlflow_writes_into_the_runs_folder(tmp_path):
     assert [(float(value), int(step)) for _, value, step in found] == [(0.5, 1), (0.75, 2)]
     kept = metric.parents[2]
     assert (kept / "params" / "rollout.rule.rule").read_text() == "paper"
-    assert (kept / "tags" / "mlflow.runName").read_text() == "mine"
+    tags = {path.name: path.read_text() for path in (kept / "tags").iterdir()}
+    assert tags["mlflow.runName"] == "mine" and tags["group"] == "rule-a" and tags["seed-1"] == tags["cpu"] == "true"
+    assert "name: shop" in (kept.parent / "meta.yaml").read_text()
 
 
 @pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
@@ -99,7 +112,7 @@ def test_trackio_keeps_all_runs_in_its_store_and_goes_on_with_a_resumed_one(tmp_
     environment = {"TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"}
     tracked("trackio", run, **environment)
     tracked("trackio", run, "1", **environment)
-    with sqlite3.connect(store / "arpo.db") as database:
+    with sqlite3.connect(store / "shop.db") as database:
         logged = database.execute("SELECT run_id, run_name, step, metrics FROM metrics ORDER BY id").fetchall()
         settings = database.execute("SELECT config FROM configs").fetchall()
     assert len({id for id, *_ in logged}) == 1
@@ -108,4 +121,5 @@ def test_trackio_keeps_all_runs_in_its_store_and_goes_on_with_a_resumed_one(tmp_
         ("mine", 2, {"reward/leaves": 0.75, "tokens/generated": 10.0}),
         ("mine", 2, {"reward/leaves": 0.75, "tokens/generated": 10.0}),
     ]
-    assert json.loads(settings[0][0])["rollout.rule.rule"] == "paper"
+    found = json.loads(settings[0][0])
+    assert found["rollout.rule.rule"] == "paper" and found["_Group"] == "rule-a"

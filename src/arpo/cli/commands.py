@@ -209,8 +209,12 @@ def compare(
 @app.command()
 @command
 def chat(
-    source: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a model.", show_default=False)],
-    recipe: Annotated[str, typer.Option(help="Whose tools and chat format a plain model gets.")] = "quickstart",
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, a model, or a recipe.", show_default=False)
+    ],
+    recipe: Annotated[
+        str | None, typer.Option(help="Whose tools and prompt it gets. Runs, exported models and recipes have their own.")
+    ] = None,
 ) -> None:
     """Talk with an agent and its tools.
 

@@ -11,23 +11,23 @@ from random import Random
 from rich.console import Console
 
 from arpo.errors import ArpoError
-from arpo.recipe import load_recipe
 from arpo.rollout.talk import ask
 from arpo.run import Run
 from arpo.tasks import Task
 from arpo.train.job import Job, build_job, build_world, model_folder
-from arpo.train.named import NamedModel, is_trained, named_model
+from arpo.train.named import NamedModel, spoken_with
 
 KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D leaves."
 
 
-def talk(source: str, recipe: str = "quickstart", *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
-    """Talk with the model that `source` names: a run's with its own tools, a plain model with those of `recipe`.
+def talk(source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
+    """Talk with the model that `source` names: a run's, an exported one or a recipe's with their own tools, or with those of
+    `recipe`, which a plain model needs.
 
     `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other ArpoErrors.
     """
     console = console or Console(soft_wrap=True)
-    found = named_model(source) if is_trained(source) else named_model(source, load_recipe(recipe))
+    found = spoken_with(source, recipe)
     world = build_world(found.run)
     for text in world.notes():
         console.print(text, highlight=False, markup=False)

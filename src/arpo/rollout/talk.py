@@ -38,10 +38,16 @@ class ShownEngine(Around):
             text = self.chat.text(tokens)  # of the whole turn: a piece of it may begin inside a character
             if chunk.finish is None:
                 text = text.rstrip("\ufffd")
+            text = self._up_to_its_end(text)
             self.console.print(Text(text[len(shown) :], style=AGENT_STYLE), end="")
             shown = text
             self.known += len(chunk.tokens)
             yield chunk
+
+    def _up_to_its_end(self, text: str) -> str:
+        """`text` without what the last token of a stop string brought along (`</answer><` where one token is `><`)."""
+        ends = [at + len(stop) for stop in self.chat.stop if (at := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
     def _show(self, tokens: Sequence[int], style: str) -> None:
         self.console.print(Text(self.chat.text(tokens), style=style), end="")

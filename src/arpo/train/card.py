@@ -95,7 +95,7 @@ def _use(run: Run, name: str) -> str:
         else "It calls tools as its chat template says."
     )
     return (
-        f"## Use\n\n{protocol}\n\n    arpo chat {name} --recipe RECIPE\n\n"
+        f"## Use\n\n{protocol}\n\n    arpo chat {name} --recipe RECIPE    # an export on disk has its own\n\n"
         f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{name}")\ntokenizer = AutoTokenizer.from_pretrained("{name}")\n```'
     )

@@ -7,17 +7,22 @@ from pathlib import Path
 
 from arpo.errors import ConfigError, first_line
 from arpo.files import expanded
+from arpo.located import dump
+from arpo.run import Run, plain
 from arpo.train.card import model_card, table_of_run
 from arpo.train.models import ModelConfig, load_model
 from arpo.train.named import named_model
 from arpo.train.runfolder import RunFolder
 from arpo.train.sources import fetch
 
+RECIPE = "recipe.yaml"
+
 
 def export(name: str | Path, out: Path | str, *, push: str | None = None) -> Path:
     """Write the model of a run (the best checkpoint where it validated, else the last) or of one checkpoint to the folder `out`.
 
-    `AutoModelForCausalLM.from_pretrained(out)` loads it; LoRA is merged. `push`: also upload it to the Hub as `org/name`, as a
+    `AutoModelForCausalLM.from_pretrained(out)` loads it; LoRA is merged. Its recipe.yaml says what the model was trained with, so
+    that `arpo chat` and `arpo eval` give it the same tools and prompt. `push`: also upload it to the Hub as `org/name`, as a
     private repository where it is new. Raises ConfigError where `out` is not empty, there is no such run, or the Hub refuses.
     """
     found = named_model(str(name))
@@ -25,6 +30,7 @@ def export(name: str | Path, out: Path | str, *, push: str | None = None) -> Pat
     if push:
         check_push(push)
     write_model(found.run.model, found.weights, target)
+    write_recipe(target, found.run)
     assert found.folder is not None and found.checkpoint is not None  # without a recipe, what is named is a run's
     step = found.checkpoint.state.step
     results = table_of_run(RunFolder(found.folder).summary(), step)
@@ -40,6 +46,13 @@ def empty_folder(path: Path) -> Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError("this folder is not empty: nothing was written", where=str(path), hint="Name a new one")
     return path
+
+
+def write_recipe(out: Path, run: Run) -> None:
+    """The recipe of the model's run, with the model in `out` as its own: which tools, prompt and chat format the model knows."""
+    model = run.model.model_copy(update={"source": ".", "lora": None})
+    exported = run.model_copy(update={"model": model, "out": None, "cold_start": None})
+    (out / RECIPE).write_text(dump(plain(exported)), encoding="utf-8")
 
 
 def write_card(out: Path, card: str) -> None:
@@ -86,7 +99,9 @@ def push_to_hub(folder: Path, name: str) -> None:
     api = HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by arpo")
+        api.upload_folder(  # without the recipe: it names folders of this machine
+            repo_id=name, folder_path=folder, commit_message="Exported by arpo", ignore_patterns=[RECIPE]
+        )
     except (HTTPError, OSError) as error:
         hint = f"The model lies in {folder}: `hf upload {name} {folder}` tries again"
         raise ConfigError(f"the Hub did not take it ({first_line(error)})", where="--push", value=name, hint=hint) from error

@@ -19,7 +19,7 @@ from arpo.run import Run
 from arpo.train import sft
 from arpo.train.card import model_card, table_of_results
 from arpo.train.config import LossConfig
-from arpo.train.export import empty_folder, write_card, write_model
+from arpo.train.export import empty_folder, write_card, write_model, write_recipe
 from arpo.train.job import Job, build_job, build_learner, read_tasks
 from arpo.train.progress import Progress, duration
 from arpo.train.served import refuse_training
@@ -97,6 +97,7 @@ async def _alone(run: Run, out: Path, console: Console) -> None:
         else:
             tell("cold start: made before, taken from the cache")
         write_model(run.model, start.model, out)
+        write_recipe(out, run)
         for asking in askings(run.evaluation, run.evaluation.split) if tasks else ():
             results.append(await ask(job, tasks, asking, model=str(out), console=console))
     finally:

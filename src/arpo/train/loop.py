@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from arpo.tasks import Task
 from arpo.train import checkpoint
 from arpo.train.ahead import pace_of
 from arpo.train.batches import Batch, Cursor, collect_step, is_used
+from arpo.train.callbacks import Callback
 from arpo.train.checkpoint import TrainState
 from arpo.train.extremes import best_and_worst
 from arpo.train.gates import gates, tool_use_collapse
@@ -59,10 +61,11 @@ class Trainer:
         trackers: Trackers,
         reserve_s: float = 0.0,
         min_steps: int = 0,
+        callbacks: Callback | None = None,
     ) -> None:
         self.job, self.learner, self.folder, self.tasks, self.validation = job, learner, folder, tasks, validation
         self.state, self.num_steps, self.progress, self.trackers, self.reserve_s = state, num_steps, progress, trackers, reserve_s
-        self.run, self.saved, self.min_steps = job.run, state, min_steps
+        self.run, self.saved, self.min_steps, self.callbacks = job.run, state, min_steps, callbacks or Callback()
         self.ended_early = ""  # why, where not all steps were done
         self.whole = True  # False while the weights are ahead of the state
         self.history = [_kept(line) for line in folder.metrics()]
@@ -267,7 +270,9 @@ class Trainer:
             skipped=self.bad_updates,
         )
         self.whole = True
-        self.trackers.log(metrics, self.state.step)  # last: a server of metrics that is down ends the run, and costs it no step
+        # Last: a server of metrics that is down, or a callback that raises, ends the run and costs it no step.
+        self.trackers.log(metrics, self.state.step)
+        self.callbacks.on_step(self.state.step, metrics)
 
     async def validate(self, *, last: bool = False) -> None:
         """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the best."""
@@ -290,6 +295,7 @@ class Trainer:
             await self.save(last=True)
         else:
             self.state = replace(self.state, validated=step, stale_evaluations=self.state.stale_evaluations + 1)
+        self.callbacks.on_evaluation(step, results)
 
     async def save(self, *, last: bool = False) -> None:
         """Write a checkpoint where one is due: every `train.save_every` steps, and at the end (`last`) unless it is there.
@@ -303,11 +309,12 @@ class Trainer:
             return
         self.progress.phase("checkpoint")
         self.folder.sync()
-        await self.pace.learn(self._write_checkpoint)
+        path = await self.pace.learn(self._write_checkpoint)
+        self.callbacks.on_checkpoint(self.saved.step, path)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self) -> Path:
         policy = self.learner.unwrapped
-        checkpoint.save(
+        saved = checkpoint.save(
             self.folder.path / "checkpoints",
             self.state,
             policy.model,
@@ -316,6 +323,7 @@ class Trainer:
             keep=self.run.train.keep_last + bool(self.bad_updates),  # what may be broken pushes out nothing
         )
         self.saved = self.state
+        return saved.path
 
     def note(self, text: str, level: str = "info", step: int | None = None) -> None:
         """`step`: None for the last finished one."""

@@ -1,12 +1,13 @@
 """What a step was like, as a flat dict of numbers: pure functions of its trees.
 
 Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a figure that cannot be
-computed (no decision, no format part) is left out, never 0.
+computed (no decision, say) is left out, never 0.
 
     reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
         `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
         of 1 / number of children on its path (biased: children are not forked at random).
     rates/{format,tool_use,mixed_groups}, parts/NAME (means of the reward's parts)
+        `format`: the reward's part of that name; of a reward without one, branches that finished with every turn well formed.
     calls/{asked,answered,executed,cached,shared,discarded,inherited,a_leaf,retried,cost}
         `answered`: executed, from the cache, or shared with an equal call under way; the rest was refused.
         `discarded`: answered ones that the model never saw (too long for the branch, or a neighbour's provider was down).
@@ -45,17 +46,22 @@ POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One tree of a step, with its planned number of roots, its final decisions by tip place (`Expansion.decisions`) and, by leaf,
-    the outcomes that the model never saw (`Grown.discarded`)."""
+    the outcomes that the model never saw (`Grown.discarded`) and whether it finished with every turn well formed."""
 
     credited: CreditedTree
     planned_roots: int
     decisions: Mapping[Place, TipDecision] = field(default_factory=dict)
     discarded: Mapping[Place, Sequence[Outcome]] = field(default_factory=dict)
+    well_formed: Mapping[Place, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rollout: Rollout, credited: CreditedTree) -> "Measured":
         grown = rollout.grown
-        return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded)
+        well_formed = {
+            leaf: said.ending == Ending.FINISHED.value and all(turn.well_formed for turn in said.turns)
+            for leaf, said in rollout.transcripts.items()
+        }
+        return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded, well_formed)
 
 
 def measure(step: Sequence[Measured], *, head_tokens: int = POSITIONS, version: int | None = None) -> Metrics:
@@ -118,7 +124,8 @@ def _rates(step: Sequence[Measured]) -> Metrics:
     teaching: list[float] = []
     for m in step:
         scores = m.credited.scored.scores
-        formats += [float(s.parts["format"]) for s in scores.values() if "format" in s.parts]
+        judged = {leaf: score.parts["format"] for leaf, score in scores.items() if "format" in score.parts}
+        formats += [float(right) for leaf, right in {**m.well_formed, **judged}.items() if leaf in scores]
         used += [float(any(outcome.answered for outcome in _outcomes(m, leaf))) for leaf in scores]
         if len(scores) > 1:
             teaching.append(float(mixed(m.credited.scored)))

@@ -13,7 +13,8 @@ from arpo.recipe import load_recipe
 from arpo.run import Run
 from arpo.train import checkpoint
 from arpo.train.checkpoint import Checkpoint
-from arpo.train.runfolder import is_run
+from arpo.train.runfolder import RunFolder, check_is_run, is_run
+from arpo.train.sources import local_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,34 @@ def is_trained(name: str) -> bool:
     # A cold start's model has a manifest too, but it is a Hugging Face folder and no checkpoint.
     listed = (path / checkpoint.MANIFEST).is_file() and not (path / "config.json").is_file()
     return listed or (path.is_dir() and path.name.startswith("step-"))
+
+
+def spoken_with(source: str, recipe: str | None) -> NamedModel:
+    """The model that `source` names for a talk, with tools and a prompt that it knows: runs, exported models and recipes have their
+    own, which `recipe` replaces. Raises ConfigError where a plain model has neither."""
+    if recipe is not None or is_trained(source):
+        return named_model(source, None if recipe is None else load_recipe(recipe))
+    path = expanded(source)
+    if path.suffix == ".yaml" or (path / "recipe.yaml").is_file():
+        run = load_recipe(path)
+        return NamedModel(label=label_of(run), run=run)
+    if source.strip():
+        local_model(source)
+        hint = "Name the recipe whose it gets (--recipe quickstart, or a file)"
+        raise ConfigError("a plain model has no tools and no prompt of its own", value=source, hint=hint)
+    return named_model(source)
+
+
+def named_run(given: Run | str | Path, out: Path | None, *, resume: bool = False) -> tuple[Run, Path | None]:
+    """The run that `given` is or names (a recipe's path, a bundled recipe, a run's folder), and the folder for it where that is
+    clear: a run's folder that is resumed, as it last went on. Raises ConfigError."""
+    if isinstance(given, Run):
+        return given, out
+    path = expanded(given)
+    if resume and path.is_dir():
+        check_is_run(path)
+        return load_recipe(RunFolder(path).recipe), out or path
+    return load_recipe(given), out
 
 
 def named_model(name: str, recipe: Run | None = None) -> NamedModel:

@@ -28,6 +28,7 @@ from arpo.tools.accounts import in_words
 from arpo.train import checkpoint, sft
 from arpo.train.adapters import full_state
 from arpo.train.agreement import agreed_packing
+from arpo.train.callbacks import Callback, Callbacks, StepFunction
 from arpo.train.checkpoint import Checkpoint, TrainState
 from arpo.train.closing import print_closing
 from arpo.train.ending import run_to_end, written_down
@@ -38,6 +39,7 @@ from arpo.train.learner import Learner
 from arpo.train.loop import Trainer
 from arpo.train.losses import check_surrogate
 from arpo.train.models import load_model
+from arpo.train.named import named_run
 from arpo.train.plan import CLOSING_S, MIN_STEPS
 from arpo.train.planning import more_cold_start, plan_run, unfit
 from arpo.train.preparation import Prepared, prepare
@@ -50,8 +52,19 @@ from arpo.train.starts import Start
 from arpo.train.trackers import Trackers, check_trackers
 
 
-def train(run: Run, *, out: Path | None = None, resume: bool = False, again: bool = False, console: Console | None = None) -> Path:
-    """Carry out `run` in the folder `out` (default: the run's own) and return the folder.
+def train(
+    run: Run | str | Path,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    again: bool = False,
+    callbacks: Sequence[Callback | StepFunction] = (),
+    console: Console | None = None,
+) -> Path:
+    """Carry out `run` in the folder `out` (default: the run's own) and return the path of that folder.
+
+    `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder. `callbacks` hear of
+    steps, evaluations and checkpoints; a plain function is called with (step, metrics) after each finished step.
 
     With `resume` the run in that folder goes on from its newest whole checkpoint (one that is at its end is left alone); with
     `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError
@@ -59,7 +72,8 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     its gates), interrupted or failed.
     """
     refuse_while_imported("arpo.train")
-    folder_path = Path(out or run.folder)
+    run, out = named_run(run, None if out is None else Path(out), resume=resume)
+    folder_path = out or run.folder
     console = console or Console(soft_wrap=True)
 
     def tell(text: str) -> None:
@@ -76,7 +90,7 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, again: boo
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.world.isolation}
     with RunFolder.create(folder_path, recipe, environment, resume=resume, tell=tell) as folder, written_down(folder, console):
-        run_to_end(_Pipeline(run, prepared, folder, console).carry_out(recipe))
+        run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks)).carry_out(recipe))
     return folder_path
 
 
@@ -89,8 +103,8 @@ def _at_its_end(run: Run, folder: Path) -> bool:
 
 
 class _Pipeline:
-    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, console: Console) -> None:
-        self.run, self.prepared, self.folder, self.console = run, prepared, folder, console
+    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback) -> None:
+        self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.asked = run  # what the recipe says; where it is planned, `run` becomes less
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
         self.start = Start(run)
@@ -143,7 +157,8 @@ class _Pipeline:
                 before = await self.measure(job, asked, "before", cached=True)
             self.folder.write_summary(**_accuracies(before, {}))
             course = await self.learn(job, tasks, before)
-            after = await self.measure(job, asked, "after") if course["model_step"] else {}  # else it is the model from before
+            trained = course["model_step"]  # else it is the model from before
+            after = await self.measure(job, asked, "after", step=trained) if trained else {}
         finally:
             await job.agent.engine.close()
         self.close(before, after, course)
@@ -193,7 +208,9 @@ class _Pipeline:
             self.start.keep(job.model, job.tokenizer)
         return job
 
-    async def measure(self, job: Job, tasks: Sequence[Task], when: str, *, cached: bool = False) -> dict[str, Results]:
+    async def measure(
+        self, job: Job, tasks: Sequence[Task], when: str, *, step: int = 0, cached: bool = False
+    ) -> dict[str, Results]:
         """Sampled and greedy accuracy on held-out tasks, under the names `when` and `when-greedy`."""
         found: dict[str, Results] = {}
         with self.phase(f"evaluation_{when}"):
@@ -210,6 +227,7 @@ class _Pipeline:
                 if results.calls:
                     self.say(f"{asking.name}: {in_words(results.calls)}")
                 found[asking.name] = results
+                self.callbacks.on_evaluation(step, results)
         return found
 
     def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
@@ -249,6 +267,7 @@ class _Pipeline:
                 trackers=trackers,
                 min_steps=MIN_STEPS if self.asked.plan else 0,
                 reserve_s=CLOSING_S + sum(results.settings.get("seconds", 0.0) for results in before.values()),
+                callbacks=self.callbacks,
             )
             state = await trainer.train()
         step = await self.take_best(job, state)

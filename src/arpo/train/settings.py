@@ -11,6 +11,32 @@ from arpo.train.gates import Thresholds
 DEFAULT_STEPS = 100
 
 
+class TrackerConfig(Config):
+    """A tracker of metrics. Its name alone is short for a group with `use`."""
+
+    use: Literal["tensorboard", "wandb", "trackio", "mlflow"]
+    """Which one. TensorBoard's files are always written."""
+    project: Annotated[str, Field(min_length=1)] = "arpo"
+    """The project that the run appears in (MLflow: the experiment)."""
+    group: Annotated[str, Field(min_length=1)] | None = None
+    """What the run is shown with, such as the seeds of one setting (MLflow: the tag `group`)."""
+    tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Words to find the run by (MLflow: tags whose value is `true`; trackio has none)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return {"use": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _has_them(self) -> Self:
+        lacks = {"tensorboard": ("project", "group", "tags"), "trackio": ("tags",)}.get(self.use, ())
+        for name in lacks:
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                raise conflict(f"{self.use} has no {name}: leave it out", name)
+        return self
+
+
 class DynamicSampling(Config):
     """DAPO's dynamic sampling: groups whose leaves all have the same reward teach nothing and are replaced by further tasks."""
 
@@ -63,8 +89,8 @@ class TrainConfig(Config):
     """What the first collected step must show before anything is trained on it. Null: not checked, only reported."""
     show_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between prints of the best and the worst branch of a step; null: none (`arpo show` and `arpo view` show any later)."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
-    """Where metrics go besides metrics.jsonl."""
+    trackers: tuple[TrackerConfig, ...] = (TrackerConfig(use="tensorboard"),)
+    """Where metrics go besides metrics.jsonl: names, or groups such as `{use: wandb, project: mine, tags: [first]}`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -232,11 +232,20 @@ def _author(segment: Segment) -> str:
 # --- the step and its costs
 
 
-def first_step(console: Console, metrics: Metrics, found: Sequence[Gate], num_trees: int, *, enforced: bool) -> None:
-    """The gates as far as these trees show them."""
+def first_step(
+    console: Console, metrics: Metrics, found: Sequence[Gate], num_trees: int, *, enforced: bool, cold_started: bool
+) -> None:
+    """The gates as far as these trees show them; a model before its cold start is not held against them."""
     of = f"{num_trees} tree{'s' if num_trees > 1 else ''}"
-    heading(console, f"gates, measured on {of}" + ("" if enforced else " (this recipe only reports them)"))
-    for gate in found:
+    if cold_started:
+        heading(console, f"gates, measured on {of}" + ("" if enforced else " (this recipe only reports them)"))
+    else:
+        heading(console, f"{of} by the model as it is")
+        say(
+            console,
+            "The gates are checked in the first step, after the cold start. `arpo sft` makes that alone; then --try shows them.",
+        )
+    for gate in found if cold_started else ():
         say(console, str(gate), "green" if gate.holds else "yellow")
     say(
         console,

