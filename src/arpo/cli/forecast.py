@@ -37,20 +37,26 @@ def forecast_quickstart() -> Expected:
     return Expected((planned.seconds + _FETCH_S) / 60, planned.text)
 
 
-async def _measure(run: Run) -> PlanConfig:
+def quickstart_model(run: Run, *, layers: int = 30) -> Any:
+    """A model of the quickstart's shape with random weights, as `run` trains it (with LoRA's matrices or without)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from arpo.train.job import build_engine
-    from arpo.train.learner import Learner
     from arpo.train.models import compute_dtype, device_of, with_lora
-    from arpo.train.speed import measure_speed
 
     device = device_of(run.model)
-    dtype = compute_dtype(run.model, device)
-    model: Any = LlamaForCausalLM(LlamaConfig(**_SHAPE))
+    model: Any = LlamaForCausalLM(LlamaConfig(**{**_SHAPE, "num_hidden_layers": layers}))
     if run.model.lora:
-        model = with_lora(model.to(dtype), run.model.lora)
-    model = model.to(device).train()
+        model = with_lora(model.to(compute_dtype(run.model, device)), run.model.lora)
+    return model.to(device).train()
+
+
+async def _measure(run: Run) -> PlanConfig:
+    from arpo.train.job import build_engine
+    from arpo.train.learner import Learner
+    from arpo.train.models import compute_dtype
+    from arpo.train.speed import measure_speed
+
+    model = quickstart_model(run)
     learner = Learner(
         model,
         loss=run.loss,
@@ -58,7 +64,7 @@ async def _measure(run: Run) -> PlanConfig:
         num_updates=1,
         token_budget=run.train.token_budget,
         tree=True,
-        dtype=dtype,
+        dtype=compute_dtype(run.model, model.device),
     )
     engine = build_engine(run.engine, model, None)
     try:

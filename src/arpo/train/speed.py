@@ -26,8 +26,8 @@ async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Pl
     def tokens(count: int) -> list[int]:
         return [random.randrange(3, vocabulary) for _ in range(count)]
 
-    learner.time_pass([_path(tokens(_TRAINED // 8))])  # warms up
-    trained_s = learner.time_pass([_path(tokens(_TRAINED))])
+    learner.time_pass([path_of_tokens(tokens(_TRAINED // 8))])  # warms up
+    trained_s = learner.time_pass([path_of_tokens(tokens(_TRAINED))])
     requests, prompt, turn = _SAMPLED
     await asyncio.gather(*(_turn(engine, tokens(8), 2, str(number)) for number in range(requests)))  # warms up
     began = time.perf_counter()
@@ -45,7 +45,7 @@ async def _turn(engine: Engine, prompt: list[int], num_tokens: int, tree: str) -
         pass
 
 
-def _path(tokens: list[int]) -> CreditedTree:
+def path_of_tokens(tokens: list[int]) -> CreditedTree:
     """A trajectory without calls that has these tokens."""
     cut = 3 * len(tokens) // 4
     own = array("i", tokens[cut:])
