@@ -24,7 +24,7 @@ CLOSING_S = 45.0
 _STEP_S = 2.0  # of a step for publication, records and tools
 _SHARED = 0.65  # tokens of a tree's leaves that are computed, over those of as many trajectories alone (without the prompt)
 _TEACHING = 0.85  # trees that have mixed rewards and are trained on
-_WASTE = 1.15  # what runs take beyond this arithmetic: short batches at the end of a step, packs that are not full
+_TAIL = 1.8  # seconds that a step samples over those of full batches: turns wait for tools and for other turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ def _seconds(run: Run, speed: PlanConfig, lengths: Lengths, counts: Counts) -> f
     sampled = leaves * new * _SHARED + train.tasks_per_step * lengths.prompt
     trained = _TEACHING * sampled
     again = trained * (1 - 1 / train.updates_per_step) / 3  # later updates compute their old log-probabilities: a forward alone
-    step_s = sampled / speed.sampled_tokens_per_s + (trained + again) / speed.trained_tokens_per_s + _STEP_S
+    step_s = _TAIL * sampled / speed.sampled_tokens_per_s + (trained + again) / speed.trained_tokens_per_s + _STEP_S
     answers = min(counts.held_out, evaluation.limit or counts.held_out) * evaluation.samples + (evaluation.greedy_limit or 0)
     answer_s = lengths.all / speed.sampled_tokens_per_s
     seconds = (train.steps or 0) * step_s + 2 * answers * answer_s
@@ -151,7 +151,7 @@ def _seconds(run: Run, speed: PlanConfig, lengths: Lengths, counts: Counts) -> f
     if cold and counts.traces:
         traces = min(counts.traces, cold.num_traces or counts.traces)
         seconds += cold.num_updates(traces) * min(cold.batch, traces) * lengths.all / speed.trained_tokens_per_s
-    return _WASTE * seconds
+    return seconds
 
 
 def _told(run: Run, counts: Counts) -> str:
