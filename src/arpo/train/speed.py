@@ -15,7 +15,7 @@ from arpo.engines import Engine, SamplingParams
 from arpo.train.learner import Learner
 from arpo.train.settings import PlanConfig
 
-_TRAINED = 512  # tokens of a pass, of which a quarter are the policy's
+_TRAINED = (4, 160)  # trajectories of a pass, and tokens of each, of which a quarter are the policy's
 _SAMPLED = (16, 96, 16)  # requests at once, tokens of a prompt, tokens of a turn
 
 
@@ -26,7 +26,9 @@ async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Pl
     def tokens(count: int) -> list[int]:
         return [random.randrange(3, vocabulary) for _ in range(count)]
 
-    first_s, then_s = (learner.time_pass([path_of_tokens(tokens(_TRAINED))]) for _ in range(2))  # the first takes memory
+    paths, length = _TRAINED
+    trees = [path_of_tokens(tokens(length)) for _ in range(paths)]
+    first_s, then_s = (learner.time_pass(trees) for _ in range(2))  # the first takes memory
     trained_s = min(first_s, then_s)
     requests, prompt, turn = _SAMPLED
     await asyncio.gather(*(_turn(engine, tokens(8), 2, str(number)) for number in range(requests)))  # warms up
@@ -35,7 +37,7 @@ async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Pl
     sampled_s = time.perf_counter() - began
     await engine.rest()
     return PlanConfig(
-        trained_tokens_per_s=float(f"{_TRAINED / trained_s:.3g}"),
+        trained_tokens_per_s=float(f"{paths * length / trained_s:.3g}"),
         sampled_tokens_per_s=float(f"{requests * (prompt + turn) / sampled_s:.3g}"),
     )
 
