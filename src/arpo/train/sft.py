@@ -17,6 +17,7 @@ from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import DataConfig
 from arpo.tasks.traces import Trace, load_traces
 from arpo.train.demonstrations import as_credit, demonstrate
+from arpo.train.ending import is_stopping
 from arpo.train.learner import BAD_UPDATES, Learner
 from arpo.train.settings import ColdStartConfig
 
@@ -46,14 +47,16 @@ def num_updates(config: ColdStartConfig, num_traces: int) -> int:
 
 
 async def cold_start(learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None) -> None:
-    """Train on `trees` in batches, reshuffled each epoch; between updates it can be cancelled. Raises ArpoError where the loss is
+    """Train on `trees` in batches, reshuffled each epoch; it can be cancelled at any layer. Raises ArpoError where the loss is
     not finite three times in a row, or in the end, or the weights are not."""
     updates = num_updates(config, len(trees))
     order = _endless(trees, config.seed)
     failed = 0
     for number in range(1, updates + 1):
         await asyncio.sleep(0)  # where Ctrl-C is heard
-        metrics = learner.imitate(list(islice(order, min(config.batch, len(trees)))))
+        metrics = learner.imitate(list(islice(order, min(config.batch, len(trees)))), is_stopping)
+        if not metrics:
+            raise asyncio.CancelledError
         failed = failed + 1 if metrics["skipped_updates"] else 0
         if failed == BAD_UPDATES:
             raise ArpoError(
