@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from arpo.config import Config
 from arpo.core.branching import Pilot, Rule
 from arpo.run import Run, plain
+from arpo.tasks.given import Given
 from arpo.tools.config import ToolConfig
 from arpo.train.settings import TrackerConfig
 
@@ -177,7 +178,15 @@ def _group(annotation: Any) -> type | None:
     return None
 
 
-NAMES = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "null", Any: "any value"}
+NAMES = {
+    Given: "rows",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+    Any: "any value",
+}
 
 
 def _shape(annotation: Any, bounds: str = "") -> str:

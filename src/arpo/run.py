@@ -21,6 +21,7 @@ from arpo.imported import import_folder, import_path
 from arpo.rewards.config import RewardConfig
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import BENCHMARK, SUFFIXES, DataConfig
+from arpo.tasks.given import Given
 from arpo.tools.config import ToolConfig, ToolsConfig
 from arpo.train.config import LossConfig, OptimConfig
 from arpo.train.models import ModelConfig
@@ -55,18 +56,18 @@ class Splits(Config):
     @model_validator(mode="after")
     def _apart(self) -> Self:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
-        seen: dict[tuple[str, str, str], str] = {}
+        seen: dict[tuple[object, str, str], str] = {}
         for role, data in named.items():
             if data is None:
                 continue
-            split = "" if data.source.endswith(SUFFIXES) else data.split  # files have none
+            split = "" if str(data.source).endswith(SUFFIXES) else data.split  # files have none
             tasks = (data.source, split, repr(data.options))
             if tasks in seen:
                 raise ValueError(
                     f"{role} and {seen[tasks]} are the same tasks ({data.source} {split}): give each its own split or file"
                 )
             seen[tasks] = role
-        if self.validation and self.validation.source.startswith(BENCHMARK) and not self.allow_test_questions:
+        if self.validation and str(self.validation.source).startswith(BENCHMARK) and not self.allow_test_questions:
             raise conflict(
                 f"{self.validation.source} is a test set, and validation tasks choose the checkpoint: hold out training tasks, "
                 "or set data.allow_test_questions",
@@ -191,6 +192,8 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Given):
+        return str(value)  # for people to read: the recipe of a run names the file in which it keeps them
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

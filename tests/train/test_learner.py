@@ -259,6 +259,12 @@ def test_imitation_maximises_the_plain_likelihood_of_turns_alone() -> None:
                 nats -= sum(float(logprobs[i - 1, tokens[i]]) for i in range(at, at + len(segment.tokens)))
                 count += len(segment.tokens)
             at += len(segment.tokens)
+    before = [p.detach().clone() for p in own.unwrapped.parameters()]
+    for most in (0, 2, 4):  # before it begins, in the forward pass, in the backward pass of the two layers
+        asked = iter(range(99))
+        assert own.imitate(trees, lambda asked=asked, most=most: next(asked) >= most) == {}
+        assert all(p.grad is None for p in own.unwrapped.parameters()) and own.updates == 0
+        assert all(torch.equal(p, was) for p, was in zip(own.unwrapped.parameters(), before, strict=True))
     losses = [own.imitate(trees)["loss"] for _ in range(10)]
     assert losses[0] == pytest.approx(nats / count, rel=1e-6)
     assert losses[-1] < 0.8 * losses[0]

@@ -1,5 +1,6 @@
 """Whole runs: how they end, go on, and what they share with other runs."""
 
+import asyncio
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from arpo.errors import ArpoError, CheckpointError, EngineError
 from arpo.recipe import load_recipe
 from arpo.tasks import Task
 from arpo.train import checkpoint
+from arpo.train.ending import is_stopping, run_to_end
 from arpo.train.job import build_job
 from arpo.train.loop import GateError
 from arpo.train.pipeline import train
@@ -252,6 +254,38 @@ def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tiny_run: Path, tiny_
     train(load_recipe(out, [f"train.steps={saved.state.step + 1}"]), out=out, resume=True, console=screen)
     assert f"step {saved.state.step + 1}/" in screen.file.getvalue()  # type: ignore[attr-defined]
     assert [line["step"] for line in RunFolder(out).metrics()] == list(range(1, saved.state.step + 2))
+
+
+def test_ctrl_c_is_heard_while_the_event_loop_stands_still(capfd: pytest.CaptureFixture[str]) -> None:
+    """As in an update: it is answered at once, and whoever asks between two layers knows; a second one waits for nothing."""
+
+    async def update(presses: int) -> None:
+        for _ in range(presses):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert is_stopping()
+        heard.append(presses)
+        await asyncio.sleep(10)
+
+    heard: list[int] = []
+    for presses in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run_to_end(update(presses))
+        assert "stopping: what is finished is kept. Ctrl-C again stops at once." in capfd.readouterr().err
+    assert heard == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_in_the_cold_start_waits_for_no_update(tiny_project: TinyProject, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = _arpo("train", tiny_project.recipe, "cold_start.steps=100000", "--out", out)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopping: what is finished is kept" in said and "Traceback" not in said
+    assert RunFolder(out).state() == "interrupted" and not list((out / "checkpoints").iterdir())
 
 
 # --- how runs end

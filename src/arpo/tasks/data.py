@@ -9,6 +9,7 @@ Knows sources and what is reported about them. Refuses to know what a row means 
     gym:leg_counting           a reasoning-gym generator (`options`: `size`, `seed` and the generator's own)
     benchmark:gsm8k            a public benchmark (`options`: `data`, a folder with its files, instead of the Hub)
     my_pkg.my_data:questions   a function called with split= and `options`, giving tasks or rows
+    rows or tasks themselves   from Python: a list, a generator, a `datasets.Dataset` (arpo.tasks.given)
 """
 
 import csv
@@ -20,15 +21,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from arpo.config import Config, conflict
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
 from arpo.files import expanded
 from arpo.imported import imported
 from arpo.tasks import Task
+from arpo.tasks.given import Given, as_source, read_task
 from arpo.tasks.rows import Mending, Skipped, task_of
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
@@ -39,9 +41,9 @@ IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 class DataConfig(Config):
     """Which tasks to use."""
 
-    source: str = "atlas"
+    source: Annotated[str | Given, BeforeValidator(as_source)] = "atlas"
     """atlas, a file (.jsonl, .json, .parquet, .csv), hf:org/name, gym:generator, benchmark:name, or an import path
-    pkg.mod:function."""
+    pkg.mod:function. From Python also rows or tasks themselves: a list, a generator, a `datasets.Dataset`."""
     split: str = "train"
     """Split of the source, where it has splits (files have none)."""
     limit: int | None = Field(default=None, ge=1)
@@ -62,8 +64,9 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         """Refuse what names no source, and settings that the source would ignore."""
-        source = self.source
-        if not (
+        source = str(self.source)
+        given = isinstance(self.source, Given)
+        if not given and not (
             source == "atlas"
             or source.startswith(("gym:", "hf:", BENCHMARK))
             or source.endswith(SUFFIXES)
@@ -74,7 +77,7 @@ class DataConfig(Config):
                 "benchmark:name, pkg.mod:function, or atlas",
                 "source",
             )
-        if self.options and not source.startswith(("hf:", "gym:", BENCHMARK)) and not _is_import_path(source):
+        if self.options and (given or not (source.startswith(("hf:", "gym:", BENCHMARK)) or _is_import_path(source))):
             raise conflict(f"the source {source} takes no options: leave them out", "options", "source")
         if self.families is not None and source != "atlas":
             raise conflict(f"only the atlas has families, and this is {source}: leave them out", "families", "source")
@@ -118,6 +121,8 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
     columns = {str(key): column for key, column in config.columns.items()}
     for number, (place, item) in enumerate(_items(config), 1):
         rows = number
+        if isinstance(item, Mapping):
+            item = read_task(item) or item
         if not isinstance(item, Task):
             name = f"{_stem(config)}/{number}"
             item = read(item, place=place, name=name, source=_stem(config), columns=columns, mend=mend)
@@ -141,7 +146,7 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
     if blind:
         notes.append(f"{blind} without a reference answer (scored by their verifier)")
     report = LoadReport(
-        source=config.source,
+        source=str(config.source),
         rows=rows,
         tasks=len(tasks),
         skipped=tuple(skipped),
@@ -153,6 +158,8 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
 
 
 def _stem(config: DataConfig) -> str:
+    if isinstance(config.source, Given):
+        return "rows"
     source = config.source.removeprefix("hf:")
     return Path(source).stem if source.endswith(SUFFIXES) else source.rstrip("/").rsplit("/", 1)[-1]
 
@@ -164,6 +171,8 @@ def _is_import_path(source: str) -> bool:
 def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
     """(place, row or task) of every row of the source."""
     source = config.source
+    if isinstance(source, Given):
+        return _items_of(str(source), source.items)
     if source == "atlas":
         from arpo.tasks import atlas
 
@@ -178,7 +187,7 @@ def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
         return _hub(source.removeprefix("hf:"), config)
     if source.endswith(SUFFIXES):
         return _file(expanded(source))
-    return _function(config)
+    return _function(source, config)
 
 
 def _benchmark(name: str, config: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -311,19 +320,19 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
     yield from ((f"{config.source} ({config.split}), row {number}", row) for number, row in enumerate(found, 1))
 
 
-def _function(config: DataConfig) -> Iterator[tuple[str, Any]]:
-    function = imported(config.source, "source")
+def _function(source: str, config: DataConfig) -> Iterator[tuple[str, Any]]:
+    function = imported(source, "source")
     if not callable(function):
-        raise ConfigError("names no function", where="source", value=config.source, hint="a function that gives tasks or rows")
+        raise ConfigError("names no function", where="source", value=source, hint="a function that gives tasks or rows")
     try:
         given = function(split=config.split, **config.options)
         if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
-            raise FormatError(f"{config.source} gave no list of tasks or rows (got {given!r:.80})")
-        yield from _items_of(config.source, given)
+            raise FormatError(f"{source} gave no list of tasks or rows (got {given!r:.80})")
+        yield from _items_of(source, given)
     except ArpoError:
         raise
     except Exception as error:  # code of the user's own, which may also be a generator
-        raise FormatError(f"{config.source} raised {type(error).__name__}: {error}") from error
+        raise FormatError(f"{source} raised {type(error).__name__}: {error}") from error
 
 
 def _items_of(source: str, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:

@@ -77,7 +77,7 @@ def _what(run: Run, step: int) -> str:
     return (
         f"A tool-using agent trained from `{_base(run.model.source)}` by {how}{before}, with arpo "
         f"{arpo.__version__}. Weights are float32{', the LoRA adapters merged into them' if run.model.lora else ''}.\n\n"
-        f"- tasks: {_base(run.data.train.source)}\n- tools: {tools}\n- seed: {run.seed}"
+        f"- tasks: {_base(str(run.data.train.source))}\n- tools: {tools}\n- seed: {run.seed}"
     )
 
 

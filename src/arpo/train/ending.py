@@ -4,10 +4,12 @@ Whatever it is, the folder says so, and the weights of the last finished step ar
 """
 
 import asyncio
+import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -19,15 +21,17 @@ from arpo.train.loop import GateError
 from arpo.train.runfolder import RunFolder
 from arpo.train.space import is_full
 
+STOPPING = b"\nstopping: what is finished is kept. Ctrl-C again stops at once.\n"
+
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """`complete`, where SIGTERM (what schedulers send before they kill) and SIGHUP (a terminal that is gone) do what Ctrl-C does:
-    KeyboardInterrupt, when the work has saved what is finished."""
+    """`complete`, where Ctrl-C, SIGTERM (what schedulers send before they kill) and SIGHUP (a terminal that is gone) cancel the
+    work, and raise KeyboardInterrupt when it has saved what is finished. A second Ctrl-C raises it at once."""
 
     async def stoppable() -> None:
         task = asyncio.current_task()
         assert task is not None
-        with _on(signal.SIGTERM, task.cancel), _on(signal.SIGHUP, task.cancel):
+        with _cancelled_by(signal.SIGINT, task), _cancelled_by(signal.SIGTERM, task), _cancelled_by(signal.SIGHUP, task):
             await work
 
     try:
@@ -37,19 +41,39 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def _on(number: signal.Signals, act: Callable[[], object]) -> Iterator[None]:
-    """A signal that is ignored (`nohup`) stays so. Only the main thread can hear any."""
+def _cancelled_by(number: signal.Signals, task: asyncio.Task[Any]) -> Iterator[None]:
+    """`task` is cancelled by a signal, at once also where the event loop stands still: `is_stopping` is then true within an update.
+
+    A signal that is ignored (`nohup`) stays so. Only the main thread can hear any.
+    """
     before = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
         yield
         return
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(number, act)
+    loop, interactive = asyncio.get_running_loop(), number == signal.SIGINT
+
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        if task.cancelling():
+            if interactive:
+                raise KeyboardInterrupt
+            return
+        if interactive:
+            with suppress(OSError):
+                os.write(2, STOPPING)  # nothing may be asked of a console here: the signal may have come in the middle of a line
+        task.cancel()
+        loop.call_soon_threadsafe(lambda: None)  # wakes a loop that waits
+
+    signal.signal(number, heard)
     try:
         yield
     finally:
-        loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+def is_stopping() -> bool:
+    """Whether the task that asks was cancelled, and has not come to the `await` where that is raised."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from arpo.engines import Weights
 from arpo.errors import ConfigError
 from arpo.evaluation.ask import ask, askings, print_results
 from arpo.evaluation.results import Results
-from arpo.event_loop import complete
 from arpo.run import Run
 from arpo.train import sft
 from arpo.train.card import model_card, table_of_results
 from arpo.train.config import LossConfig
+from arpo.train.ending import run_to_end
 from arpo.train.export import empty_folder, write_card, write_model, write_recipe
 from arpo.train.job import Job, build_job, build_learner, read_tasks
 from arpo.train.progress import Progress, duration
@@ -77,7 +77,7 @@ def cold_start(run: Run, *, out: Path | None = None, console: Console | None = N
             "this recipe has no cold start", where="cold_start", hint="Name traces: cold_start: {traces: traces.jsonl}"
         )
     target = empty_folder(out or run.folder.with_name(f"{run.folder.name}-sft"))
-    complete(_alone(run, target, console or Console(soft_wrap=True)))
+    run_to_end(_alone(run, target, console or Console(soft_wrap=True)))
     return target
 
 

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -31,6 +31,7 @@ from arpo.train.heap import give_back, keep_freed
 from arpo.train.logprobs import Head, token_logprobs
 from arpo.train.losses import LossReport, metrics, normaliser, policy_loss
 from arpo.train.packing import PackedBatch, pack
+from arpo.train.stopping import Stopped, stoppable
 
 Packing = Literal["auto", "tree", "flat"]
 BAD_UPDATES = 3  # in a row that were skipped, then whoever asks for them stops
@@ -171,16 +172,22 @@ class Learner:
             "tokens_flat": float(sum(p.num_flat for p in packs)),
         }
 
-    def imitate(self, trees: Sequence[CreditedTree]) -> dict[str, float]:
-        """One supervised update: mean negative log-probability (at temperature 1) of the trees' turns."""
+    def imitate(self, trees: Sequence[CreditedTree], stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """One supervised update: mean negative log-probability (at temperature 1) of the trees' turns. Where `stop`, asked at
+        each layer, is true, nothing is updated, and there are no metrics."""
         packs = self.packs(trees)
         total = sum(p.num_policy for p in packs)
         summed = 0.0
         with self.unwrapped.attention(), self._autocast():
             for batch in packs:
-                logprob_P, _ = self.policy(batch, temperature=1.0)
-                loss = -batch.rows(logprob_P).sum() / total
-                self.accelerator.backward(loss)
+                try:
+                    with stoppable(self.unwrapped.plain.get_decoder(), stop):
+                        logprob_P, _ = self.policy(batch, temperature=1.0)
+                        loss = -batch.rows(logprob_P).sum() / total
+                        self.accelerator.backward(loss)
+                except Stopped:
+                    self.optimizer.zero_grad(set_to_none=True)
+                    return {}
                 summed += loss.item()
         return {"loss": summed, **self._step(math.isfinite(summed)), "tokens_trained": float(sum(p.num_unique for p in packs))}
 

@@ -24,6 +24,7 @@ from arpo.located import dump
 from arpo.rollout.prompts import check_prompts
 from arpo.run import Run, plain
 from arpo.tasks import Task
+from arpo.tasks.given import write_tasks
 from arpo.tools.accounts import in_words
 from arpo.train import checkpoint, sft
 from arpo.train.adapters import full_state
@@ -42,7 +43,7 @@ from arpo.train.models import load_model
 from arpo.train.named import named_run
 from arpo.train.plan import CLOSING_S, MIN_STEPS
 from arpo.train.planning import more_cold_start, plan_run, unfit
-from arpo.train.preparation import Prepared, prepare
+from arpo.train.preparation import Prepared, given_splits, kept_tasks, prepare, with_kept_tasks
 from arpo.train.progress import Progress
 from arpo.train.report import write_report
 from arpo.train.runfolder import RunFolder, move_aside
@@ -74,6 +75,7 @@ def train(
     refuse_while_imported("arpo.train")
     run, out = named_run(run, None if out is None else Path(out), resume=resume)
     folder_path = out or run.folder
+    asked, run = run, with_kept_tasks(run, folder_path)
     console = console or Console(soft_wrap=True)
 
     def tell(text: str) -> None:
@@ -84,12 +86,14 @@ def train(
         return folder_path
     refuse_training(run)
     check_trackers(run.train.trackers)
-    prepared = prepare(run, resume=resume)
+    prepared = prepare(asked, resume=resume)
     if again and (aside := move_aside(folder_path)):
         tell(f"the earlier run is kept in {aside}")
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.world.isolation}
     with RunFolder.create(folder_path, recipe, environment, resume=resume, tell=tell) as folder, written_down(folder, console):
+        for split in given_splits(asked):
+            write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
         run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks)).carry_out(recipe))
     return folder_path
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from arpo.errors import ConfigError
 from arpo.run import Run
 from arpo.tasks import Task
+from arpo.tasks.given import Given, check_can_be_kept
 from arpo.tasks.leakage import leaks
 from arpo.train import sft
 from arpo.train.job import World, build_world, read_tasks
@@ -35,6 +37,8 @@ def prepare(run: Run, *, resume: bool = False) -> Prepared:
     notes: list[tuple[str, str]] = []
     for split in ("train", "validation", "test"):
         tasks[split], report = read_tasks(run, split)
+        if split in given_splits(run):
+            check_can_be_kept(tasks[split], f"data.{split}.source")
         if report and (report.skipped or report.mended or report.duplicates or report.notes):
             notes.append((f"{split} data: {report}", "info"))
     check_enough(run.train, len(tasks["train"]))
@@ -46,6 +50,26 @@ def prepare(run: Run, *, resume: bool = False) -> Prepared:
     world = build_world(run)
     notes += [(text, "info") for text in world.notes()]
     return Prepared(tasks=tasks, notes=tuple(notes), world=world, source=fetch(run.model.source), began=began)
+
+
+def given_splits(run: Run) -> list[str]:
+    """Splits whose tasks a program brings."""
+    splits = ("train", "validation", "test")
+    return [split for split in splits if (data := getattr(run.data, split)) and isinstance(data.source, Given)]
+
+
+def with_kept_tasks(run: Run, folder: Path) -> Run:
+    """`run` as its recipe says it: tasks that a program brings are read from its folder, in the order in which they are now."""
+    as_they_are: dict[str, Any] = {"limit": None, "shuffle": False, "columns": {}, "duplicates": "keep"}
+    changes = {
+        split: getattr(run.data, split).model_copy(update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are})
+        for split in given_splits(run)
+    }
+    return run.model_copy(update={"data": run.data.model_copy(update=changes)}) if changes else run
+
+
+def kept_tasks(folder: Path, split: str) -> Path:
+    return folder / "tasks" / f"{split}.jsonl"
 
 
 def _shared(tasks: Mapping[str, Sequence[Task]], allowed: bool) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import DataConfig
 from arpo.tasks.traces import Trace, load_traces
 from arpo.train.demonstrations import as_credit, demonstrate
+from arpo.train.ending import is_stopping
 from arpo.train.learner import BAD_UPDATES, Learner
 from arpo.train.settings import ColdStartConfig
 
@@ -43,14 +44,16 @@ async def demonstrations(agent: Agent, traces: Sequence[Trace], rollout: Rollout
 async def cold_start(
     learner: Learner, trees: Sequence[CreditedTree], config: ColdStartConfig, watch: Watch | None = None, *, done: int = 0
 ) -> None:
-    """Train on `trees` in batches, reshuffled each epoch; between updates it can be cancelled. `done` updates were made before.
-    Raises ArpoError where the loss is not finite three times in a row, or in the end, or the weights are not."""
+    """Train on `trees` in batches, reshuffled each epoch; it can be cancelled at any layer. `done` updates were made before. Raises
+    ArpoError where the loss is not finite three times in a row, or in the end, or the weights are not."""
     updates, size = config.num_updates(len(trees)) - done, min(config.batch, len(trees))
     order = islice(_endless(trees, config.seed), done * size, None)
     failed = 0
     for number in range(1, updates + 1):
         await asyncio.sleep(0)  # where Ctrl-C is heard
-        metrics = learner.imitate(list(islice(order, size)))
+        metrics = learner.imitate(list(islice(order, size)), is_stopping)
+        if not metrics:
+            raise asyncio.CancelledError
         failed = failed + 1 if metrics["skipped_updates"] else 0
         if failed == BAD_UPDATES:
             raise ArpoError(

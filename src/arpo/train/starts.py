@@ -27,6 +27,7 @@ from arpo.evaluation.results import Results, read_results
 from arpo.files import expanded
 from arpo.run import Run, plain
 from arpo.search import words
+from arpo.tasks.given import Given
 from arpo.train.lock import Lock
 from arpo.train.sources import cache_folder
 from arpo.train.whole import clear_partial, fault, whole_folder
@@ -156,8 +157,11 @@ def _has_documents(tool: Any) -> bool:
     return isinstance(tool, dict) and "documents" in tool.get("options", ())
 
 
-def _stamp(source: str) -> Any:
-    """What tells that a file or folder changed; None for what is none (a Hub id, a package, a built-in)."""
+def _stamp(source: str | Given) -> Any:
+    """What tells that a file or folder changed, or rows of a program's own; None for what is none (a Hub id, a package, a
+    built-in)."""
+    if isinstance(source, Given):
+        return hashlib.sha256(repr(source.items).encode()).hexdigest()
     path = expanded(source)
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
