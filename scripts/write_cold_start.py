@@ -51,7 +51,7 @@ def main() -> None:
         state = load_file(made / "adapter_model.safetensors")
         save_file({key: tensor.half() for key, tensor in state.items()}, folder / "adapter_model.safetensors")
         adapters = json.loads((made / "adapter_config.json").read_text())
-        adapters["base_model_name_or_path"] = run.model.source
+        adapters["base_model_name_or_path"] = None  # no path of this machine
         (folder / "adapter_config.json").write_text(json.dumps(adapters, indent=2, sort_keys=True) + "\n")
         (folder / "cold_start.json").write_text(json.dumps(about, indent=2) + "\n")
     size = sum(file.stat().st_size for file in (BUNDLED / name).iterdir())

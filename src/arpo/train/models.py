@@ -128,7 +128,10 @@ def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> An
         if not (weights / "adapter_config.json").is_file():
             hint = "Without LoRA it goes on (model.lora: null); with it, a new run can start from that folder (model.source)"
             raise ConfigError(f"there are no adapters in {weights}: it holds a whole model", where="model.lora", hint=hint)
-        return PeftModel.from_pretrained(model, str(weights), is_trainable=True)
+        trained: Any = PeftModel.from_pretrained(model, str(weights), is_trainable=True)
+        for adapter in trained.peft_config.values():  # else peft asks the Hub for it when it saves
+            adapter.base_model_name_or_path = model.name_or_path
+        return trained
     settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
     )
