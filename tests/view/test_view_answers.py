@@ -125,7 +125,8 @@ def test_every_compared_pair_is_in_one_bucket(library, tiny_run):
     run = RunFolder(tiny_run)
     found = [fork.compared for step in run.event_steps() for record in run.trees(step) for fork in forks(record)]
     buckets = library.answer(f"{RUN}/entropy")["calibration"]
-    assert [sum(b[name] for b in buckets) for name in ("better", "equal", "worse")] == [sum(c) for c in zip(*found, strict=True)]
+    counted = [sum(c) for c in zip((0, 0, 0), *found, strict=True)]
+    assert [sum(b[name] for b in buckets) for name in ("better", "equal", "worse")] == counted
     assert all(b["low"] <= b["high"] and b["n"] == b["better"] + b["equal"] + b["worse"] for b in buckets)
 
 

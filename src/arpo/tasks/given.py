@@ -38,6 +38,8 @@ def as_source(source: Any) -> Any:
     if isinstance(source, bytes) or not isinstance(source, Iterable):
         raise ValueError(f"neither the name of a source nor rows or tasks (got a {type(source).__name__})")
     given = Given(source)
+    if not given.items:
+        raise ValueError(f"there are no rows in this {type(source).__name__}: name a source, or give rows or tasks")
     for number, item in enumerate(given.items, 1):
         if not isinstance(item, Task | Mapping):
             raise ValueError(f"item {number} is neither an arpo.Task nor a row with question and answer (got {item!r:.80})")

@@ -48,6 +48,7 @@ from arpo.train.progress import Progress
 from arpo.train.report import write_report
 from arpo.train.runfolder import RunFolder, move_aside
 from arpo.train.served import refuse_training
+from arpo.train.settings import PlanConfig
 from arpo.train.space import check_space, space_for
 from arpo.train.starts import Start
 from arpo.train.trackers import Trackers, check_trackers
@@ -319,7 +320,7 @@ class _Pipeline:
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),
             cold_start_key=self.start.key,
-            planned=self.run.plan is not None,
+            planned=isinstance(self.run.plan, PlanConfig),
             seconds=self.seconds,
             **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
             **_accuracies(before, after),
