@@ -200,8 +200,8 @@ class _Pipeline:
         self.start.check_writable()
         assert self.asked.cold_start
         with self.phase("cold_start"):
-            num_traces = len(sft.read_traces(self.asked.cold_start, self.asked.data.train))
             done, shortened = 0, self.run.cold_start != self.asked.cold_start
+            num_traces = len(sft.read_traces(self.asked.cold_start, self.asked.data.train)) if shortened else 0
             while True:
                 self.say(f"cold start: {await imitate(job, console=self.console, tell=self.say, done=done)}")
                 more = more_cold_start(self.run, self.asked.cold_start, num_traces) if shortened else None

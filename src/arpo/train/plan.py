@@ -149,14 +149,13 @@ def _seconds(run: Run, speed: PlanConfig, lengths: Lengths, counts: Counts) -> f
     if train.eval_every and train.eval_limit:
         seconds += (train.steps or 0) // train.eval_every * train.eval_limit * answer_s
     if cold and counts.traces:
-        traces = min(counts.traces, cold.num_traces or counts.traces)
-        seconds += cold.num_updates(traces) * min(cold.batch, traces) * lengths.all / speed.trained_tokens_per_s
+        seconds += cold.num_updates(counts.traces) * min(cold.batch, counts.traces) * lengths.all / speed.trained_tokens_per_s
     return seconds
 
 
 def _told(run: Run, counts: Counts) -> str:
     cold, traces = run.cold_start, counts.traces
-    first = [f"a cold start of {cold.num_updates(min(traces, cold.num_traces or traces))} updates"] if cold and traces else []
+    first = [f"a cold start of {cold.num_updates(traces)} updates"] if cold and traces else []
     questions = min(counts.held_out, run.evaluation.limit or counts.held_out)
     asked = [f"{questions} questions before and after"] if questions else []
     return ", ".join([*first, f"{run.train.num_steps(counts.tasks)} steps", *asked])

@@ -11,6 +11,7 @@ from arpo.rollout.collect import collect
 from arpo.run import Run
 from arpo.tasks import Task
 from arpo.train import sft
+from arpo.train.config import LossConfig
 from arpo.train.gates import FORMAT_AND_TOOLS, Gate, Thresholds, gates
 from arpo.train.job import Job, build_learner
 from arpo.train.meter import Measured, measure
@@ -28,7 +29,8 @@ async def plan_run(job: Job, tasks: Sequence[Task], held_out: Sequence[Task], *,
     traces = sft.read_traces(run.cold_start, run.data.train) if run.cold_start else []
     trees = await sft.demonstrations(job.agent, traces[:_TRACES], run.rollout, run.seed) if traces else []
     lengths = Lengths.from_trees(trees) if trees else Lengths.from_limits(run)
-    learner = build_learner(job, optim=run.optim, num_updates=1, tell=lambda _: None)
+    # The plain loss: the recipe's may ask for a frozen copy of the model.
+    learner = build_learner(job, loss=LossConfig(), optim=run.optim, num_updates=1, tell=lambda _: None)
     speed = await measure_speed(learner, job.agent.engine, job.agent.vocab_size)
     counts = Counts(tasks=len(tasks), held_out=len(held_out), traces=len(traces) if cold_start else 0)
     return plan(run, speed, lengths, counts, spent_s=spent_s)
@@ -50,7 +52,7 @@ def more_cold_start(run: Run, asked: ColdStartConfig, num_traces: int) -> tuple[
     twice of them are: portions with a schedule each teach less than as many updates at once."""
     assert run.cold_start is not None
     full = asked.num_updates(num_traces)
-    done = run.cold_start.num_updates(min(num_traces, run.cold_start.num_traces or num_traces))
+    done = run.cold_start.num_updates(num_traces)
     if done >= 2 * full:
         return None
     longer = asked.model_copy(update={"steps": done + max(1, full // 4), "epochs": None})

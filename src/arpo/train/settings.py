@@ -158,8 +158,9 @@ class ColdStartConfig(Config):
         return self
 
     def num_updates(self, num_traces: int) -> int:
-        """Updates on so many traces."""
-        return self.steps or max(1, math.ceil((self.epochs or 1.0) * num_traces / self.batch))
+        """Updates where there are so many traces."""
+        used = min(num_traces, self.num_traces or num_traces)
+        return self.steps or max(1, math.ceil((self.epochs or 1.0) * used / self.batch))
 
 
 class PlanConfig(Config):
