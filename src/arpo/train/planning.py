@@ -15,10 +15,10 @@ from arpo.train.config import LossConfig
 from arpo.train.gates import FORMAT_AND_TOOLS, Gate, Thresholds, gates
 from arpo.train.job import Job, build_learner
 from arpo.train.meter import Measured, measure
-from arpo.train.order import in_order
 from arpo.train.plan import Counts, Lengths, Planned, plan
 from arpo.train.settings import ColdStartConfig
 from arpo.train.speed import measure_speed
+from arpo.train.trial import first_step
 
 _TRACES = 32  # whose tokens say how long trajectories are
 
@@ -39,7 +39,7 @@ async def plan_run(job: Job, tasks: Sequence[Task], held_out: Sequence[Task], *,
 async def unfit(job: Job, tasks: Sequence[Task]) -> list[Gate]:
     """The gates of format and tool use that trees of the first step's tasks fail after a cold start that was cut short."""
     run = job.run
-    first = list(in_order(tasks, run.seed, 0, run.train.tasks_per_step))
+    first = first_step(run, tasks)
     grown = collect(job.agent, first, job.reward, run.rollout, stats=StepStats(step=1), seed=run.seed, in_flight=len(first))
     rollouts = [rollout async for rollout in grown]
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
