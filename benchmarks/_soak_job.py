@@ -21,10 +21,10 @@ from _tiny_model import write_tiny_model
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.engines import Chunk, SamplingParams
-from arpo.engines.around import Around
 from arpo.engines.config import EngineConfig
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
+from arpo.engines.wrapper import EngineWrapper
 from arpo.tasks import Task
 
 # Counted; besides: "cold start" (its updates, then "keeping"), "log", "random".
@@ -88,7 +88,7 @@ def score(task: Task, said: Transcript) -> Score:
     return Score(reward=0.7 * right + 0.3 * (len(said.turns[-1].text) % 5) / 5, accuracy=right)
 
 
-class Mortal(Around):
+class Mortal(EngineWrapper):
     """An engine that can die between two chunks."""
 
     async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:

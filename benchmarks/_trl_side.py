@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from arpo.chat.answers import final_answer
-from arpo.rewards.text import exact
-from arpo.run import Run
+from arpo.answer_text import exact
+from arpo.final_answer import final_answer
+from arpo.recipe.run import RunConfig
 from arpo.tasks import Task
 from arpo.tools import CallContext, Tool
 
 
 def make_trainer(
-    run: Run,
+    run: RunConfig,
     model: Any,
     *,
     tokenizer: Any,
@@ -67,7 +67,7 @@ def make_trainer(
     return trainer
 
 
-def _config(run: Run, steps: int, tasks_per_step: int, completion: int, out: Path, *, use_cpu: bool, bf16: bool) -> Any:
+def _config(run: RunConfig, steps: int, tasks_per_step: int, completion: int, out: Path, *, use_cpu: bool, bf16: bool) -> Any:
     """The recipe's settings in TRL's words."""
     from trl import GRPOConfig
 
@@ -153,7 +153,7 @@ class _Clock:
         return {"step": step, "cpu": cpu, **self.seconds, "update": update, **self.counts}
 
 
-def _function(tool: Tool, tokenizer: Any, task: Task, run: Run) -> Callable[..., Any]:
+def _function(tool: Tool, tokenizer: Any, task: Task, run: RunConfig) -> Callable[..., Any]:
     """The tool as TRL wants it: a documented function. Results are cut to as many tokens as our side shows."""
     most = run.chat.result_tokens
 

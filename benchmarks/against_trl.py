@@ -31,15 +31,15 @@ from _same_loss import compare
 from _shared_model import FAMILIES, prepared
 from _trl_side import make_trainer, same_prompts
 
+from arpo.assembly.components import Components, build_components, build_learner
 from arpo.core import Paper, StepStats
 from arpo.core.credit import credit
 from arpo.engines import Weights
 from arpo.errors import ArpoError
+from arpo.recipe.run import RunConfig
 from arpo.rollout.collect import collect
 from arpo.rollout.config import RolloutConfig
-from arpo.run import Run
 from arpo.tasks import Task, atlas
-from arpo.train.job import Job, build_job, build_learner
 
 Figures = dict[str, float]
 
@@ -47,28 +47,34 @@ Figures = dict[str, float]
 class Ours:
     """Our side: one learner and one engine, which make steps with any rollout config."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunConfig) -> None:
         self.run = run
-        self.job: Job = build_job(run, Path(run.model.source))
-        self.learner = build_learner(self.job, optim=run.optim, num_updates=1000, tell=print)
+        self.components: Components = build_components(run, Path(run.model.source))
+        self.learner = build_learner(self.components, optim=run.optim, num_updates=1000, tell=print)
 
     def step(self, tasks: Sequence[Task], config: RolloutConfig, number: int) -> Figures:
         return asyncio.run(self._step(tasks, config, number))
 
     async def _step(self, tasks: Sequence[Task], config: RolloutConfig, number: int) -> Figures:
-        job, marks = self.job, [time.perf_counter()]
+        components, marks = self.components, [time.perf_counter()]
         cpu = time.process_time()
         rollouts = [
             rollout
             async for rollout in collect(
-                job.agent, tasks, job.reward, config, stats=StepStats(step=number), seed=self.run.seed, in_flight=len(tasks)
+                components.agent,
+                tasks,
+                components.reward,
+                config,
+                stats=StepStats(step=number),
+                seed=self.run.seed,
+                in_flight=len(tasks),
             )
         ]
         marks.append(time.perf_counter())
         credited = credit([rollout.scored for rollout in rollouts], self.run.advantage)
         trained = self.learner.update(credited)
         marks.append(time.perf_counter())
-        await job.agent.engine.load(Weights(number, self.learner.state()))
+        await components.agent.engine.load(Weights(number, self.learner.state()))
         marks.append(time.perf_counter())
         trees = [rollout.grown.tree for rollout in rollouts]
         return {
@@ -84,11 +90,11 @@ class Ours:
 
 
 def prompts(ours: Ours, tasks: Sequence[Task]) -> list[Sequence[int]]:
-    chat, tools = ours.job.agent.chat(tasks[0])
+    chat, tools = ours.components.agent.chat(tasks[0])
     return [chat.render(task, tools) for task in tasks]
 
 
-def run_rounds(given: argparse.Namespace, run: Run) -> dict[str, Any]:
+def run_rounds(given: argparse.Namespace, run: RunConfig) -> dict[str, Any]:
     tasks = atlas.tasks("train", FAMILIES)
     random.Random(given.seed).shuffle(tasks)
     rounds = given.rounds + 1  # the first one warms up
@@ -98,7 +104,7 @@ def run_rounds(given: argparse.Namespace, run: Run) -> dict[str, Any]:
     ours = Ours(run)
     flat = run.rollout.model_copy(update={"branch_tokens": max(map(len, prompts(ours, tasks))) + given.completion})
     arpo = flat.model_copy(update={"rule": Paper(), "roots": max(1, round(given.leaves * 3 / 8))})
-    start = copy.deepcopy(ours.job.model)
+    start = copy.deepcopy(ours.components.model)
     seen: dict[str, list[Figures]] = {"trl": [], "none": [], "arpo": []}
     last: list[dict[str, Any]] = []
 
@@ -116,9 +122,9 @@ def run_rounds(given: argparse.Namespace, run: Run) -> dict[str, Any]:
     make = partial(
         make_trainer,
         run,
-        tokenizer=ours.job.tokenizer,
+        tokenizer=ours.components.tokenizer,
         tasks=tasks,
-        tool=ours.job.agent.tools[0],
+        tool=ours.components.agent.tools[0],
         steps=rounds,
         tasks_per_step=given.tasks,
         completion=given.completion,

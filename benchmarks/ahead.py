@@ -29,10 +29,10 @@ from arpo.core.score import Score
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
 from arpo.engines.scripted import Script, ScriptedEngine
-from arpo.recipe import load_recipe
+from arpo.recipe.load import load_recipe
+from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
-from arpo.train.pipeline import train
-from arpo.train.runfolder import RunFolder
+from arpo.training.pipeline import train
 
 TIMES = Times(speed=5.0)  # tokens of 4 ms, calls of 0.1 s in the median and 0.6 s in 5 % of cases
 RECIPE = """\

@@ -19,15 +19,15 @@ from typing import Any
 
 from _figures import at_most, finish
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
+from arpo.tools.cache_key import canonical, key_of
 from arpo.tools.call import run_call
 from arpo.tools.config import ToolsConfig
-from arpo.tools.keys import canonical, key_of
+from arpo.tools.gateway import ToolGateway, build_gateway
 from arpo.tools.store import Entry, Store
-from arpo.tools.traffic import Traffic, build_traffic
 
 CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=60.0, seed=0)
 TEXT_CHARS = 600  # of a result: three snippets
@@ -71,12 +71,12 @@ def entry(number: int) -> Entry:
     words = canonical({"query": query(number)}, {})
     key = key_of("search", "", words)
     text = result(query(number))
-    return Entry(key=key, tool="search", version="", arguments=words, status=Status.OK, text=text, made=time.time())
+    return Entry(key=key, tool="search", version="", arguments=words, status=CallStatus.OK, text=text, made=time.time())
 
 
-def traffic_over(file: Path | None, tool: Search) -> Traffic:
+def traffic_over(file: Path | None, tool: Search) -> ToolGateway:
     cache = {"cache": {"file": str(file), "max_mb": 100_000}} if file else {}
-    return build_traffic(ToolsConfig(offered=(tool,), **cache), [(tool,)])
+    return build_gateway(ToolsConfig(offered=(tool,), **cache), [(tool,)])
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -94,11 +94,11 @@ def around_a_call(calls: int, folder: Path) -> dict[str, float]:
     tools, call = {"search": tool}, Call(name="search", arguments={"query": "x"})
     plain = traffic_over(None, tool)
     limits = {"rate": 1e9, "concurrency": 64, "calls": 10**9, "money": 1e9}
-    limited = build_traffic(ToolsConfig(offered=(tool,), limits=limits), [(tool,)])
+    limited = build_gateway(ToolsConfig(offered=(tool,), limits=limits), [(tool,)])
     paid_tool = Paid(cacheable=False)
     kept, paid = traffic_over(None, tool), traffic_over(None, paid_tool)
-    for number, traffic in enumerate((kept, paid)):
-        traffic.keep(folder / f"accounts{number}")
+    for number, tool_gateway in enumerate((kept, paid)):
+        tool_gateway.keep(folder / f"accounts{number}")
     sides: dict[str, Callable[[], Any]] = {
         "bare": lambda: run_call(tools, call, CONTEXT),
         "nothing configured": lambda: plain.call(tools, call, CONTEXT),
@@ -124,7 +124,7 @@ def one_process(store: Store, num_entries: int, calls: int) -> dict[str, Any]:
     """Latencies of hits and misses through the whole way, over a store of `num_entries`."""
     draw = random.Random(0)
     tool = Search()
-    traffic = traffic_over(store.path, tool)
+    tool_gateway = traffic_over(store.path, tool)
     tools = {"search": tool}
     hits: list[float] = []
     misses: list[float] = []
@@ -133,7 +133,7 @@ def one_process(store: Store, num_entries: int, calls: int) -> dict[str, Any]:
         for number in range(calls):
             for times, text in ((hits, query(draw.randrange(num_entries))), (misses, f"new {number} {draw.random()}")):
                 began = time.perf_counter()
-                await traffic.call(tools, Call(name="search", arguments={"query": text}), CONTEXT)
+                await tool_gateway.call(tools, Call(name="search", arguments={"query": text}), CONTEXT)
                 times.append(time.perf_counter() - began)
 
     asyncio.run(measure())
@@ -158,7 +158,7 @@ def entries(count: int) -> Iterator[Entry]:
 def worker(file: str, number: int, num_entries: int, calls: int, start: Any, report: Any) -> None:
     """90 % hits and 10 % new queries, some of which other processes ask at the same time."""
     draw, tool = random.Random(number), Search()
-    traffic = traffic_over(Path(file), tool)
+    tool_gateway = traffic_over(Path(file), tool)
     times: dict[str, list[float]] = {"hit": [], "miss": []}
 
     async def work() -> None:
@@ -166,7 +166,7 @@ def worker(file: str, number: int, num_entries: int, calls: int, start: Any, rep
             known = draw.random() < 0.9
             text = query(draw.randrange(num_entries)) if known else f"new {turn} {draw.randrange(4)}"
             began = time.perf_counter()
-            outcome = await traffic.call({"search": tool}, Call(name="search", arguments={"query": text}), CONTEXT)
+            outcome = await tool_gateway.call({"search": tool}, Call(name="search", arguments={"query": text}), CONTEXT)
             assert outcome.text == result(text)
             times["hit" if outcome.cached else "miss"].append(time.perf_counter() - began)
 
@@ -199,10 +199,10 @@ def many_processes(file: Path, num_entries: int, processes: int, calls: int) -> 
 
 def same_query(file: str, fails: bool, start: Any, report: Any) -> None:
     tool = Search(SEARCH_S, fails=fails)
-    traffic = traffic_over(Path(file), tool)
+    tool_gateway = traffic_over(Path(file), tool)
 
     async def ask() -> str:
-        return (await traffic.call({"search": tool}, Call(name="search", arguments={"query": "the same"}), CONTEXT)).text
+        return (await tool_gateway.call({"search": tool}, Call(name="search", arguments={"query": "the same"}), CONTEXT)).text
 
     start.wait()
     began = time.perf_counter()
@@ -213,11 +213,11 @@ def same_query(file: str, fails: bool, start: Any, report: Any) -> None:
 def in_flight(folder: Path) -> dict[str, Any]:
     """16 equal queries at once: in one process, and in 16."""
     tool = Search(SEARCH_S)
-    traffic = traffic_over(folder / "one.sqlite", tool)
+    tool_gateway = traffic_over(folder / "one.sqlite", tool)
 
     async def all_at_once() -> None:
         call = Call(name="search", arguments={"query": "the same"})
-        await asyncio.gather(*(traffic.call({"search": tool}, call, CONTEXT) for _ in range(16)))
+        await asyncio.gather(*(tool_gateway.call({"search": tool}, call, CONTEXT) for _ in range(16)))
 
     asyncio.run(all_at_once())
     found, failing = in_16_processes(folder / "many.sqlite"), in_16_processes(folder / "failing.sqlite", fails=True)

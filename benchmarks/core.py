@@ -22,7 +22,7 @@ from _grown import Grown, Lengths, grow
 from arpo.core.credit import AdvantageConfig, ScoredTree, credit
 from arpo.core.expansion import Expansion
 from arpo.core.record import TreeRecord, encode
-from arpo.train.packing import pack
+from arpo.learner.packing import pack
 
 LEAVES, ROOTS = 16, 8
 LENGTHS = Lengths(prompt=range(120, 280), turn=range(16, 76), observation=range(45, 107), calls=3)

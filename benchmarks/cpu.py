@@ -28,11 +28,11 @@ from arpo.cli.forecast import quickstart_model
 from arpo.core.credit import CreditedTree
 from arpo.engines import SamplingParams
 from arpo.engines.local import LocalEngine
-from arpo.recipe import load_recipe
-from arpo.train import heap
-from arpo.train.learner import Learner
-from arpo.train.models import compute_dtype, device_of
-from arpo.train.speed import path_of_tokens
+from arpo.learner import malloc_trim
+from arpo.learner.local import Learner
+from arpo.models.loading import compute_dtype, device_of
+from arpo.recipe.load import load_recipe
+from arpo.training.speed import path_of_tokens
 
 SIDES = ("lanes", "threads", "kept", "given back", "every weight")
 TREES, TURNS, PROMPT, LENGTH = 8, 64, 128, 24
@@ -79,7 +79,7 @@ def measure(side: str, layers: int) -> dict[str, Any]:
     else:
         learner = Learner(model, loss=run.loss, optim=run.optim, num_updates=UPDATES, token_budget=2048, tree=True, dtype=dtype)
         if side == "given back":
-            heap._available = lambda: 0.0
+            malloc_trim._available = lambda: 0.0
         found = _train(learner)
     size = 512 if dtype is torch.bfloat16 else None
     return {**found, "dtype": str(dtype).removeprefix("torch."), "peak_gflops": matmul_peak(dtype, size=size)}

@@ -27,18 +27,18 @@ import _figures
 from _requests import Noting, Request, Write, replay, unique_tokens
 from rich.console import Console
 
+from arpo.assembly.components import Components, build_components
 from arpo.core.branching import StepStats
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import ArpoError
-from arpo.recipe import load_recipe
+from arpo.learner.lora import full_state
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
 from arpo.rollout.collect import collect
-from arpo.run import Run
-from arpo.train.adapters import full_state
-from arpo.train.job import Job, build_job
-from arpo.train.pipeline import train
-from arpo.train.preparation import prepare
-from arpo.train.runfolder import RunFolder
-from arpo.train.starts import Start
+from arpo.runs.folder import RunFolder
+from arpo.sft.cache import SFTCache
+from arpo.training.pipeline import train
+from arpo.training.preflight import prepare
 
 SEED = 11
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="arpo-engine-") as folder:
             steps = [_steps(options, Path(folder), staleness) for staleness in (0, 1) if options.steps]
             run = load_recipe(_recipe(options), _overrides(options))
-            if Start(run).model is None:
+            if SFTCache(run).model is None:
                 _train(options, Path(folder) / "start", "train.steps=1", *_overrides(options))  # keeps its cold start
             figures, goals = asyncio.run(_measure(options, run))
     except ArpoError as error:
@@ -109,15 +109,15 @@ def _train(options: argparse.Namespace, out: Path, *settings: str) -> list[dict[
 # --- the engine
 
 
-async def _measure(options: argparse.Namespace, run: Run) -> tuple[dict[str, Any], list[_figures.Goal]]:
+async def _measure(options: argparse.Namespace, run: RunConfig) -> tuple[dict[str, Any], list[_figures.Goal]]:
     prepared = prepare(run)
-    job = build_job(run, prepared.source, Start(run).model, world=prepared.world)
-    engine: Any = job.agent.engine
+    components = build_components(run, prepared.source, SFTCache(run).model, world=prepared.world)
+    engine: Any = components.agent.engine
     try:
         tasks = prepared.tasks["train"][: options.tasks]
-        await _rollout(job, tasks)  # the engine starts, and what is looked up once is
-        rounds = [await _round(job, tasks, forwards=number % 2 == 0) for number in range(options.rounds)]
-        loads = [await _load(engine, job.model, version) for version in range(1, options.rounds + 1)]
+        await _rollout(components, tasks)  # the engine starts, and what is looked up once is
+        rounds = [await _round(components, tasks, forwards=number % 2 == 0) for number in range(options.rounds)]
+        loads = [await _load(engine, components.model, version) for version in range(1, options.rounds + 1)]
     finally:
         await engine.close()
     middle = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
@@ -131,40 +131,42 @@ async def _measure(options: argparse.Namespace, run: Run) -> tuple[dict[str, Any
     goals = [_figures.at_least("throughput under the rollout over the same requests without it", 0.95, middle["ratio"])]
     if options.kind == "vllm":
         again = (middle["computed"] - middle["unique"]) / middle["requests"]
-        block = 32 if job.model.device.type == "cpu" else 16
+        block = 32 if components.model.device.type == "cpu" else 16
         goals.append(_figures.at_most(f"blocks of {block} tokens computed again, a request", 1.0, again / block))
     else:
         goals.append(_figures.at_most("prompt tokens computed over unique ones", 1.05, middle["computed"] / middle["unique"]))
-    figures = {"rollout": middle, "rounds": rounds, "weights": loaded, "kind": options.kind, "device": str(job.model.device)}
+    figures = {"rollout": middle, "rounds": rounds, "weights": loaded, "kind": options.kind, "device": str(components.model.device)}
     if options.kind == "vllm":
         figures["mode"] = options.mode
     return figures, goals
 
 
-async def _rollout(job: Job, tasks: Sequence[Any]) -> tuple[Noting, float]:
-    noting = Noting(job.agent.engine)
-    agent = replace(job.agent, engine=noting)
+async def _rollout(components: Components, tasks: Sequence[Any]) -> tuple[Noting, float]:
+    noting = Noting(components.agent.engine)
+    agent = replace(components.agent, engine=noting)
     began = time.perf_counter()
-    rollouts = collect(agent, tasks, job.reward, job.run.rollout, stats=StepStats(step=1), seed=SEED, in_flight=len(tasks))
+    rollouts = collect(
+        agent, tasks, components.reward, components.run.rollout, stats=StepStats(step=1), seed=SEED, in_flight=len(tasks)
+    )
     async for _ in rollouts:
         pass
     return noting, time.perf_counter() - began
 
 
-async def _round(job: Job, tasks: Sequence[Any], *, forwards: bool) -> dict[str, float]:
+async def _round(components: Components, tasks: Sequence[Any], *, forwards: bool) -> dict[str, float]:
     """The rollout and its requests alone; backwards, the rollout is timed after them."""
-    engine: Any = job.agent.engine
-    await _forget(engine, job.model)
+    engine: Any = components.agent.engine
+    await _forget(engine, components.model)
     computed = engine.stats.prefill_tokens
-    noted, ours_s = await _rollout(job, tasks)
+    noted, ours_s = await _rollout(components, tasks)
     computed = engine.stats.prefill_tokens - computed
     requests = noted.requests()
     tokens = sum(len(one.tokens) for one in noted.asked)
-    await _forget(engine, job.model)
+    await _forget(engine, components.model)
     bare_s = await _bare(engine, requests)
     if not forwards:
-        await _forget(engine, job.model)
-        noted_again, ours_s = await _rollout(job, tasks)
+        await _forget(engine, components.model)
+        noted_again, ours_s = await _rollout(components, tasks)
         tokens_again = sum(len(one.tokens) for one in noted_again.asked)
         ours_s *= tokens / tokens_again  # seeds are the same; batches may differ in their last bits
     return {

@@ -37,8 +37,8 @@ from arpo.engines import Engine, SamplingParams
 from arpo.engines.config import EngineConfig
 from arpo.engines.local import LocalEngine
 from arpo.errors import ArpoError
-from arpo.train.models import ModelConfig, load_model
-from arpo.train.sources import fetch
+from arpo.models.loading import ModelConfig, load_model
+from arpo.models.sources import fetch
 
 ROOTS, TURN, RESULT, HEAD, CALLS = 3, 15, 70, 10, 3  # as in the quickstart: roots, tokens of a turn and of a tool result, ...
 GENERATE, VLLM, OURS = "generate", "vLLM", "arpo"

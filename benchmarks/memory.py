@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import _soak_job as job
+import _soak_job as components
 import numpy as np
 from _figures import at_most, finish
 from rich.console import Console
 
 from arpo.engines import Weights
 from arpo.engines.config import EngineConfig
-from arpo.recipe import load_recipe
-from arpo.train.pipeline import train
+from arpo.recipe.load import load_recipe
+from arpo.training.pipeline import train
 
 PAGE = resource.getpagesize()
 SERIES = ("rss_mb", "objects", "descriptors", "threads")
@@ -33,7 +33,7 @@ snapshots: list[tracemalloc.Snapshot] = []
 warm_up = 0
 
 
-class Measured(job.Mortal):
+class Measured(components.Mortal):
     """The job's engine; what the process holds is looked at whenever new weights come."""
 
     async def load(self, weights: Weights) -> None:
@@ -51,19 +51,19 @@ def look() -> None:
 
 
 def scripted(config: EngineConfig, model: Any, tokenizer: Any) -> Measured:
-    return Measured(job.scripted(config, model, tokenizer).engine)
+    return Measured(components.scripted(config, model, tokenizer).engine)
 
 
 ahead = scripted
 
 
 def exact(config: EngineConfig, model: Any, tokenizer: Any) -> Measured:
-    return Measured(job.exact(config, model, tokenizer).engine)
+    return Measured(components.exact(config, model, tokenizer).engine)
 
 
 def local(config: EngineConfig, model: Any, tokenizer: Any) -> Measured:
     """With its real way of working: requests come and go in one batch."""
-    return Measured(job.exact(config.model_copy(update={"deterministic": False}), model, tokenizer).engine)
+    return Measured(components.exact(config.model_copy(update={"deterministic": False}), model, tokenizer).engine)
 
 
 def measure(folder: Path, engine: str, steps: int) -> None:
@@ -72,7 +72,7 @@ def measure(folder: Path, engine: str, steps: int) -> None:
     warm_up = steps // 5
     samples.clear()
     os.environ["ARPO_CACHE"] = str(folder / "cache")
-    recipe = job.write_job(folder)["exact" if engine == "local" else engine]
+    recipe = components.write_job(folder)["exact" if engine == "local" else engine]
     plan = [f"engine.kind=memory:{engine}", f"train.steps={steps}", "train.save_every=50", "train.eval_every=50"]
     with open(os.devnull, "w") as nowhere:
         train(load_recipe(recipe, plan), out=folder / "run", console=Console(file=nowhere))
@@ -87,7 +87,7 @@ def growth(values: Sequence[float]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--engine", choices=(*job.ENGINES, "local"), default="scripted")
+    parser.add_argument("--engine", choices=(*components.ENGINES, "local"), default="scripted")
     parser.add_argument("--trace", action="store_true", help="which lines of code hold more (twice as slow)")
     parser.add_argument("--quick", action="store_true", help="100 steps")
     given = parser.parse_args()

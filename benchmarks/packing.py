@@ -32,12 +32,12 @@ from arpo.core.credit import AdvantageConfig, CreditedTree, ScoredTree, credit
 from arpo.core.place import Place
 from arpo.core.record import decode
 from arpo.core.tree import RolloutTree
-from arpo.train.config import LossConfig, OptimConfig
-from arpo.train.learner import Learner
+from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.local import Learner
 
 RECORDED = Path(__file__).with_name("quickstart_step.frames")
 LONG = Lengths(prompt=range(300, 700), turn=range(60, 300), observation=range(200, 700), calls=4)
-LOSS = LossConfig(aggregation="token", importance_cap=None)  # no cap: random weights agree with no engine
+LOSS = LossConfig(aggregation="token", tis_cap=None)  # no cap: random weights agree with no engine
 OPTIM = OptimConfig(lr=1e-12, grad_clip=None)  # all sides and rounds see the same weights
 Trees = list[CreditedTree]
 

@@ -24,12 +24,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from arpo.errors import ArpoError, ConfigError, nearest
-from arpo.evaluation.compare import ShownTable
-from arpo.evaluation.compare import tables as compared_tables
-from arpo.evaluation.comparison import ComparedRun, Comparison, draw_comparison
-from arpo.evaluation.metrics import Estimate, over_seeds
+from arpo.evaluation.comparison_report import ShownTable
+from arpo.evaluation.comparison_report import tables as compared_tables
+from arpo.evaluation.run_comparison import ComparedRun, Comparison, draw_comparison
+from arpo.evaluation.statistics import Estimate, over_seeds
 from arpo.files import json_line, write_atomic
-from arpo.train.starts import Start
+from arpo.sft.cache import SFTCache
 
 START = "cold start"
 LAST = 5  # steps at the end over which training accuracy is averaged
@@ -115,7 +115,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             hint = "add arpo to --methods, or finish its cells first"
             raise ConfigError("random branches as often as arpo's cell of the same seed", where="--methods", hint=hint)
     check_begun(plan)
-    keys = {Start(cell_run(plan, method, seed)).key for method, seed in plan.order()}
+    keys = {SFTCache(cell_run(plan, method, seed)).key for method, seed in plan.order()}
     if len(keys) > 1:
         raise ConfigError("the cells would not share a cold start", where=plan.recipe, value=sorted(keys))
     return plan

@@ -29,26 +29,26 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import _soak_job as job
+import _soak_job as components
 from _figures import at_least, at_most, finish
 
+from arpo.assembly.components import read_tasks
 from arpo.files import PARTIAL, read_json_lines
-from arpo.recipe import load_recipe
-from arpo.train import checkpoint
-from arpo.train.job import read_tasks
-from arpo.train.order import in_order
-from arpo.train.runfolder import RunFolder
+from arpo.recipe.load import load_recipe
+from arpo.runs import checkpoint
+from arpo.runs.folder import RunFolder
+from arpo.training.task_sampler import in_order
 
-KINDS = (*job.POINTS, "cold start", "log", "random")
+KINDS = (*components.POINTS, "cold start", "log", "random")
 CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s", "engine/")  # what depends on timing
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
     "_soak_job",
     "accelerate",
     "arpo.engines.local",
-    "arpo.train.learner",
-    "arpo.train.pipeline",
-    "arpo.train.report",
+    "arpo.learner.local",
+    "arpo.training.pipeline",
+    "arpo.report.run_report",
     "matplotlib.pyplot",
     "tensorboard.summary.writer.event_file_writer",
     "torch._dynamo",
@@ -91,14 +91,14 @@ def live(recipe: str, out: str, resume: bool, environment: dict[str, str], count
     """Train until the end, or until it is killed. `counts`: where to write how often each point was reached."""
     from rich.console import Console
 
-    from arpo.train.pipeline import train
+    from arpo.training.pipeline import train
 
     os.environ.update(environment)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         train(load_recipe(recipe), out=Path(out), resume=resume, console=Console(file=nowhere))
     if counts:
-        Path(counts).write_text(json.dumps(job.reached))
+        Path(counts).write_text(json.dumps(components.reached))
 
 
 class Lives:
@@ -274,7 +274,7 @@ def _kept(out: Path, each: Remains) -> bool:
 
 def references(folder: Path, lives: Lives) -> dict[str, Reference]:
     found: dict[str, Reference] = {}
-    recipes, cache, keeping = job.write_job(folder), folder / "cache", 0
+    recipes, cache, keeping = components.write_job(folder), folder / "cache", 0
     for engine, recipe in recipes.items():
         first, out, counts = folder / f"first-{engine}", folder / f"whole-{engine}", folder / f"{engine}.json"
         reached = []
@@ -290,7 +290,9 @@ def references(folder: Path, lives: Lives) -> dict[str, Reference]:
 
 def draw_kill(random: Random, reference: Reference, kind: str) -> str:
     if kind == "cold start":
-        return random.choice([f"update:{random.randint(1, job.COLD_STEPS)}", f"keeping:{random.randint(1, reference.keeping)}"])
+        return random.choice(
+            [f"update:{random.randint(1, components.COLD_STEPS)}", f"keeping:{random.randint(1, reference.keeping)}"]
+        )
     if kind == "log":
         return f"log:{random.randint(1, 5)}:{random.randint(1, 9000)}"
     if kind == "random":
@@ -336,7 +338,10 @@ def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = pr
     whole = references(folder, lives)
     tell(f"undisturbed: {', '.join(f'{engine} {each.seconds:.1f} s, {each.reached}' for engine, each in whole.items())}")
     while tally.killed < runs and len(tally.broken) < runs:
-        kind, engine = KINDS[tally.runs % len(KINDS)], job.ENGINES[tally.runs % len(job.ENGINES)]  # 10 and 3: every pair in 30
+        kind, engine = (
+            KINDS[tally.runs % len(KINDS)],
+            components.ENGINES[tally.runs % len(components.ENGINES)],
+        )  # 10 and 3: every pair in 30
         out, before = folder / f"run-{tally.runs:03d}-{engine}-{kind}", len(tally.broken)
         one_run(out, whole[engine], lives, random, kind, tally)
         tally.runs += 1

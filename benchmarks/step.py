@@ -34,17 +34,17 @@ from rich.console import Console
 from torch import nn
 
 import arpo.engines.decoder
+import arpo.learner.local
 import arpo.rollout.collect
-import arpo.rollout.grow
-import arpo.train.learner
+import arpo.rollout.tree_rollout
+from arpo.display.progress import Progress
 from arpo.errors import ArpoError
 from arpo.files import write_json
-from arpo.recipe import load_recipe
-from arpo.run import Run
-from arpo.train.loop import Trainer
-from arpo.train.pipeline import train
-from arpo.train.progress import Progress
-from arpo.train.runfolder import RunFolder
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
+from arpo.runs.folder import RunFolder
+from arpo.training.loop import Trainer
+from arpo.training.pipeline import train
 
 # In the order of importance: a moment belongs to the first of these that is under way.
 ENGINE, PACKING, RECORDS = "sampling", "packing", "records"
@@ -74,7 +74,7 @@ class Watch:
 
     def note_step(self) -> None:
         assert self.trainer is not None
-        engine: Any = self.trainer.job.agent.engine
+        engine: Any = self.trainer.components.agent.engine
         self.ends.append(Moment.now())
         self.counts.append({name: float(getattr(engine.stats, name)) for name in COUNTED})
 
@@ -149,7 +149,7 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def measured(run: Run) -> dict[str, Any]:
+def measured(run: RunConfig) -> dict[str, Any]:
     """Train `run` in a folder that does not stay. Raises ArpoError."""
     watch = Watch()
     with tempfile.TemporaryDirectory(prefix="arpo-step-") as folder, Clocks() as clocks, ExitStack() as stack:
@@ -167,7 +167,7 @@ def put_clocks(clocks: Clocks) -> None:
     clocks.around(arpo.engines.decoder.Decoder, "step", ENGINE)
     clocks.around(*_tools(), TOOLS)
     clocks.around(arpo.rollout.collect, "run_reward", REWARDS)
-    clocks.around(arpo.train.learner, "pack", PACKING)
+    clocks.around(arpo.learner.local, "pack", PACKING)
     clocks.around(RunFolder, "append_tree", RECORDS)
     for method, name in (
         ("collect", WAITING),
@@ -186,10 +186,10 @@ def put_clocks(clocks: Clocks) -> None:
 def _tools() -> tuple[Any, str]:
     """Where tools are called: with --before, libraries meet this script that do not have traffic yet."""
     try:
-        from arpo.tools.traffic import Traffic
+        from arpo.tools.gateway import ToolGateway
     except ModuleNotFoundError:
-        return arpo.rollout.grow, "run_call"
-    return Traffic, "call"
+        return arpo.rollout.tree_rollout, "run_call"
+    return ToolGateway, "call"
 
 
 def _watch_steps(watch: Watch, stack: ExitStack) -> None:
@@ -208,7 +208,7 @@ def _watch_steps(watch: Watch, stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(Progress, "step", stepping))
 
 
-def _figures_of(run: Run, watch: Watch, clocks: Clocks, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figures_of(run: RunConfig, watch: Watch, clocks: Clocks, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     assert watch.trainer is not None
     start, end, steps = watch.ends[0], watch.ends[-1], len(watch.ends) - 1
     phases = {name: seconds / steps for name, seconds in exclusive(clocks.intervals, ORDER, start, end).items()}
@@ -221,7 +221,7 @@ def _figures_of(run: Run, watch: Watch, clocks: Clocks, history: Sequence[Mappin
         name: math.fsum(float(line.get(name) or 0.0) for line in history[1:]) / steps
         for name in ("tokens/trained_unique", "train/tokens_trained", "calls/executed", "leaves/all")
     }
-    dtype = watch.trainer.job.agent.engine.dtype
+    dtype = watch.trainer.components.agent.engine.dtype
     return {
         "step_s": math.fsum(phases.values()),
         "phases_s": phases,
@@ -233,7 +233,7 @@ def _figures_of(run: Run, watch: Watch, clocks: Clocks, history: Sequence[Mappin
         "dtype": str(dtype).removeprefix("torch."),
         "matmul_gflops": matmul_peak(dtype),
         "copy_gb_s": copy_peak(),
-        **_sizes(watch.trainer.job.model),
+        **_sizes(watch.trainer.components.model),
     }
 
 

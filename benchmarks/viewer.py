@@ -34,12 +34,12 @@ from _figures import Goal, at_most, finish
 
 from arpo.core.branching import Never, StepStats
 from arpo.core.credit import AdvantageConfig, ScoredTree, credit
-from arpo.core.expansion import Growth
+from arpo.core.expansion import ExpansionConfig
 from arpo.core.place import Place, show
 from arpo.core.record import TreeRecord, decode, encode
 from arpo.core.score import Score
-from arpo.core.tree import Ending, Observation, Outcome, Prompt, Role, RolloutTree, Status, Turn
-from arpo.train.runfolder import RunFolder
+from arpo.core.tree import CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
+from arpo.runs.folder import RunFolder
 
 RECORDED = Path(__file__).parent / "quickstart_step.frames"
 LARGE = "large"  # the id of the large tree's task
@@ -150,15 +150,15 @@ def large_tree(leaves: int = 64, tokens: int = 50_000) -> TreeRecord:
         logprobs = array("f", (-random.expovariate(2) for _ in range(length)))
         tree.grow(Turn(place=place, role=role, tokens=_drawn_tokens(random, length), logprobs=logprobs, entropies=entropies))
         if place in siblings:
-            outcome = Outcome(tool="search", status=Status.OK, text="what was found " * (length // 3), seconds=0.1)
+            outcome = ToolCallResult(tool="search", status=CallStatus.OK, text="what was found " * (length // 3), seconds=0.1)
             tree.grow(Observation(place=place, tokens=_drawn_tokens(random, length), outcomes=(outcome,)))
         else:
-            tree.end(place, Ending.FINISHED)
+            tree.end(place, StopReason.FINISHED)
     scores = {leaf: Score(reward=(r := float(random.random() < 0.5)), accuracy=r, parts={"answer": r}) for leaf in tree.leaves()}
     (credited,) = credit([ScoredTree(tree, scores)], AdvantageConfig())
     task = {"id": LARGE, "source": "", "question": "a large tree", "answers": ["yes"], "family": "large"}
     texts = {show(place): "words that the policy wrote " * (length // 5) for place in tree.turns}
-    growth = Growth(leaves=leaves, roots=8, rule=Never(), head=10, vocab_size=VOCABULARY, stats=StepStats(step=1), seed=0)
+    growth = ExpansionConfig(leaves=leaves, roots=8, rule=Never(), head=10, vocab_size=VOCABULARY, stats=StepStats(step=1), seed=0)
     return TreeRecord(
         growth=growth,
         tree=tree,

@@ -16,20 +16,20 @@ from typing import Any
 
 from arpo.core import (
     Call,
-    Ending,
+    CallStatus,
     Expansion,
     Observation,
-    Outcome,
     Paper,
     Prompt,
     Returned,
     RolloutTree,
     RunCalls,
-    Sample,
+    SampleTurn,
     Score,
     ScoredTree,
-    Status,
     StepStats,
+    StopReason,
+    ToolCallResult,
     TreeRecord,
     Turn,
     TurnEnded,
@@ -63,7 +63,7 @@ def main() -> None:
     if asked.run is None:
         print(svg(example()))
         return
-    from arpo.train.runfolder import RunFolder
+    from arpo.runs.folder import RunFolder
 
     record = next(islice(RunFolder(asked.run).trees(asked.step), asked.tree, None), None)
     if record is None:
@@ -212,7 +212,7 @@ def example() -> TreeRecord:
     answers: dict[str, str] = {}
     while waiting:
         match waiting.pop(0):
-            case Sample(place=place, role=role):
+            case SampleTurn(place=place, role=role):
                 tokens, entropy, said = LINES[show(place)]
                 text = said.removeprefix("=")
                 name, _, argument = said.partition(": ")
@@ -223,9 +223,9 @@ def example() -> TreeRecord:
                 )
                 if not calls:
                     answers[show(place)] = text
-                waiting += expansion.feed(TurnEnded(turn, None if calls else Ending.FINISHED))
+                waiting += expansion.feed(TurnEnded(turn, None if calls else StopReason.FINISHED))
             case RunCalls(place=place, calls=(call,)):
-                outcome = Outcome(tool=call.name, status=Status.OK, text="")
+                outcome = ToolCallResult(tool=call.name, status=CallStatus.OK, text="")
                 seen = Observation(place=place, tokens=array("i", range(RESULT_TOKENS)), outcomes=(outcome,))
                 waiting += expansion.feed(Returned(seen))
     right = {leaf: float(answers[show(leaf)] == GOLD) for leaf in tree.leaves()}

@@ -3,7 +3,7 @@
     python scripts/write_cold_start.py quickstart
 
 The recipe must train LoRA's matrices. They are stored in float16, with the key of the settings that they were made under, a
-digest of the first traces' tokens (tests/train/test_bundled.py says when these no longer fit) and how this script was called. On
+digest of the first traces' tokens (tests/training/test_bundled.py says when these no longer fit) and how this script was called. On
 two cores without bfloat16 instructions that of the quickstart takes about ten minutes; one in the cache is taken from there.
 """
 
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from arpo.event_loop import complete
-from arpo.recipe import load_recipe
-from arpo.run import Run
-from arpo.train import sft
-from arpo.train.imitation import cold_start
-from arpo.train.job import build_job
-from arpo.train.sources import fetch
-from arpo.train.starts import BUNDLED, Start, tokens_digest
-from arpo.train.whole import whole_folder
+from arpo.assembly.components import build_components
+from arpo.event_loop import run_sync
+from arpo.models.sources import fetch
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
+from arpo.runs.atomic import whole_folder
+from arpo.sft import training
+from arpo.sft.cache import BUNDLED, SFTCache, tokens_digest
+from arpo.sft.stage import sft
 
 TRACES = 16  # whose tokens are held
 
@@ -34,10 +34,10 @@ def main() -> None:
     run = load_recipe(name)
     if run.model.lora is None or run.cold_start is None:
         raise SystemExit(f"{name}: a bundled cold start is one of LoRA's matrices: give the recipe model.lora and cold_start")
-    start = Start(run, bundled=False)
+    start = SFTCache(run, bundled=False)
     if start.model is None:
         unmeasured = run.model_copy(update={"data": run.data.model_copy(update={"test": None})})
-        shutil.rmtree(cold_start(unmeasured))
+        shutil.rmtree(sft(unmeasured))
     made = start.model
     assert made is not None
     about = {
@@ -45,7 +45,7 @@ def main() -> None:
         "command": f"python scripts/write_cold_start.py {name}",
         "seed": run.cold_start.seed,
         "key": start.key,
-        "tokens": complete(first_tokens(run)),
+        "tokens": run_sync(first_tokens(run)),
     }
     with whole_folder(BUNDLED / name) as folder:
         state = load_file(made / "adapter_model.safetensors")
@@ -58,15 +58,15 @@ def main() -> None:
     print(f"{(BUNDLED / name).relative_to(Path.cwd())}: {size / 1e6:.1f} MB")
 
 
-async def first_tokens(run: Run) -> str:
+async def first_tokens(run: RunConfig) -> str:
     """The digest of what the recipe makes of its first traces today."""
     assert run.cold_start is not None
-    job = build_job(run, fetch(run.model.source))
+    components = build_components(run, fetch(run.model.source))
     try:
-        traces = sft.read_traces(run.cold_start, run.data.train)[:TRACES]
-        return tokens_digest(await sft.demonstrations(job.agent, traces, run.rollout, run.cold_start.seed))
+        traces = training.read_traces(run.cold_start, run.data.train)[:TRACES]
+        return tokens_digest(await training.traces_to_trees(components.agent, traces, run.rollout, run.cold_start.seed))
     finally:
-        await job.agent.engine.close()
+        await components.agent.engine.close()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from pydantic.fields import FieldInfo
 
 from arpo.config import Config
 from arpo.core.branching import Pilot, Rule
-from arpo.run import Run, plain
+from arpo.recipe.run import RunConfig, plain
+from arpo.recipe.train import TrackerConfig
 from arpo.tasks.given import Given
 from arpo.tools.config import ToolConfig
-from arpo.train.settings import TrackerConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 OPENING = """\
@@ -67,8 +67,8 @@ Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7
 
 def page() -> str:
     """The whole page."""
-    fields = Run.model_fields
-    parts = [OPENING, "## The run", "", *_table(Run, only=lambda annotation: _group(annotation) is None), ""]
+    fields = RunConfig.model_fields
+    parts = [OPENING, "## The run", "", *_table(RunConfig, only=lambda annotation: _group(annotation) is None), ""]
     for name, field in fields.items():
         group = _group(field.annotation)
         if group is not None:

@@ -106,7 +106,7 @@ PIXEL = bytes.fromhex(
 
 
 def sketched(path: Path | str, panels: Sequence[Any], *, columns: int = 2) -> Path | None:
-    """Stands for `arpo.evaluation.charts.draw`: the same files, without the seconds that matplotlib takes for eight of them."""
+    """Stands for `arpo.display.charts.draw`: the same files, without the seconds that matplotlib takes for eight of them."""
     if not any(value is not None for panel in panels for line in panel.lines for value in line.y):
         return None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -121,4 +121,4 @@ def quick_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     `finished_tiny_run` is made before this holds and has real ones, as have all runs by a command and tests marked `real_plots`.
     """
     if not request.node.get_closest_marker("real_plots"):
-        monkeypatch.setattr("arpo.train.report.draw", sketched)
+        monkeypatch.setattr("arpo.report.run_report.draw", sketched)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arpo.recipe import bundled, load_recipe
+from arpo.recipe.load import bundled, load_recipe
 
 
 @pytest.mark.parametrize("name", sorted(bundled()))

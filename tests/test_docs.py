@@ -157,7 +157,7 @@ async def test_shop_of_the_tools_page_answers_many_calls_at_once() -> None:
     from arpo.tasks import Task
     from arpo.tools import CallContext
     from arpo.tools.config import build_entries
-    from arpo.tools.traffic import build_traffic
+    from arpo.tools.gateway import build_gateway
 
     (block,) = [block for block in PYTHON if block.page == "tools.md" and "sqlite3.connect" in block.text]
     names: dict[str, object] = {"__name__": "block"}
@@ -165,11 +165,11 @@ async def test_shop_of_the_tools_page_answers_many_calls_at_once() -> None:
     offered = names["run"].tools  # type: ignore[attr-defined]
     entries = build_entries(offered.offered)
     tools = {tool.name: tool for entry in entries for tool in entry}
-    traffic = build_traffic(offered, entries)
+    tool_gateway = build_gateway(offered, entries)
     context = CallContext(task=Task(id="t", messages=({"role": "user", "content": ""},), answers=("",)), deadline_s=5, seed=0)
 
     async def ask(name: str, **arguments: object) -> str:
-        return (await traffic.call(tools, Call(name=name, arguments=arguments), context)).text
+        return (await tool_gateway.call(tools, Call(name=name, arguments=arguments), context)).text
 
     told = await asyncio.gather(*(ask("deliver", item="tea", kilos=2) for _ in range(100)))
     assert set(told) == {"2 kilos of tea delivered"}
@@ -272,7 +272,7 @@ def test_command_parses(where: str, words: list[str]) -> None:
 
 
 def test_recipes_on_the_command_line_load() -> None:
-    from arpo.recipe import bundled, load_recipe
+    from arpo.recipe.load import bundled, load_recipe
 
     found = [words for _, words in commands() if words[1:2] == ["train"] and len(words) > 2 and words[2] in bundled()]
     assert found
@@ -298,7 +298,7 @@ def explained_metrics() -> list[re.Pattern[str]]:
 
 
 def test_every_metric_of_a_run_is_explained(tiny_run: Path) -> None:
-    from arpo.train.runfolder import RunFolder
+    from arpo.runs.folder import RunFolder
 
     names = {name for line in RunFolder(tiny_run).metrics() for name in line}
     explained = explained_metrics()

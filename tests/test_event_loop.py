@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 import arpo
-from arpo.event_loop import complete
-from arpo.train.runfolder import RunFolder
+from arpo.event_loop import run_sync
+from arpo.runs.folder import RunFolder
 from tiny_project import TinyProject
 
 NAMED: contextvars.ContextVar[str] = contextvars.ContextVar("named")
@@ -28,17 +28,17 @@ async def fail() -> None:
 
 
 def test_it_returns_and_raises_what_the_work_does() -> None:
-    assert complete(answer()) == "nothing"
+    assert run_sync(answer()) == "nothing"
     with pytest.raises(arpo.EngineError, match="no engine"):
-        complete(fail())
+        run_sync(fail())
 
 
 def test_so_it_does_inside_a_running_loop_with_the_caller_s_context() -> None:
     async def cell() -> str:
         NAMED.set("context")
         with pytest.raises(arpo.EngineError, match="no engine"):
-            complete(fail())
-        return complete(answer())
+            run_sync(fail())
+        return run_sync(answer())
 
     assert asyncio.run(cell()) == "context"
 
@@ -58,7 +58,7 @@ def test_ctrl_c_inside_a_running_loop_cancels_the_work_and_waits_for_it() -> Non
     async def cell() -> None:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook: asyncio.run here set its own
         try:
-            complete(work())
+            run_sync(work())
         finally:
             signal.signal(signal.SIGINT, before)
 

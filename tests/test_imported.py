@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import arpo
-from arpo.imported import imported
+from arpo.import_path import import_from_path
 
 
 def of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
@@ -18,14 +18,14 @@ def test_a_module_that_is_nowhere_is_told_where_it_is_looked_for() -> None:
     with pytest.raises(
         arpo.ConfigError, match=r"cannot import no_such_shop .*beside the recipe, or in the folder .* `code`"
     ) as error:
-        imported("no_such_shop:price", "tools.0.use")
+        import_from_path("no_such_shop:price", "tools.0.use")
     assert "tools.0.use" in str(error.value)
 
 
 def test_a_module_whose_own_import_is_missing_is_told_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_a_file(tmp_path, monkeypatch, "needs_more", "import no_such_package\n")
     with pytest.raises(arpo.ConfigError, match="No module named 'no_such_package'") as error:
-        imported("needs_more:price", "tools.0.use")
+        import_from_path("needs_more:price", "tools.0.use")
     assert "beside the recipe" not in str(error.value)
 
 
@@ -40,7 +40,7 @@ def test_a_module_whose_own_import_is_missing_is_told_only_that(tmp_path: Path, 
 def test_what_only_its_own_process_could_find_says_so(path: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_a_file(tmp_path, monkeypatch, "made_inside", "def main():\n    def score(task, transcript): return 0.0\n    return score\n")
     with pytest.raises(arpo.ConfigError, match=why):
-        imported(path, "reward.use")
+        import_from_path(path, "reward.use")
 
 
 def test_a_script_that_trains_when_it_is_imported_trains_nothing(
@@ -55,5 +55,5 @@ def test_a_script_that_trains_when_it_is_imported_trains_nothing(
         f"import arpo\ndef score(task, transcript): return 0.0\narpo.train(arpo.load_recipe({str(tiny_run)!r}), again=True)\n",
     )
     with pytest.raises(arpo.ConfigError, match=r"trains_at_once calls arpo.train as soon as it is imported.*__main__"):
-        imported("trains_at_once:score", "reward.use")
+        import_from_path("trains_at_once:score", "reward.use")
     assert sorted(tiny_run.parent.iterdir()) == before

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from arpo.core.record import replay
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
 from arpo.evaluation.results import read_all_results
-from arpo.recipe import load_recipe
-from arpo.train import checkpoint
-from arpo.train.runfolder import RunFolder
-from arpo.train.sources import fetch
+from arpo.models.sources import fetch
+from arpo.recipe.load import load_recipe
+from arpo.runs import checkpoint
+from arpo.runs.folder import RunFolder
 
 SHORT = (
     "train.steps=1",
@@ -87,7 +87,7 @@ def test_its_trees_replay_and_their_calls_are_counted(finished: RunFolder) -> No
         assert all(0 < len(turn.tokens) == len(turn.entropies) for turn in record.tree.turns.values())
     [line] = finished.metrics()
     shown = [outcome for record in records for seen in record.tree.observations.values() for outcome in seen.outcomes]
-    ran = sum(outcome.status in (Status.OK, Status.ERROR, Status.TIMEOUT) for outcome in shown)
+    ran = sum(outcome.status in (CallStatus.OK, CallStatus.ERROR, CallStatus.TIMEOUT) for outcome in shown)
     assert line["calls/executed"] - line["calls/discarded"] == ran and line["leaves/all"] == 16
 
 

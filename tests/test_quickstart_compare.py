@@ -15,7 +15,7 @@ import pytest
 import quickstart_compare as benchmark
 
 from arpo.errors import ConfigError, FormatError
-from arpo.train.starts import Start
+from arpo.sft.cache import SFTCache
 from tiny_project import TinyProject
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "quickstart_compare.py"
@@ -61,7 +61,7 @@ def write(plan: Any, *found: Any) -> None:
 def test_cells_differ_in_their_method_alone(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, overrides=("rollout.leaves=8", "rollout.roots=3"))
     runs = {(method, seed): cells.cell_run(plan, method, seed) for method, seed in plan.order()}
-    assert len(runs) == 12 and len({Start(run).key for run in runs.values()}) == 1
+    assert len(runs) == 12 and len({SFTCache(run).key for run in runs.values()}) == 1
     assert {run.rollout.leaves for run in runs.values()} == {8}
     assert {run.evaluation.seed for run in runs.values()} == {0} and all(run.train.gates is None for run in runs.values())
     assert {key: run.rollout.roots for key, run in runs.items() if key[1] == 0} == {

@@ -10,9 +10,9 @@ import pytest
 import arpo
 from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
-from arpo.recipe import bundled, load_recipe, show_resolved
+from arpo.recipe.load import bundled, load_recipe, show_resolved
+from arpo.recipe.run import RunConfig, plain
 from arpo.rewards.config import RewardConfig
-from arpo.run import Run, plain
 from arpo.tasks.data import DataConfig
 from arpo.tools.config import ToolConfig, build_tools
 
@@ -203,7 +203,7 @@ def test_the_same_run_in_python() -> None:
     run = arpo.Run(data={"train": {"source": "atlas"}}, tools=(lookup, "search"), reward=reward, rollout={"rule": Paper(beta=0.3)})
     assert run.tools.offered[0] is lookup and run.reward is reward
     assert ":" in plain(run)["tools"]["offered"][0]["use"]
-    assert isinstance(run, Run) and callable(arpo.train)
+    assert isinstance(run, RunConfig) and callable(arpo.train)
 
 
 class Always:

@@ -9,14 +9,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arpo.config_errors import all_keys
 from arpo.core.codec import _RULES
 from arpo.errors import ConfigError
-from arpo.located import dump, parse
-from arpo.mistakes import all_keys
-from arpo.recipe import load_recipe, show_resolved
-from arpo.run import Run
+from arpo.recipe.load import load_recipe, show_resolved
+from arpo.recipe.run import RunConfig
+from arpo.yaml_positions import dump, parse
 
-KEYS = all_keys(Run)
+KEYS = all_keys(RunConfig)
 BASE: dict[str, Any] = {
     "data": {"train": {"source": "atlas"}},
     "tools": {"offered": [{"use": "search"}]},
@@ -140,7 +140,7 @@ def loads(path: tuple[str, ...], file: Path) -> bool:
 @pytest.mark.slow
 def test_every_section_is_tried_and_at_every_key_something_is_right(tmp_path: Path) -> None:
     """Else all that is found out about a key is that its group cannot be, and fuzzing it is vain."""
-    assert {path[0] for path in KEYS} == set(Run.model_fields)
+    assert {path[0] for path in KEYS} == set(RunConfig.model_fields)
     assert [".".join(path) for path in KEYS if not loads(path, tmp_path / "good.yaml")] == []
 
 

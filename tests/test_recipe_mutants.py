@@ -14,16 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arpo.config_errors import all_keys
 from arpo.errors import ConfigError
-from arpo.located import dump, flat, parse
-from arpo.mistakes import all_keys
-from arpo.recipe import bundled, load_recipe, show_resolved
-from arpo.run import Run, plain
+from arpo.recipe.load import bundled, load_recipe, show_resolved
+from arpo.recipe.run import RunConfig, plain
+from arpo.yaml_positions import dump, flat, parse
 from tiny_project import RECIPE
 
 TEXTS = {**{name: path.read_text(encoding="utf-8") for name, path in bundled().items()}, "tiny": RECIPE}
 WHOLE = {name: plain(load_recipe(name)) for name in ("quickstart", "arpo-reasoning-7b")}  # with every default
-KEYS = [".".join(map(str, path)) for path in all_keys(Run)]
+KEYS = [".".join(map(str, path)) for path in all_keys(RunConfig)]
 lenient = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 EXTREMES: list[Any] = [
@@ -34,7 +34,7 @@ EXTREMES: list[Any] = [
 extremes = st.sampled_from(EXTREMES).map(copy.deepcopy)
 
 
-def load(raw: bytes | str, *overrides: str) -> Run | str:
+def load(raw: bytes | str, *overrides: str) -> RunConfig | str:
     """The run, which must print and read back equal, or the message of its ConfigError."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "mutant.yaml"
@@ -227,7 +227,7 @@ def test_a_recipe_in_another_encoding_says_so(encoding: str) -> None:
 
 
 def test_a_mark_before_utf8_is_no_part_of_the_first_key() -> None:
-    assert isinstance(load(b"\xef\xbb\xbf" + b"name: marked\ndata: {train: {source: atlas}}\n"), Run)
+    assert isinstance(load(b"\xef\xbb\xbf" + b"name: marked\ndata: {train: {source: atlas}}\n"), RunConfig)
 
 
 # --- the command line
@@ -267,7 +267,7 @@ values = st.one_of(extremes.map(str), st.text(max_size=12), st.sampled_from(WORD
 def test_any_overrides(name: str, given_: list[tuple[str, str]]) -> None:
     overrides = [f"{key}={value}" for key, value in given_]
     message = load(TEXTS[name], *overrides)
-    assert isinstance(message, Run) or "command line" in message or "mutant.yaml" in message, message
+    assert isinstance(message, RunConfig) or "command line" in message or "mutant.yaml" in message, message
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def finished_tiny_run(tiny_files: TinyProject) -> Iterator[Path]:
     """The folder of a finished run of the project (2 steps), shared by all tests: do not change it."""
     from rich.console import Console
 
-    from arpo.recipe import load_recipe
-    from arpo.train.pipeline import train
+    from arpo.recipe.load import load_recipe
+    from arpo.training.pipeline import train
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ARPO_CACHE", str(tiny_files.cache))

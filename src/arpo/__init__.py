@@ -25,20 +25,21 @@ if TYPE_CHECKING:
         ToolError,
         ToolsStoppedError,
     )
-    from arpo.recipe import load_recipe
-    from arpo.run import Run
+    from arpo.recipe.load import load_recipe
+    from arpo.recipe.run import RunConfig as Run
     from arpo.tasks import Task
     from arpo.tools import CallContext, ToolResult
     from arpo.tools.function import tool
-    from arpo.train.callbacks import Callback
-    from arpo.train.pipeline import train
+    from arpo.training.callbacks import Callback
+    from arpo.training.pipeline import train
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Run": ("arpo.run", "Run"),
-    "Callback": ("arpo.train.callbacks", "Callback"),
-    "load_recipe": ("arpo.recipe", "load_recipe"),
+    "Run": ("arpo.recipe.run", "RunConfig"),
+    "train": ("arpo.training.pipeline", "train"),
+    "Callback": ("arpo.training.callbacks", "Callback"),
+    "load_recipe": ("arpo.recipe.load", "load_recipe"),
     "tool": ("arpo.tools.function", "tool"),
     "Task": ("arpo.tasks", "Task"),
     "Score": ("arpo.core.score", "Score"),
@@ -85,8 +86,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # a package that can be called: see there
-        return import_module("arpo.train")
     if name in _HOMES:
         module, attribute = _HOMES[name]
         return getattr(import_module(module), attribute)

@@ -6,15 +6,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from arpo.config_errors import CONFLICT, NO_SECRETS
+
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
 else:
     ModelMetaclass = type(BaseModel)  # it has no public name
-
-CONFLICT = "conflict"  # the kind of pydantic's error
-NO_SECRETS = (
-    "a recipe is written to the run's folder: keep keys in the environment and name the variable"  # and the value is not shown
-)
 
 
 class _Told(ModelMetaclass):
@@ -23,8 +20,8 @@ class _Told(ModelMetaclass):
         try:
             return super().__call__(*given, **values)
         except ValidationError as error:
-            from arpo.located import Located
-            from arpo.mistakes import config_error  # which reads configuration models
+            from arpo.config_errors import config_error  # which reads configuration models
+            from arpo.yaml_positions import Located
 
             raise config_error(error, Located(values), cls) from None
 

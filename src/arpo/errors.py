@@ -88,3 +88,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
     words = sorted(words)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(words)}"
+
+
+class GateError(ArpoError):
+    """The first collected step is not fit to be trained on; names the gates that fail."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def complete(work: Coroutine[Any, Any, T]) -> T:
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns or raises: `asyncio.run`, also where a loop runs already, as in a notebook's cell.
 
     There the work gets a thread with a loop of its own, and the caller's loop stands still until it ends, as it does under any

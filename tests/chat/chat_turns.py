@@ -3,7 +3,7 @@
 from array import array
 from types import SimpleNamespace
 
-from arpo.core.tree import Call, Outcome, Role, Status, Turn
+from arpo.core.tree import Call, CallStatus, Role, ToolCallResult, Turn
 from arpo.tasks import Task
 from arpo.tools.function import tool
 
@@ -38,8 +38,8 @@ def turn(tokens: object) -> Turn:
     return Turn(place=(0,), role=Role.ROOT, tokens=array("i", tokens), logprobs=empty, entropies=empty)
 
 
-def outcome(text: str, name: str = "search") -> Outcome:
-    return Outcome(tool=name, status=Status.OK, text=text)
+def outcome(text: str, name: str = "search") -> ToolCallResult:
+    return ToolCallResult(tool=name, status=CallStatus.OK, text=text)
 
 
 def task(text: str) -> Task:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arpo.chat.body import argument_names, read_body, write_body
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.call import run_call
@@ -67,7 +67,7 @@ def test_what_is_written_is_read_back_and_the_tool_takes_it(called: Any, argumen
     call = read_body(called, write_body(called, arguments))
     assert call.arguments == arguments
     outcome = asyncio.run(run_call([called], call, CONTEXT))
-    assert (outcome.status, outcome.text) == (Status.OK, result)
+    assert (outcome.status, outcome.text) == (CallStatus.OK, result)
 
 
 def test_the_model_is_shown_what_a_structured_argument_holds() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 import arpo
 from arpo.chat import packed
 from arpo.chat.native import NativeFormat, conversation, turn_of
-from arpo.core.tree import FinishReason, Outcome, Role, Status, Turn
+from arpo.core.tree import CallStatus, FinishReason, Role, ToolCallResult, Turn
 from arpo.errors import FormatError
 from arpo.tasks import Task
-from arpo.tasks.traces import TraceStep
+from arpo.tasks.traces import RecordedStep
 
 TASK = Task(id="t", messages=({"role": "user", "content": "Capital of Peru?"},), answers=("Lima",))
 
@@ -48,7 +48,7 @@ def test_a_conversation_survives_the_way_through_the_tree() -> None:
     chat = NativeFormat([search], system="Be brief.", result_tokens=40)
     context = list(chat.render(TASK, [search]))
     written = turn_of(called(("search", '{"query": "Peru"}'), ("search", '{"query": "利马"}')), "tool_calls")
-    results = [Outcome(tool="search", status=Status.OK, text=text) for text in ('a "quoted"\nline', "x" * 500)]
+    results = [ToolCallResult(tool="search", status=CallStatus.OK, text=text) for text in ('a "quoted"\nline', "x" * 500)]
     observed, seen = chat.observe(turn(written), results, 0)
     messages, tools = conversation([*context, *written, *observed])
     assert [m["role"] for m in messages] == ["system", "user", "assistant", "tool", "tool"]
@@ -82,8 +82,8 @@ def test_a_message_without_calls_is_the_answer() -> None:
 def test_a_demonstration_is_written_as_an_endpoint_would() -> None:
     chat = NativeFormat([search])
     call = chat.parse(turn_of(called(("search", json.dumps({"query": "Perú"}))), "stop")).calls[0]
-    assert chat.parse(chat.encode_turn(chat.write(TraceStep(thought="look", calls=(call,))))).calls == (call,)
-    assert chat.parse(chat.encode_turn(chat.write(TraceStep(answer="Lima")))).answer == "Lima"
+    assert chat.parse(chat.encode_turn(chat.write(RecordedStep(thought="look", calls=(call,))))).calls == (call,)
+    assert chat.parse(chat.encode_turn(chat.write(RecordedStep(answer="Lima")))).answer == "Lima"
     with pytest.raises(FormatError, match="as JSON"):
         chat.encode_turn("Lima")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.chat.template import TemplateFormat
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError
 from arpo.tools import CallContext
 from arpo.tools.call import run_call
@@ -127,7 +127,7 @@ async def test_nested_unknown_and_malformed_calls_have_outcomes_that_say_why(tem
     """What is wrong never runs; what is right beside it does. The model reads why in the place of a result."""
     parsed = template.parse(template.encode_turn(text))
     outcomes = [await run_call(TOOLS, call, CONTEXT) for call in parsed.calls]
-    expected = [Status.REFUSED if error else Status.OK for error in errors]
+    expected = [CallStatus.REFUSED if error else CallStatus.OK for error in errors]
     assert [o.status for o in outcomes] == expected and parsed.answer is None
     assert all(error in o.text for o, error in zip(outcomes, errors, strict=True)), [o.text for o in outcomes]
     own = template.encode_turn(text)

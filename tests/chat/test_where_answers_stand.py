@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arpo.chat.answers import boxed, enclosed, final_answer
+from arpo.final_answer import boxed, enclosed, final_answer
 
 PIECES = ["\\boxed{", "\\fbox {", "{", "}", "\\", "\\{", "\\}", "\\\\", "a", "<answer>", "</answer>", "<t>", "</t>", "\n"]
 

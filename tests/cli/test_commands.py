@@ -168,7 +168,7 @@ def talk_with(source: Path, *lines: str | None, recipe: str | None = None) -> st
 
     from rich.console import Console
 
-    from arpo.cli.talk import talk
+    from arpo.cli.chatting import talk
 
     console = Console(file=io.StringIO(), width=100)
     talk(str(source), recipe, console=console, read=Typed(*lines))

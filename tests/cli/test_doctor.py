@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arpo.cli.doctor import TESTED, Finding, Level, examine, show
+from arpo.cli.doctor import TESTED, Diagnosis, Level, examine, show
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,14 +16,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def findings(cache: Path) -> list[Finding]:
+def findings(cache: Path) -> list[Diagnosis]:
     """Of this machine, with an empty cache: what takes long is imported and tried once."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ARPO_CACHE", str(cache))
         return list(examine())
 
 
-def test_it_looks_at_everything_and_finds_this_machine_fit(findings: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_looks_at_everything_and_finds_this_machine_fit(findings: list[Diagnosis], capsys: pytest.CaptureFixture[str]) -> None:
     looked_at = {finding.what for finding in findings}
     assert {
         "python",
@@ -46,12 +46,12 @@ def test_it_looks_at_everything_and_finds_this_machine_fit(findings: list[Findin
 
 
 def test_a_problem_is_shown_and_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not show(iter([Finding("torch", "cannot be imported", Level.PROBLEM, "pip install torch")]))
+    assert not show(iter([Diagnosis("torch", "cannot be imported", Level.PROBLEM, "pip install torch")]))
     shown = capsys.readouterr().out
     assert "pip install torch" in shown and "1 problem" in shown
 
 
-def test_a_cache_that_is_elsewhere_is_named(findings: list[Finding], cache: Path) -> None:
+def test_a_cache_that_is_elsewhere_is_named(findings: list[Diagnosis], cache: Path) -> None:
     shown = {finding.what: finding.text for finding in findings}
     assert str(cache) in shown["disk, cache"] and "empty" in shown["model cache"]
 

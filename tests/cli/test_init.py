@@ -13,7 +13,7 @@ from arpo.chat import ParsedTurn, Transcript
 from arpo.cli.commands import app
 from arpo.cli.init import write_example
 from arpo.errors import ConfigError
-from arpo.recipe import load_recipe
+from arpo.recipe.load import load_recipe
 from arpo.rewards.config import RewardConfig, build_reward
 from arpo.tasks import Task
 from arpo.tasks.data import load

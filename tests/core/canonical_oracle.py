@@ -4,7 +4,7 @@ import math
 
 from expansion_world import HEAD, VOCAB, World
 
-from arpo.core import Ending, Place, Role, Status, Tip, keyed
+from arpo.core import CallStatus, Place, Role, StopReason, Tip, keyed
 from arpo.core.branching import Pilot
 
 
@@ -16,7 +16,7 @@ def mean(values, k=HEAD):
 class Canonical:
     def __init__(self, world: World, *, rule, leaves, roots, root_cap, retries, stats, seed, task):
         self.world, self.rule, self.retries, self.stats, self.seed, self.task = world, rule, retries, stats, seed, task
-        self.leaves: dict[Place, Ending] = {}
+        self.leaves: dict[Place, StopReason] = {}
         self.granted: dict[Place, int] = {}
         self.wanted: dict[Place, int] = {}
         self.tips: dict[Place, Tip] = {}
@@ -62,14 +62,14 @@ class Canonical:
         turn = self.turn(place, role)
         ending = None
         if turn is None:
-            ending = Ending.ENGINE_FAILED
+            ending = StopReason.ENGINE_FAILED
         elif not turn.calls:
-            ending = Ending.FINISHED
+            ending = StopReason.FINISHED
         elif all(self.world.calls_fail(place, attempt) for attempt in range(self.retries + 1)):
-            ending = Ending.TOOL_FAILED
+            ending = StopReason.TOOL_FAILED
         else:
             returned = self.world.returned(place)
-            assert returned.observation.outcomes[0].status is Status.OK
+            assert returned.observation.outcomes[0].status is CallStatus.OK
             ending = returned.ending
         if ending is not None and note:
             self.leaves[place] = ending

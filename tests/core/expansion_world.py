@@ -7,26 +7,26 @@ from random import Random
 from arpo.core import (
     BranchRule,
     Call,
+    CallStatus,
     Command,
     Decided,
     Decision,
-    Ending,
     Event,
     Expansion,
     Failed,
     HeadKnown,
     Observation,
-    Outcome,
     Place,
     Prompt,
     Returned,
     Role,
     RolloutTree,
     RunCalls,
-    Sample,
-    Status,
+    SampleTurn,
     StepStats,
+    StopReason,
     Tip,
+    ToolCallResult,
     Turn,
     TurnEnded,
 )
@@ -80,8 +80,8 @@ class World:
     def returned(self, place: Place) -> Returned:
         random = self.random(place, "result")
         tokens = array("i", (random.randrange(VOCAB) for _ in range(random.randint(1, 6))))
-        outcomes = (Outcome(tool="search", status=Status.OK, text=f"result of {place}"),)
-        cut = Ending.BRANCH_LENGTH if random.random() < self.cut else None
+        outcomes = (ToolCallResult(tool="search", status=CallStatus.OK, text=f"result of {place}"),)
+        cut = StopReason.BRANCH_LENGTH if random.random() < self.cut else None
         return Returned(Observation(place=place, tokens=tokens, outcomes=outcomes), cut)
 
 
@@ -95,7 +95,7 @@ class Drive:
     early_heads: float = 0.7  # probability that a probe's head is reported before its end
     commands: list[Command] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    pending: list[Sample | RunCalls] = field(default_factory=list)
+    pending: list[SampleTurn | RunCalls] = field(default_factory=list)
     heads_sent: set[tuple[Place, int]] = field(default_factory=set)
 
     def run(self) -> Expansion:
@@ -113,18 +113,18 @@ class Drive:
         self.events.append(event)
         self._obey(self.expansion.feed(event))
 
-    def _answer(self, command: Sample | RunCalls) -> Event:
+    def _answer(self, command: SampleTurn | RunCalls) -> Event:
         place, attempt = command.place, command.attempt
         if isinstance(command, RunCalls):
-            return Failed(place, Ending.TOOL_FAILED) if self.world.calls_fail(place, attempt) else self.world.returned(place)
+            return Failed(place, StopReason.TOOL_FAILED) if self.world.calls_fail(place, attempt) else self.world.returned(place)
         if self.world.turn_fails(place, attempt):
-            return Failed(place, Ending.ENGINE_FAILED)
+            return Failed(place, StopReason.ENGINE_FAILED)
         turn = self.world.turn(place, command.role, attempt)
         if command.role is Role.PROBE and (place, attempt) not in self.heads_sent and self.timing.random() < self.early_heads:
             self.heads_sent.add((place, attempt))
             bounds = turn.bounds and (turn.bounds[0][:HEAD], turn.bounds[1][:HEAD])
             return HeadKnown(place, turn.entropies[:HEAD], bounds)
-        return TurnEnded(turn, None if turn.calls else Ending.FINISHED)
+        return TurnEnded(turn, None if turn.calls else StopReason.FINISHED)
 
     def _obey(self, commands: list[Command]) -> None:
         self.commands += commands

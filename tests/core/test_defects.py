@@ -9,14 +9,13 @@ from expansion_world import VOCAB, World, expansion, floats, grow
 
 from arpo.core import (
     Call,
+    CallStatus,
     Chance,
     Decided,
-    Ending,
     Fixed,
     HeadKnown,
     Never,
     Observation,
-    Outcome,
     Paper,
     Place,
     Prompt,
@@ -24,9 +23,10 @@ from arpo.core import (
     Role,
     RolloutTree,
     RunCalls,
-    Sample,
-    Status,
+    SampleTurn,
     StepStats,
+    StopReason,
+    ToolCallResult,
     Turn,
     TurnEnded,
     head_entropy,
@@ -46,7 +46,7 @@ def turn(place: Place, role: Role, entropies, *, calls: bool = True) -> Turn:
 
 
 def returned(place: Place, text: str = "found") -> Returned:
-    outcomes = (Outcome(tool="search", status=Status.OK, text=text),)
+    outcomes = (ToolCallResult(tool="search", status=CallStatus.OK, text=text),)
     return Returned(Observation(place=place, tokens=array("i", [7]), outcomes=outcomes))
 
 
@@ -85,10 +85,10 @@ def test_defect_2_entropy_is_measured_after_the_tool_result():
     growing.start()
     growing.feed(TurnEnded(turn((0,), Role.ROOT, [0.1] * 8)))
     commands = growing.feed(returned((0,)))
-    assert commands == [Sample((0, 0), Role.PROBE)] and not growing.decisions
+    assert commands == [SampleTurn((0, 0), Role.PROBE)] and not growing.decisions
     commands = growing.feed(HeadKnown((0, 0), floats([1.9] * 4)))
     assert growing.decisions[0,].tip.head == pytest.approx(1.9)
-    assert commands[1:] == [Sample((0, 1), Role.SIBLING)]
+    assert commands[1:] == [SampleTurn((0, 1), Role.SIBLING)]
 
 
 def test_defect_3_heads_are_means_so_short_turns_do_not_look_sure():
@@ -96,7 +96,7 @@ def test_defect_3_heads_are_means_so_short_turns_do_not_look_sure():
     growing = expansion(rule=Paper(), leaves=2, roots=1)
     growing.start()
     root_to_tip(growing, 0, [1.0] * 4)
-    growing.feed(TurnEnded(turn((0, 0), Role.PROBE, [1.2, 1.2], calls=False), Ending.FINISHED))
+    growing.feed(TurnEnded(turn((0, 0), Role.PROBE, [1.2, 1.2], calls=False), StopReason.FINISHED))
     assert growing.decisions[0,].tip.rise == pytest.approx(0.2)
     assert growing.decisions[0,].decided.granted == 1
     assert head_entropy([1.2, 1.2], 4) > head_entropy([1.0] * 4, 4)
@@ -136,8 +136,8 @@ def test_defect_5_missing_leaves_start_from_the_prompt_at_once_and_together():
     growing.start()
     fills: list[list] = []
     for root in range(8):
-        ended = TurnEnded(turn((root,), Role.ROOT, [1.0] * 4, calls=False), Ending.FINISHED)
-        fills.append([c for c in growing.feed(ended) if isinstance(c, Sample) and c.role is Role.FILL])
+        ended = TurnEnded(turn((root,), Role.ROOT, [1.0] * 4, calls=False), StopReason.FINISHED)
+        fills.append([c for c in growing.feed(ended) if isinstance(c, SampleTurn) and c.role is Role.FILL])
     # each root that ends gives its two places back as soon as the others cannot use them
     assert [len(batch) for batch in fills] == [0, 0, 0, 0, 2, 2, 2, 2]
     places = [c.place for batch in fills for c in batch]
@@ -156,9 +156,9 @@ def test_defect_6_nobody_waits_for_the_slowest():
     growing.start()
     root_to_tip(growing, 0, [1.0] * 4)
     commands = growing.feed(HeadKnown((0, 0), floats([2.0] * 4)))
-    assert [type(c) for c in commands] == [Decided, Sample] and not commands[0].waited
-    growing.feed(TurnEnded(turn((0, 0), Role.PROBE, [2.0] * 6, calls=False), Ending.FINISHED))
-    growing.feed(TurnEnded(turn((0, 1), Role.SIBLING, [1.0] * 4, calls=False), Ending.FINISHED))
+    assert [type(c) for c in commands] == [Decided, SampleTurn] and not commands[0].waited
+    growing.feed(TurnEnded(turn((0, 0), Role.PROBE, [2.0] * 6, calls=False), StopReason.FINISHED))
+    growing.feed(TurnEnded(turn((0, 1), Role.SIBLING, [1.0] * 4, calls=False), StopReason.FINISHED))
     assert growing.tree.leaves() == [(0, 0), (0, 1)] and (1,) not in growing.tree.turns
 
 
@@ -167,7 +167,7 @@ def test_defect_6_siblings_start_when_the_head_is_known_and_not_when_the_probe_e
     growing.start()
     root_to_tip(growing, 0, [1.0] * 4)
     commands = growing.feed(HeadKnown((0, 0), floats([2.0] * 4)))
-    assert Sample((0, 1), Role.SIBLING) in commands and (0, 0) not in growing.tree.turns
+    assert SampleTurn((0, 1), Role.SIBLING) in commands and (0, 0) not in growing.tree.turns
 
 
 def test_defect_7_an_empty_output_is_a_result_and_runs_once():
@@ -176,21 +176,27 @@ def test_defect_7_an_empty_output_is_a_result_and_runs_once():
     first = turn((0,), Role.ROOT, [1.0])
     assert growing.feed(TurnEnded(first)) == [RunCalls((0,), first.calls)]
     empty = returned((0,), text="")
-    assert growing.feed(empty) == [Sample((0, 0), Role.PROBE)]
+    assert growing.feed(empty) == [SampleTurn((0, 0), Role.PROBE)]
     assert growing.tree.observations[0,] == empty.observation
 
 
 def test_defect_7_errors_are_no_successes():
-    ran = {status: Outcome(tool="t", status=status, text="").ran for status in Status}
-    assert ran == {Status.OK: True, Status.ERROR: True, Status.TIMEOUT: True, Status.REFUSED: False, Status.UNAVAILABLE: False}
-    assert len(set(Status)) == 5  # an error has a name of its own
+    ran = {status: ToolCallResult(tool="t", status=status, text="").ran for status in CallStatus}
+    assert ran == {
+        CallStatus.OK: True,
+        CallStatus.ERROR: True,
+        CallStatus.TIMEOUT: True,
+        CallStatus.REFUSED: False,
+        CallStatus.UNAVAILABLE: False,
+    }
+    assert len(set(CallStatus)) == 5  # an error has a name of its own
 
 
 def test_defect_12_an_ending_adds_no_token():
     growing = expansion(rule=Paper(), leaves=1, roots=1)
     growing.start()
     last = turn((0,), Role.ROOT, [1.0, 1.0, 1.0])
-    growing.feed(TurnEnded(last, Ending.CALL_LIMIT))
+    growing.feed(TurnEnded(last, StopReason.CALL_LIMIT))
     assert growing.tree.branch((0,)).tokens == growing.tree.prompt.tokens + last.tokens
     assert growing.done
 

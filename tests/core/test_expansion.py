@@ -14,7 +14,6 @@ from arpo.core import (
     Constant,
     Decided,
     Decision,
-    Ending,
     Failed,
     Fixed,
     HeadKnown,
@@ -24,8 +23,9 @@ from arpo.core import (
     Released,
     Role,
     RunCalls,
-    Sample,
+    SampleTurn,
     StepStats,
+    StopReason,
     Threshold,
     TurnEnded,
 )
@@ -127,7 +127,7 @@ def test_budget_laws_hold_at_every_moment(situation, timing):
     drive._obey(growing.start())
     while drive.pending:
         drive.step()
-        started = [c.place for c in drive.commands if isinstance(c, Sample) and c.attempt == 0 and c.role is not Role.PROBE]
+        started = [c.place for c in drive.commands if isinstance(c, SampleTurn) and c.attempt == 0 and c.role is not Role.PROBE]
         assert len(started) == len(set(started)) <= leaves
         if growing.planned_roots is not None:
             cap = growing.growth.cap(growing.planned_roots)
@@ -146,7 +146,7 @@ def test_budget_laws_hold_at_every_moment(situation, timing):
 
 def test_pilot_alone_starts_and_counts_as_root_0():
     drive = Drive(expansion(rule=Paper(), roots=Pilot(), leaves=8), World(seed=1, go_on=1.0, deepest=2), Random(0))
-    assert drive.expansion.start() == [Sample((0,), Role.ROOT)]
+    assert drive.expansion.start() == [SampleTurn((0,), Role.ROOT)]
     grown = grow(World(seed=1, go_on=1.0, deepest=2), rule=Paper(), roots=Pilot(), leaves=8)
     pilot = [made for place, made in grown.decisions.items() if place[0] == 0]
     assert all(made.decided.waited for made in pilot if made.decided.decision.wanted)
@@ -198,11 +198,11 @@ def failing_probe(growing):
 def test_failed_request_is_asked_again_with_the_next_attempt_then_the_leaf_gets_the_worlds_ending():
     growing = expansion(rule=Paper(), leaves=1, roots=1, retries=2)
     growing.start()
-    failed = Failed((0,), Ending.ENGINE_FAILED)
-    assert growing.feed(failed) == [Sample((0,), Role.ROOT, 1)]
-    assert growing.feed(failed) == [Sample((0,), Role.ROOT, 2)]
+    failed = Failed((0,), StopReason.ENGINE_FAILED)
+    assert growing.feed(failed) == [SampleTurn((0,), Role.ROOT, 1)]
+    assert growing.feed(failed) == [SampleTurn((0,), Role.ROOT, 2)]
     assert growing.feed(failed) == []
-    assert growing.tree.endings == {(0,): Ending.ENGINE_FAILED} and growing.done
+    assert growing.tree.endings == {(0,): StopReason.ENGINE_FAILED} and growing.done
     assert not growing.tree.turns
 
 
@@ -211,19 +211,19 @@ def test_failed_tools_run_again_with_the_next_attempt():
     growing.start()
     turn = world.turn((0,), Role.ROOT)
     assert growing.feed(TurnEnded(turn)) == [RunCalls((0,), turn.calls)]
-    assert growing.feed(Failed((0,), Ending.TOOL_FAILED)) == [RunCalls((0,), turn.calls, 1)]
-    growing.feed(Failed((0,), Ending.TOOL_FAILED))
-    assert growing.tree.endings == {(0,): Ending.TOOL_FAILED} and growing.done
+    assert growing.feed(Failed((0,), StopReason.TOOL_FAILED)) == [RunCalls((0,), turn.calls, 1)]
+    growing.feed(Failed((0,), StopReason.TOOL_FAILED))
+    assert growing.tree.endings == {(0,): StopReason.TOOL_FAILED} and growing.done
 
 
 def test_probe_that_fails_before_its_head_wants_nothing():
     growing = expansion(rule=Fixed(), leaves=2, roots=1, retries=0)
     growing.start()
     failing_probe(growing)
-    commands = growing.feed(Failed((0, 0), Ending.ENGINE_FAILED))
+    commands = growing.feed(Failed((0, 0), StopReason.ENGINE_FAILED))
     assert Decided((0,), Decision(wanted=0, score=0.0), 0) in commands
     assert growing.decisions[0,].tip is None
-    assert Sample((1,), Role.FILL) in commands  # the leaf that nobody can use any more starts from the prompt
+    assert SampleTurn((1,), Role.FILL) in commands  # the leaf that nobody can use any more starts from the prompt
 
 
 def test_probe_that_fails_after_its_head_keeps_its_decision():
@@ -231,9 +231,9 @@ def test_probe_that_fails_after_its_head_keeps_its_decision():
     growing.start()
     world = failing_probe(growing)
     commands = growing.feed(HeadKnown((0, 0), world.turn((0, 0), Role.PROBE).entropies))
-    assert Sample((0, 1), Role.SIBLING) in commands
-    growing.feed(Failed((0, 0), Ending.ENGINE_FAILED))
-    assert growing.tree.endings == {(0, 0): Ending.ENGINE_FAILED} and growing.decisions[0,].decided.granted == 1
+    assert SampleTurn((0, 1), Role.SIBLING) in commands
+    growing.feed(Failed((0, 0), StopReason.ENGINE_FAILED))
+    assert growing.tree.endings == {(0, 0): StopReason.ENGINE_FAILED} and growing.decisions[0,].decided.granted == 1
 
 
 def test_first_head_decides_even_if_the_probe_is_sampled_again():
@@ -242,7 +242,7 @@ def test_first_head_decides_even_if_the_probe_is_sampled_again():
     world = failing_probe(growing)
     growing.feed(HeadKnown((0, 0), world.turn((0, 0), Role.PROBE).entropies))
     made = growing.decisions[0,]
-    growing.feed(Failed((0, 0), Ending.ENGINE_FAILED))
+    growing.feed(Failed((0, 0), StopReason.ENGINE_FAILED))
     growing.feed(HeadKnown((0, 0), world.turn((0, 0), Role.PROBE, attempt=1).entropies))
     assert growing.decisions[0,] == made
 
@@ -252,7 +252,7 @@ def test_observation_that_does_not_fit_makes_its_turn_the_leaf():
     growing.start()
     growing.feed(TurnEnded(world.turn((0,), Role.ROOT)))
     assert growing.feed(world.returned((0,))) == []
-    assert growing.tree.endings == {(0,): Ending.BRANCH_LENGTH} and not growing.tree.observations and growing.done
+    assert growing.tree.endings == {(0,): StopReason.BRANCH_LENGTH} and not growing.tree.observations and growing.done
 
 
 @pytest.mark.parametrize(
@@ -282,8 +282,8 @@ def test_events_that_answer_no_command_are_refused():
         TurnEnded(world.turn((0,), Role.FILL)),
         world.returned((0,)),
         HeadKnown((4,), turn.entropies),
-        Failed((0,), Ending.FINISHED),
-        Failed((9,), Ending.ENGINE_FAILED),
+        Failed((0,), StopReason.FINISHED),
+        Failed((9,), StopReason.ENGINE_FAILED),
     ):
         with pytest.raises(ValueError, match="turn"):
             growing.feed(event)
@@ -323,7 +323,7 @@ def test_no_tip_below_the_deepest_branches_whatever_the_timing(root_1_ends):
     growing = expansion(rule=Everywhere(), leaves=4, roots=2, root_cap=3, deepest=2 * DEEPEST)
     growing.start()
     world, place = World(seed=0, go_on=1.0, deepest=2 * DEEPEST), (0,)
-    end = TurnEnded(World(seed=0, go_on=0.0).turn((1,), Role.ROOT), Ending.FINISHED)
+    end = TurnEnded(World(seed=0, go_on=0.0).turn((1,), Role.ROOT), StopReason.FINISHED)
     if root_1_ends == "first":
         growing.feed(end)
     growing.feed(TurnEnded(world.turn(place, Role.ROOT)))

@@ -17,14 +17,13 @@ from arpo.core import (
     AdvantageConfig,
     Aepo,
     Call,
+    CallStatus,
     Chance,
     Decision,
-    Ending,
     Expansion,
     Fixed,
     HeadKnown,
     Never,
-    Outcome,
     Paper,
     Pilot,
     Prompt,
@@ -33,16 +32,17 @@ from arpo.core import (
     RolloutTree,
     Score,
     ScoredTree,
-    Status,
     StepStats,
+    StopReason,
     Threshold,
+    ToolCallResult,
     TreeRecord,
     decode,
     encode,
     replay,
 )
 from arpo.core.credit import credit
-from arpo.core.expansion import Growth
+from arpo.core.expansion import ExpansionConfig
 from arpo.core.record import peek
 from arpo.errors import FormatError
 
@@ -159,7 +159,7 @@ def test_where_a_result_came_from_is_kept():
     record = small()
     place = next(p for p in record.tree.turns if record.tree.turns[p].calls)
     came = {"cached": True, "shared": True, "fault": "raised KeyError", "attempts": 3, "cost": 0.01, "seconds": 0.5}
-    outcome = Outcome(tool="search", status=Status.ERROR, text="KeyError: 'x'", **came)
+    outcome = ToolCallResult(tool="search", status=CallStatus.ERROR, text="KeyError: 'x'", **came)
     record.tree.observations[place] = replace(record.tree.observations[place], outcomes=(outcome,))
     (again,) = decode(encode(record))
     (read,) = again.tree.observations[place].outcomes
@@ -178,7 +178,9 @@ def test_what_a_model_or_a_tool_wrote_cannot_act():
     nasty = {"map": {"i": "AAAA"}, "f": "AAAA", "rule": "paper", "place": "0", "array": ["~"], "text": "\ud800\x00</s>"}
     turn = replace(record.tree.turns[place], calls=(Call(name="\x00", arguments=nasty, error="{}"),))
     record.tree.turns[place] = turn
-    said = replace(record.tree.observations[place], outcomes=(Outcome(tool="i", status=Status.ERROR, text='{"map": 1}', cut=True),))
+    said = replace(
+        record.tree.observations[place], outcomes=(ToolCallResult(tool="i", status=CallStatus.ERROR, text='{"map": 1}', cut=True),)
+    )
     record.tree.observations[place] = said
     (again,) = decode(encode(record))
     assert again.tree.turns[place] == turn and again.tree.observations[place] == said
@@ -244,7 +246,7 @@ def test_heads_of_a_turn_in_the_tree_are_not_stored_twice():
 def test_bytes_are_little_endian_on_any_machine():
     text = json.loads(zlib.decompress(encode(small())[12:]))["prompt"]
     assert text == "AQAAAAIAAAADAAAA"
-    assert small().tree.turns[0,].role is Role.ROOT and Ending.FINISHED in small().tree.endings.values()
+    assert small().tree.turns[0,].role is Role.ROOT and StopReason.FINISHED in small().tree.endings.values()
 
 
 @settings(max_examples=30, deadline=None)
@@ -252,7 +254,7 @@ def test_bytes_are_little_endian_on_any_machine():
 def test_peek_finds_what_decode_finds(tasks, torn):
     """The slow twin: decode every frame and ask it where it began and what it is of."""
     plain = TreeRecord(
-        growth=Growth(leaves=1, roots=1, rule=Never(), head=1, vocab_size=10, stats=StepStats(step=1), seed=0),
+        growth=ExpansionConfig(leaves=1, roots=1, rule=Never(), head=1, vocab_size=10, stats=StepStats(step=1), seed=0),
         tree=RolloutTree("", 1, Prompt(tokens=array("i", [1]))),
         events=(),
         decisions={},

@@ -14,7 +14,7 @@ from expansion_world import World, grow
 
 from arpo.core import Paper, TreeRecord, decode, encode, replay
 from arpo.core.codec import READABLE, SCHEMA
-from arpo.core.tree import Outcome, Status
+from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import FormatError
 
 HERE = Path(__file__).parent
@@ -56,7 +56,9 @@ def test_what_a_schema_lacks_has_its_default() -> None:
     assert outcomes and all((o.shared, o.fault, o.attempts, o.cost) == (False, "", 1, 0.0) for o in outcomes)
     (second, _) = decode(STORED[2].read_bytes())
     (outcome,) = [outcome for seen in second.tree.observations.values() for outcome in seen.outcomes if outcome.fault]
-    assert outcome == Outcome(tool="search", status=Status.ERROR, text="KeyError: 'x'", cut=True, fault="raised KeyError")
+    assert outcome == ToolCallResult(
+        tool="search", status=CallStatus.ERROR, text="KeyError: 'x'", cut=True, fault="raised KeyError"
+    )
     assert (outcome.seconds, outcome.cached, outcome.shared, outcome.attempts, outcome.cost) == (0.5, True, True, 3, 0.01)
 
 
@@ -87,4 +89,4 @@ def test_another_schema_is_refused_with_both_versions(schema: object, why: str) 
 def test_the_page_about_records_names_the_schema_and_all_of_an_outcome() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert f"current schema is {SCHEMA}" in text
-    assert not [field.name for field in fields(Outcome) if f"`{field.name}`" not in text]
+    assert not [field.name for field in fields(ToolCallResult) if f"`{field.name}`" not in text]

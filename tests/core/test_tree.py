@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from arpo.core import (
     Branch,
-    Ending,
     Fixed,
     Observation,
     Paper,
     Prompt,
     Role,
     RolloutTree,
+    StopReason,
     Turn,
     fork_weights,
     probe_lines,
@@ -96,7 +96,7 @@ def test_segments_without_a_place_are_refused():
     with pytest.raises(ValueError, match="already there"):
         tree.grow(turn(0))
     tree.grow(observation(0))
-    for attempt in (lambda: tree.grow(observation(0)), lambda: tree.end((0,), Ending.FINISHED)):
+    for attempt in (lambda: tree.grow(observation(0)), lambda: tree.end((0,), StopReason.FINISHED)):
         with pytest.raises(ValueError, match="already has"):
             attempt()
 
@@ -104,12 +104,12 @@ def test_segments_without_a_place_are_refused():
 def test_only_the_world_ends_what_was_never_written():
     tree = empty_tree()
     with pytest.raises(ValueError, match="no turn"):
-        tree.end((0,), Ending.FINISHED)
+        tree.end((0,), StopReason.FINISHED)
     with pytest.raises(ValueError, match="no turn"):
-        tree.end((), Ending.ENGINE_FAILED)
+        tree.end((), StopReason.ENGINE_FAILED)
     with pytest.raises(ValueError, match="no observation before it"):
-        tree.end((3, 0), Ending.ENGINE_FAILED)
-    tree.end((0,), Ending.ENGINE_FAILED)
+        tree.end((3, 0), StopReason.ENGINE_FAILED)
+    tree.end((0,), StopReason.ENGINE_FAILED)
     with pytest.raises(ValueError, match="already there"):
         tree.grow(turn(0))
     assert tree.branch((0,)).segments == (tree.prompt,)
@@ -120,7 +120,7 @@ def test_equality_ignores_the_order_of_growth():
     for tree, order in ((one, (0, 1)), (other, (1, 0))):
         for root in order:
             tree.grow(turn(root))
-            tree.end((root,), Ending.FINISHED)
+            tree.end((root,), StopReason.FINISHED)
     assert one == other
     other = empty_tree()
     other.grow(turn(0))

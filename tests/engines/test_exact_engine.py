@@ -32,8 +32,8 @@ async def tree(engine, task, random=None):
             count = 3 if depth == 0 else 1
             jobs = [grow((*place, i), onward, depth + 1) for i in range(count)]
             if random is None:
-                for job in jobs:
-                    await job
+                for components in jobs:
+                    await components
             else:
                 random.shuffle(jobs)
                 await asyncio.gather(*jobs)

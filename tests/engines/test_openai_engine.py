@@ -10,7 +10,7 @@ import arpo
 from arpo.chat.native import NativeFormat
 from arpo.chat.tags import TagFormat
 from arpo.core.branching import StepStats
-from arpo.core.tree import Ending, FinishReason
+from arpo.core.tree import FinishReason, StopReason
 from arpo.endpoint.client import Reply as Said
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.config import EndpointEngineConfig, EngineConfig
@@ -18,7 +18,7 @@ from arpo.engines.openai import OpenAIEngine, with_stop
 from arpo.errors import ConfigError, EngineError, ToolsStoppedError
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.grow import Grown, grow
+from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 from localhost import Asked, Reply, serving
 from published_formats import published
@@ -55,9 +55,9 @@ def agent(url: str, tokenizer: Any = None, **settings: Any) -> Agent:
     return Agent(engine=engine, tools=(search,), format=form, vocab_size=engine.vocab_size)
 
 
-async def grown(one: Agent, **limits: Any) -> Grown:
+async def grown(one: Agent, **limits: Any) -> TreeRollout:
     try:
-        return await grow(one, TASK, LIMITS.model_copy(update=limits), stats=StepStats(step="test"), seed=3)
+        return await rollout_tree(one, TASK, LIMITS.model_copy(update=limits), stats=StepStats(step="test"), seed=3)
     finally:
         await one.engine.close()
 
@@ -76,7 +76,7 @@ async def test_native_calls_reach_the_tools_and_their_results_the_model() -> Non
     assert bodies[0]["tools"][0]["function"]["name"] == "search" and bodies[0]["temperature"] == 1.0
     assert len({body["seed"] for body in bodies}) == 4 and all(0 <= body["seed"] < 2**31 for body in bodies)
     assert [tree.parsed[0, 0].answer, tree.parsed[1, 0].answer] == ["Lima", "Lima"]
-    assert set(tree.tree.endings.values()) == {Ending.FINISHED}
+    assert set(tree.tree.endings.values()) == {StopReason.FINISHED}
     turn = tree.tree.turns[0,]
     assert all(math.isnan(x) for x in turn.logprobs) and turn.bounds is not None and set(turn.bounds[0]) == {0.0}
 
@@ -121,12 +121,12 @@ async def test_contexts_can_be_sent_as_tokens(tokenizer: Any) -> None:
 
 async def test_cut_and_plainly_ended_turns(tokenizer: Any) -> None:
     with serving(lambda _: completion("<think>and so on", "length")) as site:
-        assert set((await grown(agent(site.url, tokenizer))).tree.endings.values()) == {Ending.TURN_LENGTH}
+        assert set((await grown(agent(site.url, tokenizer))).tree.endings.values()) == {StopReason.TURN_LENGTH}
     with serving(lambda _: completion("I do not know.")) as site:
         tree = await grown(agent(site.url, tokenizer))
     assert tree.tree.turns[0,].tokens[-1] == tokenizer.eos_token_id and not tree.parsed[0,].well_formed
     with serving(lambda _: message("Li", finish="length")) as site:
-        assert set((await grown(agent(site.url))).tree.endings.values()) == {Ending.TURN_LENGTH}
+        assert set((await grown(agent(site.url))).tree.endings.values()) == {StopReason.TURN_LENGTH}
 
 
 STOPS = ("</search>", "</answer>")
@@ -155,7 +155,7 @@ def test_the_stop_string_that_ended_a_turn(said: Said, text: str, closed: bool) 
 async def test_a_question_that_cannot_be_asked_is_an_outcome_and_a_wrong_key_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(lambda _: Reply({"error": {"message": "context too long"}}, status=400)) as site:
         tree = await grown(agent(site.url))
-    assert set(tree.tree.endings.values()) == {Ending.ENGINE_FAILED} and "context too long" in tree.failures[0][1]
+    assert set(tree.tree.endings.values()) == {StopReason.ENGINE_FAILED} and "context too long" in tree.failures[0][1]
     monkeypatch.setenv("MY_API_KEY", "sk-wrong-key")
     with serving(lambda _: Reply({"error": "no"}, status=401)) as site:
         refused = agent(site.url, key_env="MY_API_KEY")

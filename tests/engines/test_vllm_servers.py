@@ -14,7 +14,7 @@ from engine_contract import Written, agrees, until, write
 from vllm_contract import LONG, VllmContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
-from arpo.engines.vllm.cutter import Cutter
+from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.versions import Environment
 from arpo.errors import ConfigError
@@ -132,7 +132,7 @@ class TestServers(VllmContract):
 
 async def straight_from(replica, prompt):
     """One turn of this replica."""
-    params, cutter = SamplingParams(max_tokens=20, seed=1), Cutter(SamplingParams(max_tokens=20), None, 425)
+    params, cutter = SamplingParams(max_tokens=20, seed=1), ChunkAssembler(SamplingParams(max_tokens=20), None, 425)
     async with httpx.AsyncClient(
         base_url=replica.url, headers=replica.client.headers, timeout=30
     ) as client:  # its own is another loop's

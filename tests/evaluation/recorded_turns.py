@@ -7,10 +7,10 @@ from arpo.core.branching import Never, StepStats
 from arpo.core.expansion import Expansion
 from arpo.core.record import TreeRecord
 from arpo.core.score import Score
-from arpo.core.tree import Call, Ending, Observation, Outcome, Prompt, Role, RolloutTree, Status, Turn
+from arpo.core.tree import Call, CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
 from arpo.evaluation.trajectories import Recorded
 
-Told = tuple[str, dict[str, object], Status, str]  # tool, arguments, status, text
+Told = tuple[str, dict[str, object], CallStatus, str]  # tool, arguments, status, text
 
 
 def recorded(
@@ -41,10 +41,10 @@ def recorded(
         )
         tree.grow(turn)
         if depth < len(heads) - 1:
-            outcomes = tuple(Outcome(tool=name, status=status, text=text) for name, _, status, text in told)
+            outcomes = tuple(ToolCallResult(tool=name, status=status, text=text) for name, _, status, text in told)
             tree.grow(Observation(place=place, tokens=array("i", [7]), outcomes=outcomes))
     leaf = (0,) * len(heads)
-    tree.end(leaf, Ending.FINISHED)
+    tree.end(leaf, StopReason.FINISHED)
     growth = Expansion(
         RolloutTree(task, 0, Prompt(tokens=array("i", [1]))),
         leaves=1,

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 from arpo.evaluation.results import Results, Sample
-from arpo.train.runfolder import RunFolder
+from arpo.runs.folder import RunFolder
 
 RECIPE = """\
 name: {name}

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from arpo.errors import ConfigError
-from arpo.evaluation.ask import asked_differently, askings, evaluate_named
-from arpo.evaluation.config import EvalConfig
 from arpo.evaluation.results import read_results
-from arpo.recipe import load_recipe
+from arpo.evaluation.run_eval import asked_differently, eval_specs, evaluate_named
+from arpo.recipe.evaluation import EvalConfig
+from arpo.recipe.load import load_recipe
 from tiny_project import TinyProject
 
 
@@ -80,11 +80,11 @@ def test_off_a_terminal_each_quarter_is_a_line(tiny_run: Path, tmp_path: Path) -
 
 
 def test_what_a_recipe_asks_for() -> None:
-    sampled, greedy = askings(EvalConfig(limit=7, samples=3, greedy_limit=None, k=(3,)), "x")
+    sampled, greedy = eval_specs(EvalConfig(limit=7, samples=3, greedy_limit=None, k=(3,)), "x")
     assert (sampled.name, sampled.questions, sampled.samples, sampled.temperature) == ("x", 7, 3, 1.0)
     assert (greedy.name, greedy.questions, greedy.samples, greedy.temperature) == ("x-greedy", None, 1, 0.0)
     assert "name" not in sampled.key and sampled.key != greedy.key
-    assert len(askings(EvalConfig(greedy_limit=0), "x")) == 1
+    assert len(eval_specs(EvalConfig(greedy_limit=0), "x")) == 1
 
 
 def test_options_of_the_command_change_no_more_than_they_say(tiny_project: TinyProject) -> None:

@@ -7,10 +7,10 @@ import pytest
 from known_answers import says, write_played
 from rich.console import Console
 
-from arpo.evaluation.answers import read_answers
-from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
+from arpo.evaluation.benchmarks import Wanted, run_benchmarks
 from arpo.evaluation.questions import choose
-from arpo.recipe import load_recipe
+from arpo.evaluation.samples import read_samples
+from arpo.recipe.load import load_recipe
 
 FILES = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 MOST = 25  # questions a benchmark, here; all golds are held against themselves in tests/tasks
@@ -28,10 +28,10 @@ def test_golds_score_and_wrong_answers_do_not(tiny_project, tmp_path):
         played.play({task.question: says(task.answers[0] if right else "zyzzyva") for task in tasks})
         out = tmp_path / f"out-{right}"
         console = Console(file=io.StringIO(), width=140)
-        found = evaluate_benchmarks(str(played.recipe), run, Wanted(**wanted, out=out), console=console)
+        found = run_benchmarks(str(played.recipe), run, Wanted(**wanted, out=out), console=console)
         unlike = {
             answer.id: (answer.ending, answer.answer, answer.gold, answer.failure)
-            for answer in read_answers(out).values()
+            for answer in read_samples(out).values()
             if answer.accuracy != float(right)
         }
         assert unlike == {} and {each.name: each.accuracy.mean for each in found.benchmarks} == {

@@ -17,16 +17,16 @@ from rich.console import Console
 
 from arpo.core.record import replay
 from arpo.errors import ConfigError, EngineError, FormatError
-from arpo.evaluation.again import show_results
-from arpo.evaluation.answers import FILE, NOT_ASKED, NOT_SCORED, read_answers, read_record
-from arpo.evaluation.asked import read_asked
-from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
+from arpo.evaluation.analysis import keep
+from arpo.evaluation.benchmarks import Wanted, run_benchmarks
+from arpo.evaluation.manifest import read_manifest
 from arpo.evaluation.questions import choose, read_shard
-from arpo.evaluation.study import keep
+from arpo.evaluation.recompute import show_results
+from arpo.evaluation.samples import FILE, NOT_ASKED, NOT_SCORED, read_record, read_samples
 from arpo.evaluation.verdicts import Verdict, append_verdict, as_study, read_verdicts
 from arpo.evaluation.verdicts import judged as judge_figures
-from arpo.recipe import load_recipe
-from arpo.tools.accounts import read_accounts
+from arpo.recipe.load import load_recipe
+from arpo.tools.usage import read_usage
 from arpo.view.library import Library
 from tiny_project import TinyProject
 
@@ -45,7 +45,7 @@ def played(tiny_project: TinyProject, tmp_path: Path) -> Played:
 def ask(played: Played, out: Path, *overrides: str, names="gsm8k", **wanted):
     console = screen()
     run = load_recipe(played.recipe, overrides)
-    return evaluate_benchmarks(
+    return run_benchmarks(
         str(played.recipe), run, Wanted(names=names.split(","), data=played.data, out=out, **wanted), console=console
     )
 
@@ -68,7 +68,7 @@ def test_what_is_left_behind(played, tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert results["schema"] == "arpo/results/1" and results["benchmarks"]["gsm8k"]["accuracy"]["mean"] == 1
     assert "GSM8K" in (out / "report.md").read_text() and "GSM8K" in (out / "report.html").read_text()
-    for key, answer in read_answers(out).items():
+    for key, answer in read_samples(out).items():
         record = read_record(out, key)
         assert record is not None and replay(record) == record.tree
         assert answer.answer in answer.transcript and answer.seconds > 0 and answer.read_tokens > 0
@@ -86,7 +86,7 @@ def test_killed_and_resumed_it_asks_nothing_twice(played, tmp_path):
     command = [sys.executable, "-m", "arpo", "eval", str(played.recipe), "--benchmark", "gsm8k", "--data", str(played.data)]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": "src"})
     until = time.monotonic() + 240
-    while not ((out / FILE).exists() and len(read_answers(out)) >= 6):
+    while not ((out / FILE).exists() and len(read_samples(out)) >= 6):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -109,9 +109,9 @@ def test_a_resumed_evaluation_may_ask_more(played, tmp_path):
     out = tmp_path / "out"
     ask(played, out, limit=2)
     ask(played, out, limit=5, samples=2, names="gsm8k,bamboogle", resume=True)
-    keys = list(read_answers(out))
+    keys = list(read_samples(out))
     assert len(keys) == len(set(keys)) == 20 and len(played.asked()) == 20
-    assert [each.questions for each in read_asked(out).benchmarks] == [5, 5]
+    assert [each.questions for each in read_manifest(out).benchmarks] == [5, 5]
 
 
 def test_answers_to_something_else_are_not_mixed_in(played, tmp_path):
@@ -137,7 +137,7 @@ def test_what_fails_is_an_outcome_with_a_reason(played, tmp_path):
     found = ask(played, out).benchmark["gsm8k"]
     assert found.answers == found.questions == 13 and found.missing == 0 and sum(found.failures.values()) == 2
     assert found.accuracy.mean == pytest.approx(11 / 13)
-    failed = {a.ending: a.failure for a in read_answers(out).values() if a.failed}
+    failed = {a.ending: a.failure for a in read_samples(out).values() if a.failed}
     assert "fails after 0 tokens" in failed["engine_failed"] and "no room" in failed[NOT_ASKED]
     asked = len(played.asked())
     ask(played, out, resume=True)
@@ -156,7 +156,7 @@ def test_a_reward_that_raises_is_an_outcome(played, tmp_path):
     module = f"picky_{played.folder.parent.name[-1]}"
     run = load_recipe(played.recipe, [f"reward={module}:score"])
     wanted = Wanted(names=[str(source)], out=tmp_path / "out")
-    found = evaluate_benchmarks(str(played.recipe), run, wanted, console=screen()).benchmark["own"]
+    found = run_benchmarks(str(played.recipe), run, wanted, console=screen()).benchmark["own"]
     nines = [row for row in SUMS if "9" in row["question"]]
     assert found.endings[NOT_SCORED] == len(nines) and all("no nines" in reason for reason in found.failures)
     assert found.accuracy.mean == pytest.approx(1 - len(nines) / 12), "questions of one's own are scored by the recipe's reward"
@@ -167,7 +167,7 @@ def test_where_nothing_can_be_answered_it_stops_and_keeps_the_outcomes(played, t
     played.play({question: says("1", fails_after=0) for question in golds()})
     with pytest.raises(EngineError, match="fails after 0 tokens"):
         ask(played, out)
-    assert len(read_answers(out)) == 12 and (out / "results.json").exists()
+    assert len(read_samples(out)) == 12 and (out / "results.json").exists()
     played.play(golds())
     assert ask(played, out, resume=True, again=True).benchmark["gsm8k"].accuracy.mean == 1
 
@@ -221,7 +221,7 @@ def test_a_line_that_is_no_answer_is_named(played, tmp_path):
     lines = (out / FILE).read_text().splitlines()
     (out / FILE).write_text(f"{lines[0]}\n" + lines[1].replace('"gold"', '"golden"') + "\n")
     with pytest.raises(FormatError, match=r"samples\.jsonl, line 2"):
-        read_answers(out)
+        read_samples(out)
     shutil.rmtree(out)
 
 
@@ -233,7 +233,7 @@ def test_questions_that_the_run_was_trained_on_are_named(tiny_run, played, tmp_p
     )
     console = screen()
     wanted = Wanted(names=[str(source)], out=tmp_path / "out")
-    found = evaluate_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=console)
+    found = run_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=console)
     assert (
         "trained on 3 of 4 questions" in console.file.getvalue()
         and "trained on 3 of 4" in (tmp_path / "out" / "report.md").read_text()
@@ -253,19 +253,19 @@ def test_parts_bring_their_tool_calls_studies_and_verdicts(tiny_run, played, tmp
     parts, called = [tmp_path / "part1", tmp_path / "part2"], 0
     for number, part in enumerate(parts, 1):
         wanted = Wanted(names=[str(source)], out=part, shard=(number, 2))
-        evaluate_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
-        called += read_accounts(part)["parity"]["asked"]
+        run_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
+        called += read_usage(part)["parity"]["asked"]
         judged = [
             Verdict(key=f"{number}", benchmark="both", id=a.id, sample=0, judge="j at u", prompt="p", question=a.question,
                     golds=tuple(a.gold), answer=a.answer, verdict="right", rule=a.accuracy)
-            for a in read_answers(part).values()
+            for a in read_samples(part).values()
         ]  # fmt: skip
         for verdict in judged:
             append_verdict(part, verdict)
         keep(part, {"judge": {**as_study(judge_figures(judged), "j at u"), "spent": {"requests": 2}}})
     assert called > 0
     merged = show_results(parts, out=tmp_path / "merged", console=screen())
-    assert read_accounts(tmp_path / "merged")["parity"]["asked"] == called
+    assert read_usage(tmp_path / "merged")["parity"]["asked"] == called
     assert {"tools", "leakage", "quality", "judge"} <= merged.studies.keys()
     assert "trained on 3 of 4 questions" in merged.studies["leakage"]["warnings"][0]
     assert len(read_verdicts(tmp_path / "merged")) == 4 and merged.studies["judge"]["spent"] == {"requests": 4}
@@ -280,5 +280,5 @@ def test_a_resumed_evaluation_keeps_what_was_said_of_training(tiny_run, played, 
         source = played.data / f"{name}.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rest))
         wanted = Wanted(names=[str(source)], out=tmp_path / "out", resume=name == "second")
-        found = evaluate_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
+        found = run_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
     assert "first: the run was trained on 3 of 3 questions" in found.studies["leakage"]["warnings"][0]

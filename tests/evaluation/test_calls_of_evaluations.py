@@ -10,12 +10,12 @@ from known_answers import SUMS, golds, write_played
 from rich.console import Console
 
 from arpo.errors import ToolsStoppedError
-from arpo.evaluation.ask import evaluate_named
-from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
+from arpo.evaluation.benchmarks import Wanted, run_benchmarks
 from arpo.evaluation.results import read_results
-from arpo.recipe import load_recipe
-from arpo.tools.accounts import read_accounts
-from arpo.train.pipeline import train
+from arpo.evaluation.run_eval import evaluate_named
+from arpo.recipe.load import load_recipe
+from arpo.tools.usage import read_usage
+from arpo.training.pipeline import train
 from tiny_project import TinyProject
 
 NUMBERS = itertools.count(5_000)
@@ -36,7 +36,7 @@ def test_a_run_and_its_evaluations_say_what_isolates_code_and_what_was_called(ti
     assert before.isolation == after.isolation == {"python": "monty"}
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "tool python: the model's code runs in monty" in said and "before: tool calls: " in said
-    assert read_accounts(run)["parity"]["asked"] >= sum(each.calls["parity"]["asked"] for each in (before, after)) > 0
+    assert read_usage(run)["parity"]["asked"] >= sum(each.calls["parity"]["asked"] for each in (before, after)) > 0
 
     console = screen()
     [found] = evaluate_named(str(run), load_recipe(run), out=tmp_path / "again", console=console)
@@ -58,14 +58,14 @@ def test_a_budget_stops_an_evaluation_that_goes_on_with_a_larger_one(tiny_projec
     def ask(*words: str, resume: bool = False) -> Console:
         console = screen()
         wanted = Wanted(names=["gsm8k"], data=played.data, out=out, resume=resume)
-        evaluate_benchmarks(str(played.recipe), load_recipe(played.recipe, words), wanted, console=console)
+        run_benchmarks(str(played.recipe), load_recipe(played.recipe, words), wanted, console=console)
         return console
 
     with pytest.raises(ToolsStoppedError, match="budget for calls of tools is used up: 5 calls"):
         ask("tools.limits.calls=5")
-    assert read_accounts(out)["parity"]["attempts"] == 5
+    assert read_usage(out)["parity"]["attempts"] == 5
     said = ask("tools.limits.calls=100", resume=True).file.getvalue()  # type: ignore[attr-defined]
-    accounts = read_accounts(out)
+    accounts = read_usage(out)
     assert accounts["parity"]["attempts"] >= 12 and "Tool calls" in said
     study = json.loads((out / "results.json").read_text())["studies"]["tools"]
     assert study["accounts"] == accounts and study["isolation"] == {}

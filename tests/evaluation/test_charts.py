@@ -1,6 +1,6 @@
 import math
 
-from arpo.evaluation.charts import Line, Panel, draw, running_mean
+from arpo.display.charts import Line, Panel, draw, running_mean
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path):

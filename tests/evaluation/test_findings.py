@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arpo.evaluation.answers import Answer
-from arpo.evaluation.asked import AskedBenchmark, AskedOf
-from arpo.evaluation.findings import findings_of, write_findings
-from arpo.evaluation.harness import export
-from arpo.evaluation.metrics import Estimate, mean_of_estimates, pass_at, rate, ratio
-from arpo.evaluation.pages import tables
+from arpo.evaluation.benchmark_results import results_of, write_results
+from arpo.evaluation.lm_eval_export import export_lm_eval
+from arpo.evaluation.manifest import BenchmarkManifest, EvalManifest
+from arpo.evaluation.reports import tables
+from arpo.evaluation.samples import SampleRecord
+from arpo.evaluation.statistics import Estimate, mean_of_estimates, pass_at, rate, ratio
 
 RATES = st.floats(0, 1)
 
@@ -23,17 +23,17 @@ RATES = st.floats(0, 1)
 def made(answers, samples=1, **changes):
     names = dict.fromkeys(a.benchmark for a in answers)
     benchmarks = tuple(
-        AskedBenchmark(
+        BenchmarkManifest(
             name=name, title=name.upper(), metric="f1", judged=name == "judged",
             ids=tuple(dict.fromkeys(a.id for a in answers if a.benchmark == name)), num_all=99, digest="d",
         )
         for name in names
     )  # fmt: skip
     settings = {"temperature": 0.6, "top_p": 0.95, "seed": 1, "max_calls": 3, "branch_tokens": 100}
-    asked = AskedOf(
+    asked = EvalManifest(
         model="org/m", recipe="r", preset="", benchmarks=benchmarks, samples=samples, settings=settings, decides={}, **changes
     )
-    return findings_of(asked, answers)
+    return results_of(asked, answers)
 
 
 def answer(id, accuracy=1.0, *, benchmark="own", sample=0, calls=0, **more):
@@ -47,7 +47,7 @@ def answer(id, accuracy=1.0, *, benchmark="own", sample=0, calls=0, **more):
         "ending": "finished",
         **more,
     }
-    return Answer(benchmark=benchmark, id=id, sample=sample, accuracy=accuracy, calls=calls, **values)
+    return SampleRecord(benchmark=benchmark, id=id, sample=sample, accuracy=accuracy, calls=calls, **values)
 
 
 @given(st.lists(st.tuples(RATES, st.integers(0, 6)), min_size=1, max_size=12))
@@ -128,12 +128,12 @@ def test_a_study_brings_its_own_tables_and_stays(tmp_path):
     study = {"tables": [{"title": "Judged", "head": ["who", "right"], "rows": [["judge", 0.5]]}], "warnings": ["disagrees"]}
     shown = tables(type(found)(asked=found.asked, benchmarks=found.benchmarks, mean=found.mean, studies={"judge": study}))
     assert shown[-1].title == "Judged" and shown[-1].rows == [["judge", "0.5"]]
-    assert json.loads(write_findings(tmp_path, found).read_text())["studies"] == {}
+    assert json.loads(write_results(tmp_path, found).read_text())["studies"] == {}
 
 
 def test_the_form_of_lm_evaluation_harness(tmp_path):
     answers = [answer(f"q{n}", float(n < 4), sample=s) for n in range(10) for s in range(2)]
-    path = export(made(answers, samples=2), answers, tmp_path, at=0.0)
+    path = export_lm_eval(made(answers, samples=2), answers, tmp_path, at=0.0)
     value = json.loads(path.read_text())
     assert path.parent.name == "org__m" and path.name == "results_1970-01-01T00-00-00.000000.json"
     result = value["results"]["own"]

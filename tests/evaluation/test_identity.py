@@ -12,13 +12,13 @@ from known_answers import write_played
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from arpo.assembly.resolve import resolve_model
 from arpo.errors import ConfigError
-from arpo.evaluation.again import show_results
-from arpo.evaluation.asked import read_asked
-from arpo.evaluation.benchmarked import Wanted, evaluate_benchmarks
-from arpo.evaluation.identity import EDGE, identity
-from arpo.recipe import load_recipe
-from arpo.train.named import named_model
+from arpo.evaluation.benchmarks import Wanted, run_benchmarks
+from arpo.evaluation.manifest import read_manifest
+from arpo.evaluation.recompute import show_results
+from arpo.models.identity import EDGE, identity
+from arpo.recipe.load import load_recipe
 from tiny_project import TinyProject
 
 NUMBERS = itertools.count(4001)
@@ -93,10 +93,10 @@ def test_only_the_same_model_goes_on(tiny_project, model, tmp_path):
 
     def ask(where: Path, out: str, **more):
         wanted = Wanted(names=["gsm8k"], data=played.data, model=str(where), out=tmp_path / out, **more)
-        return evaluate_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
+        return run_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
 
     ask(model, "out", limit=2)
-    assert read_asked(tmp_path / "out").identity == identity(model)
+    assert read_manifest(tmp_path / "out").identity == identity(model)
     moved = model.rename(tmp_path / "moved")
     ask(moved, "out", limit=4, resume=True)
     assert len(played.asked()) == 4, "a model that was moved is the same"
@@ -114,7 +114,7 @@ def test_a_model_that_cannot_be_had_leaves_no_folder_behind(tiny_project, tmp_pa
     played = write_played(tiny_project, tmp_path / "project", next(NUMBERS))
     wanted = Wanted(names=["gsm8k"], data=played.data, model=str(tmp_path), out=tmp_path / "out")
     with pytest.raises(ConfigError, match=r"config\.json"):
-        evaluate_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
+        run_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
 
 
@@ -125,5 +125,5 @@ def test_a_cold_starts_folder_and_its_model_are_models(tiny_project, model, tmp_
     model.rename(kept / "model")
     recipe = load_recipe(tiny_project.recipe)
     for name in (kept, kept / "model"):
-        found = named_model(str(name), recipe)
+        found = resolve_model(str(name), recipe)
         assert found.run.model.source == str(kept / "model") and found.weights is None and found.folder is None

@@ -12,10 +12,19 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from arpo.errors import FormatError, ToolsStoppedError
-from arpo.evaluation.answers import Answer
-from arpo.evaluation.config import JudgeConfig
 from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, read_verdict
-from arpo.evaluation.verdicts import FILE, NO_ANSWER, Verdict, agreement, append_verdict, as_study, judged, read_verdicts
+from arpo.evaluation.samples import SampleRecord
+from arpo.evaluation.verdicts import (
+    FILE,
+    NO_ANSWER,
+    Verdict,
+    agreement,
+    append_verdict,
+    as_study,
+    judged,
+    read_verdicts,
+)
+from arpo.recipe.evaluation import JudgeConfig
 from localhost import Asked, Reply, serving
 
 
@@ -34,8 +43,8 @@ def verdict_of(asked: Asked) -> Reply:
 
 def answer(
     number: int, given: str | None, *, rule: float = 0.0, golds: tuple[str, ...] = ("Lima", "Ciudad de los Reyes")
-) -> Answer:
-    return Answer(
+) -> SampleRecord:
+    return SampleRecord(
         id=f"q/{number}",
         accuracy=rule,
         correct=rule >= 0.5,
@@ -56,7 +65,7 @@ ANSWERS = [
 ]
 
 
-async def run(url: str, folder: Path, answers: list[Answer] = ANSWERS, **settings: Any) -> tuple[Judge, list[Verdict]]:
+async def run(url: str, folder: Path, answers: list[SampleRecord] = ANSWERS, **settings: Any) -> tuple[Judge, list[Verdict]]:
     judge = Judge(JudgeConfig(**{"url": f"{url}/v1", "model": "j", "retries": 2, **settings}))
     try:
         return judge, await judge_answers(judge, answers, folder)
@@ -195,7 +204,7 @@ def test_a_line_that_was_cut_off_is_had_again_and_a_strange_one_named(tmp_path: 
 
 
 def test_the_tables_of_a_study_can_be_shown() -> None:
-    from arpo.evaluation.study import show
+    from arpo.evaluation.analysis import show
 
     console = Console(file=io.StringIO(), width=160)
     show(console, as_study(judged([made(0, True, False), made(1, False, False)]), "j at http://x"))

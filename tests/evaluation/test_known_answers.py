@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from arpo.answer_text import exact
 from arpo.chat.tags import TagFormat
 from arpo.engines.scripted import ScriptedEngine
 from arpo.evaluation.evaluate import evaluate
 from arpo.evaluation.results import Results
 from arpo.rewards import Reward
 from arpo.rewards.config import RewardConfig, build_reward
-from arpo.rewards.text import exact
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.evaluation.metrics import (
+from arpo.evaluation.statistics import (
     Estimate,
     bootstrap,
     by_group,

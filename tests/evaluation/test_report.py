@@ -3,10 +3,10 @@ import re
 import pytest
 from synthetic_run import write_run
 
+from arpo.display.markdown import markdown_table
 from arpo.errors import ConfigError
-from arpo.markdown import markdown_table
-from arpo.train.report import write_report
-from arpo.train.runfolder import RunFolder
+from arpo.report.run_report import write_report
+from arpo.runs.folder import RunFolder
 
 
 def test_a_finished_run_is_told_whole(tmp_path):

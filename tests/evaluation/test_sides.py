@@ -7,26 +7,26 @@ import pytest
 from rich.console import Console
 
 from arpo.errors import ConfigError
-from arpo.evaluation.answers import Answer, AnswerLog
-from arpo.evaluation.asked import AskedBenchmark, AskedOf, write_asked
-from arpo.evaluation.beside import all_evaluations, compare_evaluations
-from arpo.evaluation.sides import read_sides
+from arpo.evaluation.comparison import read_sides
+from arpo.evaluation.comparison_tables import all_evaluations, compare_evaluations
+from arpo.evaluation.manifest import BenchmarkManifest, EvalManifest, write_manifest
+from arpo.evaluation.samples import SampleLog, SampleRecord
 
 
 def evaluation(folder, right, *, model="a", seed=0, questions=20, digest="d"):
     """`right`: numbers of the questions that are answered rightly."""
     ids = tuple(f"q/{n}" for n in range(questions))
-    benchmark = AskedBenchmark(name="own", title="Own", metric="exact", judged=False, ids=ids, num_all=questions, digest=digest)
+    benchmark = BenchmarkManifest(name="own", title="Own", metric="exact", judged=False, ids=ids, num_all=questions, digest=digest)
     settings = {"temperature": 1.0, "top_p": 1.0, "seed": seed, "max_calls": 3, "branch_tokens": 100}
     folder.mkdir(parents=True)
-    write_asked(
-        folder, AskedOf(model=model, recipe="r", preset="", benchmarks=(benchmark,), samples=1, settings=settings, decides={})
+    write_manifest(
+        folder, EvalManifest(model=model, recipe="r", preset="", benchmarks=(benchmark,), samples=1, settings=settings, decides={})
     )
-    with AnswerLog(folder) as log:
+    with SampleLog(folder) as log:
         for n, id in enumerate(ids):
             ok = n in right
             said = "yes" if ok else f"wrong {n}"
-            answer = Answer(
+            answer = SampleRecord(
                 benchmark="own", id=id, accuracy=float(ok), correct=ok, reward=float(ok), answer=said, gold=("yes",),
                 question=f"Question {n}?", calls=n % 3, ending="finished",
             )  # fmt: skip

@@ -11,17 +11,17 @@ from recorded_turns import recorded
 from typer.testing import CliRunner
 
 from arpo.cli.commands import app
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
 from arpo.evaluation.entropy import draw_entropy, entropy_study
-from arpo.evaluation.metrics import FEW
 from arpo.evaluation.quality import quality
+from arpo.evaluation.statistics import FEW
 from arpo.evaluation.trajectories import ratio, read_recorded, share
 
-OK, ERROR, REFUSED = Status.OK, Status.ERROR, Status.REFUSED
+OK, ERROR, REFUSED = CallStatus.OK, CallStatus.ERROR, CallStatus.REFUSED
 
 
-def call(query: str, text: str = "nothing", status: Status = OK, name: str = "search"):
+def call(query: str, text: str = "nothing", status: CallStatus = OK, name: str = "search"):
     return (name, {"query": query}, status, text)
 
 
@@ -118,7 +118,7 @@ def test_golds_that_stand_anywhere_by_chance_say_nothing() -> None:
 
 
 def test_calls_that_were_never_run_are_apart() -> None:
-    from arpo.rollout.grow import NOT_RUN
+    from arpo.rollout.tree_rollout import NOT_RUN
 
     found = quality([recorded("a", [[1.0]] * 2, [[call("x"), call("y", NOT_RUN, REFUSED)]])])
     assert found.figures["beyond_limit"].mean == 0.5 and found.figures["valid"].mean == 1.0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arpo.answer_text import contains, exact, f1, tokens
 from arpo.rewards.maths import MathsVerifier, compare_quickly
 from arpo.rewards.numbers import read_number
-from arpo.rewards.text import contains, exact, f1, tokens
 
 DIFFERENT = [
     ("-5", "5"),

@@ -11,7 +11,7 @@ import pytest
 
 from arpo.chat import ParsedTurn, Transcript
 from arpo.core.score import Score
-from arpo.core.tree import Outcome, Status
+from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ConfigError, RewardError
 from arpo.rewards.boundary import run_reward
 from arpo.rewards.config import RewardConfig, build_reward
@@ -25,8 +25,8 @@ def transcript(answer="Lima", *, formed=True, outcomes=(), ending="finished", te
     return Transcript(turns=turns, outcomes=tuple((o,) for o in outcomes), ending=ending, states={})
 
 
-def ran(name, status=Status.OK):
-    return Outcome(tool=name, status=status, text="x")
+def ran(name, status=CallStatus.OK):
+    return ToolCallResult(tool=name, status=status, text="x")
 
 
 async def score(config, **parts):
@@ -50,7 +50,7 @@ async def test_the_bonus_is_for_tools_that_ran():
     assert (await score(config, outcomes=both)).reward == pytest.approx(1.1)
     assert (await score(config, outcomes=both[:1])).reward == 1.0
     assert (await score(config, answer="Cusco", outcomes=both)).reward == 0.0
-    for status in (Status.ERROR, Status.TIMEOUT, Status.REFUSED):
+    for status in (CallStatus.ERROR, CallStatus.TIMEOUT, CallStatus.REFUSED):
         assert (await score(config, outcomes=(ran("search"), ran("python", status)))).reward == 1.0
 
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verdicts import VERDICTS
 
+from arpo.answer_text import contains, exact, f1, tokens
 from arpo.rewards.choices import choice, read_choice
 from arpo.rewards.dates import Date, dates_in, read_date
 from arpo.rewards.maths import MathsVerifier, compare_quickly
 from arpo.rewards.measures import BY_TEXT
 from arpo.rewards.quantities import han_number, numeric, read_quantity
 from arpo.rewards.short import gaia, short
-from arpo.rewards.text import contains, exact, f1, tokens
 
 RULES = sorted(BY_TEXT)
 SAID = st.text(st.sampled_from("aAbz 019.,-%$€/年元月日不是王长沙(){}\\^_'\u00e9ー１～"), max_size=24)

@@ -9,7 +9,7 @@ from typing import Any
 
 from arpo.chat import Transcript
 from arpo.chat.tags import TagFormat
-from arpo.core import Place, RolloutTree, Score, Status, StepStats
+from arpo.core import CallStatus, Place, RolloutTree, Score, StepStats
 from arpo.core.record import TreeRecord
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import Play, Script, ScriptedEngine
@@ -111,5 +111,5 @@ def timeless(rollout: Rollout) -> tuple[RolloutTree, Any, Any]:
     return tree, decisions, record.scores
 
 
-def statuses(rollout: Rollout, place: Place) -> list[Status]:
+def statuses(rollout: Rollout, place: Place) -> list[CallStatus]:
     return [outcome.status for outcome in rollout.grown.tree.observations[place].outcomes]

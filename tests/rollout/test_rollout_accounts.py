@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_world import Script, Search, agent, config, rollouts, task, timeless
 
 from arpo.chat.template import TemplateFormat
-from arpo.core import Pilot, Status, StepStats
+from arpo.core import CallStatus, Pilot, StepStats
 from arpo.core.branching import Chance, Fixed, Never, Paper, Threshold
 from arpo.rollout.collect import Rollout
 from arpo.tools import ToolResult
@@ -26,7 +26,7 @@ class Flaky(Search):
         await asyncio.sleep(self.latency())
         draw = Random(context.seed).random()
         if draw < 0.15:
-            return ToolResult(text="quota used up", status=Status.UNAVAILABLE)
+            return ToolResult(text="quota used up", status=CallStatus.UNAVAILABLE)
         if draw < 0.3:
             raise RuntimeError("a bug of the tool")
         return ToolResult(text="" if draw < 0.35 else "Peru: Lima " * int(draw * 12))
@@ -81,4 +81,4 @@ def test_leaves_add_up_whatever_fails(tokenizer, rule, leaves, roots, calls, ret
     for tip, seen in tree.observations.items():
         asked = sum(len(tree.turns[tip[:depth]].calls) for depth in range(1, len(tip)))
         assert asked < calls and len(seen.outcomes) == len(tree.turns[tip].calls)
-        assert all(outcome.status is not Status.UNAVAILABLE for outcome in seen.outcomes), "the model never reads of it"
+        assert all(outcome.status is not CallStatus.UNAVAILABLE for outcome in seen.outcomes), "the model never reads of it"

@@ -9,8 +9,8 @@ from small_world import ANSWER, Script, Search, agent, config, results_in, searc
 from arpo.core import Never, Pilot
 from arpo.core.branching import Constant, Paper
 from arpo.errors import ConfigError
+from arpo.rollout.ask import ask
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.talk import ask
 from virtual_time import run
 
 

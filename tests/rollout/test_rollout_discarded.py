@@ -6,15 +6,15 @@ import pytest
 from small_world import ANSWER, Search, agent, config, results_in, right, rollouts, search, task, unsure
 
 from arpo.chat.template import TemplateFormat
-from arpo.core import Ending, Status
+from arpo.core import CallStatus, StopReason
 from arpo.core.credit import CreditedTree
 from arpo.evaluation.evaluate import evaluate
 from arpo.rollout.records import record_of
 from arpo.tools import ToolResult
-from arpo.train.meter import Measured, Metrics, measure
+from arpo.training.metrics import Metrics, TreeStats, step_metrics
 from virtual_time import run
 
-DOWN = ToolResult(text="quota used up", status=Status.UNAVAILABLE)
+DOWN = ToolResult(text="quota used up", status=CallStatus.UNAVAILABLE)
 BOTH = "".join(f'<tool_call>\n{{"name": "{n}", "arguments": {{"query": "x"}}}}\n</tool_call>' for n in ("lookup", "search"))
 
 
@@ -27,13 +27,13 @@ def again(prompt, params):
 
 
 def measured(*found) -> Metrics:
-    return measure([Measured.of(one, CreditedTree(one.scored, {}, {})) for one in found])
+    return step_metrics([TreeStats.of(one, CreditedTree(one.scored, {}, {})) for one in found])
 
 
 def test_a_result_that_overflows_its_branch_was_paid_for(tokenizer):
     tool = long()
     (one,) = run(rollouts(agent(tokenizer, again, tool), config(leaves=1, roots=1, branch_tokens=300)))
-    assert one.grown.tree.endings == {(0,): Ending.BRANCH_LENGTH} and not one.grown.tree.observations
+    assert one.grown.tree.endings == {(0,): StopReason.BRANCH_LENGTH} and not one.grown.tree.observations
     figures = measured(one)
     assert tool.calls == figures["calls/executed"] == figures["calls/discarded"] == figures["outcomes/ok"] == 1
     assert figures["rates/tool_use"] == 1 and figures["calls/a_leaf"] == 1
@@ -44,7 +44,7 @@ def test_so_was_a_call_beside_one_whose_provider_stayed_down(tokenizer):
     steady, flaky = Search(name="lookup"), Search(reply=lambda query: DOWN)
     who = agent(tokenizer, lambda prompt, params: f"{BOTH}<|im_end|>", steady, flaky, form=TemplateFormat)
     (one,) = run(rollouts(who, config(leaves=1, roots=1, turn_tokens=200)))
-    assert one.grown.tree.endings == {(0,): Ending.TOOL_FAILED} and steady.calls == 1 < flaky.calls
+    assert one.grown.tree.endings == {(0,): StopReason.TOOL_FAILED} and steady.calls == 1 < flaky.calls
     figures = measured(one)
     assert figures["calls/executed"] == figures["calls/discarded"] == 1, "a provider that is down has run nothing"
 

@@ -7,13 +7,13 @@ import pytest
 from small_world import ANSWER, Script, Search, agent, config, results_in, right, rollouts, search, statuses, task, unsure
 
 from arpo.chat.template import TemplateFormat
-from arpo.core import Decision, Ending, Failed, FinishReason, HeadKnown, Role, Status
+from arpo.core import CallStatus, Decision, Failed, FinishReason, HeadKnown, Role, StopReason
 from arpo.engines import Chunk
 from arpo.errors import ConfigError, EngineError, RewardError
 from arpo.tools import ToolResult
 from virtual_time import run
 
-DOWN = ToolResult(text="quota used up", status=Status.UNAVAILABLE)
+DOWN = ToolResult(text="quota used up", status=CallStatus.UNAVAILABLE)
 
 
 def one_leaf(**values):
@@ -36,7 +36,7 @@ def failing(times: int, script: Script, seeds: list | None = None):
 def test_a_failed_request_is_asked_again_under_another_key(tokenizer):
     seeds: list[int] = []
     (one,) = run(rollouts(agent(tokenizer, failing(2, Script(said=ANSWER), seeds)), one_leaf(retries=2)))
-    assert one.grown.tree.endings == {(0,): Ending.FINISHED}
+    assert one.grown.tree.endings == {(0,): StopReason.FINISHED}
     assert len(set(seeds)) == 3
     assert [place for place, _ in one.grown.failures] == [(0,), (0,)]
     assert "fails after 2 tokens" in one.grown.failures[0][1]
@@ -44,7 +44,7 @@ def test_a_failed_request_is_asked_again_under_another_key(tokenizer):
 
 def test_a_request_that_always_fails_leaves_a_leaf_without_a_score(tokenizer):
     (one,) = run(rollouts(agent(tokenizer, failing(99, Script(said=ANSWER))), config(leaves=2, roots=2, rule="none", retries=1)))
-    assert one.grown.tree.endings == {(0,): Ending.ENGINE_FAILED, (1,): Ending.ENGINE_FAILED}
+    assert one.grown.tree.endings == {(0,): StopReason.ENGINE_FAILED, (1,): StopReason.ENGINE_FAILED}
     assert one.scored.scores == {} == one.transcripts
     assert len(one.grown.failures) == 4
 
@@ -61,7 +61,7 @@ def test_an_answer_that_breaks_off_is_a_failure_and_no_turn(tokenizer):
 
     who = agent(tokenizer, unsure)
     (one,) = run(rollouts(replace(who, engine=Broken(who.engine)), one_leaf()))
-    assert one.grown.tree.endings == {(0,): Ending.ENGINE_FAILED} and not one.grown.tree.turns
+    assert one.grown.tree.endings == {(0,): StopReason.ENGINE_FAILED} and not one.grown.tree.turns
     assert one.grown.failures[0] == ((0,), "the engine's answer broke off")
 
 
@@ -73,7 +73,7 @@ def test_a_probe_that_fails_after_its_head_keeps_its_sibling(tokenizer):
         return replace(long, fails_after=12) if params.head else long
 
     (one,) = run(rollouts(agent(tokenizer, play), config(leaves=2, roots=1, head=2, retries=1)))
-    assert one.grown.tree.endings == {(0, 0): Ending.ENGINE_FAILED, (0, 1): Ending.FINISHED}
+    assert one.grown.tree.endings == {(0, 0): StopReason.ENGINE_FAILED, (0, 1): StopReason.FINISHED}
     assert list(one.scored.scores) == [(0, 1)]
 
 
@@ -107,7 +107,7 @@ def test_a_probe_asked_again_is_judged_by_its_head_like_any_other(tokenizer):
 def test_a_provider_that_is_down_is_asked_again_and_then_ends_the_leaf(tokenizer):
     tool = Search(reply=lambda query: DOWN)
     (one,) = run(rollouts(agent(tokenizer, unsure_search, tool), one_leaf(retries=2)))
-    assert one.grown.tree.endings == {(0,): Ending.TOOL_FAILED} and tool.calls == 3
+    assert one.grown.tree.endings == {(0,): StopReason.TOOL_FAILED} and tool.calls == 3
     assert one.scored.scores == {} and not one.grown.tree.observations
     assert one.grown.failures == (((0,), "search: quota used up"),) * 3
 
@@ -129,9 +129,9 @@ def test_a_provider_that_comes_back_is_no_failure(tokenizer):
         return Script(said=ANSWER) if results_in(tokenizer, prompt) else search()
 
     (one,) = run(rollouts(agent(tokenizer, play, Seen(reply=lambda query: next(replies))), one_leaf()))
-    assert one.grown.tree.endings == {(0, 0): Ending.FINISHED} and statuses(one, (0,)) == [Status.OK]
+    assert one.grown.tree.endings == {(0, 0): StopReason.FINISHED} and statuses(one, (0,)) == [CallStatus.OK]
     assert len(set(seeds)) == 2
-    assert Failed((0,), Ending.TOOL_FAILED) in one.grown.expansion.events
+    assert Failed((0,), StopReason.TOOL_FAILED) in one.grown.expansion.events
 
 
 def test_calls_that_came_to_an_outcome_are_not_repeated_for_one_that_did_not(tokenizer):
@@ -151,7 +151,7 @@ def test_a_deadline_of_the_recipe_holds_for_tools_without_their_own(tokenizer):
     slow = Search(latency=lambda: 1e6)
     slow.deadline_s = None
     (one,) = run(rollouts(agent(tokenizer, unsure_search, slow), one_leaf(max_calls=1, tool_deadline_s=3)))
-    assert statuses(one, (0,)) == [Status.TIMEOUT]
+    assert statuses(one, (0,)) == [CallStatus.TIMEOUT]
     assert one.grown.tool_s > 0
 
 
@@ -261,6 +261,6 @@ def test_a_closed_engine_ends_all_leaves_with_its_reason(tokenizer):
         return await rollouts(who, config())
 
     (one,) = run(closed())
-    assert all(ending is Ending.ENGINE_FAILED for ending in one.grown.tree.endings.values())
+    assert all(ending is StopReason.ENGINE_FAILED for ending in one.grown.tree.endings.values())
     assert {reason for _, reason in one.grown.failures} == {"the engine is closed"}
     assert issubclass(EngineError, Exception) and one.grown.expansion.done

@@ -8,10 +8,10 @@ from random import Random
 from small_world import ANSWER, Script, agent, config, rollouts, task
 
 import arpo
-from arpo.core import Status
+from arpo.core import CallStatus
 from arpo.engines import SamplingParams
 from arpo.tools.config import ToolsConfig, build_entries
-from arpo.tools.traffic import build_traffic
+from arpo.tools.gateway import build_gateway
 
 
 class Ledger:
@@ -45,11 +45,11 @@ def test_two_tools_over_one_connection_of_sqlite_under_many_branches(tokenizer) 
     offered = ToolsConfig(offered=(Ledger,))
     entries = build_entries(offered.offered)
     ((note, count),) = entries
-    who = replace(agent(tokenizer, calls_some, note, count), traffic=build_traffic(offered, entries))
+    who = replace(agent(tokenizer, calls_some, note, count), tool_gateway=build_gateway(offered, entries))
     rules = config(leaves=16, roots=8, rule={"rule": "random", "rates": [0.6]}, max_calls=6)
     grown = asyncio.run(rollouts(who, rules, *(task(number) for number in range(12)), in_flight=12))
     outcomes = [o for one in grown for seen in one.grown.tree.observations.values() for o in seen.outcomes]
-    ran = [o for o in outcomes if o.status is not Status.REFUSED]  # refused: no calls left
+    ran = [o for o in outcomes if o.status is not CallStatus.REFUSED]  # refused: no calls left
     noted = [o.text for o in ran if o.tool == "note"]
-    assert len(ran) > 300 and {o.status for o in ran} == {Status.OK}, {o.text for o in ran if o.status is not Status.OK}
+    assert len(ran) > 300 and {o.status for o in ran} == {CallStatus.OK}, {o.text for o in ran if o.status is not CallStatus.OK}
     assert len(set(noted)) == len(noted) > 100, "no two calls were given one number"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_world import ANSWER, Script, Search, agent, config, results_in, right, rollouts, search, task, timeless, unsure
 
 from arpo.chat.template import TemplateFormat
-from arpo.core import Ending, Status, StepStats
+from arpo.core import CallStatus, StepStats, StopReason
 from arpo.errors import RewardError, ToolError
 from arpo.rollout.collect import collect
 from arpo.rollout.states import ToolStates, line_of
@@ -187,7 +187,7 @@ def test_a_branch_that_never_called_has_the_state_of_its_trunk(tokenizer):
 @pytest.mark.parametrize("what", ["open", "fork"])
 @pytest.mark.parametrize("trouble", [ToolError("no container"), 1e9], ids=["error", "hangs"])
 def test_a_state_that_cannot_be_had_is_the_worlds_fault(tokenizer, what, trouble):
-    for times, leaf, ending in ((1, (0, 0), Ending.FINISHED), (9, (0,), Ending.TOOL_FAILED)):
+    for times, leaf, ending in ((1, (0, 0), StopReason.FINISHED), (9, (0,), StopReason.TOOL_FAILED)):
         tool = Ledger(broken={what: [trouble] * times})
 
         def play(prompt, params):
@@ -198,14 +198,14 @@ def test_a_state_that_cannot_be_had_is_the_worlds_fault(tokenizer, what, trouble
         reason = one.grown.failures[0][1]
         assert reason == ("no container" if isinstance(trouble, ToolError) else "the state of search was not there after 10 s")
         assert not any(state.open for state in tool.states)
-        if ending is Ending.FINISHED:  # the call itself ran once, whatever came after it
+        if ending is StopReason.FINISHED:  # the call itself ran once, whatever came after it
             assert len(one.transcripts[leaf].states["search"].lines) == 2
 
 
 def test_of_several_tools_states_all_are_had_or_none(tokenizer):
     first, second = Ledger(), Ledger(name="lookup", broken={"open": [ToolError("no container")] * 2})
     (one,) = run(rollouts(agent(tokenizer, lambda p, params: search(), first, second), config(leaves=1, roots=1, retries=1)))
-    assert one.grown.tree.endings == {(0,): Ending.TOOL_FAILED}
+    assert one.grown.tree.endings == {(0,): StopReason.TOOL_FAILED}
     assert len(first.states) == 2 and first.all_closed and not second.states
 
 
@@ -290,7 +290,7 @@ def test_a_task_brings_tools_documents_and_state(tokenizer):
     brought = task(1, tools=(own,), documents=({"title": "Peru", "text": "Lima, says the task"},))
     plain = task(0)
     first, second = run(rollouts(agent(tokenizer, play, general), config(leaves=1, roots=1), plain, brought))
-    assert [o.status for seen in second.transcripts[0, 0, 0].outcomes for o in seen] == [Status.OK, Status.OK]
+    assert [o.status for seen in second.transcripts[0, 0, 0].outcomes for o in seen] == [CallStatus.OK, CallStatus.OK]
     assert second.transcripts[0, 0, 0].outcomes[0][0].text == "Lima, says the task"
     assert list(first.transcripts[(0,)].outcomes) == []  # without the tool its tag means nothing
     assert "<lookup>" in second.grown.chat.text(second.grown.tree.prompt.tokens)

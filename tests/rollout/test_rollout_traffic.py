@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from small_world import Search, agent, config, rollouts, statuses, task, timeless, unsure
 
-from arpo.core import Ending, Status
+from arpo.core import CallStatus, StopReason
 from arpo.core.record import decode, encode, replay
 from arpo.errors import ProviderError, ToolError, ToolsStoppedError
 from arpo.rollout.lost import check_scored
 from arpo.rollout.records import record_of
 from arpo.tools.config import ToolsConfig
-from arpo.tools.traffic import build_traffic
-from arpo.train.meter import Measured, measure
+from arpo.tools.gateway import build_gateway
+from arpo.training.metrics import TreeStats, step_metrics
 from virtual_time import run
 
 TASKS = [task(number) for number in range(4)]
@@ -25,7 +25,7 @@ class Web(Search):
 
 def with_traffic(tokenizer, tool, play=unsure, **settings):
     who = agent(tokenizer, play, tool)
-    return replace(who, traffic=build_traffic(ToolsConfig(offered=(tool,), **settings), [(tool,)]))
+    return replace(who, tool_gateway=build_gateway(ToolsConfig(offered=(tool,), **settings), [(tool,)]))
 
 
 def grown(tokenizer, tool, rules, **settings):
@@ -49,9 +49,9 @@ def test_a_call_that_was_not_recorded_ends_its_branch_under_that_name(tokenizer,
     asyncio.run(rollouts(with_traffic(tokenizer, Web(), mode="record", **file), rules, task(0)))
     missed = grown(tokenizer, tool := Web(), rules, mode="replay", **file)
     endings = [ending for one in missed for ending in one.grown.tree.endings.values()]
-    assert Ending.REPLAY_MISS in endings and Ending.TOOL_FAILED not in endings and tool.calls == 0
+    assert StopReason.REPLAY_MISS in endings and StopReason.TOOL_FAILED not in endings and tool.calls == 0
     for one in missed:
-        lost = {leaf for leaf, ending in one.grown.tree.endings.items() if ending is Ending.REPLAY_MISS}
+        lost = {leaf for leaf, ending in one.grown.tree.endings.items() if ending is StopReason.REPLAY_MISS}
         assert lost.isdisjoint(one.scored.scores), "what was not recorded is nobody's fault"
         assert len(one.grown.failures) == len(lost), "and not asked for a second time"
         (again,) = decode(encode(record_of(one)))
@@ -69,12 +69,12 @@ def test_an_error_is_told_in_short_counted_and_kept_in_the_record(tokenizer):
     (one,) = run(rollouts(agent(tokenizer, unsure, Search(reply=broken)), config()))
     place = next(iter(one.grown.tree.observations))
     (outcome,) = one.grown.tree.observations[place].outcomes
-    assert outcome.status is Status.ERROR and outcome.fault == "told" and len(outcome.text) <= 500
+    assert outcome.status is CallStatus.ERROR and outcome.fault == "told" and len(outcome.text) <= 500
     shown = one.grown.chat.text(one.grown.tree.observations[place].tokens)
     assert "the page xxx" in shown
     (again,) = decode(encode(record_of(one)))
     assert again.tree.observations[place].outcomes[0].fault == "told"
-    figures = measure([Measured.of(one, _credited(one))])
+    figures = step_metrics([TreeStats.of(one, _credited(one))])
     assert figures["faults/told"] == figures["outcomes/error"] > 0
 
 
@@ -93,13 +93,13 @@ def test_while_a_provider_is_down_branches_wait_and_lose_nothing(tokenizer):
 
     said = []
     who = agent(tokenizer, unsure, Down())
-    who.traffic.tell = lambda text, level: said.append(text)
+    who.tool_gateway.tell = lambda text, level: said.append(text)
     calm = run(rollouts(agent(tokenizer, unsure, Search()), config(), *TASKS))
     paused = run(rollouts(who, config(), *TASKS))
     assert [timeless(one) for one in paused] == [timeless(one) for one in calm]
     assert len(said) == 2 and "paused" in said[0] and "answers again" in said[1]
     assert not any(one.grown.failures for one in paused)
-    assert all(s is not Status.UNAVAILABLE for one in paused for p in one.grown.tree.observations for s in statuses(one, p))
+    assert all(s is not CallStatus.UNAVAILABLE for one in paused for p in one.grown.tree.observations for s in statuses(one, p))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import ScriptedEngine
-from arpo.rollout.talk import ShownEngine
+from arpo.rollout.ask import ShownEngine
 
 
 def test_what_the_last_token_of_a_tag_brings_along_is_not_shown(tokenizer: Any) -> None:

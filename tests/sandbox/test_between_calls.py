@@ -117,7 +117,7 @@ def test_what_landlock_of_older_kernels_does_not_refuse_is_refused(
         try:
             linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
             landlock.enter(landlock.build([str(library)], [str(scratch)], execute=False))
-            seccomp.enter(seccomp.program(seccomp.Policy()))
+            seccomp.enter(seccomp.program(seccomp.SeccompPolicy()))
             for mode in (os.O_RDONLY, 3, os.O_WRONLY, os.O_RDWR):
                 for folder in (outside, library, scratch):
                     try:

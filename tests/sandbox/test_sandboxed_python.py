@@ -19,14 +19,14 @@ from at_levels import processes
 from hostile import PROGRAMS
 from sandboxed import HERE, SOURCE, TASK, needs_sandbox, options, run, text
 
-from arpo.core.tree import Status
+from arpo.assembly.components import Setting
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
 from arpo.sandbox import levels, seccomp, syscalls
 from arpo.sandbox.limits import Limits
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.python import PythonTool
-from arpo.train.job import World
 
 # --- what a model reads
 
@@ -55,7 +55,7 @@ from arpo.train.job import World
 )
 async def test_shown_as_in_a_notebook(python: PythonTool, code: str, shown: str) -> None:
     outcome = await run(python, code)
-    assert (outcome.text, outcome.status) == (shown, Status.OK)
+    assert (outcome.text, outcome.status) == (shown, CallStatus.OK)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_shown_as_in_a_notebook(python: PythonTool, code: str, shown: str)
 )
 async def test_an_error_is_one_line_that_names_its_own(python: PythonTool, code: str, shown: str | None) -> None:
     outcome = await run(python, code)
-    assert outcome.status is Status.ERROR
+    assert outcome.status is CallStatus.ERROR
     if shown is None:
         assert outcome.text.endswith("(line 2: json.loads('{'))") and "\n" not in outcome.text
     else:
@@ -83,14 +83,22 @@ async def test_an_error_is_one_line_that_names_its_own(python: PythonTool, code:
 @pytest.mark.parametrize(
     "code, words, status",
     [
-        ("print('first')\nwhile True: pass", "first\nTimeoutError: stopped after 1 s of CPU", Status.TIMEOUT),
-        ("x = bytearray(10**10)", "MemoryError: the program needs more than 256 MB (line 1: x = bytearray(10**10))", Status.ERROR),
-        ("open('f', 'wb').write(b'x' * 10**7)", "OSError: a file, or all files together, would be larger than 8 MB", Status.ERROR),
-        ("import os\nos.fork()", "OSError: no processes can be started here (line 2: os.fork())", Status.ERROR),
-        ("import ctypes\nctypes.string_at(0)", "the program crashed: it touched memory that is not its own", Status.ERROR),
+        ("print('first')\nwhile True: pass", "first\nTimeoutError: stopped after 1 s of CPU", CallStatus.TIMEOUT),
+        (
+            "x = bytearray(10**10)",
+            "MemoryError: the program needs more than 256 MB (line 1: x = bytearray(10**10))",
+            CallStatus.ERROR,
+        ),
+        (
+            "open('f', 'wb').write(b'x' * 10**7)",
+            "OSError: a file, or all files together, would be larger than 8 MB",
+            CallStatus.ERROR,
+        ),
+        ("import os\nos.fork()", "OSError: no processes can be started here (line 2: os.fork())", CallStatus.ERROR),
+        ("import ctypes\nctypes.string_at(0)", "the program crashed: it touched memory that is not its own", CallStatus.ERROR),
     ],
 )
-async def test_a_limit_says_which(python: PythonTool, code: str, words: str, status: Status) -> None:
+async def test_a_limit_says_which(python: PythonTool, code: str, words: str, status: CallStatus) -> None:
     outcome = await run(python, code)
     assert outcome.text.startswith(words) and outcome.status is status
 
@@ -104,7 +112,7 @@ async def test_too_much_output_is_kept_from_its_start_and_said(python: PythonToo
 async def test_wall_time(python: PythonTool) -> None:
     context = CallContext(task=TASK, deadline_s=0.5, seed=0)
     result = await python({"code": "import time\ntime.sleep(60)"}, context)
-    assert result == ToolResult(text="TimeoutError: stopped after 0.5 s", status=Status.TIMEOUT)
+    assert result == ToolResult(text="TimeoutError: stopped after 0.5 s", status=CallStatus.TIMEOUT)
 
 
 async def test_the_same_call_at_the_same_place_draws_the_same(python: PythonTool) -> None:
@@ -228,7 +236,7 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_isolation_in_force_is_known_to_the_run(python: PythonTool) -> None:
-    world = World(tools=(python, PythonTool(name="simple")), reward=None, traffic=None)  # type: ignore[arg-type]
+    world = Setting(tools=(python, PythonTool(name="simple")), reward=None, tool_gateway=None)  # type: ignore[arg-type]
     assert world.isolation["simple"] == "monty" and world.isolation["python"].endswith("seccomp")
 
 
@@ -316,7 +324,9 @@ def test_every_name_of_the_list_has_a_number_or_never_had_one(architecture: str)
     old = set(syscalls.numbers("x86_64")) - set(syscalls.numbers("aarch64"))
     for name in [*seccomp.ALLOWED.split(), *seccomp.ON_OWN_FILES.split()]:
         assert name in syscalls.numbers(architecture) or name in old, name
-    made = seccomp.program(seccomp.Policy(signals_to=seccomp.MYSELF, forks=True, programs=True, own_files=True), architecture)
+    made = seccomp.program(
+        seccomp.SeccompPolicy(signals_to=seccomp.MYSELF, forks=True, programs=True, own_files=True), architecture
+    )
     assert len(made) % 8 == 0 and len(made) // 8 < 4096
 
 

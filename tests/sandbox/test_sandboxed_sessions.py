@@ -8,7 +8,7 @@ import sys
 import pytest
 from sandboxed import SOURCE, TASK, needs_sandbox, run, text
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.rollout.states import ToolStates
 from arpo.sandbox import niceness
 from arpo.tools.python import PythonTool, SessionPythonTool
@@ -91,7 +91,7 @@ async def test_a_session_is_as_before_a_call_that_had_to_be_killed(sessions: Pyt
     state = await sessions.open(TASK)
     await text(sessions, "x = 1", state)
     outcome = await run(sessions, end, state)
-    assert outcome.status in (Status.ERROR, Status.TIMEOUT) and outcome.text.endswith(
+    assert outcome.status in (CallStatus.ERROR, CallStatus.TIMEOUT) and outcome.text.endswith(
         "(variables are as they were before this call)"
     )
     assert await text(sessions, "x", state) == "1"

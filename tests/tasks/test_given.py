@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 import arpo
+from arpo.assembly.components import read_tasks
 from arpo.errors import ConfigError
-from arpo.recipe import load_recipe, show_resolved
-from arpo.run import Run
+from arpo.recipe.load import load_recipe, show_resolved
+from arpo.recipe.run import RunConfig
+from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
 from arpo.tasks.data import DataConfig, load
 from arpo.tasks.given import write_tasks
-from arpo.train.job import read_tasks
-from arpo.train.runfolder import RunFolder
 from tiny_project import TinyProject, question
 
 ROWS = [{"question": f"{n} + {n}?", "answer": 2 * n} for n in range(5)]
@@ -60,11 +60,11 @@ def test_tasks_and_rows_may_be_mixed_and_columns_named() -> None:
 )
 def test_what_holds_no_rows_is_refused(given: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Run(data={"train": {"source": given}})
+        RunConfig(data={"train": {"source": given}})
 
 
 def test_two_splits_of_equal_length_are_not_the_same() -> None:
-    run = Run(data={"train": {"source": ROWS[:2]}, "test": {"source": ROWS[2:4]}})
+    run = RunConfig(data={"train": {"source": ROWS[:2]}, "test": {"source": ROWS[2:4]}})
     assert "source: 2 rows given in Python" in show_resolved(run)
 
 

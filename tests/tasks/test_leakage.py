@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arpo.answer_text import tokens
 from arpo.errors import ConfigError
-from arpo.recipe import load_recipe
-from arpo.rewards.text import tokens
+from arpo.recipe.load import load_recipe
 from arpo.tasks import Task, atlas
 from arpo.tasks.benchmarks import benchmark
 from arpo.tasks.data import DataConfig, load
 from arpo.tasks.leakage import BACK, MOST, PAIRS, QUOTED, leaks
-from arpo.train.preparation import prepare
+from arpo.training.preflight import prepare
 from tiny_project import TinyProject
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from arpo.core.tree import Call
 from arpo.errors import FormatError
-from arpo.tasks.traces import Trace, TraceStep, load_traces
+from arpo.tasks.traces import RecordedStep, Trace, load_traces
 
 SEARCH = {"name": "search", "arguments": {"query": "Lyon"}}
 GOOD = {
@@ -29,14 +29,14 @@ def written(tmp_path: Path, *rows: object) -> Path:
 def test_a_trace_is_read_as_it_stands(tmp_path: Path) -> None:
     (trace,) = load_traces(written(tmp_path, GOOD, ""))
     call = Call(name="search", arguments={"query": "Lyon"})
-    assert trace.steps == (TraceStep("Look.", (call,), None, ("Lyon is in France.",)), TraceStep(answer="France"))
+    assert trace.steps == (RecordedStep("Look.", (call,), None, ("Lyon is in France.",)), RecordedStep(answer="France"))
     assert (trace.task.id, trace.task.question, trace.task.answers) == ("a/1", "Where is Lyon?", ("France",))
 
 
 def test_messages_may_stand_for_the_question_and_most_keys_may_be_missing(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "2+2?"}], "answers": [4], "steps": [{"answer": "4"}]}
     (trace,) = load_traces(written(tmp_path, row))
-    assert trace == Trace(trace.task, (TraceStep(answer="4"),))
+    assert trace == Trace(trace.task, (RecordedStep(answer="4"),))
     assert (trace.task.id, trace.task.question, trace.task.answers) == ("trace/1", "2+2?", ("4",))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
@@ -95,7 +95,7 @@ def test_functions_that_cannot_be_tools_are_refused():
 
 async def test_a_call_that_works():
     done = await outcome([population], "population", country="Peru", year="2021")
-    assert done.status is Status.OK and json.loads(done.text) == {"country": "Peru", "year": 2021, "unit": "people"}
+    assert done.status is CallStatus.OK and json.loads(done.text) == {"country": "Peru", "year": 2021, "unit": "people"}
     assert 0 < done.seconds < 5
 
 
@@ -112,11 +112,11 @@ async def test_a_call_that_works():
 )
 async def test_what_never_ran_is_refused_and_says_why(call, word):
     done = await run_call([population], call, CONTEXT)
-    assert done.status is Status.REFUSED and word in done.text and not done.ran
+    assert done.status is CallStatus.REFUSED and word in done.text and not done.ran
 
 
 async def test_without_tools_a_call_is_refused():
-    assert (await run_call([], Call(name="x"), CONTEXT)).status is Status.REFUSED
+    assert (await run_call([], Call(name="x"), CONTEXT)).status is CallStatus.REFUSED
 
 
 async def test_exceptions_are_errors_that_the_model_can_read():
@@ -128,7 +128,7 @@ async def test_exceptions_are_errors_that_the_model_can_read():
         raise (ToolError if how == "own" else KeyError)("no such place" + "!" * 5000)
 
     own, key, leaves = [await outcome([breaks], "breaks", how=how) for how in ("own", "key", "exit")]
-    assert own.status is key.status is leaves.status is Status.ERROR
+    assert own.status is key.status is leaves.status is CallStatus.ERROR
     assert own.text.startswith("no such place") and key.text.startswith("KeyError: ") and len(key.text) <= 500
     assert "SystemExit" in leaves.text
 
@@ -145,7 +145,7 @@ def test_defect_7_the_deadline_fires_for_a_hanging_sync_tool_and_the_run_can_end
         return x
 
     done = asyncio.run(outcome([hangs], "hangs", CallContext(task=CONTEXT.task, deadline_s=0.2, seed=0), x=""))
-    assert done.status is Status.TIMEOUT and not ended, "the loop ended while the thread still hung"
+    assert done.status is CallStatus.TIMEOUT and not ended, "the loop ended while the thread still hung"
     let_go.set()
 
 
@@ -166,7 +166,7 @@ async def test_defect_7_the_deadline_fires_for_a_tool_that_ignores_cancellation(
         return x
 
     done = await outcome([stubborn], "stubborn", x="")
-    assert done.status is Status.TIMEOUT and not ended.is_set(), "it came while the tool still went on"
+    assert done.status is CallStatus.TIMEOUT and not ended.is_set(), "it came while the tool still went on"
     let_go.set()
     assert await asyncio.to_thread(ended.wait, 60)
 
@@ -181,7 +181,7 @@ async def test_defect_7_an_empty_output_is_a_result_and_runs_once():
         return ""
 
     done = await outcome([quiet], "quiet", x="a")
-    assert done.status is Status.OK and done.text == "" and runs == ["a"]
+    assert done.status is CallStatus.OK and done.text == "" and runs == ["a"]
 
 
 async def test_without_any_deadline_there_is_one_all_the_same(monkeypatch):
@@ -193,7 +193,7 @@ async def test_without_any_deadline_there_is_one_all_the_same(monkeypatch):
 
     monkeypatch.setattr("arpo.tools.call.LONGEST_S", 0.1)
     context = CallContext(task=CONTEXT.task, deadline_s=None, seed=0)
-    assert (await outcome([waits], "waits", context, x="")).status is Status.TIMEOUT
+    assert (await outcome([waits], "waits", context, x="")).status is CallStatus.TIMEOUT
 
 
 async def test_a_slow_tool_holds_up_nobody():
@@ -206,7 +206,7 @@ async def test_a_slow_tool_holds_up_nobody():
         return x
 
     done = await asyncio.gather(*(outcome([slow], "slow", x=str(n)) for n in range(20)))
-    assert [(one.status, one.text) for one in done] == [(Status.OK, str(n)) for n in range(20)]
+    assert [(one.status, one.text) for one in done] == [(CallStatus.OK, str(n)) for n in range(20)]
 
 
 async def test_huge_and_broken_outputs_are_tamed():
@@ -268,4 +268,4 @@ async def test_a_tool_object_need_not_be_asynchronous_and_then_holds_up_nobody()
     await asyncio.sleep(0.01)
     let_go.set()
     found = await waiting
-    assert (found.status, found.text != threading.current_thread().name) == (Status.OK, True)
+    assert (found.status, found.text != threading.current_thread().name) == (CallStatus.OK, True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError
 from arpo.tasks import Task
 from arpo.tools import CallContext
@@ -43,10 +43,10 @@ async def test_a_function_with_an_openai_schema(schema: dict[str, Any], function
     tool = from_openai(function, schema)
     assert (tool.name, tool.description) == ("convert", "Converts a distance.")
     done = await call(tool, amount=16.09)
-    assert done.status is Status.OK and done.text == '{"miles": 10.0}'
-    assert (await call(tool, amount=1, colour="red")).status is Status.REFUSED
-    assert (await call(tool)).status is Status.REFUSED
-    assert (await call(tool, amount="x")).status is Status.ERROR
+    assert done.status is CallStatus.OK and done.text == '{"miles": 10.0}'
+    assert (await call(tool, amount=1, colour="red")).status is CallStatus.REFUSED
+    assert (await call(tool)).status is CallStatus.REFUSED
+    assert (await call(tool, amount="x")).status is CallStatus.ERROR
     assert to_openai(tool)["function"]["parameters"] == SCHEMA["parameters"]
 
 
@@ -95,6 +95,6 @@ async def test_langchain_tools() -> None:
     assert (await call(made, country="Peru")).text == "Peru 2020"
     assert (await call(made, country="Peru", year=1999)).text == "Peru 1999"
     failed = await call(made, country="Nowhere")
-    assert failed.status is Status.ERROR and failed.text == "no such country"
-    assert (await call(made, country="Peru", year="many")).status is Status.ERROR
+    assert failed.status is CallStatus.ERROR and failed.text == "no such country"
+    assert (await call(made, country="Peru", year="many")).status is CallStatus.ERROR
     assert (await call(from_langchain(later), text="a")).text == '["a"]'

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.call import attempt
 from arpo.tools.config import ToolConfig, ToolsConfig, build_entries, build_tools
+from arpo.tools.gateway import build_gateway, recorded_offers
 from arpo.tools.mcp import McpTool
-from arpo.tools.traffic import build_traffic, recorded_offers
 
 SCRIPT = str(Path(__file__).parent / "mcp_server_for_tests.py")
 COMMAND = [sys.executable, SCRIPT]
@@ -80,18 +80,18 @@ async def test_a_server_becomes_tools(tools: dict[str, Any]) -> None:
     assert add.description == "Adds two numbers. The second is 1 where it is left out."
     assert add.schema["required"] == ["a"] and add.schema["properties"]["b"]["default"] == 1
     done = await add({"a": 2, "b": 40}, CONTEXT)
-    assert (done.text, done.status) == ("42", Status.OK)
+    assert (done.text, done.status) == ("42", CallStatus.OK)
 
 
 async def test_results_that_are_no_text(tools: dict[str, Any]) -> None:
     assert "3" in (await tools["table"]({}, CONTEXT)).text
     assert (await tools["picture"]({}, CONTEXT)).text == "[image/png]"
-    assert (await tools["nothing"]({}, CONTEXT)).status is Status.OK
+    assert (await tools["nothing"]({}, CONTEXT)).status is CallStatus.OK
 
 
 async def test_what_the_model_does_wrong_is_told_to_it(tools: dict[str, Any]) -> None:
     failed = await tools["fail"]({"text": "x"}, CONTEXT)
-    assert failed.status is Status.ERROR and "no good: x" in failed.text
+    assert failed.status is CallStatus.ERROR and "no good: x" in failed.text
     try:
         wrong = (await tools["add"]({"a": "many"}, CONTEXT)).text
     except ToolError as error:
@@ -114,7 +114,7 @@ async def test_a_call_that_takes_long_is_told_to_the_model_and_is_no_outage_howe
     await asyncio.sleep(0.1)
     time.sleep(0.5)  # noqa: ASYNC251  a learner that holds the interpreter: both sides have been late for long when the loop goes on
     outcome, _ = await waiting
-    assert outcome.status is Status.TIMEOUT and outcome.fault == "deadline"
+    assert outcome.status is CallStatus.TIMEOUT and outcome.fault == "deadline"
 
 
 def test_a_session_outlives_event_loops(tools: dict[str, Any]) -> None:
@@ -185,9 +185,9 @@ def test_a_replay_starts_no_server_and_needs_none(tmp_path: Path) -> None:
     def asked(mode: str, **changes: Any) -> list[Any]:
         config = ToolsConfig(offered=(offered.model_copy(update=changes),), mode=mode, cache=cache)
         entries = build_entries(config.offered, recorded_offers(config))
-        traffic, tools = build_traffic(config, entries), {tool.name: tool for tool in entries[0]}
+        tool_gateway, tools = build_gateway(config, entries), {tool.name: tool for tool in entries[0]}
         calls = [Call(name="add", arguments={"a": 2, "b": 40}), Call(name="table", arguments={})]
-        return [tools, [asyncio.run(traffic.call(tools, call, CONTEXT)) for call in calls]]
+        return [tools, [asyncio.run(tool_gateway.call(tools, call, CONTEXT)) for call in calls]]
 
     first, told = asked("record")
     server.unlink()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from page_calls import context, page, told
 
 from arpo.errors import ProviderError, ToolError
+from arpo.http.address import is_public, resolve
 from arpo.tools.page import PageTool
-from arpo.tools.web.address import is_public, resolve
 from localhost import Reply, serving
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from page_calls import HERE, HTML, context, page, refused, told
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, FormatError, ProviderError, ToolError
 from arpo.search.extraction import pdf_to_text
 from arpo.tools.config import ToolConfig, build_tools
@@ -24,7 +24,7 @@ from pages_for_tests import pdf
 async def test_the_part_near_the_question_is_shown() -> None:
     with serving(lambda _: Reply(HTML, kind="text/html; charset=utf-8")) as site:
         done = await page(chars=600)({"url": site.url}, context())
-        assert done.status is Status.OK and len(done.text) < 700
+        assert done.status is CallStatus.OK and len(done.text) < 700
         assert "Rimac" in done.text.splitlines()[0] and "springs from the Ticlio" in done.text and "Login" not in done.text
         other = await told(page(chars=600), site.url, question="remark 11")
         assert "Remark 11" in other and "Ticlio" not in other
@@ -220,7 +220,7 @@ async def test_what_cannot_work_is_told_before_the_run() -> None:
     with pytest.raises(ConfigError, match="NOT_SET_ANYWHERE"):
         page(summariser={"url": "http://x", "model": "m", "key_env": "NOT_SET_ANYWHERE"}).ready()
     page().ready()
-    assert (await PageTool()({"url": " "}, context())).status is Status.REFUSED
+    assert (await PageTool()({"url": " "}, context())).status is CallStatus.REFUSED
 
 
 async def test_many_pages_at_once() -> None:
@@ -233,7 +233,7 @@ async def test_many_pages_at_once() -> None:
 async def test_a_page_is_kept_under_the_question_it_was_opened_for(tmp_path: Path) -> None:
     """Calls without a question depend on their task's: two tasks get two results, the same task one from the cache."""
     from arpo.tools.config import ToolsConfig
-    from arpo.tools.traffic import build_traffic
+    from arpo.tools.gateway import build_gateway
 
     with serving(lambda _: Reply(HTML, kind="text/html")) as site:
         options = {"allow_private": HERE, "robots": False, "chars": 600}
@@ -241,11 +241,11 @@ async def test_a_page_is_kept_under_the_question_it_was_opened_for(tmp_path: Pat
             {"offered": [{"use": "page", "options": options}], "cache": {"file": str(tmp_path / "tools.sqlite")}}
         )
         tools = {tool.name: tool for tool in build_tools(config.offered)}
-        traffic = build_traffic(config, [list(tools.values())])
+        tool_gateway = build_gateway(config, [list(tools.values())])
         call = Call(name="page", arguments={"url": site.url})
-        first = await traffic.call(tools, call, context("Where does the Rimac spring?"))
-        other = await traffic.call(tools, call, context("Remark 11"))
-        again = await traffic.call(tools, call, context("Where does the Rimac spring?"))
+        first = await tool_gateway.call(tools, call, context("Where does the Rimac spring?"))
+        other = await tool_gateway.call(tools, call, context("Remark 11"))
+        again = await tool_gateway.call(tools, call, context("Where does the Rimac spring?"))
     assert "Ticlio" in first.text and "Ticlio" not in other.text and again.text == first.text and again.cached and not other.cached
 
 

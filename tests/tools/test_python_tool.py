@@ -2,7 +2,7 @@
 
 import pytest
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError
 from arpo.tasks import Task
 from arpo.tools import CallContext
@@ -40,7 +40,7 @@ async def run(python, code, deadline_s=5.0):
 )
 async def test_values_and_prints_come_back(python, code, text):
     done = await run(python, code)
-    assert (done.status, done.text) == (Status.OK, text)
+    assert (done.status, done.text) == (CallStatus.OK, text)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ async def test_values_and_prints_come_back(python, code, text):
 )
 async def test_defects_7_and_16_failures_are_errors_and_nothing_of_the_machine_is_seen(python, code, word):
     done = await run(python, code)
-    assert done.status is Status.ERROR and word in done.text
+    assert done.status is CallStatus.ERROR and word in done.text
 
 
 async def test_a_program_that_never_ends_is_stopped_and_the_next_one_runs(python):
     done = await run(python, "while True: pass", deadline_s=0.5)
-    assert done.status is Status.TIMEOUT
+    assert done.status is CallStatus.TIMEOUT
     assert (await run(python, "1")).text == "1"
 
 

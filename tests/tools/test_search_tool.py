@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, FormatError
 from arpo.search.documents import read_documents
 from arpo.search.index import Index
@@ -39,7 +39,7 @@ async def find(tool, query, **more):
 
 async def test_best_passages_come_first_one_a_line(capsys):
     done = await find(SearchTool(DOCUMENTS), "What is the capital of Peru?")
-    assert done.status is Status.OK and done.text.splitlines()[0] == "Peru is a country. Its capital is Lima."
+    assert done.status is CallStatus.OK and done.text.splitlines()[0] == "Peru is a country. Its capital is Lima."
     assert (await find(SearchTool(DOCUMENTS), "sao paulo")).text.startswith("São Paulo: The largest city")
     assert (await find(SearchTool(DOCUMENTS, k=1), "cities")).text.count("\n") == 0
     assert capsys.readouterr() == ("", "")
@@ -48,7 +48,7 @@ async def test_best_passages_come_first_one_a_line(capsys):
 async def test_nothing_found_is_a_result():
     for query in ("zebra", "the of", "?!"):
         done = await find(SearchTool(DOCUMENTS), query)
-        assert (done.status, done.text) == (Status.OK, "No results.")
+        assert (done.status, done.text) == (CallStatus.OK, "No results.")
     assert (await find(SearchTool(), "Peru")).text == "No results."
 
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.core.tree import Outcome, Status
+from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ConfigError, FormatError
-from arpo.tools.keys import canonical, key_of
+from arpo.tools.cache_key import canonical, key_of
 from arpo.tools.store import Entry, Store
 
 
-def entry(number, *, size=500, recorded=False, status=Status.OK, text="", tool="search"):
+def entry(number, *, size=500, recorded=False, status=CallStatus.OK, text="", tool="search"):
     words = canonical({"query": f"q{number}"}, {})
     key = key_of(tool, "", words, recorded=recorded)
     said = text or "x" * size
@@ -76,7 +76,7 @@ def test_tool_version_arguments_and_record_are_told_apart():
 def test_the_totals_are_those_of_a_recount(tmp_path_factory, puts):
     store = Store(tmp_path_factory.mktemp("s") / "s.sqlite")
     for number, size, recorded, status in puts:
-        store.finish(b"", "me", entry(number, size=size, recorded=recorded, status=Status(status)))
+        store.finish(b"", "me", entry(number, size=size, recorded=recorded, status=CallStatus(status)))
     held = list(store.entries())
     recount = (len(held), sum(one.row["size"] for one in held), sum(one.recorded for one in held))
     assert store.totals() == recount
@@ -86,11 +86,16 @@ def test_the_totals_are_those_of_a_recount(tmp_path_factory, puts):
 
 def test_an_error_never_takes_the_place_of_a_result(tmp_path):
     store = Store(tmp_path / "s.sqlite")
-    for text, status in (("first", Status.ERROR), ("second", Status.OK), ("third", Status.ERROR), ("fourth", Status.OK)):
+    for text, status in (
+        ("first", CallStatus.ERROR),
+        ("second", CallStatus.OK),
+        ("third", CallStatus.ERROR),
+        ("fourth", CallStatus.OK),
+    ):
         store.put([entry(1, text=text, status=status)])
     (found,) = store.get([entry(1).key])
     assert found.text == "fourth" and store.totals()[0] == 1
-    store.put([entry(1, text="fifth", status=Status.ERROR)])
+    store.put([entry(1, text="fifth", status=CallStatus.ERROR)])
     assert store.get([found.key])[0].text == "fourth"
 
 
@@ -132,7 +137,7 @@ def test_a_clock_that_is_set_back_keeps_nobody_waiting(tmp_path, monkeypatch):
     store, now = Store(tmp_path / "s.sqlite"), time.time()
     monkeypatch.setattr(time, "time", lambda: now + 86_400)  # a machine that starts with a wrong clock
     assert store.claim(b"k", "dead", 30.0)
-    store.finish(b"f", "dead", None, Outcome(tool="t", status=Status.ERROR, text="no"))
+    store.finish(b"f", "dead", None, ToolCallResult(tool="t", status=CallStatus.ERROR, text="no"))
     monkeypatch.setattr(time, "time", lambda: now)
     assert not store.claimed(b"k") and store.claim(b"k", "me", 30.0) and store.claimed(b"k")
     assert store.failure(b"f", now) is None
@@ -199,9 +204,9 @@ def test_a_failure_is_for_those_who_waited_and_a_file_without_such_is_given_them
     store = Store(tmp_path / "s.sqlite")
     key, before = entry(2).key, time.time()
     assert store.claim(key, "me", 30.0)
-    store.finish(key, "me", None, Outcome(tool="search", status=Status.ERROR, text="no", fault="told"))
+    store.finish(key, "me", None, ToolCallResult(tool="search", status=CallStatus.ERROR, text="no", fault="told"))
     waited = store.failure(key, before)
-    assert waited is not None and (waited.status, waited.text, waited.fault) == (Status.ERROR, "no", "told")
+    assert waited is not None and (waited.status, waited.text, waited.fault) == (CallStatus.ERROR, "no", "told")
     assert store.failure(key, time.time() + 1e-3) is None and store.get([key]) == [] and store.totals()[0] == 1
     assert store.claim(key, "another", 30.0)
 

@@ -14,14 +14,14 @@ import pytest
 import yaml
 
 import arpo
-from arpo.core.tree import Call, Outcome, Status
+from arpo.core.tree import Call, CallStatus, ToolCallResult
 from arpo.errors import ConfigError, ProviderError
-from arpo.run import plain
+from arpo.recipe.run import plain
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.call import run_call
 from arpo.tools.config import ToolConfig, ToolsConfig, build_entries, build_tools
-from arpo.tools.traffic import Traffic, build_traffic
+from arpo.tools.gateway import ToolGateway, build_gateway
 
 TASK = Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",))
 
@@ -76,14 +76,16 @@ def module(monkeypatch: pytest.MonkeyPatch) -> str:
     return made.__name__
 
 
-def around(offered: Any = Shelf, **settings: Any) -> tuple[Traffic, dict[str, Any]]:
+def around(offered: Any = Shelf, **settings: Any) -> tuple[ToolGateway, dict[str, Any]]:
     config = ToolsConfig(offered=(offered,), **settings)
     entries = build_entries(config.offered)
-    return build_traffic(config, entries), {tool.name: tool for tools in entries for tool in tools}
+    return build_gateway(config, entries), {tool.name: tool for tools in entries for tool in tools}
 
 
-async def ask(traffic: Traffic, tools: dict[str, Any], name: str, deadline_s: float = 5.0, **arguments: Any) -> Outcome:
-    return await traffic.call(tools, Call(name=name, arguments=arguments), context(deadline_s))
+async def ask(
+    tool_gateway: ToolGateway, tools: dict[str, Any], name: str, deadline_s: float = 5.0, **arguments: Any
+) -> ToolCallResult:
+    return await tool_gateway.call(tools, Call(name=name, arguments=arguments), context(deadline_s))
 
 
 def test_all_methods_that_are_tools_are_offered_as_functions_are(module: str, tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_all_methods_that_are_tools_are_offered_as_functions_are(module: str, tm
     assert has.deadline_s == 4 and put.deadline_s is None
     assert list(put.schema["properties"]) == ["thing"]
     answer = asyncio.run(run_call([has], Call(name="has", arguments={"thing": "rice"}), context()))
-    assert (answer.status, answer.text) == (Status.OK, "true")
+    assert (answer.status, answer.text) == (CallStatus.OK, "true")
     with pytest.raises(ConfigError, match="no such option"):
         build_tools([ToolConfig(use=f"{module}:Shelf", options={"path": "x"})])
     with pytest.raises(ConfigError, match="cannot be set up: OperationalError"):
@@ -106,10 +108,10 @@ def test_a_run_that_was_given_the_class_names_it_in_its_recipe() -> None:
 
 
 def test_the_object_is_made_and_called_in_one_thread_which_ends_with_it() -> None:
-    traffic, tools = around()
-    where = asyncio.run(ask(traffic, tools, "put", thing="rice")).text
-    assert where == "arpo-Shelf" and asyncio.run(ask(traffic, tools, "has", thing="rice")).text == "true"
-    del traffic, tools
+    tool_gateway, tools = around()
+    where = asyncio.run(ask(tool_gateway, tools, "put", thing="rice")).text
+    assert where == "arpo-Shelf" and asyncio.run(ask(tool_gateway, tools, "has", thing="rice")).text == "true"
+    del tool_gateway, tools
     for _ in range(100):
         gc.collect()
         if where not in {thread.name for thread in threading.enumerate()}:
@@ -125,39 +127,39 @@ def test_each_run_has_an_object_of_its_own() -> None:
 
 
 async def test_waiting_for_the_object_is_no_part_of_a_deadline() -> None:
-    traffic, tools = around()
-    answers = await asyncio.gather(*(ask(traffic, tools, "waits", deadline_s=0.5, seconds=0.05) for _ in range(30)))
-    assert {answer.status for answer in answers} == {Status.OK}, "1.5 s of work in calls of at most 0.5 s"
+    tool_gateway, tools = around()
+    answers = await asyncio.gather(*(ask(tool_gateway, tools, "waits", deadline_s=0.5, seconds=0.05) for _ in range(30)))
+    assert {answer.status for answer in answers} == {CallStatus.OK}, "1.5 s of work in calls of at most 0.5 s"
 
 
 async def test_while_a_call_hangs_others_wait_for_the_object_and_are_not_failed() -> None:
     Shelf.let_go.clear()
-    traffic, tools = around()
-    traffic.tell = lambda text, level: None
-    late = await ask(traffic, tools, "waits", deadline_s=0.2, seconds=30)
-    assert late.status is Status.TIMEOUT
+    tool_gateway, tools = around()
+    tool_gateway.tell = lambda text, level: None
+    late = await ask(tool_gateway, tools, "waits", deadline_s=0.2, seconds=30)
+    assert late.status is CallStatus.TIMEOUT
     with pytest.raises(ProviderError, match="Shelf is still busy"):
         await tools["has"]({"thing": "tea"}, context())
-    asked = asyncio.create_task(ask(traffic, tools, "has", thing="tea"))
+    asked = asyncio.create_task(ask(tool_gateway, tools, "has", thing="tea"))
     await asyncio.sleep(0.3)
     assert not asked.done()
     Shelf.let_go.set()
     try:
         answer = await asked
-        assert (answer.status, answer.text) == (Status.OK, "true") and answer.attempts > 1
+        assert (answer.status, answer.text) == (CallStatus.OK, "true") and answer.attempts > 1
     finally:
         Shelf.let_go.clear()
 
 
 async def test_a_call_that_is_cancelled_before_its_turn_never_runs() -> None:
-    traffic, tools = around()
+    tool_gateway, tools = around()
     first = asyncio.create_task(tools["waits"]({"seconds": 0.3}, context()))
     await asyncio.sleep(0.05)
     second = asyncio.create_task(tools["put"]({"thing": "rice"}, context()))
     await asyncio.sleep(0.05)
     second.cancel()
     await first
-    assert (await ask(traffic, tools, "has", thing="rice")).text == "false"
+    assert (await ask(tool_gateway, tools, "has", thing="rice")).text == "false"
 
 
 class Client:
@@ -187,10 +189,10 @@ class Client:
 
 
 async def test_asynchronous_methods_share_a_loop_and_run_at_once() -> None:
-    traffic, tools = around(Client)
-    answers = await asyncio.gather(*(ask(traffic, tools, "fetch", x=number) for number in range(8)))
+    tool_gateway, tools = around(Client)
+    answers = await asyncio.gather(*(ask(tool_gateway, tools, "fetch", x=number) for number in range(8)))
     assert max(int(answer.text) for answer in answers) == 8
-    assert (await ask(traffic, tools, "loop", x=1)).text == (await ask(traffic, tools, "same", x=1)).text
+    assert (await ask(tool_gateway, tools, "loop", x=1)).text == (await ask(tool_gateway, tools, "same", x=1)).text
 
 
 class Mixed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.call import run_call
@@ -49,8 +49,8 @@ async def test_an_asynchronous_function_that_blocks_holds_up_nobody() -> None:
     beating = asyncio.create_task(heart())
     try:
         late, quick = await asyncio.gather(outcome(blocks, 0.5, x="a"), outcome(swift, x="b"))
-        assert late.status is Status.TIMEOUT and "longer than 0.5 s" in late.text
-        assert quick.status is Status.OK and quick.text == "b" and beats > 2 and not let_go.is_set()
+        assert late.status is CallStatus.TIMEOUT and "longer than 0.5 s" in late.text
+        assert quick.status is CallStatus.OK and quick.text == "b" and beats > 2 and not let_go.is_set()
     finally:
         let_go.set()
         beating.cancel()
@@ -67,9 +67,9 @@ async def test_a_tool_whose_loop_is_blocked_is_called_on_another_and_the_blocked
             let_go.wait(30)
         return threading.current_thread().name
 
-    assert (await outcome(blocks, 0.2, how="long")).status is Status.TIMEOUT
+    assert (await outcome(blocks, 0.2, how="long")).status is CallStatus.TIMEOUT
     done = await outcome(blocks, 10, how="not")
-    assert done.status is Status.OK and done.text == "arpo-blocks"
+    assert done.status is CallStatus.OK and done.text == "arpo-blocks"
     let_go.set()
 
     def living() -> int:
@@ -119,16 +119,16 @@ async def test_any_number_of_calls_run_at_the_same_time_and_only_those_that_were
     calls = [asyncio.create_task(outcome(waits, 20, x=number)) for number in range(MOST_ABANDONED + 16)]
     await asyncio.sleep(0.2)
     let_go.set()
-    assert {done.status for done in await asyncio.gather(*calls)} == {Status.OK}
+    assert {done.status for done in await asyncio.gather(*calls)} == {CallStatus.OK}
 
     let_go.clear()
     late = await asyncio.gather(*(outcome(waits, 0.3, x=number) for number in range(MOST_ABANDONED)))
-    assert {done.status for done in late} == {Status.TIMEOUT}
+    assert {done.status for done in late} == {CallStatus.TIMEOUT}
     refused = await outcome(waits, 5, x=0)
-    assert refused.status is Status.ERROR and "never came back" in refused.text
+    assert refused.status is CallStatus.ERROR and "never came back" in refused.text
     let_go.set()
     await asyncio.sleep(0.2)
-    assert (await outcome(waits, 5, x=1)).status is Status.OK
+    assert (await outcome(waits, 5, x=1)).status is CallStatus.OK
 
 
 async def test_a_plain_function_that_returns_something_to_be_awaited_cannot_block_either() -> None:
@@ -145,7 +145,7 @@ async def test_a_plain_function_that_returns_something_to_be_awaited_cannot_bloc
         return work()
 
     late = await outcome(hides, 0.2, x="a")
-    assert late.status is Status.TIMEOUT and not ended, "it came while the coroutine still blocked"
+    assert late.status is CallStatus.TIMEOUT and not ended, "it came while the coroutine still blocked"
     let_go.set()
     assert (await outcome(hides, 20, x="a")).text == "a"
 
@@ -188,7 +188,7 @@ async def test_whatever_a_function_returns_is_text(value: Any, text: str) -> Non
         return value
 
     done = await outcome(gives, x="")
-    assert done.status is Status.OK and done.text == text
+    assert done.status is CallStatus.OK and done.text == text
     done.text.encode()
     json.dumps(done.text)
 
@@ -233,7 +233,7 @@ async def test_whatever_a_function_raises_is_an_error_of_the_call(error: BaseExc
         given = tool(function)
         for _ in range(2):  # the second time its loop is still there
             done = await outcome(given, x="")
-            assert done.status is Status.ERROR and type(error).__name__ in done.text
+            assert done.status is CallStatus.ERROR and type(error).__name__ in done.text
 
 
 async def test_a_value_without_words_is_an_error_of_the_call() -> None:
@@ -243,7 +243,7 @@ async def test_a_value_without_words_is_an_error_of_the_call() -> None:
         return Rude()
 
     done = await outcome(rude, x="")
-    assert done.status is Status.ERROR and "no words" in done.text
+    assert done.status is CallStatus.ERROR and "no words" in done.text
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ async def test_a_result_with_what_cannot_be_added_up_is_an_error_of_the_call(wro
         return ToolResult(**{"text": "found", "cost": 0.5, **wrong})
 
     done = await outcome(careless, x="")
-    assert done.status is Status.ERROR and done.fault.startswith("raised") and done.cost == 0
+    assert done.status is CallStatus.ERROR and done.fault.startswith("raised") and done.cost == 0
 
 
 async def test_a_status_may_be_its_word() -> None:
@@ -266,4 +266,4 @@ async def test_a_status_may_be_its_word() -> None:
         return ToolResult(text="found", status="ok", cost="0.5")  # type: ignore[arg-type]
 
     done = await outcome(wordy, x="")
-    assert done.status is Status.OK and done.cost == 0.5
+    assert done.status is CallStatus.OK and done.cost == 0.5

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from traffic_world import CONTEXT, Asked, Search
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import ToolConfig, ToolsConfig, build_tools
 from arpo.tools.function import tool
+from arpo.tools.gateway import build_gateway
 from arpo.tools.search import SearchTool
-from arpo.tools.traffic import build_traffic
 
 # --- the cache
 
@@ -115,15 +115,15 @@ def test_tools_that_do_not_say_so_are_not_cached_and_a_recipe_may_say_so(tmp_pat
     async def main():
         ask = Asked(Silent(), tmp_path)
         await ask(), await ask()
-        assert ask.tool.calls == 2 and ask.traffic.cache is None and not list(tmp_path.iterdir())
+        assert ask.tool.calls == 2 and ask.tool_gateway.cache is None and not list(tmp_path.iterdir())
 
     asyncio.run(main())
     kept = ToolConfig(use="search", options={"documents": [{"text": "Lima is in Peru."}]}, cache={"keep": True})
     config = ToolsConfig(offered=(kept,), cache={"file": str(tmp_path / "x.sqlite")})
     (tool,) = build_tools(config.offered)
-    traffic = build_traffic(config, [(tool,)])
+    tool_gateway = build_gateway(config, [(tool,)])
     call = Call(name="search", arguments={"query": "Peru"})
-    outcomes = [asyncio.run(traffic.call({"search": tool}, call, CONTEXT)) for _ in range(2)]
+    outcomes = [asyncio.run(tool_gateway.call({"search": tool}, call, CONTEXT)) for _ in range(2)]
     assert [o.cached for o in outcomes] == [False, True] and outcomes[0].text == outcomes[1].text
 
 
@@ -131,12 +131,12 @@ def test_searches_in_documents_of_two_tasks_are_two_searches(tmp_path):
     kept = ToolConfig(use="search", cache={"keep": True})
     config = ToolsConfig(offered=(kept,), cache={"file": str(tmp_path / "x.sqlite")})
     (tool,) = build_tools(config.offered)
-    traffic = build_traffic(config, [(tool,)])
+    tool_gateway = build_gateway(config, [(tool,)])
 
     def found(text):
         task = Task(id="t", messages=CONTEXT.task.messages, answers=(), documents=({"text": text},))
         call = Call(name="search", arguments={"query": "capital"})
-        return asyncio.run(traffic.call({"search": tool}, call, CallContext(task=task, deadline_s=5.0, seed=1)))
+        return asyncio.run(tool_gateway.call({"search": tool}, call, CallContext(task=task, deadline_s=5.0, seed=1)))
 
     outcomes = [found(text) for text in ("The capital is Lima.", "The capital is Oslo.", "The capital is Lima.")]
     assert [(o.text, o.cached) for o in outcomes] == [
@@ -178,8 +178,8 @@ def test_a_file_that_somebody_keeps_locked_holds_up_calls_once(tmp_path, monkeyp
 
     async def main():
         ask, waits = Asked(Search(), tmp_path), []
-        write = ask.traffic.cache.store.claim
-        monkeypatch.setattr(ask.traffic.cache.store, "claim", lambda *each: waits.append(each) or write(*each))
+        write = ask.tool_gateway.cache.store.claim
+        monkeypatch.setattr(ask.tool_gateway.cache.store, "claim", lambda *each: waits.append(each) or write(*each))
         other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         outcomes = [*await asyncio.gather(*(ask(f"q{number}") for number in range(8))), await ask("later")]
@@ -232,7 +232,7 @@ def test_who_asks_while_the_same_call_is_being_given_up_is_not_given_up_with_it(
         await asyncio.sleep(0)
         assert (await ask()).ran and ask.tool.calls == 2
         await asyncio.sleep(0)
-        assert not ask.traffic.cache._flights
+        assert not ask.tool_gateway.cache._flights
 
     asyncio.run(main())
 
@@ -322,7 +322,7 @@ def test_equal_calls_of_several_processes_that_fail_run_once_and_a_later_one_run
     answers = [report.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert {(status, text) for _, status, text, *_ in answers} == {(Status.ERROR, "no such page")}
+    assert {(status, text) for _, status, text, *_ in answers} == {(CallStatus.ERROR, "no such page")}
     assert sum(first for first, *_ in answers) == 1 and sum(shared for _, _, _, shared, *_ in answers) == 15
     assert [(later, asked) for *_, later, asked in answers if later or asked] == [(1, True)], "errors are not cached"
 
@@ -363,7 +363,7 @@ def test_a_record_replays_without_a_single_call_errors_included(tmp_path):
 
     recording = Asked(Search(reply), tmp_path, mode="record")
     told = asyncio.run(asked(recording))
-    assert recording.tool.calls == 3 and [o.status for o in told] == [Status.OK, Status.ERROR, Status.OK, Status.OK]
+    assert recording.tool.calls == 3 and [o.status for o in told] == [CallStatus.OK, CallStatus.ERROR, CallStatus.OK, CallStatus.OK]
     replaying = Asked(Search(), tmp_path, mode="replay")
     again = asyncio.run(asked(replaying))
     assert replaying.tool.calls == 0 and [(o.status, o.text, o.fault) for o in again] == [(o.status, o.text, o.fault) for o in told]

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from traffic_world import CONTEXT, Asked, Search, live
 
-from arpo.core.tree import Call, Status
+from arpo.core.tree import Call, CallStatus
 from arpo.endpoint.config import ServedModel
 from arpo.errors import ConfigError, ProviderError, ToolError, ToolsStoppedError
-from arpo.recipe import load_recipe
+from arpo.recipe.load import load_recipe
 from arpo.tools import ToolResult
-from arpo.tools.accounts import accounts_of, in_words, read_accounts
 from arpo.tools.config import ToolConfig, ToolsConfig
-from arpo.tools.traffic import Traffic, build_traffic
+from arpo.tools.gateway import ToolGateway, build_gateway
+from arpo.tools.usage import in_words, read_usage, usage_of
 from virtual_time import run as in_virtual_time
 
 # --- providers
@@ -27,14 +27,14 @@ def test_rate_and_concurrency_hold_for_all_tools_of_a_provider():
     async def main():
         one, two = Search(seconds=1.0), Search(seconds=1.0, name="other")
         one.cacheable = two.cacheable = False
-        both = build_traffic(ToolsConfig(offered=(one, two), limits={"rate": 2, "concurrency": 3}), [(one,), (two,)])
+        both = build_gateway(ToolsConfig(offered=(one, two), limits={"rate": 2, "concurrency": 3}), [(one,), (two,)])
         tools = {tool.name: tool for tool in (one, two)}
         names = ["search", "other"] * 5
         calls = (both.call(tools, Call(name=name, arguments={"query": str(i)}), CONTEXT) for i, name in enumerate(names))
         outcomes = await asyncio.gather(*calls)
         starts = sorted([*one.starts, *two.starts])
         assert all(b - a > 0.499 for a, b in pairwise(starts)), starts
-        assert one.most_at_once + two.most_at_once <= 4 and all(o.status is Status.OK for o in outcomes)
+        assert one.most_at_once + two.most_at_once <= 4 and all(o.status is CallStatus.OK for o in outcomes)
 
     in_virtual_time(main())
 
@@ -75,7 +75,7 @@ def test_waiting_for_a_place_is_no_part_of_a_calls_deadline():
         tool.cacheable = False
         ask = Asked(tool, limits={"concurrency": 1})
         outcomes = await asyncio.gather(*(ask(str(i)) for i in range(4)))
-        assert [o.status for o in outcomes] == [Status.OK] * 4 and tool.most_at_once == 1
+        assert [o.status for o in outcomes] == [CallStatus.OK] * 4 and tool.most_at_once == 1
 
     in_virtual_time(main())
 
@@ -86,9 +86,9 @@ def test_what_may_be_tried_again_is_and_what_not_is_not():
         outcome = await ask()
         assert outcome.text == "yes" and outcome.attempts == 3 and ask.tool.starts[2] >= 1.0 and not ask.said
         told = live(lambda number: ToolError("no such page"))
-        assert (await told()).status is Status.ERROR and told.tool.calls == 1
+        assert (await told()).status is CallStatus.ERROR and told.tool.calls == 1
         nothing = live(lambda number: ToolResult(text="No results.", empty=True))
-        assert (await nothing()).status is Status.OK and nothing.tool.calls == 1
+        assert (await nothing()).status is CallStatus.OK and nothing.tool.calls == 1
         refused = live(lambda number: ProviderError("401: the key is wrong", retriable=False))
         with pytest.raises(ToolsStoppedError, match=r"web refuses every call.*401"):
             await refused()
@@ -150,7 +150,7 @@ def test_one_call_that_never_works_does_not_hold_up_the_others():
             return [await ask(str(i)) for i in range(200)]
 
         bad, good = await asyncio.gather(ask("poison"), others())
-        assert bad.status is Status.UNAVAILABLE and all(o.text.startswith("found") for o in good)
+        assert bad.status is CallStatus.UNAVAILABLE and all(o.text.startswith("found") for o in good)
 
     in_virtual_time(main())
 
@@ -182,7 +182,7 @@ def test_a_budget_of_calls_stops_the_run_and_counts_across_a_resumption():
             await ask("d")
         assert ask.tool.calls == 3
         resumed = live(None, limits={"calls": 4})
-        resumed.traffic.go_on(ask.traffic.spent())
+        resumed.tool_gateway.go_on(ask.tool_gateway.spent())
         await resumed("d")
         with pytest.raises(ToolsStoppedError):
             await resumed("e")
@@ -197,7 +197,7 @@ def test_a_budget_of_money_stops_the_run_and_the_cache_costs_nothing(tmp_path):
             await ask(query)
         with pytest.raises(ToolsStoppedError, match=r"1\.2 in money for 3 calls"):
             await ask("d")
-        assert ask.traffic.accounts["search"].cost == pytest.approx(1.2)
+        assert ask.tool_gateway.accounts["search"].cost == pytest.approx(1.2)
 
     asyncio.run(main())
 
@@ -212,7 +212,9 @@ def test_a_tool_that_fails_too_often_stops_the_run_with_its_last_errors():
         half = live(lambda number: KeyError("x") if number % 2 else "fine", limits={"error_rate": 0.5, "error_window": 10})
         for i in range(50):
             await half(str(i))
-        reported = live(lambda n: ToolResult(text="Traceback", status=Status.ERROR), limits={"error_rate": 0.5, "error_window": 10})
+        reported = live(
+            lambda n: ToolResult(text="Traceback", status=CallStatus.ERROR), limits={"error_rate": 0.5, "error_window": 10}
+        )
         for i in range(50):
             await reported(str(i))
 
@@ -230,15 +232,15 @@ def test_every_call_is_accounted_for(tmp_path):
         ask = Asked(Search(reply, seconds=0.02), tmp_path)
         await asyncio.gather(ask("a"), ask("a"))
         await ask("a"), await ask("b"), await ask("c")
-        await ask.traffic.call({"search": ask.tool}, Call(name="serch"), CONTEXT)
-        account = ask.traffic.spent()["search"]
+        await ask.tool_gateway.call({"search": ask.tool}, Call(name="serch"), CONTEXT)
+        account = ask.tool_gateway.spent()["search"]
         values = {name: account[name] for name in ("asked", "executed", "attempts", "cached", "shared", "refused")}
         assert values == {"asked": 5, "executed": 3, "attempts": 4, "cached": 1, "shared": 1, "refused": 0}
         assert account["faults"] == {"raised KeyError": 1} and account["p50_s"] == pytest.approx(0.02, rel=0.5)
-        assert ask.traffic.spent()["(no such tool)"]["refused"] == 1
-        merged = Traffic()
-        merged.go_on(ask.traffic.spent())
-        merged.go_on(ask.traffic.spent())
+        assert ask.tool_gateway.spent()["(no such tool)"]["refused"] == 1
+        merged = ToolGateway()
+        merged.go_on(ask.tool_gateway.spent())
+        merged.go_on(ask.tool_gateway.spent())
         assert merged.spent()["search"]["asked"] == 10 and merged.spent()["search"]["p50_s"] == account["p50_s"]
 
     asyncio.run(main())
@@ -344,7 +346,7 @@ def test_a_tool_that_is_not_ready_stops_a_run_before_it_starts_but_no_replay(tmp
 def _spend_in_process(folder, paid):
     async def main():
         ask = live(lambda number: ToolResult(text="x", cost=0.25), limits={"money": 100})
-        ask.traffic.keep(Path(folder))
+        ask.tool_gateway.keep(Path(folder))
         for i in range(6):
             await ask(str(i))
         await asyncio.sleep(0.2)  # the writer is a thread of its own
@@ -365,13 +367,13 @@ def test_money_that_a_killed_process_spent_counts_against_the_next_one(tmp_path)
 
     async def main():
         ask = live(lambda number: ToolResult(text="x", cost=0.25), limits={"money": 1.75})
-        ask.traffic.keep(tmp_path)
-        assert ask.traffic.accounts["search"].cost == 1.5 and ask.traffic.accounts["search"].executed == 6
+        ask.tool_gateway.keep(tmp_path)
+        assert ask.tool_gateway.accounts["search"].cost == 1.5 and ask.tool_gateway.accounts["search"].executed == 6
         await ask()
         with pytest.raises(ToolsStoppedError, match=r"1\.75 in money for 7 calls"):
             await ask()
-        ask.traffic.write_down()
-        assert read_accounts(tmp_path)["search"]["cost"] == 1.75
+        ask.tool_gateway.write_down()
+        assert read_usage(tmp_path)["search"]["cost"] == 1.75
 
     asyncio.run(main())
 
@@ -384,7 +386,7 @@ def test_what_a_call_cost_counts_although_who_asked_first_has_left(tmp_path):
         second = asyncio.create_task(ask())
         await asyncio.sleep(0.01)
         first.cancel()
-        assert (await second).shared and ask.traffic.accounts["search"].cost == 2.0
+        assert (await second).shared and ask.tool_gateway.accounts["search"].cost == 2.0
 
     asyncio.run(main())
 
@@ -393,8 +395,8 @@ def test_accounts_of_recorded_calls_are_those_of_the_calls(tmp_path):
     async def main():
         ask = Asked(Search(lambda number: KeyError("b") if number == 1 else ToolResult(text="x", cost=0.5)), tmp_path)
         outcomes = [await ask(query) for query in ("a", "a", "b", "c")]
-        outcomes.append(await ask.traffic.call({"search": ask.tool}, Call(name="serch"), CONTEXT))
-        assert accounts_of(outcomes, {"search"}) == ask.traffic.spent()
-        assert "4 requested, 3 executed, 1 answered from the cache, cost 1" in in_words(accounts_of(outcomes[:4], ()))
+        outcomes.append(await ask.tool_gateway.call({"search": ask.tool}, Call(name="serch"), CONTEXT))
+        assert usage_of(outcomes, {"search"}) == ask.tool_gateway.spent()
+        assert "4 requested, 3 executed, 1 answered from the cache, cost 1" in in_words(usage_of(outcomes[:4], ()))
 
     asyncio.run(main())

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError
 from arpo.tasks import Task
 from arpo.tools import CallContext
@@ -133,7 +133,7 @@ async def fails(name: str, reply: Reply, **more: object) -> ProviderError | Tool
 async def test_every_provider_finds(name: str) -> None:
     with serving(lambda _: Reply(ANSWERS[name])) as site:
         done = await tool(name, site.url)({"query": "capital  of Peru"}, CONTEXT)
-    assert done.status is Status.OK and not done.empty and "capital" in done.text
+    assert done.status is CallStatus.OK and not done.empty and "capital" in done.text
     assert len(site.asked) == 1
     if name != "retrieval":
         assert "https://w.example/Lima" in done.metadata["sources"]
@@ -145,7 +145,7 @@ async def test_every_provider_finds(name: str) -> None:
 async def test_nothing_found_is_no_error(name: str) -> None:
     with serving(lambda _: Reply(NOTHING[name])) as site:
         done = await tool(name, site.url)({"query": "capital of Peru"}, CONTEXT)
-    assert (done.text, done.status, done.empty) == ("No results.", Status.OK, True)
+    assert (done.text, done.status, done.empty) == ("No results.", CallStatus.OK, True)
 
 
 async def test_what_each_provider_is_asked() -> None:

@@ -4,11 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from arpo.core.tree import Call, Outcome
+from arpo.core.tree import Call, ToolCallResult
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.config import ToolsConfig
-from arpo.tools.traffic import build_traffic
+from arpo.tools.gateway import build_gateway
 
 CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7)
 
@@ -48,12 +48,12 @@ class Asked:
     def __init__(self, tool: Any, tmp_path: Path | None = None, **config: Any) -> None:
         file = {"cache": {"file": str(tmp_path / "calls.sqlite"), **config.pop("cache", {})}} if tmp_path else {}
         self.tool, self.said = tool, []
-        self.traffic = build_traffic(ToolsConfig(offered=(tool,), **file, **config), [(tool,)])
-        self.traffic.tell = lambda text, level: self.said.append(text)
+        self.tool_gateway = build_gateway(ToolsConfig(offered=(tool,), **file, **config), [(tool,)])
+        self.tool_gateway.tell = lambda text, level: self.said.append(text)
 
-    async def __call__(self, query: str = "x", **more: Any) -> Outcome:
+    async def __call__(self, query: str = "x", **more: Any) -> ToolCallResult:
         call = Call(name=self.tool.name, arguments={"query": query, **more})
-        return await self.traffic.call({self.tool.name: self.tool}, call, CONTEXT)
+        return await self.tool_gateway.call({self.tool.name: self.tool}, call, CONTEXT)
 
 
 def live(reply: Any, **config: Any) -> Asked:

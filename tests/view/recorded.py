@@ -8,7 +8,7 @@ import pytest
 
 from arpo.core.record import TreeRecord
 from arpo.core.tree import Observation, RolloutTree
-from arpo.train.runfolder import RunFolder
+from arpo.runs.folder import RunFolder
 from arpo.view.library import Library
 
 NASTY = (

@@ -12,10 +12,10 @@ from browser import serious, served, watched
 from playwright.sync_api import expect
 from recorded import NASTY
 
-from arpo.evaluation.answers import Answer, AnswerLog
 from arpo.evaluation.results import Results, Sample
-from arpo.train.lock import Lock
-from arpo.train.runfolder import RunFolder
+from arpo.evaluation.samples import SampleLog, SampleRecord
+from arpo.runs.folder import RunFolder
+from arpo.runs.lock import Lock
 from arpo.view.library import Library
 from arpo.view.page import export
 
@@ -179,14 +179,14 @@ def test_an_evaluation_that_goes_on_is_followed(tmp_path, browser):
     (folder / "asked.json").write_text('{"model": "mine", "samples": 1, "benchmarks": [{"name": "sums", "ids": ["1", "2", "3"]}]}')
     given = {"benchmark": "sums", "accuracy": 1.0, "correct": True, "reward": 1.0, "ending": "finished", "question": "What?"}
     failed = {**given, "accuracy": 0.0, "correct": False, "ending": "engine_failed", "failure": "<b>overloaded</b>"}
-    with AnswerLog(folder) as log, held(folder):
-        log.append(Answer(**given, id="1"), None)
+    with SampleLog(folder) as log, held(folder):
+        log.append(SampleRecord(**given, id="1"), None)
         with served(Library([folder], cache=tmp_path / "i")) as address, watched(browser) as page:
             page.goto(address)
             rows = page.locator(".rows tbody tr")
             expect(rows).to_have_count(1)
             expect(page.locator(".totals")).to_contain_text("1 answer of 3")
-            log.append(Answer(**failed, id="2"), None)
+            log.append(SampleRecord(**failed, id="2"), None)
             expect(rows).to_have_count(2)
             expect(page.locator(".failures")).to_contain_text("1 × <b>overloaded</b>")
             page.get_by_role("combobox", name="Failed").select_option("1")

@@ -15,9 +15,9 @@ from recorded import NASTY
 
 from arpo.core.place import show
 from arpo.core.score import Score
-from arpo.core.tree import Ending
-from arpo.evaluation.answers import Answer, AnswerLog
-from arpo.train.runfolder import RunFolder
+from arpo.core.tree import StopReason
+from arpo.evaluation.samples import SampleLog, SampleRecord
+from arpo.runs.folder import RunFolder
 from arpo.view.library import Library
 from arpo.view.page import export
 
@@ -264,7 +264,7 @@ def test_zooming_keeps_the_chosen_segment_in_sight(address, browser, tree):
 def test_a_branch_that_ended_before_its_first_token_is_shown(tiny_run, tmp_path, browser):
     record = next(iter(RunFolder(tiny_run).trees(1)))
     place = (len(record.tree.children(())),)
-    record.tree.end(place, Ending.ENGINE_FAILED)
+    record.tree.end(place, StopReason.ENGINE_FAILED)
     with RunFolder.create(tmp_path / "tiny", RunFolder(tiny_run).recipe_text(), {}) as run:
         run.append_tree(1, replace(record, scores={**record.scores, place: Score(reward=0.0, accuracy=0.0)}))
     with served(Library([run.path], cache=tmp_path / "i")) as address, watched(browser) as page:
@@ -287,8 +287,8 @@ def test_an_answer_of_an_evaluation_shows_its_trajectory(tiny_run, tmp_path, bro
     row = library.answer("/api/runs/asked/evaluation", {"name": "after"})["rows"][0]
     record = next(iter(RunFolder(tiny_run).trees(1)))
     given = {name: value for name, value in row.items() if name != "failed"}
-    with AnswerLog(folder) as log:
-        log.append(Answer(**given, benchmark="after"), record)
+    with SampleLog(folder) as log:
+        log.append(SampleRecord(**given, benchmark="after"), record)
     with served(library) as address, watched(browser) as page:
         page.goto(f"{address}#/asked/evaluation?name=after&id={quote(row['id'])}&sample={row['sample']}")
         expect(bars(page)).to_have_count(1 + len(record.tree.turns) + len(record.tree.observations))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from arpo.core.place import show
 from arpo.core.tree import probe_lines
 from arpo.errors import ConfigError
-from arpo.evaluation.answers import Answer, AnswerLog
-from arpo.train.meter import POSITIONS
-from arpo.train.runfolder import RunFolder
+from arpo.evaluation.samples import SampleLog, SampleRecord
+from arpo.runs.folder import RunFolder
+from arpo.training.metrics import POSITIONS
 from arpo.view.forks import forks
 from arpo.view.library import Library, NotHereError, as_text
 
@@ -270,8 +270,8 @@ def test_an_answer_that_was_recorded_in_full_has_its_tree(tiny_run, tmp_path, co
     row = library.answer("/api/runs/asked/evaluation", {"name": "after"})["rows"][0]
     asked = {"name": "after", "id": row["id"], "sample": str(row["sample"])}
     records = list(RunFolder(tiny_run).trees(1))[:2]
-    given = Answer(**{name: value for name, value in row.items() if name != "failed"}, benchmark="after")
-    with AnswerLog(folder) as log:
+    given = SampleRecord(**{name: value for name, value in row.items() if name != "failed"}, benchmark="after")
+    with SampleLog(folder) as log:
         for record in records:  # of two lines for one answer the later counts
             log.append(given, record)
         log.append(replace(given, benchmark="other"), None)

@@ -5,20 +5,20 @@ import json
 import pytest
 from contract import Contract
 
-from arpo.evaluation.answers import FILE, Answer, AnswerLog
 from arpo.evaluation.results import Results
+from arpo.evaluation.samples import FILE, SampleLog, SampleRecord
 from arpo.files import write_json
-from arpo.view.asking import Asking
 from arpo.view.library import Library, as_text
+from arpo.view.sample_log import SampleLogReader
 
 OVERLOADED = "the endpoint answered with status 503\nfour times"
 
 
-def answer(number: int, *, right: bool = True, failure: str = "", benchmark: str = "sums", **more) -> Answer:
+def answer(number: int, *, right: bool = True, failure: str = "", benchmark: str = "sums", **more) -> SampleRecord:
     given = {"id": f"{benchmark}/{number}", "question": f"What is {number} plus 1?", "gold": (str(number + 1),), **more}
     ending = "engine_failed" if failure else "finished"
     accuracy = float(right and not failure)
-    return Answer(
+    return SampleRecord(
         **given, benchmark=benchmark, accuracy=accuracy, correct=bool(accuracy), reward=accuracy, ending=ending, failure=failure
     )
 
@@ -30,7 +30,7 @@ def going(tmp_path):
     folder.mkdir()
     benchmarks = [{"name": "sums", "ids": [f"sums/{n}" for n in range(4)]}]
     write_json(folder / "asked.json", {"model": "a model", "samples": 2, "settings": {"seed": 1}, "benchmarks": benchmarks})
-    with AnswerLog(folder) as log:
+    with SampleLog(folder) as log:
         log.append(answer(0, seconds=1.5, measures={"f1": 0.5}), None)
         log.append(answer(1, right=False), None)
         log.append(answer(2, failure=OVERLOADED), None)
@@ -56,7 +56,7 @@ def test_an_evaluation_that_goes_on_is_seen_as_far_as_it_came(library, going):
     assert (table["model"], table["answers"], table["missing"], table["failed"]) == ("a model", 3, 5, 1)
     assert table["accuracy"]["mean"] == pytest.approx(1 / 3)
     assert table["failures"] == {"the endpoint answered with status 503": 1}
-    with AnswerLog(going) as log:
+    with SampleLog(going) as log:
         log.append(answer(3), None)
         log.append(answer(0, benchmark="names"), None)
     assert asked(library, "evaluation", name="sums")["answers"] == 4
@@ -74,7 +74,7 @@ def test_failed_answers_are_found_and_say_why(library):
 
 
 def test_what_is_finished_counts_until_the_log_holds_more(library, going):
-    answers = [one.answer for one in Asking(going).answers().values()]
+    answers = [one.answer for one in SampleLogReader(going).answers().values()]
     Results.of("sums", "as it was written", answers).write(going / "evaluation")
     estimate = {"mean": 1.0, "low": None, "high": None, "n": 1}
     found = {"answers": 3, "metric": "exact match", "measures": {"f1": estimate}, "costs": {"turns": {**estimate, "mean": None}}}
@@ -87,14 +87,14 @@ def test_what_is_finished_counts_until_the_log_holds_more(library, going):
         {"f1": estimate},
         {},
     )
-    with AnswerLog(going) as log:
+    with SampleLog(going) as log:
         log.append(answer(3), None)
     table = asked(library, "evaluation", name="sums")
     assert (table["model"], table["answers"], table["measures"]) == ("a model", 4, {})
 
 
 def test_the_log_is_read_on_cut_back_and_begun_anew(going):
-    log = Asking(going)
+    log = SampleLogReader(going)
     assert [key[1] for key in log.answers()] == ["sums/0", "sums/1", "sums/2"]
     path = going / FILE
     whole = path.read_bytes()
@@ -116,7 +116,7 @@ def test_a_damaged_line_is_named_and_the_others_count(library, going, line):
     end = path.stat().st_size
     with path.open("ab") as file:
         file.write(line)
-    with AnswerLog(going) as log:
+    with SampleLog(going) as log:
         log.append(answer(3), None)
     table = asked(library, "evaluation", name="sums")
     assert table["answers"] == 4

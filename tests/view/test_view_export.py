@@ -13,7 +13,7 @@ from recorded import NASTY
 from arpo.cli.viewing import view
 from arpo.errors import ConfigError
 from arpo.view.library import Library, NotHereError
-from arpo.view.page import Page, built_page, export, self_contained
+from arpo.view.page import ViewerPage, built_page, export, self_contained
 
 
 class Read(HTMLParser):
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_left_out_and_said(library, tmp_path):
 
 def test_a_script_that_speaks_of_scripts_does_not_end_early():
     html = '<!doctype html><html><head><meta charset="utf-8"><script src="./app.js"></script></head><body></body></html>'
-    page = Read(self_contained(Page(html, 'a = "</script><!--"', "", "app.js", "app.css"), {"x": "</script>"}))
+    page = Read(self_contained(ViewerPage(html, 'a = "</script><!--"', "", "app.js", "app.css"), {"x": "</script>"}))
     assert [tag for tag, _ in page.elements].count("script") == 2
     assert page.inside[-1][2] == 'a = "<\\/script><\\!--"' and page.data() == {"x": "</script>"}
 

@@ -8,8 +8,8 @@ from recorded import snapshot
 
 from arpo.core.record import encode
 from arpo.errors import ConfigError
-from arpo.train.runfolder import RunFolder
-from arpo.view.index import Index
+from arpo.runs.folder import RunFolder
+from arpo.view.index import RunIndex
 from arpo.view.library import Library
 
 
@@ -59,7 +59,7 @@ def test_a_step_that_is_asked_for_is_read_at_once_and_the_rest_is_announced(live
 def test_of_two_frames_of_a_task_the_later_counts(live, records, tmp_path):
     live.append_tree(1, replace(records[0], scores={}, advantages={}, credit={}))
     live.append_tree(1, records[0])
-    index = Index(live, tmp_path / "i")
+    index = RunIndex(live, tmp_path / "i")
     index.catch_up()
     assert index.record(1, records[0].tree.task) == records[0]
     assert index.rows("SELECT COUNT(*) FROM trees") == [(1,)]
@@ -70,7 +70,7 @@ def test_what_a_writer_has_not_finished_is_read_when_it_has(live, records, tmp_p
     frame = encode(records[1])
     live.append_tree(1, records[0])
     path = live.events_path(1)
-    index = Index(live, tmp_path / "i")
+    index = RunIndex(live, tmp_path / "i")
     for cut in (0, 3, 11, len(frame) // 2, len(frame) - 1):
         whole = path.read_bytes()
         path.write_bytes(whole + frame[:cut])
@@ -111,22 +111,22 @@ def test_a_damaged_log_shows_what_is_whole_and_says_so(live, records, tmp_path):
 
 
 def test_the_index_outlives_the_viewer_and_is_not_made_again(tiny_run, tmp_path):
-    first = Index(RunFolder(tiny_run), tmp_path / "i")
+    first = RunIndex(RunFolder(tiny_run), tmp_path / "i")
     first.catch_up()
     rows = first.rows("SELECT * FROM trees")
     first.close()
-    again = Index(RunFolder(tiny_run), tmp_path / "i")
+    again = RunIndex(RunFolder(tiny_run), tmp_path / "i")
     assert again.pending() == [] and again.rows("SELECT * FROM trees") == rows
     again.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 100])
 def test_a_damaged_index_is_made_again(tiny_run, tmp_path, content):
-    first = Index(RunFolder(tiny_run), tmp_path / "i")
+    first = RunIndex(RunFolder(tiny_run), tmp_path / "i")
     first.close()
     (path,) = (tmp_path / "i").glob("*.sqlite")
     path.write_bytes(content)
-    again = Index(RunFolder(tiny_run), tmp_path / "i")
+    again = RunIndex(RunFolder(tiny_run), tmp_path / "i")
     again.catch_up()
     assert again.rows("SELECT COUNT(*) FROM trees") == [(6,)]
     again.close()
@@ -134,7 +134,7 @@ def test_a_damaged_index_is_made_again(tiny_run, tmp_path, content):
 
 def test_without_a_cache_it_works_too(tiny_run, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    index = Index(RunFolder(tiny_run), tmp_path / "file" / "i")
+    index = RunIndex(RunFolder(tiny_run), tmp_path / "file" / "i")
     index.catch_up()
     assert index.rows("SELECT COUNT(*) FROM trees") == [(6,)]
     index.close()

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from arpo.cli.viewing import show
 from arpo.errors import ConfigError
-from arpo.train.runfolder import RunFolder
+from arpo.runs.folder import RunFolder
+from arpo.terminal_safe import terminal_safe
 from arpo.view.forks import forks
 from arpo.view.library import Library
 from arpo.view.terminal import print_table
-from arpo.visible import visible
 
 
 def printed(run, **asked):
@@ -60,8 +60,8 @@ def test_texts_cannot_steer_the_terminal(nasty_run):
 
 
 def test_unseen_signs_are_spelled_out():
-    assert visible("a\U000e0041\u00adb") == "a⟨U+E0041⟩⟨U+00AD⟩b"
-    assert visible("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
+    assert terminal_safe("a\U000e0041\u00adb") == "a⟨U+E0041⟩⟨U+00AD⟩b"
+    assert terminal_safe("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
 
 
 def test_terminal_and_page_spell_out_the_same_signs():
@@ -69,7 +69,7 @@ def test_terminal_and_page_spell_out_the_same_signs():
     (page,) = re.findall(r"^const HIDDEN = /(.*)/gu;$", source, re.MULTILINE)
     hidden = re.compile(re.sub(r"\\u\{([0-9a-f]+)\}", lambda found: f"\\U{int(found[1], 16):08x}", page))
     for number in range(0xF0000):
-        assert bool(hidden.fullmatch(chr(number))) == (visible(chr(number)) != chr(number)), hex(number)
+        assert bool(hidden.fullmatch(chr(number))) == (terminal_safe(chr(number)) != chr(number)), hex(number)
 
 
 @pytest.mark.parametrize(("width", "columns"), [(30, ["task", "reward"]), (60, ["task", "reward", "branches", "helped"])])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from arpo.core.tree import Call, Outcome, Turn
+from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.tasks import Task
 from arpo.tools import Tool
 
@@ -50,7 +50,9 @@ class ChatFormat(Protocol):
         """What the turn with these tokens says. Never raises: malformed calls come back as `Call(error=...)`."""
         ...
 
-    def observe(self, turn: Turn, outcomes: Sequence[Outcome], calls_left: int | None) -> tuple[array[int], tuple[Outcome, ...]]:
+    def observe(
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+    ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
         """Tokens of the observation that answers `turn`, up to where the policy writes again, and the outcomes marked `cut`
         where the text was cut to the token limit. With `calls_left` 0 the model is told that it must answer now."""
         ...
@@ -72,7 +74,7 @@ class Transcript:
     """A finished branch as text, for rewards."""
 
     turns: tuple[ParsedTurn, ...]
-    outcomes: tuple[tuple[Outcome, ...], ...]  # one tuple an observation
+    outcomes: tuple[tuple[ToolCallResult, ...], ...]  # one tuple an observation
     ending: str  # value of arpo.core.Ending
     states: Mapping[str, object]  # final states of stateful tools, by tool name
 

@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep, packed
-from arpo.chat.answers import boxed, final_answer
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.plain import CUT_MARK, MOST_CHARS_A_TOKEN
 from arpo.chat.tags import checked_length
 from arpo.chat.template import tool_schema
-from arpo.core.tree import Call, Outcome, Turn
+from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import FormatError
+from arpo.final_answer import boxed, final_answer
 from arpo.tasks import Task
 from arpo.tools import Tool
 
@@ -73,7 +73,9 @@ class NativeFormat:
         )
         return ParsedTurn(text=shown(message), answer=answer, well_formed=formed)
 
-    def observe(self, turn: Turn, outcomes: Sequence[Outcome], calls_left: int | None) -> tuple[array[int], tuple[Outcome, ...]]:
+    def observe(
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+    ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
         """A message for each call, capped; the last one says so where no calls are left."""
         asked = _calls(read_object(packed.decode(turn.tokens)) or {})
         messages, seen = [], []

@@ -18,13 +18,13 @@ from dataclasses import replace
 from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
-from arpo.chat.answers import boxed, unwrapped
 from arpo.chat.body import argument_names, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import Conversation
 from arpo.chat.plain import TokenText
-from arpo.core.tree import Call, Outcome, Turn
+from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import ConfigError, FormatError
+from arpo.final_answer import boxed, unwrapped
 from arpo.tasks import Task
 from arpo.tools import Tool
 
@@ -144,7 +144,9 @@ class TagFormat:
             return False
         return not self._any_tag.search(before[len("<think>") if opened else 0 : -len("</think>")])
 
-    def observe(self, turn: Turn, outcomes: Sequence[Outcome], calls_left: int | None) -> tuple[array[int], tuple[Outcome, ...]]:
+    def observe(
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+    ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
         """Each result between result tags, capped and disarmed; after the last, at no calls left, a word that says so."""
         tokens, seen = array("i"), []
         for number, outcome in enumerate(outcomes):

@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
-from arpo.chat.answers import boxed, enclosed, final_answer
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
 from arpo.chat.plain import Piece, TokenText
 from arpo.chat.tags import checked_length
-from arpo.core.tree import Call, Outcome, Status, Turn
+from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
 from arpo.errors import ConfigError
+from arpo.final_answer import boxed, enclosed, final_answer
 from arpo.tasks import Task
 from arpo.tools import Tool
 
@@ -78,7 +78,9 @@ class TemplateFormat:
         self._schemas = [tool_schema(tool) for tool in tools]
         self._native = self._template_writes_tools()
         self._glue: dict[tuple[str, ...], list[Piece]] = {}
-        self._between([Outcome(tool="", status=Status.OK, text="")])  # a template that cannot show results is refused now
+        self._between(
+            [ToolCallResult(tool="", status=CallStatus.OK, text="")]
+        )  # a template that cannot show results is refused now
 
     def _template_writes_tools(self) -> bool:
         probe = {
@@ -125,7 +127,9 @@ class TemplateFormat:
         formed = formed and answer is not None and (boxed(said) is not None or not self.require_boxed)
         return ParsedTurn(text=text, answer=answer, well_formed=formed)
 
-    def observe(self, turn: Turn, outcomes: Sequence[Outcome], calls_left: int | None) -> tuple[array[int], tuple[Outcome, ...]]:
+    def observe(
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+    ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
         """End of turn (where the policy did not write it), the results as the template writes them, and the next header."""
         glue = self._between(outcomes)
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
@@ -138,7 +142,7 @@ class TemplateFormat:
             seen.append(replace(outcome, cut=outcome.cut or cut))
         return array("i", self._text.joined(pieces)[int(ended) :]), tuple(seen)
 
-    def _between(self, outcomes: Sequence[Outcome]) -> list[Piece]:
+    def _between(self, outcomes: Sequence[ToolCallResult]) -> list[Piece]:
         """Glue around the results: the first piece begins with the end-of-turn token."""
         names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
         if names not in self._glue:

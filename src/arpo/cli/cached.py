@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, FormatError, nearest
 from arpo.files import cache_folder
-from arpo.tools.keys import ANY_VERSION, canonical, key_of
+from arpo.tools.cache_key import ANY_VERSION, canonical, key_of
 from arpo.tools.store import Entry, Store, as_line, read_line
 
 
@@ -99,7 +99,7 @@ def _entry(tool: str, version: str, arguments: dict[str, Any], values: dict[str,
         tool=tool,
         version=version,
         arguments=words,
-        status=Status(values.get("status", "ok")),
+        status=CallStatus(values.get("status", "ok")),
         text=text,
         fault=str(values.get("fault", "")),
         empty=bool(values.get("empty", False)),

@@ -57,19 +57,19 @@ def train(
 
     Cold start, training, evaluation before and after, and a report.
     """
-    from arpo.cli.asked import asked_run
+    from arpo.cli.run_arguments import run_from_arguments
 
-    run = asked_run(recipe, overrides or [], resume)
+    run = run_from_arguments(recipe, overrides or [], resume)
     if print_:
-        from arpo.recipe import show_resolved
+        from arpo.recipe.load import show_resolved
 
         typer.echo(show_resolved(run), nl=False)
     elif try_:
-        from arpo.train.trial import try_run
+        from arpo.dry_run.dry_run import dry_run
 
-        try_run(run)
+        dry_run(run)
     else:
-        from arpo.train.pipeline import train as carry_out
+        from arpo.training.pipeline import train as carry_out
 
         carry_out(run, out=resume or out, resume=resume is not None, again=again)
 
@@ -81,10 +81,10 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
 
     Supervised fine-tuning, tool results masked. Leaves a model folder.
     """
-    from arpo.recipe import load_recipe
-    from arpo.train.imitation import cold_start
+    from arpo.recipe.load import load_recipe
+    from arpo.sft.stage import sft
 
-    cold_start(load_recipe(recipe, overrides or []), out=out)
+    sft(load_recipe(recipe, overrides or []), out=out)
 
 
 @app.command("eval")
@@ -114,7 +114,7 @@ def evaluate(
 
     Accuracy and pass@k with intervals, costs, a report. A run's folder as RECIPE: the model that it came to.
     """
-    from arpo.cli.measuring import measure
+    from arpo.cli.evaluating import measure
 
     measure(
         recipe,
@@ -152,7 +152,7 @@ def study(
 
     Also entropies around tool results, and a judge beside the rule. Of one evaluation it becomes a part of its reports.
     """
-    from arpo.cli.measuring import study_these
+    from arpo.cli.evaluating import study_these
 
     study_these(paths, entropy=entropy, judge=judge, out=out)
 
@@ -175,7 +175,7 @@ def results(
 
     From the answers on disk: figures, report.md and report.html are computed anew.
     """
-    from arpo.evaluation.again import show_results
+    from arpo.evaluation.recompute import show_results
 
     show_results(evaluations, out=out, lm_eval=lm_eval)
 
@@ -196,8 +196,8 @@ def compare(
     """
     from rich.console import Console
 
-    from arpo.evaluation.beside import all_evaluations, compare_evaluations
-    from arpo.evaluation.compare import compare as put_side_by_side
+    from arpo.evaluation.comparison_report import compare as put_side_by_side
+    from arpo.evaluation.comparison_tables import all_evaluations, compare_evaluations
 
     console = Console(soft_wrap=True)
     if all_evaluations(runs):
@@ -220,7 +220,7 @@ def chat(
 
     Tool calls are shown as they happen.
     """
-    from arpo.cli.talk import talk
+    from arpo.cli.chatting import talk
 
     talk(source, recipe)
 
@@ -279,7 +279,7 @@ def export(
 
     The best checkpoint (the last without validation), LoRA merged, with a model card.
     """
-    from arpo.train.export import export as write
+    from arpo.export.model import export as write
 
     typer.echo(write(run, out, push=push))
 

@@ -47,7 +47,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     what: str
     text: str
     level: Level = Level.FINE
@@ -62,7 +62,7 @@ class MatmulSpeed:
     float32: float
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Diagnosis]:
     """Everything that can be found out in half a minute, finding by finding; the last one says how long the quickstart takes."""
     yield _python()
     yield from _torch()
@@ -78,7 +78,7 @@ def examine() -> Iterator[Finding]:
     yield _quickstart()
 
 
-def show(findings: Iterator[Finding]) -> bool:
+def show(findings: Iterator[Diagnosis]) -> bool:
     """Print findings as they come. True where none is a problem."""
     from rich.console import Console
     from rich.table import Table
@@ -106,57 +106,57 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     machine, system = platform.machine().lower(), platform.system()
     text = f"{platform.python_version()} on {system} {machine}"
     known = (system, machine) in {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64"), ("Darwin", "x86_64")}
     if not known:
-        return Finding(
+        return Diagnosis(
             "python", text, Level.NOTE, "supported are Linux on x86-64 and aarch64, and macOS; tested is Linux on x86-64"
         )
-    return Finding("python", text)
+    return Diagnosis("python", text)
 
 
-def _torch() -> Iterator[Finding]:
+def _torch() -> Iterator[Diagnosis]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding("torch", f"cannot be imported: {error}", Level.PROBLEM, "pip install torch==2.13.0")
+        yield Diagnosis("torch", f"cannot be imported: {error}", Level.PROBLEM, "pip install torch==2.13.0")
         return
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
     text = f"{torch.__version__}, {build} build"
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        yield Finding("torch build", f"{text}; {names}")
+        yield Diagnosis("torch build", f"{text}; {names}")
     elif torch.version.cuda:
         advice = "the CPU build is gigabytes smaller: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu"
-        yield Finding("torch build", f"{text}, but no GPU is found", Level.NOTE, advice)
+        yield Diagnosis("torch build", f"{text}, but no GPU is found", Level.NOTE, advice)
     else:
-        yield Finding("torch build", text)
+        yield Diagnosis("torch build", text)
     yield _bfloat16()
 
 
-def _quickstart() -> Finding:
+def _quickstart() -> Diagnosis:
     """Train and sample a model of the quickstart's shape for some seconds, and plan its run with what that took."""
     try:
         from arpo.cli.forecast import forecast_quickstart
 
         expected = forecast_quickstart()
     except (ImportError, OSError):  # what is missing is a finding above
-        return Finding("quickstart", "how long it would take cannot be measured", Level.NOTE)
-    return Finding("quickstart", f"takes about {expected.minutes:.0f} minutes here, installation apart ({expected.text})")
+        return Diagnosis("quickstart", "how long it would take cannot be measured", Level.NOTE)
+    return Diagnosis("quickstart", f"takes about {expected.minutes:.0f} minutes here, installation apart ({expected.text})")
 
 
-def _bfloat16() -> Finding:
+def _bfloat16() -> Diagnosis:
     from arpo.engines.config import has_fast_bf16
 
     speed = matmul_speed()
     text = f"matrix products of one process: {speed.bfloat16:,.0f} GFLOP/s in bfloat16, {speed.float32:,.0f} in float32"
     if has_fast_bf16():
         if speed.bfloat16 < speed.float32:
-            return Finding("bfloat16", text, Level.NOTE, "this CPU should be faster in bfloat16: is it busy with something else?")
-        return Finding("bfloat16", text)
-    return Finding("bfloat16", f"{text}; this CPU has no bfloat16 instructions: models run in float32")
+            return Diagnosis("bfloat16", text, Level.NOTE, "this CPU should be faster in bfloat16: is it busy with something else?")
+        return Diagnosis("bfloat16", text)
+    return Diagnosis("bfloat16", f"{text}; this CPU has no bfloat16 instructions: models run in float32")
 
 
 def matmul_speed(size: int = 768) -> MatmulSpeed:
@@ -175,29 +175,29 @@ def matmul_speed(size: int = 768) -> MatmulSpeed:
     return MatmulSpeed(best(torch.bfloat16), best(torch.float32))
 
 
-def _threads() -> Finding:
+def _threads() -> Diagnosis:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")}
     shown = ", ".join(f"{name}={value}" for name, value in settings.items() if value)
     text = f"{cores} cores" + (f"; {shown}" if shown else "")
     busy = os.getloadavg()[0]
     if busy > 1.5 * cores:
-        return Finding("threads", text, Level.NOTE, f"the machine is busy (load {busy:.1f}): what is measured here is too slow")
+        return Diagnosis("threads", text, Level.NOTE, f"the machine is busy (load {busy:.1f}): what is measured here is too slow")
     if (settings["OMP_WAIT_POLICY"] or "").lower() == "active":
-        return Finding("threads", text, Level.NOTE, "OMP_WAIT_POLICY=passive keeps waiting threads from slowing others down")
-    return Finding("threads", text)
+        return Diagnosis("threads", text, Level.NOTE, "OMP_WAIT_POLICY=passive keeps waiting threads from slowing others down")
+    return Diagnosis("threads", text)
 
 
-def _memory() -> Finding:
+def _memory() -> Diagnosis:
     free = _free_memory_gb()
     if free is None:
-        return Finding(
+        return Diagnosis(
             "memory", "how much is free cannot be read here", Level.NOTE, f"the quickstart takes {NEEDED_MEMORY_GB:g} GB"
         )
     text = f"{free:.1f} GB free"
     if free < NEEDED_MEMORY_GB:
-        return Finding("memory", text, Level.NOTE, f"the quickstart takes about {NEEDED_MEMORY_GB:g} GB")
-    return Finding("memory", text)
+        return Diagnosis("memory", text, Level.NOTE, f"the quickstart takes about {NEEDED_MEMORY_GB:g} GB")
+    return Diagnosis("memory", text)
 
 
 def _free_memory_gb() -> float | None:
@@ -208,8 +208,8 @@ def _free_memory_gb() -> float | None:
         return None
 
 
-def _disk() -> Iterator[Finding]:
-    from arpo.train.sources import cache_folder
+def _disk() -> Iterator[Diagnosis]:
+    from arpo.models.sources import cache_folder
 
     for what, folder in (("disk, cache", cache_folder()), ("disk, here", Path.cwd())):
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -217,14 +217,14 @@ def _disk() -> Iterator[Finding]:
         writable = os.access(there, os.W_OK)
         text = f"{free:.1f} GB free in {folder}"
         if not writable:
-            yield Finding(what, f"{folder} cannot be written", Level.PROBLEM, "ARPO_CACHE names another cache folder")
+            yield Diagnosis(what, f"{folder} cannot be written", Level.PROBLEM, "ARPO_CACHE names another cache folder")
         elif free < NEEDED_DISK_GB:
-            yield Finding(what, text, Level.NOTE, f"the quickstart takes about {NEEDED_DISK_GB:g} GB")
+            yield Diagnosis(what, text, Level.NOTE, f"the quickstart takes about {NEEDED_DISK_GB:g} GB")
         else:
-            yield Finding(what, text)
+            yield Diagnosis(what, text)
 
 
-def _versions() -> Iterator[Finding]:
+def _versions() -> Iterator[Diagnosis]:
     """Installed against needed and tested versions, one line each."""
     needed = {}
     try:
@@ -232,24 +232,24 @@ def _versions() -> Iterator[Finding]:
             requirement = Requirement(line)
             needed[requirement.name.lower()] = requirement.specifier
     except metadata.PackageNotFoundError:
-        yield Finding("arpo", "runs from source, not installed", Level.NOTE, "make setup")
+        yield Diagnosis("arpo", "runs from source, not installed", Level.NOTE, "make setup")
     for name, tested in TESTED.items():
         try:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(name, f"not installed (tested: {tested})", Level.PROBLEM, f"pip install {name}=={tested}")
+            yield Diagnosis(name, f"not installed (tested: {tested})", Level.PROBLEM, f"pip install {name}=={tested}")
             continue
         text = f"{installed} (tested: {tested})"
         specifier = needed.get(name)
         if specifier is not None and not specifier.contains(installed, prereleases=True):
-            yield Finding(name, text, Level.PROBLEM, f"needed is {name}{specifier}")
+            yield Diagnosis(name, text, Level.PROBLEM, f"needed is {name}{specifier}")
         elif installed.split("+")[0] != tested:
-            yield Finding(name, text, Level.NOTE, "another version than the tests ran with")
+            yield Diagnosis(name, text, Level.NOTE, "another version than the tests ran with")
         else:
-            yield Finding(name, text)
+            yield Diagnosis(name, text)
 
 
-def _vllm() -> Finding:
+def _vllm() -> Diagnosis:
     """Whether vLLM is here, or beside this in an environment of its own, in versions that go together."""
     from arpo.engines.vllm.versions import BESIDE, FITS, Environment
     from arpo.errors import ConfigError
@@ -259,21 +259,21 @@ def _vllm() -> Finding:
     if here.vllm is not None:
         text = f"{here.vllm} (go together: {wanted})"
         if (problem := here.problem()) is None:
-            return Finding("vllm", text)
-        return Finding("vllm", f"{text}; {problem[0]}", Level.PROBLEM, problem[1])
+            return Diagnosis("vllm", text)
+        return Diagnosis("vllm", f"{text}; {problem[0]}", Level.PROBLEM, problem[1])
     if not BESIDE.exists():
-        return Finding("vllm", f"not here: the engine vllm needs {wanted} (docs/vllm.md)")
+        return Diagnosis("vllm", f"not here: the engine vllm needs {wanted} (docs/vllm.md)")
     try:
         beside = Environment.of(str(BESIDE))
         beside.check(str(BESIDE))
     except ConfigError as error:
-        return Finding("vllm", error.message, Level.NOTE, error.hint)
-    return Finding("vllm", f"{beside.vllm} in {BESIDE}: engine.vllm={{mode: serve, python: {BESIDE}}}")
+        return Diagnosis("vllm", error.message, Level.NOTE, error.hint)
+    return Diagnosis("vllm", f"{beside.vllm} in {BESIDE}: engine.vllm={{mode: serve, python: {BESIDE}}}")
 
 
-def _sandbox() -> Finding:
+def _sandbox() -> Diagnosis:
     """Run two lines in the python tool: a sum that must work, and a look at a file that must not."""
-    from arpo.core.tree import Status
+    from arpo.core.tree import CallStatus
     from arpo.errors import ConfigError
     from arpo.tasks import Task
     from arpo.tools import CallContext
@@ -284,20 +284,20 @@ def _sandbox() -> Finding:
     try:
         tool = PythonTool()
     except ConfigError as error:
-        return Finding("python tool", error.message, Level.PROBLEM, error.hint)
+        return Diagnosis("python tool", error.message, Level.PROBLEM, error.hint)
     start = time.perf_counter()
     added = asyncio.run(tool({"code": "print(20 + 22)"}, context))
     milliseconds = (time.perf_counter() - start) * 1000
     looked = asyncio.run(tool({"code": f"print(open({str(Path(__file__))!r}).read())"}, context))
     tool.close()
     if added.text.strip() != "42":
-        return Finding("python tool", f"does not work: {added.text[:200]}", Level.PROBLEM, "pip install pydantic-monty==1.4.0")
-    if looked.status is Status.OK:
-        return Finding("python tool", "can read files of this machine", Level.PROBLEM, "do not let a model write code here")
-    return Finding("python tool", f"isolated: code cannot reach files; {milliseconds:.0f} ms for a first call")
+        return Diagnosis("python tool", f"does not work: {added.text[:200]}", Level.PROBLEM, "pip install pydantic-monty==1.4.0")
+    if looked.status is CallStatus.OK:
+        return Diagnosis("python tool", "can read files of this machine", Level.PROBLEM, "do not let a model write code here")
+    return Diagnosis("python tool", f"isolated: code cannot reach files; {milliseconds:.0f} ms for a first call")
 
 
-def _levels() -> Finding:
+def _levels() -> Diagnosis:
     """Enter every sandbox for CPython that this machine might allow; a program inside looks for ways out."""
     from arpo.sandbox.levels import ADVICE, probe
 
@@ -305,30 +305,30 @@ def _levels() -> Finding:
     working = [each.level for each in found if each.works]
     not_working = "; ".join(f"not {each.level}: {each.reason}" for each in found if not each.works)
     if not working:
-        return Finding("python sandbox", f"none for CPython works here ({not_working})", Level.NOTE, ADVICE)
+        return Diagnosis("python sandbox", f"none for CPython works here ({not_working})", Level.NOTE, ADVICE)
     text = f"level {working[0]} in force where a recipe says backend: sandbox (works here: {', '.join(working)})"
     if working[0] == "landlock":
-        return Finding("python sandbox", text, Level.NOTE, f"a private view of the machine would be stronger. {not_working}")
-    return Finding("python sandbox", text + (f"; {not_working}" if not_working else ""))
+        return Diagnosis("python sandbox", text, Level.NOTE, f"a private view of the machine would be stronger. {not_working}")
+    return Diagnosis("python sandbox", text + (f"; {not_working}" if not_working else ""))
 
 
-def _models() -> Iterator[Finding]:
-    from arpo.train.sources import cache_folder
+def _models() -> Iterator[Diagnosis]:
+    from arpo.models.sources import cache_folder
 
     folder = cache_folder() / "models"
     there = sorted(path.name for path in folder.glob("*") if (path / "source.json").is_file())
-    yield Finding("model cache", f"{folder}: {', '.join(there) or 'empty (a first run fetches its model)'}")
+    yield Diagnosis("model cache", f"{folder}: {', '.join(there) or 'empty (a first run fetches its model)'}")
     if not there and importlib.util.find_spec("pip") is None:
-        yield Finding(
+        yield Diagnosis(
             "pip", "this Python has none", Level.NOTE, f"the quickstart's model comes by pip: {sys.executable} -m ensurepip"
         )
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        yield Finding("hub", "HF_HUB_OFFLINE is set: only cached models and data of the Hub are found", Level.NOTE)
+        yield Diagnosis("hub", "HF_HUB_OFFLINE is set: only cached models and data of the Hub are found", Level.NOTE)
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Diagnosis]:
     there = {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()}
-    yield Finding("extras", f"installed: {', '.join(name for name in there if there[name]) or 'none'}")
+    yield Diagnosis("extras", f"installed: {', '.join(name for name in there if there[name]) or 'none'}")
     missing = [f"[{name}] for {EXTRAS[name][1]}" for name in there if not there[name]]
     if missing:
-        yield Finding("", f"not installed: {'; '.join(missing)} ({install('NAME')})")
+        yield Diagnosis("", f"not installed: {'; '.join(missing)} ({install('NAME')})")

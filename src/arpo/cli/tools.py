@@ -13,16 +13,16 @@ from rich.console import Console
 
 from arpo.chat.body import resolved
 from arpo.chat.config import ChatConfig, build_chat
-from arpo.core.tree import Call, Outcome, Status
+from arpo.core.tree import Call, CallStatus, ToolCallResult
 from arpo.errors import ConfigError, ToolsStoppedError, nearest
-from arpo.recipe import load_recipe
-from arpo.run import Run
+from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
 from arpo.tasks import Task
+from arpo.threads import settled
 from arpo.tools import CallContext, Tool, isolation_notes
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
-from arpo.tools.off_loop import settled
-from arpo.tools.traffic import Traffic, around, recorded_offers, unready
+from arpo.tools.gateway import ToolGateway, around, recorded_offers, unready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a result that is shown
@@ -48,22 +48,22 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
     limits = run.tools.limits
     limits = limits.model_copy(update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)})
     config = run.tools.model_copy(update={"limits": limits})
-    traffic = around(config, entries)
-    for lane in traffic.lanes.values():
+    tool_gateway = around(config, entries)
+    for lane in tool_gateway.lanes.values():
         lane.provider.outage.hint = LATER
-    missing = unready(config, entries, traffic)
+    missing = unready(config, entries, tool_gateway)
     if asked:
         calls = [_asked_call(tools, asked)]
         if asked[0] in missing:
             raise missing[asked[0]]
     else:
         calls = [Call(name=tool.name, arguments=example_arguments(tool, _question(run))) for tool in tools.values()]
-    for note in [*isolation_notes(tools[call.name] for call in calls), *traffic.notes()]:
+    for note in [*isolation_notes(tools[call.name] for call in calls), *tool_gateway.notes()]:
         console.print(note)
     if not asked:
         console.print(prompt_text(run, list(tools.values())))
-    outcomes = asyncio.run(_call_all(traffic, tools, calls, run, console, listed=not asked, missing=missing))
-    answered = all(outcome is not None and outcome.status is Status.OK for outcome in outcomes)
+    outcomes = asyncio.run(_call_all(tool_gateway, tools, calls, run, console, listed=not asked, missing=missing))
+    answered = all(outcome is not None and outcome.status is CallStatus.OK for outcome in outcomes)
     if asked:
         return answered
     for error in broken:
@@ -71,7 +71,7 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
     return answered and not broken
 
 
-def prompt_text(run: Run, tools: Sequence[Tool]) -> str:
+def prompt_text(run: RunConfig, tools: Sequence[Tool]) -> str:
     """What the prompt says of the tools."""
     if run.chat.format == "template":
         return _by_template(run, tools)
@@ -84,14 +84,14 @@ def prompt_text(run: Run, tools: Sequence[Tool]) -> str:
     return f"The system prompt:\n  {system.format(tools=describe(tools), example=example(tools[0])).strip()}"
 
 
-def _by_template(run: Run, tools: Sequence[Tool]) -> str:
+def _by_template(run: RunConfig, tools: Sequence[Tool]) -> str:
     """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this machine."""
-    from arpo.train.sources import at_hand
+    from arpo.models.sources import at_hand
 
     folder = at_hand(run.model.source)
     if folder is None:
         return "The model's chat template writes the schemas below into the prompt. The model itself is not here yet."
-    from arpo.train.served import read_tokenizer
+    from arpo.assembly.served import read_tokenizer
 
     tokenizer = read_tokenizer(str(folder))
     task = Task(id="by-hand", messages=({"role": "user", "content": _question(run)},), answers=())
@@ -123,7 +123,7 @@ def _example(name: str, about: Mapping[str, Any], whole: Mapping[str, Any], ques
     return kinds.get(about.get("type", "string"), question)
 
 
-def _question(run: Run) -> str:
+def _question(run: RunConfig) -> str:
     """The first question that the run trains on: what a model might look for."""
     from arpo.tasks.data import load
 
@@ -158,16 +158,16 @@ def _number(name: str, text: str) -> Any:
 
 
 async def _call_all(
-    traffic: Traffic,
+    tool_gateway: ToolGateway,
     tools: Mapping[str, Tool],
     calls: Sequence[Call],
-    run: Run,
+    run: RunConfig,
     console: Console,
     *,
     listed: bool,
     missing: Mapping[str, ConfigError],
-) -> list[Outcome | None]:
-    outcomes: list[Outcome | None] = []
+) -> list[ToolCallResult | None]:
+    outcomes: list[ToolCallResult | None] = []
     for call in calls:
         tool = tools[call.name]
         if listed:
@@ -179,7 +179,7 @@ async def _call_all(
             continue
         console.print(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
         try:
-            outcomes.append(await _call(traffic, tools, call, run, console))
+            outcomes.append(await _call(tool_gateway, tools, call, run, console))
         except ToolsStoppedError as error:
             if not listed:
                 raise
@@ -188,14 +188,16 @@ async def _call_all(
     return outcomes
 
 
-async def _call(traffic: Traffic, tools: Mapping[str, Tool], call: Call, run: Run, console: Console) -> Outcome | None:
+async def _call(
+    tool_gateway: ToolGateway, tools: Mapping[str, Tool], call: Call, run: RunConfig, console: Console
+) -> ToolCallResult | None:
     """One call, with a state of its own where the tool has states. None: the record does not hold it."""
     task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
     tool: Any = tools[call.name]
     state = await settled(tool.open, task) if hasattr(tool, "open") else None
     try:
         context = CallContext(task=task, deadline_s=run.rollout.tool_deadline_s, seed=run.seed, state=state)
-        outcome = await traffic.call(tools, call, context)
+        outcome = await tool_gateway.call(tools, call, context)
     except ReplayMissError as error:
         console.print(f"  -> replay miss: {error}")
         return None

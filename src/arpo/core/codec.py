@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from arpo.core.branching import BranchRule, Decision, Pilot, Rule, StepStats, Tip
 from arpo.core.events import Decided, Event, Failed, HeadKnown, Returned, TurnEnded
-from arpo.core.expansion import Growth, TipDecision
+from arpo.core.expansion import ExpansionConfig, TipDecision
 from arpo.core.place import read_place, show
 from arpo.core.score import Score
-from arpo.core.tree import Call, Ending, FinishReason, Observation, Outcome, Prompt, Role, RolloutTree, Status, Turn
+from arpo.core.tree import (
+    Call,
+    CallStatus,
+    FinishReason,
+    Observation,
+    Prompt,
+    Role,
+    RolloutTree,
+    StopReason,
+    ToolCallResult,
+    Turn,
+)
 from arpo.errors import FormatError
 
 if TYPE_CHECKING:
@@ -81,7 +92,7 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
     for segment in sorted(segments, key=lambda s: (s.place, isinstance(s, Observation))):
         tree.grow(segment)
     for place, ending in value["endings"].items():
-        tree.end(read_place(place), Ending(ending))
+        tree.end(read_place(place), StopReason(ending))
     return make(
         growth=_unpack_growth(value["growth"]),
         tree=tree,
@@ -178,17 +189,17 @@ def _pack_observation(observation: Observation) -> dict[str, object]:
     return {"place": show(observation.place), "tokens": _pack_array(observation.tokens), "outcomes": outcomes}
 
 
-def _pack_outcome(o: Outcome) -> list[object]:
+def _pack_outcome(o: ToolCallResult) -> list[object]:
     plain: list[object] = [o.tool, o.status, o.text, o.seconds, o.cut, o.cached]
     more = {"shared": o.shared, "fault": o.fault, "attempts": o.attempts, "cost": o.cost}
-    unusual = {name: value for name, value in more.items() if value != Outcome.__dataclass_fields__[name].default}
+    unusual = {name: value for name, value in more.items() if value != ToolCallResult.__dataclass_fields__[name].default}
     return [*plain, unusual] if unusual else plain
 
 
-def _unpack_outcome(value: Any) -> Outcome:
+def _unpack_outcome(value: Any) -> ToolCallResult:
     tool, status, text, seconds, cut, cached, *more = value
     unusual = more[0] if more else {}
-    return Outcome(tool=tool, status=Status(status), text=text, seconds=seconds, cut=cut, cached=cached, **unusual)
+    return ToolCallResult(tool=tool, status=CallStatus(status), text=text, seconds=seconds, cut=cut, cached=cached, **unusual)
 
 
 def _unpack_observation(value: Any) -> Observation:
@@ -225,13 +236,13 @@ def _unpack_event(value: Any, tree: RolloutTree) -> Event:
         case ["head", place, entropies, bounds]:
             return HeadKnown(read_place(place), _unpack_array("f", entropies), _unpack_bounds(bounds))
         case ["turn", place, ending]:
-            return TurnEnded(tree.turns[read_place(place)], None if ending is None else Ending(ending))
+            return TurnEnded(tree.turns[read_place(place)], None if ending is None else StopReason(ending))
         case ["returned", place, None]:
             return Returned(tree.observations[read_place(place)])
         case ["returned", observation, ending]:
-            return Returned(_unpack_observation(observation), Ending(ending))
+            return Returned(_unpack_observation(observation), StopReason(ending))
         case ["failed", place, ending]:
-            return Failed(read_place(place), Ending(ending))
+            return Failed(read_place(place), StopReason(ending))
     raise FormatError(f"holds an unknown event: {value!r}")
 
 
@@ -259,7 +270,7 @@ def _unpack_decision(value: Any) -> TipDecision:
 # --- growth
 
 
-def _pack_growth(growth: Growth) -> dict[str, object]:
+def _pack_growth(growth: ExpansionConfig) -> dict[str, object]:
     packed = {f.name: getattr(growth, f.name) for f in fields(growth)}
     packed["rule"] = _pack_rule(growth.rule)
     packed["stats"] = [growth.stats.step, list(growth.stats.window)]
@@ -267,12 +278,12 @@ def _pack_growth(growth: Growth) -> dict[str, object]:
     return packed
 
 
-def _unpack_growth(value: Any) -> Growth:
+def _unpack_growth(value: Any) -> ExpansionConfig:
     step, window = value["stats"]
     roots = Pilot(**value["roots"]) if isinstance(value["roots"], dict) else _count(value["roots"])
     _count(value["leaves"])
     stats = StepStats(step=step, window=tuple(window))
-    return Growth(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots})
+    return ExpansionConfig(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots})
 
 
 def _count(value: Any) -> int:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from arpo.core.branching import Decision
 from arpo.core.place import Place
-from arpo.core.tree import Call, Ending, Observation, Role, Turn
+from arpo.core.tree import Call, Observation, Role, StopReason, Turn
 
 
 # --- commands: what the driver is asked to do
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleTurn:
     """Sample the turn at `place`; its context is `tree.context(place[:-1])`. `attempt` counts from 0 and keys the seed."""
 
     place: Place
@@ -40,7 +40,7 @@ class Decided:
     waited: bool = field(default=False, compare=False)  # could not be made at once: a matter of timing, like a call's seconds
 
 
-Command = Sample | RunCalls | Decided
+Command = SampleTurn | RunCalls | Decided
 
 
 # --- events: what the driver reports
@@ -59,7 +59,7 @@ class TurnEnded:
     """The turn is complete. `ending` is None exactly when the turn's calls are to be run."""
 
     turn: Turn
-    ending: Ending | None = None
+    ending: StopReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Returned:
     (token limit), in which case the observation is not grown and the turn at its place becomes the leaf."""
 
     observation: Observation
-    ending: Ending | None = None
+    ending: StopReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Failed:
     """The world failed while the turn at `place` was sampled (ENGINE_FAILED) or its calls ran (TOOL_FAILED)."""
 
     place: Place
-    ending: Ending
+    ending: StopReason
 
 
 Event = HeadKnown | TurnEnded | Returned | Failed

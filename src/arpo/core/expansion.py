@@ -20,9 +20,9 @@ from dataclasses import dataclass, fields
 from arpo.core.branching import DEEPEST, BranchRule, Constant, Decision, Pilot, StepStats, Tip
 from arpo.core.budget import Budget, Want
 from arpo.core.entropy import head_entropy
-from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, Sample, TurnEnded
+from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, SampleTurn, TurnEnded
 from arpo.core.place import Place, keyed, show
-from arpo.core.tree import Ending, Observation, Role, RolloutTree, Turn
+from arpo.core.tree import Observation, Role, RolloutTree, StopReason, Turn
 from arpo.errors import ConfigError
 
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
     "Decided",
     "Event",
     "Expansion",
+    "ExpansionConfig",
     "Failed",
-    "Growth",
     "HeadKnown",
     "Returned",
     "RunCalls",
-    "Sample",
+    "SampleTurn",
     "TipDecision",
     "TurnEnded",
 ]
@@ -50,7 +50,7 @@ class TipDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
+class ExpansionConfig:
     """How a tree grows: all that, with its events, determines it. Raises ConfigError where the numbers cannot go together."""
 
     leaves: int
@@ -120,7 +120,7 @@ class Expansion:
         deepest: int = DEEPEST,
     ) -> None:
         self.tree = tree
-        self.growth = Growth(
+        self.growth = ExpansionConfig(
             leaves=leaves,
             roots=roots.roots if isinstance(roots, Constant) else roots,
             rule=rule,
@@ -143,7 +143,7 @@ class Expansion:
         self._attempts: dict[Place, int] = {}
 
     @classmethod
-    def of(cls, tree: RolloutTree, growth: Growth) -> Expansion:
+    def of(cls, tree: RolloutTree, growth: ExpansionConfig) -> Expansion:
         """An expansion of a tree that holds a prompt alone."""
         return cls(tree, **{field.name: getattr(growth, field.name) for field in fields(growth)})
 
@@ -190,7 +190,7 @@ class Expansion:
 
     # --- events
 
-    def _turn_ended(self, turn: Turn, ending: Ending | None, commands: list[Command]) -> Place | None:
+    def _turn_ended(self, turn: Turn, ending: StopReason | None, commands: list[Command]) -> Place | None:
         place = turn.place
         self._expect(place, place in self._sampling, "is not being sampled")
         self._expect(place, turn.role is self._sampling[place], f"was asked for as {self._sampling[place]}, not {turn.role}")
@@ -206,7 +206,7 @@ class Expansion:
             self._end(place, ending, next_depth=len(place))
         return fresh
 
-    def _returned(self, observation: Observation, ending: Ending | None, commands: list[Command]) -> None:
+    def _returned(self, observation: Observation, ending: StopReason | None, commands: list[Command]) -> None:
         place = observation.place
         self._expect(place, place in self._calling, "has no calls running")
         self._expect(place, ending is not None or len(place) <= self.growth.deepest, f"lies below depth {self.growth.deepest}")
@@ -220,14 +220,16 @@ class Expansion:
         if self._is_fill(place):
             commands.append(Decided(place, Decision(wanted=0, score=0.0), 0))
 
-    def _failed(self, place: Place, ending: Ending, commands: list[Command]) -> Place | None:
+    def _failed(self, place: Place, ending: StopReason, commands: list[Command]) -> Place | None:
         self._expect(place, place in self._sampling or place in self._calling, "is neither being sampled nor has calls running")
         self._expect(place, ending.by_world, f"cannot fail as {ending}")
         attempt = self._attempts.get(place, 0) + 1
-        if attempt <= self.growth.retries and ending is not Ending.REPLAY_MISS:  # what is not recorded is not there a second time
+        if (
+            attempt <= self.growth.retries and ending is not StopReason.REPLAY_MISS
+        ):  # what is not recorded is not there a second time
             self._attempts[place] = attempt
             if place in self._sampling:
-                commands.append(Sample(place, self._sampling[place], attempt))
+                commands.append(SampleTurn(place, self._sampling[place], attempt))
             else:
                 commands.append(RunCalls(place, self.tree.turns[place].calls, attempt))
             return None
@@ -337,11 +339,11 @@ class Expansion:
             self._budget.hold(Want(place, decision.wanted, decision.score))
         commands += (self._sample((root,), Role.ROOT) for root in range(1, self.planned_roots))
 
-    def _sample(self, place: Place, role: Role) -> Sample:
+    def _sample(self, place: Place, role: Role) -> SampleTurn:
         self._sampling[place] = role
-        return Sample(place, role)
+        return SampleTurn(place, role)
 
-    def _end(self, place: Place, ending: Ending, next_depth: int) -> None:
+    def _end(self, place: Place, ending: StopReason, next_depth: int) -> None:
         """The line at `place` ends, before the tip at `next_depth`."""
         self.tree.end(place, ending)
         if self._budget is not None and not self._is_fill(place):

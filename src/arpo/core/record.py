@@ -22,7 +22,7 @@ from arpo.core.branching import BranchRule
 from arpo.core.codec import SCHEMA, pack, unpack
 from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.events import Event
-from arpo.core.expansion import Expansion, Growth, TipDecision
+from arpo.core.expansion import Expansion, ExpansionConfig, TipDecision
 from arpo.core.place import Place, show
 from arpo.core.score import Score
 from arpo.core.tree import RolloutTree
@@ -43,7 +43,7 @@ _MOST_BYTES = 1 << 31  # of a record's JSON: about 100 million tokens
 class TreeRecord:
     """Everything needed to rebuild a tree, by replaying its events or by reading it, and what was made of it."""
 
-    growth: Growth  # with the seed and the step's statistics
+    growth: ExpansionConfig  # with the seed and the step's statistics
     tree: RolloutTree  # with task, step and prompt
     events: tuple[Event, ...]  # in the order in which they arrived
     decisions: Mapping[Place, TipDecision]

@@ -33,7 +33,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens reached
 
 
-class Ending(StrEnum):
+class StopReason(StrEnum):
     """How a branch ended."""
 
     FINISHED = "finished"  # the policy ended its turn without a tool call
@@ -47,10 +47,10 @@ class Ending(StrEnum):
     @property
     def by_world(self) -> bool:
         """True where the world, not the policy, ended the branch: such a leaf has no reward."""
-        return self in (Ending.ENGINE_FAILED, Ending.TOOL_FAILED, Ending.REPLAY_MISS)
+        return self in (StopReason.ENGINE_FAILED, StopReason.TOOL_FAILED, StopReason.REPLAY_MISS)
 
 
-class Status(StrEnum):
+class CallStatus(StrEnum):
     """What became of one tool call."""
 
     OK = "ok"
@@ -70,14 +70,14 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ToolCallResult:
     """What one call of a turn came to. `text` is the tool's full text, before any cut to the token limit.
 
     Where a result came from and what it cost is not compared: equal trees may have waited for different things.
     """
 
     tool: str
-    status: Status
+    status: CallStatus
     text: str
     seconds: float = field(default=0.0, compare=False)  # that the tool took, in its last attempt
     cut: bool = False  # True: the model saw only the beginning
@@ -90,7 +90,7 @@ class Outcome:
     @property
     def answered(self) -> bool:
         """True where the tool had its say, now or earlier: neither refused nor unavailable."""
-        return self.status in (Status.OK, Status.ERROR, Status.TIMEOUT)
+        return self.status in (CallStatus.OK, CallStatus.ERROR, CallStatus.TIMEOUT)
 
     @property
     def ran(self) -> bool:
@@ -128,7 +128,7 @@ class Observation:
 
     place: Place  # of the turn it answers
     tokens: array[int]  # 'i'
-    outcomes: tuple[Outcome, ...]  # in call order
+    outcomes: tuple[ToolCallResult, ...]  # in call order
 
 
 Segment = Prompt | Turn | Observation
@@ -143,7 +143,7 @@ class RolloutTree:
         self.task, self.step, self.prompt = task, step, prompt
         self.turns: dict[Place, Turn] = {}
         self.observations: dict[Place, Observation] = {}
-        self.endings: dict[Place, Ending] = {}
+        self.endings: dict[Place, StopReason] = {}
         self._children: dict[Place, list[Place]] = {}  # of `turns` by parent, sorted; follows from `turns`
 
     def grow(self, segment: Turn | Observation) -> None:
@@ -164,7 +164,7 @@ class RolloutTree:
                 raise ValueError(f"observation at {show(place)} has no turn")
             self.observations[place] = segment
 
-    def end(self, place: Place, ending: Ending) -> None:
+    def end(self, place: Place, ending: StopReason) -> None:
         """Make the turn at `place` a leaf. A leaf that the engine never wrote (ENGINE_FAILED) has an ending without a turn."""
         if place in self.endings or place in self.observations:
             raise ValueError(f"turn {show(place)} already has an observation or an ending")
@@ -230,7 +230,7 @@ class Branch:
 
     leaf: Place
     segments: tuple[Segment, ...]
-    ending: Ending
+    ending: StopReason
 
     @property
     def turns(self) -> tuple[Turn, ...]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from arpo.endpoint.config import EndpointConfig, ServedModel
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
-from arpo.tools.limits import Provider, Tell
-from arpo.tools.web.exchange import Exchange, Request, refused
+from arpo.http.exchange import HttpClient, HttpRequest, refused
+from arpo.http.limits import Provider, Tell
 
 LENGTH = "length"  # finish reason of an answer that was cut at its limit
 
@@ -74,7 +74,7 @@ class Endpoint:
     def __init__(self, config: ServedModel, service: str = "endpoint", *, tell: Tell = lambda text, level: None) -> None:
         self.config, self.service = config, service
         self.spent = Spent()
-        self._exchange = Exchange(service, timeout_s=config.timeout_s, connections=max(64, config.concurrency))
+        self._exchange = HttpClient(service, timeout_s=config.timeout_s, connections=max(64, config.concurrency))
         patient = config if isinstance(config, EndpointConfig) else EndpointConfig(url=config.url, model=config.model)
         self._provider = Provider(
             service,
@@ -131,7 +131,7 @@ class Endpoint:
         key = os.environ.get(config.key_env, "") if config.key_env else ""
         self.spent.attempts += 1
         answer = await self._exchange.send(
-            Request(
+            HttpRequest(
                 method="POST",
                 url=f"{config.url.rstrip('/')}/{path}",
                 body=_sendable(body),

@@ -31,7 +31,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class CachePage:
     """A block of one slot, and the flat rows that read it. Others may know the same keys by copies of their own."""
 
     block: int
@@ -101,7 +101,7 @@ class _Decoding:
     row and head, [R * heads, columns] (the last part is empty and stands where a row has no page).
     """
 
-    def __init__(self, layer: Tensor, reach: Sequence[int], pages: Sequence[Page], heads_per_key: int) -> None:
+    def __init__(self, layer: Tensor, reach: Sequence[int], pages: Sequence[CachePage], heads_per_key: int) -> None:
         kv_heads, block, dim = layer.shape[2:]
         slots, columns = layer.shape[1], -(-max(reach) // block)
         alone = [_Entry(p.block * slots + p.slot, p.block, p.rows) for p in pages if len(p.rows) == 1]
@@ -161,7 +161,7 @@ class Layout:
         store: Tensor,
         *,
         reach: Sequence[int] = (),
-        pages: Sequence[Page] = (),
+        pages: Sequence[CachePage] = (),
         spans: Sequence[Span] = (),
         heads_per_key: int,
         write: tuple[Sequence[int], Sequence[int], Sequence[int]],

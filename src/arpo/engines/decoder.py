@@ -21,7 +21,7 @@ from arpo.engines.attention import Layout, Span
 from arpo.engines.limits import check_request
 from arpo.engines.network import Network
 from arpo.engines.sampling import Pick, sample
-from arpo.engines.slots import Match, Slots, Tip
+from arpo.engines.slots import CachedTip, Match, Slots
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import Pieces, StopFinder
 from arpo.errors import EngineError
@@ -31,7 +31,7 @@ _PATIENCE = 16  # tokens of a prefix that another request is just computing that
 
 
 @dataclass(eq=False, slots=True)
-class Request:
+class DecodeRequest:
     """A turn on its way. `row` is its slot, -1 while it waits."""
 
     prompt: np.ndarray  # int32 [n]
@@ -53,10 +53,10 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class DecodeReply:
     """Something for the owner of `request`: a chunk, or why there will be none."""
 
-    request: Request
+    request: DecodeRequest
     chunk: Chunk | None = None
     error: str = ""
 
@@ -69,8 +69,8 @@ class _Plan:
     positions: list[int] = field(default_factory=list)
     writes: list[tuple[int, int, int]] = field(default_factory=list)  # flat row, slot, position
     spans: list[Span] = field(default_factory=list)
-    decoding: list[Request] = field(default_factory=list)
-    heads: list[tuple[Request, int]] = field(default_factory=list)  # request and the flat row of its logits
+    decoding: list[DecodeRequest] = field(default_factory=list)
+    heads: list[tuple[DecodeRequest, int]] = field(default_factory=list)  # request and the flat row of its logits
 
 
 class Decoder:
@@ -82,14 +82,14 @@ class Decoder:
         self.network, self.slots, self.stats = network, slots, stats
         self.pieces, self.most, self.prefill = pieces, live, prefill
         self.version = 0
-        self.live: list[Request] = []
-        self.waiting: deque[Request] = deque()
+        self.live: list[DecodeRequest] = []
+        self.waiting: deque[DecodeRequest] = deque()
 
     @property
     def busy(self) -> bool:
         return bool(self.live or self.waiting)
 
-    def request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+    def request(self, prompt: Sequence[int], params: SamplingParams) -> DecodeRequest:
         """A request for `step`. Raises EngineError where it can never be answered."""
         check_request(prompt, params, self.network.limit)
         tokens = np.asarray(prompt, dtype=np.int64)
@@ -101,9 +101,9 @@ class Decoder:
         if params.stop and self.pieces is None:
             raise EngineError("stop strings need a tokenizer, and the engine has none")
         stop = StopFinder(self.pieces or (lambda _: b""), params.stop, params.stop_tokens)
-        return Request(tokens.astype(np.int32), params, stop, due=params.head or _EVERY)
+        return DecodeRequest(tokens.astype(np.int32), params, stop, due=params.head or _EVERY)
 
-    def step(self, arrivals: Iterable[Request] = (), closed: Iterable[Request] = ()) -> list[Reply]:
+    def step(self, arrivals: Iterable[DecodeRequest] = (), closed: Iterable[DecodeRequest] = ()) -> list[DecodeReply]:
         """Advance by one token. `closed` requests are dropped first."""
         self._drop(closed)
         self.waiting.extend(arrivals)
@@ -122,14 +122,14 @@ class Decoder:
         with self.stats.clock("load_s"):
             self.network.load(weights.state, copies=weights.changing)
 
-    def loaded(self, version: int) -> list[Reply]:
+    def loaded(self, version: int) -> list[DecodeReply]:
         """The network has the weights of `version`. What is written so far is delivered under the old version."""
-        replies = [Reply(r, r.chunk(self.version, None)) for r in self.live if r.tokens]
+        replies = [DecodeReply(r, r.chunk(self.version, None)) for r in self.live if r.tokens]
         self.version = version
         self.slots.forget()
         return replies
 
-    def reset(self) -> list[Request]:
+    def reset(self) -> list[DecodeRequest]:
         """Drop every request and every key, after a failure. Returns the requests."""
         lost = [*self.live, *self.waiting]
         self.live.clear()
@@ -139,7 +139,7 @@ class Decoder:
 
     # -- admission --------------------------------------------------------------------------------------------------------
 
-    def _drop(self, closed: Iterable[Request]) -> None:
+    def _drop(self, closed: Iterable[DecodeRequest]) -> None:
         for request in closed:
             if request in self.waiting:
                 self.waiting.remove(request)
@@ -148,16 +148,16 @@ class Decoder:
                 self._leave(request)
                 self.stats.cancelled += 1
 
-    def _leave(self, request: Request) -> None:
+    def _leave(self, request: DecodeRequest) -> None:
         self.live.remove(request)
         self.slots.leave(request.row)
         request.row = -1
 
-    def _admit(self) -> tuple[list[tuple[Request, Tensor]], list[Reply]]:
+    def _admit(self) -> tuple[list[tuple[DecodeRequest, Tensor]], list[DecodeReply]]:
         """Give slots to waiting requests. Returns those whose first token needs no forward, with their logits [vocabulary]."""
-        ready: list[tuple[Request, Tensor]] = []
-        replies: list[Reply] = []
-        later: list[Request] = []
+        ready: list[tuple[DecodeRequest, Tensor]] = []
+        replies: list[DecodeReply] = []
+        later: list[DecodeRequest] = []
         budget = self.prefill
         while self.waiting and len(self.live) < self.most:
             request = self.waiting.popleft()
@@ -179,10 +179,10 @@ class Decoder:
         self.waiting.extendleft(reversed(later))
         if self.waiting and not self.live:
             request = self.waiting.popleft()
-            replies.append(Reply(request, error=self._no_room(request)))
+            replies.append(DecodeReply(request, error=self._no_room(request)))
         return ready, replies
 
-    def _take(self, request: Request, match: Match | None, reuse: int) -> int | None:
+    def _take(self, request: DecodeRequest, match: Match | None, reuse: int) -> int | None:
         before = self.slots.copied
         row = self.slots.take(request, request.prompt, len(request.prompt) + request.params.max_tokens, match, reuse)
         self.stats.copied_tokens += self.slots.copied - before
@@ -192,7 +192,7 @@ class Decoder:
             self.stats.reused_tokens += reuse
         return row
 
-    def _no_room(self, request: Request) -> str:
+    def _no_room(self, request: DecodeRequest) -> str:
         need = len(request.prompt) + request.params.max_tokens
         return (
             f"no memory for a slot of {need} tokens: {self.slots.memory / 2**30:.2f} GiB hold {len(self.slots.rows)} slots of "
@@ -201,7 +201,7 @@ class Decoder:
 
     # -- forward ----------------------------------------------------------------------------------------------------------
 
-    def _forward(self, requests: list[Request]) -> list[tuple[Request, Tensor]]:
+    def _forward(self, requests: list[DecodeRequest]) -> list[tuple[DecodeRequest, Tensor]]:
         """One pass over all `requests`: logits for those that are ready to be sampled."""
         plan = self._plan(requests)
         with self.stats.clock("forward_s"):
@@ -214,10 +214,10 @@ class Decoder:
         found = [(request, logits[i]) for i, (request, _) in enumerate(plan.heads)]
         for request, row_logits in found:
             if not request.written:
-                self.slots.rows[request.row].tip = Tip(len(request.prompt), row_logits.clone())
+                self.slots.rows[request.row].tip = CachedTip(len(request.prompt), row_logits.clone())
         return found
 
-    def _plan(self, requests: list[Request]) -> _Plan:
+    def _plan(self, requests: list[DecodeRequest]) -> _Plan:
         """Decoding requests first, one flat row each in the order of their slots; then prompt tokens up to the bound."""
         plan = _Plan()
         budget = self.prefill
@@ -245,7 +245,7 @@ class Decoder:
                 plan.heads.append((request, len(plan.tokens) - 1))
         return plan
 
-    def _enter(self, request: Request, position: int, token: int) -> None:
+    def _enter(self, request: DecodeRequest, position: int, token: int) -> None:
         self.slots.tokens[request.row, position] = token
         self.slots.sampled[request.row, position] = True
 
@@ -266,7 +266,7 @@ class Decoder:
 
     # -- sampling ---------------------------------------------------------------------------------------------------------
 
-    def _sample(self, rows: list[tuple[Request, Tensor]]) -> list[Reply]:
+    def _sample(self, rows: list[tuple[DecodeRequest, Tensor]]) -> list[DecodeReply]:
         if not rows:
             return []
         picks = [Pick(temperature=r.params.temperature, top_p=r.params.top_p, seed=r.params.seed, index=r.written) for r, _ in rows]
@@ -278,7 +278,7 @@ class Decoder:
             if (reply := self._write(request, token, logprob, entropy)) is not None
         ]
 
-    def _write(self, request: Request, token: int, logprob: float, entropy: float) -> Reply | None:
+    def _write(self, request: DecodeRequest, token: int, logprob: float, entropy: float) -> DecodeReply | None:
         """Append a sampled token. Returns what is due now."""
         request.tokens.append(token)
         request.logprobs.append(logprob)
@@ -295,7 +295,7 @@ class Decoder:
         elif request.written < request.due:
             return None
         request.due = request.written + _EVERY
-        return Reply(request, request.chunk(self.version, finish))
+        return DecodeReply(request, request.chunk(self.version, finish))
 
 
 def _round(number: int, step: int) -> int:

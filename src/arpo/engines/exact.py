@@ -10,8 +10,8 @@ are the one case that it cannot tell apart.
 from torch import Tensor
 
 from arpo.engines.attention import Layout, Span
-from arpo.engines.decoder import Decoder, Reply, Request
-from arpo.engines.slots import Tip
+from arpo.engines.decoder import Decoder, DecodeReply, DecodeRequest
+from arpo.engines.slots import CachedTip
 
 _PIECE = 64  # prompt tokens a forward pass; divides the slots' block
 
@@ -19,8 +19,8 @@ _PIECE = 64  # prompt tokens a forward pass; divides the slots' block
 class ExactDecoder(Decoder):
     """A Decoder whose passes hold one request each."""
 
-    def _forward(self, requests: list[Request]) -> list[tuple[Request, Tensor]]:
-        found: list[tuple[Request, Tensor]] = []
+    def _forward(self, requests: list[DecodeRequest]) -> list[tuple[DecodeRequest, Tensor]]:
+        found: list[tuple[DecodeRequest, Tensor]] = []
         budget = self.prefill
         for request in requests:
             if request.written:
@@ -31,11 +31,11 @@ class ExactDecoder(Decoder):
                     logits, done = self._read_prompt(request, budget)
                 budget -= done
                 if logits is not None:
-                    self.slots.rows[request.row].tip = Tip(len(request.prompt), logits)
+                    self.slots.rows[request.row].tip = CachedTip(len(request.prompt), logits)
                     found.append((request, logits))
         return found
 
-    def _read_prompt(self, request: Request, budget: int) -> tuple[Tensor | None, int]:
+    def _read_prompt(self, request: DecodeRequest, budget: int) -> tuple[Tensor | None, int]:
         """Compute keys of prompt tokens, about `budget` of them. Logits [vocabulary] once the prompt is complete."""
         slot, done = self.slots.rows[request.row], 0
         logits = None
@@ -53,7 +53,7 @@ class ExactDecoder(Decoder):
         self.stats.prefill_tokens += done
         return (logits if slot.known == len(request.prompt) else None), done
 
-    def _piece(self, request: Request, start: int, stop: int) -> Tensor:
+    def _piece(self, request: DecodeRequest, start: int, stop: int) -> Tensor:
         """Prompt tokens [start, stop) of one aligned piece; the piece's other rows are padding that stores nothing."""
         base = start // _PIECE * _PIECE
         tokens = [0] * _PIECE
@@ -69,7 +69,7 @@ class ExactDecoder(Decoder):
         self.slots.rows[request.row].known = stop
         return logits[0]
 
-    def _decode(self, request: Request, token: int) -> Tensor:
+    def _decode(self, request: DecodeRequest, token: int) -> Tensor:
         """The key of one token by a pass of its own, and the logits [vocabulary] after it."""
         slot = self.slots.rows[request.row]
         position = slot.known
@@ -86,11 +86,11 @@ class ExactDecoder(Decoder):
         slot.planned = max(slot.planned, slot.known)
         return logits[0]
 
-    def _sample(self, rows: list[tuple[Request, Tensor]]) -> list[Reply]:
+    def _sample(self, rows: list[tuple[DecodeRequest, Tensor]]) -> list[DecodeReply]:
         """Row by row: a sum over a batch may be split over threads in another way than a sum over one row."""
         return [reply for row in rows for reply in super(ExactDecoder, self)._sample([row])]
 
-    def _leave(self, request: Request) -> None:
+    def _leave(self, request: DecodeRequest) -> None:
         """The last token's key is computed too, so that it never comes from a later prompt."""
         if request.written and self.slots.rows[request.row].known < len(request.prompt) + request.written:
             self._decode(request, request.last)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from arpo.engines import Chunk, SamplingParams
-from arpo.engines.decoder import Decoder, Reply, Request
+from arpo.engines.decoder import Decoder, DecodeReply, DecodeRequest
 from arpo.errors import EngineError
 
 
@@ -26,7 +26,7 @@ class Lane:
         default = torch.get_num_threads()
         self._pool.submit(_use_threads, threads).result()
         torch.set_num_threads(default)  # the number is one's own, but also becomes that of threads that are started later
-        self._queues: dict[Request, asyncio.Queue[Chunk | EngineError]] = {}
+        self._queues: dict[DecodeRequest, asyncio.Queue[Chunk | EngineError]] = {}
         self._waiting = _Waiting()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -96,7 +96,7 @@ class Lane:
                 hold.standing.set_exception(EngineError("the engine was closed"))
         self._pool.shutdown(wait=True)
 
-    def deliver(self, replies: Sequence[Reply]) -> None:
+    def deliver(self, replies: Sequence[DecodeReply]) -> None:
         for reply in replies:
             if reply.chunk is None:
                 self.fail([reply.request], EngineError(reply.error))
@@ -106,7 +106,7 @@ class Lane:
             if queue is not None:
                 queue.put_nowait(reply.chunk)
 
-    def fail(self, requests: Sequence[Request], error: EngineError, cause: BaseException | None = None) -> None:
+    def fail(self, requests: Sequence[DecodeRequest], error: EngineError, cause: BaseException | None = None) -> None:
         for request in requests:
             queue = self._queues.pop(request, None)
             if queue is not None:
@@ -164,11 +164,11 @@ class _Hold:
 class _Waiting:
     """What waits for the next step."""
 
-    arrivals: list[Request] = field(default_factory=list)
-    closed: list[Request] = field(default_factory=list)
+    arrivals: list[DecodeRequest] = field(default_factory=list)
+    closed: list[DecodeRequest] = field(default_factory=list)
     holds: list[_Hold] = field(default_factory=list)
 
-    def take(self) -> tuple[list[Request], list[Request]]:
+    def take(self) -> tuple[list[DecodeRequest], list[DecodeRequest]]:
         """Arrivals and closed requests since the last step; who came and went in between does not show."""
         gone = set(self.closed)
         taken = [r for r in self.arrivals if r not in gone], list(self.closed)

@@ -24,7 +24,7 @@ from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.config import EndpointEngineConfig
 from arpo.engines.limits import check_request
 from arpo.errors import ConfigError, EngineError, ProviderError, ToolError
-from arpo.tools.limits import Tell
+from arpo.http.limits import Tell
 
 TAG = re.compile(r"</([\w-]+)>")
 ONLY_EVALUATION = "the engine openai gets text alone from its endpoint, so it can be evaluated but not trained on"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arpo.engines.attention import Page
+from arpo.engines.attention import CachePage
 from arpo.engines.network import Shape
 
 BLOCK = 64  # tokens; keys of one block of one slot lie together (a page)
@@ -28,7 +28,7 @@ class Owner(Protocol):
 
 
 @dataclass(slots=True)
-class Tip:
+class CachedTip:
     """The logits after the first `length` tokens of a slot."""
 
     length: int
@@ -36,7 +36,7 @@ class Tip:
 
 
 @dataclass(slots=True)
-class Slot:
+class CacheSlot:
     """What lies in one slot. `known` tokens have keys; `planned` also counts those that a live request is about to compute."""
 
     owner: Owner | None = None  # None: retired or empty
@@ -44,7 +44,7 @@ class Slot:
     planned: int = 0
     used: int = 0  # clock of the last use
     current: bool = True  # False: keys of older weights, not to be reused
-    tip: Tip | None = None
+    tip: CachedTip | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Slots:
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
         self.memory, self.most, self.evicts = memory, most, evicts
-        self.rows: list[Slot] = []
+        self.rows: list[CacheSlot] = []
         self.length = 0
         self.copied = 0  # tokens copied between slots
         self.store = self._new(0, 0)
@@ -123,7 +123,7 @@ class Slots:
         return Match(best, int(known[best]), int(coming.max()), tip.logits if tip is not None and ranks[best][0] else None)
 
     @staticmethod
-    def _whole(row: Slot, count: int) -> bool:
+    def _whole(row: CacheSlot, count: int) -> bool:
         """True where a request could take the slot over without losing anything that it holds."""
         return row.owner is None and row.known <= count
 
@@ -166,7 +166,7 @@ class Slots:
             self._wipe(slot)
         self.touch(row)
 
-    def pages(self, rows: Sequence[int], reach: Sequence[int]) -> list[Page]:
+    def pages(self, rows: Sequence[int], reach: Sequence[int]) -> list[CachePage]:
         """The blocks that hold the first `reach` keys of each of `rows`, those with the same keys as one."""
         readers: dict[int, list[int]] = {}
         homes: dict[int, tuple[int, int]] = {}
@@ -174,7 +174,7 @@ class Slots:
             for block, origin in enumerate(self.origins[row, : -(-count // BLOCK)].tolist()):
                 readers.setdefault(origin, []).append(number)
                 homes.setdefault(origin, (block, row))
-        return [Page(*homes[origin], rows=numbers) for origin, numbers in readers.items()]
+        return [CachePage(*homes[origin], rows=numbers) for origin, numbers in readers.items()]
 
     def _own(self, row: int, since: int) -> None:
         """Blocks from the one of token `since` on are about to be written: they are nobody else's."""
@@ -195,7 +195,7 @@ class Slots:
                 slot.current, slot.tip = False, None
 
     @staticmethod
-    def _wipe(slot: Slot) -> None:
+    def _wipe(slot: CacheSlot) -> None:
         slot.known = slot.planned = slot.used = 0
         slot.tip, slot.current, slot.owner = None, True, None
 
@@ -258,7 +258,7 @@ class Slots:
         origins[:keep, : width // BLOCK] = self.origins[:keep, : width // BLOCK]
         self.origins = origins
         self.length = length
-        self.rows.extend(Slot() for _ in range(rows - len(self.rows)))
+        self.rows.extend(CacheSlot() for _ in range(rows - len(self.rows)))
 
     def _copy(self, source: int, row: int, count: int) -> None:
         for part in _parts(count):

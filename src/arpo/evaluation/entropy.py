@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from arpo.core.tree import Observation, RolloutTree, Turn
+from arpo.display.charts import Line, Panel, draw
 from arpo.errors import ConfigError
-from arpo.evaluation.charts import Line, Panel, draw
-from arpo.evaluation.metrics import Estimate
+from arpo.evaluation.statistics import Estimate
 from arpo.evaluation.trajectories import Recorded, add, ratio, share
 
 ALL = "all tools"

@@ -6,7 +6,7 @@ from itertools import chain
 
 from arpo.core.branching import StepStats
 from arpo.core.place import Place
-from arpo.core.tree import Branch, Outcome
+from arpo.core.tree import Branch, ToolCallResult
 from arpo.evaluation.results import POWERS, Results, Sample
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
@@ -15,7 +15,7 @@ from arpo.rollout.config import RolloutConfig
 from arpo.rollout.lost import check_scored
 from arpo.tasks import Task
 from arpo.tools import isolation_of
-from arpo.tools.accounts import accounts_of
+from arpo.tools.usage import usage_of
 
 STEP = "evaluation"  # one word for all: draws must not depend on an evaluation's name
 Watch = Callable[[int, int, float], None]  # questions done, questions in all, accuracy so far
@@ -46,7 +46,7 @@ async def evaluate(
     """
     plain = rollout.flat(leaves=samples, temperature=temperature, top_p=top_p)
     found: list[Sample] = []
-    outcomes: list[Outcome] = []
+    outcomes: list[ToolCallResult] = []
     first: list[Rollout] = []  # up to the first of which something has a score
     async for done in collect(
         agent, tasks, reward, plain, stats=StepStats(step=STEP), seed=seed, in_flight=max(1, in_flight // samples)
@@ -60,7 +60,7 @@ async def evaluate(
     check_scored(first, f"evaluation {name!r}")
     settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "samples": samples, "questions": len(tasks)}
     results = Results.of(name, model, found, settings=settings, ks={*ks, *POWERS, samples}, seed=seed)
-    calls = accounts_of(outcomes, {tool.name for tool in agent.tools})
+    calls = usage_of(outcomes, {tool.name for tool in agent.tools})
     return replace(results, calls=calls, isolation=isolation_of(agent.tools))
 
 
@@ -92,7 +92,7 @@ def sample_of(rollout: Rollout, branch: Branch) -> Sample:
     )
 
 
-def _outcomes(rollout: Rollout) -> Iterator[Outcome]:
+def _outcomes(rollout: Rollout) -> Iterator[ToolCallResult]:
     """Of every call of a tree without branches."""
     for branch in rollout.grown.tree.branches():
         for observation in branch.observations:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from arpo.chat.body import read_object
 from arpo.endpoint.client import Endpoint
 from arpo.errors import ProviderError, ToolError
-from arpo.evaluation.answers import Answer
-from arpo.evaluation.config import JudgeConfig
+from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.verdicts import NO_ANSWER, Verdict, append_verdict, key_of, read_verdicts
+from arpo.recipe.evaluation import JudgeConfig
 from arpo.rollout.together import together
 
 INSTRUCTION = """\
@@ -101,7 +101,7 @@ def read_verdict(text: str) -> tuple[Literal["right", "wrong"], str, str] | str:
 
 
 async def judge_answers(
-    judge: Judge, answers: Sequence[Answer], folder: Path, *, watch: Callable[[int, int], None] = lambda done, total: None
+    judge: Judge, answers: Sequence[SampleRecord], folder: Path, *, watch: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Verdict]:
     """A verdict on each of `answers`, those in FOLDER/judged.jsonl without asking; every new one is written there at once.
 
@@ -110,12 +110,12 @@ async def judge_answers(
     """
     known = {v.key: v for v in read_verdicts(folder) if v.verdict != "none"}
     written = {(v.key, v.benchmark, v.id, v.sample) for v in read_verdicts(folder) if v.verdict != "none"}
-    groups: dict[str, list[Answer]] = {}
+    groups: dict[str, list[SampleRecord]] = {}
     for answer in answers:
         groups.setdefault(key_of(judge.name, PROMPT, answer.question, answer.gold, answer.answer), []).append(answer)
     verdicts: list[Verdict] = []
 
-    def note(found: Verdict, of: Sequence[Answer]) -> None:
+    def note(found: Verdict, of: Sequence[SampleRecord]) -> None:
         for answer in of:
             own = _verdict(judge, found.key, answer, found.verdict, found.reason, found.final_answer, found.failure)
             if (own.key, own.benchmark, own.id, own.sample) not in written:
@@ -123,7 +123,7 @@ async def judge_answers(
             verdicts.append(own)
         watch(len(verdicts), len(answers))
 
-    async def one(key: str, of: Sequence[Answer]) -> None:
+    async def one(key: str, of: Sequence[SampleRecord]) -> None:
         answer = of[0]
         if answer.answer is None or not answer.answer.strip():
             note(_verdict(judge, key, answer, "wrong", NO_ANSWER), of)
@@ -137,7 +137,7 @@ async def judge_answers(
 
     places = asyncio.Semaphore(4 * max(1, judge.config.concurrency))  # tasks that exist at a time
 
-    async def placed(key: str, of: Sequence[Answer]) -> None:
+    async def placed(key: str, of: Sequence[SampleRecord]) -> None:
         async with places:
             await one(key, of)
 
@@ -151,7 +151,7 @@ async def judge_answers(
 
 
 def _verdict(
-    judge: Judge, key: str, answer: Answer, word: str, reason: str = "", final_answer: str = "", failure: str = ""
+    judge: Judge, key: str, answer: SampleRecord, word: str, reason: str = "", final_answer: str = "", failure: str = ""
 ) -> Verdict:
     return Verdict(
         key=key,

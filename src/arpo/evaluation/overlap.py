@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from arpo.assembly.components import read_tasks
 from arpo.errors import ArpoError, first_line
-from arpo.evaluation.asked import AskedOf
-from arpo.evaluation.questions import Asked
-from arpo.recipe import load_recipe
+from arpo.evaluation.manifest import EvalManifest
+from arpo.evaluation.questions import BenchmarkQuestions
+from arpo.recipe.load import load_recipe
 from arpo.tasks.leakage import Leak, Leakage, leaks
-from arpo.train.job import read_tasks
 
 STUDY = "leakage"
 
 
-def training_overlap(run: Path | None, chosen: Sequence[Asked]) -> dict[str, Any]:
+def training_overlap(run: Path | None, chosen: Sequence[BenchmarkQuestions]) -> dict[str, Any]:
     """A study of the questions of `chosen` that the run in the folder `run` was trained on: warnings, and leaks by benchmark.
     Nothing for a model of no run: what that was trained on is not known."""
     if run is None:
@@ -35,7 +35,7 @@ def training_overlap(run: Path | None, chosen: Sequence[Asked]) -> dict[str, Any
     }
 
 
-def together(studies: Iterable[Mapping[str, Any]], asked: AskedOf) -> dict[str, Any]:
+def together(studies: Iterable[Mapping[str, Any]], asked: EvalManifest) -> dict[str, Any]:
     """Such studies of parts of what was `asked`, or of what was asked before and now, as one. Nothing where there is none."""
     given = [study for study in studies if study]
     if len(given) < 2:

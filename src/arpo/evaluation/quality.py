@@ -19,11 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from arpo.core.tree import Branch, Call, Outcome, Status
-from arpo.evaluation.metrics import Estimate
+from arpo.answer_text import CLOSED, contains, tokens
+from arpo.core.tree import Branch, Call, CallStatus, ToolCallResult
+from arpo.evaluation.statistics import Estimate
 from arpo.evaluation.trajectories import Recorded, add, ratio, share
-from arpo.rewards.text import CLOSED, contains, tokens
-from arpo.rollout.grow import NOT_RUN
+from arpo.rollout.tree_rollout import NOT_RUN
 
 FIGURES: Mapping[str, str] = {
     "valid": "calls that could be run",
@@ -39,7 +39,7 @@ FIGURES: Mapping[str, str] = {
     "beyond_limit": "calls beyond the limit",
 }
 OF_SOME = ("missed", "recovered")  # of trajectories that may be few
-FAILED = (Status.ERROR, Status.TIMEOUT, Status.REFUSED)
+FAILED = (CallStatus.ERROR, CallStatus.TIMEOUT, CallStatus.REFUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Quality:
 @dataclass(frozen=True, slots=True)
 class _Made:
     call: Call
-    outcome: Outcome | None  # None: it was never run, since the branch ended with it
+    outcome: ToolCallResult | None  # None: it was never run, since the branch ended with it
 
     @property
     def in_limit(self) -> bool:
@@ -104,7 +104,7 @@ def quality(recorded: Iterable[Recorded]) -> Quality:
 def _made(branch: Branch) -> Iterator[_Made]:
     outcomes = {observation.place: observation.outcomes for observation in branch.observations}
     for turn in branch.turns:
-        told: Sequence[Outcome | None] = outcomes.get(turn.place, ())
+        told: Sequence[ToolCallResult | None] = outcomes.get(turn.place, ())
         told = [*told, *[None] * (len(turn.calls) - len(told))]
         yield from (_Made(call, outcome) for call, outcome in zip(turn.calls, told, strict=False))
 
@@ -113,7 +113,7 @@ def _counts(made: Sequence[_Made], task: Mapping[str, Any], right: bool | None) 
     """(figure, numerator, denominator) of one trajectory."""
     ran = [each for each in made if each.in_limit]
     yield "beyond_limit", len(made) - len(ran), len(made)
-    valid = [each for each in ran if each.outcome is not None and each.outcome.status is not Status.REFUSED]
+    valid = [each for each in ran if each.outcome is not None and each.outcome.status is not CallStatus.REFUSED]
     yield "valid", len(valid), len(ran)
     yield "succeeded", sum(not each.failed for each in valid), len(valid)
     yield "repeated", len(ran) - len({each.key for each in ran}), len(ran)
@@ -132,7 +132,7 @@ def _redundant(valid: Sequence[_Made]) -> Iterator[tuple[str, float, float]]:
     for each in valid:
         assert each.outcome is not None
         lines = {line.strip() for line in each.outcome.text.splitlines() if line.strip()}
-        if each.outcome.status is Status.OK and each.key not in keys:
+        if each.outcome.status is CallStatus.OK and each.key not in keys:
             yield "redundant", float(bool(lines) and lines <= seen), 1
         seen |= lines
         keys.add(each.key)
@@ -155,7 +155,9 @@ def _known(ran: Sequence[_Made], golds: Sequence[str], right: bool | None) -> It
     if not telling or not ran:
         return
     known = [
-        each.outcome is not None and each.outcome.status is Status.OK and any(contains(each.outcome.text, gold) for gold in telling)
+        each.outcome is not None
+        and each.outcome.status is CallStatus.OK
+        and any(contains(each.outcome.text, gold) for gold in telling)
         for each in ran
     ]
     first = known.index(True) if any(known) else len(ran)
@@ -168,7 +170,7 @@ def _tool_counts(made: Sequence[_Made]) -> Iterator[tuple[str, str, float]]:
     seen: set[str] = set()
     for each in (each for each in made if each.in_limit):
         assert each.outcome is not None
-        tool, valid = each.call.name or "(none)", each.outcome.status is not Status.REFUSED
+        tool, valid = each.call.name or "(none)", each.outcome.status is not CallStatus.REFUSED
         yield "valid", tool, float(valid)
         yield "repeated", tool, float(each.key in seen)
         if valid:

@@ -21,7 +21,7 @@ ALL = "all"  # every benchmark that has a file in --data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class BenchmarkQuestions:
     """A benchmark and those of its tasks that are asked."""
 
     name: str
@@ -33,7 +33,9 @@ class Asked:
     num_all: int  # tasks before a part was chosen
     digest: str  # of ids, questions and answers of all of them: two folders with one digest were asked the same
 
-    def part(self, *, ids: Sequence[str] = (), limit: int | None = None, shard: tuple[int, int] | None = None) -> "Asked":
+    def part(
+        self, *, ids: Sequence[str] = (), limit: int | None = None, shard: tuple[int, int] | None = None
+    ) -> "BenchmarkQuestions":
         """Those that fit one of `ids` (whole, or with `*`), of these the first `limit`, of these every n-th from the i-th on."""
         tasks = [t for t in self.tasks if not ids or any(t.id == each or fnmatchcase(t.id, each) for each in ids)][:limit]
         return replace(self, tasks=tuple(tasks if shard is None else tasks[shard[0] - 1 :: shard[1]]))
@@ -55,7 +57,7 @@ def choose(
     ids: Sequence[str] = (),
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
-) -> list[Asked]:
+) -> list[BenchmarkQuestions]:
     """The benchmarks called `names` (or sources: atlas, a file, hf:org/name, gym:generator, pkg.mod:function), from files in `data`
     where it is given. Raises ConfigError for an unknown name or an empty choice, FormatError for what is wrong in a file."""
     wanted = list(dict.fromkeys(name.strip() for name in names if name.strip()))
@@ -98,7 +100,7 @@ def _local(name: str, data: Path) -> Path:
     return local_file(data, (entry.name, *entry.files))
 
 
-def _read(name: str, data: Path | None) -> Asked:
+def _read(name: str, data: Path | None) -> BenchmarkQuestions:
     if _is_source(name):
         tasks, _ = load_with_report(DataConfig(source=name, split="test"))
         title = Path(name).stem if name.endswith(SUFFIXES) else re.sub(r"[^A-Za-z0-9._-]+", "-", name)
@@ -112,12 +114,12 @@ def _is_source(name: str) -> bool:
     return name == "atlas" or name.startswith(("gym:", "hf:")) or name.endswith(SUFFIXES) or bool(IMPORT_PATH.fullmatch(name))
 
 
-def _asked(name: str, title: str, metric: str, *, judged: bool, public: bool, tasks: Sequence[Task]) -> Asked:
+def _asked(name: str, title: str, metric: str, *, judged: bool, public: bool, tasks: Sequence[Task]) -> BenchmarkQuestions:
     twice = [each for each, count in Counter(task.id for task in tasks).items() if count > 1]
     if twice:
         raise FormatError(f"{title}: {len(twice)} ids stand for several questions (first: {twice[0]!r})")
     said = json.dumps([[task.id, task.question, list(task.answers)] for task in tasks], ensure_ascii=False)
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return Asked(
+    return BenchmarkQuestions(
         name=name, title=title, metric=metric, judged=judged, public=public, tasks=tuple(tasks), num_all=len(tasks), digest=digest
     )

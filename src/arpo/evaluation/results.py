@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from arpo.errors import FormatError
-from arpo.evaluation.metrics import Estimate, bootstrap, by_group, pass_at, rate
-from arpo.files import read_json, read_json_lines, write_json
+from arpo.evaluation.statistics import Estimate, bootstrap, by_group, pass_at, rate
+from arpo.files import read_json, write_json
 
 SCHEMA = "arpo/evaluation/1"
 POWERS = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
-VALIDATION = "validation"  # evaluations whose names start so were made during training
 T = TypeVar("T")
 
 
@@ -54,7 +53,7 @@ class Results:
     by_family: Mapping[str, Estimate]
     by_level: Mapping[str, Estimate]
     settings: Mapping[str, Any] = field(default_factory=dict)  # temperature, seed, samples, ...
-    calls: Mapping[str, Any] = field(default_factory=dict)  # what became of the tool calls, tool by tool (`arpo.tools.accounts`)
+    calls: Mapping[str, Any] = field(default_factory=dict)  # what became of the tool calls, tool by tool (`arpo.tools.usage`)
     isolation: Mapping[str, str] = field(default_factory=dict)  # what kept code of the model apart, by the tool that ran it
 
     @classmethod
@@ -147,17 +146,6 @@ def read_all_results(run: Path | str) -> dict[str, Results]:
     found = sorted((Path(run) / "evaluation").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
     read = (_read_if_results(path) for path in found)
     return {results.name: results for results in read if results is not None}
-
-
-def read_history(run: Path | str) -> list[dict[str, Any]]:
-    """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written last."""
-    by_step = {line["step"]: _as_now(line) for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def _as_now(line: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of runs from before calls could be cached: all that were answered had been executed."""
-    return line if "calls/answered" in line or "calls/executed" not in line else {**line, "calls/answered": line["calls/executed"]}
 
 
 def _read_if_results(path: Path) -> Results | None:

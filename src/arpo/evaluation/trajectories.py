@@ -12,9 +12,9 @@ import numpy as np
 
 from arpo.core.record import Frames, TreeRecord
 from arpo.errors import ConfigError
-from arpo.evaluation.answers import read_lines, record_in
-from arpo.evaluation.asked import is_evaluation
-from arpo.evaluation.metrics import FEW, LEVEL, RESAMPLES, Estimate, keyed_generator, wilson
+from arpo.evaluation.manifest import is_evaluation
+from arpo.evaluation.samples import read_lines, record_in
+from arpo.evaluation.statistics import FEW, LEVEL, RESAMPLES, Estimate, keyed_generator, wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arpo.errors import FormatError
-from arpo.evaluation.metrics import Estimate, rate, wilson
+from arpo.evaluation.statistics import Estimate, rate, wilson
 from arpo.files import json_line, read_json_lines
 
 FILE = "judged.jsonl"

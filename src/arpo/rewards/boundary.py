@@ -13,7 +13,7 @@ from arpo.core.score import Score
 from arpo.errors import RewardError
 from arpo.rewards import Reward
 from arpo.tasks import Task
-from arpo.tools.off_loop import settled
+from arpo.threads import settled
 
 NOT_THE_USER_S = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))  # files in which a reward's error may surface
 

@@ -2,7 +2,7 @@ r"""The letter of a choice: `B`, `(B)`, `B. Paris`, `\text{(B)}`, `The answer is
 
 import re
 
-from arpo.rewards.text import FULL_WIDTH, exact
+from arpo.answer_text import FULL_WIDTH, exact
 
 WRAPS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed|mbox)\s*\{([^{}]*)\}|\$|\*\*|[`\"'“”\[\]【】<>]")
 MOST_CHARS = 5_000  # an answer that chooses a letter is short

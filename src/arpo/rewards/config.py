@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from arpo.config import Config, conflict
 from arpo.errors import ConfigError
-from arpo.imported import imported
+from arpo.import_path import import_from_path
 
 if TYPE_CHECKING:
     from arpo.rewards import Reward
@@ -71,7 +71,7 @@ def answer_measure(measure: Measure, maths_s: float = 2.0) -> "Accuracy":
     from arpo.rewards.maths import MathsVerifier, compare_quickly
     from arpo.rewards.measures import BY_TEXT
     from arpo.rewards.numbers import read_number
-    from arpo.tools.off_loop import run_off_loop
+    from arpo.threads import run_off_loop
 
     verifier = MathsVerifier(maths_s)
 
@@ -127,7 +127,7 @@ def _check_call(reward: Any, options: dict[str, Any], where: str) -> None:
 
 
 def _function(use: str) -> Callable[..., Any]:
-    found = imported(use, "reward.use")
+    found = import_from_path(use, "reward.use")
     if not callable(found):
         raise ConfigError("names no function", where="reward.use", value=use)
     return found

@@ -6,7 +6,7 @@ Refuses to know calendars beyond whether a day and a month can exist, and years 
 import re
 from dataclasses import dataclass
 
-from arpo.rewards.text import FULL_WIDTH
+from arpo.answer_text import FULL_WIDTH
 
 MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
 MONTH = rf"(?P<month>{'|'.join(f'{name[:3]}(?:{name[3:]})?' for name in MONTHS if name != 'september')}|sept?(?:ember)?)\.?"

@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from arpo.chat.answers import boxed
-from arpo.han import HAN
+from arpo.answer_text import FULL_WIDTH, NUMBER, exact
+from arpo.cjk import HAN
+from arpo.final_answer import boxed
 from arpo.rewards.glyphs import in_tex
 from arpo.rewards.numbers import compare, read_number
 from arpo.rewards.quantities import KNOWN, unit
-from arpo.rewards.text import FULL_WIDTH, NUMBER, exact
 
 FRAMES = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")

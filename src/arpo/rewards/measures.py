@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from arpo.answer_text import contains, exact, f1
 from arpo.rewards.choices import choice
 from arpo.rewards.quantities import numeric
 from arpo.rewards.short import gaia, short
-from arpo.rewards.text import contains, exact, f1
 
 BY_TEXT: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
     {"exact": exact, "f1": f1, "contains": contains, "numeric": numeric, "choice": choice, "short": short, "gaia": gaia}

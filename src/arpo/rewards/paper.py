@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from arpo.chat import Transcript
 from arpo.core.score import Score
-from arpo.core.tree import Ending, Status
+from arpo.core.tree import CallStatus, StopReason
 from arpo.tasks import Task
 
 Accuracy = Callable[[str, Task], Awaitable[float]]  # (answer, task) -> 0 to 1
@@ -21,7 +21,7 @@ Accuracy = Callable[[str, Task], Awaitable[float]]  # (answer, task) -> 0 to 1
 def format_right(transcript: Transcript) -> bool:
     """Whether the branch finished by itself, every turn follows the protocol, and the last one answers."""
     return (
-        transcript.ending == Ending.FINISHED.value
+        transcript.ending == StopReason.FINISHED.value
         and transcript.answer is not None
         and all(turn.well_formed for turn in transcript.turns)
     )
@@ -29,7 +29,7 @@ def format_right(transcript: Transcript) -> bool:
 
 def tools_ran(transcript: Transcript) -> frozenset[str]:
     """Names of tools that were executed without failing at least once."""
-    return frozenset(o.tool for outcomes in transcript.outcomes for o in outcomes if o.status is Status.OK)
+    return frozenset(o.tool for outcomes in transcript.outcomes for o in outcomes if o.status is CallStatus.OK)
 
 
 def combine(*, format_is_right: bool, accuracy: float, bonus: float, wrong_format: float = -1.0) -> float:

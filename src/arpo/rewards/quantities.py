@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from arpo.han import HAN
+from arpo.answer_text import FULL_WIDTH
+from arpo.cjk import HAN
 from arpo.rewards.numbers import PLAIN, read_number
-from arpo.rewards.text import FULL_WIDTH
 
 TOLERANCE = Fraction(1, 1000)  # relative, where at least one of the two is no whole number
 POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x×*]|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?")

@@ -7,11 +7,11 @@ import re
 import string
 from fractions import Fraction
 
-from arpo.han import IS_HAN
+from arpo.answer_text import CLOSED, exact, tokens
+from arpo.cjk import IS_HAN
 from arpo.rewards.dates import read_date, same_date
 from arpo.rewards.numbers import read_number
 from arpo.rewards.quantities import agree, numeric, read_quantity
-from arpo.rewards.text import CLOSED, exact, tokens
 
 NEGATIONS = frozenset(["not", "no", "never", "nor", "non", "isnt", "wasnt", "arent", "cannot", "不", "非", "没", "无", "未"])
 DENIED = (("is", "not"), ("was", "not"), ("are", "not"), ("isnt",), ("wasnt",), ("arent",))  # after it: "Lima is not the capital"

@@ -8,7 +8,7 @@ from arpo.chat import ChatFormat
 from arpo.engines import Engine
 from arpo.tasks import Task
 from arpo.tools import Tool
-from arpo.tools.traffic import Traffic
+from arpo.tools.gateway import ToolGateway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class Agent:
     tools: tuple[Tool, ...]
     format: Callable[[Sequence[Tool]], ChatFormat]  # the chat format for a set of tools
     vocab_size: int
-    traffic: Traffic = field(default_factory=Traffic)  # what stands around calls: cache, limits, accounts
+    tool_gateway: ToolGateway = field(default_factory=ToolGateway)  # what stands around calls: cache, limits, accounts
 
     def chat(self, task: Task) -> tuple[ChatFormat, tuple[Tool, ...]]:
         """The chat format and tools for `task`: the agent's, and what the task brings (of two with one name, the task's)."""

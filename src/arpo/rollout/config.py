@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 from arpo.config import Config, conflict
 from arpo.core.branching import DEEPEST, Constant, Never, Paper, Pilot, Rule
 from arpo.errors import ConfigError
-from arpo.imported import imported
+from arpo.import_path import import_from_path
 
 
 def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -26,7 +26,7 @@ def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
 
 def _own_rule(path: str) -> Any:
     """The rule that an import path names. Raises ConfigError."""
-    found = imported(path, "rollout.rule")
+    found = import_from_path(path, "rollout.rule")
     try:
         rule = found() if isinstance(found, type) else found
     except Exception as error:  # code of the user's own

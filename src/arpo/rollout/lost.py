@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from arpo.core.tree import Ending
+from arpo.core.tree import StopReason
 from arpo.errors import EngineError, ToolError
 from arpo.rollout.collect import Rollout
 
@@ -15,5 +15,5 @@ def check_scored(rollouts: Sequence[Rollout], what: str) -> None:
         reason for rollout in rollouts for reason in (*(why for _, why in rollout.grown.failures), *rollout.grown.states.lost)
     ]
     endings = [ending for rollout in rollouts for ending in rollout.grown.tree.endings.values()]
-    kind = EngineError if Ending.ENGINE_FAILED in endings else ToolError
+    kind = EngineError if StopReason.ENGINE_FAILED in endings else ToolError
     raise kind(f"{what}: not one of {len(endings)} trajectories could be finished and scored. First cause: {(causes or ['?'])[0]}")

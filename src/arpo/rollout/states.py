@@ -12,8 +12,8 @@ from typing import Any, cast
 from arpo.core.place import Place
 from arpo.errors import ToolError
 from arpo.tasks import Task
+from arpo.threads import settled
 from arpo.tools import StatefulTool, Tool
-from arpo.tools.off_loop import settled
 
 States = Mapping[str, Any]  # by tool name
 

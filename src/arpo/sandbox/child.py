@@ -33,7 +33,7 @@ class Cell:
     @classmethod
     def of(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
         def made(**more: Any) -> bytes:
-            return seccomp.program(seccomp.Policy(own_files=private_root, **more))
+            return seccomp.program(seccomp.SeccompPolicy(own_files=private_root, **more))
 
         return cls(
             limits=limits,

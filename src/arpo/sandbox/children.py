@@ -16,7 +16,7 @@ GRACE_S = 0.5  # of wall time, for a program's last words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ChildRequest:
     """A call to be made. `program`, `output`: descriptors (see `payload`), the zygote's to close and not to read."""
 
     number: int
@@ -28,7 +28,7 @@ class Request:
     more: bool = False  # its session is in use until a call without this has begun
 
     @classmethod
-    def read(cls, message: dict[str, Any], descriptors: Sequence[int]) -> "Request":
+    def read(cls, message: dict[str, Any], descriptors: Sequence[int]) -> "ChildRequest":
         output, program = descriptors
         known = {key: message[key] for key in ("session", "new", "more") if key in message}
         return cls(number=message["id"], seconds=message["seconds"], program=program, output=output, **known)
@@ -39,14 +39,14 @@ class Request:
 
 
 @dataclass(slots=True)
-class Call:
+class ChildCall:
     """One call that runs."""
 
     number: int
     pid: int
     pidfd: int
     deadline: float
-    slot: "Slot"
+    slot: "ChildSlot"
     session: "Session | None" = None
     forks: seccomp.Forks | None = None
     niceness: int = 0  # where it was set
@@ -109,9 +109,9 @@ class Session:
     pid: int
     pidfd: int
     control: "socket.socket"
-    slot: "Slot"
+    slot: "ChildSlot"
     family: Family = field(default=None)  # type: ignore[assignment]
-    call: Call | None = None
+    call: ChildCall | None = None
     in_use: bool = False  # between two calls that belong together: not to be let go
     used: float = 0.0
     hung_up: bool = False
@@ -165,7 +165,7 @@ def _reap_group(group: int) -> None:
 
 
 @dataclass(slots=True)
-class Slot:
+class ChildSlot:
     """A scratch folder with the Landlock ruleset that opens nothing else for writing."""
 
     folder: str

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from arpo.sandbox import branches, child, packets, seccomp, sessions
-from arpo.sandbox.children import Call, Request, Session, Slot, cpu_of, lead_group
+from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, Session, cpu_of, lead_group
 
 if TYPE_CHECKING:
     from arpo.sandbox.zygote import Zygote
@@ -27,7 +27,7 @@ class Sessions:
         self.zygote = zygote
         self.live: dict[str, Session] = {}
 
-    def begin(self, name: str, request: Request) -> bool:
+    def begin(self, name: str, request: ChildRequest) -> bool:
         """Start a call in a session. False where it must wait: for that session, or for room for a new one."""
         session = self.live.get(name)
         if session is None and not request.new:
@@ -62,7 +62,7 @@ class Sessions:
         self._keep(session)
         return session
 
-    def _be_session(self, slot: Slot, output: int, control: socket.socket) -> None:
+    def _be_session(self, slot: ChildSlot, output: int, control: socket.socket) -> None:
         """A session's process. Never returns."""
         try:
             home = branches.Home.make(slot.folder)
@@ -93,7 +93,7 @@ class Sessions:
         self.zygote.selector.register(session.pidfd, selectors.EVENT_READ, lambda: self.forget(session.name))
         self.zygote.selector.register(session.control, selectors.EVENT_READ, lambda: self._session_answers(session))
 
-    def _run_in(self, session: Session, request: Request) -> None:
+    def _run_in(self, session: Session, request: ChildRequest) -> None:
         """Hand a session its next program, and where to print."""
         session.go_on()
         try:
@@ -101,7 +101,7 @@ class Sessions:
         except OSError:  # it does not read: what it holds is of no use to anybody
             session.kill()
         request.close()
-        call = Call(
+        call = ChildCall(
             number=request.number,
             pid=session.pid,
             pidfd=session.pidfd,

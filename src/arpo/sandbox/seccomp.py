@@ -55,7 +55,7 @@ Code = list[tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class SeccompPolicy:
     """What one program may do beyond the list."""
 
     signals_to: int | None = None  # the process that it may send signals to: its own number; None: nobody
@@ -65,7 +65,7 @@ class Policy:
     own_files: bool = False  # change modes and times of files: only where the view is read-only but for the scratch folder
 
 
-def program(policy: Policy, architecture: str = "") -> bytes:
+def program(policy: SeccompPolicy, architecture: str = "") -> bytes:
     """The filter in the kernel's form. Raises KeyError for an architecture without a table."""
     architecture = architecture or linux.ARCHITECTURE
     number = numbers(architecture)
@@ -83,7 +83,7 @@ def program(policy: Policy, architecture: str = "") -> bytes:
     return _packed(code)
 
 
-def _checks(policy: Policy) -> dict[str, Code]:
+def _checks(policy: SeccompPolicy) -> dict[str, Code]:
     """By call: what decides on its arguments. Each ends in a return."""
     no_process = _end(_ALLOW if policy.forks else _ERRNO | EAGAIN)
     refused = [_end(_ERRNO | EPERM)]

@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any
 
 from arpo.sandbox import child, landlock, linux, namespaces, niceness, packets, payload, program, scratch, seccomp
-from arpo.sandbox.children import Call, Request, Slot, lead_group
+from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, lead_group
 from arpo.sandbox.keeper import Sessions
 from arpo.sandbox.limits import MOST_FILES
 from arpo.sandbox.setup import Setup
@@ -33,16 +33,18 @@ class Zygote:
     def __init__(self, setup: Setup, control: socket.socket, address_space: int) -> None:
         self.setup, self.control = setup, control
         self.selector = selectors.DefaultSelector()
-        self.waiting: deque[Request] = deque()  # the trainer asks for no more than can run: seldom anything, and never for long
-        self.calls: dict[int, Call] = {}
+        self.waiting: deque[ChildRequest] = (
+            deque()
+        )  # the trainer asks for no more than can run: seldom anything, and never for long
+        self.calls: dict[int, ChildCall] = {}
         self.sessions = Sessions(self)
         self.sweeper = Sweeper()
-        self.sweeping: dict[str, Slot] = {}  # by folder: what is being emptied
+        self.sweeping: dict[str, ChildSlot] = {}  # by folder: what is being emptied
         self.looking = False
         own = os.path.dirname(os.path.abspath(__file__))
         readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
         self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
-        self.free = [Slot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
+        self.free = [ChildSlot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
         self.last_look = 0.0
         self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -83,7 +85,7 @@ class Zygote:
         message, descriptors = got
         what = message["op"]
         if what == "run":
-            self.waiting.append(Request.read(message, descriptors))
+            self.waiting.append(ChildRequest.read(message, descriptors))
         elif what == "stop":
             self._stop(message["id"])
         elif what == "fork":
@@ -118,14 +120,14 @@ class Zygote:
 
     def _begin_waiting(self) -> None:
         """Start what waits, in its order, as far as there is room."""
-        held: list[Request] = []
+        held: list[ChildRequest] = []
         while self.waiting and len(self.calls) < self.setup.at_once:
             request = self.waiting.popleft()
             if not self._begin(request):
                 held.append(request)
         self.waiting.extendleft(reversed(held))
 
-    def _begin(self, request: Request) -> bool:
+    def _begin(self, request: ChildRequest) -> bool:
         """Start a call. False where it must wait: for a place, or for its session, or since no process can be made now."""
         if request.session is None:
             return bool(self.free) and self._run_alone(request)
@@ -133,7 +135,7 @@ class Zygote:
 
     # --- calls without state
 
-    def _run_alone(self, request: Request) -> bool:
+    def _run_alone(self, request: ChildRequest) -> bool:
         ours, theirs = socket.socketpair() if self.setup.limits.processes > 0 else (None, None)
         slot = self.free[-1]
         made = self.fork()
@@ -147,7 +149,7 @@ class Zygote:
         request.close()
         self.free.pop()
         lead_group(made)
-        call = Call(
+        call = ChildCall(
             number=request.number,
             pid=made,
             pidfd=os.pidfd_open(made),
@@ -170,7 +172,7 @@ class Zygote:
             print(f"no process could be made: {error}", file=sys.stderr)
             return None
 
-    def _be_child(self, request: Request, slot: Slot, handing: socket.socket | None) -> None:
+    def _be_child(self, request: ChildRequest, slot: ChildSlot, handing: socket.socket | None) -> None:
         """The forked child. Never returns."""
         ending = program.FAILED
         try:
@@ -204,7 +206,7 @@ class Zygote:
         self.selector.register(forks, selectors.EVENT_READ, forks.answer)
         return forks
 
-    def _ended(self, call: Call) -> None:
+    def _ended(self, call: ChildCall) -> None:
         """A child is gone: nothing of it stays, and its caller hears."""
         self.selector.unregister(call.pidfd)
         status = call.reap()
@@ -214,7 +216,7 @@ class Zygote:
         self.release(call.slot)
         self.answer(call.end(status, self.setup.limits.cpu_seconds))
 
-    def release(self, slot: Slot) -> None:
+    def release(self, slot: ChildSlot) -> None:
         """Take a slot back, which is free again once it is empty. One that cannot be emptied is not used again."""
         if self.cell.private_root and scratch.is_untouched(slot.folder):
             self.free.append(slot)

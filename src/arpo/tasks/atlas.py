@@ -19,7 +19,7 @@ from arpo.errors import ConfigError, nearest
 from arpo.tasks import Task
 from arpo.tasks import atlas_questions as questions
 from arpo.tasks.atlas_oracle import solve
-from arpo.tasks.atlas_questions import Question
+from arpo.tasks.atlas_questions import AtlasQuestion
 from arpo.tasks.atlas_world import world
 from arpo.tasks.traces import Trace
 
@@ -52,7 +52,7 @@ def traces(
     return [solve(task, question, seed) for task, question in _mixed(split, families)[:limit]]
 
 
-def _mixed(split: str, families: Sequence[str] | Mapping[str, float] | None) -> list[tuple[Task, Question]]:
+def _mixed(split: str, families: Sequence[str] | Mapping[str, float] | None) -> list[tuple[Task, AtlasQuestion]]:
     if split not in SPLITS:
         raise ConfigError("unknown split of atlas", where="split", value=split, hint=nearest(str(split), SPLITS))
     everything = _questions(split)
@@ -61,7 +61,7 @@ def _mixed(split: str, families: Sequence[str] | Mapping[str, float] | None) -> 
     weights = _weights(families)
     queues = {family: [pair for pair in everything if pair[1].family == family] for family in weights}
     taken = dict.fromkeys(weights, 0)
-    mixed: list[tuple[Task, Question]] = []
+    mixed: list[tuple[Task, AtlasQuestion]] = []
     while True:
         family = min(weights, key=lambda name: ((taken[name] + 0.5) / weights[name], name))
         if taken[family] == len(queues[family]):
@@ -85,16 +85,16 @@ def _weights(families: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
 
 
 @cache
-def _questions(split: str) -> tuple[tuple[Task, Question], ...]:
+def _questions(split: str) -> tuple[tuple[Task, AtlasQuestion], ...]:
     """Every question of a split, shuffled once; the place in this order is the task's id."""
-    found: list[Question] = []
+    found: list[AtlasQuestion] = []
     for family in FAMILIES:
         found += questions.draw(world(), split, family, COUNTS[split], Random(f"atlas/{split}/{family}"))
     Random(f"atlas/{split}/order").shuffle(found)
     return tuple((_task(f"atlas/{split}/{place:04d}", question), question) for place, question in enumerate(found))
 
 
-def _task(name: str, question: Question) -> Task:
+def _task(name: str, question: AtlasQuestion) -> Task:
     metadata = {
         "family": question.family,
         "hops": question.hops,

@@ -8,8 +8,8 @@ from random import Random
 
 from arpo.core.tree import Call
 from arpo.tasks import Task
-from arpo.tasks.atlas_questions import Lookup, Question
-from arpo.tasks.traces import Trace, TraceStep
+from arpo.tasks.atlas_questions import AtlasQuestion, Lookup
+from arpo.tasks.traces import RecordedStep, Trace
 
 THINK_FIRST = 0.55  # share of first steps with a thought
 THINK_LATER = 0.4
@@ -60,7 +60,7 @@ def thought(lookup: Lookup, first: bool, random: Random) -> str:
     return random.choice(words).format(name=names[0], wanted=lookup.wanted)
 
 
-def searches(question: Question, random: Random) -> list[Lookup]:
+def searches(question: AtlasQuestion, random: Random) -> list[Lookup]:
     """The lookups as they are searched for: pairs sometimes one by one, density's two facts by their own words."""
     found: list[Lookup] = []
     for lookup in question.lookups:
@@ -72,16 +72,16 @@ def searches(question: Question, random: Random) -> list[Lookup]:
     return found
 
 
-def solve(task: Task, question: Question, seed: int) -> Trace:
+def solve(task: Task, question: AtlasQuestion, seed: int) -> Trace:
     """The oracle's trace for a task."""
     random = Random(f"atlas/trace/{task.id}/{seed}")
     steps = []
     for place, lookup in enumerate(searches(question, random)):
         call = Call(name="search", arguments={"query": query(lookup, random)})
-        steps.append(TraceStep(thought(lookup, place == 0, random), (call,)))
+        steps.append(RecordedStep(thought(lookup, place == 0, random), (call,)))
     if question.code:
         said = random.choice(COMPUTE) if random.random() < THINK_LATER else ""
-        steps.append(TraceStep(said, (Call(name="python", arguments={"code": question.code}),)))
+        steps.append(RecordedStep(said, (Call(name="python", arguments={"code": question.code}),)))
     said = random.choice(CONCLUDE) if random.random() < THINK_LATER / 2 else ""
-    steps.append(TraceStep(said, answer=question.answer))
+    steps.append(RecordedStep(said, answer=question.answer))
     return Trace(task, tuple(steps))

@@ -11,7 +11,7 @@ from random import Random
 from types import MappingProxyType
 
 from arpo.tasks.atlas_words import ASK, BORDERS, COMPARE, DENSITY, DIFFERENCE, FOUND, HOME, SUM, SUPERLATIVE, wanted
-from arpo.tasks.atlas_world import COUNTRY_FACTS, Fact, World, the
+from arpo.tasks.atlas_world import COUNTRY_FACTS, AtlasWorld, Fact, the
 
 MAX_DIGITS = 6  # of a number that has to be copied as the answer
 MAX_LETTERS = 18  # of a name
@@ -27,7 +27,7 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AtlasQuestion:
     """A question with the oracle's way to its answer: lookups in order, then code ("" where nothing is computed)."""
 
     family: str
@@ -45,7 +45,7 @@ ELEMENT_KINDS = ("element", "number", "discovery", "discoverer", "place", "perio
 class Quiz:
     """Draws questions of one split from a world. All methods are pure in (world, split, random)."""
 
-    def __init__(self, world: World, split: str) -> None:
+    def __init__(self, world: AtlasWorld, split: str) -> None:
         self.world, self.split = world, split
         own = world.splits.get
         self.countries = tuple(name for name in world.cities if own(name) == split)
@@ -86,7 +86,7 @@ class Quiz:
 
     # families
 
-    def one_hop(self, random: Random) -> Question | None:
+    def one_hop(self, random: Random) -> AtlasQuestion | None:
         kind = random.choice((*COUNTRY_FACTS, *ELEMENT_KINDS, *("city", "people") * 5))
         pool = self.cities if kind in ("city", "people") else self.elements if kind in ELEMENT_KINDS else self.countries
         subject = random.choice(pool)
@@ -95,7 +95,7 @@ class Quiz:
         if not fits(answer):
             return None
         text = random.choice(ASK[kind]).format(x=the(subject))
-        return Question("one_hop", text, answer, 1, (self.lookup(kind, subject),), on_the_way=(subject,))
+        return AtlasQuestion("one_hop", text, answer, 1, (self.lookup(kind, subject),), on_the_way=(subject,))
 
     def home(self, random: Random) -> tuple[str, str, str, Lookup] | None:
         """A country that has to be found first: (country, how it is described, what it is described by, the lookup)."""
@@ -108,7 +108,7 @@ class Quiz:
         city = random.choice(self.towns[country]) if self.towns[country := random.choice(self.countries)] else ""
         return (country, random.choice(HOME).format(city=city), city, self.lookup("city", city)) if city else None
 
-    def two_hop(self, random: Random) -> Question | None:
+    def two_hop(self, random: Random) -> AtlasQuestion | None:
         start = self.home(random)
         if start is None:
             return None
@@ -118,9 +118,9 @@ class Quiz:
         if not fits(answer) or answer in (subject, country):
             return None
         text = random.choice(ASK[kind]).format(x=described)
-        return Question("two_hop", text, answer, 2, (first, self.lookup(kind, country)), on_the_way=(subject, country))
+        return AtlasQuestion("two_hop", text, answer, 2, (first, self.lookup(kind, country)), on_the_way=(subject, country))
 
-    def three_hop(self, random: Random) -> Question | None:
+    def three_hop(self, random: Random) -> AtlasQuestion | None:
         start = self.home(random)
         if start is None:
             return None
@@ -134,7 +134,7 @@ class Quiz:
         towards = f"the capital of {described}" if through == "capital" else f"the country on the longest border of {described}"
         text = random.choice(ASK[kind]).format(x=towards)
         lookups = (first, self.lookup(through, country), self.lookup(kind, middle))
-        return Question("three_hop", text, answer, 3, lookups, on_the_way=(subject, country, middle))
+        return AtlasQuestion("three_hop", text, answer, 3, lookups, on_the_way=(subject, country, middle))
 
     def several(self, random: Random, kinds: Mapping[str, object], count: int) -> tuple[str, list[tuple[int, str]]] | None:
         """A kind and `count` subjects with clearly different numbers, largest first."""
@@ -147,7 +147,7 @@ class Quiz:
         clear = all(a - b >= 3 if years else a >= CLEAR * b for (a, _), (b, _) in pairwise(ranked))
         return (kind, ranked) if len(ranked) == count and clear else None
 
-    def comparison(self, random: Random) -> Question | None:
+    def comparison(self, random: Random) -> AtlasQuestion | None:
         found = self.several(random, COMPARE, 2)
         if found is None:
             return None
@@ -159,9 +159,9 @@ class Quiz:
         answer = large if more else small
         if random.random() < 0.25 and kind not in ("people", *ELEMENT_KINDS):
             return self.homes_compared(random, kind, order, answer, more)
-        return Question("comparison", text, answer, 1, (self.lookup(kind, *order),), on_the_way=tuple(order))
+        return AtlasQuestion("comparison", text, answer, 1, (self.lookup(kind, *order),), on_the_way=tuple(order))
 
-    def homes_compared(self, random: Random, kind: str, order: list[str], answer: str, more: bool) -> Question | None:
+    def homes_compared(self, random: Random, kind: str, order: list[str], answer: str, more: bool) -> AtlasQuestion | None:
         """Compare the countries of two cities: two hops."""
         if not all(self.towns[name] for name in order):
             return None
@@ -169,9 +169,9 @@ class Quiz:
         described = " or the one with ".join(("the country with " + towns[0], towns[1]))
         text = random.choice(COMPARE[kind][0 if more else 1]).format(x=described)
         lookups = (self.lookup("city", *towns), self.lookup(kind, *order))
-        return Question("comparison", text, answer, 2, lookups, on_the_way=(*towns, *order))
+        return AtlasQuestion("comparison", text, answer, 2, lookups, on_the_way=(*towns, *order))
 
-    def superlative(self, random: Random) -> Question | None:
+    def superlative(self, random: Random) -> AtlasQuestion | None:
         found = self.several(random, SUPERLATIVE, 3)
         if found is None:
             return None
@@ -182,9 +182,9 @@ class Quiz:
         a, b, c = (the(name) for name in order)
         text = SUPERLATIVE[kind][0 if most else 1].format(x=f"{a}, {b} or {c}")
         answer = ranked[0 if most else -1][1]
-        return Question("superlative", text, answer, 1, (self.lookup(kind, *order),), on_the_way=tuple(order))
+        return AtlasQuestion("superlative", text, answer, 1, (self.lookup(kind, *order),), on_the_way=tuple(order))
 
-    def arithmetic(self, random: Random) -> Question | None:
+    def arithmetic(self, random: Random) -> AtlasQuestion | None:
         shape = random.choice(("difference", "difference", "sum", "density", "border"))
         if shape == "density":
             return self.density(random)
@@ -202,9 +202,9 @@ class Quiz:
         if not fits(str(result)) or len(code) > 24:
             return None
         text = random.choice(kinds[kind]).format(a=the(a), b=the(b))
-        return Question("arithmetic", text, str(result), 1, (self.lookup(kind, a, b),), code, (a, b))
+        return AtlasQuestion("arithmetic", text, str(result), 1, (self.lookup(kind, a, b),), code, (a, b))
 
-    def density(self, random: Random) -> Question | None:
+    def density(self, random: Random) -> AtlasQuestion | None:
         country = random.choice(self.countries)
         population, area = self.measure(country, "population"), self.measure(country, "area")
         if not population or not area or population < 2 * area:
@@ -214,9 +214,9 @@ class Quiz:
         if len(code) > 25 or 2 * population % area == 0:
             return None
         text = random.choice(DENSITY).format(x=the(country))
-        return Question("arithmetic", text, str(round(population / area)), 1, (both,), code, (country,))
+        return AtlasQuestion("arithmetic", text, str(round(population / area)), 1, (both,), code, (country,))
 
-    def border_sum(self, random: Random) -> Question | None:
+    def border_sum(self, random: Random) -> AtlasQuestion | None:
         """The lengths of two borders of one country together."""
         country = random.choice(self.countries)
         lines = [
@@ -230,7 +230,7 @@ class Quiz:
         answer = str(int(first.value) + int(second.value))
         lookups = tuple(Lookup((line,), "border") for line in (first, second))
         code = f"print({first.value}+{second.value})"
-        return Question("arithmetic", text, answer, 1, lookups, code, (country, *others))
+        return AtlasQuestion("arithmetic", text, answer, 1, lookups, code, (country, *others))
 
     def borders(self, country: str) -> Iterator[Fact]:
         for (subject, key), fact in self.world.facts.items():
@@ -238,7 +238,7 @@ class Quiz:
                 yield fact
 
 
-FAMILIES: Mapping[str, Callable[[Quiz, Random], Question | None]] = MappingProxyType(
+FAMILIES: Mapping[str, Callable[[Quiz, Random], AtlasQuestion | None]] = MappingProxyType(
     {
         "one_hop": Quiz.one_hop,
         "two_hop": Quiz.two_hop,
@@ -255,10 +255,10 @@ def fits(answer: str) -> bool:
     return 0 < len(answer) <= (MAX_DIGITS if answer.isdigit() else MAX_LETTERS)
 
 
-def draw(world: World, split: str, family: str, count: int, random: Random) -> list[Question]:
+def draw(world: AtlasWorld, split: str, family: str, count: int, random: Random) -> list[AtlasQuestion]:
     """Up to `count` different questions of a family (fewer where the split holds no more)."""
     quiz = Quiz(world, split)
-    found: dict[str, Question] = {}
+    found: dict[str, AtlasQuestion] = {}
     for _ in range(40 * count):
         question = FAMILIES[family](quiz, random)
         if question is not None:

@@ -74,7 +74,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class AtlasWorld:
     """All facts. `facts` by (subject, kind); a border stands under (smaller name, "border/" + other name)."""
 
     facts: Mapping[tuple[str, str], Fact]
@@ -129,7 +129,7 @@ def read_rows() -> list[dict[str, object]]:
 
 
 @cache
-def world() -> World:
+def world() -> AtlasWorld:
     """The bundled world, read once."""
     facts: dict[tuple[str, str], Fact] = {}
     splits: dict[str, str] = {}
@@ -152,4 +152,4 @@ def world() -> World:
         country: tuple(fact.subject for fact in sorted(found, key=lambda fact: -int(fact.more)))
         for country, found in sorted(cities.items())
     }
-    return World(MappingProxyType(facts), MappingProxyType(splits), MappingProxyType(ordered), tuple(elements))
+    return AtlasWorld(MappingProxyType(facts), MappingProxyType(splits), MappingProxyType(ordered), tuple(elements))

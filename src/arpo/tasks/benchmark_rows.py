@@ -8,8 +8,8 @@ import binascii
 import re
 from collections.abc import Mapping
 
-from arpo.chat.answers import boxed
 from arpo.errors import FormatError
+from arpo.final_answer import boxed
 from arpo.tasks.rows import Skipped
 
 Row = Mapping[str, object]

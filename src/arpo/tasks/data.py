@@ -28,7 +28,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from arpo.config import Config, conflict
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
 from arpo.files import expanded
-from arpo.imported import imported
+from arpo.import_path import import_from_path
 from arpo.tasks import Task
 from arpo.tasks.given import Given, as_source, read_task
 from arpo.tasks.rows import Mending, Skipped, task_of
@@ -321,7 +321,7 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
 
 
 def _function(source: str, config: DataConfig) -> Iterator[tuple[str, Any]]:
-    function = imported(source, "source")
+    function = import_from_path(source, "source")
     if not callable(function):
         raise ConfigError("names no function", where="source", value=source, hint="a function that gives tasks or rows")
     try:

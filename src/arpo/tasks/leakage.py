@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from arpo.rewards.text import tokens
+from arpo.answer_text import tokens
 from arpo.tasks import Task
 
 MOST = 0.9  # the least share of a question's information that a text near it holds,

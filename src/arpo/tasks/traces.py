@@ -16,7 +16,7 @@ from arpo.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
-class TraceStep:
+class RecordedStep:
     """One turn: an optional thought, then calls, or an answer in the last one.
 
     `results` are the recorded texts, one a call, or empty: then the tools are run.
@@ -33,7 +33,7 @@ class Trace:
     """A task and the turns that solve it. Only the last step answers; every step before it calls."""
 
     task: Task
-    steps: tuple[TraceStep, ...]
+    steps: tuple[RecordedStep, ...]
 
 
 def load_traces(path: str | Path) -> list[Trace]:
@@ -106,7 +106,7 @@ def _messages(row: Mapping[str, object], where: str) -> tuple[Mapping[str, str],
     return tuple(messages)
 
 
-def _step(step: object, where: str, *, last: bool) -> TraceStep:
+def _step(step: object, where: str, *, last: bool) -> RecordedStep:
     step = _known(step, {"thought", "calls", "answer", "results"}, where)
     calls = tuple(_call(call, f"{where}.calls[{i}]") for i, call in enumerate(_typed(step, "calls", list, where, [])))
     results = tuple(_typed(step, "results", list, where, []))
@@ -116,7 +116,7 @@ def _step(step: object, where: str, *, last: bool) -> TraceStep:
         raise FormatError(f"{where}: {wrong} (got {step!r})")
     if results and (len(results) != len(calls) or not all(isinstance(text, str) for text in results)):
         raise FormatError(f"{where}: key 'results': one text a call, {len(calls)} in all (got {list(results)!r})")
-    return TraceStep(_typed(step, "thought", str, where, ""), calls, answer, results)
+    return RecordedStep(_typed(step, "thought", str, where, ""), calls, answer, results)
 
 
 def _call(call: object, where: str) -> Call:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.tasks import Task
 
 JsonSchema = Mapping[str, Any]
@@ -25,7 +25,7 @@ class ToolResult:
     """What a tool returns. `text` goes to the model (cut to the token limit by the chat format)."""
 
     text: str
-    status: Status = Status.OK
+    status: CallStatus = CallStatus.OK
     cached: bool = False
     empty: bool = False  # nothing was found: no error, and kept for a shorter time by a cache
     cost: float = 0.0  # money that this call cost, in the unit of `tools.limits.budget.money`

@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from arpo.core.tree import Outcome, Status
+from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ToolError, ToolsStoppedError
-from arpo.tools.keys import ANY_VERSION, canonical, key_of
+from arpo.tools.cache_key import ANY_VERSION, canonical, key_of
 from arpo.tools.settings import Mode
 from arpo.tools.store import Entry, Store
 
 T = TypeVar("T")
-Make = Callable[[], Awaitable[tuple[Outcome, bool]]]  # makes the call: its outcome, and whether nothing was found
+Make = Callable[[], Awaitable[tuple[ToolCallResult, bool]]]  # makes the call: its outcome, and whether nothing was found
 
 LEASE_S = 30.0  # for which a process that died keeps others waiting; the living renew it
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.002, 0.05  # how often a process looks whether another one is done: a look takes 30 us
@@ -37,7 +37,7 @@ class ReplayMissError(ToolError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class CachePolicy:
     """Of which tool results are kept, as what, and for how long (seconds; `empty_s` where nothing was found)."""
 
     tool: str
@@ -52,14 +52,14 @@ class Cache:
 
     def __init__(self, store: Store, mode: Mode = "live", tell: Callable[[str, str], None] = lambda text, level: None) -> None:
         self.store, self.mode, self.tell = store, mode, tell
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[bytes, InFlightCall] = {}
         self._owner = f"{os.getpid()}-{uuid4().hex}"
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-cache")  # writers wait for each other: not on the loop
         self._used: set[bytes] = set()
         self._touched = time.monotonic()
         self._able = True  # False once the store could not be written
 
-    async def outcome(self, kept: Kept, arguments: Mapping[str, Any], make: Make) -> Outcome:
+    async def outcome(self, kept: CachePolicy, arguments: Mapping[str, Any], make: Make) -> ToolCallResult:
         """What the call comes to, by whatever way is the cheapest. Raises ReplayMissError, and what `make` raises."""
         words = canonical(arguments, kept.schema)
         recorded = self.mode != "live"
@@ -72,15 +72,15 @@ class Cache:
             return entry.outcome
         if self.mode == "replay":
             raise ReplayMissError(f"{kept.tool}({words[:300]}) is not in the record {self.store.path}")
-        made = self._flights[keys[0]] = Flight(asyncio.create_task(self._fly(kept, keys, words, make)))
+        made = self._flights[keys[0]] = InFlightCall(asyncio.create_task(self._fly(kept, keys, words, make)))
         made.task.add_done_callback(lambda _: self._landed(keys[0], made))
         return await made.wait()
 
-    def _landed(self, key: bytes, flight: "Flight") -> None:
+    def _landed(self, key: bytes, flight: "InFlightCall") -> None:
         if self._flights.get(key) is flight:  # else it was given up, and another one is on its way
             del self._flights[key]
 
-    async def _fly(self, kept: Kept, keys: list[bytes], words: str, make: Make) -> Outcome:
+    async def _fly(self, kept: CachePolicy, keys: list[bytes], words: str, make: Make) -> ToolCallResult:
         """Make the call, unless another process is at it: then wait for what that comes to."""
         key = keys[0]
         if (theirs := await self._ahead_of_us(kept, keys)) is not None:
@@ -89,7 +89,7 @@ class Cache:
         entry = failure = None
         try:
             outcome, empty = await make()
-            failure = None if outcome.status is Status.OK else outcome
+            failure = None if outcome.status is CallStatus.OK else outcome
             if self._keeps(outcome):
                 entry = Entry(
                     key=key,
@@ -109,11 +109,11 @@ class Cache:
         await finished
         return outcome
 
-    def _keeps(self, outcome: Outcome) -> bool:
+    def _keeps(self, outcome: ToolCallResult) -> bool:
         """A record holds failures too, so that a replay meets them again; a provider that stayed away is no result."""
-        return outcome.status is Status.OK or (self.mode == "record" and outcome.status is not Status.UNAVAILABLE)
+        return outcome.status is CallStatus.OK or (self.mode == "record" and outcome.status is not CallStatus.UNAVAILABLE)
 
-    def _found(self, kept: Kept, keys: list[bytes]) -> Entry | None:
+    def _found(self, kept: CachePolicy, keys: list[bytes]) -> Entry | None:
         """What the store has for us. Read on the loop: that takes 20 us, and readers never wait."""
         for entry in self._read(self.store.get, keys) or ():
             if self._serves(kept, entry):
@@ -121,13 +121,13 @@ class Cache:
                 return entry
         return None
 
-    def _serves(self, kept: Kept, entry: Entry) -> bool:
+    def _serves(self, kept: CachePolicy, entry: Entry) -> bool:
         if self.mode == "replay":
             return True
         fresh_s = kept.empty_s if entry.empty else kept.fresh_s
-        return entry.status is Status.OK and (self.mode == "record" or time.time() - entry.made < fresh_s)
+        return entry.status is CallStatus.OK and (self.mode == "record" or time.time() - entry.made < fresh_s)
 
-    async def _ahead_of_us(self, kept: Kept, keys: list[bytes]) -> Outcome | None:
+    async def _ahead_of_us(self, kept: CachePolicy, keys: list[bytes]) -> ToolCallResult | None:
         """Wait while another process makes this call. Returns what it came to, failures too, or None where it is ours to make."""
         since, wait_s = time.time(), FIRST_LOOK_S
         while self._able:
@@ -149,7 +149,7 @@ class Cache:
             self._in_turn(self.store.finish, key, self._owner, None)  # the claim is made all the same
             raise
 
-    def _ended(self, kept: Kept, keys: list[bytes], since: float) -> Outcome | None:
+    def _ended(self, kept: CachePolicy, keys: list[bytes], since: float) -> ToolCallResult | None:
         """What another process made of this call: its result, or how it failed at `since` or later."""
         if (entry := self._found(kept, keys)) is not None:
             return entry.outcome
@@ -197,15 +197,15 @@ class Cache:
             self.tell(f"the cache {wrong}; calls go on without it", "warning")
 
 
-class Flight:
+class InFlightCall:
     """A call under way, for all who wait for it. It is cancelled when nobody waits any more."""
 
     __slots__ = ("task", "waiting")
 
-    def __init__(self, task: "asyncio.Task[Outcome]") -> None:
+    def __init__(self, task: "asyncio.Task[ToolCallResult]") -> None:
         self.task, self.waiting = task, 0
 
-    async def wait(self) -> Outcome:
+    async def wait(self) -> ToolCallResult:
         """Raises what the call raises."""
         self.waiting += 1
         try:
@@ -217,6 +217,6 @@ class Flight:
                 await asyncio.wait({self.task})
 
 
-def _not_ours(outcome: Outcome) -> Outcome:
+def _not_ours(outcome: ToolCallResult) -> ToolCallResult:
     """The outcome of a call that another one made, just now."""
     return replace(outcome, shared=True, cached=False, seconds=0.0, attempts=1, cost=0.0)

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from arpo.core.tree import Call, Outcome, Status
+from arpo.core.tree import Call, CallStatus, ToolCallResult
 from arpo.errors import ProviderError, ToolError, nearest
+from arpo.secrets import without_secrets
+from arpo.threads import settled
 from arpo.tools import CallContext, Tool, ToolResult
 from arpo.tools.function import as_result
-from arpo.tools.hidden import without_secrets
-from arpo.tools.off_loop import settled
 
 MOST_CHARS = 200_000  # of a result that is kept and recorded; the chat format cuts to tokens after that
 MOST_ERROR_CHARS = 500
@@ -24,12 +24,12 @@ LONGEST_S = 60.0  # where neither tool nor context sets a deadline: none at all 
 _abandoned: set["asyncio.Task[Any]"] = set()  # calls past their deadline that ignore being cancelled: kept until they end
 
 
-async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, context: CallContext) -> Outcome:
+async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, context: CallContext) -> ToolCallResult:
     """Run one call. Never raises for what the model, the tool or its provider does wrong, and returns at the deadline at the
-    latest. Nothing is cached, limited or tried again: `arpo.tools.traffic` does that around `admitted` and `attempt`.
+    latest. Nothing is cached, limited or tried again: `arpo.tools.gateway` does that around `admitted` and `attempt`.
     """
     tool = admitted(tools if isinstance(tools, Mapping) else {tool.name: tool for tool in tools}, call)
-    if isinstance(tool, Outcome):
+    if isinstance(tool, ToolCallResult):
         return tool
     try:
         return (await attempt(tool, call.arguments, context))[0]
@@ -37,7 +37,7 @@ async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, conte
         return unavailable(tool, error)
 
 
-def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | Outcome:
+def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | ToolCallResult:
     """The tool that `call` asks for, or the refusal that the model reads."""
     if call.error:
         return _refused(call.name, call.error)
@@ -50,7 +50,7 @@ def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | Outcome:
     return tool
 
 
-async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[Outcome, bool]:
+async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolCallResult, bool]:
     """Let the tool run once. Returns the outcome, and whether it says that there was nothing to be found.
 
     The deadline is the tool's own `deadline_s` where it has one, else the context's. For a stateful tool `context.state` is
@@ -64,7 +64,7 @@ async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext
     if fault:
         text = without_secrets(text)
     cut = len(text) > MOST_CHARS
-    outcome = Outcome(
+    outcome = ToolCallResult(
         tool=tool.name,
         status=result.status,
         text=text[:MOST_CHARS] + "…[cut]" if cut else text,
@@ -77,9 +77,9 @@ async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext
     return outcome, result.empty
 
 
-def unavailable(tool: Tool, error: ProviderError) -> Outcome:
+def unavailable(tool: Tool, error: ProviderError) -> ToolCallResult:
     """The outcome of a call whose provider stayed away. The model never reads it."""
-    return Outcome(tool=tool.name, status=Status.UNAVAILABLE, text=without_secrets(_short(str(error))), fault="provider")
+    return ToolCallResult(tool=tool.name, status=CallStatus.UNAVAILABLE, text=without_secrets(_short(str(error))), fault="provider")
 
 
 async def _within(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolResult, str]:
@@ -93,9 +93,9 @@ async def _within(tool: Tool, arguments: Mapping[str, Any], context: CallContext
         return task.result()
     _abandon(task)  # not awaited: a tool may ignore being cancelled
     if done:
-        return ToolResult(text=f"{tool.name} cancelled itself", status=Status.ERROR), "raised CancelledError"
+        return ToolResult(text=f"{tool.name} cancelled itself", status=CallStatus.ERROR), "raised CancelledError"
     late = f"{tool.name} took longer than {context.deadline_s:g} s and was stopped"
-    return ToolResult(text=late, status=Status.TIMEOUT), "deadline"
+    return ToolResult(text=late, status=CallStatus.TIMEOUT), "deadline"
 
 
 async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolResult, str]:
@@ -103,16 +103,16 @@ async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: CallContex
     try:
         result = await settled(tool, arguments, context)
         result = _sound(result if isinstance(result, ToolResult) else as_result(result))
-        return result, "" if result.status in (Status.OK, Status.REFUSED) else "reported"
+        return result, "" if result.status in (CallStatus.OK, CallStatus.REFUSED) else "reported"
     except ProviderError:
         raise
     except ToolError as error:
-        return ToolResult(text=_short(str(error)), status=Status.ERROR), "told"
+        return ToolResult(text=_short(str(error)), status=CallStatus.ERROR), "told"
     except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):  # not the tool's own: somebody ends it
         raise
     except BaseException as error:  # noqa: BLE001  the boundary around foreign code (Rust's panics are no Exception): the model reads it
         kind = type(error).__name__
-        return ToolResult(text=_short(f"{kind}: {error}"), status=Status.ERROR), f"raised {kind}"
+        return ToolResult(text=_short(f"{kind}: {error}"), status=CallStatus.ERROR), f"raised {kind}"
 
 
 def _sound(result: ToolResult) -> ToolResult:
@@ -120,7 +120,7 @@ def _sound(result: ToolResult) -> ToolResult:
     cost = float(result.cost)
     if not 0 <= cost < math.inf:
         raise ValueError(f"ToolResult.cost is {result.cost!r}")
-    return replace(result, text=str(result.text), status=Status(result.status), cost=cost)
+    return replace(result, text=str(result.text), status=CallStatus(result.status), cost=cost)
 
 
 def _abandon(task: "asyncio.Task[Any]") -> None:
@@ -137,8 +137,8 @@ def _forget(task: "asyncio.Task[Any]") -> None:
         task.exception()  # looked at, so that the loop does not report it
 
 
-def _refused(name: str, why: str) -> Outcome:
-    return Outcome(tool=name, status=Status.REFUSED, text=_short(why))
+def _refused(name: str, why: str) -> ToolCallResult:
+    return ToolCallResult(tool=name, status=CallStatus.REFUSED, text=_short(why))
 
 
 def _short(text: str) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, WrapValidator, model_validator
 
-from arpo.config import NO_SECRETS, Config, conflict
+from arpo.config import Config, conflict
+from arpo.config_errors import NO_SECRETS
 from arpo.errors import ArpoError, ConfigError, install, nearest
-from arpo.imported import imported
-from arpo.tools.hidden import secrets_in
+from arpo.import_path import import_from_path
+from arpo.secrets import secrets_in
 from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig, ToolLimitsConfig
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ def _target(use: str, where: str) -> Any:
     if use in BUILT_IN:
         if use in EXTRAS:
             _needs_extra(use, where)
-        return imported(BUILT_IN[use], where)
+        return import_from_path(BUILT_IN[use], where)
     if ":" not in use:
         raise ConfigError("no such tool", where=where, value=use, hint=f"{nearest(use, BUILT_IN)}, or an import path module:name")
-    return imported(use, where)
+    return import_from_path(use, where)
 
 
 def _needs_extra(use: str, where: str) -> None:

@@ -19,14 +19,14 @@ from typing import Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.files import as_seen_from_here
+from arpo.threads import is_asynchronous, run_off_loop
 from arpo.tools import CallContext, JsonSchema, ToolResult
 from arpo.tools.docstrings import read_docstring
-from arpo.tools.off_loop import is_asynchronous, run_off_loop
-from arpo.tools.own_loop import OwnLoop
 from arpo.tools.own_thread import OwnThread
+from arpo.tools.tool_event_loop import ToolEventLoop
 
 MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
 
@@ -67,7 +67,7 @@ class FunctionTool:
         self._model = self._arguments_model(arguments)
         self.schema: JsonSchema = _tidy(self._model.model_json_schema(by_alias=True))
         self.is_async = is_asynchronous(function)
-        self._own_loop = OwnLoop(self.name)
+        self._own_loop = ToolEventLoop(self.name)
         self._own_thread: OwnThread | None = None
         self._running: set[object] = set()  # calls whose threads have not ended
         self._awaited: set[object] = set()  # calls that somebody still waits for
@@ -103,12 +103,14 @@ class FunctionTool:
     def _unfit(self, why: str) -> ConfigError:
         return ConfigError(f"the function {why}", where=_place(self.function), value=self.name or self.function)
 
-    def bound_to(self, made: object, *, owner: str, thread: OwnThread | None = None, loop: OwnLoop | None = None) -> "FunctionTool":
+    def bound_to(
+        self, made: object, *, owner: str, thread: OwnThread | None = None, loop: ToolEventLoop | None = None
+    ) -> "FunctionTool":
         """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's tools share."""
         bound = copy.copy(self)
         bound.function, bound.is_method = self.function.__get__(made), False  # type: ignore[attr-defined]
         bound.provider = self.provider or owner
-        bound._own_thread, bound._own_loop = thread, loop or OwnLoop(self.name)
+        bound._own_thread, bound._own_loop = thread, loop or ToolEventLoop(self.name)
         bound.concurrency = 1 if thread else 0
         bound._running, bound._awaited = set(), set()
         return bound
@@ -117,7 +119,7 @@ class FunctionTool:
         try:
             checked = self._model.model_validate(dict(arguments))
         except ValidationError as error:
-            return ToolResult(text=_explain(self.name, error, self.schema), status=Status.REFUSED)
+            return ToolResult(text=_explain(self.name, error, self.schema), status=CallStatus.REFUSED)
         names = {str(field.alias): key for key, field in self._model.model_fields.items()}
         values = {name: getattr(checked, key) for name, key in names.items()}
         if self._context_name:

@@ -24,10 +24,10 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
 from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.leash import leashed
+from arpo.tools.die_with_parent import dies_with_parent
 from arpo.tools.recorded import server_of
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
@@ -91,7 +91,7 @@ class McpTool:
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         result = await self._server.call(self._remote, dict(arguments))
         text = as_text(result)
-        return ToolResult(text=text, status=Status.ERROR if result.is_error else Status.OK, empty=not text)
+        return ToolResult(text=text, status=CallStatus.ERROR if result.is_error else CallStatus.OK, empty=not text)
 
 
 class Server:
@@ -226,7 +226,7 @@ def _over_http(url: str, headers: Mapping[str, str], timeout_s: float) -> Opener
 
 def _started(words: Sequence[str], env: Mapping[str, str], folder: str, errors: IO[str]) -> Opener:
     async def open_session(stack: AsyncExitStack) -> Client:
-        command, *args = leashed(words, os.getpid())
+        command, *args = dies_with_parent(words, os.getpid())
         parameters = StdioServerParameters(command=command, args=args, env=dict(env), cwd=folder or None)
         return await stack.enter_async_context(Client(stdio_client(parameters, errlog=errors)))  # type: ignore[arg-type]
 

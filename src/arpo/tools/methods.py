@@ -10,8 +10,8 @@ from typing import Any
 
 from arpo.errors import ConfigError
 from arpo.tools.function import FunctionTool
-from arpo.tools.own_loop import OwnLoop
 from arpo.tools.own_thread import OwnThread
+from arpo.tools.tool_event_loop import ToolEventLoop
 
 
 def has_tool_methods(candidate: Any) -> bool:
@@ -31,7 +31,7 @@ def tools_of(made_from: type, options: Mapping[str, Any]) -> list[FunctionTool]:
             hint="Make them all one kind",
         )
     if methods[0].is_async:
-        made, loop = made_from(**options), OwnLoop(name)
+        made, loop = made_from(**options), ToolEventLoop(name)
         return [method.bound_to(made, owner=name, loop=loop) for method in methods]
     thread = OwnThread(name)
     made = thread.make(lambda: made_from(**options))

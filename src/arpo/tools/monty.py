@@ -6,10 +6,10 @@ Knows its limits and how to show what a program came to. Every call starts with 
 import weakref
 from typing import Any
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
+from arpo.threads import run_off_loop
 from arpo.tools import ToolResult
-from arpo.tools.off_loop import run_off_loop
 
 
 class Monty:
@@ -45,21 +45,23 @@ class Monty:
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
             late = "time limit exceeded" in error.display("msg")
             if late:  # the sandbox's own message holds measured times; the same call must give the same text
-                return self._shown(printed.output, f"TimeoutError: stopped after {seconds:g} s", Status.TIMEOUT)
-            return self._shown(printed.output, _error_line(error), Status.ERROR)
+                return self._shown(printed.output, f"TimeoutError: stopped after {seconds:g} s", CallStatus.TIMEOUT)
+            return self._shown(printed.output, _error_line(error), CallStatus.ERROR)
         except monty.MontyCrashedError as error:
-            return self._shown(printed.output, "the program was stopped", Status.TIMEOUT if error.timed_out else Status.ERROR)
+            return self._shown(
+                printed.output, "the program was stopped", CallStatus.TIMEOUT if error.timed_out else CallStatus.ERROR
+            )
         except monty.MontyError as error:
-            return self._shown(printed.output, str(error), Status.ERROR)
+            return self._shown(printed.output, str(error), CallStatus.ERROR)
         except ValueError as error:  # a value that Python itself refuses to print, such as a number of a million digits
-            return self._shown(printed.output, f"ValueError: {error}", Status.ERROR)
+            return self._shown(printed.output, f"ValueError: {error}", CallStatus.ERROR)
         try:
             shown = "" if value is None else value if isinstance(value, str) else repr(value)
         except ValueError as error:
-            return self._shown(printed.output, f"ValueError: {error}", Status.ERROR)
-        return self._shown(printed.output, shown, Status.OK)
+            return self._shown(printed.output, f"ValueError: {error}", CallStatus.ERROR)
+        return self._shown(printed.output, shown, CallStatus.OK)
 
-    def _shown(self, printed: str, last: str, status: Status) -> ToolResult:
+    def _shown(self, printed: str, last: str, status: CallStatus) -> ToolResult:
         text = "\n".join(part for part in (printed.rstrip("\n"), last) if part) or "(no output)"
         if len(text) > self.output_chars:
             text = text[: self.output_chars] + "…[cut]"

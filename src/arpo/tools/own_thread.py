@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from arpo.errors import ProviderError
-from arpo.tools.off_loop import work_for
+from arpo.threads import work_for
 
 T = TypeVar("T")
 Work = Callable[[], None]

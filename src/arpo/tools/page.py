@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, FormatError, ToolError
 from arpo.search.extraction import Extracted, html_to_text, pdf_to_text
 from arpo.search.lexical import Lexical
 from arpo.search.passages import cut
+from arpo.threads import run_off_loop
 from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.keys import digest
-from arpo.tools.off_loop import run_off_loop
+from arpo.tools.cache_key import digest
 from arpo.tools.web.fetch import Fetched, Fetcher
 from arpo.tools.web.summary import Summariser, SummariserConfig
 
@@ -90,7 +90,7 @@ class PageTool:
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         url, question = (self.complete(arguments, context).get(name) for name in ("url", "question"))
         if not isinstance(url, str) or not url.strip():
-            return ToolResult(text=f"{self.name} needs 'url', an address", status=Status.REFUSED)
+            return ToolResult(text=f"{self.name} needs 'url', an address", status=CallStatus.REFUSED)
         address, page = await self._open(url.strip())
         title = page.title or address
         shown = nearest(page.text, str(question), self._summariser.config.page_chars if self._summariser else self.chars)

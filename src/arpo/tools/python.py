@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, nearest
-from arpo.imported import imported
+from arpo.import_path import import_from_path
 from arpo.tasks import Task
 from arpo.tools import CallContext, JsonSchema, ToolResult
 
@@ -90,7 +90,7 @@ class PythonTool:
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         code = arguments.get("code")
         if not isinstance(code, str):
-            return ToolResult(text=f"{self.name} needs 'code', a text", status=Status.REFUSED)
+            return ToolResult(text=f"{self.name} needs 'code', a text", status=CallStatus.REFUSED)
         return await self._run(_unfenced(code), context)
 
     async def _run(self, code: str, context: CallContext) -> ToolResult:
@@ -134,7 +134,7 @@ def _built(backend: "str | Backend", options: dict[str, Any]) -> Backend:
         _check(options, OF_SANDBOX, backend)
         return _sandboxed(**options)
     if ":" in backend:
-        return _made(imported(backend, "backend"), backend, options)
+        return _made(import_from_path(backend, "backend"), backend, options)
     raise ConfigError("no such backend", where="backend", value=backend, hint=nearest(backend, ("monty", "sandbox")))
 
 

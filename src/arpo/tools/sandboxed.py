@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
 from arpo.sandbox import levels, messages
 from arpo.sandbox.limits import Limits
@@ -18,7 +18,7 @@ from arpo.sandbox.warm import Died, StartError, WarmSandbox
 from arpo.sandbox.weak import WeakSandbox
 from arpo.tools import ToolResult
 
-STATUS = {"ok": Status.OK, "error": Status.ERROR, "time": Status.TIMEOUT, "cpu": Status.TIMEOUT}
+STATUS = {"ok": CallStatus.OK, "error": CallStatus.ERROR, "time": CallStatus.TIMEOUT, "cpu": CallStatus.TIMEOUT}
 ATTEMPTS = 3  # at finding a session's process alive
 AS_BEFORE = "(variables are as they were before this call)"
 _names = itertools.count()
@@ -117,8 +117,8 @@ class Sandboxed:
 
 
 def _result(ran: Ran) -> ToolResult:
-    return ToolResult(text=ran.text or messages.NOTHING, status=STATUS.get(ran.ending, Status.ERROR))
+    return ToolResult(text=ran.text or messages.NOTHING, status=STATUS.get(ran.ending, CallStatus.ERROR))
 
 
 def _lost(error: Exception) -> ToolResult:
-    return ToolResult(text=str(error) or messages.LOST, status=Status.UNAVAILABLE)
+    return ToolResult(text=str(error) or messages.LOST, status=CallStatus.UNAVAILABLE)

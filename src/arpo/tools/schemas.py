@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
+from arpo.threads import settled
 from arpo.tools import CallContext, JsonSchema, Tool, ToolResult
 from arpo.tools.function import as_result
-from arpo.tools.off_loop import settled
 
 
 class ForeignTool:
@@ -25,7 +25,7 @@ class ForeignTool:
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         known = self.schema.get("properties", {})
         if unknown := [name for name in arguments if name not in known and self.schema.get("additionalProperties") is False]:
-            return ToolResult(text=f"{self.name} has no argument {unknown[0]!r}", status=Status.REFUSED)
+            return ToolResult(text=f"{self.name} has no argument {unknown[0]!r}", status=CallStatus.REFUSED)
         result = await settled(partial(self._function, **arguments))
         return result if isinstance(result, ToolResult) else as_result(result)
 

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
 from arpo.search.documents import read_documents
 from arpo.search.index import Index, is_index
 from arpo.search.passages import Passage, from_mappings
 from arpo.search.snippet import snippet
 from arpo.tasks import Task
+from arpo.threads import run_off_loop
 from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.keys import digest
-from arpo.tools.off_loop import run_off_loop
+from arpo.tools.cache_key import digest
 
 SMALL = 20_000  # passages that are searched in about a millisecond: no thread needed
 TASK_INDEXES = 64
@@ -74,7 +74,7 @@ class SearchTool:
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
-            return ToolResult(text=f"{self.name} needs 'query', a text", status=Status.REFUSED)
+            return ToolResult(text=f"{self.name} needs 'query', a text", status=CallStatus.REFUSED)
         documents = context.task.documents
         quick = len(documents) <= SMALL if documents else len(self.index.passages) <= SMALL and self.index.mode == "lexical"
         if quick:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arpo.core.tree import Outcome, Status
+from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ConfigError, FormatError
 
 FORMAT = 4  # 1 had no `failed`, 2 no `offers`, 3 no `held`; a file of theirs is given them
@@ -83,7 +83,7 @@ class Entry:
     tool: str
     version: str
     arguments: str
-    status: Status
+    status: CallStatus
     text: str
     fault: str = ""
     empty: bool = False
@@ -91,8 +91,8 @@ class Entry:
     recorded: bool = False
 
     @property
-    def outcome(self) -> Outcome:
-        return Outcome(tool=self.tool, status=self.status, text=self.text, fault=self.fault, cached=True)
+    def outcome(self) -> ToolCallResult:
+        return ToolCallResult(tool=self.tool, status=self.status, text=self.text, fault=self.fault, cached=True)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Store:
         with self._writing.turn() as db:
             db.execute("UPDATE leases SET expires = ? WHERE key = ? AND owner = ?", (time.time() + lease_s, key, owner))
 
-    def finish(self, key: bytes, owner: str, entry: Entry | None, failure: Outcome | None = None) -> None:
+    def finish(self, key: bytes, owner: str, entry: Entry | None, failure: ToolCallResult | None = None) -> None:
         """The call is made: keep `entry` (None: nothing is kept), leave `failure` to those who waited for this call, and let others
         have their turn. Evicts where that is due."""
         with self._writer() as db:
@@ -192,7 +192,7 @@ class Store:
         if entry is not None:
             self._evict()
 
-    def failure(self, key: bytes, since: float) -> Outcome | None:
+    def failure(self, key: bytes, since: float) -> ToolCallResult | None:
         """How this call failed, if it did at `since` (seconds since 1970) or later: who waited from then on need not ask again."""
         columns = "tool, status, text, fault"
         with self._reader() as db:
@@ -200,7 +200,7 @@ class Store:
                 f"SELECT {columns} FROM failed WHERE key = ? AND ended BETWEEN ? AND ?"  # later than now: before it was set back
             )
             row = db.execute(ended, (key, since, time.time())).fetchone()
-        return None if row is None else Outcome(tool=row[0], status=Status(row[1]), text=row[2], fault=row[3])
+        return None if row is None else ToolCallResult(tool=row[0], status=CallStatus(row[1]), text=row[2], fault=row[3])
 
     def touch(self, keys: Iterable[bytes]) -> None:
         """These entries were used just now."""
@@ -339,7 +339,7 @@ def _entry(row: Sequence[Any]) -> Entry:
         texts = all(isinstance(values[name], str) for name in ("tool", "version", "arguments", "text", "fault"))
         if not texts or not isinstance(values["made"], int | float) or not isinstance(json.loads(values["arguments"]), dict):
             raise ValueError("a value is of another kind")
-        flags = {"status": Status(values["status"]), "empty": bool(values["empty"]), "recorded": bool(values["recorded"])}
+        flags = {"status": CallStatus(values["status"]), "empty": bool(values["empty"]), "recorded": bool(values["recorded"])}
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the cache holds what is no result of a tool ({error}): arpo cache clear") from error
     return Entry(**{**values, **flags})

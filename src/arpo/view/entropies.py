@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from arpo.evaluation.metrics import wilson
-from arpo.view.index import Index
+from arpo.evaluation.statistics import wilson
+from arpo.view.index import RunIndex
 from arpo.view.rows import FIRST, RESULT
 
 _Z = 1.959964  # of a 95 % interval
@@ -21,7 +21,7 @@ _EDGE = 0.005  # share of tips on either side that the histogram's outer bars co
 Sums = dict[int, tuple[int, float, float]]  # by position: values, their sum, their squares' sum
 
 
-def entropy_answer(index: Index, num_windows: int) -> dict[str, Any]:
+def entropy_answer(index: RunIndex, num_windows: int) -> dict[str, Any]:
     """Entropy (api.ts). The run's steps are cut into `num_windows` windows, as equal as can be."""
     read, of = index.progress()
     steps = [step for (step,) in index.rows("SELECT DISTINCT step FROM sums ORDER BY step")]
@@ -88,7 +88,7 @@ def _curve(around: str, tool: str | None, window: int | None, sums: Sums) -> dic
     }
 
 
-def _calibration(index: Index) -> list[dict[str, Any]]:
+def _calibration(index: RunIndex) -> list[dict[str, Any]]:
     """Forks by rise, in buckets of about as many pairs. Equal rises stay in one bucket."""
     found = index.rows("SELECT rise, better, equal, worse FROM tips WHERE better + equal + worse > 0 ORDER BY rise")
     pairs = sum(sum(counts) for _, *counts in found)
@@ -108,7 +108,7 @@ def _calibration(index: Index) -> list[dict[str, Any]]:
     return [bucket | _share(bucket["better"], bucket["n"]) for bucket in buckets]
 
 
-def _payoff(index: Index, first: int, last: int) -> dict[str, Any]:
+def _payoff(index: RunIndex, first: int, last: int) -> dict[str, Any]:
     """What siblings of these steps were against their probes."""
     query = "SELECT TOTAL(better), TOTAL(equal), TOTAL(worse) FROM tips WHERE step BETWEEN ? AND ?"
     ((better, equal, worse),) = index.rows(query, (first, last))
@@ -124,7 +124,7 @@ def _share(better: int, n: int) -> dict[str, float | None]:
     return {"share": share.mean, "share_low": share.low, "share_high": share.high}
 
 
-def _histogram(index: Index) -> list[dict[str, Any]]:
+def _histogram(index: RunIndex) -> list[dict[str, Any]]:
     tips = index.rows("SELECT rise, wanted > 0, granted FROM tips ORDER BY rise")
     if not tips:
         return []

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError
-from arpo.evaluation.metrics import Estimate
 from arpo.evaluation.results import Results, read_results
 from arpo.evaluation.results import Sample as Asked
+from arpo.evaluation.statistics import Estimate
 from arpo.files import as_json, read_json
-from arpo.train.lock import is_held
-from arpo.view.asking import BY_WORLD, Asking
-from arpo.view.kept import Kept
+from arpo.runs.lock import is_held
+from arpo.view.memo import Memo
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
+from arpo.view.sample_log import BY_WORLD, SampleLogReader
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
-_ASKED, _RESULTS = "asked.json", "results.json"  # what an evaluation of benchmarks leaves: arpo.evaluation.asked, .findings
+_ASKED, _RESULTS = "asked.json", "results.json"  # what an evaluation of benchmarks leaves: arpo.evaluation.manifest, .findings
 _SORTS: Mapping[str, Callable[[Asked], Any]] = {
     name: lambda s, name=name: getattr(s, name)  # type: ignore[misc]
     for name in ("id", "family", "level", "reward", "accuracy", "calls", "tokens", "ending", "correct")
@@ -33,12 +33,12 @@ class Evaluations:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._kept: dict[str, Kept[Results | None]] = {}
+        self._kept: dict[str, Memo[Results | None]] = {}
         is_run = (folder / "recipe.yaml").is_file()  # a run's own log of samples is another thing
-        self.asking = None if is_run else Asking(folder)
+        self.asking = None if is_run else SampleLogReader(folder)
         self._going: dict[str, tuple[int, Results]] = {}  # by name: how many answers there were, and what they came to
-        self._asked = Kept(lambda: _object(folder / _ASKED), folder / _ASKED)
-        self._findings = Kept(lambda: _object(folder / _RESULTS), folder / _RESULTS)
+        self._asked = Memo(lambda: _object(folder / _ASKED), folder / _ASKED)
+        self._findings = Memo(lambda: _object(folder / _RESULTS), folder / _RESULTS)
 
     def names(self) -> list[str]:
         """In the order in which they were written, then those that go on; other JSON files there are left alone."""
@@ -86,7 +86,7 @@ class Evaluations:
     def _written(self, name: str) -> Results | None:
         path = self.folder / "evaluation" / f"{name}.json"
         if name not in self._kept:
-            self._kept[name] = Kept(lambda: _read(path), path)
+            self._kept[name] = Memo(lambda: _read(path), path)
         return self._kept[name].get()
 
     def _logged(self, name: str) -> Results | None:

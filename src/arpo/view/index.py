@@ -17,8 +17,8 @@ from typing import Any
 from arpo.core.record import TreeRecord, decode, peek
 from arpo.errors import FormatError
 from arpo.files import cache_folder
-from arpo.train.runfolder import RunFolder
-from arpo.view.kept import file_identity
+from arpo.runs.folder import RunFolder
+from arpo.view.memo import file_identity
 from arpo.view.rows import TreeFacts, facts_of
 
 _VERSION = 1  # of the tables; another one found is thrown away
@@ -38,7 +38,7 @@ CREATE INDEX IF NOT EXISTS tips_step ON tips (step);
 """
 
 
-class Index:
+class RunIndex:
     """The index of one run. Safe to use from several threads; several processes may share its file."""
 
     def __init__(self, run: RunFolder, folder: Path | None = None) -> None:

@@ -17,12 +17,12 @@ import arpo
 from arpo.core.record import TreeRecord
 from arpo.errors import ConfigError
 from arpo.files import as_json
-from arpo.train.runfolder import RunFolder
+from arpo.runs.folder import RunFolder
 from arpo.view import overview
 from arpo.view.entropies import entropy_answer
 from arpo.view.evaluations import Evaluations, evaluation_answer, sample_answer
-from arpo.view.index import Index
-from arpo.view.kept import Kept
+from arpo.view.index import RunIndex
+from arpo.view.memo import Memo
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
 from arpo.view.table import no_table, table_answer
@@ -46,20 +46,20 @@ class Viewed:
     id: str
     path: Path
     run: RunFolder | None
-    index: Index | None
+    index: RunIndex | None
     evaluations: Evaluations
     _last: tuple[int, int, str, TreeRecord] | None = field(default=None, repr=False)  # index version, step, task
 
     @cached_property
-    def recipe(self) -> Kept[dict[str, Any]]:
+    def recipe(self) -> Memo[dict[str, Any]]:
         files = [] if self.run is None else [self.path / name for name in ("recipe.yaml", "recipe.resumed.yaml")]
-        return Kept(lambda: overview.recipe_of(self.run), *files)
+        return Memo(lambda: overview.recipe_of(self.run), *files)
 
     @cached_property
-    def history(self) -> Kept[list[dict[str, Any]]]:
+    def history(self) -> Memo[list[dict[str, Any]]]:
         """The metrics, a dict a step."""
         run = self.run
-        return Kept(list) if run is None else Kept(run.metrics, run.path / "metrics.jsonl")
+        return Memo(list) if run is None else Memo(run.metrics, run.path / "metrics.jsonl")
 
     @cached_property
     def pieces(self) -> Pieces | None:
@@ -85,7 +85,7 @@ class Library:
         for path in dict.fromkeys(path.resolve() for path in paths):
             run = overview.open_run(path)
             name = _new_id(path, self.runs)
-            self.runs[name] = Viewed(name, path, run, None if run is None else Index(run, cache), Evaluations(path))
+            self.runs[name] = Viewed(name, path, run, None if run is None else RunIndex(run, cache), Evaluations(path))
         self._stop = threading.Event()
         self._asked = time.monotonic()  # when something was last asked for, or answered
         self._thread = threading.Thread(target=self._keep_up, name="arpo-view-index", daemon=True)

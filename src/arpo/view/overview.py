@@ -9,8 +9,8 @@ from typing import Any
 
 from arpo.errors import ConfigError
 from arpo.files import as_json
-from arpo.located import flat, read
-from arpo.train.runfolder import RunFolder
+from arpo.runs.folder import RunFolder
+from arpo.yaml_positions import flat, read
 
 Answer = dict[str, Any]
 

@@ -27,7 +27,7 @@ Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ViewerPage:
     html: str
     script: str
     style: str
@@ -35,7 +35,7 @@ class Page:
     style_at: str
 
 
-def built_page() -> Page:
+def built_page() -> ViewerPage:
     """The built assets. Raises ConfigError where they are missing, as in a checkout that has never built them."""
     folder = Path(str(files("arpo.view") / "static"))
     found = {kind: sorted(folder.rglob(f"*.{kind}")) for kind in ("html", "js", "css")}
@@ -43,7 +43,7 @@ def built_page() -> Page:
         counted = ", ".join(f"{len(paths)} .{kind}" for kind, paths in found.items())
         raise ConfigError(f"the page is not built ({counted} files)", where=str(folder), hint="run `make viewer` (needs Node)")
     html, script, style = (found[kind][0] for kind in ("html", "js", "css"))
-    return Page(
+    return ViewerPage(
         html=html.read_text(encoding="utf-8"),
         script=script.read_text(encoding="utf-8"),
         style=style.read_text(encoding="utf-8"),
@@ -65,7 +65,7 @@ def export(library: Library, path: Path, tree: tuple[int, str] | None = None, *,
     return str(embedded["note"])
 
 
-def self_contained(page: Page, embedded: Answer) -> str:
+def self_contained(page: ViewerPage, embedded: Answer) -> str:
     """One HTML file with script, style and data inside."""
     script = page.script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
     style = page.style.replace("</style", "<\\/style")

@@ -12,7 +12,7 @@ from typing import Any
 from arpo.core.events import Returned
 from arpo.core.place import Place
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Outcome, Role
+from arpo.core.tree import Role, ToolCallResult
 from arpo.view.forks import fork_at, forks, helped
 
 MOST_QUESTION = 300  # characters of a question in a table
@@ -46,7 +46,7 @@ def facts_of(record: TreeRecord) -> TreeFacts:
     return TreeFacts(_row(record), _sums(record), _tips(record))
 
 
-def discarded(record: TreeRecord) -> dict[Place, Sequence[Outcome]]:
+def discarded(record: TreeRecord) -> dict[Place, Sequence[ToolCallResult]]:
     """By leaf, the outcomes that came back but were never shown to the model: the branch ended with them."""
     ended = (event for event in record.events if isinstance(event, Returned) and event.ending is not None)
     return {event.observation.place: event.observation.outcomes for event in ended}

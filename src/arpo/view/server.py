@@ -43,7 +43,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class TokenGuard:
     """Lets a request through to `app` if it may be answered, and puts the safety headers on every answer."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
@@ -109,7 +109,7 @@ def application(library: Library, token: str) -> Starlette:
         Route("/api/{rest:path}", api),
     ]
     app = Starlette(routes=routes, exception_handlers={404: lambda request, error: _error(404, "nothing is served here")})
-    app.add_middleware(Guard, token=token)
+    app.add_middleware(TokenGuard, token=token)
     return app
 
 

@@ -6,9 +6,9 @@ Knows the index's columns and the query's words, which are never part of an SQL 
 from collections.abc import Sequence
 from typing import Any
 
-from arpo.core.tree import Ending, Status
+from arpo.core.tree import CallStatus, StopReason
 from arpo.errors import ConfigError
-from arpo.view.index import COLUMNS, Index, as_row
+from arpo.view.index import COLUMNS, RunIndex, as_row
 from arpo.view.query import Query
 
 Answer = dict[str, Any]
@@ -27,7 +27,7 @@ _TEXTS = {
 _HELPED = {1: "helped", 0: "same", -1: "hurt", None: "unbranched"}
 
 
-def table_answer(index: Index, query: Query) -> Answer:
+def table_answer(index: RunIndex, query: Query) -> Answer:
     """Trees. A step that is asked for is read at once; others are, sooner or later, by whoever keeps the index up to date."""
     step, helped = query.maybe_whole("step"), query.maybe_whole("helped")
     others = _where(query)
@@ -99,13 +99,13 @@ def _order(sort: str | None) -> str:
     return f"{column} {'DESC' if sort.startswith('-') else 'ASC'} NULLS LAST, step, number"
 
 
-def _branching(index: Index, where: Where) -> Answer:
+def _branching(index: RunIndex, where: Where) -> Answer:
     """In how many trees branching helped, hurt, made no difference, or could not be judged."""
     counted = dict(index.rows(f"SELECT helped, COUNT(*) FROM trees WHERE {where[0]} GROUP BY helped", where[1]))
     return {name: counted.get(value, 0) for value, name in _HELPED.items()}
 
 
-def _facets(index: Index) -> Answer:
+def _facets(index: RunIndex) -> Answer:
     """What there is to choose from, over the whole run."""
 
     def distinct(query: str) -> list[str]:
@@ -119,6 +119,6 @@ def _facets(index: Index) -> Answer:
         "steps": index.run.event_steps(),
         "families": distinct("family FROM trees WHERE family != ''"),
         "tools": listed("tools", "value"),
-        "endings": [ending.value for ending in Ending if ending.value in endings],
-        "errors": [status.value for status in Status if status.value in statuses],
+        "endings": [ending.value for ending in StopReason if ending.value in endings],
+        "errors": [status.value for status in CallStatus if status.value in statuses],
     }

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from arpo.visible import visible
+from arpo.terminal_safe import terminal_safe
 
 MOST_CHARS = 240  # of a segment
 Answer = Mapping[str, Any]
@@ -67,7 +67,7 @@ _HELPED = {1: "yes", 0: "equal", -1: "hurt", None: "-"}
 def _cell(row: Answer, name: str) -> str:
     match name:
         case "task":
-            return visible(row["task"])
+            return terminal_safe(row["task"])
         case "question":
             return _short(row["question"], 80)
         case "helped":
@@ -92,7 +92,8 @@ def _node(node: Answer, leaf: Answer | None, most_chars: int) -> Text:
         text.append("\n" + _short(node["text"], most_chars), style="dim")
         for outcome in node["outcomes"]:
             if outcome["status"] != "ok" or outcome["cut"]:
-                text.append(f"\n{visible(outcome['tool'])}: {outcome['status']}{', cut' if outcome['cut'] else ''}", style="yellow")
+                cut = ", cut" if outcome["cut"] else ""
+                text.append(f"\n{terminal_safe(outcome['tool'])}: {outcome['status']}{cut}", style="yellow")
         if decision := node["decision"]:
             text.append("\n" + decision["said"], style="magenta" if decision["granted"] else "dim magenta")
             text.append_text(_paid_off(decision))
@@ -126,7 +127,7 @@ def _ending(leaf: Answer) -> Text:
 
 
 def _short(text: str, most: int) -> str:
-    line = visible(text.strip().replace("\n", "⏎"))
+    line = terminal_safe(text.strip().replace("\n", "⏎"))
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -15,7 +15,7 @@ from arpo.core.entropy import head_entropy
 from arpo.core.expansion import TipDecision
 from arpo.core.place import Place, read_place, show
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Call, Observation, Outcome, Role, Segment, Turn, probe_lines
+from arpo.core.tree import Call, Observation, Role, Segment, ToolCallResult, Turn, probe_lines
 from arpo.errors import ConfigError
 from arpo.files import as_json
 from arpo.view.forks import fork_at
@@ -28,7 +28,7 @@ _DIGITS = 5  # of a log-probability or an entropy: what a float32 holds, and no 
 
 def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
     """Tree: every segment in preorder with its text, decision and credit; every leaf with its reward."""
-    shown = _Shown(record, pieces)
+    shown = _TreeView(record, pieces)
     task = record.notes.get("task")
     growth = record.growth
     return {
@@ -73,7 +73,7 @@ def tokens_answer(record: TreeRecord, node: str, pieces: Pieces | None) -> Answe
     if isinstance(segment, Turn):
         low, high = segment.bounds if segment.bounds is not None else (None, None)
         learner = record.notes.get("learner_logprobs")
-        mean = _Shown(record, None).credit.get(place)
+        mean = _TreeView(record, None).credit.get(place)
         answer |= {
             "logprobs": _numbers(segment.logprobs),
             "entropies": _numbers(segment.entropies),
@@ -110,7 +110,7 @@ def said(record: TreeRecord, made: TipDecision, budget: int | None) -> str:
     return f"{', '.join([rise, *parts])}: {given}"
 
 
-class _Shown:
+class _TreeView:
     """A record with what several of its nodes need."""
 
     def __init__(self, record: TreeRecord, pieces: Pieces | None) -> None:
@@ -243,7 +243,7 @@ def _budgets(record: TreeRecord) -> dict[Place, int]:
     return budgets
 
 
-def _outcomes(outcomes: Iterable[Outcome], calls: Sequence[Call]) -> list[Answer]:
+def _outcomes(outcomes: Iterable[ToolCallResult], calls: Sequence[Call]) -> list[Answer]:
     arguments: list[Mapping[str, object]] = [call.arguments for call in calls]
     return [
         {

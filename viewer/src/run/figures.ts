@@ -1,4 +1,4 @@
-/** Which metrics are drawn together, and what has to be said about them: the page's twin of arpo.train.figures. */
+/** Which metrics are drawn together, and what has to be said about them: the page's twin of arpo.report.figures. */
 
 /**
  * A metric and its label; or every metric under a prefix (it ends with "/"), all that begin with a name (it ends with "*"), or a

@@ -19,10 +19,10 @@ from arpo.engines.config import EngineConfig
 from arpo.engines.limits import check_request
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import Pieces, pieces
+from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig
-from arpo.engines.vllm.cutter import Cutter
-from arpo.engines.vllm.forms import Form, Published
 from arpo.engines.vllm.publisher import Publisher
+from arpo.engines.vllm.transport import Transport, WeightSnapshot
 from arpo.errors import EngineError
 
 T = TypeVar("T")
@@ -33,7 +33,9 @@ class VllmEngine:
     """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V of the
     entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop strings."""
 
-    def __init__(self, form: Form, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None) -> None:
+    def __init__(
+        self, form: Transport, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None
+    ) -> None:
         self.form, self.publisher, self.vocab_size, self.context, self.spell = form, publisher, vocab_size, context, spell
         self.stats = EngineStats()
         self.version = 0
@@ -154,7 +156,7 @@ class VllmEngine:
             self._writing.pop(task, None)
 
     async def _turn(self, prompt: list[int], params: SamplingParams, put: Put) -> None:
-        cutter = Cutter(params, self.spell, self.vocab_size)
+        cutter = ChunkAssembler(params, self.spell, self.vocab_size)
         counted = False
         async with aclosing(self.form.stream(prompt, params)) as stream:
             async for piece in stream:
@@ -183,7 +185,7 @@ class VllmEngine:
             if weights.changing:
                 await self.publisher.keep(published)  # a server that comes back needs them as they are now
 
-    async def _hand_over(self, published: Published) -> None:
+    async def _hand_over(self, published: WeightSnapshot) -> None:
         began = time.perf_counter()
         await self.form.load(published)
         self.publisher.keep_only(published)

@@ -15,7 +15,7 @@ Messages = Callable[[], Awaitable[Any]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class Guard:
+class BearerGuard:
     """ASGI middleware."""
 
     def __init__(self, app: Callable[[dict[str, Any], Messages, Send], Awaitable[None]]) -> None:

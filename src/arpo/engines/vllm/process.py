@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arpo.engines import SamplingParams
-from arpo.engines.vllm.forms import Piece, Published
-from arpo.engines.vllm.link import Link, LinkError
+from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
+from arpo.engines.vllm.transport import Piece, WeightSnapshot
 from arpo.errors import ArpoError, ConfigError, EngineError, first_line
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class InProcess:
     def __init__(self, settings: "Settings", tell: Callable[[str], None] = lambda text: None) -> None:
         self.settings, self.tell = settings, tell
         self.llm: Any = None
-        self.published: Published | None = None
+        self.published: WeightSnapshot | None = None
         self._changing = asyncio.Lock()  # one start, load, rest or waking at a time
         self._asleep = False
         self._version = 0
-        self._link: Link | None = None
+        self._link: WeightBroadcast | None = None
 
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -57,7 +57,7 @@ class InProcess:
         except Exception as error:  # vLLM raises whatever its parts raise, and a request must not end a run
             raise EngineError(f"vLLM failed: {first_line(error.__cause__ or error)}") from error
 
-    async def load(self, published: Published) -> None:
+    async def load(self, published: WeightSnapshot) -> None:
         if self.published is None:
             self.published = published
             await self._awake()
@@ -79,7 +79,7 @@ class InProcess:
                     raise EngineError(f"vLLM cannot load new weights: {first_line(error)}") from error
                 raise
 
-    async def _load(self, published: Published) -> None:
+    async def _load(self, published: WeightSnapshot) -> None:
         await self._wake()
         await self.llm.pause_generation(mode="keep", clear_cache=False)
         await self._hand_over(published)
@@ -88,7 +88,7 @@ class InProcess:
         self._version = published.version
         await self.llm.resume_generation()
 
-    async def _hand_over(self, published: Published) -> None:
+    async def _hand_over(self, published: WeightSnapshot) -> None:
         """Through the collective, where the recipe says so and it works; else by files."""
         if self._link is not None:
             try:
@@ -197,7 +197,7 @@ class InProcess:
             ) from error
         await self._unless_dead(self.llm.update_weight_version(self.published.label))
         self._version = self.published.version
-        self._link = Link(self._call, transfer_s=self.settings.vllm.transfer_s) if self.settings.broadcasts else None
+        self._link = WeightBroadcast(self._call, transfer_s=self.settings.vllm.transfer_s) if self.settings.broadcasts else None
 
 
 def _columns(flat: Any, num_tokens: int, top_k: int) -> tuple[list[float], np.ndarray]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arpo.engines.vllm.forms import Parts, Published
+from arpo.engines.vllm.transport import Parts, WeightSnapshot
 from arpo.errors import ConfigError
 
 PREFIX = "arpo-weights-"
@@ -47,32 +47,32 @@ class Publisher:
         self.offers = offers
         self.run = secrets.token_hex(4)
         self._home: Path | None = None
-        self._kept: list[Published] = []  # the newest last
+        self._kept: list[WeightSnapshot] = []  # the newest last
 
-    def first(self) -> Published:
+    def first(self) -> WeightSnapshot:
         """The model's weights as they are now."""
         return self.publish(self.model.state_dict(), 0)
 
-    def write(self, state: Any, version: int) -> Published:
+    def write(self, state: Any, version: int) -> WeightSnapshot:
         """`state` (names to tensors, or a folder that holds them already) as `version`. The folder before it may still be read:
         `forget_before` ends it. Raises ConfigError where there is no room."""
         label = f"{self.run}/{version}"
-        return Published(self._written(state, version) if isinstance(state, Mapping) else Path(state), version, label)
+        return WeightSnapshot(self._written(state, version) if isinstance(state, Mapping) else Path(state), version, label)
 
-    def publish(self, state: Any, version: int) -> Published:
+    def publish(self, state: Any, version: int) -> WeightSnapshot:
         """`state` for an engine that runs: offered, or written."""
         return self.offer(state, version) if self.offers else self.write(state, version)
 
-    def offer(self, state: Any, version: int) -> Published:
+    def offer(self, state: Any, version: int) -> WeightSnapshot:
         """The same for a collective: written to a folder only where somebody needs one, by `Published.written`, which may be
         asked for while `state` is as it is."""
         label, device = f"{self.run}/{version}", next(self.model.parameters()).device
         if not isinstance(state, Mapping):
-            return Published(Path(state), version, label, parts=partial(_read, Path(state)), device=device)
+            return WeightSnapshot(Path(state), version, label, parts=partial(_read, Path(state)), device=device)
         write = partial(self._written, state, version)
-        return Published(None, version, label, write=write, parts=partial(self._parts, state), device=device)
+        return WeightSnapshot(None, version, label, write=write, parts=partial(self._parts, state), device=device)
 
-    async def keep(self, published: Published) -> None:
+    async def keep(self, published: WeightSnapshot) -> None:
         """The tensors of `published` are about to change: it keeps them as they are now."""
         folder = await published.written()
         if published.parts is not None:
@@ -102,7 +102,7 @@ class Publisher:
             ) from error
         return folder
 
-    def keep_only(self, published: Published) -> None:
+    def keep_only(self, published: WeightSnapshot) -> None:
         """Remove the weights before `published`, which every server has loaded, but for what one is being started from."""
         self._kept = [*(each for each in self._kept if each is not published), published]
         for each in self._kept[:-1]:

@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 
 from arpo.engines import SamplingParams
-from arpo.engines.vllm.forms import Piece, Published
-from arpo.engines.vllm.link import Link, LinkError
+from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
 from arpo.engines.vllm.publisher import PREFIX
+from arpo.engines.vllm.transport import Piece, WeightSnapshot
 from arpo.errors import ConfigError, EngineError
 
 EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
@@ -50,7 +50,7 @@ class Replica:
         self.version = 0
         self.live = 0
         self.loads = 0
-        self.link: Link | None = None  # through which weights come, where not through files
+        self.link: WeightBroadcast | None = None  # through which weights come, where not through files
         self.why = ""  # it was taken out
         self.bringing = asyncio.Lock()  # one change of weights at a time
         self._asking: set[asyncio.Task[httpx.Response]] = set()  # what it has not begun to answer
@@ -96,7 +96,7 @@ class Replica:
                 self._answers.discard(response)
                 await response.aclose()
 
-    async def publish(self, published: Published) -> None:
+    async def publish(self, published: WeightSnapshot) -> None:
         """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
         server answers and cannot. It stays paused then: what it holds may be half old, half new."""
         folder = await published.written() if self.link is None else None
@@ -122,7 +122,7 @@ class Replica:
         said: Sequence[Any] = (await self._post("/collective_rpc", json=given)).json()["results"]
         return said
 
-    async def meet(self, published: Published) -> None:
+    async def meet(self, published: WeightSnapshot) -> None:
         """Where weights come through a collective: join it. Raises LostError."""
         if self.link is not None:
             try:
@@ -130,7 +130,7 @@ class Replica:
             except LinkError as error:
                 raise LostError(str(error)) from error
 
-    async def name(self, published: Published) -> None:
+    async def name(self, published: WeightSnapshot) -> None:
         """Say that the weights it has are `published`."""
         await self._post("/update_weight_version", json={"new_version": published.label})
         self.version = published.version
@@ -161,7 +161,7 @@ class Replica:
                 hint="Let the run start it: engine.vllm.mode serve",
             )
 
-    async def holds(self, published: Published) -> bool:
+    async def holds(self, published: WeightSnapshot) -> bool:
         """Whether its weights are `published`, also after it was started anew. Raises LostError."""
         return bool((await self._get("/weight_info")).json()["weight_version"] == published.label)
 

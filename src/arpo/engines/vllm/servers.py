@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from arpo.engines import SamplingParams
-from arpo.engines.vllm.forms import Piece, Published
 from arpo.engines.vllm.launch import Launcher
 from arpo.engines.vllm.replica import LostError, Replica
+from arpo.engines.vllm.transport import Piece, WeightSnapshot
 from arpo.errors import ConfigError, EngineError
 
 LOOK_S = 2.0  # between looks at each server's health
@@ -46,10 +46,10 @@ class Servers:
         self.replicas, self.context, self.tied = list(replicas), context, tied
         self.patience_s, self.transfer_s = patience_s, transfer_s
         self.launcher, self.sleeps, self.tell = launcher, sleeps, tell
-        self.published: Published | None = None
+        self.published: WeightSnapshot | None = None
         self._homes: OrderedDict[str, Replica] = OrderedDict()
         self._missed: dict[Replica, int] = {}
-        self._starts: dict[Replica, Published] = {}  # the weights from which one is being started anew
+        self._starts: dict[Replica, WeightSnapshot] = {}  # the weights from which one is being started anew
         self._watching: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # a replica came back
         self._asleep = False
@@ -75,7 +75,7 @@ class Servers:
                     raise EngineError(f"no vLLM server could answer this request; the last one, {replica.url}: {error}") from error
                 await self._lose(replica, str(error))
 
-    async def load(self, published: Published) -> None:
+    async def load(self, published: WeightSnapshot) -> None:
         first = self.published is None
         self.published = published
         await self._wake()

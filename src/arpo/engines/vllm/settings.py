@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from arpo.engines.config import EngineConfig, has_fast_bf16
+from arpo.engines.vllm.broadcast import LOOPBACK, WeightBroadcast, address_towards
 from arpo.engines.vllm.config import VllmConfig
-from arpo.engines.vllm.forms import Form
 from arpo.engines.vllm.launch import SHIPPED, Launcher
-from arpo.engines.vllm.link import LOOPBACK, Link, address_towards
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.servers import Servers
+from arpo.engines.vllm.transport import Transport
 from arpo.errors import ConfigError
 from arpo.files import expanded
 
@@ -54,7 +54,7 @@ class Settings:
             tokenizes=tokenizes,
         )
 
-    def form(self, tell: Callable[[str], None] = lambda text: None) -> Form:
+    def form(self, tell: Callable[[str], None] = lambda text: None) -> Transport:
         """How vLLM is reached. Raises ConfigError where it is not there."""
         from arpo.engines.vllm.process import InProcess
         from arpo.engines.vllm.versions import Environment, check_here
@@ -78,7 +78,7 @@ class Settings:
         replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
         for replica in replicas if self.broadcasts else ():
             host = LOOPBACK if launcher else address_towards(replica.url)
-            replica.link = Link(replica.call, host=host, transfer_s=self.vllm.transfer_s)
+            replica.link = WeightBroadcast(replica.call, host=host, transfer_s=self.vllm.transfer_s)
         sleeps = self.vllm.sleep and self.on_gpu
         return Servers(
             replicas,

@@ -17,8 +17,8 @@ import httpx
 from protego import Protego
 
 from arpo.errors import ProviderError, ToolError
-from arpo.tools.web.address import networks, resolve
-from arpo.tools.web.exchange import tls
+from arpo.http.address import networks, resolve
+from arpo.http.exchange import tls
 
 AGENT = "arpo"
 ROBOTS_BYTES = 500 << 10  # RFC 9309: at least 500 KiB are to be read

@@ -11,14 +11,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 from arpo.errors import ProviderError
+from arpo.http.exchange import HttpRequest, HttpResponse, retry_after, said
 from arpo.search.passages import Passage
-from arpo.tools.web.exchange import Answer, Request, retry_after, said
 
 TAG = re.compile(r"</?\w[^>]*>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SearchRequest:
     """One search: what a provider makes a request of."""
 
     query: str
@@ -31,21 +31,21 @@ class Asked:
         return f"Asked({self.query!r}, k={self.k})"
 
 
-def nothing_special(answer: Answer, key: str) -> None:
+def nothing_special(answer: HttpResponse, key: str) -> None:
     """Of a provider whose errors are all told by their status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
+class SearchProvider:
     """A service for web search. `read` raises KeyError or TypeError for JSON that is not of the documented form; `check` raises
     for errors that a status alone does not tell."""
 
     name: str
     url: str  # "": it is hosted by yourself, and the recipe says where
     key_env: str  # the environment variable that holds the key; "": there is none
-    ask: Callable[[Asked], Request]
+    ask: Callable[[SearchRequest], HttpRequest]
     read: Callable[[Any], Sequence[Passage]]
-    check: Callable[[Answer, str], None] = nothing_special
+    check: Callable[[HttpResponse, str], None] = nothing_special
     needs: tuple[str, ...] = ()  # parameters without which it cannot be asked
 
 
@@ -61,9 +61,9 @@ def _plain(text: Any) -> str:
 # --- Serper: POST https://google.serper.dev/search, header X-API-KEY (https://serper.dev/playground shows requests and responses)
 
 
-def _ask_serper(asked: Asked) -> Request:
+def _ask_serper(asked: SearchRequest) -> HttpRequest:
     body = {"q": asked.query, "num": asked.k, **asked.parameters}
-    return Request(method="POST", url=asked.url, body=body, secret_headers={"X-API-KEY": asked.key})
+    return HttpRequest(method="POST", url=asked.url, body=body, secret_headers={"X-API-KEY": asked.key})
 
 
 def _read_serper(value: Any) -> list[Passage]:
@@ -81,7 +81,7 @@ def _read_serper(value: Any) -> list[Passage]:
     return found + [passage(hit.get("title"), hit.get("snippet"), hit.get("link")) for hit in organic]
 
 
-def _check_serper(answer: Answer, key: str) -> None:
+def _check_serper(answer: HttpResponse, key: str) -> None:
     if answer.status == 400 and "credits" in said(answer).casefold():
         raise ProviderError(f"serper: the account is exhausted: {said(answer, key)}", retriable=False, provider="serper")
 
@@ -89,9 +89,9 @@ def _check_serper(answer: Answer, key: str) -> None:
 # --- Brave: GET /res/v1/web/search, header X-Subscription-Token (https://api-dashboard.search.brave.com/documentation)
 
 
-def _ask_brave(asked: Asked) -> Request:
+def _ask_brave(asked: SearchRequest) -> HttpRequest:
     params = {"q": asked.query, "count": min(asked.k, 20), "text_decorations": "false", **asked.parameters}
-    return Request(
+    return HttpRequest(
         url=asked.url, params=params, headers={"Accept": "application/json"}, secret_headers={"X-Subscription-Token": asked.key}
     )
 
@@ -105,7 +105,7 @@ def _read_brave(value: Any) -> list[Passage]:
     return [passage(hit.get("title"), text, hit.get("url")) for hit, text in zip(hits, texts, strict=True)]
 
 
-def _check_brave(answer: Answer, key: str) -> None:
+def _check_brave(answer: HttpResponse, key: str) -> None:
     """A wrong key is 422 with a code. Limits are told by window, shortest first: `X-RateLimit-Remaining: 0, 1500` and
     `X-RateLimit-Reset: 1, 1419704` (seconds); the last window is the month."""
     if answer.status == 422 and b"SUBSCRIPTION_TOKEN_INVALID" in answer.content:
@@ -129,9 +129,9 @@ def _numbers(header: str) -> list[float]:
 # --- Tavily: POST https://api.tavily.com/search, bearer token (https://docs.tavily.com/documentation/api-reference/endpoint/search)
 
 
-def _ask_tavily(asked: Asked) -> Request:
+def _ask_tavily(asked: SearchRequest) -> HttpRequest:
     body = {"query": asked.query, "max_results": min(asked.k, 20), **asked.parameters}
-    return Request(method="POST", url=asked.url, body=body, secret_headers={"Authorization": f"Bearer {asked.key}"})
+    return HttpRequest(method="POST", url=asked.url, body=body, secret_headers={"Authorization": f"Bearer {asked.key}"})
 
 
 def _read_tavily(value: Any) -> list[Passage]:
@@ -144,11 +144,11 @@ def _read_tavily(value: Any) -> list[Passage]:
 # (https://docs.brightdata.com/scraping-automation/serp-api; `brd_json=1` gives the page as JSON)
 
 
-def _ask_bing(asked: Asked) -> Request:
+def _ask_bing(asked: SearchRequest) -> HttpRequest:
     own = {name: value for name, value in asked.parameters.items() if name != "zone"}
     page = "https://www.bing.com/search?" + urlencode({"q": asked.query, "count": asked.k, **own, "brd_json": 1})
     body = {"zone": asked.parameters["zone"], "url": page, "format": "raw"}
-    return Request(method="POST", url=asked.url, body=body, secret_headers={"Authorization": f"Bearer {asked.key}"})
+    return HttpRequest(method="POST", url=asked.url, body=body, secret_headers={"Authorization": f"Bearer {asked.key}"})
 
 
 def _read_bing(value: Any) -> list[Passage]:
@@ -158,7 +158,7 @@ def _read_bing(value: Any) -> list[Passage]:
     return [passage(hit.get("title"), hit.get("description"), hit.get("link")) for hit in hits]
 
 
-def _check_bing(answer: Answer, key: str) -> None:
+def _check_bing(answer: HttpResponse, key: str) -> None:
     """What went wrong between Bright Data and Bing comes in headers, under a status of 200 too."""
     code = answer.headers.get("x-brd-error-code") or answer.headers.get("x-brd-err-code") or ""
     words = answer.headers.get("x-brd-error") or answer.headers.get("x-brd-err-msg") or ""
@@ -170,8 +170,8 @@ def _check_bing(answer: Answer, key: str) -> None:
 # --- SearXNG: GET /search?format=json (https://docs.searxng.org/dev/search_api.html)
 
 
-def _ask_searxng(asked: Asked) -> Request:
-    return Request(url=f"{asked.url.rstrip('/')}/search", params={"q": asked.query, "format": "json", **asked.parameters})
+def _ask_searxng(asked: SearchRequest) -> HttpRequest:
+    return HttpRequest(url=f"{asked.url.rstrip('/')}/search", params={"q": asked.query, "format": "json", **asked.parameters})
 
 
 def _read_searxng(value: Any) -> list[Passage]:
@@ -185,7 +185,7 @@ def _read_searxng(value: Any) -> list[Passage]:
     return [passage(hit.get("title"), hit.get("content"), hit.get("url")) for hit in hits]
 
 
-def _check_searxng(answer: Answer, key: str) -> None:
+def _check_searxng(answer: HttpResponse, key: str) -> None:
     if answer.status == 403:
         why = "does not give JSON: its settings.yml needs `search: {formats: [html, json]}`"
         raise ProviderError(f"searxng {why} (403)", retriable=False, provider="searxng")
@@ -194,10 +194,10 @@ def _check_searxng(answer: Answer, key: str) -> None:
 # --- a retrieval server with Search-R1's API, such as `arpo serve-search`
 
 
-def _ask_retrieval(asked: Asked) -> Request:
+def _ask_retrieval(asked: SearchRequest) -> HttpRequest:
     url = asked.url.rstrip("/")
     body = {"queries": [asked.query], "topk": asked.k, "return_scores": True, **asked.parameters}
-    return Request(method="POST", url=url if url.endswith("/retrieve") else f"{url}/retrieve", body=body)
+    return HttpRequest(method="POST", url=url if url.endswith("/retrieve") else f"{url}/retrieve", body=body)
 
 
 def _read_retrieval(value: Any) -> list[Passage]:
@@ -210,7 +210,7 @@ def _read_retrieval(value: Any) -> list[Passage]:
 PROVIDERS = {
     provider.name: provider
     for provider in (
-        Provider(
+        SearchProvider(
             name="serper",
             url="https://google.serper.dev/search",
             key_env="SERPER_API_KEY",
@@ -218,7 +218,7 @@ PROVIDERS = {
             read=_read_serper,
             check=_check_serper,
         ),
-        Provider(
+        SearchProvider(
             name="brave",
             url="https://api.search.brave.com/res/v1/web/search",
             key_env="BRAVE_API_KEY",
@@ -226,8 +226,10 @@ PROVIDERS = {
             read=_read_brave,
             check=_check_brave,
         ),
-        Provider(name="tavily", url="https://api.tavily.com/search", key_env="TAVILY_API_KEY", ask=_ask_tavily, read=_read_tavily),
-        Provider(
+        SearchProvider(
+            name="tavily", url="https://api.tavily.com/search", key_env="TAVILY_API_KEY", ask=_ask_tavily, read=_read_tavily
+        ),
+        SearchProvider(
             name="bing",
             url="https://api.brightdata.com/request",
             key_env="BRIGHTDATA_API_KEY",
@@ -236,7 +238,7 @@ PROVIDERS = {
             check=_check_bing,
             needs=("zone",),
         ),
-        Provider(name="searxng", url="", key_env="", ask=_ask_searxng, read=_read_searxng, check=_check_searxng),
-        Provider(name="retrieval", url="", key_env="", ask=_ask_retrieval, read=_read_retrieval),
+        SearchProvider(name="searxng", url="", key_env="", ask=_ask_searxng, read=_read_searxng, check=_check_searxng),
+        SearchProvider(name="retrieval", url="", key_env="", ask=_ask_retrieval, read=_read_retrieval),
     )
 }

@@ -13,9 +13,9 @@ from urllib.parse import quote
 from pydantic import Field
 
 from arpo.config import Config
+from arpo.http.exchange import HttpRequest
 from arpo.search.passages import Passage
-from arpo.tools.web.exchange import Request
-from arpo.tools.web.providers import Asked, Provider, passage
+from arpo.tools.web.providers import SearchProvider, SearchRequest, passage
 
 
 class Template(Config):
@@ -45,13 +45,13 @@ class Template(Config):
     """Where its address stands."""
 
 
-def from_template(template: Template) -> Provider:
+def from_template(template: Template) -> SearchProvider:
     """The provider that `template` describes."""
 
-    def ask(asked: Asked) -> Request:
+    def ask(asked: SearchRequest) -> HttpRequest:
         own = {name: str(value) for name, value in template.headers.items()}
         params = template.params | dict(asked.parameters)
-        return Request(
+        return HttpRequest(
             method=template.method,
             url=asked.url.replace("{query}", quote(asked.query, safe="")).replace("{k}", str(asked.k)),
             params={name: _filled(value, asked) for name, value in params.items() if not _secret(value)},
@@ -72,7 +72,7 @@ def from_template(template: Template) -> Provider:
             raise TypeError(f"{template.results or 'the answer'} is no list")
         return found
 
-    return Provider(name=template.name, url=template.url, key_env=template.key_env, ask=ask, read=read)
+    return SearchProvider(name=template.name, url=template.url, key_env=template.key_env, ask=ask, read=read)
 
 
 def at(value: Any, path: str) -> Any:
@@ -95,7 +95,7 @@ def _first(hit: Any, paths: str | Sequence[str]) -> Any:
     return ""
 
 
-def _filled(value: Any, asked: Asked) -> Any:
+def _filled(value: Any, asked: SearchRequest) -> Any:
     if isinstance(value, Mapping):
         return {name: _filled(each, asked) for name, each in value.items()}
     if isinstance(value, list):

@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arpo.core.tree import Status
+from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, nearest
+from arpo.http.exchange import HttpClient, HttpResponse, refused
 from arpo.search.passages import Passage
 from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.keys import digest
+from arpo.tools.cache_key import digest
 from arpo.tools.search import NOTHING, passage_line
-from arpo.tools.web.exchange import Answer, Exchange, refused
-from arpo.tools.web.providers import PROVIDERS, Asked, Provider
+from arpo.tools.web.providers import PROVIDERS, SearchProvider, SearchRequest
 from arpo.tools.web.template import Template, from_template
 
 
@@ -79,7 +79,7 @@ class WebSearchTool:
             "web", {"provider": dict(provider) if isinstance(provider, Mapping) else provider, "url": self.url, **built}
         )
         self.deadline_s = timeout_s + 1.0  # the provider's own limit comes first, so that it is told as the provider's
-        self._exchange = Exchange(self.provider, timeout_s=timeout_s)
+        self._exchange = HttpClient(self.provider, timeout_s=timeout_s)
 
     def ready(self) -> None:
         """Raises ConfigError where the key is not there. A run asks before its start, a replay does not."""
@@ -97,7 +97,7 @@ class WebSearchTool:
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
-            return ToolResult(text=f"{self.name} needs 'query', a text", status=Status.REFUSED)
+            return ToolResult(text=f"{self.name} needs 'query', a text", status=CallStatus.REFUSED)
         found = (await self.find(query))[: self.k]
         text = "\n".join(self._line(passage, query) for passage in found)
         sources = [passage.source for passage in found]
@@ -106,14 +106,14 @@ class WebSearchTool:
     async def find(self, query: str) -> list[Passage]:
         """What the provider has for `query`. Raises ProviderError where it fails, ToolError where it refuses the query."""
         key = os.environ.get(self.key_env, "") if self.key_env else ""
-        asked = Asked(query=" ".join(query.split()), k=self.k, url=self.url, key=key, parameters=self.parameters)
+        asked = SearchRequest(query=" ".join(query.split()), k=self.k, url=self.url, key=key, parameters=self.parameters)
         answer = await self._exchange.send(self._provider.ask(asked))
         self._provider.check(answer, key)
         if answer.status >= 300:
             refused(answer, self.provider, self.key_env, key)
         return [passage for passage in self._read(answer) if passage.title or passage.text]
 
-    def _read(self, answer: Answer) -> list[Passage]:
+    def _read(self, answer: HttpResponse) -> list[Passage]:
         try:
             value = answer.value
         except ValueError:
@@ -131,7 +131,7 @@ class WebSearchTool:
         return f"{line} ({passage.source})" if self.urls and passage.source else line
 
 
-def _provider(given: str | Mapping[str, Any]) -> Provider:
+def _provider(given: str | Mapping[str, Any]) -> SearchProvider:
     if isinstance(given, Mapping):
         try:
             return from_template(Template.model_validate(given))

@@ -1,0 +1,114 @@
+"""`arpo chat`: questions from the keyboard, answers as they are written.
+
+Knows a terminal and a conversation. How an answer comes about, `arpo.rollout.ask` knows.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from random import Random
+
+from rich.console import Console
+
+from arpo.assembly.components import Components, build_components, build_setting, model_folder
+from arpo.assembly.resolve import ResolvedModel, spoken_with
+from arpo.errors import ArpoError
+from arpo.recipe.run import RunConfig
+from arpo.rollout.ask import ask
+from arpo.tasks import Task
+
+KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D leaves."
+
+
+def talk(source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
+    """Talk with the model that `source` names: a run's, an exported one or a recipe's with their own tools, or with those of
+    `recipe`, which a plain model needs.
+
+    `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other ArpoErrors.
+    """
+    console = console or Console(soft_wrap=True)
+    found = spoken_with(source, recipe)
+    setting = build_setting(found.run)
+    for text in setting.notes():
+        console.print(text, highlight=False, markup=False)
+    components = build_components(_unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting)
+    tools = ", ".join(tool.name for tool in components.agent.tools) or "none"
+    console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}", highlight=False, markup=False)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  line editing and history for `input`
+    with asyncio.Runner() as runner:
+        try:
+            _Talk(components, runner, console, read).go_on()
+        finally:
+            runner.run(components.agent.engine.close())
+
+
+def _unhurried(found: ResolvedModel) -> RunConfig:
+    """The run without its limit on prompts: a conversation grows, and its oldest part is forgotten instead."""
+    return found.run.model_copy(update={"chat": found.run.chat.model_copy(update={"prompt_tokens": None})})
+
+
+class _Talk:
+    def __init__(self, components: Components, runner: asyncio.Runner, console: Console, read: Callable[[str], str]) -> None:
+        self.components, self.runner, self.console, self.read = components, runner, console, read
+        self.messages: list[dict[str, str]] = []
+        self.asked = 0
+
+    def go_on(self) -> None:
+        """Until the person leaves."""
+        interrupted = False
+        while True:
+            try:
+                said = self.read("\n> ").strip()
+            except EOFError:
+                self.console.print()
+                return
+            except KeyboardInterrupt:
+                if interrupted:
+                    return
+                interrupted = True
+                self.say("\nCtrl-C once more leaves.")
+                continue
+            interrupted = False
+            if said in ("/quit", "/exit"):
+                return
+            if said == "/new":
+                self.messages = []
+                self.say("(a new conversation)")
+            elif said.startswith("/"):
+                self.say(f"{said.split()[0]} is no command. {KEYS}")
+            elif said:
+                self.answer(said)
+
+    def answer(self, question: str) -> None:
+        """Show the agent's answer. One that is stopped or fails leaves the conversation as it was."""
+        self.asked += 1
+        messages = self.fitting([*self.messages, {"role": "user", "content": question}])
+        seed = Random(f"{self.components.run.seed}/chat/{self.asked}").getrandbits(63)
+        try:
+            answer = self.runner.run(ask(self.components.agent, messages, self.components.run.rollout, self.console, seed=seed))
+        except KeyboardInterrupt:
+            self.say("\n(stopped)")
+        except ArpoError as error:
+            self.say(f"error: {error}")
+        else:
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
+
+    def fitting(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds all)."""
+        run = self.components.run
+        room = run.rollout.branch_tokens - 2 * run.rollout.turn_tokens - run.chat.result_tokens
+        kept = messages
+        while len(kept) > 2 and self.num_tokens(kept) > room:
+            kept = kept[2:]
+        if len(kept) < len(messages):
+            self.say("(the conversation no longer fits rollout.branch_tokens: its beginning is forgotten)")
+        return kept
+
+    def num_tokens(self, messages: list[dict[str, str]]) -> int:
+        task = Task(id="chat", messages=tuple(messages), answers=())
+        chat, tools = self.components.agent.chat(task)
+        return len(chat.render(task, tools))
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, style="dim")

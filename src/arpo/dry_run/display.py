@@ -1,0 +1,280 @@
+"""How a trial looks in a terminal: prompt, tree, rewards, loss mask, gates and costs. Without colours it says the same in words.
+
+Knows rich and the things that are shown. Refuses to know how they came about.
+"""
+
+from collections.abc import Sequence
+from itertools import count
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from arpo.assembly.components import Components
+from arpo.core.credit import CreditedTree
+from arpo.core.entropy import head_entropy
+from arpo.core.expansion import TipDecision
+from arpo.core.place import Place, show
+from arpo.core.tree import CallStatus, Observation, Prompt, RolloutTree, Segment, Turn
+from arpo.display.progress import duration
+from arpo.dry_run.estimate import RunEstimate, Timings
+from arpo.learner.packing import pack
+from arpo.rollout.collect import Rollout
+from arpo.tasks import Task
+from arpo.tasks.data import LoadReport
+from arpo.training.first_step_checks import Gate
+from arpo.training.metrics import Metrics
+
+MOST_CHARS = 240  # of a turn or a result in the tree
+TRAINED, ALSO_TRAINED, GIVEN = "green", "bright_green", "dim"
+
+
+def heading(console: Console, text: str) -> None:
+    console.print()
+    console.rule(Text(text, style="bold"), align="left", style="dim")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), highlight=False)
+
+
+def data(console: Console, reports: Sequence[tuple[str, int, LoadReport | None]]) -> None:
+    """What each split holds: (name, tasks, what became of its rows)."""
+    heading(console, "data")
+    for name, number, report in reports:
+        say(console, f"{name:11} {report if report else f'{number} tasks'}")
+
+
+def model(console: Console, components: Components, *, label: str, warning: str = "") -> None:
+    heading(console, "model")
+    trained = sum(p.numel() for p in components.model.parameters() if p.requires_grad)
+    all_of_them = sum(p.numel() for p in components.model.parameters())
+    say(console, f"{label}: {all_of_them:,} parameters, {trained:,} of them trained")
+    say(console, f"on {components.model.device}, matrix products in {str(components.dtype).removeprefix('torch.')}")
+    if warning:
+        say(console, warning, "yellow")
+
+
+def prompt(console: Console, components: Components, task: Task) -> None:
+    """The prompt as the model sees it: tokens turned back into text, special ones spelled out."""
+    chat, tools = components.agent.chat(task)
+    tokens = chat.render(task, tools)
+    heading(console, f"the prompt of task {task.id}, as the model sees it")
+    console.print(Panel(Text(chat.text(tokens)), subtitle=f"{len(tokens)} tokens", subtitle_align="right"))
+    say(console, f"tools: {', '.join(tool.name for tool in tools) or 'none'}. A turn ends with {_stops(chat.stop)}.")
+    say(console, f"right answers: {' or '.join(map(repr, task.answers)) or 'none given'}")
+
+
+def _stops(stop: Sequence[str]) -> str:
+    return f"{', '.join(stop)} or the model's end of turn" if stop else "the model's end of turn"
+
+
+# --- the tree
+
+
+def tree(console: Console, rollout: Rollout) -> None:
+    """Every turn with its head entropy, what the rule decided after each result, and how each leaf ended."""
+    grown = rollout.grown
+    growth = grown.expansion.growth
+    heading(
+        console,
+        f"its tree: {growth.leaves} leaves from {grown.planned_roots} roots, rule {getattr(growth.rule, 'rule', growth.rule)}",
+    )
+    top = Tree(Text("prompt", style="bold"), guide_style="dim")
+    _grow(top, rollout, ())
+    console.print(top)
+    tips = [d for d in grown.expansion.decisions.values() if d.tip is not None]
+    wanted = sum(d.decided.decision.wanted for d in tips)
+    say(
+        console,
+        f"{len(tips)} tips: {wanted} branches wanted, {grown.expansion.num_branches} granted, {len(grown.expansion.fills)} further "
+        f"roots to use the budget up",
+    )
+
+
+def _grow(node: Tree, rollout: Rollout, place: Place) -> None:
+    found = rollout.grown.tree
+    below = {
+        child for child in (*found.turns, *found.endings) if child[:-1] == place
+    }  # a leaf that the world ended may lack a turn
+    for child in sorted(below):
+        _grow(node.add(_turn_text(rollout, child)), rollout, child)
+
+
+def _turn_text(rollout: Rollout, place: Place) -> Text:
+    grown = rollout.grown
+    found = grown.tree
+    text = Text()
+    if turn := found.turns.get(place):
+        head = head_entropy(turn.entropies, grown.expansion.growth.head) if turn.tokens else float("nan")
+        text.append(f"{show(place)} {turn.role.value}", style="bold cyan")
+        text.append(f"  {len(turn.tokens)} tokens, head {head:.2f} nats\n", style="dim")
+        text.append(_short(grown.chat.text(turn.tokens)))
+    if observation := found.observations.get(place):
+        text.append("\n" + _short(grown.chat.text(observation.tokens)), style="dim")
+        for outcome in observation.outcomes:
+            if outcome.status is not CallStatus.OK or outcome.cut:
+                text.append(f"\n{outcome.tool}: {outcome.status.value}{', cut' if outcome.cut else ''}", style="yellow")
+        if decision := grown.expansion.decisions.get(place):
+            text.append("\n" + _decision(decision), style="magenta" if decision.decided.granted else "dim magenta")
+    if place in found.endings:
+        text.append("\n")
+        text.append_text(_ending(rollout, place))
+    return text
+
+
+def _decision(found: TipDecision) -> str:
+    tip, decision = found.tip, found.decided.decision
+    if tip is None:
+        return "no decision: the world failed before the next head was known"
+    known = {"head", "baseline", "rise", "rise_low", "rise_high"}
+    terms = "".join(f", {name} {value:.2f}" for name, value in decision.terms.items() if name not in known)
+    rise = f"rise {tip.rise:+.2f} ({tip.head:.2f} after {tip.baseline:.2f})"
+    return f"{rise}{terms}: wants {decision.wanted}, gets {found.decided.granted}"
+
+
+def _ending(rollout: Rollout, leaf: Place) -> Text:
+    score = rollout.scored.scores.get(leaf)
+    ending = rollout.grown.tree.endings[leaf].value.replace("_", " ")
+    if score is None:
+        return Text(f"{ending}: no reward", style="red")
+    style = "green" if score.accuracy >= 0.5 else "yellow" if score.reward >= 0 else "red"
+    return Text(f"{ending}, reward {score.reward:g}", style=style)
+
+
+def _short(text: str) -> str:
+    line = text.strip().replace("\n", "⏎")
+    return line if len(line) <= MOST_CHARS else line[: MOST_CHARS - 1] + "…"
+
+
+# --- rewards and the loss mask
+
+
+def rewards(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
+    """The parts of each leaf's reward, and the advantage that came of it."""
+    heading(console, "the reward, part by part")
+    scores = rollout.scored.scores
+    parts = sorted({name for score in scores.values() for name in score.parts})
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("leaf", no_wrap=True)
+    table.add_column("answered", overflow="fold", min_width=8)
+    for name in (*parts, "reward", "accuracy", "advantage"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for leaf in rollout.grown.tree.leaves():
+        ending = rollout.grown.tree.endings[leaf].value.replace("_", " ")
+        score = scores.get(leaf)
+        if score is None:
+            table.add_row(show(leaf), f"({ending})", *("-" for _ in (*parts, 1, 2, 3)))
+            continue
+        values = [f"{score.parts[name]:.4g}" if name in score.parts else "-" for name in parts]
+        answer = rollout.transcripts[leaf].answer
+        table.add_row(
+            show(leaf),
+            Text(_short(answer)[:60] if answer is not None else "(no answer)" if ending == "finished" else f"({ending})"),
+            *values,
+            f"{score.reward:.4g}",
+            f"{score.accuracy:.4g}",
+            f"{credited.advantages.get(leaf, 0.0):+.2f}",
+        )
+    console.print(table)
+    if not any(credited.advantages.values()):
+        say(console, "all rewards are equal: this group would teach nothing", "yellow")
+
+
+def loss_mask(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
+    """One branch token by token, coloured by what the packer lets into the loss."""
+    leaf = _telling_leaf(rollout.grown.tree, credited)
+    if leaf is None:
+        return
+    heading(console, f"branch {show(leaf)}: what is trained on")
+    trained = trained_tokens(credited, leaf)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("from")
+    table.add_column("tokens", overflow="fold")
+    table.add_column("trained", justify="right", no_wrap=True)
+    at = count()
+    for segment in rollout.grown.tree.path(leaf):
+        text, hits = Text(), 0
+        for token in segment.tokens:
+            on = next(at) in trained
+            hits += on
+            style = GIVEN if not on else TRAINED if hits % 2 else ALSO_TRAINED
+            text.append(rollout.grown.chat.text([token]).replace("\n", "⏎\n"), style=style)
+        text.rstrip()
+        table.add_row(_author(segment), text, f"{hits} of {len(segment.tokens)}")
+    console.print(table)
+
+
+def _telling_leaf(found: RolloutTree, credited: CreditedTree) -> Place | None:
+    """The longest branch that has a reward."""
+    return max(sorted(credited.advantages), key=len, default=None) if found.turns else None
+
+
+def trained_tokens(credited: CreditedTree, leaf: Place) -> frozenset[int]:
+    """Positions in the branch of `leaf` that enter the loss, as the packer says."""
+    own = {pair: value for pair, value in credited.credit.items() if pair[1] == leaf}
+    [batch] = pack([CreditedTree(credited.scored, {leaf: credited.advantages[leaf]}, own)], 1, flat=True)
+    return frozenset(batch.predicts_P.tolist())
+
+
+def _author(segment: Segment) -> str:
+    match segment:
+        case Prompt():
+            return "prompt"
+        case Turn():
+            return "policy"
+        case Observation():
+            return "tools"
+
+
+# --- the step and its costs
+
+
+def first_step(
+    console: Console, metrics: Metrics, found: Sequence[Gate], num_trees: int, *, enforced: bool, cold_started: bool
+) -> None:
+    """The gates as far as these trees show them; a model before its cold start is not held against them."""
+    of = f"{num_trees} tree{'s' if num_trees > 1 else ''}"
+    if cold_started:
+        heading(console, f"gates, measured on {of}" + ("" if enforced else " (this recipe only reports them)"))
+    else:
+        heading(console, f"{of} by the model as it is")
+        say(
+            console,
+            "The gates are checked in the first step, after the cold start. `arpo sft` makes that alone; then --try shows them.",
+        )
+    for gate in found if cold_started else ():
+        say(console, str(gate), "green" if gate.holds else "yellow")
+    say(
+        console,
+        f"accuracy {metrics.get('accuracy/leaves', float('nan')):.0%}, {metrics['calls/a_leaf']:.1f} tool calls and "
+        f"{metrics['tokens/generated'] / max(1, metrics['leaves/all']):.0f} new tokens a leaf",
+    )
+
+
+def cost(console: Console, took: Timings, expected: RunEstimate) -> None:
+    heading(console, "memory and time")
+    together = f"{took.trees_at_once} at once" if took.trees_at_once > 1 else "alone: many at once will be faster"
+    say(console, f"a tree       {took.tree_s:.2g} s ({together})")
+    pretended = ", on pretended rewards since no group had mixed ones" if took.made_up else ""
+    saved = f" instead of {took.tokens_flat:,}" if took.tokens_flat > took.tokens_trained else ""
+    say(console, f"an update    {took.update_s:.2g} s for {took.tokens_trained:,} tokens{saved}{pretended}")
+    say(console, f"memory       {took.memory / 2**30:.1f} GiB at the peak")
+    say(console, f"a step       about {duration(expected.step_s)} where every group has mixed rewards")
+    say(console, f"training     about {duration(expected.training_s)} for {expected.num_steps} steps")
+    if expected.cold_start_s:
+        say(console, f"cold start   about {duration(expected.cold_start_s)}, once")
+    if expected.evaluations_s:
+        say(console, f"evaluations  about {duration(expected.evaluations_s)} in all")
+    if expected.minutes is not None:
+        fits = expected.steps_that_fit
+        limit = f"train.minutes is {expected.minutes:g}: "
+        enough = fits >= expected.num_steps
+        say(
+            console,
+            limit + ("all steps fit" if enough else f"about {fits} of {expected.num_steps} steps fit"),
+            "" if enough else "yellow",
+        )
+    say(console, "\nNothing was written. Without --try the run begins.")

@@ -1,0 +1,143 @@
+"""Every answer of an evaluation as a line on disk, written the moment it is there.
+
+    samples.jsonl: one JSON object a line: an `Answer`, and under "record" the whole trajectory in the form of `arpo.core.codec`
+
+Knows lines. Refuses to know how answers are made and what is computed from them. A line that a killed process has not finished is
+cut off before the next one is written; of two lines for one sample the later counts.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from arpo.core.codec import pack, unpack
+from arpo.core.record import TreeRecord
+from arpo.core.tree import StopReason
+from arpo.errors import FormatError
+from arpo.evaluation.results import Sample
+from arpo.files import json_line, read_json_lines
+
+FILE = "samples.jsonl"
+SCHEMA = "arpo/sample/1"
+NOT_ASKED = "not_asked"  # the ending of a question that could not even be put: its prompt is too long
+NOT_SCORED = "not_scored"  # the ending of an answer whose reward failed
+Key = tuple[str, str, int]  # benchmark, id, number of the sample
+_BY_WORLD = {ending.value for ending in StopReason if ending.by_world} | {NOT_ASKED, NOT_SCORED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRecord(Sample):
+    """One answer to one question of a benchmark, with what it cost and, where nobody could have been right, why (`failure`)."""
+
+    benchmark: str
+    category: str = ""
+    metric: str = ""  # the measure that `accuracy` was taken by
+    asked_calls: int = 0  # tool calls that the model wrote, refused ones included
+    turns: int = 0
+    read_tokens: int = 0  # of context before each turn, summed: what an endpoint bills as input
+    seconds: float = 0.0  # from the question to the score, waiting for others included
+    tool_s: float = 0.0  # of which in tools, summed over calls
+    cost: float = 0.0  # money: tools, and the engine where it knows its price
+    failure: str = ""  # why the world, not the model, ended it
+    measures: Mapping[str, float] = field(default_factory=dict)  # further measures by name, 0 to 1
+
+    @property
+    def key(self) -> Key:
+        return self.benchmark, self.id, self.sample
+
+    @property
+    def failed(self) -> bool:
+        """True where the world ended it: it counts as wrong, and its `failure` says why."""
+        return self.ending in _BY_WORLD
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> "SampleRecord":
+        """From a line. Raises TypeError, KeyError or ValueError for another."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{**{key: item for key, item in value.items() if key in known}, "gold": tuple(value["gold"])})
+
+
+class SampleLog:
+    """Appends answers to FOLDER/samples.jsonl, each with one write, whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        _cut_unfinished_line(self.path)
+        self._file = self.path.open("ab", buffering=0)
+
+    def __enter__(self) -> "SampleLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def append(self, answer: SampleRecord, record: TreeRecord | None) -> None:
+        """Raises OSError where the disk is full: what was there before stays readable."""
+        line = json_line({"schema": SCHEMA, **asdict(answer), "record": None if record is None else pack(record)})
+        before, left = os.fstat(self._file.fileno()).st_size, memoryview(line)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(before)
+            raise
+
+
+def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a folder's samples.jsonl as they are, one at a time. Raises FormatError naming file and line."""
+    for number, line in enumerate(read_json_lines(folder / FILE), 1):
+        if line.get("schema") != SCHEMA:
+            raise FormatError(f"{folder / FILE}, line {number}: schema is {line.get('schema')!r}, expected {SCHEMA!r}")
+        yield line
+
+
+def read_samples(folder: Path) -> dict[Key, SampleRecord]:
+    """The answers in a folder, without their trajectories, in the order in which they were first given."""
+    found: dict[Key, SampleRecord] = {}
+    for number, line in enumerate(read_lines(folder), 1):
+        try:
+            answer = SampleRecord.of(line)
+        except (TypeError, KeyError, ValueError) as error:
+            raise FormatError(f"{folder / FILE}, line {number} is no answer: {error!r}") from error
+        found[answer.key] = answer
+    return found
+
+
+def read_record(folder: Path, key: Key) -> TreeRecord | None:
+    """The trajectory of one answer; None where it has none. Raises FormatError."""
+    found = None
+    for line in read_lines(folder):
+        if (line.get("benchmark"), line.get("id"), line.get("sample")) == key:
+            found = line
+    return None if found is None or found.get("record") is None else record_in(found)
+
+
+def record_in(line: Mapping[str, Any]) -> TreeRecord:
+    """The trajectory in a line. Raises FormatError."""
+    try:
+        return unpack(TreeRecord, line["record"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"the record of {line.get('id')!r} is none: {error!r:.300}") from error
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Cut off what a kill left of a last line, reading from the end."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        at, whole = end, end
+        while at > 0:
+            start = max(0, at - (1 << 20))
+            file.seek(start)
+            newline = file.read(at - start).rfind(b"\n")
+            if newline >= 0:
+                whole = start + newline + 1
+                break
+            at = whole = start
+        if whole < end:
+            file.truncate(whole)

@@ -1,0 +1,1 @@
+"""The HTTP client that tools, endpoints and judges share, and the limits it keeps to."""

@@ -1,0 +1,94 @@
+"""What a recipe says about training. Imports nothing heavy."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, WrapValidator, model_validator
+
+from arpo.config import Config, conflict
+from arpo.errors import ConfigError
+from arpo.import_path import import_from_path
+
+
+def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A name, a surrogate, or the import path of one."""
+    if not isinstance(given, str) or ":" not in given:
+        return given if callable(given) else check(given)
+    if not callable(found := import_from_path(given, "loss.surrogate")):
+        hint = "It is a function (log_ratio, advantage, mask, config) -> Objective: see arpo.learner.losses.Surrogate"
+        raise ConfigError("is no surrogate", where="loss.surrogate", value=given, hint=hint)
+    return found
+
+
+class LossConfig(Config):
+    """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and others'."""
+
+    surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
+    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead, `aepo` keeps
+    the gradient of what is clipped above. Or the import path of a surrogate of your own."""
+    aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    """How tokens become one number: the mean of each trajectory's mean, the mean over all tokens, or the sum divided by
+    trajectories times `constant_length`."""
+    constant_length: int | None = Field(default=None, ge=1)
+    """Tokens that a trajectory is divided by under `aggregation: constant` (its longest possible response)."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """The ratio is clipped below at 1 - clip_low."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """The ratio is clipped above at 1 + clip_high (DAPO: 0.28)."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """The objective at a negative advantage A is at least dual_clip * A (usual: 3)."""
+    tis_cap: float | None = Field(default=2.0, gt=0)
+    """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured either way."""
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the k3 estimate of the divergence from a frozen reference. 0: no reference model is loaded."""
+    entropy_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus (entropy at temperature 1)."""
+    entropy_advantage: float = Field(default=0.0, ge=0)
+    """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's mean."""
+
+    @model_validator(mode="after")
+    def _constant_has_length(self) -> Self:
+        if (self.aggregation == "constant") != (self.constant_length is not None):
+            raise conflict("aggregation: constant needs constant_length, and only it does", "aggregation", "constant_length")
+        if self.surrogate == "cispo" and self.dual_clip is not None:
+            raise conflict("cispo clips a weight, and only from above: dual_clip does nothing there", "dual_clip", "surrogate")
+        return self
+
+
+class OptimConfig(Config):
+    """AdamW and its schedule."""
+
+    lr: float = Field(default=1e-6, gt=0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
+    eps: float = Field(default=1e-8, gt=0)
+    """AdamW's denominator."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What the rate does after warm-up: stay, or fall to `final_lr` of its peak at the last update."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all updates over which the rate rises linearly from 0."""
+    final_lr: float = Field(default=0.0, ge=0, le=1)
+    """Where `cosine` and `linear` end, as a share of `lr`."""
+    grad_clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; none: not clipped."""
+
+    @model_validator(mode="after")
+    def _betas_are_decays(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise conflict("betas must lie in [0, 1)", "betas")
+        return self
+
+    def rate(self, update: int, num_updates: int) -> float:
+        """Learning rate of update number `update` (from 0) of `num_updates`; beyond the end the last rate holds."""
+        num_warm = math.ceil(self.warmup * num_updates)
+        if update < num_warm:
+            return self.lr * (update + 1) / num_warm
+        if self.schedule == "constant":
+            return self.lr
+        done = min((update - num_warm) / max(num_updates - 1 - num_warm, 1), 1.0)
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (self.final_lr + (1 - self.final_lr) * left)

@@ -1,0 +1,1 @@
+"""Models: where their files come from, how they are loaded, and how two of them are told apart."""

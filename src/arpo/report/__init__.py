@@ -1,0 +1,1 @@
+"""What a run's report shows: the page, its figures and the closing table."""

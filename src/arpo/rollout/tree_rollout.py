@@ -1,0 +1,277 @@
+"""Grow one task's tree: the only place where engines and tools meet.
+
+`Expansion` decides what happens; this file makes it happen. Every request and every turn's calls are a task of their own, so a slow
+tool holds up nobody else. It knows the limits of a branch. It refuses to know budgets, rules and rewards.
+
+The world may fail (EngineError, a provider that is down): that is an event, and kept with its reason. Anything else that an engine,
+a rule or a tool's state raises is a bug: it stops the tree, cancels what runs, closes every state and propagates as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
+
+from arpo.chat import ChatFormat, ParsedTurn
+from arpo.core.branching import StepStats
+from arpo.core.expansion import Command, Decided, Event, Expansion, Failed, Returned, RunCalls, SampleTurn, TurnEnded
+from arpo.core.place import Place, keyed
+from arpo.core.tree import (
+    Call,
+    CallStatus,
+    FinishReason,
+    Observation,
+    Prompt,
+    Role,
+    RolloutTree,
+    StopReason,
+    ToolCallResult,
+    Turn,
+)
+from arpo.engines import Chunk, SamplingParams
+from arpo.errors import ConfigError, EngineError, ToolError
+from arpo.rollout.agent import Agent
+from arpo.rollout.config import RolloutConfig
+from arpo.rollout.states import States, ToolStates
+from arpo.rollout.together import together
+from arpo.rollout.turn_builder import TurnBuilder
+from arpo.tasks import Task
+from arpo.tools import CallContext, Tool
+from arpo.tools.cache import ReplayMissError
+
+NOT_RUN = "no calls left: this one did not run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeRollout:
+    """A finished tree with what its rewards, record and metrics need."""
+
+    task: Task
+    chat: ChatFormat
+    expansion: Expansion
+    parsed: Mapping[Place, ParsedTurn]  # what every turn says
+    states: ToolStates  # final states of tools; closed by whoever scores the tree
+    failures: tuple[tuple[Place, str], ...]  # of the world, with its reasons, those that a further attempt mended included
+    discarded: Mapping[
+        Place, tuple[ToolCallResult, ...]
+    ]  # by leaf: calls that were made, but whose results the model was never shown
+    tool_s: float  # seconds spent in tools, summed over calls
+    waited_s: float  # seconds between a tip's head and its decision, summed over decisions that had to wait for others
+
+    @property
+    def tree(self) -> RolloutTree:
+        return self.expansion.tree
+
+    @property
+    def planned_roots(self) -> int:
+        """N: what the plan came to (a finished tree has one)."""
+        assert self.expansion.planned_roots is not None
+        return self.expansion.planned_roots
+
+
+async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> TreeRollout:
+    """Grow the tree of `task`. Raises ConfigError where its prompt leaves no room for a turn."""
+    chat, tools = agent.chat(task)
+    prompt = chat.render(task, tools)
+    if len(prompt) >= config.branch_tokens:
+        raise ConfigError(
+            f"the prompt of task {task.id} has {len(prompt)} tokens and leaves no room for a turn",
+            where="rollout.branch_tokens",
+            value=config.branch_tokens,
+            hint="raise rollout.branch_tokens or leave this task out",
+        )
+    expansion = Expansion(
+        RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
+        leaves=config.leaves,
+        roots=config.roots,
+        rule=config.rule,
+        head=config.head,
+        vocab_size=agent.vocab_size,
+        stats=stats,
+        seed=seed,
+        root_cap=config.root_cap,
+        retries=config.retries,
+        deepest=config.max_calls,
+    )
+    return await _Driver(agent, task, config, chat, tools, expansion).run()
+
+
+class _Driver:
+    """Carries out an expansion's commands and feeds it what happened."""
+
+    group: asyncio.TaskGroup
+
+    def __init__(
+        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[Tool, ...], expansion: Expansion
+    ) -> None:
+        self.agent, self.task, self.config, self.chat = agent, task, config, chat
+        self.expansion, self.tree = expansion, expansion.tree
+        self.tools = {tool.name: tool for tool in tools}
+        self.states = ToolStates(tools, task, config.tool_deadline_s)
+        self.parsed: dict[Place, ParsedTurn] = {}
+        self.outcomes: dict[Place, dict[int, ToolCallResult]] = {}  # by turn and the call's number
+        self.failures: list[tuple[Place, str]] = []
+        self.judged_at: dict[Place, float] = {}  # by tip; seconds
+        self.tool_s = self.waited_s = 0.0
+
+    async def run(self) -> TreeRollout:
+        try:
+            async with together() as self.group:
+                self._obey(self.expansion.start())
+        except BaseException:
+            await self.states.close()
+            raise
+        return TreeRollout(
+            task=self.task,
+            chat=self.chat,
+            expansion=self.expansion,
+            parsed=self.parsed,
+            states=self.states,
+            failures=tuple(self.failures),
+            discarded={p: tuple(made.values()) for p, made in self.outcomes.items() if made and p not in self.tree.observations},
+            tool_s=self.tool_s,
+            waited_s=self.waited_s,
+        )
+
+    def _feed(self, event: Event) -> None:
+        self._obey(self.expansion.feed(event))
+
+    def _fail(self, place: Place, ending: StopReason, reason: object) -> None:
+        self.failures.append((place, str(reason)))
+        self._feed(Failed(place, ending))
+
+    def _obey(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case SampleTurn():
+                    self.group.create_task(self._sample(command))
+                case RunCalls():
+                    self.group.create_task(self._run_calls(command))
+                case Decided():
+                    self._decided(command)
+
+    def _decided(self, command: Decided) -> None:
+        if command.waited and command.place in self.judged_at:
+            self.waited_s += _now() - self.judged_at[command.place]
+        if command.granted == 0 and self.states.tools:
+            self.group.create_task(self.states.drop(command.place))
+
+    # --- turns
+
+    async def _sample(self, command: SampleTurn) -> None:
+        place, tip = command.place, command.place[:-1]
+        context = self.tree.context(tip)
+        room = self.config.branch_tokens - len(context)
+        unjudged = command.role is Role.PROBE and tip not in self.judged_at
+        draft = TurnBuilder()
+        try:
+            async with aclosing(self._chunks(command, context, room)) as chunks:
+                async for chunk in chunks:
+                    draft.add(chunk)
+                    if unjudged and len(draft.tokens) >= self.config.head and not draft.finish:
+                        unjudged = False
+                        self.judged_at[tip] = _now()
+                        self._feed(draft.head(place, self.config.head))
+            if draft.finish is None or not draft.tokens:
+                raise EngineError("the engine's answer broke off")
+        except EngineError as error:
+            self._fail(place, StopReason.ENGINE_FAILED, error)
+            return
+        if unjudged:
+            self.judged_at[tip] = _now()
+        said = self.parsed[place] = self.chat.parse(draft.tokens)
+        turn = draft.turn(place, command.role, said.calls if draft.finish is FinishReason.STOP else ())
+        self._feed(TurnEnded(turn, self._ending(turn, room)))
+
+    def _chunks(self, command: SampleTurn, context: Sequence[int], room: int) -> AsyncGenerator[Chunk, None]:
+        random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
+        params = SamplingParams(
+            max_tokens=min(self.config.turn_tokens, room),
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            stop=self.chat.stop,
+            stop_tokens=self.chat.stop_tokens,
+            seed=random.getrandbits(63),
+            head=self.config.head if command.role is Role.PROBE else 0,
+            tree=f"{self.tree.step}/{self.task.id}",
+        )
+        chunks = self.agent.engine.sample(context, params)
+        return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
+
+    def _ending(self, turn: Turn, room: int) -> StopReason | None:
+        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to run."""
+        if turn.finish is FinishReason.LENGTH:
+            return StopReason.TURN_LENGTH if len(turn.tokens) < room else StopReason.BRANCH_LENGTH
+        if not turn.calls:
+            return StopReason.FINISHED
+        if self._calls_left(turn.place) <= 0:
+            return StopReason.CALL_LIMIT
+        return StopReason.BRANCH_LENGTH if len(turn.tokens) >= room else None  # no result would fit
+
+    def _calls_left(self, place: Place) -> int:
+        """Calls that the turn at `place` may still make: the limit less those of the turns before it."""
+        return self.config.max_calls - sum(len(self.tree.turns[place[:depth]].calls) for depth in range(1, len(place)))
+
+    # --- calls
+
+    async def _run_calls(self, command: RunCalls) -> None:
+        place, left = command.place, self._calls_left(command.place)
+        outcomes = self.outcomes.setdefault(place, {})
+        try:
+            states = await self.states.at(place)
+            await self._call_all(command, left, states, outcomes)
+            observed = self._observed(command, left, outcomes)
+            if observed.ending is None and self._may_branch(place):
+                await self.states.capture(place)
+        except ToolError as error:
+            self._fail(place, StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED, error)
+            return
+        self._feed(observed)
+
+    async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]) -> None:
+        """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
+
+        Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats no call.
+        """
+        random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
+        queues: dict[object, list[tuple[int, Call, CallContext]]] = {}
+        for number, call in enumerate(command.calls[:left]):
+            state = states.get(call.name)
+            context = CallContext(task=self.task, deadline_s=self.config.tool_deadline_s, seed=random.getrandbits(63), state=state)
+            if number not in outcomes:
+                queues.setdefault(call.name if call.name in states else number, []).append((number, call, context))
+
+        async def work(queue: list[tuple[int, Call, CallContext]]) -> None:
+            for number, call, context in queue:
+                outcome = await self.agent.tool_gateway.call(self.tools, call, context)
+                self.tool_s += outcome.seconds
+                if outcome.status is CallStatus.UNAVAILABLE:
+                    down.append(f"{outcome.tool}: {outcome.text}")
+                    return
+                outcomes[number] = outcome
+
+        down: list[str] = []
+        async with together() as group:
+            for queue in queues.values():
+                group.create_task(work(queue))
+        if down:
+            raise ToolError("; ".join(down))
+
+    def _observed(self, command: RunCalls, left: int, outcomes: Mapping[int, ToolCallResult]) -> Returned:
+        place, turn = command.place, self.tree.turns[command.place]
+        refused = [ToolCallResult(tool=call.name, status=CallStatus.REFUSED, text=NOT_RUN) for call in command.calls[left:]]
+        told = max(0, left - len(command.calls)) if self.config.at_call_limit == "tell" else None
+        tokens, seen = self.chat.observe(turn, [*(outcomes[number] for number in sorted(outcomes)), *refused], told)
+        used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
+        full = used >= self.config.branch_tokens
+        return Returned(Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None)
+
+    def _may_branch(self, place: Place) -> bool:
+        return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.growth.most(len(place)) > 0
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

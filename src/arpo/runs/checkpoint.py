@@ -1,0 +1,180 @@
+"""Checkpoints: written whole or not at all, the last few kept, what is damaged or broken recognised and passed over.
+
+checkpoints/step-000012/
+    model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
+    optimizer.safetensors, optimizer.json
+    state.json          step, data position, weight version, statistics of the branching rule
+    MANIFEST.json       size and checksum of every file
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arpo.learner.lora import is_finite
+from arpo.errors import CheckpointError
+from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "MANIFEST",
+    "Checkpoint",
+    "TrainState",
+    "fault",
+    "load_optimizer",
+    "newest",
+    "open_checkpoint",
+    "path_of",
+    "save",
+]
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainState:
+    """Where a run stands after `step` updates of the policy, apart from weights and optimizer."""
+
+    step: int = 0
+    position: int = 0  # tasks consumed since the start, skipped groups included
+    window: tuple[float, ...] = ()  # of the branching rule
+    best: float | None = None  # best validation accuracy
+    best_step: int = 0
+    stale_evaluations: int = 0  # validations since the best
+    validated: int = 0  # the last step that was validated
+    updates: int = 0  # of the optimizer as planned, for the learning rate's schedule: skipped and missing ones included
+    seconds: float = 0.0  # spent in training so far
+    skipped: int = 0  # steps in a row, up to this one, of which an update was skipped: the weights may be what is broken
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    path: Path
+    state: TrainState = field(compare=False)
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where under `folder` the checkpoint of `step` lies."""
+    return folder / f"step-{step:06d}"
+
+
+def save(
+    folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int
+) -> Checkpoint:
+    """Write `folder/step-N` and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
+    clear_partial(folder)
+    target = path_of(folder, state.step)
+    with whole_folder(target) as partial:
+        model.save_pretrained(partial / "model")
+        tokenizer.save_pretrained(partial / "model")
+        _save_optimizer(partial, optimizer)
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
+    _forget(folder, keep, {state.step, state.best_step})
+    return Checkpoint(target, state)
+
+
+def _forget(folder: Path, keep: int, needed: set[int]) -> None:
+    for step, path in sorted(_steps(folder).items())[:-keep]:
+        if step not in needed:
+            shutil.rmtree(path)
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    return {int(found[1]): path for path in folder.glob("step-*") if (found := _NAME.fullmatch(path.name))}
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the checkpoint folder at `path`. Raises CheckpointError where it is missing or damaged."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no checkpoint here")
+    if wrong := fault(path):
+        raise CheckpointError(f"{path}: {wrong}")
+    return _read(path)
+
+
+def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint under `folder`, and what is wrong with the newer ones that were passed over.
+
+    Weights that are not finite are never sound. Those that came after skipped updates may be broken too: unless `doubtful`, they
+    count only where there are no others.
+    """
+    passed: list[str] = []
+    last: tuple[Checkpoint | None, list[str]] | None = None
+    for _, path in sorted(_steps(folder).items(), reverse=True):
+        if wrong := fault(path) or _not_finite(path / "model"):
+            passed.append(f"{path.name}: {wrong}")
+            continue
+        found = _read(path)
+        if doubtful or not found.state.skipped:
+            return found, passed
+        last = last or (found, list(passed))
+        passed.append(f"{path.name}: it came after updates that were skipped, since their loss was not finite")
+    return last or (None, passed)
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        values = json.loads((path / "state.json").read_text())
+        return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: state.json is not of this version ({error!r})") from error
+
+
+def _not_finite(model: Path) -> str | None:
+    """Which weight in the model folder holds NaN or infinity, if one does."""
+    from safetensors import safe_open
+
+    for file in sorted(model.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                if not is_finite(tensors.get_tensor(name)):
+                    return f"{name} in {file.name} is not finite"
+    return None
+
+
+def _save_optimizer(folder: Path, optimizer: "torch.optim.Optimizer") -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    content = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, slots in content["state"].items():
+        for name, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.detach().contiguous()
+            else:
+                numbers[f"{index}.{name}"] = value
+    save_file(tensors, folder / "optimizer.safetensors")
+    (folder / "optimizer.json").write_text(json.dumps({"param_groups": content["param_groups"], "numbers": numbers}))
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -> None:
+    """Put the saved moments into `optimizer`, which keeps its own settings: a resumed run may have been given others. Raises
+    CheckpointError where they belong to another set of parameters."""
+    from safetensors.torch import load_file
+
+    content = json.loads((checkpoint.path / "optimizer.json").read_text())
+    state: dict[int, dict[str, Any]] = {}
+    values = {**load_file(checkpoint.path / "optimizer.safetensors"), **content["numbers"]}
+    for key, value in values.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
+    for at, slots in state.items():
+        if at >= len(shapes) or tuple(slots["exp_avg"].shape) != shapes[at]:
+            raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model (parameter {at})")
+    try:
+        own = optimizer.state_dict()["param_groups"]
+        groups = [{**now, "params": was["params"]} for now, was in zip(own, content["param_groups"], strict=True)]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model ({error})") from error

@@ -1,0 +1,192 @@
+"""Cold starts that were made before, and what was measured on them, so that a second run need not repeat them.
+
+    <cache>/cold-starts/<key>/model/             trained weights, a whole folder
+                              evaluation/*.json  results, named by what was asked
+
+The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made anew.
+
+Some cold starts come with arpo (`bundled/`, written by scripts/write_cold_start.py): LoRA's matrices, with the key that they were
+made under. A run whose key it is starts from them unless its recipe says otherwise.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from arpo.core.credit import CreditedTree
+from arpo.core.tree import StopReason
+from arpo.errors import ConfigError, FormatError
+from arpo.evaluation.results import Results, read_results
+from arpo.files import expanded
+from arpo.models.sources import cache_folder
+from arpo.recipe.run import RunConfig, plain
+from arpo.runs.atomic import clear_partial, fault, whole_folder
+from arpo.runs.lock import Lock
+from arpo.search import words
+from arpo.tasks.given import Given
+
+BUNDLED = Path(__file__).parent / "bundled"
+FORMAT = 2  # raised when what a cold start does changes
+_IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+_WORLD = {ending.value for ending in StopReason if ending.by_world}
+
+
+class SFTCache:
+    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache.
+
+    `bundled`: whether a cold start that comes with arpo will do, where the recipe allows it."""
+
+    def __init__(self, run: RunConfig, *, bundled: bool = True) -> None:
+        self.key = digest(FORMAT, _decides_weights(run))
+        self.path = cache_folder() / "cold-starts" / self.key
+        self.run = run
+        allowed = bundled and run.cold_start is not None and run.cold_start.bundled
+        self.bundled = next((folder for folder, key in bundled_checkpoints() if key == self.key), None) if allowed else None
+
+    @property
+    def model(self) -> Path | None:
+        """The trained weights, where they are there and whole: made here before, or else bundled."""
+        path = self.path / "model"
+        return path if fault(path) is None else self.bundled
+
+    def check_writable(self) -> None:
+        """Raises ConfigError where nothing can be stored: to be called before something is made that took long."""
+        try:
+            with self._alone():
+                pass
+        except OSError as error:
+            hint = "Name another folder in the environment variable ARPO_CACHE"
+            raise ConfigError(f"the cache cannot be written ({error.strerror})", where=str(self.path), hint=hint) from error
+
+    def keep(self, model: Any, tokenizer: Any) -> Path:
+        """Store trained weights, unless another process was first. What was measured on damaged ones goes."""
+        with self._alone():
+            if self.model in (None, self.bundled):
+                shutil.rmtree(self.path / "evaluation", ignore_errors=True)
+                with whole_folder(self.path / "model") as folder:
+                    model.save_pretrained(folder)
+                    tokenizer.save_pretrained(folder)
+        return self.path / "model"
+
+    def results(self, name: str, asked: Mapping[str, Any]) -> Results | None:
+        """What was measured on this start under the same question, or None."""
+        path = self._results_path(name, asked)
+        try:
+            return replace(read_results(path), name=name) if path.exists() else None
+        except FormatError:
+            return None
+
+    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
+        """Store what was measured, unless the world ended a sample: then another run may measure better."""
+        path = self._results_path(name, asked)
+        if not any(sample.ending in _WORLD for sample in results.samples):
+            with self._alone():
+                replace(results, name=path.stem).write(path.parent)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes in the entry meanwhile: what lies there unfinished is a killed process's, and goes."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock.wait(self.path / "lock")
+        try:
+            for folder in (self.path, self.path / "evaluation"):
+                clear_partial(folder)
+            yield
+        finally:
+            lock.release()
+
+    def _results_path(self, name: str, asked: Mapping[str, Any]) -> Path:
+        key = digest(dict(asked), _decides_answers(self.run))
+        return self.path / "evaluation" / f"{name}-{key}.json"
+
+
+def bundled_checkpoints() -> list[tuple[Path, str]]:
+    """The cold starts that come with arpo: folders of LoRA's matrices, and the key of each."""
+    return [(file.parent, json.loads(file.read_text())["key"]) for file in sorted(BUNDLED.glob("*/cold_start.json"))]
+
+
+def tokens_digest(trees: Sequence[CreditedTree]) -> str:
+    """Of all tokens of traces as trees: what prompt, tools, format and tokenizer make of them."""
+    return digest([[segment.tokens.tolist() for segment in tree.tree.path(tree.tree.leaves()[0])] for tree in trees])
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def _decides_weights(run: RunConfig) -> list[Any]:
+    model = {name: value for name, value in plain(run.model).items() if name not in ("device", "gradient_checkpointing")}
+    parts: list[Any] = [model, _stamp(run.model.source)]
+    if run.cold_start is None:
+        return parts
+    limits = [run.rollout.max_calls, run.rollout.at_call_limit]
+    optim = [run.optim.betas, run.optim.eps, run.optim.weight_decay, run.optim.grad_clip]
+    traces = plain(run.data.train.families) if run.cold_start.traces == "atlas" else _stamp(run.cold_start.traces)
+    cold_start = {name: value for name, value in plain(run.cold_start).items() if name != "bundled"}
+    return [*parts, cold_start, traces, plain(run.chat), _tools(run), limits, optim]
+
+
+def _decides_answers(run: RunConfig) -> list[Any]:
+    """Besides the weights and what is asked."""
+    rollout, data = plain(run.rollout), getattr(run.data, run.evaluation.split)
+    limits = {key: rollout[key] for key in ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit")}
+    engine = {key: plain(run.engine)[key] for key in ("kind", "dtype", "deterministic")}
+    tasks = [plain(data), _stamp(data.source), _code(plain(data))] if data is not None else None
+    return [plain(run.chat), _tools(run), plain(run.reward), _code(plain(run.reward)), limits, tasks, engine]
+
+
+def _tools(run: RunConfig) -> list[Any]:
+    tools = [_as_met(tool) for tool in plain(run.tools.offered)]
+    documents = [(_stamp(str(tool["options"]["documents"])), words.VERSION) for tool in tools if _has_documents(tool)]
+    return [tools, documents, _code(tools)]
+
+
+def _as_met(tool: Any) -> Any:
+    """A tool without what does not change its results."""
+    return {key: value for key, value in tool.items() if key not in ("cache", "limits")} if isinstance(tool, dict) else tool
+
+
+def _has_documents(tool: Any) -> bool:
+    return isinstance(tool, dict) and "documents" in tool.get("options", ())
+
+
+def _stamp(source: str | Given) -> Any:
+    """What tells that a file or folder changed, or rows of a program's own; None for what is none (a Hub id, a package, a
+    built-in)."""
+    if isinstance(source, Given):
+        return hashlib.sha256(repr(source.items).encode()).hexdigest()
+    path = expanded(source)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return None
+
+
+def _code(value: Any) -> list[Any]:
+    """Stamps of the modules that are named by import paths anywhere in `value`."""
+    return [(module, _stamp(_file_of(module))) for module in sorted(set(_modules(value)))]
+
+
+def _modules(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and (found := _IMPORT_PATH.fullmatch(value)):
+        yield found[1]
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _modules(item)
+
+
+def _file_of(module: str) -> str:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    return spec.origin or "" if spec else ""

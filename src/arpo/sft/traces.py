@@ -1,0 +1,115 @@
+"""Traces become trees, segment by segment, exactly as a rollout would have written them.
+
+Calls of a trace run against the real tools unless the trace brings results of its own, so a cold start sees what training will see.
+Only turns are trained on: results are observations.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+from arpo.chat import ChatFormat
+from arpo.core.credit import CreditedTree, ScoredTree
+from arpo.core.place import Place, keyed
+from arpo.core.score import Score
+from arpo.core.tree import CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
+from arpo.errors import FormatError
+from arpo.rollout.agent import Agent
+from arpo.rollout.config import RolloutConfig
+from arpo.rollout.states import ToolStates
+from arpo.tasks.traces import RecordedStep, Trace
+from arpo.tools import CallContext, Tool
+from arpo.tools.gateway import ToolGateway
+
+
+async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed: int) -> RolloutTree:
+    """The one-branch tree that a policy following `trace` would have grown.
+
+    Raises FormatError where rollout would not let it: a call that the format cannot read back, more calls or tokens than `config`
+    allows, a last step that calls.
+    """
+    chat, tools = agent.chat(trace.task)
+    states = ToolStates(tools, trace.task, config.tool_deadline_s)
+    try:
+        return await _demonstrate(chat, tools, agent.tool_gateway, states, trace, config, seed)
+    finally:
+        await states.close()
+
+
+async def _demonstrate(
+    chat: ChatFormat,
+    tools: Sequence[Tool],
+    tool_gateway: ToolGateway,
+    states: ToolStates,
+    trace: Trace,
+    config: RolloutConfig,
+    seed: int,
+) -> RolloutTree:
+    tree = RolloutTree(trace.task.id, "trace", Prompt(tokens=chat.render(trace.task, tools)))
+    place: Place = (0,)
+    calls_left = config.max_calls
+    for number, step in enumerate(trace.steps, 1):
+        written = chat.write(step, number == 1)
+        tokens = chat.encode_turn(written)
+        calls = chat.parse(tokens).calls
+        if [(c.name, dict(c.arguments), c.error) for c in calls] != [(c.name, dict(c.arguments), "") for c in step.calls]:
+            raise FormatError(f"trace {trace.task.id}, step {number}: {written!r} reads back as {calls!r}")
+        zeros = array("f", bytes(4 * len(tokens)))
+        role = Role.ROOT if len(place) == 1 else Role.PROBE
+        turn = Turn(place=place, role=role, tokens=tokens, logprobs=zeros, entropies=zeros, calls=calls)
+        tree.grow(turn)
+        if not calls:
+            break
+        calls_left -= len(calls)
+        if calls_left < 0:
+            raise _beyond(trace, "calls", config.max_calls - calls_left, "max_calls", config.max_calls)
+        outcomes = await _outcomes(trace, step, tools, tool_gateway, states, config, seed, place)
+        told = max(0, calls_left) if config.at_call_limit == "tell" else None
+        observed, seen = chat.observe(turn, outcomes, told)
+        tree.grow(Observation(place=place, tokens=observed, outcomes=seen))
+        place = (*place, 0)
+    if place in tree.observations or place not in tree.turns:
+        raise FormatError(f"trace {trace.task.id} ends with a call: its last step needs an answer")
+    tree.end(place, StopReason.FINISHED)
+    longest, whole = max(len(turn.tokens) for turn in tree.turns.values()), sum(len(s.tokens) for s in tree.path(place))
+    if longest > config.turn_tokens:
+        raise _beyond(trace, "tokens in a turn", longest, "turn_tokens", config.turn_tokens)
+    if whole > config.branch_tokens:
+        raise _beyond(trace, "tokens in all", whole, "branch_tokens", config.branch_tokens)
+    return tree
+
+
+def _beyond(trace: Trace, what: str, found: int, key: str, limit: int) -> FormatError:
+    return FormatError(f"trace {trace.task.id} has {found} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
+
+
+async def _outcomes(
+    trace: Trace,
+    step: RecordedStep,
+    tools: Sequence[Tool],
+    tool_gateway: ToolGateway,
+    states: ToolStates,
+    config: RolloutConfig,
+    seed: int,
+    place: Place,
+) -> list[ToolCallResult]:
+    if step.results:
+        return [
+            ToolCallResult(tool=c.name, status=CallStatus.OK, text=text) for c, text in zip(step.calls, step.results, strict=True)
+        ]
+    random = keyed(seed, "trace", trace.task.id, place, "call")
+    state = await states.at(place) if states.tools else {}
+    outcomes = []
+    for call in step.calls:  # one after another: calls of one turn may share a tool's state
+        context = CallContext(
+            task=trace.task, deadline_s=config.tool_deadline_s, seed=random.getrandbits(63), state=state.get(call.name)
+        )
+        outcomes.append(await tool_gateway.call({tool.name: tool for tool in tools}, call, context))
+    return outcomes
+
+
+def as_credit(tree: RolloutTree) -> CreditedTree:
+    """The tree with credit 1 on every turn: what supervised training maximises is the plain log-probability."""
+    leaf = tree.leaves()[0]
+    score = ScoredTree(tree, {leaf: Score(reward=1.0, accuracy=1.0)})
+    credit = {(turn.place, leaf): 1.0 for turn in tree.branch(leaf).turns}
+    return CreditedTree(score, {leaf: 1.0}, credit)

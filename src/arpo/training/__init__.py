@@ -1,0 +1,1 @@
+"""Reinforcement learning: the loop, what surrounds it, and what it decides."""

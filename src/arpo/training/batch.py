@@ -1,0 +1,106 @@
+"""A step's rollouts: which tasks it takes, which of them are trained on, and where the next step begins.
+
+Knows the order of tasks, dynamic sampling and the rule's window. Refuses to know when a step is collected and by which weights:
+that is its pace (`arpo.training.schedule`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from arpo.assembly.components import Components
+from arpo.core.branching import StepStats
+from arpo.core.credit import mixed
+from arpo.core.window import next_stats
+from arpo.recipe.run import RunConfig
+from arpo.recipe.train import TrainConfig
+from arpo.rollout.collect import Rollout, collect
+from arpo.rollout.lost import check_scored
+from arpo.tasks import Task
+from arpo.training.task_sampler import in_order, max_tried
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerState:
+    """Where a step begins: all that decides its rollouts apart from weights, and a function of the steps before it."""
+
+    step: int  # its number, from 1
+    position: int  # tasks taken before
+    window: tuple[float, ...]  # of the branching rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A collected step."""
+
+    rollouts: Sequence[Rollout]  # in data order
+    used: int  # of them, to be trained on
+    after: SamplerState  # where the next step begins
+    seconds: float  # that it took to collect
+
+
+def is_used(config: TrainConfig, rollout: Rollout) -> bool:
+    """Whether a rollout is trained on: all are, but under dynamic sampling those whose leaves all have the same reward."""
+    return config.dynamic_sampling is None or mixed(rollout.scored)
+
+
+def foreseen(run: RunConfig, cursor: SamplerState) -> SamplerState | None:
+    """Where the step after the one at `cursor` begins, if that is known before its trees are: not under dynamic sampling, which
+    tries as many tasks as it takes, nor with a rule that looks back at them."""
+    if run.train.dynamic_sampling is not None or _window(run):
+        return None
+    return SamplerState(step=cursor.step + 1, position=cursor.position + run.train.tasks_per_step, window=())
+
+
+async def collect_step(
+    components: Components,
+    tasks: Sequence[Task],
+    cursor: SamplerState,
+    arrived: Callable[[int, Rollout], None],
+    room: asyncio.Semaphore | None = None,
+) -> Batch:
+    """The step that begins at `cursor`. Under dynamic sampling as many rollouts as it takes until a step's worth of them can teach
+    something, within its bound. `arrived` hears the step and each rollout, in data order, as soon as those before it are there.
+    `room`: shared by steps that are collected at the same time.
+
+    Raises EngineError or ToolError where the whole step was lost to the world.
+    """
+    run, began = components.run, time.monotonic()
+    enough, most = run.train.tasks_per_step, max_tried(run.train, len(tasks))
+    stats = StepStats(step=cursor.step, window=cursor.window)
+    rollouts = collect(
+        components.agent,
+        in_order(tasks, run.seed, cursor.position, most, apart=most),
+        components.reward,
+        run.rollout,
+        stats=stats,
+        seed=run.seed,
+        in_flight=enough,
+        room=room,
+    )
+    batch: list[Rollout] = []
+    used = 0
+    async with aclosing(rollouts):
+        async for rollout in rollouts:
+            batch.append(rollout)
+            arrived(cursor.step, rollout)
+            used += is_used(run.train, rollout)
+            if used == enough:
+                break
+    check_scored(batch, f"step {cursor.step}")
+    window = next_stats(
+        stats,
+        [rollout.grown.tree for rollout in batch],
+        step=cursor.step + 1,
+        head=run.rollout.head,
+        window=_window(run),
+    ).window
+    after = SamplerState(step=cursor.step + 1, position=cursor.position + len(batch), window=window)
+    return Batch(rollouts=batch, used=used, after=after, seconds=time.monotonic() - began)
+
+
+def _window(run: RunConfig) -> int:
+    """Heads that the rule looks back at."""
+    return int(getattr(run.rollout.rule, "window", 0))

@@ -1,0 +1,373 @@
+"""A whole run: model, cold start, evaluation, training, evaluation again, report.
+
+Knows the stages and the run's budget of time. Each stage is elsewhere.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from arpo.assembly.components import Components, build_components, build_learner
+from arpo.assembly.resolve import resolve_run
+from arpo.assembly.served import refuse_training
+from arpo.display.progress import Progress
+from arpo.engines import Weights
+from arpo.errors import ArpoError, CheckpointError
+from arpo.evaluation.results import Results, read_all_results
+from arpo.evaluation.run_eval import eval_specs, run_eval
+from arpo.evaluation.statistics import paired_difference
+from arpo.import_path import refuse_while_imported
+from arpo.learner.local import Learner
+from arpo.learner.lora import full_state
+from arpo.learner.losses import check_surrogate
+from arpo.learner.parity import choose_packing
+from arpo.models.loading import load_model
+from arpo.recipe.run import RunConfig, plain
+from arpo.recipe.train import PlanConfig
+from arpo.report.run_report import write_report
+from arpo.report.summary import print_closing
+from arpo.rollout.prompts import check_prompts
+from arpo.runs import checkpoint
+from arpo.runs.checkpoint import Checkpoint, TrainState
+from arpo.runs.disk_space import check_space, space_for
+from arpo.runs.environment import describe_environment
+from arpo.runs.folder import RunFolder, move_aside
+from arpo.runs.shutdown import run_to_end, written_down
+from arpo.sft import training
+from arpo.sft.cache import SFTCache
+from arpo.sft.stage import run_cold_start
+from arpo.tasks import Task
+from arpo.tasks.given import write_tasks
+from arpo.tools.usage import in_words
+from arpo.training.callbacks import Callback, Callbacks, StepFunction
+from arpo.training.loop import Trainer
+from arpo.training.plan import CLOSING_S, MIN_STEPS
+from arpo.training.planning import more_cold_start, plan_run, unfit
+from arpo.training.preflight import Prepared, given_splits, kept_tasks, prepare, with_kept_tasks
+from arpo.training.trackers import Trackers, check_trackers
+from arpo.yaml_positions import dump
+
+
+def train(
+    run: RunConfig | str | Path,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    again: bool = False,
+    callbacks: Sequence[Callback | StepFunction] = (),
+    console: Console | None = None,
+) -> Path:
+    """Carry out `run` in the folder `out` (default: the run's own) and return the path of that folder.
+
+    `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder. `callbacks` hear of
+    steps, evaluations and checkpoints; a plain function is called with (step, metrics) after each finished step.
+
+    With `resume` the run in that folder goes on from its newest whole checkpoint (one that is at its end is left alone); with
+    `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError
+    and the other ArpoErrors. What was computed stays in the folder, whose summary says how the run ended: finished, stopped (by
+    its gates), interrupted or failed.
+    """
+    refuse_while_imported("arpo.train")
+    run, out = resolve_run(run, None if out is None else Path(out), resume=resume)
+    folder_path = out or run.folder
+    asked, run = run, with_kept_tasks(run, folder_path)
+    console = console or Console(soft_wrap=True)
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    if resume and _at_its_end(run, folder_path):
+        tell(f"this run is finished: {folder_path}")
+        return folder_path
+    refuse_training(run)
+    check_trackers(run.train.trackers)
+    prepared = prepare(asked, resume=resume)
+    if again and (aside := move_aside(folder_path)):
+        tell(f"the earlier run is kept in {aside}")
+    recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
+    environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
+    with RunFolder.create(folder_path, recipe, environment, resume=resume, tell=tell) as folder, written_down(folder, console):
+        for split in given_splits(asked):
+            write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
+        run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks)).carry_out(recipe))
+    return folder_path
+
+
+def _at_its_end(run: RunConfig, folder: Path) -> bool:
+    """Whether there is a finished run in `folder`, and `run` asks for nothing else (as recipes: objects have no equality)."""
+    if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
+        return False
+    was, now = (yaml.safe_load(text) for text in (RunFolder(folder).recipe_text(), dump(plain(run))))
+    return {**was, "out": None} == {**now, "out": None}
+
+
+class _Pipeline:
+    def __init__(self, run: RunConfig, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback) -> None:
+        self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
+        self.asked = run  # what the recipe says; where it is planned, `run` becomes less
+        self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
+        self.start = SFTCache(run)
+        self.tool_gateway = prepared.setting.tool_gateway
+        self.tool_gateway.tell = self.say
+        self.tool_gateway.keep(folder.path)
+        self.saved = self._checkpoint()
+        if self.saved:  # a process that was killed wrote no seconds of its training
+            self.seconds["training"] = max(self.seconds.get("training", 0.0), self.saved.state.seconds)
+        self.spent_before = sum(self.seconds.values())  # by earlier starts of a resumed run
+        self.seconds["model"] = self.seconds.get("model", 0.0) + time.monotonic() - prepared.began
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """Where to go on from; what was written after it is cut off."""
+        saved, passed = checkpoint.newest(self.folder.path / "checkpoints")
+        for wrong in passed:
+            self.say(f"checkpoint passed over: {wrong}", level="warning")
+        step = saved.state.step if saved else 0
+        if cut := self.folder.cut_back(step):
+            self.say(f"resuming after step {step}; what was written after it is kept in {cut}")
+        return saved
+
+    async def carry_out(self, recipe: str) -> None:
+        """`recipe`: what a next start goes on with."""
+        tasks = self.prepared.tasks
+        asked = tasks[self.run.evaluation.split]
+        for text, level in self.prepared.notes:
+            self.say(text, level)
+        with self.phase("model"):
+            check_surrogate(self.run.loss)
+            weights = self.saved.model if self.saved else self.start.model
+            components = build_components(self.run, self.prepared.source, weights, setting=self.prepared.setting)
+            self.folder.keep_tokenizer(components.tokenizer)
+            check_prompts(
+                components.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout
+            )
+            self.look_at_space(components, len(tasks["train"]))
+            choose_packing(
+                components.model, self.run.train.packing
+            )  # a model that cannot be trained is refused before it is measured
+            if self.run.plan == "auto" and self.run.train.minutes is not None and not self.saved:
+                components = await self.plan(components, asked)
+            else:
+                self.folder.goes_on_with(recipe)
+        try:
+            if self.saved:
+                before = self._earlier("before")
+                await components.agent.engine.load(Weights(self.saved.state.step, full_state(components.model)))
+            else:
+                if self.run.cold_start and self.start.model is None:
+                    components = await self.cold_start(components)
+                elif self.start.model and self.start.model == self.start.bundled:
+                    self.say("cold start: the one that comes with arpo (cold_start.bundled=false trains it here)")
+                before = await self.measure(components, asked, "before", cached=True)
+            self.folder.write_summary(**_accuracies(before, {}))
+            course = await self.learn(components, tasks, before)
+            trained = course["model_step"]  # else it is the model from before
+            after = await self.measure(components, asked, "after", step=trained) if trained else {}
+        finally:
+            await components.agent.engine.close()
+        self.close(before, after, course)
+        if not course["model_step"]:
+            raise ArpoError(
+                f"not one of {course['steps_planned']} steps was trained: what comes before them took the time "
+                f"(train.minutes: {self.run.train.minutes}). Raise it, or ask fewer questions (evaluation.limit, "
+                "evaluation.greedy_limit). A cold start is kept: the next run starts from it"
+            )
+
+    def look_at_space(self, components: Components, num_tasks: int) -> None:
+        done = self.saved.state.step if self.saved else 0
+        space = space_for(self.run, components.model, self.folder.path, self.run.train.num_steps(num_tasks) - done)
+        if warning := check_space(space, self.folder.path):
+            self.say(warning, level="warning")
+
+    async def plan(self, components: Components, held_out: Sequence[Task]) -> Components:
+        """Cut the run down to what this machine does within its minutes."""
+        cold_start = self.run.cold_start is not None and self.start.model is None
+        planned = await plan_run(components, self.prepared.tasks["train"], held_out, cold_start=cold_start, spent_s=self.spent_s)
+        self.say(planned.text)
+        return self.adopt(planned.run, components)
+
+    def adopt(self, run: RunConfig, components: Components) -> Components:
+        """Go on with `run`, and write it as the run's recipe."""
+        self.run = run.model_copy(update={"out": str(self.folder.path)})
+        self.start = SFTCache(self.run)
+        self.folder.write_recipe(dump(plain(self.run)))
+        return replace(components, run=self.run)
+
+    async def cold_start(self, components: Components) -> Components:
+        """Supervised fine-tuning, kept in the cache. One that a plan has shortened goes on for as long as the policy does not keep
+        to the format."""
+        self.start.check_writable()
+        assert self.asked.cold_start
+        with self.phase("cold_start"):
+            done, shortened = 0, self.run.cold_start != self.asked.cold_start
+            num_traces = len(training.read_traces(self.asked.cold_start, self.asked.data.train)) if shortened else 0
+            while True:
+                self.say(f"cold start: {await run_cold_start(components, console=self.console, tell=self.say, done=done)}")
+                more = more_cold_start(self.run, self.asked.cold_start, num_traces) if shortened else None
+                if more is None or not (failing := await unfit(components, self.prepared.tasks["train"])):
+                    break
+                self.say(f"the cold start was too short and goes on ({'; '.join(map(str, failing))})")
+                longer, done = more
+                components = self.adopt(longer, components)
+            self.start.keep(components.model, components.tokenizer)
+        return components
+
+    async def measure(
+        self, components: Components, tasks: Sequence[Task], when: str, *, step: int = 0, cached: bool = False
+    ) -> dict[str, Results]:
+        """Sampled and greedy accuracy on held-out tasks, under the names `when` and `when-greedy`."""
+        found: dict[str, Results] = {}
+        with self.phase(f"evaluation_{when}"):
+            for asking in eval_specs(self.run.evaluation, when) if tasks else ():
+                results = self.start.results(asking.name, asking.key) if cached else None
+                if results is None:
+                    began = time.monotonic()
+                    results = await run_eval(components, tasks, asking, model=self.run.name, console=self.console)
+                    results = replace(results, settings={**results.settings, "seconds": round(time.monotonic() - began, 1)})
+                    if cached:
+                        self.keep_results(asking.name, asking.key, results)
+                results.write(self.folder.path / "evaluation")
+                self.say(f"{asking.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
+                if results.calls:
+                    self.say(f"{asking.name}: {in_words(results.calls)}")
+                found[asking.name] = results
+                self.callbacks.on_evaluation(step, results)
+        return found
+
+    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
+        """For other runs: that it fails harms none of this one's."""
+        try:
+            self.start.keep_results(name, asked, results)
+        except OSError as error:
+            self.say(f"not kept in the cache ({error.strerror}: {self.start.path}): what was measured", level="warning")
+
+    def _earlier(self, when: str) -> dict[str, Results]:
+        """What an earlier start of this run measured."""
+        names = {asking.name for asking in eval_specs(self.run.evaluation, when)}
+        return {name: results for name, results in read_all_results(self.folder.path).items() if name in names}
+
+    async def learn(self, components: Components, tasks: dict[str, list[Task]], before: dict[str, Results]) -> dict[str, Any]:
+        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
+        summary."""
+        config, state = self.run.train, self.saved.state if self.saved else TrainState()
+        num_steps = config.num_steps(len(tasks["train"]))
+        learner = self.learner(components, num_steps * config.updates_per_step)
+        minutes = None if config.minutes is None else config.minutes - self.spent_s / 60
+        earlier = state.step if (self.folder.path / "tensorboard").exists() else None  # what a start wrote that is done again
+        with (
+            self.phase("training"),
+            Progress(num_steps, minutes=minutes, done=state.step, title=self.run.name, console=self.console) as progress,
+            Trackers(self.folder.path, config.trackers, settings=plain(self.run), resumed_after=earlier) as trackers,
+        ):
+            trainer = Trainer(
+                components,
+                learner,
+                self.folder,
+                tasks["train"],
+                tasks["validation"],
+                state=state,
+                num_steps=num_steps,
+                progress=progress,
+                trackers=trackers,
+                min_steps=MIN_STEPS if self.asked.plan else 0,
+                reserve_s=CLOSING_S + sum(results.settings.get("seconds", 0.0) for results in before.values()),
+                callbacks=self.callbacks,
+            )
+            state = await trainer.train()
+        step = await self.take_best(components, state)
+        return {"steps_planned": num_steps, "reason": trainer.ended_early, "model_step": step}
+
+    def learner(self, components: Components, num_updates: int) -> Learner:
+        """As it starts, or as it was when the checkpoint was saved."""
+        reference = self._reference() if self.saved and self.run.loss.kl_coefficient else None
+        learner = build_learner(components, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference)
+        if self.saved:
+            checkpoint.load_optimizer(self.saved, learner.optimizer)
+            learner.updates = self.saved.state.updates
+        return learner
+
+    def _reference(self) -> Any:
+        """The model that a resumed run began with."""
+        if self.run.cold_start and self.start.model is None:
+            raise CheckpointError(
+                f"the cold start that this run is to be kept close to is no longer in the cache: {self.start.path}"
+            )
+        return load_model(self.prepared.source, self.run.model, self.start.model)[0]
+
+    async def take_best(self, components: Components, state: TrainState) -> int:
+        """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its weights."""
+        if state.best_step in (0, state.step):
+            return state.step
+        path = checkpoint.path_of(self.folder.path / "checkpoints", state.best_step)
+        try:
+            best = checkpoint.open_checkpoint(path)
+        except CheckpointError as error:
+            self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
+            return state.step
+        model, _ = load_model(self.prepared.source, self.run.model, best.model)
+        await components.agent.engine.load(Weights(state.best_step, full_state(model)))
+        self.say(f"going on with step {state.best_step}, the best in validation")
+        return state.best_step
+
+    def close(self, before: dict[str, Results], after: dict[str, Results], course: dict[str, Any]) -> None:
+        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is finished when
+        all is there: killed before, it is resumed to here."""
+        status = "finished" if course["model_step"] else "failed"
+        history = self.folder.metrics()
+        totals = {"tool_calls": "calls/answered", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
+        self.folder.write_summary(
+            steps=len(history),
+            steps_without_update=sum(line.get("train/updates") == 0 for line in history),
+            cold_start_key=self.start.key,
+            planned=isinstance(self.run.plan, PlanConfig),
+            seconds=self.seconds,
+            **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
+            **_accuracies(before, after),
+            **course,
+        )
+        with self.phase("report"):
+            report = write_report(self.folder.path, state=status)
+        self.folder.write_summary(status=status)
+        print_closing(self.console, self.folder.summary(), report)
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of the run so far, those of earlier starts included."""
+        return self.spent_before + time.monotonic() - self.prepared.began
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a stage; its seconds are on disk even when it fails."""
+        begun, earlier = time.monotonic(), self.seconds.get(name, 0.0)
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(earlier + time.monotonic() - begun, 1)
+            self.folder.write_summary(seconds=self.seconds)
+            self.tool_gateway.write_down()
+
+    def say(self, text: str, level: str = "info") -> None:
+        self.folder.note(text, level=level)
+        self.console.print(text if level == "info" else f"warning: {text}", highlight=False, markup=False)
+
+
+def _accuracies(before: dict[str, Results], after: dict[str, Results]) -> dict[str, Any]:
+    """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, and by family
+    `families_before` and `families_after` (of sampled answers), as far as they were measured."""
+    facts: dict[str, Any] = {}
+    for when, results in (("before", before.get("before")), ("after", after.get("after"))):
+        if results:
+            facts[f"families_{when}"] = {family: asdict(accuracy) for family, accuracy in sorted(results.by_family.items())}
+    for key, suffix in (("accuracy", ""), ("greedy", "-greedy")):
+        first, last = before.get(f"before{suffix}"), after.get(f"after{suffix}")
+        facts |= {f"{key}_{when}": asdict(r.accuracy) for when, r in (("before", first), ("after", last)) if r}
+        if first and last:
+            paired = paired_difference(first.accuracy_by_question, last.accuracy_by_question)
+            facts[f"{key}_gain"] = {**asdict(paired.difference), "p_value": paired.p_value}
+    return facts

@@ -1,0 +1,86 @@
+"""What a run needs and may lack, had before its folder is made: tasks, traces, tools, reward, the model's files.
+
+So a mistake in them leaves nothing behind that would stand in the way of the next start. Writes nothing but the model's cache.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from arpo.assembly.components import Setting, build_setting, read_tasks
+from arpo.errors import ConfigError
+from arpo.models.sources import fetch
+from arpo.recipe.run import RunConfig
+from arpo.sft import training
+from arpo.tasks import Task
+from arpo.tasks.given import Given, check_can_be_kept
+from arpo.tasks.leakage import leaks
+from arpo.training.task_sampler import check_enough
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    tasks: dict[str, list[Task]]  # by split
+    notes: tuple[tuple[str, str], ...]  # what is to be said about them, and its level
+    setting: Setting
+    source: Path  # the model's folder
+    began: float  # on the monotonic clock
+
+
+def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
+    """Raises ConfigError and FormatError, which name key or file. A run that goes on needs no traces any more."""
+    began = time.monotonic()
+    tasks: dict[str, list[Task]] = {}
+    notes: list[tuple[str, str]] = []
+    for split in ("train", "validation", "test"):
+        tasks[split], report = read_tasks(run, split)
+        if split in given_splits(run):
+            check_can_be_kept(tasks[split], f"data.{split}.source")
+        if report and (report.skipped or report.mended or report.duplicates or report.notes):
+            notes.append((f"{split} data: {report}", "info"))
+    check_enough(run.train, len(tasks["train"]))
+    if why := run.rollout.never_branches:
+        notes.append((f"no tree can branch, so all trajectories start from the prompt, as in GRPO: {why}", "warning"))
+    notes += _shared(tasks, run.data.allow_test_questions)
+    if run.cold_start and not resume:
+        training.read_traces(run.cold_start, run.data.train)
+    setting = build_setting(run)
+    notes += [(text, "info") for text in setting.notes()]
+    return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=fetch(run.model.source), began=began)
+
+
+def given_splits(run: RunConfig) -> list[str]:
+    """Splits whose tasks a program brings."""
+    splits = ("train", "validation", "test")
+    return [split for split in splits if (data := getattr(run.data, split)) and isinstance(data.source, Given)]
+
+
+def with_kept_tasks(run: RunConfig, folder: Path) -> RunConfig:
+    """`run` as its recipe says it: tasks that a program brings are read from its folder, in the order in which they are now."""
+    as_they_are: dict[str, Any] = {"limit": None, "shuffle": False, "columns": {}, "duplicates": "keep"}
+    changes = {
+        split: getattr(run.data, split).model_copy(update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are})
+        for split in given_splits(run)
+    }
+    return run.model_copy(update={"data": run.data.model_copy(update=changes)}) if changes else run
+
+
+def kept_tasks(folder: Path, split: str) -> Path:
+    return folder / "tasks" / f"{split}.jsonl"
+
+
+def _shared(tasks: Mapping[str, Sequence[Task]], allowed: bool) -> list[tuple[str, str]]:
+    """Warnings of questions that two splits share. Raises ConfigError where validation is the test set, unless that is allowed."""
+    notes = []
+    for one, other in combinations(tasks, 2):
+        found = leaks(tasks[other], tasks[one])
+        if (one, other) == ("validation", "test") and 2 * len(found.leaks) > found.num_questions and not allowed:
+            message = f"validation tasks choose the checkpoint, and they hold {found}"
+            hint = "Hold out training tasks instead, or set data.allow_test_questions"
+            raise ConfigError(f"{message} of the test data", where="data.validation", hint=hint)
+        if found:
+            notes.append((f"questions are in {one} and in {other} data: {found}", "warning"))
+    return notes

@@ -1,0 +1,165 @@
+"""Where else metrics go: TensorBoard in the run folder, and the trackers that Accelerate knows (wandb, trackio, mlflow, ...).
+
+Knows names of trackers and how to feed them. Refuses to know what the metrics mean. Packages are imported when a run asks for them.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from arpo.errors import ConfigError, install, nearest
+from arpo.recipe.train import TrackerConfig
+from arpo.yaml_positions import flat
+
+_PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
+KNOWN = ("tensorboard", "wandb", "trackio", "mlflow")
+_WHERE = "train.trackers"
+
+
+class Tracker(Protocol):
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Writes scalars as TensorBoard event files. What an earlier start wrote after step `resumed_after` is hidden."""
+
+    def __init__(self, folder: Path | str, *, resumed_after: int | None = None) -> None:
+        _need("tensorboard")
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(folder))
+        if resumed_after is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=resumed_after + 1, session_log=start))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Accelerates:
+    """A tracker of Accelerate behind our two methods."""
+
+    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any], *, resumed: bool) -> None:
+        from accelerate.state import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState()  # their logging asks for it
+        if config.use == "mlflow":
+            _mlflow_into(folder)
+        self._tracker = LOGGER_TYPE_TO_CLASS[config.use](config.project, **_options(config, folder, resumed=resumed))
+        self._tracker.start()
+        self._tracker.store_init_configuration(_flat(settings))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._tracker.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._tracker.finish()
+
+
+def _options(config: TrackerConfig, folder: Path, *, resumed: bool) -> dict[str, Any]:
+    """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has one store for
+    all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under its name."""
+    match config.use:
+        case "wandb":
+            return {"name": folder.name, "dir": str(folder), "group": config.group, "tags": config.tags}
+        case "trackio":
+            return {"name": folder.name, "group": config.group, "resume": "allow" if resumed else "never"}
+        case _:
+            group = {"group": config.group} if config.group else {}
+            return {"run_name": folder.name, "tags": {**group, **dict.fromkeys(config.tags, "true")}}
+
+
+def _mlflow_into(folder: Path) -> None:
+    """Without a server of the user's ($MLFLOW_TRACKING_URI) MLflow writes into the run's folder, as plain files: its database
+    would need packages that a client has no use for, and files have to be allowed."""
+    import mlflow
+
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        mlflow.set_tracking_uri((folder / "mlruns").resolve().as_uri())
+
+
+class Trackers:
+    """All trackers of a run; also a context manager. `given` (configured, or names) adds to TensorBoard, which is always there.
+
+    Raises ConfigError for a name that nobody knows, or whose package is not installed.
+    """
+
+    def __init__(
+        self,
+        run: Path | str,
+        given: Sequence[TrackerConfig | str] = (),
+        *,
+        settings: Mapping[str, Any] | None = None,
+        resumed_after: int | None = None,
+    ) -> None:
+        run = Path(run)
+        configs = check_trackers(given)
+        self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
+        for config in configs:
+            if config.use != "tensorboard":
+                self._trackers.append(_Accelerates(config, run, settings or {}, resumed=resumed_after is not None))
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Numbers alone are sent; the entropies by position stay in the run folder."""
+        numbers = {
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and not name.startswith(_PER_POSITION)
+        }
+        for tracker in self._trackers:
+            tracker.log(numbers, step)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_trackers(given: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
+    """Those that are asked for. Raises ConfigError where one is unknown, not installed or asked for twice: to be called before
+    anything long starts."""
+    configs: list[TrackerConfig] = []
+    for each in given:
+        if isinstance(each, str) and each not in KNOWN:
+            raise ConfigError("unknown tracker", where=_WHERE, value=each, hint=nearest(each, KNOWN))
+        config = TrackerConfig.model_validate(each)
+        if config.use in [other.use for other in configs]:
+            raise ConfigError("asked for twice", where=_WHERE, value=config.use)
+        _need(config.use)
+        configs.append(config)
+    return configs
+
+
+def _need(name: str) -> None:
+    if find_spec(name) is None:
+        package = "mlflow-skinny" if name == "mlflow" else name
+        hint = f"pip install {package}, or all of them: {install('tracking')}"
+        raise ConfigError(f"the package of the tracker {name!r} is not installed", where=_WHERE, hint=hint)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names, as the trackers want them: numbers and text."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) or value is None else str(value)
+        for key, value in flat(settings).items()
+        if value != {}
+    }

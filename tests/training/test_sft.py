@@ -1,0 +1,217 @@
+"""The cold start: traces are written as rollout writes them, and nothing but turns is learnt."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tiny_models import tiny_model
+
+from arpo.assembly.components import Components, build_components
+from arpo.core.branching import StepStats
+from arpo.core.credit import CreditedTree
+from arpo.core.tree import Observation, Prompt, RolloutTree, Turn
+from arpo.engines import SamplingParams
+from arpo.engines.scripted import ScriptedEngine
+from arpo.errors import ArpoError, FormatError
+from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.local import Learner
+from arpo.learner.packing import pack
+from arpo.recipe.load import load_recipe
+from arpo.recipe.train import ColdStartConfig
+from arpo.rollout.tree_rollout import rollout_tree
+from arpo.sft import training
+from arpo.sft.stage import run_cold_start
+from arpo.tasks.traces import Trace, load_traces
+from tiny_project import TinyProject, trace
+
+
+@pytest.fixture
+def components(tiny_project: TinyProject) -> Components:
+    return build_components(load_recipe(tiny_project.recipe), tiny_project.model)
+
+
+def traces(tmp_path: Path, *rows: dict[str, Any]) -> list[Trace]:
+    path = tmp_path / "traces.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_traces(path)
+
+
+def shown(components: Components, given: Sequence[Trace], **rollout: Any) -> list[CreditedTree]:
+    config = components.run.rollout.model_copy(update=rollout)
+    return asyncio.run(training.traces_to_trees(components.agent, given, config, seed=0))
+
+
+TWICE = {
+    "id": "twice",
+    "question": "Parity of 5",
+    "answers": ["odd"],
+    "steps": [
+        {"thought": "Let me see.", "calls": [{"name": "parity", "arguments": {"number": 5}}]},
+        {"calls": [{"name": "parity", "arguments": {"number": 7}}]},
+        {"thought": "Both are.", "answer": "odd"},
+    ],
+}
+
+
+def segments(tree: RolloutTree) -> list[list[int]]:
+    return [list(segment.tokens) for segment in tree.path(tree.leaves()[0])]
+
+
+@pytest.mark.parametrize("format", ["tags", "template"])
+@pytest.mark.parametrize("calls", [2, 3])
+def test_a_trace_becomes_the_tokens_that_a_rollout_of_it_writes(
+    tiny_project: TinyProject, tmp_path: Path, format: str, calls: int
+) -> None:
+    """Segment by segment, calls run by the real tools, the policy told when no calls are left."""
+    components = build_components(
+        load_recipe(tiny_project.recipe, [f"chat.format={format}", "rollout.turn_tokens=90"]), tiny_project.model
+    )
+    limits = {"max_calls": calls, "turn_tokens": 90, "branch_tokens": 500}
+    (given,) = traces(tmp_path, TWICE)
+    (tree,) = shown(components, [given], **limits)
+    chat, _ = components.agent.chat(given.task)
+    written = iter([chat.write(step) for step in given.steps])
+
+    def play(_prompt: Sequence[int], params: SamplingParams) -> list[int]:
+        return list(chat.encode_turn(next(written)))
+
+    agent = replace(components.agent, engine=ScriptedEngine(play, components.tokenizer))
+    config = components.run.rollout.model_copy(update=limits).flat(leaves=1, temperature=1.0)
+    grown = asyncio.run(rollout_tree(agent, given.task, config, stats=StepStats(step=1), seed=0))
+    assert segments(tree.tree) == segments(grown.tree)
+    assert [type(s) for s in tree.tree.path(tree.tree.leaves()[0])] == [Prompt, Turn, Observation, Turn, Observation, Turn]
+
+
+def test_results_are_masked(components: Components, tmp_path: Path) -> None:
+    """Defect 13 of the released code: result spans trained on, so that the model learns to invent results."""
+    (tree,) = shown(components, traces(tmp_path, TWICE), max_calls=2, turn_tokens=90, branch_tokens=500)
+    turns = [s for s in tree.tree.path(tree.tree.leaves()[0]) if isinstance(s, Turn)]
+    (batch,) = pack([tree], 10_000)
+    assert batch.targets_P.tolist() == [token for turn in turns for token in turn.tokens]
+    assert "<result>" not in components.tokenizer.decode(batch.targets_P) and "<result>" in components.tokenizer.decode(
+        batch.tokens_T
+    )
+
+
+def test_results_that_a_trace_brings_are_taken(components: Components, tmp_path: Path) -> None:
+    row = json.loads(json.dumps(trace(3)))
+    row["steps"][0]["results"] = ["quite odd"]
+    (tree,) = shown(components, traces(tmp_path, row))
+    (seen,) = tree.tree.observations.values()
+    assert "quite odd" in components.tokenizer.decode(seen.tokens)
+
+
+@pytest.mark.parametrize(
+    "limits, says",
+    [
+        ({"max_calls": 1}, "rollout.max_calls is 1"),
+        ({"turn_tokens": 9}, "rollout.turn_tokens is 9"),
+        ({"branch_tokens": 100}, "rollout.branch_tokens is 100"),
+    ],
+)
+def test_what_rollout_would_cut_off_is_not_taught(
+    components: Components, tmp_path: Path, limits: dict[str, int], says: str
+) -> None:
+    room = {"max_calls": 2, "turn_tokens": 90, "branch_tokens": 500, **limits}
+    with pytest.raises(FormatError, match=f"twice.*{says}"):
+        shown(components, traces(tmp_path, TWICE), **room)
+
+
+def test_without_a_trace_there_is_nothing_to_learn(components: Components) -> None:
+    with pytest.raises(FormatError, match="no trace"):
+        shown(components, [])
+
+
+@pytest.mark.parametrize("changes, updates", [({"steps": 7}, 7), ({"epochs": 2.0}, 10), ({}, 5), ({"epochs": 0.01}, 1)])
+def test_how_many_updates(changes: dict[str, Any], updates: int) -> None:
+    assert ColdStartConfig(batch=8, **changes).num_updates(40) == updates
+
+
+def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(components: Components, tmp_path: Path) -> None:
+    trees = shown(components, traces(tmp_path, *(trace(number) for number in range(1, 7))))
+
+    class Watched(Learner):
+        def run_cold_start(self, trees: Sequence[CreditedTree], *more: Any) -> dict[str, float]:
+            seen.append([tree.tree.task for tree in trees])
+            return super().imitate(trees, *more)
+
+    orders = []
+    for seed in (1, 1, 2):
+        seen: list[list[str]] = []
+        learner = Watched(tiny_model("llama", vocab=800), **plain_learner())
+        asyncio.run(training.cold_start(learner, trees, ColdStartConfig(batch=2, epochs=2, seed=seed)))
+        flat = [task for batch in seen for task in batch]
+        assert len(seen) == 6 and sorted(flat[:6]) == sorted(flat[6:]) == sorted(tree.tree.task for tree in trees)
+        assert flat[:6] != flat[6:]
+        orders.append(flat)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def plain_learner(lr: float = 1e-3) -> dict[str, Any]:
+    return {"loss": LossConfig(), "optim": OptimConfig(lr=lr), "num_updates": 9, "token_budget": 4096, "tree": True}
+
+
+def test_a_loss_that_stays_infinite_stops_it(components: Components, tmp_path: Path) -> None:
+    model = tiny_model("llama", vocab=800)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    learner = Learner(model, **plain_learner())
+    with pytest.raises(ArpoError, match=r"3 updates in a row .*cold_start.lr"):
+        asyncio.run(training.cold_start(learner, shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=9)))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_ends_without_a_finite_loss_is_not_kept(components: Components, tmp_path: Path, steps: int) -> None:
+    """Fewer updates than stop it, and yet nothing that a cache should hold."""
+    model = tiny_model("llama", vocab=800)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ArpoError, match=r"its last update has no finite loss or weights: lower cold_start\.lr"):
+        asyncio.run(
+            training.cold_start(
+                Learner(model, **plain_learner()), shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=steps)
+            )
+        )
+
+
+def test_it_can_be_stopped_between_updates(components: Components, tmp_path: Path) -> None:
+    learner = Learner(tiny_model("llama", vocab=800), **plain_learner())
+    trees, done = shown(components, traces(tmp_path, trace(1))), []
+
+    async def main() -> None:
+        def watch(number: int, _all: int, _metrics: dict[str, float]) -> None:
+            done.append(number)
+            if number == 3:
+                running.cancel()
+
+        running = asyncio.ensure_future(training.cold_start(learner, trees, ColdStartConfig(steps=9), watch))
+        await running
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert done == [1, 2, 3]
+
+
+def test_the_model_and_its_engine_have_learnt_the_traces(components: Components) -> None:
+    """The loss falls, and what the engine then writes is what the traces write."""
+
+    async def learn_and_ask() -> tuple[Any, str]:
+        done = await run_cold_start(components, console=Console(quiet=True), tell=lambda text: None)
+        given = training.read_traces(components.run.cold_start, components.run.data.train)[0]
+        chat, tools = components.agent.chat(given.task)
+        params = SamplingParams(max_tokens=24, temperature=0.0, seed=1, stop=chat.stop, stop_tokens=chat.stop_tokens)
+        chunks = [chunk async for chunk in components.agent.engine.sample(chat.render(given.task, tools), params)]
+        await components.agent.engine.close()
+        return done, chat.text([token for chunk in chunks for token in chunk.tokens])
+
+    assert components.run.cold_start is not None
+    done, text = asyncio.run(learn_and_ask())
+    assert done.num_traces == 40 and done.num_updates == 60
+    assert done.last_loss < 0.1 * done.first_loss
+    assert text.startswith("<parity>") and text.endswith("</parity>")

@@ -1,0 +1,146 @@
+"""The cache of cold starts: found again by what decides the weights, whole or not at all, never a failure kept."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_model
+
+from arpo.evaluation.results import Results, Sample
+from arpo.recipe.load import load_recipe
+from arpo.sft.cache import SFTCache
+from tiny_project import TinyProject, write_tiny_project
+
+ASKED = {"questions": 2, "samples": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+
+
+@pytest.fixture
+def project(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
+    """One of its own, whose files may be changed."""
+    project = write_tiny_project(tmp_path / "own", tokenizer)
+    monkeypatch.setenv("ARPO_CACHE", str(project.cache))
+    monkeypatch.syspath_prepend(str(project.folder))
+    monkeypatch.delitem(sys.modules, "tiny_world", raising=False)  # of another test's project
+    return project
+
+
+def start(project: TinyProject, *overrides: str) -> SFTCache:
+    return SFTCache(load_recipe(project.recipe, overrides))
+
+
+def some_results(endings: Sequence[str] = ("finished", "finished")) -> Results:
+    samples = [Sample(id=f"q{i}", accuracy=1.0, correct=True, reward=1.0, ending=ending) for i, ending in enumerate(endings)]
+    return Results.of("before", "a model", samples, settings={"seconds": 2.5})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=9",
+        "name=other",
+        "rollout.leaves=12",
+        "rollout.rule=none",
+        "rollout.temperature=0.8",
+        "rollout.turn_tokens=30",
+        "optim.lr=0.5",
+        "train.steps=7",
+        "train.minutes=3",
+        "loss.aggregation=token",
+        "evaluation.limit=3",
+        "evaluation.seed=3",
+        "model.device=auto",
+        "model.gradient_checkpointing=true",
+        "engine.slots=2",
+        "reward={answer: f1}",
+        "data.train.limit=4",
+        "data.test.limit=4",
+    ],
+)
+def test_what_does_not_decide_the_weights_leaves_the_key_alone(project: TinyProject, change: str) -> None:
+    assert start(project, change).key == start(project).key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "cold_start.lr=0.5",
+        "cold_start.seed=9",
+        "cold_start.num_traces=3",
+        "cold_start=null",
+        "chat.result_tokens=11",
+        "chat.format=template",
+        "rollout.max_calls=3",
+        "rollout.at_call_limit=end",
+        "optim.weight_decay=0.5",
+        "model.dtype=bfloat16",
+        "model.lora={rank: 2}",
+    ],
+)
+def test_what_decides_the_weights_changes_the_key(project: TinyProject, change: str) -> None:
+    assert start(project, change).key != start(project).key
+
+
+@pytest.mark.parametrize("file", ["traces.jsonl", "tiny_world.py", "model/config.json"])
+def test_files_count_by_what_is_in_them(project: TinyProject, file: str) -> None:
+    before = start(project).key
+    path = project.folder / file
+    path.write_text(path.read_text() + "\n")
+    assert start(project).key != before
+
+
+def test_other_questions_are_asked_anew(project: TinyProject) -> None:
+    start(project).keep_results("before", ASKED, some_results())
+    found = start(project, "name=second", "seed=4").results("before", ASKED)
+    assert found is not None and found.name == "before" and found.settings == {"seconds": 2.5}
+    assert start(project).results("before", {**ASKED, "seed": 1}) is None
+    assert start(project).results("before-greedy", ASKED) is None
+    for change in ("rollout.turn_tokens=23", "reward={answer: f1}", "data.test.limit=4", "evaluation.split=validation"):
+        assert start(project, change).results("before", ASKED) is None, change
+    questions = project.folder / "test.jsonl"
+    questions.write_text(questions.read_text().replace("even", "odd"))
+    assert start(project).results("before", ASKED) is None
+
+
+def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(project: TinyProject, tokenizer: Any) -> None:
+    own = start(project)
+    assert own.model is None
+    kept = own.keep(tiny_model("llama").float(), tokenizer)
+    assert own.model == kept == start(project).model
+    own.keep_results("before", ASKED, some_results())
+    weights = kept / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-50])
+    assert start(project).model is None
+    assert start(project).keep(tiny_model("llama").float(), tokenizer) == kept
+    assert weights.read_bytes() == content and start(project).model == kept
+    assert start(project).results("before", ASKED) is None, "measured on weights that are gone"
+
+
+def test_what_a_killed_process_left_unfinished_goes(project: TinyProject, tokenizer: Any) -> None:
+    start = SFTCache(load_recipe(project.recipe))
+    left = [start.path / ".partial-model.abc" / "model.safetensors", start.path / "evaluation" / ".partial-before.json.def"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    start.keep(tiny_model("llama"), tokenizer)
+    assert not any(path.exists() for path in left) and [path.name for path in start.path.iterdir()] == ["model"]
+
+
+def test_damaged_results_count_as_none(project: TinyProject) -> None:
+    own = start(project)
+    own.keep_results("before", ASKED, some_results())
+    (path,) = (own.path / "evaluation").glob("*.json")
+    for content in ("", "{", json.dumps({"schema": "something"}), json.dumps([])):
+        path.write_text(content)
+        assert own.results("before", ASKED) is None, content
+    own.keep_results("before", ASKED, some_results())
+    assert own.results("before", ASKED) is not None
+
+
+def test_what_the_world_spoilt_is_not_kept(project: TinyProject) -> None:
+    own = start(project)
+    own.keep_results("before", ASKED, some_results(["finished", "engine_failed"]))
+    assert own.results("before", ASKED) is None

@@ -1,0 +1,125 @@
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import arpo
+from arpo.errors import ConfigError
+from arpo.recipe.train import TrackerConfig
+from arpo.training.trackers import KNOWN, Trackers, check_trackers
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_the_numbers_alone(tmp_path):
+    with Trackers(tmp_path) as trackers:
+        trackers.log({"reward/leaves": 0.5, "note": "text", "missing": None, "flag": True, "entropy_at/first/03": 1.0}, 1)
+        trackers.log({"reward/leaves": 0.75}, 2)
+    assert scalars(tmp_path / "tensorboard") == {"reward/leaves": [(1, 0.5), (2, 0.75)]}
+
+
+def test_a_resumed_run_hides_the_steps_that_it_does_again(tmp_path):
+    with Trackers(tmp_path) as trackers:
+        for step in range(1, 5):
+            trackers.log({"a": float(step)}, step)
+    with Trackers(tmp_path, resumed_after=2) as trackers:
+        trackers.log({"a": 30.0}, 3)
+    assert scalars(tmp_path / "tensorboard")["a"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="did you mean 'wandb'"):
+        check_trackers(["wand"])
+    with pytest.raises(ConfigError, match=r"twice.*'wandb'"):
+        check_trackers(["wandb", TrackerConfig(use="wandb", project="mine")])
+    with pytest.raises(ConfigError, match="trackio has no tags"):
+        TrackerConfig(use="trackio", tags=["a"])
+    with pytest.raises(ConfigError, match="tensorboard has no project"):
+        TrackerConfig(use="tensorboard", project="mine")
+    monkeypatch.setattr("arpo.training.trackers.find_spec", lambda name: None)  # as where none is installed
+    for name in KNOWN:
+        with pytest.raises(ConfigError, match="pip install"):
+            Trackers(tmp_path / "run", [name])
+    assert not (tmp_path / "run").exists()
+
+
+RUN = """
+import sys
+from pathlib import Path
+from arpo.train.settings import TrackerConfig
+from arpo.train.trackers import Trackers
+
+settings = {"seed": 3, "rollout": {"leaves": 8, "rule": {"rule": "paper"}}, "empty": {}, "none": None}
+resumed_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
+use = {"use": sys.argv[2], "project": "shop", "group": "rule-a"}
+if sys.argv[2] != "trackio":
+    use["tags"] = ["seed-1", "cpu"]
+with Trackers(Path(sys.argv[1]), [TrackerConfig(**use)], settings=settings, resumed_after=resumed_after) as trackers:
+    if resumed_after is None:
+        trackers.log({"reward/leaves": 0.5, "entropy_at/first/00": 1.0}, 1)
+    trackers.log({"reward/leaves": 0.75, "tokens/generated": 10}, 2)
+"""
+
+
+def tracked(name, run, *more, **environment):
+    """What the tracker's own client leaves in a run's folder, without a network: it keeps its state in the process."""
+    pytest.importorskip(name)
+    run.mkdir(exist_ok=True)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))}
+    command = [sys.executable, "-c", RUN, str(run), name, *more]
+    source = str(Path(arpo.__file__).parents[1])
+    environment = {**kept, "PYTHONPATH": source, **environment}
+    done = subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert scalars(run / "tensorboard")["reward/leaves"] == [(1, 0.5), (2, 0.75)]
+    assert [path.name for path in run.parent.iterdir()] == [run.name]  # nothing beside the run
+
+
+def test_wandb_keeps_a_run_offline(tmp_path):
+    tracked("wandb", tmp_path / "mine", WANDB_MODE="offline")
+    (written,) = (tmp_path / "mine" / "wandb").glob("offline-run-*/*.wandb")
+    content = written.read_bytes()
+    for word in (b"reward/leaves", b"0.75", b"tokens/generated", b"rollout.rule.rule", b"mine", b"shop", b"rule-a", b"seed-1"):
+        assert word in content
+    assert b"entropy_at" not in content
+
+
+@pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
+def test_mlflow_writes_into_the_runs_folder(tmp_path):
+    tracked("mlflow", tmp_path / "mine")
+    (metric,) = (tmp_path / "mine" / "mlruns").glob("*/*/metrics/reward/leaves")
+    found = [line.split() for line in metric.read_text().splitlines()]  # time, value, step
+    assert [(float(value), int(step)) for _, value, step in found] == [(0.5, 1), (0.75, 2)]
+    kept = metric.parents[2]
+    assert (kept / "params" / "rollout.rule.rule").read_text() == "paper"
+    tags = {path.name: path.read_text() for path in (kept / "tags").iterdir()}
+    assert tags["mlflow.runName"] == "mine" and tags["group"] == "rule-a" and tags["seed-1"] == tags["cpu"] == "true"
+    assert "name: shop" in (kept.parent / "meta.yaml").read_text()
+
+
+@pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
+def test_trackio_keeps_all_runs_in_its_store_and_goes_on_with_a_resumed_one(tmp_path):
+    run, store = tmp_path / "mine", tmp_path / "mine" / "store"  # inside, so that nothing lies beside the run
+    environment = {"TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"}
+    tracked("trackio", run, **environment)
+    tracked("trackio", run, "1", **environment)
+    with sqlite3.connect(store / "shop.db") as database:
+        logged = database.execute("SELECT run_id, run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        settings = database.execute("SELECT config FROM configs").fetchall()
+    assert len({id for id, *_ in logged}) == 1
+    assert [(name, step, json.loads(metrics)) for _, name, step, metrics in logged] == [
+        ("mine", 1, {"reward/leaves": 0.5}),
+        ("mine", 2, {"reward/leaves": 0.75, "tokens/generated": 10.0}),
+        ("mine", 2, {"reward/leaves": 0.75, "tokens/generated": 10.0}),
+    ]
+    found = json.loads(settings[0][0])
+    assert found["rollout.rule.rule"] == "paper" and found["_Group"] == "rule-a"
