@@ -49,12 +49,12 @@ LIST: dict[str, tuple[str, ...]] = {
         "tasks/test_broken_files.py::test_parquet_cut_at_any_byte_is_named",
         "tasks/test_broken_files.py::test_a_damaged_file_gives_tasks_or_says_why",
         "tasks/test_broken_files.py::test_any_bytes_give_tasks_or_say_why",
-        "train/test_job.py::test_tasks_that_cannot_be_read_are_named_by_split_and_key",
+        "training/test_job.py::test_tasks_that_cannot_be_read_are_named_by_split_and_key",
     ),
     "a recipe, data, traces, a tool, a model, a run folder or a cache that this user may not read or write": (
-        "train/test_unreadable.py::test_what_may_not_be_read_is_named_before_a_run_begins",
-        "train/test_unreadable.py::test_a_run_folder_that_may_not_be_written",
-        "train/test_unreadable.py::test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made",
+        "training/test_unreadable.py::test_what_may_not_be_read_is_named_before_a_run_begins",
+        "training/test_unreadable.py::test_a_run_folder_that_may_not_be_written",
+        "training/test_unreadable.py::test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made",
     ),
     "a row without answer, or of another shape": (
         "tasks/test_task_sources.py::test_wrong_rows_are_named",
@@ -65,31 +65,31 @@ LIST: dict[str, tuple[str, ...]] = {
     ),
     # --- models
     "a model that is not there: no folder, no network, half a folder, damaged weights, no tokenizer": (
-        "train/test_models_sources.py::test_sources_that_mean_nothing",
-        "train/test_models_sources.py::test_what_a_folder_lacks_is_named",
-        "train/test_models_sources.py::test_weights_that_are_cut_short_are_found",
-        "train/test_models_sources.py::test_no_such_package_or_no_network",
-        "train/test_models_that_cannot_be.py::test_files_that_hold_something_else",
-        "train/test_models_that_cannot_be.py::test_a_config_that_does_not_fit_its_weights",
-        "train/test_models_that_cannot_be.py::test_weights_with_a_wrong_header",
-        "train/test_models_that_cannot_be.py::test_parameters_that_the_weights_lack_are_no_random_numbers",
+        "training/test_models_sources.py::test_sources_that_mean_nothing",
+        "training/test_models_sources.py::test_what_a_folder_lacks_is_named",
+        "training/test_models_sources.py::test_weights_that_are_cut_short_are_found",
+        "training/test_models_sources.py::test_no_such_package_or_no_network",
+        "training/test_models_that_cannot_be.py::test_files_that_hold_something_else",
+        "training/test_models_that_cannot_be.py::test_a_config_that_does_not_fit_its_weights",
+        "training/test_models_that_cannot_be.py::test_weights_with_a_wrong_header",
+        "training/test_models_that_cannot_be.py::test_parameters_that_the_weights_lack_are_no_random_numbers",
     ),
     "a model without chat template, or with one that fails": (
         "chat/test_template.py::test_a_model_without_template_says_what_to_do",
         "chat/test_tags.py::test_a_model_without_template_still_gets_a_prompt",
-        "train/test_models_that_cannot_be.py::test_chat_templates_that_cannot_write_a_conversation",
+        "training/test_models_that_cannot_be.py::test_chat_templates_that_cannot_write_a_conversation",
     ),
     "a model of an attention that is not supported: windows, recurrent layers, caps": (
-        "train/test_models_that_cannot_be.py::test_attention_that_the_engine_does_not_know",
+        "training/test_models_that_cannot_be.py::test_attention_that_the_engine_does_not_know",
         "engines/test_local_engine.py::test_models_that_cannot_be_sampled_say_why",
-        "train/test_attention.py::test_models_that_can_and_cannot",
-        "train/test_attention.py::test_a_model_that_cannot_is_refused",
+        "training/test_attention.py::test_models_that_can_and_cannot",
+        "training/test_attention.py::test_a_model_that_cannot_is_refused",
     ),
     # --- tools
     "a tool that cannot be imported or set up: the run does not start": (
         "tools/test_tool_config.py::test_defect_8_a_tool_that_fails_to_load_stops_the_run",
         "tools/test_tool_config.py::test_defect_8_a_tool_that_raises_while_it_is_set_up_is_named",
-        "train/test_pipeline.py::test_a_start_that_fails_leaves_the_folder_free",
+        "training/test_pipeline.py::test_a_start_that_fails_leaves_the_folder_free",
     ),
     "a tool that raises": (
         "tools/test_call_boundary.py::test_exceptions_are_errors_that_the_model_can_read",
@@ -131,16 +131,16 @@ LIST: dict[str, tuple[str, ...]] = {
         "rewards/test_paper_reward.py::test_what_is_no_finite_number_ends_the_run_by_name",
         "rewards/test_paper_reward.py::test_a_reward_has_no_say_over_the_process",
         "rollout/test_rollout_failures.py::test_a_reward_that_fails_is_a_reward_error_and_cancels_the_others",
-        "train/test_pipeline.py::test_a_failure_is_written_down_and_not_cached",
+        "training/test_pipeline.py::test_a_failure_is_written_down_and_not_cached",
     ),
     "a step whose rewards are all equal: counted, skipped, reported": (
-        "train/test_loop.py::test_a_step_that_can_teach_nothing_is_counted_and_said",
-        "train/test_loop.py::test_dynamic_sampling_is_bounded",
+        "training/test_loop.py::test_a_step_that_can_teach_nothing_is_counted_and_said",
+        "training/test_loop.py::test_dynamic_sampling_is_bounded",
     ),
     # --- limits
     "a prompt longer than the context": (
-        "train/test_models_that_cannot_be.py::test_prompts_without_room_are_found_before_anything_is_computed",
-        "train/test_models_that_cannot_be.py::test_branches_that_could_outgrow_the_engine",
+        "training/test_models_that_cannot_be.py::test_prompts_without_room_are_found_before_anything_is_computed",
+        "training/test_models_that_cannot_be.py::test_branches_that_could_outgrow_the_engine",
         "rollout/test_rollout_limits.py::test_a_prompt_longer_than_the_branch_is_the_users_mistake",
     ),
     "a tree that exhausts its tokens": (
@@ -150,12 +150,12 @@ LIST: dict[str, tuple[str, ...]] = {
     ),
     # --- what was written before
     "a checkpoint that is truncated: the one before is used, and it says so": (
-        "train/test_checkpoint.py::test_a_checkpoint_cut_anywhere_is_passed_over_and_named",
-        "train/test_checkpoint.py::test_a_damaged_checkpoint_is_passed_over_and_named",
-        "train/test_checkpoint.py::test_a_flipped_bit_in_any_file_is_found",
-        "train/test_checkpoint.py::test_weights_that_are_not_finite_are_passed_over",
-        "train/test_checkpoint.py::test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else",
-        "train/test_pipeline.py::test_a_truncated_checkpoint_is_passed_over_and_its_step_done_again",
+        "training/test_checkpoint.py::test_a_checkpoint_cut_anywhere_is_passed_over_and_named",
+        "training/test_checkpoint.py::test_a_damaged_checkpoint_is_passed_over_and_named",
+        "training/test_checkpoint.py::test_a_flipped_bit_in_any_file_is_found",
+        "training/test_checkpoint.py::test_weights_that_are_not_finite_are_passed_over",
+        "training/test_checkpoint.py::test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else",
+        "training/test_pipeline.py::test_a_truncated_checkpoint_is_passed_over_and_its_step_done_again",
     ),
     "a record of an older or newer schema, or a damaged one": (
         "core/test_record_versions.py::test_what_an_earlier_version_wrote_is_read_and_replays",

@@ -246,7 +246,7 @@ def test_a_rule_that_cannot_be_had_is_named(path: str, words: str, tmp_path: Pat
 
 SCRIPT = """\
 import arpo
-from arpo.recipe import show_resolved
+from arpo.recipe.load import show_resolved
 
 class Mine:
     def __call__(self, tip, stats, random): ...

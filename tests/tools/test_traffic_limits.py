@@ -197,7 +197,7 @@ def test_a_budget_of_money_stops_the_run_and_the_cache_costs_nothing(tmp_path):
             await ask(query)
         with pytest.raises(ToolsStoppedError, match=r"1\.2 in money for 3 calls"):
             await ask("d")
-        assert ask.tool_gateway.accounts["search"].cost == pytest.approx(1.2)
+        assert ask.tool_gateway.usage["search"].cost == pytest.approx(1.2)
 
     asyncio.run(main())
 
@@ -368,7 +368,7 @@ def test_money_that_a_killed_process_spent_counts_against_the_next_one(tmp_path)
     async def main():
         ask = live(lambda number: ToolResult(text="x", cost=0.25), limits={"money": 1.75})
         ask.tool_gateway.keep(tmp_path)
-        assert ask.tool_gateway.accounts["search"].cost == 1.5 and ask.tool_gateway.accounts["search"].executed == 6
+        assert ask.tool_gateway.usage["search"].cost == 1.5 and ask.tool_gateway.usage["search"].executed == 6
         await ask()
         with pytest.raises(ToolsStoppedError, match=r"1\.75 in money for 7 calls"):
             await ask()
@@ -386,7 +386,7 @@ def test_what_a_call_cost_counts_although_who_asked_first_has_left(tmp_path):
         second = asyncio.create_task(ask())
         await asyncio.sleep(0.01)
         first.cancel()
-        assert (await second).shared and ask.tool_gateway.accounts["search"].cost == 2.0
+        assert (await second).shared and ask.tool_gateway.usage["search"].cost == 2.0
 
     asyncio.run(main())
 

@@ -9,12 +9,12 @@ import pytest
 from arpo.learner import malloc_trim
 
 HOLES = """
-from arpo.train import heap
+from arpo.learner import malloc_trim
 def resident():
     with open("/proc/self/statm") as pages:
         return int(pages.read().split()[1]) * 4096 // 2**20
-heap.keep_freed()
-heap._available = lambda: 0.9
+malloc_trim.keep_freed()
+malloc_trim._available = lambda: 0.9
 freed = bytearray(b"1") * (16 << 20)  # after this glibc keeps blocks of up to 16 MB in its heap
 del freed
 kept, large = [], []
@@ -23,10 +23,10 @@ for number in range(40):
     kept.append(bytearray(b"1") * (100 << 10))
 full = resident()
 large.clear()
-heap.give_back()
+malloc_trim.give_back()
 assert full - resident() < 50, "memory is not scarce"
-heap._available = lambda: 0.1
-heap.give_back()
+malloc_trim._available = lambda: 0.1
+malloc_trim.give_back()
 print(full - resident())
 """
 

@@ -137,7 +137,7 @@ def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(com
     trees = shown(components, traces(tmp_path, *(trace(number) for number in range(1, 7))))
 
     class Watched(Learner):
-        def run_cold_start(self, trees: Sequence[CreditedTree], *more: Any) -> dict[str, float]:
+        def imitate(self, trees: Sequence[CreditedTree], *more: Any) -> dict[str, float]:
             seen.append([tree.tree.task for tree in trees])
             return super().imitate(trees, *more)
 

@@ -74,10 +74,10 @@ from pathlib import Path
 from rich.console import Console
 from arpo.core.score import Score
 from arpo.errors import ArpoError
-from arpo.recipe import load_recipe
-from arpo.train import checkpoint
-from arpo.train.pipeline import train
-from arpo.train.runfolder import RunFolder
+from arpo.recipe.load import load_recipe
+from arpo.runs import checkpoint
+from arpo.training.pipeline import train
+from arpo.runs.folder import RunFolder
 
 recipe, disk = sys.argv[1], Path(sys.argv[2])
 

@@ -55,8 +55,8 @@ def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path,
 RUN = """
 import sys
 from pathlib import Path
-from arpo.train.settings import TrackerConfig
-from arpo.train.trackers import Trackers
+from arpo.recipe.train import TrackerConfig
+from arpo.training.trackers import Trackers
 
 settings = {"seed": 3, "rollout": {"leaves": 8, "rule": {"rule": "paper"}}, "empty": {}, "none": None}
 resumed_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
