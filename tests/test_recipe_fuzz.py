@@ -1,6 +1,7 @@
 """Whatever stands in a recipe, the answer is a run or a ConfigError: never another exception."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ NEEDS: dict[str, dict[str, object]] = {
     "evaluation.judge": {f"evaluation.judge.{key}": value for key, value in SERVED.items()},
     "train.early_stop": {"data.validation.source": "v.jsonl", "train.eval_every": 1},
     "train.eval_every": {"data.validation.source": "v.jsonl"},
+    "train.trackers": {"train.trackers": [{"use": "wandb"}]},
+    "plan": {"plan.trained_tokens_per_s": 1.0, "plan.sampled_tokens_per_s": 1.0},
     "tools.offered": {"tools.offered.use": "search"},
     "reward.bonus": {"reward.bonus_tools": ["search"]},
 }
@@ -69,7 +72,7 @@ def with_value(path: tuple[str, ...], value: object) -> object:
     for group, needed in NEEDS.items():
         if dotted == group or dotted.startswith(f"{group}."):
             for key, other in needed.items():
-                _put(recipe, tuple(key.split(".")), other)
+                _put(recipe, tuple(key.split(".")), deepcopy(other))
     _put(recipe, path, value)
     return recipe
 
@@ -78,7 +81,7 @@ def _put(recipe: object, path: tuple[str, ...], value: object) -> None:
     group: Any = recipe
     for key in path[:-1]:
         inner = group.get(key)
-        if isinstance(inner, list):  # of tools: the first
+        if isinstance(inner, list):  # of tools or trackers: the first
             group = inner[0]
             continue
         group[key] = inner if isinstance(inner, dict) else {}
