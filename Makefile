@@ -20,17 +20,21 @@ WORKERS ?= $(shell test $(CORES) -gt 4 && echo 4 || { test $(CORES) -gt 1 && ech
 # A file's tests stay in one process, which makes what they share once.
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# A broken link, a missing page and an anchor that leads nowhere are errors. (The variable silences an advertisement.)
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Spinning OpenMP threads make small operations up to 60 times slower on a shared machine; this must be set before torch loads.
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python quickstart quickstart-compare test test-slow test-browser vllm test-vllm viewer check bench clean
+.PHONY: help setup python quickstart quickstart-compare test test-slow test-browser vllm test-vllm viewer check docs bench clean
 
 help:  ## list the commands
 	@echo 'make COMMAND, where COMMAND is'
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'WORKERS=N            processes that run tests side by side (default: one a core, at most 4; 0: the tests run in one)'
+	@echo 'PKG=core             the package whose tests run: make test PKG=core'
 	@echo 'PYTHON=python3.12    the interpreter to build $(VENV) from (3.11 or newer)'
 	@echo 'TORCH_INDEX=URL      where torch comes from. On Linux the plain index serves the CUDA build (gigabytes); without a GPU:'
 	@echo '                     make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu'
@@ -63,8 +67,8 @@ quickstart: $(VENV)/.core  ## set up, fetch a small model, train it with ARPO on
 quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leaves, 3 seeds (hours; goes on where it stopped)
 	$(BIN)/arpo bench quickstart-compare
 
-test: setup  ## set up and run the tests
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow and not vllm'
+test: setup  ## set up and run the tests; PKG=core runs those of one package (tests/core)
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow and not vllm' $(if $(PKG),tests/$(PKG))
 
 test-slow: setup  ## the tests that take longer
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow
@@ -97,14 +101,18 @@ viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
 	@command -v npm >/dev/null || { echo 'make viewer needs Node 20 or newer with npm and finds none' >&2; exit 1; }
 	cd viewer && npm ci --no-audit --no-fund && npm run build
 
-check: setup  ## lint, format and types
+check: setup  ## lint, format, types and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(SITE)
+
+docs: setup  ## build the documentation as a site: site/index.html
+	$(SITE)
 
 bench: $(VENV)/.core  ## the measurements behind the claims
 	$(BIN)/arpo bench
 
 clean:  ## remove the environment and caches (runs/ and the model cache stay)
-	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import arpo
+from arpo.config_errors import RENAMED, all_keys
 from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
 from arpo.recipe.load import bundled, load_recipe, show_resolved
@@ -15,6 +16,7 @@ from arpo.recipe.run import RunConfig, plain
 from arpo.rewards.config import RewardConfig
 from arpo.tasks.data import DataConfig
 from arpo.tools.config import ToolConfig, build_tools
+from arpo.yaml_positions import show
 
 SMALL = "data: {train: {source: atlas}}\n"
 
@@ -29,6 +31,15 @@ def mistake(path: Path | str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_recipe(path, overrides)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_answered_with_its_new_name(old: str, new: str, tmp_path: Path) -> None:
+    assert f"there is no key '{old.rpartition('.')[2]}' here; it is called '{new}' now" in mistake("quickstart", f"{old}=1")
+    keys = {show(path) for path in all_keys(RunConfig)}
+    assert new in keys and old not in keys
+    changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"| `{old}` | `{new}` |" in changelog
 
 
 @pytest.mark.parametrize("name", sorted(bundled()))

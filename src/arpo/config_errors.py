@@ -28,7 +28,10 @@ _SHOULD_BE = {
     "dict": GROUP,
 }
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-
+# Keys of recipes written before 0.1.0, and their names now; CHANGELOG.md lists them too.
+RENAMED = {
+    "loss.importance_cap": "loss.tis_cap",
+}
 
 CONFLICT = "conflict"  # the kind of pydantic's error
 NO_SECRETS = (
@@ -128,7 +131,9 @@ def _choice(given: object, quoted: Iterable[str]) -> str:
 
 
 def _hint(keys: Keys, value: dict[str, Any], model: type) -> str:
-    """The nearest key of the same group, else the same key in another group."""
+    """The new name of a renamed key, else the nearest key of the same group, else the same key in another group."""
+    if new := RENAMED.get(show(keys)):
+        return f"it is called {new!r} now"
     here, word = keys_at(model, keys[:-1], value), str(keys[-1])
     if not difflib.get_close_matches(word, here, n=1, cutoff=0.75):
         elsewhere = [show(path) for path in all_keys(model) if path[-1] == word]

@@ -1,4 +1,4 @@
-"""Credit against brute force on flattened trajectories (algorithm sections 5 and 6)."""
+"""Credit against brute force on flattened trajectories (docs/method.md, sections 5 and 6)."""
 
 from random import Random
 from statistics import fmean, pstdev

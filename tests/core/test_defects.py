@@ -1,4 +1,4 @@
-"""Defects of the released code that belong to the core (algorithm section 9): each test fails under the released behaviour."""
+"""Defects of the released code that belong to the core: each test fails under the released behaviour."""
 
 import random
 from array import array

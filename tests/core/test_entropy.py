@@ -1,4 +1,4 @@
-"""Entropy in nats, exact and bounded (algorithm section 3)."""
+"""Entropy in nats, exact and bounded (docs/method.md, section 3)."""
 
 import math
 from array import array

@@ -1,4 +1,4 @@
-"""Budget, order and timing of an expansion (algorithm section 4)."""
+"""Budget, order and timing of an expansion (docs/method.md, section 4)."""
 
 from random import Random
 

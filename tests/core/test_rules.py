@@ -1,4 +1,4 @@
-"""The branching rules, each against its formula (algorithm section 4)."""
+"""The branching rules, each against its formula (docs/method.md, section 4)."""
 
 import math
 from random import Random

@@ -1,4 +1,4 @@
-"""Branching rules: given a tip, how many siblings are wanted and how urgently (algorithm section 4).
+"""Branching rules: given a tip, how many siblings are wanted and how urgently (docs/method.md, section 4).
 
 A rule is a small pure function of a tip, the step's frozen statistics and a keyed `Random`. It sees neither budget nor other tips.
 Every rule is a frozen dataclass whose field `rule` names it, so that a recipe's `{rule: paper, tau: 0.6}` builds it.

@@ -1,4 +1,4 @@
-"""The leaves of one tree still allowed, and which tip gets them (algorithm section 4, "Budget").
+"""The leaves of one tree still allowed, and which tip gets them (docs/method.md, section 4, "Budget").
 
 Tips are served in a canonical order that knows no clock: by depth, then score (highest first), then path. A tip that wants w
 siblings gets `min(w, B, C_r)` in that order, with B leaves left in all and C_r left to its root. Tips become known in any order;

@@ -1,4 +1,4 @@
-"""From rewards of leaves to credit of tokens (algorithm sections 5 and 6).
+"""From rewards of leaves to credit of tokens (docs/method.md, sections 5 and 6).
 
 Knows rewards and who shares what with whom. Refuses to know tokens, losses and what a reward means.
 """

@@ -1,4 +1,4 @@
-"""Entropy of the next-token distribution, in nats (algorithm section 3).
+"""Entropy of the next-token distribution, in nats (docs/method.md, section 3).
 
 Knows probabilities, logits and stored entropies. Refuses to know where they come from and what is decided with them.
 """

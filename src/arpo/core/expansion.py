@@ -1,4 +1,4 @@
-"""The growth of one tree as a state machine without I/O: events in, commands out (algorithm section 4).
+"""The growth of one tree as a state machine without I/O: events in, commands out (docs/method.md, section 4).
 
 `Expansion` decides what happens next; a driver makes it happen and reports back. What it rests on:
 

@@ -1,4 +1,4 @@
-"""The adaptive threshold's memory: heads of earlier steps, as a value (algorithm section 4, rule `threshold`).
+"""The adaptive threshold's memory: heads of earlier steps, as a value (docs/method.md, section 4, rule `threshold`).
 
 It is a function of finished trees and of the window before, so it does not depend on which tree finished first, and a resumed run
 continues with the window that its checkpoint holds.

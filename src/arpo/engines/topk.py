@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 def intervals(logprobs_NK: NDArray[np.floating], vocab_size: int) -> tuple[Floats, Floats]:
     """Lowest and highest entropy, nats, [N] each, of distributions over `vocab_size` tokens with these K highest
-    log-probabilities (algorithm section 3). A token that cannot come is -inf. K >= 1."""
+    log-probabilities (docs/method.md, section 3). A token that cannot come is -inf. K >= 1."""
     values = np.asarray(logprobs_NK, dtype=np.float64)
     num_known = values.shape[1]
     probabilities = np.exp(values)

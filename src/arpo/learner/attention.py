@@ -1,4 +1,4 @@
-"""Attention over a packed tree: each token sees its own path (algorithm section 8), through transformers' attention interface.
+"""Attention over a packed tree: each token sees its own path (docs/method.md, section 8). Uses transformers' attention interface.
 
 Knows chains, masks and kernels. Refuses to know models' weights, rows and losses. Two names for one result:
 

@@ -1,4 +1,4 @@
-"""Losses on rows: pure functions of log-probabilities, credit and masks (algorithm section 7).
+"""Losses on rows: pure functions of log-probabilities, credit and masks (docs/method.md, section 7).
 
 Knows formulas. Refuses to know trees, models and optimisers. A row is a trajectory, so nothing here depends on packing.
 

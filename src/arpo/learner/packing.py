@@ -1,4 +1,4 @@
-"""Credited trees laid out for training: unique tokens in preorder, and each leaf a row of indices into them (algorithm section 8).
+"""Credited trees laid out for training (docs/method.md, section 8): unique tokens in preorder, each leaf a row of indices.
 
 Knows tokens, places and credit. Refuses to know models, losses and how attention is computed.
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arpo.learner.lora import is_finite
 from arpo.errors import CheckpointError
+from arpo.learner.lora import is_finite
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from typing import IO, Any
 from arpo.core.record import TreeRecord, decode, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.files import PARTIAL, json_line, read_json, read_json_lines, sync_folder, write_atomic, write_json
-from arpo.runs.lock import Lock, is_held
 from arpo.runs.atomic import clear_partial, settle
+from arpo.runs.lock import Lock, is_held
 
 RESUMED = "recipe.resumed.yaml"
 ENVIRONMENT = "environment.json"

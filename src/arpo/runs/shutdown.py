@@ -14,12 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
-from arpo.errors import ArpoError, ToolsStoppedError
+from arpo.errors import ArpoError, GateError, ToolsStoppedError
 from arpo.event_loop import run_sync
 from arpo.runs import checkpoint
-from arpo.errors import GateError
-from arpo.runs.folder import RunFolder
 from arpo.runs.disk_space import is_full
+from arpo.runs.folder import RunFolder
 
 STOPPING = b"\nstopping: what is finished is kept. Ctrl-C again stops at once.\n"
 
