@@ -1,15 +1,19 @@
-"""How every benchmark ends: figures and goals as one JSON object on the last line, and what it ran on."""
+"""How every benchmark ends: figures and goals as one JSON object on the last line, and what it ran on; this machine's peak."""
 
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arpo.runs.environment import describe_environment
+
+_SIZES = {"cpu": 2048, "cuda": 8192}  # what fills the machine: a GPU is idle half of a smaller product
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +47,27 @@ def finish(name: str, figures: Mapping[str, Any], goals: Sequence[Goal]) -> int:
     return 0
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every side in every round: the sides take turns, so that what else the machine does meets them alike."""
-    for _ in range(warm_up):
-        for run in sides.values():
-            run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
-        for name in order:
-            start = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
+
+
+def matmul_peak(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0, size: int | None = None) -> float:
+    """GFLOP/s of a square product in `dtype` with the threads of this process: the best of those that fit into `seconds`. `size`:
+    its rows and columns (None: enough to fill the machine, which takes long where a CPU has no instructions for `dtype`)."""
+    size = size or _SIZES[torch.device(device).type]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    for _ in range(3):  # the first calls prepare
+        left @ right
+    _wait(device)
+    best, deadline = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        left @ right
+        _wait(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

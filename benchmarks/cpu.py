@@ -20,8 +20,7 @@ from random import Random
 from typing import Any
 
 import torch
-from _figures import at_least, finish, median
-from _peak import matmul_peak
+from _figures import at_least, finish, matmul_peak, median
 
 from arpo.cli import prepare_process
 from arpo.cli.forecast import quickstart_model

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _figures import Goal, at_most, finish, median
+from _figures import Goal, at_most, finish, matmul_peak, median
 from _grown import Lengths, grow
-from _peak import matmul_peak
 from _shapes import SHAPES, flops_a_token, model_of
 from torch import Tensor
 
