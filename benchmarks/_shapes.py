@@ -13,7 +13,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "vocab_size": 512,
+        "vocab_size": 49_152,  # that of the recorded trees
     },
     "SmolLM2-135M": {
         "model_type": "llama",

@@ -2,7 +2,7 @@
 
     arpo bench memory [-- --steps 500] [--quick]
 
-One process, measured at every publication of weights: a real learner (40,000 weights) and a scripted agent that searches the
+One process, measured at every publication of weights: a real learner (a tiny model) and a scripted agent that searches the
 atlas. A fifth of the steps is warm-up (caches fill, the allocator settles); over the rest a line is fitted through each series.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from _figures import at_most, finish
-from _tiny_model import write_tiny_model
+from _shapes import model_of
 from rich.console import Console
 
 from arpo.engines import SamplingParams, Weights
@@ -57,7 +57,7 @@ class Measured(EngineWrapper):
     async def load(self, weights: Weights) -> None:
         await super().load(weights)
         gc.collect()
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20  # noqa: ASYNC240
         descriptors, threads = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
         samples.append((resident, float(len(gc.get_objects())), float(descriptors), float(threads)))
 
@@ -78,7 +78,8 @@ def measure(folder: Path, steps: int) -> None:
     warm_up = steps // 5
     samples.clear()
     os.environ["ARPO_CACHE"] = str(folder / "cache")
-    write_tiny_model(folder / "model", _tokenizer())
+    for part in (model_of("tiny"), _tokenizer()):
+        part.save_pretrained(folder / "model")
     recipe = folder / "memory.yaml"
     recipe.write_text(RECIPE.format(folder=folder, steps=steps))
     with open(os.devnull, "w") as nowhere:

@@ -6,8 +6,8 @@
     arpo bench packing -- --device cuda --shape Qwen2.5-1.5B
 
 Three sides do one update on the same trajectories, in packs of the same size: `packed` computes what trajectories share once,
-`prompt` shares a task's prompt alone, `flat` shares nothing. (`train.packing: flat` is slower than `flat` here, since it runs each
-trajectory alone; that is `alone`.) All are the library's learner; `flat` is a forest of single branches to it. Weights are random.
+`prompt` shares a task's prompt alone, `flat` shares nothing (`train.packing: flat` is slower, since it
+runs each trajectory alone). All are the library's learner; `flat` is a forest of single branches to it. Weights are random.
 
 The recorded step is the first of a quickstart run: `quickstart_step.frames` holds its trees and their credit, without texts. On a
 GPU, where these would be too small, trees are grown from lengths typical of search agents.
@@ -15,7 +15,6 @@ GPU, where these would be too small, trees are grown from lengths typical of sea
 
 import argparse
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trees = grown_trees(4) if options.device == "cuda" and not options.run else recorded_trees(options.run, options.step)
     rounds, layers = (1, 2) if options.quick else (options.rounds, None)
     trees = trees[:3] if options.quick else trees
-    if options.shape == "tiny":
-        trees = [in_vocabulary(tree, SHAPES["tiny"]["vocab_size"]) for tree in trees]
     figures: dict[str, Any] = {
         "shape": options.shape,
         "device": options.device,
@@ -96,23 +93,6 @@ def grown_trees(count: int, leaves: int = 16, roots: int = 8, lengths: Lengths =
     return credit([grow(seed, lengths, leaves=leaves, roots=roots).scored for seed in range(count)], AdvantageConfig())
 
 
-def in_vocabulary(credited: CreditedTree, size: int) -> CreditedTree:
-    """The same tree of tokens below `size`."""
-    was = credited.tree
-
-    def fewer(part: Any) -> Any:
-        return replace(part, tokens=array("i", (token % size for token in part.tokens)))
-
-    tree = RolloutTree(was.task, was.step, fewer(was.prompt))
-    for place in sorted(was.turns, key=len):
-        tree.grow(fewer(was.turns[place]))
-        if place in was.observations:
-            tree.grow(fewer(was.observations[place]))
-    for leaf, ending in was.endings.items():
-        tree.end(leaf, ending)
-    return CreditedTree(ScoredTree(tree, {}), credited.advantages, credited.credit)
-
-
 def sharing_prompts(trees: Trees) -> Trees:
     """The same trajectories, each with its first turn as a root of its own."""
     return [_separate(tree, sorted(tree.advantages)) for tree in trees]
@@ -144,8 +124,8 @@ def _separate(credited: CreditedTree, leaves: Sequence[Place]) -> CreditedTree:
 # --- measurements
 
 
-def learner_of(model: Any, budget: int, dtype: torch.dtype, tree: bool = True) -> Learner:
-    return Learner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=tree, dtype=dtype)
+def learner_of(model: Any, budget: int, dtype: torch.dtype) -> Learner:
+    return Learner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=True, dtype=dtype)
 
 
 def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int | None) -> tuple[dict[str, Any], list[Goal]]:
@@ -158,10 +138,6 @@ def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int 
         name: {"tokens": tokens[name], **{kind: round(value, 3) for kind, value in _middle(seconds[name]).items()}}
         for name in sides
     }
-    if options.device == "cpu":
-        alone = learner_of(model, options.budget, torch.bfloat16, tree=False)
-        spent, _ = _in_turn(alone, {"alone": trees}, 1)
-        found["alone"] = {"tokens": tokens["flat"], **{kind: round(value, 3) for kind, value in _middle(spent["alone"]).items()}}
     goals = []
     for other in ("flat", "prompt"):
         shares = {kind: found["packed"][kind] / found[other][kind] for kind in ("tokens", "seconds", "cpu_seconds")}

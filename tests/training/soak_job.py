@@ -16,8 +16,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from _tiny_model import write_tiny_model
-
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.engines import Chunk, SamplingParams
@@ -26,6 +24,7 @@ from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
 from arpo.engines.wrapper import EngineWrapper
 from arpo.tasks import Task
+from tiny_project import write_tiny_model
 
 # Counted; besides: "cold start" (its updates, then "keeping"), "log", "random".
 POINTS = ("sampling", "tool", "scoring", "update", "checkpoint", "files", "tensorboard")
