@@ -1,19 +1,14 @@
-"""How every benchmark ends: figures and goals as one JSON object on the last line, and what it ran on; this machine's peak."""
+"""How every benchmark ends: figures and goals as one JSON object on the last line, and what it ran on."""
 
 import json
 import os
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from arpo.runs.environment import describe_environment
-
-_SIZES = {"cpu": 2048, "cuda": 8192}  # what fills the machine: a GPU is idle half of a smaller product
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +44,3 @@ def finish(name: str, figures: Mapping[str, Any], goals: Sequence[Goal]) -> int:
 
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
-
-
-def matmul_peak(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0, size: int | None = None) -> float:
-    """GFLOP/s of a square product in `dtype` with the threads of this process: the best of those that fit into `seconds`. `size`:
-    its rows and columns (None: enough to fill the machine, which takes long where a CPU has no instructions for `dtype`)."""
-    size = size or _SIZES[torch.device(device).type]
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    for _ in range(3):  # the first calls prepare
-        left @ right
-    _wait(device)
-    best, deadline = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        start = time.perf_counter()
-        left @ right
-        _wait(device)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
-    return best
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()

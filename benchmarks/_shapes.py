@@ -55,11 +55,3 @@ def model_of(shape: str, *, layers: int | None = None, device: str = "cpu", dtyp
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype).train()
-
-
-def flops_a_token(model: Any) -> tuple[int, int]:
-    """Floating-point operations of a token's forward and backward: through the layers, and through the head where it is predicted
-    from. Attention's own products are left out: they are what sharing a prefix cannot be credited with twice."""
-    head = model.get_output_embeddings().weight.numel()
-    body = sum(parameter.numel() for name, parameter in model.named_parameters() if "layers." in name)
-    return 6 * body, 6 * head

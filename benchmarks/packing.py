@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _figures import Goal, at_most, finish, matmul_peak, median
+from _figures import Goal, at_most, finish, median
 from _grown import Lengths, grow
-from _shapes import SHAPES, flops_a_token, model_of
+from _shapes import SHAPES, model_of
 from torch import Tensor
 
 from arpo.core.credit import AdvantageConfig, CreditedTree, ScoredTree, credit
@@ -146,11 +146,6 @@ def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int 
             f"seconds of packed over {other} ({shares['seconds']:.3f}), over tokens of packed over {other} ({shares['tokens']:.3f})"
         )
         goals.append(at_most(what, 1.15, shares["seconds"] / shares["tokens"]))
-    body, head = flops_a_token(model)
-    predicted = sum(len(batch.predicts_P) for batch in learner.packs(trees))
-    speed = (body * tokens["packed"] + head * predicted) / found["packed"]["seconds"] / 1e9
-    peak = matmul_peak(torch.bfloat16, options.device, size=256 if options.quick else None)
-    found["gflops"] = {"packed": round(speed), "peak": round(peak), "share": round(speed / peak, 3)}
     return found, goals
 
 

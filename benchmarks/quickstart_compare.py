@@ -84,7 +84,6 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {','.join(METHODS)} (default: all)")
     parser.add_argument("--steps", type=int, help="training steps a cell (else the recipe's)")
     parser.add_argument("--cells", type=int, metavar="N", help="stop after N cells; 0: only show what is there")
-    parser.add_argument("--keep-checkpoints", action="store_true", help="keep those of finished cells too")
     return parser
 
 
@@ -104,7 +103,6 @@ def _plan(options: argparse.Namespace) -> Plan:
         methods=tuple(method for method in METHODS if method in methods),
         seeds=tuple(range(options.seeds)),
         out=options.out.absolute(),
-        keep_checkpoints=options.keep_checkpoints,
     )
     for seed in plan.seeds:
         if "random" in methods and "arpo" not in methods and finished(plan, "arpo", seed) is None:
