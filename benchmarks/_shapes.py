@@ -36,11 +36,14 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def model_of(shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own."""
+def model_of(
+    shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
+    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own; `changes`: other
+    numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    numbers = dict(SHAPES[shape])
+    numbers = {**SHAPES[shape], **changes}
     config = AutoConfig.for_model(
         numbers.pop("model_type"),
         tie_word_embeddings=True,

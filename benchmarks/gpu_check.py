@@ -76,7 +76,7 @@ def step(shape: str) -> Checked:
     metrics = learner.update(batch)
     seconds = time.perf_counter() - began
     peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
-    figures = {"seconds": seconds, "tokens": metrics["tokens_trained"], "peak GiB": peak / GIB, "GPU GiB": total / GIB}
+    figures = {"seconds": seconds, "tokens": metrics["tokens_trained"], "peak GiB": peak / GIB}
     return figures, [
         at_most("trained weights that are not finite after two updates", 0, float(learner.broken() is not None)),
         at_least("relative distance that two updates move the embeddings", 1e-6, relative(weight.detach(), before)),

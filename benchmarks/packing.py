@@ -1,7 +1,6 @@
 """Tree-packed training against flat: seconds, gradients, and how cost grows with a tree.
 
     arpo bench packing                                     SmolLM2's shape, a recorded quickstart step, in its packs
-    arpo bench packing -- --run runs/quickstart --step 3   a step of a run of yours
     arpo bench packing -- --quick                          fewer trees, rounds and layers
     arpo bench packing -- --device cuda --shape Qwen2.5-1.5B
 
@@ -42,15 +41,11 @@ Trees = list[CreditedTree]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    trees = grown_trees(4) if options.device == "cuda" and not options.run else recorded_trees(options.run, options.step)
+    trees = grown_trees(4) if options.device == "cuda" else recorded_trees()
     rounds, layers = (1, 2) if options.quick else (options.rounds, None)
     trees = trees[:3] if options.quick else trees
-    figures: dict[str, Any] = {
-        "shape": options.shape,
-        "device": options.device,
-        "budget": options.budget,
-        "layers": layers or "all",
-    }
+    figures: dict[str, Any] = {"shape": options.shape, "device": options.device, "budget": options.budget}
+    figures["layers"] = layers or "all"
     figures["sides"], goals = compare(trees, options, rounds, layers)
     if options.device == "cpu":
         figures["gradients"], equal = gradients(trees[:2], options.shape, layers)
@@ -61,8 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--run", type=Path, help="a run's folder: its recorded trees instead of the bundled ones")
-    parser.add_argument("--step", type=int, default=1, help="which step of that run")
     parser.add_argument("--shape", choices=SHAPES, default="SmolLM2-135M")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--budget", type=int, help="tokens of a pack (default: 2048, on a GPU 16384)")
@@ -76,17 +69,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 # --- trees
 
 
-def recorded_trees(run: Path | None, step: int) -> Trees:
-    """The trees of a step that can teach something, with the credit that they were trained with."""
-    path = RECORDED if run is None else run / "events" / f"step-{step:06d}.frames"
-    if not path.is_file():
-        raise SystemExit(f"there is no {path}: give a run's folder (--run) and a step that it has recorded (--step)")
-    with path.open("rb") as frames:
+def recorded_trees() -> Trees:
+    """The trees of the recorded step that can teach something, with the credit that they were trained with."""
+    with RECORDED.open("rb") as frames:
         newest = {record.tree.task: record.credited for record in decode(frames)}  # of two frames the later has the credit
-    teaching = [tree for tree in newest.values() if any(tree.credit.values())]
-    if not teaching:
-        raise SystemExit(f"no tree in {path} can teach anything: choose another step (--step)")
-    return teaching
+    return [tree for tree in newest.values() if any(tree.credit.values())]
 
 
 def grown_trees(count: int, leaves: int = 16, roots: int = 8, lengths: Lengths = LONG) -> Trees:
