@@ -34,7 +34,7 @@ from arpo.training.metrics import want_rates
 from arpo.yaml_positions import flat
 
 METHODS = ("grpo", "fixed", "random", "arpo")  # as they are shown; the first is what the others are compared with
-KEPT = (
+KEPT = [
     "step",
     "accuracy/probe_lines",
     "reward/probe_lines",
@@ -51,7 +51,7 @@ KEPT = (
     "train/tokens_trained",
     "entropy/rise_positive",
     "seconds/step",
-)
+]
 _GRACE_S = 300.0  # a stopped cell ends its update and writes a checkpoint first
 _RATES = "rollout.rule.rates"
 _OWN = ("out", "code")  # where files lie does not change what a cell measures
@@ -108,7 +108,6 @@ class Plan:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     out: Path
-    keep_checkpoints: bool = False
 
     def order(self) -> list[tuple[str, int]]:
         """Cells seed by seed, so that every method soon has one; within a seed, arpo before the random one that needs its rates."""
@@ -220,8 +219,7 @@ def carry_out(plan: Plan, method: str, seed: int) -> Cell:
             raise CellError(f"exit code {code}, last words: {last or 'none'} (all of them: {log})")
     cell = _cell_of(method, seed, RunFolder(folder), run)
     write_atomic(plan.cell_file(method, seed), json.dumps(as_json(cell.model_dump()), indent=1, ensure_ascii=False) + "\n")
-    if not plan.keep_checkpoints:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return cell
 
 

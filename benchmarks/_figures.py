@@ -3,8 +3,7 @@
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,21 +40,6 @@ def finish(name: str, figures: Mapping[str, Any], goals: Sequence[Goal]) -> int:
     machine["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     print(json.dumps({"name": name, "figures": figures, "goals": [asdict(goal) for goal in goals], "machine": machine}))
     return 0
-
-
-def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every side in every round: the sides take turns, so that what else the machine does meets them alike."""
-    for _ in range(warm_up):
-        for run in sides.values():
-            run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
-        for name in order:
-            start = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def median(values: Sequence[float]) -> float:

@@ -74,7 +74,6 @@ def compare(trainer: Any, batch: dict[str, Any], run: RunConfig, groups: int) ->
         "loss_relative": abs(ours - theirs) / abs(theirs),
         "gradient_relative": float((own_gradient - gradient).norm() / gradient.norm()),
         "rows": float(len(rows["completion_ids"])),
-        "tokens_computed_by_tree": float(sum(pack.num_unique for pack in packs)),
     }
 
 

@@ -13,7 +13,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "vocab_size": 512,
+        "vocab_size": 49_152,  # that of the recorded trees
     },
     "SmolLM2-135M": {
         "model_type": "llama",
@@ -36,11 +36,14 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def model_of(shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own."""
+def model_of(
+    shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
+    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own; `changes`: other
+    numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    numbers = dict(SHAPES[shape])
+    numbers = {**SHAPES[shape], **changes}
     config = AutoConfig.for_model(
         numbers.pop("model_type"),
         tie_word_embeddings=True,
@@ -55,11 +58,3 @@ def model_of(shape: str, *, layers: int | None = None, device: str = "cpu", dtyp
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype).train()
-
-
-def flops_a_token(model: Any) -> tuple[int, int]:
-    """Floating-point operations of a token's forward and backward: through the layers, and through the head where it is predicted
-    from. Attention's own products are left out: they are what sharing a prefix cannot be credited with twice."""
-    head = model.get_output_embeddings().weight.numel()
-    body = sum(parameter.numel() for name, parameter in model.named_parameters() if "layers." in name)
-    return 6 * body, 6 * head

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _tiny_model import write_tiny_model
+from _shapes import model_of
 from rich.console import Console
 
 from arpo.errors import ConfigError, install
@@ -59,8 +59,7 @@ def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: i
         "cold_start": {
             "traces": "atlas",
             "num_traces": 96,
-            "steps": updates or (120 if quick else 12),
-            "lr": 3e-3 if quick else 3e-4,
+            **({"steps": updates or 120, "lr": 3e-3} if quick else {"steps": updates or 12, "lr": 3e-4}),
         },
     }
     file = out / "recipe.yaml"
@@ -106,7 +105,8 @@ def _tiny(folder: Path) -> None:
     )
     tokenizer.chat_template = template()
     sizes = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 6, "num_key_value_heads": 3}
-    write_tiny_model(folder, tokenizer, **sizes, max_position_embeddings=2048)
+    model_of("tiny", **sizes, vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _texts() -> list[str]:

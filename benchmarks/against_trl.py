@@ -142,15 +142,12 @@ def run_rounds(given: argparse.Namespace, run: RunConfig) -> dict[str, Any]:
 
 
 def ratios(rounds: dict[str, list[Figures]]) -> Figures:
-    """Ours to TRL's, the median over rounds of ratios within a round: of a step, and of a step a sampled token of its own."""
+    """Ours to TRL's, the median over rounds of ratios within a round."""
     found = {}
     for side in ("none", "arpo"):
         pairs = list(zip(rounds[side], rounds["trl"], strict=True))
         for name in ("step", "cpu", "sampling", "update"):
             found[f"{side}_{name}"] = statistics.median(mine[name] / theirs[name] for mine, theirs in pairs)
-        found[f"{side}_step_a_token"] = statistics.median(
-            (mine["step"] / mine["tokens_sampled"]) / (theirs["step"] / theirs["tokens_sampled"]) for mine, theirs in pairs
-        )
     return found
 
 

@@ -53,12 +53,10 @@ def measure(num_trees: int) -> dict[str, Any]:
             sizes[name].append(value)
     means = {name: statistics.fmean(values) for name, values in spent.items()}
     means["in all"] = sum(means[name] for name in METHOD)
-    whole = [sum(parts) for parts in zip(*(spent[name] for name in METHOD), strict=True)]
     return {
         "trees": num_trees,
         "a_tree": {name: round(statistics.fmean(values), 1) for name, values in sizes.items()},
         "ms_a_tree": {name: round(value, 3) for name, value in means.items()},
-        "ms_99_of_100_trees": round(sorted(whole)[int(0.99 * len(whole))], 3),
     }
 
 

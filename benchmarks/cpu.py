@@ -1,5 +1,5 @@
 """What a CPU makes of its cores: sampling in lanes against all threads in one batch, updates that keep freed memory against updates
-that give it back, LoRA against every weight; each beside the machine's peak in matrix products.
+that give it back, LoRA against every weight.
 
     arpo bench cpu                 a model of the quickstart's shape with random weights: nothing is fetched
     arpo bench cpu -- --quick      2 of 30 layers
@@ -19,9 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from _figures import at_least, finish, median
-from _peak import matmul_peak
 
 from arpo.cli import prepare_process
 from arpo.cli.forecast import quickstart_model
@@ -50,18 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     order = SIDES if options.quick else (*SIDES, *reversed(SIDES))
     runs = [(side, _in_a_process(side, options.quick)) for side in order]
     rates = {side: max(found["tokens_per_s"] for name, found in runs if name == side) for side in SIDES}
-    peak = max(found["peak_gflops"] for _, found in runs)
     faults = {side: median([found["faults"] for name, found in runs if name == side]) for side in SIDES}
     for side, rate in rates.items():
         print(f"{side:14} {rate:8.1f} tokens/s   {faults[side]:10,.0f} page faults")
-    print(f"peak: {peak:.0f} GFLOP/s in {runs[0][1]['dtype']}, {torch.get_num_threads()} threads")
     goals = [
         at_least("sampling in lanes over one batch on all threads", 1.3, rates["lanes"] / rates["threads"]),
         at_least("updates that keep freed memory over updates that give it back", 1.0, rates["kept"] / rates["given back"]),
         at_least("LoRA's updates over those of every weight", 1.2, rates["kept"] / rates["every weight"]),
         at_least("tokens/s trained", 200, rates["kept"]),
     ]
-    return finish("cpu", {"tokens_per_s": rates, "page_faults": faults, "peak_gflops": peak, "runs": runs}, goals)
+    return finish("cpu", {"tokens_per_s": rates, "page_faults": faults, "runs": runs}, goals)
 
 
 def _in_a_process(side: str, quick: bool) -> dict[str, Any]:
@@ -81,8 +77,7 @@ def measure(side: str, layers: int) -> dict[str, Any]:
         if side == "given back":
             malloc_trim._available = lambda: 0.0
         found = _train(learner)
-    size = 512 if dtype is torch.bfloat16 else None
-    return {**found, "dtype": str(dtype).removeprefix("torch."), "peak_gflops": matmul_peak(dtype, size=size)}
+    return {**found, "dtype": str(dtype).removeprefix("torch.")}
 
 
 async def _sample(model: Any, lanes: int | None) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
     .venv-vllm/bin/arpo bench engine                                    vLLM in this process (make vllm)
     arpo bench engine -- --mode serve --python .venv-vllm/bin/python    behind servers of its own
-    arpo bench engine -- --kind local                                   the built-in engine
     arpo bench engine -- --device cuda                                  on a GPU
 
 The quickstart's trees grow on the engine with its tools, which answer within milliseconds. Then the requests that this made are
@@ -40,7 +39,7 @@ from arpo.sft.cache import SFTCache
 from arpo.training.pipeline import train
 from arpo.training.preflight import prepare
 
-SEED = 11
+RECIPE, SEED = "quickstart_vllm", 11
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="arpo-engine-") as folder:
             steps = [_steps(options, Path(folder), staleness) for staleness in (0, 1) if options.steps]
-            run = load_recipe(_recipe(options), _overrides(options))
+            run = load_recipe(RECIPE, _overrides(options))
             if SFTCache(run).model is None:
                 _train(options, Path(folder) / "start", "train.steps=1", *_overrides(options))  # keeps its cold start
             figures, goals = asyncio.run(_measure(options, run))
@@ -68,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="arpo bench engine --", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the run: rollout.leaves=16")
-    parser.add_argument("--kind", choices=("vllm", "local"), default="vllm")
     parser.add_argument("--mode", choices=("in_process", "serve"), default="in_process", help="of vLLM")
     parser.add_argument("--python", metavar="PATH", help="with --mode serve: the Python of an environment with vLLM")
     parser.add_argument("--device", default="auto", help="as model.device in a recipe")
@@ -79,12 +77,8 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe(options: argparse.Namespace) -> str:
-    return "quickstart_vllm" if options.kind == "vllm" else "quickstart"
-
-
 def _overrides(options: argparse.Namespace) -> list[str]:
-    served = [f"engine.vllm.mode={options.mode}"] if options.kind == "vllm" else []
+    served = [f"engine.vllm.mode={options.mode}"]
     if options.python:
         served.append(f"engine.vllm.python={options.python}")
     return [f"model.device={options.device}", f"train.tasks_per_step={options.tasks}", *served, *options.overrides]
@@ -102,7 +96,7 @@ def _steps(options: argparse.Namespace, folder: Path, staleness: int) -> float:
 
 def _train(options: argparse.Namespace, out: Path, *settings: str) -> list[dict[str, Any]]:
     plain = ("train.minutes=null", "train.gates=null", "train.eval_every=null", "train.save_every=null", "data.test=null")
-    train(load_recipe(_recipe(options), [*plain, *settings]), out=out, console=Console(stderr=True, soft_wrap=True))
+    train(load_recipe(RECIPE, [*plain, *settings]), out=out, console=Console(stderr=True, soft_wrap=True))
     return RunFolder(out).metrics()
 
 
@@ -129,15 +123,11 @@ async def _measure(options: argparse.Namespace, run: RunConfig) -> tuple[dict[st
     print(f"prompts: {middle['computed']:.0f} tokens computed, {middle['unique']:.0f} unique, {middle['flat']:.0f} sent")
     print(f"new weights: {loaded['seconds']:.2f} s in all, of which the engine stands {loaded['taken_s']:.2f} s")
     goals = [_figures.at_least("throughput under the rollout over the same requests without it", 0.95, middle["ratio"])]
-    if options.kind == "vllm":
-        again = (middle["computed"] - middle["unique"]) / middle["requests"]
-        block = 32 if components.model.device.type == "cpu" else 16
-        goals.append(_figures.at_most(f"blocks of {block} tokens computed again, a request", 1.0, again / block))
-    else:
-        goals.append(_figures.at_most("prompt tokens computed over unique ones", 1.05, middle["computed"] / middle["unique"]))
-    figures = {"rollout": middle, "rounds": rounds, "weights": loaded, "kind": options.kind, "device": str(components.model.device)}
-    if options.kind == "vllm":
-        figures["mode"] = options.mode
+    again = (middle["computed"] - middle["unique"]) / middle["requests"]
+    block = 32 if components.model.device.type == "cpu" else 16
+    goals.append(_figures.at_most(f"blocks of {block} tokens computed again, a request", 1.0, again / block))
+    figures = {"rollout": middle, "rounds": rounds, "weights": loaded, "mode": options.mode}
+    figures["device"] = str(components.model.device)
     return figures, goals
 
 
@@ -225,10 +215,7 @@ async def _straight(llm: Any, top_k: int, prompt: Sequence[int], params: Samplin
 
 async def _forget(engine: Any, model: Any) -> None:
     """No prefix is known: vLLM drops what it knows with its weights."""
-    if hasattr(engine, "forget"):
-        await engine.forget()
-    else:
-        await engine.load(Weights(engine.version, full_state(model)))
+    await engine.load(Weights(engine.version, full_state(model)))
 
 
 async def _load(engine: Any, model: Any, version: int) -> dict[str, float]:

@@ -1,13 +1,12 @@
 """Tree-packed training against flat: seconds, gradients, and how cost grows with a tree.
 
     arpo bench packing                                     SmolLM2's shape, a recorded quickstart step, in its packs
-    arpo bench packing -- --run runs/quickstart --step 3   a step of a run of yours
     arpo bench packing -- --quick                          fewer trees, rounds and layers
     arpo bench packing -- --device cuda --shape Qwen2.5-1.5B
 
 Three sides do one update on the same trajectories, in packs of the same size: `packed` computes what trajectories share once,
-`prompt` shares a task's prompt alone, `flat` shares nothing. (`train.packing: flat` is slower than `flat` here, since it runs each
-trajectory alone; that is `alone`.) All are the library's learner; `flat` is a forest of single branches to it. Weights are random.
+`prompt` shares a task's prompt alone, `flat` shares nothing (`train.packing: flat` is slower, since it
+runs each trajectory alone). All are the library's learner; `flat` is a forest of single branches to it. Weights are random.
 
 The recorded step is the first of a quickstart run: `quickstart_step.frames` holds its trees and their credit, without texts. On a
 GPU, where these would be too small, trees are grown from lengths typical of search agents.
@@ -15,7 +14,6 @@ GPU, where these would be too small, trees are grown from lengths typical of sea
 
 import argparse
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +22,7 @@ from typing import Any
 import torch
 from _figures import Goal, at_most, finish, median
 from _grown import Lengths, grow
-from _peak import matmul_peak
-from _shapes import SHAPES, flops_a_token, model_of
+from _shapes import SHAPES, model_of
 from torch import Tensor
 
 from arpo.core.credit import AdvantageConfig, CreditedTree, ScoredTree, credit
@@ -44,17 +41,11 @@ Trees = list[CreditedTree]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    trees = grown_trees(4) if options.device == "cuda" and not options.run else recorded_trees(options.run, options.step)
+    trees = grown_trees(4) if options.device == "cuda" else recorded_trees()
     rounds, layers = (1, 2) if options.quick else (options.rounds, None)
     trees = trees[:3] if options.quick else trees
-    if options.shape == "tiny":
-        trees = [in_vocabulary(tree, SHAPES["tiny"]["vocab_size"]) for tree in trees]
-    figures: dict[str, Any] = {
-        "shape": options.shape,
-        "device": options.device,
-        "budget": options.budget,
-        "layers": layers or "all",
-    }
+    figures: dict[str, Any] = {"shape": options.shape, "device": options.device, "budget": options.budget}
+    figures["layers"] = layers or "all"
     figures["sides"], goals = compare(trees, options, rounds, layers)
     if options.device == "cpu":
         figures["gradients"], equal = gradients(trees[:2], options.shape, layers)
@@ -65,8 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--run", type=Path, help="a run's folder: its recorded trees instead of the bundled ones")
-    parser.add_argument("--step", type=int, default=1, help="which step of that run")
     parser.add_argument("--shape", choices=SHAPES, default="SmolLM2-135M")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--budget", type=int, help="tokens of a pack (default: 2048, on a GPU 16384)")
@@ -80,38 +69,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 # --- trees
 
 
-def recorded_trees(run: Path | None, step: int) -> Trees:
-    """The trees of a step that can teach something, with the credit that they were trained with."""
-    path = RECORDED if run is None else run / "events" / f"step-{step:06d}.frames"
-    if not path.is_file():
-        raise SystemExit(f"there is no {path}: give a run's folder (--run) and a step that it has recorded (--step)")
-    with path.open("rb") as frames:
+def recorded_trees() -> Trees:
+    """The trees of the recorded step that can teach something, with the credit that they were trained with."""
+    with RECORDED.open("rb") as frames:
         newest = {record.tree.task: record.credited for record in decode(frames)}  # of two frames the later has the credit
-    teaching = [tree for tree in newest.values() if any(tree.credit.values())]
-    if not teaching:
-        raise SystemExit(f"no tree in {path} can teach anything: choose another step (--step)")
-    return teaching
+    return [tree for tree in newest.values() if any(tree.credit.values())]
 
 
 def grown_trees(count: int, leaves: int = 16, roots: int = 8, lengths: Lengths = LONG) -> Trees:
     return credit([grow(seed, lengths, leaves=leaves, roots=roots).scored for seed in range(count)], AdvantageConfig())
-
-
-def in_vocabulary(credited: CreditedTree, size: int) -> CreditedTree:
-    """The same tree of tokens below `size`."""
-    was = credited.tree
-
-    def fewer(part: Any) -> Any:
-        return replace(part, tokens=array("i", (token % size for token in part.tokens)))
-
-    tree = RolloutTree(was.task, was.step, fewer(was.prompt))
-    for place in sorted(was.turns, key=len):
-        tree.grow(fewer(was.turns[place]))
-        if place in was.observations:
-            tree.grow(fewer(was.observations[place]))
-    for leaf, ending in was.endings.items():
-        tree.end(leaf, ending)
-    return CreditedTree(ScoredTree(tree, {}), credited.advantages, credited.credit)
 
 
 def sharing_prompts(trees: Trees) -> Trees:
@@ -145,8 +111,8 @@ def _separate(credited: CreditedTree, leaves: Sequence[Place]) -> CreditedTree:
 # --- measurements
 
 
-def learner_of(model: Any, budget: int, dtype: torch.dtype, tree: bool = True) -> Learner:
-    return Learner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=tree, dtype=dtype)
+def learner_of(model: Any, budget: int, dtype: torch.dtype) -> Learner:
+    return Learner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=True, dtype=dtype)
 
 
 def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int | None) -> tuple[dict[str, Any], list[Goal]]:
@@ -159,10 +125,6 @@ def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int 
         name: {"tokens": tokens[name], **{kind: round(value, 3) for kind, value in _middle(seconds[name]).items()}}
         for name in sides
     }
-    if options.device == "cpu":
-        alone = learner_of(model, options.budget, torch.bfloat16, tree=False)
-        spent, _ = _in_turn(alone, {"alone": trees}, 1)
-        found["alone"] = {"tokens": tokens["flat"], **{kind: round(value, 3) for kind, value in _middle(spent["alone"]).items()}}
     goals = []
     for other in ("flat", "prompt"):
         shares = {kind: found["packed"][kind] / found[other][kind] for kind in ("tokens", "seconds", "cpu_seconds")}
@@ -171,11 +133,6 @@ def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int 
             f"seconds of packed over {other} ({shares['seconds']:.3f}), over tokens of packed over {other} ({shares['tokens']:.3f})"
         )
         goals.append(at_most(what, 1.15, shares["seconds"] / shares["tokens"]))
-    body, head = flops_a_token(model)
-    predicted = sum(len(batch.predicts_P) for batch in learner.packs(trees))
-    speed = (body * tokens["packed"] + head * predicted) / found["packed"]["seconds"] / 1e9
-    peak = matmul_peak(torch.bfloat16, options.device, size=256 if options.quick else None)
-    found["gflops"] = {"packed": round(speed), "peak": round(peak), "share": round(speed / peak, 3)}
     return found, goals
 
 

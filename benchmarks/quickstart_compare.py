@@ -83,10 +83,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {','.join(METHODS)} (default: all)")
     parser.add_argument("--steps", type=int, help="training steps a cell (else the recipe's)")
-    parser.add_argument("--leaves", type=int, help="leaves a tree (else the recipe's)")
-    parser.add_argument("--minutes", type=float, help="most minutes a cell; cells then may differ in steps (default: no limit)")
     parser.add_argument("--cells", type=int, metavar="N", help="stop after N cells; 0: only show what is there")
-    parser.add_argument("--keep-checkpoints", action="store_true", help="keep those of finished cells too")
     return parser
 
 
@@ -98,17 +95,14 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise ConfigError("there is no such method", where="--methods", value=method, hint=nearest(method, METHODS))
     if options.seeds < 1:
         raise ConfigError("at least one seed is needed", where="--seeds", value=options.seeds)
-    # cells compare at equal leaves, so time does not end them unless it is asked to
-    given = {"rollout.leaves": options.leaves, "train.steps": options.steps}
-    minutes = "null" if options.minutes is None else options.minutes
-    overrides = [*(f"{key}={value}" for key, value in given.items() if value is not None), f"train.minutes={minutes}"]
+    # cells compare at equal leaves, so time does not end them unless an override asks for it
+    steps = () if options.steps is None else (f"train.steps={options.steps}",)
     plan = Plan(
         recipe=options.recipe,
-        overrides=(*overrides, *options.overrides),
+        overrides=("train.minutes=null", *steps, *options.overrides),
         methods=tuple(method for method in METHODS if method in methods),
         seeds=tuple(range(options.seeds)),
         out=options.out.absolute(),
-        keep_checkpoints=options.keep_checkpoints,
     )
     for seed in plan.seeds:
         if "random" in methods and "arpo" not in methods and finished(plan, "arpo", seed) is None:

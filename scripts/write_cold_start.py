@@ -10,15 +10,20 @@ two cores without bfloat16 instructions that of the quickstart takes about ten m
 import argparse
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
-from arpo.assembly.components import build_components
+from arpo.assembly.components import build_setting, formats
+from arpo.chat.config import build_chat
+from arpo.engines.scripted import ScriptedEngine
 from arpo.event_loop import run_sync
 from arpo.models.sources import fetch
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
+from arpo.rollout.agent import Agent
 from arpo.runs.atomic import whole_folder
 from arpo.sft import training
 from arpo.sft.cache import BUNDLED, SFTCache, tokens_digest
@@ -59,14 +64,19 @@ def main() -> None:
 
 
 async def first_tokens(run: RunConfig) -> str:
-    """The digest of what the recipe makes of its first traces today."""
+    """The digest of what the recipe makes of its first traces today. Traces are written already: no model is loaded."""
     assert run.cold_start is not None
-    components = build_components(run, fetch(run.model.source))
-    try:
-        traces = training.read_traces(run.cold_start, run.data.train)[:TRACES]
-        return tokens_digest(await training.traces_to_trees(components.agent, traces, run.rollout, run.cold_start.seed))
-    finally:
-        await components.agent.engine.close()
+    setting = build_setting(run)
+    tokenizer = AutoTokenizer.from_pretrained(fetch(run.model.source), local_files_only=True)
+    agent = Agent(
+        engine=ScriptedEngine(lambda *_: ""),
+        tools=setting.tools,
+        format=formats(partial(build_chat, run.chat, tokenizer)),
+        vocab_size=len(tokenizer),
+        tool_gateway=setting.tool_gateway,
+    )
+    traces = training.read_traces(run.cold_start, run.data.train)[:TRACES]
+    return tokens_digest(await training.traces_to_trees(agent, traces, run.rollout, run.cold_start.seed))
 
 
 if __name__ == "__main__":

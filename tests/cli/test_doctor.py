@@ -1,10 +1,12 @@
 """`arpo doctor` looks at a machine and says what it finds; it never raises."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from arpo.cli import forecast
 from arpo.cli.doctor import TESTED, Diagnosis, Level, examine, show
 
 ROOT = Path(__file__).parents[2]
@@ -17,9 +19,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def findings(cache: Path) -> list[Diagnosis]:
-    """Of this machine, with an empty cache: what takes long is imported and tried once."""
+    """Of this machine, with an empty cache: what takes long is imported and tried once. The quickstart is timed on 2 layers."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ARPO_CACHE", str(cache))
+        environment.setattr(forecast, "quickstart_model", partial(forecast.quickstart_model, layers=2))
         return list(examine())
 
 

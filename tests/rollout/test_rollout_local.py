@@ -6,13 +6,13 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from _tiny_model import tiny_llama
 from small_world import Search, config, rollouts, task, timeless
 
 from arpo.chat import ParsedTurn
 from arpo.core import Call
 from arpo.engines.local import LocalEngine
 from arpo.rollout.agent import Agent
+from tiny_project import tiny_llama
 
 VOCAB = 64
 

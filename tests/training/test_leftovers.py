@@ -21,7 +21,7 @@ from arpo.errors import ArpoError
 from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
-from arpo.runs.shutdown import run_to_end
+from arpo.runs.shutdown import is_stopping, run_to_end
 from arpo.training.pipeline import train
 from tiny_project import TinyProject
 
@@ -76,12 +76,12 @@ def nonsense(_task: object, _said: object) -> float:
     return float("nan")
 
 
-INSIDE: dict[str, tuple[tuple[str, ...], str]] = {
-    "the end": ((), ""),
-    "a reward": (("evaluation.seed=9",), "nan"),
-    "gates": (GATES, "not fit to be trained on"),
-    "losses": (LOSSES, "in a row had updates without a finite loss"),
-    "a budget of calls": (BUDGET, "budget"),
+INSIDE: dict[str, tuple[tuple[str, ...], str, str]] = {  # plan, error, state of the folder
+    "the end": ((), "", "finished"),
+    "a reward": (("evaluation.seed=9",), "nan", "failed"),
+    "gates": (GATES, "not fit to be trained on", "stopped"),
+    "losses": (LOSSES, "in a row had updates without a finite loss", "failed"),
+    "a budget of calls": (BUDGET, "budget", "stopped"),
 }
 
 
@@ -92,7 +92,7 @@ def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(tiny_proj
     train(load_recipe(tiny_project.recipe, [*PLAN, "train.steps=1"]), out=tmp_path / "first", console=Console(quiet=True))
     gc.collect()
     before = (children(os.getpid()), {thread.name for thread in threading.enumerate()}, open_files())
-    for ends, (plan, why) in INSIDE.items():
+    for ends, (plan, why, state) in INSIDE.items():
         run = load_recipe(tiny_project.recipe, [*PLAN, f"train.steps={20 if why else 1}", *plan])
         with pytest.raises(ArpoError, match=why) if why else contextlib.nullcontext() as caught:
             train(
@@ -106,7 +106,7 @@ def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(tiny_proj
         assert {thread.name for thread in threading.enumerate()} <= before[1], ends
         opened = open_files() - before[2]
         assert not {path for path in opened if str(tmp_path) in path or path.startswith(("pipe:", "socket:"))}, ends
-        assert not unfinished(tmp_path), ends
+        assert not unfinished(tmp_path) and RunFolder(tmp_path / ends).state() == state, ends
 
 
 # --- the command line
@@ -177,14 +177,11 @@ class End:
     status: str
 
 
+# Gates and a budget end a run as losses do, by an error; SIGTERM and SIGHUP as Ctrl-C does: see above and below.
 ENDS = {
-    "gates": End(GATES, nothing, 2, "not fit to be trained on", "stopped"),
     "losses": End(LOSSES, nothing, 2, "lower optim.lr", "failed"),
-    "a budget of calls": End(BUDGET, nothing, 2, "budget", "stopped"),
     "a full disk": End(("train.save_every=1",), filled, 2, "the disk is full", "failed"),
     "Ctrl-C": End((), signalled(signal.SIGINT), 130, "to go on: arpo train --resume", "interrupted"),
-    "SIGTERM": End((), signalled(signal.SIGTERM), 130, "to go on: arpo train --resume", "interrupted"),
-    "SIGHUP": End((), signalled(signal.SIGHUP), 130, "to go on: arpo train --resume", "interrupted"),
     "SIGKILL": End((), signalled(signal.SIGKILL), -signal.SIGKILL, "", "cut off before its end"),
 }
 
@@ -253,6 +250,26 @@ def check_folder(path: Path, end: End, how: str) -> None:
         return
     assert unfinished(path) == []
     assert (saved.state.step if saved else 0) == len(folder.metrics()) or how == "losses", "those have no finite loss"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_a_run_as_ctrl_c_does(number: signal.Signals) -> None:
+    ended = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), number)
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.append(is_stopping())
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_to_end(work())
+        assert ended == [True] and signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from _tiny_model import tiny_llama
 from transformers import AutoTokenizer
 
 from arpo.errors import ConfigError
 from arpo.learner.parity import choose_packing
 from arpo.models.loading import LoraSettings, ModelConfig, compute_dtype, device_of, load_model
+from tiny_project import tiny_llama
 
 
 @pytest.fixture(scope="module")

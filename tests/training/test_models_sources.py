@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from _tiny_model import write_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arpo.errors import ConfigError
 from arpo.models import sources
 from arpo.models.sources import checked, convert_gguf, fetch
+from tiny_project import write_tiny_model
 
 
 def silent(what: str, done: float) -> None: ...

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from _tiny_model import tiny_llama
 from random_trees import credited
 
 from arpo.chat.config import ChatConfig, build_chat
@@ -32,6 +31,7 @@ from arpo.tasks import Task
 from arpo.tasks.traces import RecordedStep, Trace
 from arpo.tools.function import tool
 from published_formats import FORMATS, published
+from tiny_project import tiny_llama
 
 PADDING = 8  # rows of the embedding that no token has, as in Qwen's
 LIMITS = {"head": 3, "turn_tokens": 90, "branch_tokens": 1600, "max_calls": 2}

@@ -1,15 +1,14 @@
 """The tree page in a real browser: a recorded tree is walked, read, compared, searched and taken along; hostile text stays text."""
 
-import importlib
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from browser import serious, served, watched
+from large_tree import large_tree
 from playwright.sync_api import expect
 from recorded import NASTY
 
@@ -300,9 +299,8 @@ def test_an_answer_of_an_evaluation_shows_its_trajectory(tiny_run, tmp_path, bro
         assert serious(page) == []
 
 
-def test_of_a_large_tree_only_what_is_in_sight_is_drawn(tiny_run, tmp_path, browser, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    record = importlib.import_module("viewer").large_tree()
+def test_of_a_large_tree_only_what_is_in_sight_is_drawn(tiny_run, tmp_path, browser):
+    record = large_tree()
     assert len(record.tree.leaves()) == 64
     last = f"t{show(record.tree.leaves()[-1])}"
     with RunFolder.create(tmp_path / "large", RunFolder(tiny_run).recipe_text(), {}) as run:
@@ -320,7 +318,7 @@ def test_of_a_large_tree_only_what_is_in_sight_is_drawn(tiny_run, tmp_path, brow
         expect(page.locator(f"[id='tree-{last}']")).to_have_attribute("aria-selected", "true")
         expect(page.locator(f"[id='tree-{last}'] rect").first).to_be_in_viewport()
         assert bars(page).count() < segments
-        assert page.evaluate("performance.getEntriesByName('tree-drawn').length") == 1  # what benchmarks/viewer.py reads
+        assert page.evaluate("performance.getEntriesByName('tree-drawn').length") == 1
 
 
 HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\u200b\ufeff]")

@@ -60,7 +60,7 @@ export function Charts({ runs, history, window, shared }: ChartsProps) {
   );
 }
 
-/** Marks the moment at which the first charts are on the screen: benchmarks/viewer.py reads it. */
+/** Marks the moment at which the first charts are on the screen: a reading of `performance` tells how long they took. */
 function useDrawnMark(ready: boolean): void {
   useEffect(() => {
     if (!ready) return;

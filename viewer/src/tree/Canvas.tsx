@@ -133,7 +133,7 @@ function beside(x: number, y: number) {
   return y > innerHeight / 2 ? { ...across, bottom: `${innerHeight - y + 14}px` } : { ...across, top: `${y + 14}px` };
 }
 
-/** Marks the moment at which a tree is on the screen: benchmarks/viewer.py reads it. */
+/** Marks the moment at which a tree is on the screen: a reading of `performance` tells how long they took. */
 function useDrawnMark(ready: boolean, root: Grown): void {
   useLayoutEffect(() => {
     if (!ready) return;

@@ -1,6 +1,6 @@
-"""A scripted agent with realistic times: what it says depends on the request alone, so any scheduler meets the same trees.
+"""A scripted agent with realistic times, its trees, and the critical path of each from nominal times.
 
-Knows times and texts. Refuses to know who schedules.
+What the agent writes depends on the request alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from critical_path import CriticalPath, Durations, critical_path
+
 from arpo.chat import Transcript
 from arpo.chat.tags import TagFormat
-from arpo.core import Place, RolloutTree, Score, keyed
+from arpo.core import Place, RolloutTree, Score, StepStats, keyed
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.rollout.agent import Agent
+from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
@@ -56,24 +59,23 @@ def tokenizer() -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Seconds, all of them divided by `speed` where they are waited for."""
+    """Seconds."""
 
     token_s: float = 0.02  # one token of one sequence while others are sampled beside it
     prefill_s: float = 1e-4  # one prompt token
     request_s: float = 0.01  # before anything else
     latency_s: float = 0.5  # a call's median
     spread: float = math.log(3.0 / 0.5) / 1.6449  # of its logarithm: the 95th percentile is 3 s
-    speed: float = 1.0
 
     def until_first(self, context: int) -> float:
-        return (self.request_s + self.prefill_s * context) / self.speed
+        return self.request_s + self.prefill_s * context
 
     def token(self) -> float:
-        return self.token_s / self.speed
+        return self.token_s
 
     def call(self, seed: int) -> float:
         """Of the call whose context has this seed."""
-        return self.latency_s * math.exp(self.spread * Random(f"{seed}/latency").gauss(0.0, 1.0)) / self.speed
+        return self.latency_s * math.exp(self.spread * Random(f"{seed}/latency").gauss(0.0, 1.0))
 
 
 class Search:
@@ -122,16 +124,39 @@ async def reward(task: Task, said: Transcript) -> Score:
     return Score(reward=hit, accuracy=hit)
 
 
-def params_of(tree: RolloutTree, place: Place, config: RolloutConfig, seed: int, chat: Any) -> SamplingParams:
-    """The request that wrote the turn at `place`."""
-    return SamplingParams(
-        max_tokens=config.turn_tokens,
-        stop=chat.stop,
-        stop_tokens=chat.stop_tokens,
-        seed=keyed(seed, tree.step, tree.task, place, "sample").getrandbits(63),
-    )
-
-
 def call_seed(tree: RolloutTree, place: Place, seed: int) -> int:
     """Of the one call that the turn at `place` made."""
     return keyed(seed, tree.step, tree.task, place, "call").getrandbits(63)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growing:
+    """How a step's trees grow."""
+
+    num_tasks: int
+    config: RolloutConfig
+    times: Times
+
+
+async def grow(who: Agent, growing: Growing, seed: int) -> list[Rollout]:
+    """A step's trees, all tasks at once."""
+    count = growing.num_tasks
+    stats = StepStats(step=1)
+    trees = collect(who, tasks(count), reward, growing.config, stats=stats, seed=seed, in_flight=count)
+    return [rollout async for rollout in trees]
+
+
+def path_of(growing: Growing, rollout: Rollout, seed: int) -> CriticalPath:
+    """The critical path of a tree, from nominal times."""
+    tree, times, head = rollout.grown.tree, growing.times, growing.config.head
+
+    def sampling(place: Place, count: int) -> float:
+        written = min(count, len(tree.turns[place].tokens))
+        return times.until_first(len(tree.context(place[:-1]))) + times.token() * written
+
+    durations = Durations(
+        turn=lambda place: sampling(place, len(tree.turns[place].tokens)),
+        head=lambda place: sampling(place, head),
+        calls=lambda place: times.call(call_seed(tree, place, seed)),
+    )
+    return critical_path(rollout.grown.expansion, durations, growing.config.max_calls)

@@ -1,7 +1,5 @@
 """Runs of a small job killed with SIGKILL at random moments and resumed: is anything lost, done twice, or different?
 
-    python benchmarks/soak.py [--runs 50] [--seed 0] [--out DIR] [--quick]
-
 Every run is killed once to three times, at a point drawn anew: inside sampling, a tool call, scoring, the update, a checkpoint
 (between any two files of it), any other file of the run, a record of TensorBoard, a line or a frame of a log, the cold start or
 the storing of it, or at any instant; then it is resumed until it is finished. A third of
@@ -10,7 +8,6 @@ training; every tenth life is a process of the command line, the others are fork
 `check_killed` and `check_finished`; what does not is printed.
 """
 
-import argparse
 import contextlib
 import json
 import logging
@@ -20,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,8 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import _soak_job as components
-from _figures import at_least, at_most, finish
+import soak_job
 
 from arpo.assembly.components import read_tasks
 from arpo.files import PARTIAL, read_json_lines
@@ -39,11 +34,11 @@ from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
 from arpo.training.task_sampler import in_order
 
-KINDS = (*components.POINTS, "cold start", "log", "random")
+KINDS = (*soak_job.POINTS, "cold start", "log", "random")
 CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s", "engine/")  # what depends on timing
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
-    "_soak_job",
+    "soak_job",
     "accelerate",
     "arpo.engines.local",
     "arpo.learner.local",
@@ -98,7 +93,7 @@ def live(recipe: str, out: str, resume: bool, environment: dict[str, str], count
         os.dup2(nowhere.fileno(), 2)
         train(load_recipe(recipe), out=Path(out), resume=resume, console=Console(file=nowhere))
     if counts:
-        Path(counts).write_text(json.dumps(components.reached))
+        Path(counts).write_text(json.dumps(soak_job.reached))
 
 
 class Lives:
@@ -274,7 +269,7 @@ def _kept(out: Path, each: Remains) -> bool:
 
 def references(folder: Path, lives: Lives) -> dict[str, Reference]:
     found: dict[str, Reference] = {}
-    recipes, cache, keeping = components.write_job(folder), folder / "cache", 0
+    recipes, cache, keeping = soak_job.write_job(folder), folder / "cache", 0
     for engine, recipe in recipes.items():
         first, out, counts = folder / f"first-{engine}", folder / f"whole-{engine}", folder / f"{engine}.json"
         reached = []
@@ -291,7 +286,7 @@ def references(folder: Path, lives: Lives) -> dict[str, Reference]:
 def draw_kill(random: Random, reference: Reference, kind: str) -> str:
     if kind == "cold start":
         return random.choice(
-            [f"update:{random.randint(1, components.COLD_STEPS)}", f"keeping:{random.randint(1, reference.keeping)}"]
+            [f"update:{random.randint(1, soak_job.COLD_STEPS)}", f"keeping:{random.randint(1, reference.keeping)}"]
         )
     if kind == "log":
         return f"log:{random.randint(1, 5)}:{random.randint(1, 9000)}"
@@ -340,7 +335,7 @@ def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = pr
     while tally.killed < runs and len(tally.broken) < runs:
         kind, engine = (
             KINDS[tally.runs % len(KINDS)],
-            components.ENGINES[tally.runs % len(components.ENGINES)],
+            soak_job.ENGINES[tally.runs % len(soak_job.ENGINES)],
         )  # 10 and 3: every pair in 30
         out, before = folder / f"run-{tally.runs:03d}-{engine}-{kind}", len(tally.broken)
         one_run(out, whole[engine], lives, random, kind, tally)
@@ -354,34 +349,3 @@ def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = pr
     left = [path.name for path in (folder / "temporary").iterdir() if not path.name.startswith("pymp-")]  # of multiprocessing's own
     tally.broken.extend(f"left in the folder for temporary files: {name}" for name in left)
     return tally
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where broken runs stay (else a temporary folder)")
-    parser.add_argument("--quick", action="store_true", help="10 runs")
-    given = parser.parse_args()
-    folder = given.out or Path(tempfile.mkdtemp(prefix="arpo-soak-"))
-    runs = 10 if given.quick else given.runs
-    began = time.monotonic()
-    tally = soak(folder.resolve(), runs=runs, seed=given.seed)
-    if not tally.broken and given.out is None:
-        shutil.rmtree(folder)
-    figures = {
-        "runs": tally.runs,
-        "killed": tally.killed,
-        "kills": dict(tally.kills),
-        "lives": dict(tally.lives),
-        "kills before a checkpoint": tally.without_checkpoint,
-        "logs that ended inside a frame": tally.half_frames,
-        "broken": tally.broken,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    goals = [at_most("laws broken", 0, len(tally.broken)), at_least("runs that were killed at least once", runs, tally.killed)]
-    return finish("soak", figures, goals)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The small job of `soak.py` and `memory.py`: a model of 40,000 weights that learns to ask one tool, and dies where it is told.
+"""The small job of `soak.py`: a model of 40,000 weights that learns to ask one tool, and dies where it is told.
 
 `SOAK_KILL="tool:7"` kills the process (SIGKILL) at the seventh tool call; other points are below. Nothing in arpo knows of it: the
 job's own tool, reward and engine die, the model's forward hook does, or Python's audit events tell that a file is touched.
@@ -16,8 +16,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from _tiny_model import write_tiny_model
-
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.engines import Chunk, SamplingParams
@@ -26,6 +24,7 @@ from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
 from arpo.engines.wrapper import EngineWrapper
 from arpo.tasks import Task
+from tiny_project import write_tiny_model
 
 # Counted; besides: "cold start" (its updates, then "keeping"), "log", "random".
 POINTS = ("sampling", "tool", "scoring", "update", "checkpoint", "files", "tensorboard")
@@ -48,9 +47,9 @@ data:
   validation: {{source: {folder}/validation.jsonl}}
   test: {{source: {folder}/test.jsonl}}
 chat: {{format: tags, result_tokens: 12, require_think: false}}
-tools: ["_soak_job:parity"]
-reward: {{use: "_soak_job:score"}}
-engine: {{kind: "_soak_job:{engine}", dtype: float32, deterministic: {deterministic}, slots: 16}}
+tools: ["soak_job:parity"]
+reward: {{use: "soak_job:score"}}
+engine: {{kind: "soak_job:{engine}", dtype: float32, deterministic: {deterministic}, slots: 16}}
 rollout: {{leaves: 3, roots: 2, head: 2, max_calls: 2, turn_tokens: 20, branch_tokens: 160}}
 optim: {{lr: 1.0e-3}}
 train: {{steps: 5, tasks_per_step: 2, max_staleness: {most}, token_budget: 2048,
