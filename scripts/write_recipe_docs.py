@@ -35,8 +35,8 @@ OPENING = """\
 <!-- written by scripts/write_recipe_docs.py; do not edit -->
 
 A recipe is a YAML file with the keys below; every key has a default, except those marked as needed. An error about an
-unknown key, a wrong type or an impossible combination names file, line, key, value and the nearest valid key. If you know
-TRL or verl, [coming-from-trl-or-verl.md](coming-from-trl-or-verl.md) translates their settings.
+unknown key, a wrong type or an impossible combination names file, line, key, value and the nearest valid key. If you
+know TRL or verl, [coming-from-trl-or-verl.md](coming-from-trl-or-verl.md) translates their settings.
 
 ```yaml
 name: mine
@@ -44,22 +44,24 @@ base: quickstart                # optional: another recipe under this one, by na
 rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 ```
 
-- `arpo train mine.yaml rollout.leaves=8 'rollout.rule={rule: random, rates: [0.3, 0.1]}'` changes keys on the command line; values
-  are YAML.
-- `arpo train mine.yaml --print` shows the whole recipe with every default, and `RUN/recipe.yaml` is what a run was started with.
-- With `base`, groups are merged key by key with those of the base. A list replaces the base's list. A group of another kind
-  (another `rule`, plan of `roots` or `source` of tasks) replaces the base's whole group.
+- `arpo train mine.yaml rollout.leaves=8 'rollout.rule={rule: random, rates: [0.3, 0.1]}'` changes keys on the command
+  line; values are YAML.
+- `arpo train mine.yaml --print` shows the whole recipe with every default, and `RUN/recipe.yaml` is what a run was
+  started with.
+- With `base`, groups are merged key by key with those of the base. A list replaces the base's list. A group of another
+  kind (another `rule`, plan of `roots` or `source` of tasks) replaces the base's whole group.
 - Paths are resolved in the recipe's own folder first. Import paths such as `shop:price` are also looked up there.
 - In Python the same keys are arguments: `arpo.Run(name="mine", rollout={"leaves": 8}, ...)`. There `tools`, `reward`,
-  `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a script that
-  defines them is imported when the run is resumed, evaluated or chatted with: put its `arpo.train(run)` under
-  `if __name__ == "__main__":`, and objects that are constructed with arguments into variables of the module.
-- `arpo.train(run)` returns the run's folder. It takes a `Run`, or a name as on the command line: `arpo.train("mine.yaml")`;
-  `callbacks=[...]` are called for each step, evaluation and checkpoint ([records.md](records.md#while-a-run-goes-on)).
+  `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a
+  script that defines them is imported when the run is resumed, evaluated or chatted with: put its `arpo.train(run)`
+  under `if __name__ == "__main__":`, and objects that are constructed with arguments into variables of the module.
+- `arpo.train(run)` returns the run's folder. It takes a `Run`, or a name as on the command line:
+  `arpo.train("mine.yaml")`; `callbacks=[...]` are called for each step, evaluation and checkpoint
+  ([records.md](records.md#while-a-run-goes-on)).
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
-- A recipe is written into the run's folder, so API keys belong in the environment: a recipe with a key in an option, a header,
-  a parameter or a URL is refused.
+- A recipe is written into the run's folder, so API keys belong in the environment: a recipe with a key in an option, a
+  header, a parameter or a URL is refused.
 
 Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.
 """
