@@ -57,7 +57,7 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
   under `if __name__ == "__main__":`, and objects that are constructed with arguments into variables of the module.
 - `arpo.train(run)` returns the run's folder. It takes a `Run`, or a name as on the command line:
   `arpo.train("mine.yaml")`; `callbacks=[...]` are called for each step, evaluation and checkpoint
-  ([records.md](records.md#while-a-run-goes-on)).
+  ([records.md](records.md#callbacks)).
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
 - A recipe is written into the run's folder, so API keys belong in the environment: a recipe with a key in an option, a
