@@ -87,8 +87,7 @@ def page() -> str:
 def _section(name: str, model: type, *, level: int, optional: bool = False) -> Iterator[str]:
     """A heading, what the group is, its keys, then the groups inside it."""
     yield from (f"{'#' * level} {name}", "")
-    about = " ".join((inspect.getdoc(model) or "").split())
-    yield from (about + (" Without it: null." if optional else ""), "")
+    yield from (_about(model) + (" Without it: null." if optional else ""), "")
     inner = {key: group for key, annotation in _annotations(model).items() if (group := _group(annotation)) is not None}
     if len(inner) > 1 and len(set(inner.values())) == 1:  # data.train, data.validation, data.test are alike
         yield from _table(model)
@@ -111,9 +110,15 @@ def _kinds() -> Iterator[str]:
 
 
 def _kind(title: str, kind: type, tag: str) -> Iterator[str]:
-    yield from (f"#### {title}", "", " ".join((inspect.getdoc(kind) or "").split()), "")
+    yield from (f"#### {title}", "", _about(kind), "")
     if len(_annotations(kind)) > 1:
         yield from (*_table(kind, skip=tag), "")
+
+
+def _about(model: type) -> str:
+    """The docstring of a group of keys, in lines of 120 characters."""
+    text = " ".join((inspect.getdoc(model) or "").split())
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(model: type, *, skip: str = "", only: Callable[[Any], bool] = lambda _: True) -> Iterator[str]:
