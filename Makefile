@@ -104,8 +104,8 @@ viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
 check: setup  ## lint, format, types and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(SITE)
+	$(BIN)/mypy
 
 docs: setup  ## build the documentation as a site: site/index.html
 	$(SITE)

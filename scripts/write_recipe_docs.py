@@ -34,9 +34,9 @@ OPENING = """\
 
 <!-- written by scripts/write_recipe_docs.py; do not edit -->
 
-A recipe is a YAML file with the keys below; every key has a default, but for those marked as needed. An unknown key, a wrong
-type or an impossible combination is answered with file, line, key, value and the nearest valid key. Who knows TRL or verl finds
-their settings in [coming-from-trl-or-verl.md](coming-from-trl-or-verl.md).
+A recipe is a YAML file with the keys below; every key has a default, except those marked as needed. An error about an
+unknown key, a wrong type or an impossible combination names file, line, key, value and the nearest valid key. If you
+know TRL or verl, [coming-from-trl-or-verl.md](coming-from-trl-or-verl.md) translates their settings.
 
 ```yaml
 name: mine
@@ -44,22 +44,24 @@ base: quickstart                # optional: another recipe under this one, by na
 rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 ```
 
-- `arpo train mine.yaml rollout.leaves=8 'rollout.rule={rule: random, rates: [0.3, 0.1]}'` changes keys on the command line; values
-  are YAML.
-- `arpo train mine.yaml --print` shows the whole recipe with every default, and `RUN/recipe.yaml` is what a run was started with.
-- With `base`, groups are merged key by key with those of the base. A list replaces the base's list. A group of another kind
-  (another `rule`, plan of `roots` or `source` of tasks) replaces the base's whole group.
-- Paths are read from the recipe's own folder first. That folder is also where import paths such as `shop:price` are looked for.
+- `arpo train mine.yaml rollout.leaves=8 'rollout.rule={rule: random, rates: [0.3, 0.1]}'` changes keys on the command
+  line; values are YAML.
+- `arpo train mine.yaml --print` shows the whole recipe with every default, and `RUN/recipe.yaml` is what a run was
+  started with.
+- With `base`, groups are merged key by key with those of the base. A list replaces the base's list. A group of another
+  kind (another `rule`, plan of `roots` or `source` of tasks) replaces the base's whole group.
+- Paths are resolved in the recipe's own folder first. Import paths such as `shop:price` are also looked up there.
 - In Python the same keys are arguments: `arpo.Run(name="mine", rollout={"leaves": 8}, ...)`. There `tools`, `reward`,
-  `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a script that
-  defines them is imported when the run is resumed, evaluated or talked with: put its `arpo.train(run)` under
-  `if __name__ == "__main__":`, and objects that were made with arguments into variables of the module.
-- `arpo.train(run)` returns the run's folder. It takes a `Run`, or names one as the command line does: `arpo.train("mine.yaml")`;
-  `callbacks=[...]` hear of each step, evaluation and checkpoint ([records.md](records.md#while-a-run-goes-on)).
+  `rollout.rule` and `loss.surrogate` may be objects. The run's recipe names them by import path (`mine:price`), so a
+  script that defines them is imported when the run is resumed, evaluated or chatted with: put its `arpo.train(run)`
+  under `if __name__ == "__main__":`, and objects that are constructed with arguments into variables of the module.
+- `arpo.train(run)` returns the run's folder. It takes a `Run`, or a name as on the command line:
+  `arpo.train("mine.yaml")`; `callbacks=[...]` are called for each step, evaluation and checkpoint
+  ([records.md](records.md#callbacks)).
 - `tools: [search]` is short for `tools: {offered: [{use: search}]}`, and `tools.0.name=find` on the command line for
   `tools.offered.0.name=find`; `rule: paper` for `{rule: paper}`, `roots: pilot` for `{plan: pilot}`.
-- A recipe is written into the run's folder, so API keys belong in the environment: a recipe with one in an option, a header, a
-  parameter or a URL is refused.
+- A recipe is written into the run's folder, so API keys belong in the environment: a recipe with a key in an option, a
+  header, a parameter or a URL is refused.
 
 Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.
 """
@@ -85,8 +87,7 @@ def page() -> str:
 def _section(name: str, model: type, *, level: int, optional: bool = False) -> Iterator[str]:
     """A heading, what the group is, its keys, then the groups inside it."""
     yield from (f"{'#' * level} {name}", "")
-    about = " ".join((inspect.getdoc(model) or "").split())
-    yield from (about + (" Without it: null." if optional else ""), "")
+    yield from (_about(model) + (" Without it: null." if optional else ""), "")
     inner = {key: group for key, annotation in _annotations(model).items() if (group := _group(annotation)) is not None}
     if len(inner) > 1 and len(set(inner.values())) == 1:  # data.train, data.validation, data.test are alike
         yield from _table(model)
@@ -109,9 +110,15 @@ def _kinds() -> Iterator[str]:
 
 
 def _kind(title: str, kind: type, tag: str) -> Iterator[str]:
-    yield from (f"#### {title}", "", " ".join((inspect.getdoc(kind) or "").split()), "")
+    yield from (f"#### {title}", "", _about(kind), "")
     if len(_annotations(kind)) > 1:
         yield from (*_table(kind, skip=tag), "")
+
+
+def _about(model: type) -> str:
+    """The docstring of a group of keys, in lines of 120 characters."""
+    text = " ".join((inspect.getdoc(model) or "").split())
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(model: type, *, skip: str = "", only: Callable[[Any], bool] = lambda _: True) -> Iterator[str]:

@@ -346,7 +346,8 @@ def test_function_of_the_equation_table_exists(name: str) -> None:
 
 def test_modules_named_in_backticks_exist() -> None:
     for page in PAGES:
-        for name in set(re.findall(r"`(arpo(?:\.[a-z_]+)+)`", page.read_text(encoding="utf-8"))):
+        text = page.read_text(encoding="utf-8").partition("## Renamed before")[0]  # which names what is gone
+        for name in set(re.findall(r"`(arpo(?:\.[a-z_]+)+)`", text)):
             module, _, last = name.rpartition(".")
             try:
                 import_module(name)

@@ -11,7 +11,7 @@
     └── CheckpointError   a checkpoint is missing, truncated or of another model
 
 What a *model* or a *tool* does wrong while a rollout runs is no exception: it is data, ends a branch with a named
-`arpo.core.Ending` and shows in the record.
+`arpo.core.StopReason` and shows in the record.
 """
 
 import difflib

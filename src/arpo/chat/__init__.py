@@ -75,7 +75,7 @@ class Transcript:
 
     turns: tuple[ParsedTurn, ...]
     outcomes: tuple[tuple[ToolCallResult, ...], ...]  # one tuple an observation
-    ending: str  # value of arpo.core.Ending
+    ending: str  # value of arpo.core.StopReason
     states: Mapping[str, object]  # final states of stateful tools, by tool name
 
     @property
