@@ -89,7 +89,7 @@ def run_benchmarks(recipe: str, run: RunConfig, wanted: Wanted, *, console: Cons
     setting = build_setting(found.run)
     for text in setting.notes():
         _say(console, text)
-    with opened(folder, asked, resume=wanted.resume, tell=lambda text: _say(console, text)) as whole:
+    with opened(folder, asked, resume=wanted.resume) as whole:
         setting.tool_gateway.keep(folder)
         before = read_samples(folder)
         done = {key for key, answer in before.items() if not (wanted.again and answer.failed)}
