@@ -355,10 +355,5 @@ def _drop_unfinished_line(path: Path) -> None:
 
 def read_history(run: Path | str) -> list[dict[str, Any]]:
     """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written last."""
-    by_step = {line["step"]: _as_now(line) for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
+    by_step = {line["step"]: line for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
     return [by_step[step] for step in sorted(by_step)]
-
-
-def _as_now(line: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of runs from before calls could be cached: all that were answered had been executed."""
-    return line if "calls/answered" in line or "calls/executed" not in line else {**line, "calls/answered": line["calls/executed"]}

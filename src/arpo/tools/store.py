@@ -24,7 +24,7 @@ from typing import Any
 from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ConfigError, FormatError
 
-FORMAT = 4  # 1 had no `failed`, 2 no `offers`, 3 no `held`; a file of theirs is given them
+FORMAT = 4
 BUSY_S = 30.0  # that a writer waits for the others
 LONGEST_LEASE_S = 600.0  # who says that it takes longer said so before the clock was set back, and keeps nobody waiting
 BATCH = 500
@@ -125,9 +125,9 @@ class Store:
         """Tables and journal, once in the life of the file. Another process may be at it: changing the journal does not wait."""
         db = self._writing.db
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if not 0 <= version <= FORMAT:
+        if version not in (0, FORMAT):  # 0: a new file
             wrong = f"holds results in format {version}, and this version of arpo reads {FORMAT}"
-            raise ConfigError(wrong, where=str(self.path), hint="Name another file: tools.cache.file")
+            raise ConfigError(wrong, where=str(self.path), hint="Name another file (tools.cache.file), or remove this one")
         give_up = time.monotonic() + BUSY_S
         while version < FORMAT:
             try:
