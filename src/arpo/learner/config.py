@@ -1,7 +1,9 @@
 """What a recipe says about training. Imports nothing heavy."""
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WrapValidator, model_validator
@@ -9,16 +11,49 @@ from pydantic import Field, WrapValidator, model_validator
 from arpo.config import Config, conflict
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
+from arpo.options import UseWithOptions, build, check_options, custom
 
 
 def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A name, a surrogate, or the import path of one."""
-    if not isinstance(given, str) or ":" not in given:
-        return given if callable(given) else check(given)
-    if not callable(found := import_from_path(given, "loss.surrogate")):
+    """A name, a surrogate, or the import path of one, alone or with options: `{use: "my_loss:soft", options: {slope: 2}}`."""
+    if isinstance(given, Mapping):
+        return custom(CustomSurrogate, given, "loss.surrogate")
+    if isinstance(given, str) and ":" in given:
+        return _own_surrogate(given, {})
+    return given if callable(given) or isinstance(given, CustomSurrogate) else check(given)
+
+
+def _own_surrogate(path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function that an import path names, with `options` as keyword arguments; of a class what it makes of them."""
+    where = "loss.surrogate"
+    if not callable(target := import_from_path(path, where)):
         hint = "It is a function (log_ratio, advantage, mask, config) -> Objective: see arpo.learner.losses.Surrogate"
-        raise ConfigError("is no surrogate", where="loss.surrogate", value=given, hint=hint)
-    return found
+        raise ConfigError("is no surrogate", where=where, value=path, hint=hint)
+    if isinstance(target, type):
+        return build(target, options, where, path)  # type: ignore[no-any-return]
+    if not options:
+        return target  # type: ignore[no-any-return]
+    check_options(target, options, where)
+    surrogate = partial(target, **options)
+    try:
+        inspect.signature(surrogate).bind("log_ratio", "advantage", "mask", "config")
+    except TypeError as error:
+        called = "a surrogate is called with (log_ratio, advantage, mask, config) and its options"
+        raise ConfigError(f"{called}: {error}", where=f"{where}.options", value=dict(options)) from error
+    return surrogate
+
+
+class CustomSurrogate(UseWithOptions):
+    """A surrogate of your own and its options."""
+
+    @cached_property
+    def built(self) -> Callable[..., Any]:
+        return _own_surrogate(self.use, self.options)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        _ = self.built
+        return self
 
 
 class LossConfig(Config):
@@ -26,7 +61,8 @@ class LossConfig(Config):
 
     surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
     """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead, `aepo` keeps
-    the gradient of what is clipped above. Or the import path of a surrogate of your own."""
+    the gradient of what is clipped above. Or the import path of a surrogate of your own; with options:
+    `{use: "my_loss:soft", options: {slope: 2}}`."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
     """How tokens become one number: the mean of each trajectory's mean, the mean over all tokens, or the sum divided by
     trajectories times `constant_length`."""

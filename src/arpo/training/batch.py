@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from arpo.assembly.components import Components
-from arpo.core.branching import StepStats
+from arpo.core.branching import StepStats, WindowedRule
 from arpo.core.credit import mixed
 from arpo.core.window import next_stats
 from arpo.recipe.run import RunConfig
@@ -103,4 +103,5 @@ async def collect_step(
 
 def _window(run: RunConfig) -> int:
     """Heads that the rule looks back at."""
-    return int(getattr(run.rollout.rule, "window", 0))
+    rule = run.rollout.branch_rule
+    return rule.window if isinstance(rule, WindowedRule) else 0
