@@ -21,10 +21,10 @@ from _tiny_model import write_tiny_model
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.engines import Chunk, SamplingParams
+from arpo.engines.base import EngineWrapper
 from arpo.engines.config import EngineConfig
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
-from arpo.engines.wrapper import EngineWrapper
 from arpo.tasks import Task
 
 # Counted; besides: "cold start" (its updates, then "keeping"), "log", "random".

@@ -232,7 +232,7 @@ def test_who_asks_while_the_same_call_is_being_given_up_is_not_given_up_with_it(
         await asyncio.sleep(0)
         assert (await ask()).ran and ask.tool.calls == 2
         await asyncio.sleep(0)
-        assert not ask.tool_gateway.cache._flights
+        assert not ask.tool_gateway.cache._in_flight
 
     asyncio.run(main())
 

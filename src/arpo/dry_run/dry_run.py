@@ -86,9 +86,8 @@ async def _try(work: _Work, console: Console) -> DryRun:
         check_prompts(components.agent, work.tasks, run.rollout)
         order = first_step(run, work.tasks)
         shown.prompt(console, components, order[0])
-        if start := getattr(components.agent.engine, "start", None):  # an engine that takes long to start: that is no tree's time
-            with console.status("starting the engine"):
-                await start()
+        with console.status("starting the engine"):  # an engine that takes long to start: that is no tree's time
+            await components.agent.engine.start()
         rollouts, alone_s = await _grow(components, order[:1], console)
         [credited] = credit([rollouts[0].scored], run.advantage)
         shown.tree(console, rollouts[0])

@@ -48,6 +48,8 @@ class Weights:
 
 
 class Engine(Protocol):
+    """What samples turns. `arpo.engines.base:EngineBase` says what else an engine can have."""
+
     def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
         """Sample one turn after `prompt`. Closing the iterator cancels the request. Raises EngineError."""
         ...

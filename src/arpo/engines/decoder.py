@@ -18,7 +18,7 @@ from torch import Tensor
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.attention import Layout, Span
-from arpo.engines.limits import check_request
+from arpo.engines.base import check_request
 from arpo.engines.network import Network
 from arpo.engines.sampling import Pick, sample
 from arpo.engines.slots import CachedTip, Match, Slots

@@ -14,7 +14,7 @@ from typing import Any
 
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams, Weights
-from arpo.engines.limits import check_request
+from arpo.engines.base import EngineBase, check_request
 from arpo.engines.stops import Pieces, StopFinder, pieces
 from arpo.errors import ConfigError, EngineError
 
@@ -41,7 +41,7 @@ class Script:
 Play = Callable[[Sequence[int], SamplingParams], "Script | str | Sequence[int]"]
 
 
-class ScriptedEngine:
+class ScriptedEngine(EngineBase):
     """Plays `play(prompt tokens, params)` as one turn: a Script, or its text or tokens alone.
 
     The turn ends where the request's stops or max_tokens end it, else with the script (finish STOP). delay: seconds before the
@@ -85,9 +85,6 @@ class ScriptedEngine:
     async def load(self, weights: Weights) -> None:
         """Tokens from now on carry this version."""
         self.version = weights.version
-
-    async def rest(self) -> None:
-        """Nothing to give back."""
 
     async def close(self) -> None:
         self._closed = True

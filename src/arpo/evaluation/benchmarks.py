@@ -223,7 +223,7 @@ async def _ask(
     finally:
         await components.agent.engine.close()
         setting.tool_gateway.write_down()
-        if (spent := getattr(components.agent.engine, "spent", None)) is not None:
+        if (spent := components.agent.engine.spent) is not None:
             _say(console, f"endpoint: {spent}")
     if failed:
         raise EngineError(

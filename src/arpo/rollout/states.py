@@ -7,7 +7,7 @@ What a line asks for, it asks for itself and one thing at a time; different line
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from arpo.core.place import Place
 from arpo.errors import ToolError
@@ -34,7 +34,7 @@ class ToolStates:
     """
 
     def __init__(self, tools: Sequence[Tool], task: Task, deadline_s: float) -> None:
-        self.tools = {tool.name: cast(StatefulTool, tool) for tool in tools if hasattr(tool, "open")}
+        self.tools = {tool.name: tool for tool in tools if isinstance(tool, StatefulTool)}
         self.task, self.deadline_s = task, deadline_s
         self.lost: list[str] = []  # what could not be closed, or scored for want of a state, and why
         self._live: dict[Place, States] = {}  # by line

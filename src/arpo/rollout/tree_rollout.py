@@ -39,7 +39,7 @@ from arpo.rollout.states import States, ToolStates
 from arpo.rollout.together import together
 from arpo.rollout.turn_builder import TurnBuilder
 from arpo.tasks import Task
-from arpo.tools import CallContext, Tool
+from arpo.tools import CallContext, ToolBase
 from arpo.tools.cache import ReplayMissError
 
 NOT_RUN = "no calls left: this one did not run"
@@ -87,7 +87,7 @@ async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats
         RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
         leaves=config.leaves,
         roots=config.roots,
-        rule=config.rule,
+        rule=config.branch_rule,
         head=config.head,
         vocab_size=agent.vocab_size,
         stats=stats,
@@ -105,7 +105,7 @@ class _Driver:
     group: asyncio.TaskGroup
 
     def __init__(
-        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[Tool, ...], expansion: Expansion
+        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[ToolBase, ...], expansion: Expansion
     ) -> None:
         self.agent, self.task, self.config, self.chat = agent, task, config, chat
         self.expansion, self.tree = expansion, expansion.tree

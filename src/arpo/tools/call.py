@@ -14,7 +14,7 @@ from arpo.core.tree import Call, CallStatus, ToolCallResult
 from arpo.errors import ProviderError, ToolError, nearest
 from arpo.secrets import without_secrets
 from arpo.threads import settled
-from arpo.tools import CallContext, Tool, ToolResult
+from arpo.tools import CallContext, Tool, ToolBase, ToolResult, with_defaults
 from arpo.tools.function import as_result
 
 MOST_CHARS = 200_000  # of a result that is kept and recorded; the chat format cuts to tokens after that
@@ -28,7 +28,8 @@ async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, conte
     """Run one call. Never raises for what the model, the tool or its provider does wrong, and returns at the deadline at the
     latest. Nothing is cached, limited or tried again: `arpo.tools.gateway` does that around `admitted` and `attempt`.
     """
-    tool = admitted(tools if isinstance(tools, Mapping) else {tool.name: tool for tool in tools}, call)
+    offered = tools.values() if isinstance(tools, Mapping) else tools
+    tool = admitted({tool.name: with_defaults(tool) for tool in offered}, call)
     if isinstance(tool, ToolCallResult):
         return tool
     try:
@@ -37,7 +38,7 @@ async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, conte
         return unavailable(tool, error)
 
 
-def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | ToolCallResult:
+def admitted(tools: Mapping[str, ToolBase], call: Call) -> ToolBase | ToolCallResult:
     """The tool that `call` asks for, or the refusal that the model reads."""
     if call.error:
         return _refused(call.name, call.error)
@@ -50,14 +51,14 @@ def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | ToolCallResult:
     return tool
 
 
-async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolCallResult, bool]:
+async def attempt(tool: ToolBase, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolCallResult, bool]:
     """Let the tool run once. Returns the outcome, and whether it says that there was nothing to be found.
 
     The deadline is the tool's own `deadline_s` where it has one, else the context's. For a stateful tool `context.state` is
     the state of that tool in this branch. A tool object whose asynchronous `__call__` blocks the event loop is beyond reach (a
     function never does: it runs elsewhere). Raises ProviderError alone.
     """
-    deadline_s = getattr(tool, "deadline_s", None) or context.deadline_s or LONGEST_S
+    deadline_s = tool.deadline_s or context.deadline_s or LONGEST_S
     start = time.perf_counter()
     result, fault = await _within(tool, arguments, replace(context, deadline_s=deadline_s))
     text = result.text.encode("utf-8", "replace").decode()

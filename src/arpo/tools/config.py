@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, WrapValidator, model_validator
 
-from arpo.config import Config, conflict
-from arpo.config_errors import NO_SECRETS
+from arpo.config import Config
 from arpo.errors import ArpoError, ConfigError, install, nearest
 from arpo.import_path import import_from_path
-from arpo.secrets import secrets_in
+from arpo.options import at_option, check_options, refuse_secrets
 from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig, ToolLimitsConfig
 
 if TYPE_CHECKING:
-    from arpo.tools import Tool
+    from arpo.tools import Tool, ToolBase
     from arpo.tools.recorded import Offers
 
 
@@ -40,8 +39,7 @@ class ToolConfig(Config):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Self:
-        for where in secrets_in(self.options):
-            raise conflict(NO_SECRETS, f"options.{where}")
+        refuse_secrets(self.options)
         return self
 
 
@@ -79,7 +77,7 @@ BUILT_IN = {
 EXTRAS = {"web": "web", "page": "web", "mcp": "mcp"}  # the extra that brings a tool's packages
 
 
-def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list["Tool"]:
+def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list["ToolBase"]:
     """The tools of a run, from configs, tool objects and plain functions.
 
     Raises ConfigError naming the tool where one cannot be imported or set up, or two have one name: a run never starts
@@ -90,10 +88,10 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
 
 def build_entries(
     configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
-) -> list[list["Tool"]]:
+) -> list[list["ToolBase"]]:
     """The tools of each entry, as `build_tools` builds them: an entry may name a server that offers several. With `offers`, those
     of a record to be replayed, no server is started for tools whose results are in it."""
-    built: list[list[Tool]] = []
+    built: list[list[ToolBase]] = []
     for each in build_each(configs, offers):
         if isinstance(each, ConfigError):
             raise each
@@ -103,7 +101,7 @@ def build_entries(
 
 def build_each(
     configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
-) -> "Iterator[list[Tool] | ConfigError]":
+) -> "Iterator[list[ToolBase] | ConfigError]":
     """The same, entry by entry, with what is wrong in place of one that cannot be set up."""
     names: list[str] = []
     for number, config in enumerate(configs):
@@ -119,7 +117,7 @@ def build_each(
             raise ConfigError("two tools have one name", where="tools", value=name, hint="set `name` on one of them")
 
 
-def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Tool]":
+def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[ToolBase]":
     """The tool of one entry; several where it names a server or a factory that gives several."""
     if not isinstance(config, ToolConfig):
         given = _methods(config, {})
@@ -174,22 +172,18 @@ def _made(target: Any, config: ToolConfig, where: str) -> Any:
     """What `target` is or makes: a tool, a function, or several of them."""
     ours = config.use in BUILT_IN
     if inspect.isclass(target) or ours:
-        known = _options(target)
-        for key in config.options:
-            if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-                raise ConfigError("no such option", where=f"{where}.options", value=key, hint=nearest(key, known))
+        check_options(target, config.options, where)
     if inspect.isclass(target) or ours or (config.options and callable(target) and not _is_tool(target)):
         try:
             return _methods(target, config.options) or target(**config.options)
         except ConfigError as error:  # it names its own argument
-            key = f"{where}.options.{error.where}" if error.where.split(".")[0] in config.options else f"{where} ({config.use})"
-            raise ConfigError(error.message, where=key, value=error.value, hint=error.hint) from error
+            raise at_option(error, config.options, where, config.use) from error
     if config.options:
         raise ConfigError("this tool is already built and takes no options", where=f"{where}.options", value=config.options)
     return target
 
 
-def _methods(target: Any, options: dict[str, Any]) -> "list[Tool]":
+def _methods(target: Any, options: dict[str, Any]) -> "list[ToolBase]":
     """The tools of a class whose methods are tools; none for anything else."""
     if not inspect.isclass(target):
         return []
@@ -198,37 +192,27 @@ def _methods(target: Any, options: dict[str, Any]) -> "list[Tool]":
     return list(tools_of(target, options)) if has_tool_methods(target) else []
 
 
-def _options(target: Any) -> dict[str, inspect.Parameter]:
-    """What `target` can be built with; of a class what `__init__` takes, whatever its `__new__` passes on."""
-    own = inspect.isclass(target) and target.__init__ is not object.__init__
-    parameters = dict(inspect.signature(target.__init__ if own else target).parameters)
-    if own:
-        parameters.pop(next(iter(parameters)))  # self
-    return parameters
-
-
 def _is_tool(candidate: Any) -> bool:
-    return (
-        not inspect.isclass(candidate)
-        and callable(candidate)
-        and all(hasattr(candidate, name) for name in ("name", "description", "schema"))
-    )
+    from arpo.tools import Tool
+
+    return not inspect.isclass(candidate) and isinstance(candidate, Tool)
 
 
-def _as_tool(candidate: Any, where: str) -> "Tool":
-    if getattr(candidate, "is_method", False):
+def _as_tool(candidate: Any, where: str) -> "ToolBase":
+    from arpo.tools import with_defaults
+    from arpo.tools.function import FunctionTool
+
+    if isinstance(candidate, FunctionTool) and candidate.is_method:
         hint = "Name its class: all its methods that are tools are offered, over one object"
         raise ConfigError("this tool is a method, and of no object", where=where, value=candidate.name, hint=hint)
     if _is_tool(candidate):
-        return candidate  # type: ignore[no-any-return]
+        return with_defaults(candidate)
     if inspect.isroutine(candidate):
-        from arpo.tools.function import FunctionTool
-
         return FunctionTool(candidate)
-    raise ConfigError("neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @tool")
+    raise ConfigError("neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @arpo.tool")
 
 
-def _renamed(tool: "Tool", changes: dict[str, Any], shared: bool, where: str) -> "Tool":
+def _renamed(tool: "ToolBase", changes: dict[str, Any], shared: bool, where: str) -> "ToolBase":
     """`tool` with other attributes; a copy where the object is shared (it was imported and may serve another recipe too)."""
     changed = copy.copy(tool) if changes and shared else tool
     try:

@@ -23,7 +23,7 @@ from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.files import as_seen_from_here
 from arpo.threads import is_asynchronous, run_off_loop
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.docstrings import read_docstring
 from arpo.tools.own_thread import OwnThread
 from arpo.tools.tool_event_loop import ToolEventLoop
@@ -31,7 +31,7 @@ from arpo.tools.tool_event_loop import ToolEventLoop
 MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
 
 
-class FunctionTool:
+class FunctionTool(ToolBase):
     """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of their own:
     one that blocks holds up no other tool and no engine.
 

@@ -26,7 +26,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.die_with_parent import dies_with_parent
 from arpo.tools.recorded import server_of
 
@@ -77,7 +77,7 @@ def mcp_tools(
     return [McpTool(server, offered[name], keep) for name in tools or offered]
 
 
-class McpTool:
+class McpTool(ToolBase):
     """One tool of a server. What the server reports as an error is the model's to read; a server that is gone is not."""
 
     def __init__(self, server: "Server", tool: Any, keep: bool) -> None:

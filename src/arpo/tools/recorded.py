@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arpo.errors import ConfigError, ToolError, nearest
-from arpo.tools import CallContext, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 
 Offers = Mapping[str, Sequence[Mapping[str, Any]]]  # by server: name, description and schema of each tool
 
 
-class RecordedTool:
+class RecordedTool(ToolBase):
     """One of them. Raises ToolError where it is called all the same."""
 
     cacheable = True

@@ -11,11 +11,11 @@ from typing import Any
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.threads import settled
-from arpo.tools import CallContext, JsonSchema, Tool, ToolResult
+from arpo.tools import CallContext, JsonSchema, Tool, ToolBase, ToolResult
 from arpo.tools.function import as_result
 
 
-class ForeignTool:
+class ForeignTool(ToolBase):
     """A function with a schema that somebody else wrote. Its arguments are handed over as the model gave them, by name."""
 
     def __init__(self, function: Callable[..., Any], name: str, description: str, schema: JsonSchema) -> None:

@@ -16,14 +16,14 @@ from arpo.search.passages import Passage, from_mappings
 from arpo.search.snippet import snippet
 from arpo.tasks import Task
 from arpo.threads import run_off_loop
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.cache_key import digest
 
 SMALL = 20_000  # passages that are searched in about a millisecond: no thread needed
 TASK_INDEXES = 64
 
 
-class SearchTool:
+class SearchTool(ToolBase):
     """Searches `documents` (an index built by `arpo index`, or what read_documents takes), or those that a task brings.
 
     `k` passages a result, each on a line `Title: text`; `passage_chars` shortens each to the part around the hit. `mode` of an

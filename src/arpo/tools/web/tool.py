@@ -7,20 +7,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, nearest
 from arpo.http.exchange import HttpClient, HttpResponse, refused
+from arpo.options import custom
 from arpo.search.passages import Passage
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.cache_key import digest
 from arpo.tools.search import NOTHING, passage_line
 from arpo.tools.web.providers import PROVIDERS, SearchProvider, SearchRequest
 from arpo.tools.web.template import Template, from_template
 
 
-class WebSearchTool:
+class WebSearchTool(ToolBase):
     """Searches the web.
 
     `provider`: serper, brave, tavily, bing (through Bright Data), searxng, retrieval (Search-R1's API), or a mapping that describes
@@ -133,12 +132,7 @@ class WebSearchTool:
 
 def _provider(given: str | Mapping[str, Any]) -> SearchProvider:
     if isinstance(given, Mapping):
-        try:
-            return from_template(Template.model_validate(given))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, ("provider", *first["loc"])))
-            raise ConfigError(first["msg"], where=where, value=first["input"]) from error
+        return from_template(custom(Template, given, "provider"))
     if given not in PROVIDERS:
         raise ConfigError(
             "no such provider",
