@@ -22,7 +22,7 @@ from _figures import at_most, finish
 from arpo.core.tree import Call, CallStatus
 from arpo.errors import ToolError
 from arpo.tasks import Task
-from arpo.tools import CallContext, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 from arpo.tools.cache_key import canonical, key_of
 from arpo.tools.call import run_call
 from arpo.tools.config import ToolsConfig
@@ -34,7 +34,7 @@ TEXT_CHARS = 600  # of a result: three snippets
 SEARCH_S = 0.3  # what a search in the web takes
 
 
-class Search:
+class Search(ToolBase):
     """Answers after `seconds`, and counts."""
 
     name, description = "search", "Finds facts."

@@ -14,9 +14,8 @@ from arpo.core.record import TreeRecord
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import Play, Script, ScriptedEngine
 from arpo.rollout.agent import Agent
-from arpo.rollout.collect import Rollout, collect
+from arpo.rollout.collect import Rollout, collect, record_of
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.records import record_of
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolBase, ToolResult
 

@@ -21,9 +21,8 @@ from arpo.dry_run.estimate import RunEstimate, Timings, estimate, peak_memory, r
 from arpo.event_loop import run_sync
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
-from arpo.rollout.collect import Rollout, collect
-from arpo.rollout.lost import check_scored
-from arpo.rollout.prompts import check_prompts
+from arpo.rollout.agent import check_prompts
+from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.sft import training
 from arpo.sft.cache import SFTCache
 from arpo.tasks import Task

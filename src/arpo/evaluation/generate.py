@@ -22,9 +22,8 @@ from arpo.evaluation.evaluate import STEP, sample_of
 from arpo.evaluation.samples import NOT_ASKED, NOT_SCORED, SampleRecord
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
-from arpo.rollout.collect import Rollout, score
+from arpo.rollout.collect import Rollout, record_of, score
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.records import record_of
 from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 

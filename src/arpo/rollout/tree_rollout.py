@@ -33,10 +33,10 @@ from arpo.core.tree import (
 )
 from arpo.engines import Chunk, SamplingParams
 from arpo.errors import ConfigError, EngineError, ToolError
+from arpo.event_loop import task_group
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import States, ToolStates
-from arpo.rollout.together import together
 from arpo.rollout.turn_builder import TurnBuilder
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolBase
@@ -119,7 +119,7 @@ class _Driver:
 
     async def run(self) -> TreeRollout:
         try:
-            async with together() as self.group:
+            async with task_group() as self.group:
                 self._obey(self.expansion.start())
         except BaseException:
             await self.states.close()
@@ -254,7 +254,7 @@ class _Driver:
                 outcomes[number] = outcome
 
         down: list[str] = []
-        async with together() as group:
+        async with task_group() as group:
             for queue in queues.values():
                 group.create_task(work(queue))
         if down:

@@ -60,7 +60,7 @@ class Cache:
         self._able = True  # False once the store could not be written
 
     async def outcome(self, kept: CachePolicy, arguments: Mapping[str, Any], make: Make) -> ToolCallResult:
-        """The result of a call: stored, of an equal call in flight, or of `make`. Raises ReplayMissError, and what `make` raises."""
+        """The stored result, that of an equal call in flight, or that of `make`. Raises ReplayMissError, and what `make` raises."""
         words = canonical(arguments, kept.schema)
         recorded = self.mode != "live"
         keys = [key_of(kept.tool, kept.version, words, recorded=recorded)]

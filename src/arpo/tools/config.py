@@ -187,7 +187,7 @@ def _methods(target: Any, options: dict[str, Any]) -> "list[ToolBase]":
     """The tools of a class whose methods are tools; none for anything else."""
     if not inspect.isclass(target):
         return []
-    from arpo.tools.methods import has_tool_methods, tools_of
+    from arpo.tools.function import has_tool_methods, tools_of
 
     return list(tools_of(target, options)) if has_tool_methods(target) else []
 
@@ -206,6 +206,11 @@ def _as_tool(candidate: Any, where: str) -> "ToolBase":
         hint = "Name its class: all its methods that are tools are offered, over one object"
         raise ConfigError("this tool is a method, and of no object", where=where, value=candidate.name, hint=hint)
     if _is_tool(candidate):
+        if hasattr(candidate, "open") and (missing := [name for name in ("fork", "close") if not hasattr(candidate, name)]):
+            wrong = (
+                f"a tool with a state has `open`, `fork` and `close`: this one has `open`, and no `{'` and no `'.join(missing)}`"
+            )
+            raise ConfigError(wrong, where=where, value=candidate.name)
         return with_defaults(candidate)
     if inspect.isroutine(candidate):
         return FunctionTool(candidate)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shlex
+import sys
 import tempfile
 import threading
 import weakref
@@ -27,7 +28,6 @@ from mcp.client.streamable_http import streamable_http_client
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
 from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
-from arpo.tools.die_with_parent import dies_with_parent
 from arpo.tools.recorded import server_of
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
@@ -261,3 +261,28 @@ def _block(block: Any) -> str:
     if block.type == "resource_link":
         return f"[{block.name}: {block.uri}]"
     return f"[{getattr(block, 'mime_type', None) or block.type}]"
+
+
+# --- a program that ends with this process, also where this one is killed
+
+# Runs in the child before it becomes the program: 1 is PR_SET_PDEATHSIG, 9 SIGKILL. The parent may be gone by then.
+_SCRIPT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""
+
+
+def dies_with_parent(words: Sequence[str], parent: int) -> list[str]:
+    """The command `words`, run so that Linux kills its process when the thread of the process `parent` that starts it has ended.
+
+    On other systems: `words` as they are; a well-made server on stdio ends when its input does.
+    """
+    if sys.platform != "linux":
+        return list(words)
+    return [sys.executable, "-I", "-S", "-c", _SCRIPT, str(parent), *words]

@@ -16,8 +16,7 @@ from arpo.core.credit import mixed
 from arpo.core.window import next_stats
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import TrainConfig
-from arpo.rollout.collect import Rollout, collect
-from arpo.rollout.lost import check_scored
+from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.tasks import Task
 from arpo.training.task_sampler import in_order, max_tried
 

@@ -33,7 +33,7 @@ from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import PlanConfig
 from arpo.report.run_report import write_report
 from arpo.report.summary import print_closing
-from arpo.rollout.prompts import check_prompts
+from arpo.rollout.agent import check_prompts
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint, TrainState
 from arpo.runs.disk_space import check_space, space_for

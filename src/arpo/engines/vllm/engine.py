@@ -33,6 +33,8 @@ class VllmEngine(EngineBase):
     """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V of the
     entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop strings."""
 
+    stats: EngineStats
+
     def __init__(
         self, form: Transport, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None
     ) -> None:
