@@ -45,7 +45,8 @@ def checked(model: type[T], given: "Located") -> T:
 
 @contextmanager
 def as_parts() -> Iterator[None]:
-    """Inside, configurations raise pydantic's ValidationError: for who turns it into a ConfigError with more about its place."""
+    """Inside, configurations raise pydantic's ValidationError: for who turns it into a ConfigError with more about its
+    place."""
     token = _inside.set(True)
     try:
         yield
@@ -66,8 +67,8 @@ def _told(given: "Located", model: type) -> Iterator[None]:
 
 
 def conflict(message: str, *keys: str) -> PydanticCustomError:
-    """What a validator of a whole model raises: the values at `keys` of it (dots reach into groups) cannot go together. A recipe's
-    mistake is shown at the one of them that was laid over the others, else at the first."""
+    """What a validator of a whole model raises: the values at `keys` of it (dots reach into groups) cannot go together.
+    A recipe's mistake is shown at the one of them that was laid over the others, else at the first."""
     return PydanticCustomError(CONFLICT, "{what}", {"what": message, "keys": keys})
 
 

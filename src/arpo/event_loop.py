@@ -1,4 +1,5 @@
-"""Asynchronous work: run to its end by a function that is not asynchronous, and in a group that fails with plain errors.
+"""Asynchronous work: run to its end by a function that is not asynchronous, and in a group that fails with plain
+errors.
 
 Knows `asyncio` and threads. Refuses to know what the work is.
 """
@@ -18,7 +19,8 @@ T = TypeVar("T")
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     """An `asyncio.TaskGroup` that raises the first failure as it is, not wrapped in a group.
 
-    Where a task fails, the others are cancelled and awaited. What they raise meanwhile is dropped: it follows from the first."""
+    Where a task fails, the others are cancelled and awaited. What they raise meanwhile is dropped: it follows from the
+    first."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -29,8 +31,9 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns or raises: `asyncio.run`, also where a loop runs already, as in a notebook's cell.
 
-    There the work gets a thread with a loop of its own, and the caller's loop stands still until it ends, as it does under any
-    function that is not asynchronous. Ctrl-C cancels the work, and raises KeyboardInterrupt when that has come to its end.
+    There the work gets a thread with a loop of its own, and the caller's loop stands still until it ends, as it does
+    under any function that is not asynchronous. Ctrl-C cancels the work, and raises KeyboardInterrupt when that has
+    come to its end.
     """
     try:
         asyncio.get_running_loop()

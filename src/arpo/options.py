@@ -1,6 +1,7 @@
 """What a recipe names by an import path and builds with options: `{use: "my_pkg.mod:name", options: {...}}`.
 
-Knows how options meet the parameters of a class or function. Refuses to know what is built: tools, rules and surrogates say that.
+Knows how options meet the parameters of a class or function. Refuses to know what is built: tools, rules and surrogates
+say that.
 """
 
 import inspect
@@ -67,8 +68,8 @@ def check_options(target: Any, options: Mapping[str, Any], where: str) -> None:
 
 
 def build(target: Any, options: Mapping[str, Any], where: str, use: str) -> Any:
-    """`target(**options)`. Raises ConfigError for options that do not fit and for whatever else the target raises. It names
-    `where`, and the option that a ConfigError of the target names."""
+    """`target(**options)`. Raises ConfigError for options that do not fit and for whatever else the target raises. It
+    names `where`, and the option that a ConfigError of the target names."""
     check_options(target, options, where)
     try:
         return target(**options)

@@ -69,7 +69,8 @@ class Spent:
 
 
 class Endpoint:
-    """The client of one endpoint. `service` names it in errors; `tell(text, level)` is called when an outage begins and ends."""
+    """The client of one endpoint. `service` names it in errors; `tell(text, level)` is called when an outage begins and
+    ends."""
 
     def __init__(self, config: ServedModel, service: str = "endpoint", *, tell: Tell = lambda text, level: None) -> None:
         self.config, self.service = config, service
@@ -95,8 +96,8 @@ class Endpoint:
     async def chat(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int, **fields: Any) -> Reply:
         """A chat completion, with retries.
 
-        Raises ProviderError where this request alone fails, ToolError where the endpoint refuses it, ToolsStoppedError where every
-        request fails: a refused key, an exhausted account, the budget, an outage.
+        Raises ProviderError where this request alone fails, ToolError where the endpoint refuses it, ToolsStoppedError
+        where every request fails: a refused key, an exhausted account, the budget, an outage.
         """
         return await self._send("chat/completions", {"messages": list(messages), **self._common(max_tokens, fields)})
 

@@ -12,8 +12,8 @@ from arpo.errors import EngineError
 
 
 class EngineBase:
-    """An engine with defaults for everything optional. The shipped engines derive from it; yours need not: whatever has the four
-    methods of `Engine` gets these defaults for what it lacks (`with_defaults`)."""
+    """An engine with defaults for everything optional. The shipped engines derive from it; yours need not: whatever has
+    the four methods of `Engine` gets these defaults for what it lacks (`with_defaults`)."""
 
     context: int | None = None  # most tokens of a prompt and its turn; None: no limit is known
     stats: EngineStats | None = None  # running totals; None: the engine counts nothing
@@ -40,7 +40,8 @@ class EngineBase:
 
 
 class EngineWrapper(EngineBase):
-    """Passes everything on to `engine`. A subclass that observes or changes what is sampled overrides `sample` alone."""
+    """Passes everything on to `engine`. A subclass that observes or changes what is sampled overrides `sample`
+    alone."""
 
     def __init__(self, engine: EngineBase) -> None:
         self.engine = engine
@@ -91,8 +92,8 @@ def with_defaults(engine: Engine) -> EngineBase:
 
 
 def check_request(prompt: Sequence[int], params: SamplingParams, context: int | None) -> None:
-    """Raise EngineError for an empty prompt, parameters out of their range, or a turn that could outgrow `context` tokens (None: no
-    limit): before anything is computed, with the numbers."""
+    """Raise EngineError for an empty prompt, parameters out of their range, or a turn that could outgrow `context`
+    tokens (None: no limit): before anything is computed, with the numbers."""
     if not len(prompt):
         raise EngineError("an empty prompt: there is nothing to continue")
     if params.max_tokens < 1:

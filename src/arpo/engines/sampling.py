@@ -1,7 +1,8 @@
 """From logits to tokens: entropy, log-probability and the token that a request's own random number picks.
 
-One uniform number a token, by a counter-based hash of (seed, index), through the inverse of the cumulative distribution: the
-token depends on seed, index and distribution alone, never on the neighbours in the batch. Knows no requests.
+One uniform number a token, by a counter-based hash of (seed, index), through the inverse of the cumulative
+distribution: the token depends on seed, index and distribution alone, never on the neighbours in the batch. Knows no
+requests.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """One entry a row: token, ln p at the sampling temperature (temperature 0: at 1), entropy in nats at temperature 1."""
+    """One entry a row: token, ln p at the sampling temperature (temperature 0: at 1), entropy in nats at temperature
+    1."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -51,7 +53,8 @@ def _mix(word: int) -> int:
 
 
 def sample(logits: Tensor, picks: Sequence[Pick]) -> Picked:
-    """logits [R, V] of any float type, one Pick a row. The log-probability is of the whole distribution, also with top-p < 1.
+    """logits [R, V] of any float type, one Pick a row. The log-probability is of the whole distribution, also with
+    top-p < 1.
 
     Raises FloatingPointError where a row is not finite.
     """

@@ -44,7 +44,8 @@ class EngineStats:
 
 
 class Prefill:
-    """Prompt tokens that an engine computed and reused, from one look to the next; nothing for an engine without `stats`."""
+    """Prompt tokens that an engine computed and reused, from one look to the next; nothing for an engine without
+    `stats`."""
 
     def __init__(self, engine: "EngineBase") -> None:
         self._engine = engine

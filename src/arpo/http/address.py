@@ -1,5 +1,5 @@
-"""Addresses that a page may be fetched from: public ones, since a model's URL must not reach this machine, its network or a
-cloud's metadata service (server-side request forgery).
+"""Addresses that a page may be fetched from: public ones, since a model's URL must not reach this machine, its network
+or a cloud's metadata service (server-side request forgery).
 
 Knows addresses and names. Refuses to know HTTP.
 """
@@ -30,8 +30,8 @@ def networks(allowed: Sequence[str]) -> tuple[Network, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """True for an address that the whole internet can reach. An IPv4 address inside an IPv6 one (mapped, 6to4, Teredo, NAT64) must
-    be public too."""
+    """True for an address that the whole internet can reach. An IPv4 address inside an IPv6 one (mapped, 6to4, Teredo,
+    NAT64) must be public too."""
     if isinstance(address, ipaddress.IPv6Address):
         inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in NAT64:

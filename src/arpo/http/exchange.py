@@ -1,8 +1,8 @@
 """An HTTP client for services: limits on size and time, and API keys that no log, error or repr shows.
 
-A key is not part of the request that hooks, errors and httpx's log lines see: it travels in the request's extensions, and the
-transport adds it to what goes over the wire. Knows httpx, sizes and deadlines. Refuses to know what responses mean; it does not
-retry (`arpo.http.limits` does).
+A key is not part of the request that hooks, errors and httpx's log lines see: it travels in the request's extensions,
+and the transport adds it to what goes over the wire. Knows httpx, sizes and deadlines. Refuses to know what responses
+mean; it does not retry (`arpo.http.limits` does).
 """
 
 import asyncio
@@ -65,7 +65,8 @@ class HttpClient:
         return f"HttpClient({self.service!r})"
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """The response, whatever its status. Raises ProviderError (retriable) where none arrives complete and in time."""
+        """The response, whatever its status. Raises ProviderError (retriable) where none arrives complete and in
+        time."""
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await self._send(request)
@@ -163,7 +164,8 @@ def _proxies() -> dict[str, httpx.AsyncBaseTransport | None]:
 
 
 def refused(answer: HttpResponse, service: str, key_from: str, key: str = "") -> NoReturn:
-    """Raise the error of a response with a status of 300 or more: ToolError where the query is at fault, else ProviderError."""
+    """Raise the error of a response with a status of 300 or more: ToolError where the query is at fault, else
+    ProviderError."""
     status, words = answer.status, said(answer, key)
     told = f": {words}" if words else ""
     if status in (401, 403):  # without its message: some services repeat a part of the key

@@ -1,4 +1,5 @@
-"""Rate limits, concurrency limits, retries and a circuit breaker for a provider: a search service or an API that tools share.
+"""Rate limits, concurrency limits, retries and a circuit breaker for a provider: a search service or an API that tools
+share.
 
     closed ── a call fails, its retries included ──> open: all calls wait; from time to time one of them probes
        ^                                               │
@@ -30,8 +31,9 @@ MOST_FAILED_ROUNDS = 2  # of one call while others succeed: then the fault is th
 
 
 class Provider:
-    """Makes calls to one provider: `rate` calls a second, `concurrency` at a time (0: no limit). A call that may be tried again has
-    `retries` further attempts with growing waits. `patience_s`: seconds that the provider may be down; `hint`: what to do then."""
+    """Makes calls to one provider: `rate` calls a second, `concurrency` at a time (0: no limit). A call that may be
+    tried again has `retries` further attempts with growing waits. `patience_s`: seconds that the provider may be down;
+    `hint`: what to do then."""
 
     def __init__(
         self,
@@ -53,8 +55,8 @@ class Provider:
     async def call(self, once: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """The result of `once` and the number of attempts; waits while the provider is down.
 
-        Raises ProviderError where this call alone fails, ToolsStoppedError where every call does: the provider refuses us or has
-        been down for too long.
+        Raises ProviderError where this call alone fails, ToolsStoppedError where every call does: the provider refuses
+        us or has been down for too long.
         """
         outage, attempts, rounds = self.outage, 0, 0
 
@@ -131,8 +133,8 @@ class Provider:
 
 
 class Outage:
-    """Whether a provider is down, and which call probes it next. Waiting calls probe one at a time and in turn, so that a call
-    that can never succeed does not keep the others waiting."""
+    """Whether a provider is down, and which call probes it next. Waiting calls probe one at a time and in turn, so that
+    a call that can never succeed does not keep the others waiting."""
 
     def __init__(self, name: str, patience_s: float, tell: Tell, hint: str = GO_ON) -> None:
         self.name, self.patience_s, self.tell, self.hint = name, patience_s, tell, hint

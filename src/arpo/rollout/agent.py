@@ -1,4 +1,5 @@
-"""An agent: a policy with its chat format and tools, used alike in training, evaluation and chat; and whether prompts fit it."""
+"""An agent: a policy with its chat format and tools, used alike in training, evaluation and chat; and whether prompts
+fit it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ class Agent:
 
 
 def check_prompts(agent: Agent, tasks: Iterable[Task], config: RolloutConfig) -> None:
-    """Raise ConfigError, naming the first, where prompts are longer than chat.prompt_tokens or leave no room for a turn in
-    rollout.branch_tokens. Measured: 0.1 s for 1,000 questions."""
+    """Raise ConfigError, naming the first, where prompts are longer than chat.prompt_tokens or leave no room for a turn
+    in rollout.branch_tokens. Measured: 0.1 s for 1,000 questions."""
     faults = [fault for task in tasks if (fault := _fault(agent, task, config))]
     if faults:
         more = f" ({len(faults) - 1} more tasks are too long as well)" if len(faults) > 1 else ""

@@ -20,7 +20,8 @@ RESULT_STYLE, AGENT_STYLE = "dim", "bold"
 
 
 class ShownEngine(EngineWrapper):
-    """An engine that shows what passes through it: what is new in each context (tool results), and every chunk it writes."""
+    """An engine that shows what passes through it: what is new in each context (tool results), and every chunk it
+    writes."""
 
     def __init__(self, engine: EngineBase, chat: ChatFormat, console: Console) -> None:
         super().__init__(engine)
@@ -54,7 +55,8 @@ class ShownEngine(EngineWrapper):
 
 
 async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: RolloutConfig, console: Console, *, seed: int) -> str:
-    """One answer of the agent to a conversation (user and assistant messages, the user's last). Returns the answer's text."""
+    """One answer of the agent to a conversation (user and assistant messages, the user's last). Returns the answer's
+    text."""
     task = Task(id="chat", messages=tuple(messages), answers=())
     chat, _ = agent.chat(task)
     shown = replace(agent, engine=ShownEngine(agent.engine, chat, console))

@@ -70,7 +70,8 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
 
 
 async def transcript(grown: TreeRollout, branch: Branch) -> Transcript:
-    """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called none)."""
+    """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called
+    none)."""
     return Transcript(
         turns=tuple(grown.parsed[turn.place] for turn in branch.turns),
         outcomes=tuple(observation.outcomes for observation in branch.observations),
@@ -90,11 +91,13 @@ async def collect(
     in_flight: int,
     room: asyncio.Semaphore | None = None,
 ) -> AsyncGenerator[Rollout, None]:
-    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded. `room`: a place
-    that a tree holds while it grows, where several collections share an engine; first come, first served.
+    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded.
+    `room`: a place that a tree holds while it grows, where several collections share an engine; first come, first
+    served.
 
-    A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop early: what is
-    still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError, ConfigError, a bug's error.
+    A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop
+    early: what is still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError,
+    ConfigError, a bug's error.
     """
 
     async def one(task: Task) -> Rollout:
@@ -123,7 +126,8 @@ async def _first(growing: "deque[asyncio.Task[Rollout]]") -> Rollout:
 
 
 def check_scored(rollouts: Sequence[Rollout], what: str) -> None:
-    """Raises EngineError (ToolError where only tools failed) with the first cause if not one leaf of `rollouts` has a score."""
+    """Raises EngineError (ToolError where only tools failed) with the first cause if not one leaf of `rollouts` has a
+    score."""
     if not rollouts or any(rollout.scored.scores for rollout in rollouts):
         return
     causes = [
@@ -137,8 +141,8 @@ def check_scored(rollouts: Sequence[Rollout], what: str) -> None:
 def record_of(
     rollout: Rollout, credited: CreditedTree | None = None, learner: "Mapping[Place, array[float]] | None" = None
 ) -> TreeRecord:
-    """The rollout's tree with its scores (and credit, once there is one), task and texts. `learner`: the log-probabilities
-    of trained turns' tokens by the learner's weights at the start of the step."""
+    """The rollout's tree with its scores (and credit, once there is one), task and texts. `learner`: the
+    log-probabilities of trained turns' tokens by the learner's weights at the start of the step."""
     task, grown, chat = rollout.task, rollout.grown, rollout.grown.chat
     notes = {
         "task": {

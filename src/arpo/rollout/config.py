@@ -1,4 +1,5 @@
-"""What a recipe says about rollouts: how many leaves from how many roots, which rule branches, and what limits a branch."""
+"""What a recipe says about rollouts: how many leaves from how many roots, which rule branches, and what limits a
+branch."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -14,8 +15,8 @@ from arpo.options import UseWithOptions, build, custom
 
 
 def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, a `BranchRule`, or the import path of one or of its class, which may stand
-    with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
+    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, a `BranchRule`, or the import path of one or of its class,
+    which may stand with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
     if isinstance(given, str) and ":" in given:
         return _own_rule(given, {}, "rollout.rule")
     if isinstance(given, CustomRule) or (callable(given) and isinstance(given, BranchRule)):
@@ -83,14 +84,15 @@ class RolloutConfig(Config):
     leaves: Annotated[int, Field(ge=1)] = 16
     """Finished trajectories a task, M."""
     roots: RootsChoice = 8
-    """How many of them start from the prompt, N; or `pilot` (`{plan: pilot, beta: 1}`): a first trajectory decides, as in AEPO."""
+    """How many of them start from the prompt, N; or `pilot` (`{plan: pilot, beta: 1}`): a first trajectory decides, as
+    in AEPO."""
     root_cap: Annotated[int, Field(ge=1)] | None = None
     """Most leaves below one root; null: min(M, max(2, ceil(1.5 M / N)))."""
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta: 0.4}`. Or
-    the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta:
+    0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -165,6 +167,7 @@ class RolloutConfig(Config):
         return ""
 
     def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
-        """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0: greedy)."""
+        """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0:
+        greedy)."""
         changed = {"leaves": leaves, "roots": leaves, "root_cap": None, "rule": Never(), "temperature": temperature, "top_p": top_p}
         return self.model_copy(update=changed)

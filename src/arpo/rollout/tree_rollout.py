@@ -1,10 +1,12 @@
 """Grow one task's tree: the only place where engines and tools meet.
 
-`Expansion` decides what happens; this file makes it happen. Every request and every turn's calls are a task of their own, so a slow
-tool holds up nobody else. It knows the limits of a branch. It refuses to know budgets, rules and rewards.
+`Expansion` decides what happens; this file makes it happen. Every request and every turn's calls are a task of their
+own, so a slow tool holds up nobody else. It knows the limits of a branch. It refuses to know budgets, rules and
+rewards.
 
-The world may fail (EngineError, a provider that is down): that is an event, and kept with its reason. Anything else that an engine,
-a rule or a tool's state raises is a bug: it stops the tree, cancels what runs, closes every state and propagates as it is.
+An infrastructure failure (EngineError, a provider that is down) is an event and is recorded with its reason. Anything
+else that an engine, a rule or a tool's state raises is a bug: it stops the tree, cancels what runs, closes every state
+and propagates as it is.
 """
 
 from __future__ import annotations
@@ -202,7 +204,8 @@ class _Driver:
         return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
 
     def _ending(self, turn: Turn, room: int) -> StopReason | None:
-        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to run."""
+        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to
+        run."""
         if turn.finish is FinishReason.LENGTH:
             return StopReason.TURN_LENGTH if len(turn.tokens) < room else StopReason.BRANCH_LENGTH
         if not turn.calls:
@@ -234,7 +237,8 @@ class _Driver:
     async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]) -> None:
         """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
 
-        Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats no call.
+        Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats
+        no call.
         """
         random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
         queues: dict[object, list[tuple[int, Call, CallContext]]] = {}

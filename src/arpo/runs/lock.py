@@ -24,8 +24,8 @@ class Lock:
 
     @classmethod
     def take(cls, path: Path, *, timeout_s: float = PATIENCE_S) -> "Lock":
-        """Raises ConfigError, which names the holder, where another process holds the lock for `timeout_s` seconds (-1: wait until
-        it is free); OSError where the file cannot be written or the file system has no locks."""
+        """Raises ConfigError, which names the holder, where another process holds the lock for `timeout_s` seconds (-1:
+        wait until it is free); OSError where the file cannot be written or the file system has no locks."""
         file_lock = _file_lock(path)
         try:
             file_lock.acquire(timeout=timeout_s, poll_interval=0.02)
@@ -37,7 +37,8 @@ class Lock:
         return cls(path, file_lock)
 
     def release(self) -> None:
-        """Remove the file and free the lock. A process that opened the file before sees that it is gone and opens a new one."""
+        """Remove the file and free the lock. A process that opened the file before sees that it is gone and opens a new
+        one."""
         self.path.unlink(missing_ok=True)
         self._file_lock.release()
 

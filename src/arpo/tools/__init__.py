@@ -54,20 +54,20 @@ class StatefulTool(Tool, Protocol):
 
 
 class ToolBase:
-    """A tool with defaults for everything optional. The shipped tools derive from it; yours need not: whatever has the four members
-    of `Tool` gets these defaults for what it lacks (`with_defaults`)."""
+    """A tool with defaults for everything optional. The shipped tools derive from it; yours need not: whatever has the
+    four members of `Tool` gets these defaults for what it lacks (`with_defaults`)."""
 
     name: str
     description: str
     schema: JsonSchema
 
     deadline_s: float | None = None  # seconds that a call may take; None: the run's `rollout.tool_deadline_s`
-    cacheable: bool = False  # equal arguments give equal results, whatever the task and the seed: results may be kept and shared
+    cacheable: bool = False  # equal arguments give equal results, whatever the task and the seed
     version: str = ""  # changes when results do; "": derived from the recipe's `use` and `options`
-    provider: str = ""  # the service whose rate, concurrency and failures this tool shares with others; "": the tool alone
+    provider: str = ""  # the service whose rate, concurrency and failures it shares with others; "": the tool alone
     concurrency: int = 0  # calls at a time that the tool itself can bear; 0: any number
     isolation: str = ""  # how code that the policy writes is isolated from this machine; "": the tool runs none
-    offer: Mapping[str, Any] | None = None  # name, description and schema, where a server offers the tool: a record keeps them
+    offer: Mapping[str, Any] | None = None  # name, description and schema of a server's tool, kept in a record
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         raise NotImplementedError
@@ -81,8 +81,8 @@ class ToolBase:
         return arguments
 
     def ready(self) -> None:
-        """Raises ConfigError where the tool cannot work, for want of a key for instance. A run asks before it starts; a replay does
-        not."""
+        """Raises ConfigError where the tool cannot work, for want of a key for instance. A run asks before it starts; a
+        replay does not."""
 
 
 class _WithDefaults(ToolBase):
@@ -102,7 +102,8 @@ class _WithDefaults(ToolBase):
 
 
 def with_defaults(tool: Tool) -> ToolBase:
-    """`tool` where it derives from ToolBase, else a tool that calls it and has ToolBase's defaults for what it lacks."""
+    """`tool` where it derives from ToolBase, else a tool that calls it and has ToolBase's defaults for what it
+    lacks."""
     return tool if isinstance(tool, ToolBase) else _WithDefaults(tool)
 
 

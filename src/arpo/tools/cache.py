@@ -38,7 +38,8 @@ class ReplayMissError(ToolError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """How results of one tool are cached: under which name and version, and for how many seconds (`empty_s`: with no results)."""
+    """How results of one tool are cached: under which name and version, and for how many seconds (`empty_s`: with no
+    results)."""
 
     tool: str
     version: str
@@ -48,7 +49,8 @@ class CachePolicy:
 
 
 class Cache:
-    """The cache of one process, over a store that other processes share. `tell` is called once if the store cannot be used."""
+    """The cache of one process, over a store that other processes share. `tell` is called once if the store cannot be
+    used."""
 
     def __init__(self, store: Store, mode: Mode = "live", tell: Callable[[str, str], None] = lambda text, level: None) -> None:
         self.store, self.mode, self.tell = store, mode, tell
@@ -60,7 +62,8 @@ class Cache:
         self._able = True  # False once the store could not be written
 
     async def outcome(self, kept: CachePolicy, arguments: Mapping[str, Any], make: Make) -> ToolCallResult:
-        """The stored result, that of an equal call in flight, or that of `make`. Raises ReplayMissError, and what `make` raises."""
+        """The stored result, that of an equal call in flight, or that of `make`. Raises ReplayMissError, and what
+        `make` raises."""
         words = canonical(arguments, kept.schema)
         recorded = self.mode != "live"
         keys = [key_of(kept.tool, kept.version, words, recorded=recorded)]
@@ -114,7 +117,8 @@ class Cache:
         return outcome.status is CallStatus.OK or (self.mode == "record" and outcome.status is not CallStatus.UNAVAILABLE)
 
     def _found(self, kept: CachePolicy, keys: list[bytes]) -> Entry | None:
-        """The entry that the store has, if it may be used. Read on the event loop: that takes 20 us, and readers never wait."""
+        """The entry that the store has, if it may be used. Read on the event loop: that takes 20 us, and readers never
+        wait."""
         for entry in self._read(self.store.get, keys) or ():
             if self._serves(kept, entry):
                 self._touch(entry)
@@ -128,7 +132,8 @@ class Cache:
         return entry.status is CallStatus.OK and (self.mode == "record" or time.time() - entry.made < fresh_s)
 
     async def _ahead_of_us(self, kept: CachePolicy, keys: list[bytes]) -> ToolCallResult | None:
-        """Wait while another process makes this call. Returns its result, failures too, or None once this process is to make it."""
+        """Wait while another process makes this call. Returns its result, failures too, or None once this process is to
+        make it."""
         since, wait_s = time.time(), FIRST_LOOK_S
         while self._able:
             if not self._read(self.store.claimed, keys[0]) and await self._claimed(keys[0]):
@@ -168,8 +173,8 @@ class Cache:
             self._in_turn(self.store.touch, used)
 
     def _in_turn(self, write: Callable[..., T], *arguments: Any) -> "asyncio.Future[T | None]":
-        """Let the writer do it, also where nobody waits for that any more: what was paid for is kept, and leases are given back.
-        What it cannot write is told once, and stops the run where the record would be left incomplete."""
+        """Let the writer do it, also where nobody waits for that any more: what was paid for is kept, and leases are
+        given back. What it cannot write is told once, and stops the run where the record would be left incomplete."""
         return asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._written, write, arguments))
 
     def _written(self, write: Callable[..., T], arguments: tuple[Any, ...]) -> T | None:

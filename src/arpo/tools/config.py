@@ -1,4 +1,4 @@
-"""What a recipe says about tools, and the tools built from it."""
+"""The tools of a recipe: their configuration, and how tools are built from it."""
 
 import copy
 import inspect
@@ -23,7 +23,8 @@ class ToolConfig(Config):
     """One tool of a recipe."""
 
     use: str
-    """`search`, `python`, `web`, `page`, `mcp`, or an import path such as `my_pkg.tools:lookup` (a function, a class or a tool)."""
+    """`search`, `python`, `web`, `page`, `mcp`, or an import path such as `my_pkg.tools:lookup` (a function, a class or
+    a tool)."""
     name: str = ""
     """What the model calls it. Empty: the tool's own name."""
     description: str = ""
@@ -44,18 +45,18 @@ class ToolConfig(Config):
 
 
 def _one(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A tool is also named by a word, `search` for `{use: search}`; from Python it may be an object or a function."""
+    """A word stands for a group, `search` for `{use: search}`; in Python an entry may be a tool or a function."""
     return given if callable(given) else check({"use": given} if isinstance(given, str) else given)
 
 
 class ToolsConfig(Config):
-    """What the agent may call, and what stands around the calls. A list is short for `{offered: [...]}`."""
+    """The tools that the agent may call, and the cache and limits of calls. A list is short for `{offered: [...]}`."""
 
     offered: tuple[Annotated[ToolConfig, WrapValidator(_one)], ...] = ()
     """The tools (from Python also tool objects and functions)."""
     mode: Mode = "live"
-    """`record`: keep every result of the tools that may be cached, without end, and take what is kept; `replay`: those tools
-    answer from the record alone, and a call that is not in it ends its branch (`replay_miss`)."""
+    """`record`: keep every result of the tools that may be cached, without end, and take what is kept; `replay`: those
+    tools answer from the record alone, and a call that is not in it ends its branch (`replay_miss`)."""
     cache: CacheConfig = CacheConfig()
     """Where results are kept."""
     limits: LimitsConfig = LimitsConfig()
@@ -89,8 +90,8 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
 def build_entries(
     configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
 ) -> list[list["ToolBase"]]:
-    """The tools of each entry, as `build_tools` builds them: an entry may name a server that offers several. With `offers`, those
-    of a record to be replayed, no server is started for tools whose results are in it."""
+    """The tools of each entry: an entry may name a server that offers several. With `offers`, of a record to be
+    replayed, no server is started for tools whose results are recorded."""
     built: list[list[ToolBase]] = []
     for each in build_each(configs, offers):
         if isinstance(each, ConfigError):
@@ -102,7 +103,7 @@ def build_entries(
 def build_each(
     configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
 ) -> "Iterator[list[ToolBase] | ConfigError]":
-    """The same, entry by entry, with what is wrong in place of one that cannot be set up."""
+    """The tools of each entry, or the error of an entry that cannot be set up."""
     names: list[str] = []
     for number, config in enumerate(configs):
         try:
@@ -118,7 +119,7 @@ def build_each(
 
 
 def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[ToolBase]":
-    """The tool of one entry; several where it names a server or a factory that gives several."""
+    """The tool of one entry; several where it names a server, or a factory that returns several."""
     if not isinstance(config, ToolConfig):
         given = _methods(config, {})
         return [_as_tool(each, where) for each in given] if given else [_as_tool(config, where)]
@@ -169,7 +170,7 @@ def _needs_extra(use: str, where: str) -> None:
 
 
 def _made(target: Any, config: ToolConfig, where: str) -> Any:
-    """What `target` is or makes: a tool, a function, or several of them."""
+    """The tool or function that `target` is or makes, or a list of them."""
     ours = config.use in BUILT_IN
     if inspect.isclass(target) or ours:
         check_options(target, config.options, where)
@@ -184,7 +185,7 @@ def _made(target: Any, config: ToolConfig, where: str) -> Any:
 
 
 def _methods(target: Any, options: dict[str, Any]) -> "list[ToolBase]":
-    """The tools of a class whose methods are tools; none for anything else."""
+    """The tools of a class whose methods are tools; [] for anything else."""
     if not inspect.isclass(target):
         return []
     from arpo.tools.function import has_tool_methods, tools_of
@@ -218,7 +219,8 @@ def _as_tool(candidate: Any, where: str) -> "ToolBase":
 
 
 def _renamed(tool: "ToolBase", changes: dict[str, Any], shared: bool, where: str) -> "ToolBase":
-    """`tool` with other attributes; a copy where the object is shared (it was imported and may serve another recipe too)."""
+    """`tool` with other attributes; a copy where the object is shared (an imported one may serve another recipe
+    too)."""
     changed = copy.copy(tool) if changes and shared else tool
     try:
         for key, value in changes.items():

@@ -32,13 +32,13 @@ MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before
 
 
 class FunctionTool(ToolBase):
-    """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of their own:
-    one that blocks holds up no other tool and no engine.
+    """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of
+    their own: one that blocks holds up no other tool and no engine.
 
     Arguments that do not fit the types give Status.REFUSED with a text that the model can read. A parameter annotated
-    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its class
-    (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that cannot
-    be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
+    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its
+    class (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that
+    cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
     """
 
     concurrency = 0  # calls at a time, as the tool itself can bear them; 0: any number
@@ -106,7 +106,8 @@ class FunctionTool(ToolBase):
     def bound_to(
         self, made: object, *, owner: str, thread: OwnThread | None = None, loop: ToolEventLoop | None = None
     ) -> "FunctionTool":
-        """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's tools share."""
+        """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's
+        tools share."""
         bound = copy.copy(self)
         bound.function, bound.is_method = self.function.__get__(made), False  # type: ignore[attr-defined]
         bound.provider = self.provider or owner
@@ -168,7 +169,8 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def as_result(value: object) -> ToolResult:
-    """What a function returned, as a tool's result: text as it is, None as no text, bytes as UTF-8, else JSON where it can be."""
+    """What a function returned, as a tool's result: text as it is, None as no text, bytes as UTF-8, else JSON where it
+    can be."""
     if isinstance(value, ToolResult):
         return value
     if value is None or isinstance(value, str):
@@ -194,10 +196,11 @@ def tool(
     provider: str = "",
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Turn a typed function with a docstring into a tool: `@tool` or `@tool(name=..., deadline_s=...)`. See FunctionTool.
+    """Turn a typed function with a docstring into a tool: `@tool` or `@tool(name=..., deadline_s=...)`. See
+    FunctionTool.
 
-    `cacheable`: equal arguments give equal results, so that they may be kept; `version`: a text that changes when results do;
-    `provider`: whose limits and failures it shares with other tools.
+    `cacheable`: equal arguments give equal results, so that they may be kept; `version`: a text that changes when
+    results do; `provider`: whose limits and failures it shares with other tools.
     """
     return FunctionTool(function, **options) if function is not None else lambda f: FunctionTool(f, **options)
 
@@ -222,11 +225,13 @@ def has_tool_methods(candidate: Any) -> bool:
 
 
 def tools_of(made_from: type, options: Mapping[str, Any]) -> list[FunctionTool]:
-    """The tools of a class whose methods are tools, over one `made_from(**options)` that all branches of a run share, in the order
-    in which the class defines them. Raises ConfigError for a class with methods of both kinds, and what the class itself raises.
+    """The tools of a class whose methods are tools, over one `made_from(**options)` that all branches of a run share,
+    in the order in which the class defines them. Raises ConfigError for a class with methods of both kinds, and what
+    the class itself raises.
 
-    Plain methods run in the object's own thread, in which it is made too: a connection of sqlite3 works, and nothing needs a lock.
-    `async def` methods share one event loop. A class has one kind of them, since two threads would meet in the object.
+    Plain methods run in the object's own thread, in which it is made too: a connection of sqlite3 works, and nothing
+    needs a lock. `async def` methods share one event loop. A class has one kind of them, since two threads would meet
+    in the object.
     """
     methods, name = _methods(made_from), made_from.__name__
     if len({method.is_async for method in methods}) > 1:
@@ -259,7 +264,8 @@ SPHINX = re.compile(r"^:param\s+(?:[\w\[\], |]+\s+)?(\w+)\s*:\s*(.*)$")
 
 
 def read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The description (paragraphs before the first section, as one text) and the description of each argument by name."""
+    """The description (paragraphs before the first section, as one text) and the description of each argument by
+    name."""
     lines = (inspect.getdoc(function) or "").splitlines()
     about: list[str] = []
     arguments: dict[str, str] = {}

@@ -1,4 +1,5 @@
-"""The gateway that every tool call of a run passes: it answers from the cache or makes the call, within limits and budgets.
+"""The gateway that every tool call of a run passes: it answers from the cache or makes the call, within limits and
+budgets.
 
     call ─ admitted? ─ cached, recorded or in flight? ─ provider's limits ─ budget? ─ attempt (arpo.tools.call) ─ usage
 
@@ -171,8 +172,8 @@ class ToolGateway:
         return {name: usage.as_json() for name, usage in sorted(self.usage.items())}
 
     def keep(self, folder: Path) -> None:
-        """Add the usage that `folder` holds, and write it there while calls are made, so that what a killed process spent counts
-        against the budget of the next one. Raises FormatError."""
+        """Add the usage that `folder` holds, and write it there while calls are made, so that what a killed process
+        spent counts against the budget of the next one. Raises FormatError."""
         self.go_on(read_usage(folder))
         self._usage_log = UsageLog(folder)
 
@@ -206,8 +207,8 @@ class ToolGateway:
 def build_gateway(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) -> ToolGateway:
     """The gateway to the tools of each entry of `config.offered` (from `arpo.tools.config.build_entries`).
 
-    Raises ConfigError where the cache file cannot be used, a stateful tool is to be cached, there is nothing to replay, or a tool
-    is not ready.
+    Raises ConfigError where the cache file cannot be used, a stateful tool is to be cached, there is nothing to replay,
+    or a tool is not ready.
     """
     tool_gateway = build_unchecked(config, entries)
     for error in tools_not_ready(config, entries, tool_gateway).values():
@@ -218,7 +219,8 @@ def build_gateway(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) ->
 def tools_not_ready(
     config: ToolsConfig, entries: Sequence[Sequence[ToolBase]], tool_gateway: ToolGateway
 ) -> dict[str, ConfigError]:
-    """Why a tool cannot be called (a missing key, for instance), by its name. A replay calls no tool that is recorded."""
+    """Why a tool cannot be called (a missing key, for instance), by its name. A replay calls no tool that is
+    recorded."""
     found = {}
     for number, tools in enumerate(entries):
         for tool in tools:
@@ -263,7 +265,8 @@ def build_unchecked(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) 
 
 
 def recorded_offers(config: ToolsConfig) -> dict[str, list[dict[str, Any]]] | None:
-    """For a replay: the tools of each recorded server (see `build_entries`); None in other modes. Raises ConfigError."""
+    """For a replay: the tools of each recorded server (see `build_entries`); None in other modes. Raises
+    ConfigError."""
     if config.mode != "replay":
         return None
     if not _file(config).is_file():
@@ -293,7 +296,8 @@ def _note_offers(store: Store, tool_gateway: ToolGateway) -> None:
 
 
 def _keyed(tool: ToolBase, arguments: Mapping[str, Any], context: CallContext) -> Mapping[str, Any] | None:
-    """The arguments under which a result is cached; None where the tool raises for them: it is then called and reports why."""
+    """The arguments under which a result is cached; None where the tool raises for them: it is then called and reports
+    why."""
     try:
         return tool.normalise(tool.complete(arguments, context))
     except Exception:  # noqa: BLE001  a tool's code, given what a model wrote

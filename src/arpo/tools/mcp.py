@@ -1,8 +1,9 @@
-"""Tools of an MCP server: a program that is started (stdio) or a service (streamable HTTP), through the official SDK (extra `mcp`).
+"""Tools of an MCP server: a program that is started (stdio) or a service (streamable HTTP), through the official SDK
+(extra `mcp`).
 
-Knows sessions and what their results look like as text. A session lives on an event loop of its own, in a thread, so that it
-outlives the loops of a run; it is opened again after the server went away. All branches share it: a server that keeps a state per
-session shows them one.
+Knows sessions and their results as text. A session lives on an event loop of its own, in a thread, so that it outlives
+the loops of a run; it is opened again after the server went away. All branches share it, and so the state that a server
+keeps per session.
 """
 
 import asyncio
@@ -49,9 +50,9 @@ def mcp_tools(
 ) -> "list[McpTool]":
     """The tools of a server, or those in `tools`. `command` starts one (`["python", "server.py"]`), or `url` names one.
 
-    `env` of the program (it gets PATH, HOME and the like, and no secrets of ours) and `headers` of requests may name environment
-    variables: `{Authorization: "Bearer $MY_TOKEN"}`. `keep`: equal calls give equal results, so that they may be cached.
-    Raises ConfigError where the server cannot be reached or lacks a tool.
+    `env` of the program (it gets PATH, HOME and the like, and no secrets of ours) and `headers` of requests may name
+    environment variables: `{Authorization: "Bearer $MY_TOKEN"}`. `keep`: equal calls give equal results, so that they
+    may be cached. Raises ConfigError where the server cannot be reached or lacks a tool.
     """
     if bool(command) == bool(url):
         raise ConfigError(
@@ -78,7 +79,8 @@ def mcp_tools(
 
 
 class McpTool(ToolBase):
-    """One tool of a server. What the server reports as an error is the model's to read; a server that is gone is not."""
+    """One tool of a server. The model reads an error that the server reports; a server that is gone is a
+    ProviderError."""
 
     def __init__(self, server: "Server", tool: Any, keep: bool) -> None:
         self._server, self._remote = server, tool.name
@@ -95,7 +97,8 @@ class McpTool(ToolBase):
 
 
 class Server:
-    """A session with a server, opened when it is first needed and again after it broke off. Safe to use from any loop or thread."""
+    """A session with a server, opened when it is first needed and again after it broke off. Safe to use from any loop
+    or thread."""
 
     def __init__(self, opener: Opener, label: str, connect_s: float, errors: IO[str] | None = None) -> None:
         self.label, self._opener, self._connect_s, self._errors = label, opener, connect_s, errors
@@ -107,14 +110,14 @@ class Server:
         self.close = weakref.finalize(self, _close, self._loop, self._thread, self._stops)
 
     def list_tools(self) -> list[Any]:
-        """What the server offers, all pages of it."""
+        """The tools that the server offers, from all pages of its list."""
         return asyncio.run_coroutine_threadsafe(self._list(), self._loop).result()
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """The server's CallToolResult. Raises ToolError for a call that it refuses, ProviderError where it is gone.
 
-        It has no deadline of its own: who waits cancels it. Two would race, and a call that only takes long would now be told to
-        the model and now be taken for an outage, for which the whole run pauses.
+        It has no deadline of its own: who waits cancels it. Two would race, and a call that only takes long would now
+        be told to the model and now be taken for an outage, for which the whole run pauses.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._call(name, arguments), self._loop))
 
@@ -245,7 +248,8 @@ def _expanded(given: Mapping[str, str] | None, where: str) -> dict[str, str]:
 
 
 def as_text(result: Any) -> str:
-    """A result as the model reads it: its texts; pictures and sounds by their type; structured content where there is no text."""
+    """A result as the model reads it: its texts; pictures and sounds by their type; structured content where there is
+    no text."""
     parts = [_block(block) for block in result.content]
     if not any(parts) and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)
@@ -279,7 +283,8 @@ except OSError as error:
 
 
 def dies_with_parent(words: Sequence[str], parent: int) -> list[str]:
-    """The command `words`, run so that Linux kills its process when the thread of the process `parent` that starts it has ended.
+    """The command `words`, run so that Linux kills its process when the thread of the process `parent` that starts it
+    has ended.
 
     On other systems: `words` as they are; a well-made server on stdio ends when its input does.
     """

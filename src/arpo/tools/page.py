@@ -1,6 +1,8 @@
-"""The `page` tool: opens a web page or PDF and shows the part that is nearest to the question, or a model's summary of it.
+"""The `page` tool: opens a web page or PDF and shows the part that is nearest to the question, or a model's summary of
+it.
 
-Knows what a page says about a question. Refuses to know connections (`arpo.tools.web.fetch`) and formats (`arpo.search`).
+Knows what a page says about a question. Refuses to know connections (`arpo.tools.web.fetch`) and formats
+(`arpo.search`).
 """
 
 import codecs
@@ -34,9 +36,9 @@ NO_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_e
 class PageTool(ToolBase):
     """Opens `url` and shows at most `chars` of it: the pieces that share most with `question`, in the page's order.
 
-    `question` is the call's, else the task's. `summariser` ({url, model, key_env}) asks a model, which is told the question.
-    `robots: false` opens what robots.txt closes to programs; `allow_private` lists addresses or networks that may be reached
-    though they are not public. See arpo.tools.web.fetch for what is refused.
+    `question` is the call's, else the task's. `summariser` ({url, model, key_env}) asks a model, which is told the
+    question. `robots: false` opens what robots.txt closes to programs; `allow_private` lists addresses or networks that
+    may be reached though they are not public. See arpo.tools.web.fetch for what is refused.
     """
 
     cacheable = True
@@ -74,7 +76,8 @@ class PageTool(ToolBase):
         self._kept: OrderedDict[str, tuple[float, str, Extracted]] = OrderedDict()
 
     def ready(self) -> None:
-        """Raises ConfigError where the summariser's key is not there. A run asks before its start, a replay does not."""
+        """Raises ConfigError where the summariser's key is not there. A run asks before its start, a replay does
+        not."""
         if self._summariser:
             self._summariser.ready()
 
@@ -127,7 +130,8 @@ def extract(fetched: Fetched) -> Extracted:
 
 
 def nearest(text: str, question: str, chars: int) -> str:
-    """At most `chars` of `text`: the pieces nearest to `question` (BM25) in their order, `…` for what is left out between them.
+    """At most `chars` of `text`: the pieces nearest to `question` (BM25) in their order, `…` for what is left out
+    between them.
 
     A text that fits is given whole; without a word in common it is the beginning.
     """

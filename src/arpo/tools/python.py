@@ -1,7 +1,7 @@
 """The `python` tool: runs code that a model wrote, and shows what it printed and the value of its last expression.
 
-Knows code blocks and the tool's settings. What runs the code is a backend: `monty` (simple Python, anywhere), `sandbox` (CPython
-with the packages that the recipe lists, Linux), or one of your own (a container, a service).
+Knows code blocks and the tool's settings. What runs the code is a backend: `monty` (simple Python, anywhere), `sandbox`
+(CPython with the packages that the recipe lists, Linux), or one of your own (a container, a service).
 """
 
 import inspect
@@ -24,8 +24,8 @@ OF_SANDBOX = (*LIMITS, "imports", "at_once", "level", "allow_weak_isolation", "s
 
 @runtime_checkable
 class Backend(Protocol):
-    """Runs programs. A sandbox of your own is an object with these two members, or a function (`pkg.mod:function`) that makes one
-    from those of the tool's options that the recipe gives. It has no sessions."""
+    """Runs programs. A sandbox of your own is an object with these two members, or a function (`pkg.mod:function`) that
+    makes one from those of the tool's options that the recipe gives. It has no sessions."""
 
     isolation: str  # in a few words: shown when a run starts, and recorded
 
@@ -42,13 +42,13 @@ class ClosableBackend(Backend, Protocol):
 class PythonTool(ToolBase):
     """Runs code in `backend`; options that are left out are the backend's own.
 
-    For both: `seconds` of wall time a call, `memory_mb`, `at_once` (calls that run at a time). monty: `output_chars`. sandbox:
-    `cpu_seconds`, `processes` that a program may start, `file_mb`, `output_bytes`, `imports` (what is there without waiting),
-    `level` and `allow_weak_isolation` (see docs/sandbox.md), and `session`: variables live through a trajectory, and branches
-    share those of their trunk (`live_sessions` processes at most hold them).
+    For both: `seconds` of wall time a call, `memory_mb`, `at_once` (calls that run at a time). monty: `output_chars`.
+    sandbox: `cpu_seconds`, `processes` that a program may start, `file_mb`, `output_bytes`, `imports` (what is there
+    without waiting), `level` and `allow_weak_isolation` (see docs/sandbox.md), and `session`: variables live through a
+    trajectory, and branches share those of their trunk (`live_sessions` processes at most hold them).
 
-    Errors come back as one readable line with the line of code (Status.ERROR), a limit of time as Status.TIMEOUT. Raises
-    ConfigError where a backend is not installed, or the isolation that is asked for cannot be had here.
+    Errors come back as one readable line with the line of code (Status.ERROR), a limit of time as Status.TIMEOUT.
+    Raises ConfigError where a backend is not installed, or the isolation that is asked for cannot be had here.
     """
 
     def __new__(cls, **options: Any) -> "PythonTool":

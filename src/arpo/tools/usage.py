@@ -1,4 +1,5 @@
-"""Usage of tools: counts, faults, seconds and money of a run's calls by tool, and the file that keeps them while calls are made.
+"""Usage of tools: counts, faults, seconds and money of a run's calls by tool, and the file that keeps them while calls
+are made.
 
 Knows results of calls. Refuses to know trees: `arpo.training.metrics` counts what branches share.
 """
@@ -87,8 +88,8 @@ def _bucket(seconds: float) -> int:
 
 
 class UsageLog:
-    """The file of a run's usage. A thread of its own writes it whole each time: a killed process loses at most the counts of its
-    last second, and no money but that of calls in flight."""
+    """The file of a run's usage. A thread of its own writes it whole each time: a killed process loses at most the
+    counts of its last second, and no money but that of calls in flight."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,8 @@
 """The order in which training takes its tasks, and how many a step takes.
 
-Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a task twice:
-its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as evidence.
+Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a
+task twice: its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as
+evidence.
 """
 
 import itertools
@@ -27,7 +28,8 @@ def check_enough(config: TrainConfig, num_tasks: int) -> None:
 
 
 def max_tried(config: TrainConfig, num_tasks: int) -> int:
-    """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there are."""
+    """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there
+    are."""
     batches = config.dynamic_sampling.max_batches if config.dynamic_sampling else 1
     return min(config.tasks_per_step * batches, num_tasks)
 
@@ -40,8 +42,8 @@ def first_step(run: RunConfig, tasks: Sequence[Task]) -> list[Task]:
 def in_order(tasks: Sequence[Task], seed: int, position: int, count: int, *, apart: int = 1) -> Iterator[Task]:
     """`count` tasks of the endless, seeded order, from `position` on (tasks taken before).
 
-    Every epoch shows every task once, and among any `apart` tasks in a row none comes twice, also where one epoch meets the next.
-    Raises ValueError where there are fewer tasks than that.
+    Every epoch shows every task once, and among any `apart` tasks in a row none comes twice, also where one epoch meets
+    the next. Raises ValueError where there are fewer tasks than that.
     """
     if not 1 <= apart <= len(tasks):
         raise ValueError(f"of {len(tasks)} tasks, {apart} in a row cannot all differ")
@@ -53,7 +55,8 @@ def in_order(tasks: Sequence[Task], seed: int, position: int, count: int, *, apa
 def _epoch(num_tasks: int, seed: int, epoch: int, apart: int) -> list[int]:
     """The order of an epoch: the first one's, shuffled anew inside blocks of `num_tasks - apart + 1`.
 
-    A task moves forward by less than a block, so it comes again after at least `apart` places, whatever the epochs before were.
+    A task moves forward by less than a block, so it comes again after at least `apart` places, whatever the epochs
+    before were.
     """
     order = list(range(num_tasks))
     Random(f"{seed}/order/0").shuffle(order)

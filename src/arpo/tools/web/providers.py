@@ -37,8 +37,8 @@ def nothing_special(answer: HttpResponse, key: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchProvider:
-    """A service for web search. `read` raises KeyError or TypeError for JSON that does not have the documented form; `check` raises
-    for errors that the status alone does not show."""
+    """A service for web search. `read` raises KeyError or TypeError for JSON that does not have the documented form;
+    `check` raises for errors that the status alone does not show."""
 
     name: str
     url: str  # "": self-hosted, and the recipe names it

@@ -1,6 +1,6 @@
-"""The tool for web search: one class, whoever the provider is.
+"""The tool for web search: one class for all providers.
 
-Knows how results look and what the recipe says. Refuses to know retries, rates and caches: those are around every tool.
+Knows how results look and what the recipe says. Refuses to know retries, rates and caches: the gateway has those.
 """
 
 import os
@@ -22,11 +22,12 @@ from arpo.tools.web.template import Template, from_template
 class WebSearchTool(ToolBase):
     """Searches the web.
 
-    `provider`: serper, brave, tavily, bing (through Bright Data), searxng, retrieval (Search-R1's API), or a mapping that describes
-    any endpoint (see arpo.tools.web.template). `url`: another address of it; needed for searxng and retrieval. `key_env`: the
-    environment variable with the key, if not the usual one. `parameters`: the provider's own (`{gl: us, hl: en}` for serper).
-    `k` results, each a line `Title: text` of at most `passage_chars`; with `urls` also its address, for a tool that opens pages.
-    `cost`: money that a call costs. Raises ConfigError for what cannot work; for a key that is not there, `ready` does.
+    `provider`: serper, brave, tavily, bing (through Bright Data), searxng, retrieval (Search-R1's API), or a mapping
+    that describes any endpoint (see arpo.tools.web.template). `url`: another address of it; needed for searxng and
+    retrieval. `key_env`: the environment variable with the key, if not the usual one. `parameters`: the provider's own
+    (`{gl: us, hl: en}` for serper). `k` results, each a line `Title: text` of at most `passage_chars`; with `urls` also
+    its address, for a tool that opens pages. `cost`: money that a call costs. Raises ConfigError for what cannot work;
+    for a key that is not there, `ready` does.
     """
 
     cacheable = True
@@ -103,7 +104,8 @@ class WebSearchTool(ToolBase):
         return ToolResult(text=text or NOTHING, empty=not text, cost=self.cost, metadata={"sources": sources})
 
     async def find(self, query: str) -> list[Passage]:
-        """What the provider has for `query`. Raises ProviderError where it fails, ToolError where it refuses the query."""
+        """What the provider has for `query`. Raises ProviderError where it fails, ToolError where it refuses the
+        query."""
         key = os.environ.get(self.key_env, "") if self.key_env else ""
         asked = SearchRequest(query=" ".join(query.split()), k=self.k, url=self.url, key=key, parameters=self.parameters)
         answer = await self._exchange.send(self._provider.ask(asked))
