@@ -269,7 +269,6 @@ def test_a_rule_and_a_surrogate_take_options_from_a_recipe(tmp_path: Path) -> No
         ("rollout.rule={use: 'HERE:Asking', options: {api_key: abc}}", "keep keys in the environment"),
         ("loss.surrogate={use: 'HERE:sloped', options: {slop: 3}}", r"loss\.surrogate\.options: no such option.*'slope'"),
         ("loss.surrogate={use: 'HERE:sloped', options: {mask: 3}}", "called with.*and its options"),
-        ("loss.surrogate={use: 'HERE:TWICE'}", "is no surrogate|called with"),
     ],
 )
 def test_wrong_options_are_named(override: str, words: str) -> None:

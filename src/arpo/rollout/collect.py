@@ -38,9 +38,9 @@ class Rollout:
 
 
 async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollout:
-    """Score every leaf that the world did not end, then close the states of tools. Raises RewardError.
+    """Score every leaf that no infrastructure failure ended, then close the states of tools. Raises RewardError.
 
-    A leaf whose final states cannot be had (a tool is down) goes without a score, like one that the world ended.
+    A leaf whose final states cannot be read (a tool is down) has no score, like one that a failure ended.
     """
     transcripts: dict[Place, Transcript] = {}
     scores: dict[Place, Score] = {}

@@ -106,7 +106,7 @@ class RolloutConfig(Config):
     at_call_limit: Literal["tell", "end"] = "tell"
     """After the last call the model is told that none is left and may answer, or a further call ends the branch."""
     retries: Annotated[int, Field(ge=0)] = 1
-    """How often a leaf that the world ended (engine died, provider down) is asked again."""
+    """How often a leaf is sampled again after an infrastructure failure (engine died, provider down)."""
     tool_deadline_s: Annotated[float, Field(gt=0)] = 10.0
     """Seconds a tool call may take, for tools without a deadline of their own."""
     reward_deadline_s: Annotated[float, Field(gt=0)] = 30.0

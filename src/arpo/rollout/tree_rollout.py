@@ -56,7 +56,7 @@ class TreeRollout:
     expansion: Expansion
     parsed: Mapping[Place, ParsedTurn]  # what every turn says
     states: ToolStates  # final states of tools; closed by whoever scores the tree
-    failures: tuple[tuple[Place, str], ...]  # of the world, with its reasons, those that a further attempt mended included
+    failures: tuple[tuple[Place, str], ...]  # of the infrastructure, with reasons, those that a further attempt mended included
     discarded: Mapping[
         Place, tuple[ToolCallResult, ...]
     ]  # by leaf: calls that were made, but whose results the model was never shown

@@ -35,7 +35,7 @@ class FunctionTool(ToolBase):
     """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of
     their own: one that blocks holds up no other tool and no engine.
 
-    Arguments that do not fit the types give Status.REFUSED with a text that the model can read. A parameter annotated
+    Arguments that do not fit the types give CallStatus.REFUSED with a text that the model can read. A parameter annotated
     `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its
     class (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that
     cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.

@@ -47,7 +47,7 @@ class PythonTool(ToolBase):
     without waiting), `level` and `allow_weak_isolation` (see docs/sandbox.md), and `session`: variables live through a
     trajectory, and branches share those of their trunk (`live_sessions` processes at most hold them).
 
-    Errors come back as one readable line with the line of code (Status.ERROR), a limit of time as Status.TIMEOUT.
+    Errors come back as one readable line with the line of code (CallStatus.ERROR), a limit of time as CallStatus.TIMEOUT.
     Raises ConfigError where a backend is not installed, or the isolation that is asked for cannot be had here.
     """
 

@@ -68,7 +68,7 @@ class Sandboxed:
         self._sandbox.close()
 
     async def run(self, code: str, *, seconds: float, seed: int) -> ToolResult:
-        """What `code` came to, in an interpreter that nothing else has used. Status.UNAVAILABLE where the sandbox died
+        """What `code` came to, in an interpreter that nothing else has used. CallStatus.UNAVAILABLE where the sandbox died
         of it."""
         try:
             return _result(await self._sandbox.run(code, seconds=seconds, seed=seed))

@@ -28,7 +28,7 @@ class SearchTool(ToolBase):
 
     `k` passages a result, each on a line `Title: text`; `passage_chars` shortens each to the part around the hit.
     `mode` of an index with vectors: lexical, dense or hybrid (the default there); `encoder`: where its embedding model
-    lies, if it moved. Nothing found is a result too: "No results." with Status.OK.
+    lies, if it moved. Nothing found is a result too: "No results." with CallStatus.OK.
     """
 
     def __init__(
