@@ -1,5 +1,4 @@
-"""Rate limits, concurrency limits, retries and a circuit breaker for a provider: a search service or an API that tools
-share.
+"""Rate limits, concurrency limits, retries and a circuit breaker for a provider that tools share.
 
     closed ── a call fails, its retries included ──> open: all calls wait; from time to time one of them probes
        ^                                               │

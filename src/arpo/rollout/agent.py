@@ -1,5 +1,4 @@
-"""An agent: a policy with its chat format and tools, used alike in training, evaluation and chat; and whether prompts
-fit it."""
+"""An agent: a policy with its chat format and tools, the same in training, evaluation and chat."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

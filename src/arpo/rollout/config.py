@@ -1,5 +1,4 @@
-"""What a recipe says about rollouts: how many leaves from how many roots, which rule branches, and what limits a
-branch."""
+"""The part of a recipe about rollouts: leaves, roots, the branching rule, and the limits of a branch."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property

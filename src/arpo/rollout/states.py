@@ -1,5 +1,4 @@
-"""States of tools, one set a line of the tree: opened where a line starts from the prompt, forked where it leaves a
-trunk.
+"""States of tools, one set a line of the tree: opened at the prompt, forked where a line leaves a trunk.
 
 A *line* is a turn with all the probes that follow it; `(0, 1, 0, 0)` belongs to the line of `(0, 1)`. The state at a
 tip is captured before the probe's next call, because siblings may be granted later than that call; no tool is called on

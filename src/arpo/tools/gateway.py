@@ -1,5 +1,4 @@
-"""The gateway that every tool call of a run passes: it answers from the cache or makes the call, within limits and
-budgets.
+"""The gateway that every tool call passes: answered from the cache or made, within limits and budgets.
 
     call ─ admitted? ─ cached, recorded or in flight? ─ provider's limits ─ budget? ─ attempt (arpo.tools.call) ─ usage
 

@@ -1,5 +1,4 @@
-"""Tools of an MCP server: a program that is started (stdio) or a service (streamable HTTP), through the official SDK
-(extra `mcp`).
+"""Tools of an MCP server, a program (stdio) or a service (streamable HTTP), through the official SDK (extra `mcp`).
 
 Knows sessions and their results as text. A session lives on an event loop of its own, in a thread, so that it outlives
 the loops of a run; it is opened again after the server went away. All branches share it, and so the state that a server

@@ -1,5 +1,4 @@
-"""The `page` tool: opens a web page or PDF and shows the part that is nearest to the question, or a model's summary of
-it.
+"""The `page` tool: opens a web page or PDF and shows what is nearest to the question, or a model's summary.
 
 Knows what a page says about a question. Refuses to know connections (`arpo.tools.web.fetch`) and formats
 (`arpo.search`).

@@ -1,5 +1,4 @@
-"""CPython in arpo's own sandbox (`arpo.sandbox`): results as a tool gives them, and sessions that outlive what holds
-them.
+"""CPython in arpo's own sandbox (`arpo.sandbox`): results as a tool gives them, and sessions.
 
 A session is its calls: the process that holds its variables can be forked, can be let go when there are too many, and
 can die; then the calls are made again, with the same seeds, when the session is next used.

@@ -1,5 +1,4 @@
-"""Usage of tools: counts, faults, seconds and money of a run's calls by tool, and the file that keeps them while calls
-are made.
+"""Usage of tools: counts, faults, seconds and money of a run's calls, by tool, and the file that keeps them.
 
 Knows results of calls. Refuses to know trees: `arpo.training.metrics` counts what branches share.
 """
