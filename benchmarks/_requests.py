@@ -10,8 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from arpo.engines import Chunk, Engine, SamplingParams
-from arpo.engines.wrapper import EngineWrapper
+from arpo.engines import Chunk, SamplingParams
+from arpo.engines.base import EngineBase, EngineWrapper
 
 Moment = tuple[int, str]  # number of a request, and which moment of it: HEAD or END
 HEAD, END = "head", "end"
@@ -40,7 +40,7 @@ class Request:
 class Noting(EngineWrapper):
     """An engine that notes what it is asked for. Raises what `engine` raises."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineBase) -> None:
         super().__init__(engine)
         self.asked: list[Asked] = []
         self.moments: list[Moment] = []

@@ -11,6 +11,7 @@ import arpo
 from arpo.config_errors import RENAMED, all_keys
 from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
+from arpo.learner.losses import surrogate_of
 from arpo.recipe.load import bundled, load_recipe, show_resolved
 from arpo.recipe.run import RunConfig, plain
 from arpo.rewards.config import RewardConfig
@@ -243,6 +244,47 @@ def test_an_object_can_be_a_branching_rule() -> None:
     assert arpo.Run(data={"train": {}}, rollout={"rule": f"{__name__}:TWICE"}).rollout.rule is TWICE
     assert isinstance(arpo.Run(data={"train": {}}, rollout={"rule": f"{__name__}:Always"}).rollout.rule, Always)
     assert plain(arpo.Run(data={"train": {}}, rollout={"rule": TWICE}))["rollout"]["rule"] == f"{__name__}:TWICE"
+
+
+def capped(*, wanted: int, deepest: int = 1) -> Any:
+    return type("Capped", (Always,), {"most": lambda self, depth: wanted if depth <= deepest else 0})(wanted)
+
+
+def sloped(log_ratio: Any, advantage: Any, mask: Any, config: Any, *, slope: float = 1.0) -> Any: ...
+
+
+def test_a_rule_and_a_surrogate_take_options_from_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text(
+        f"data: {{train: {{}}}}\n"
+        f'rollout: {{rule: {{use: "{__name__}:Asking", options: {{wanted: 3}}}}}}\n'
+        f'loss: {{surrogate: {{use: "{__name__}:sloped", options: {{slope: 2.0}}}}}}\n'
+    )
+    run = load_recipe(path)
+    assert isinstance(run.rollout.branch_rule, Asking) and run.rollout.branch_rule.wanted == 3
+    assert surrogate_of(run.loss).keywords == {"slope": 2.0}
+    again = arpo.Run(**plain(run))
+    assert again == run and plain(again) == plain(run)
+    made = load_recipe(path, [f"rollout.rule={{use: '{__name__}:capped', options: {{wanted: 2}}}}"]).rollout.branch_rule
+    assert [made.most(depth) for depth in (1, 2)] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rollout.rule={use: 'HERE:Asking', options: {wated: 3}}", r"rollout\.rule\.options: no such option.*'wanted'"),
+        ("rollout.rule={use: 'HERE:Asking'}", "without arguments.*wanted"),
+        ("rollout.rule={use: 'HERE:TWICE', options: {wanted: 3}}", "already built"),
+        ("rollout.rule={use: 'HERE:sloped', options: {slope: 3}}", "cannot be built with these options"),
+        ("rollout.rule={use: 'HERE:Asking', optoins: {}}", r"rollout\.rule\.optoins.*'options'"),
+        ("rollout.rule={use: 'HERE:Asking', options: {api_key: abc}}", "keep keys in the environment"),
+        ("loss.surrogate={use: 'HERE:sloped', options: {slop: 3}}", r"loss\.surrogate\.options: no such option.*'slope'"),
+        ("loss.surrogate={use: 'HERE:sloped', options: {mask: 3}}", "called with.*and its options"),
+    ],
+)
+def test_wrong_options_are_named(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){words}"):
+        load_recipe("quickstart", [override.replace("HERE", __name__)])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The base of every configuration model: unknown keys are errors, values never change after they are checked."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -9,35 +12,63 @@ from pydantic_core import PydanticCustomError
 from arpo.config_errors import CONFLICT, NO_SECRETS
 
 if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)  # it has no public name
+    from arpo.yaml_positions import Located
+
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)  # a group is validated as a part of another one
+T = TypeVar("T", bound="Config")
 
 
-class _Told(ModelMetaclass):
-    def __call__(cls, *given: Any, **values: Any) -> Any:
-        """What Python code constructs is refused as a recipe's part would be. (Pydantic validates groups inside without this.)"""
-        try:
-            return super().__call__(*given, **values)
-        except ValidationError as error:
-            from arpo.config_errors import config_error  # which reads configuration models
-            from arpo.yaml_positions import Located
+class Config(BaseModel):
+    """A part of a recipe. It lives in the file of what it configures and imports nothing heavy.
 
-            raise config_error(error, Located(values), cls) from None
+    The constructor raises ConfigError."""
 
+    def __init__(self, /, **values: Any) -> None:
+        if _inside.get():  # pydantic adds the errors of a part to those of the whole
+            super().__init__(**values)
+            return
+        from arpo.yaml_positions import Located
 
-class Config(BaseModel, metaclass=_Told):
-    """A part of a recipe. It lives in the file of what it configures and imports nothing heavy. Constructed with what cannot be, it
-    raises ConfigError."""
+        with _told(Located(values), type(self)):
+            super().__init__(**values)
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True
     )
 
 
+def checked(model: type[T], given: "Located") -> T:
+    """The configuration that `given` describes. Raises ConfigError with the place of each mistake."""
+    with _told(given, model):
+        return model.model_validate(given.value)
+
+
+@contextmanager
+def as_parts() -> Iterator[None]:
+    """Inside, configurations raise pydantic's ValidationError: for who turns it into a ConfigError with more about its
+    place."""
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+@contextmanager
+def _told(given: "Located", model: type) -> Iterator[None]:
+    """Turn pydantic's errors about `given` into a ConfigError."""
+    try:
+        with as_parts():
+            yield
+    except ValidationError as error:
+        from arpo.config_errors import config_error  # which reads configuration models
+
+        raise config_error(error, given, model) from None
+
+
 def conflict(message: str, *keys: str) -> PydanticCustomError:
-    """What a validator of a whole model raises: the values at `keys` of it (dots reach into groups) cannot go together. A recipe's
-    mistake is shown at the one of them that was laid over the others, else at the first."""
+    """What a validator of a whole model raises: the values at `keys` of it (dots reach into groups) cannot go together.
+    A recipe's mistake is shown at the one of them that was laid over the others, else at the first."""
     return PydanticCustomError(CONFLICT, "{what}", {"what": message, "keys": keys})
 
 

@@ -1,23 +1,39 @@
-"""Asynchronous work brought to its end by a function that is not asynchronous, wherever that is called.
+"""Asynchronous work: run to its end by a function that is not asynchronous, and in a group that fails with plain
+errors.
 
-Knows `asyncio.run` and threads. Refuses to know what the work is.
+Knows `asyncio` and threads. Refuses to know what the work is.
 """
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """An `asyncio.TaskGroup` that raises the first failure as it is, not wrapped in a group.
+
+    Where a task fails, the others are cancelled and awaited. What they raise meanwhile is dropped: it follows from the
+    first."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns or raises: `asyncio.run`, also where a loop runs already, as in a notebook's cell.
 
-    There the work gets a thread with a loop of its own, and the caller's loop stands still until it ends, as it does under any
-    function that is not asynchronous. Ctrl-C cancels the work, and raises KeyboardInterrupt when that has come to its end.
+    There the work gets a thread with a loop of its own, and the caller's loop stands still until it ends, as it does
+    under any function that is not asynchronous. Ctrl-C cancels the work, and raises KeyboardInterrupt when that has
+    come to its end.
     """
     try:
         asyncio.get_running_loop()

@@ -31,7 +31,8 @@ async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -> Callable[[], None]:
-    """What a thread is to do so that `future` comes to what `function(*arguments)` returns or raises, in the caller's context."""
+    """What a thread is to do so that `future` comes to what `function(*arguments)` returns or raises, in the caller's
+    context."""
     context = copy_context()
 
     def work() -> None:
@@ -50,8 +51,8 @@ def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -
 
 
 async def settled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function(*arguments)` comes to, whether it is asynchronous, returns something to await, or neither (then it runs in a
-    thread of its own)."""
+    """What `function(*arguments)` comes to, whether it is asynchronous, returns something to await, or neither (then it
+    runs in a thread of its own)."""
     result = await (function(*arguments) if is_asynchronous(function) else run_off_loop(function, *arguments))
     return await result if inspect.isawaitable(result) else result
 

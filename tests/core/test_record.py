@@ -145,14 +145,8 @@ def reframe(record, **changes):
 
 
 def test_an_unknown_schema_names_both_versions():
-    with pytest.raises(FormatError, match="schema 7, and this version of arpo reads schemas 1 and 2"):
+    with pytest.raises(FormatError, match="schema 7, and this version of arpo reads schema 2"):
         next(decode(reframe(small(), schema=7)))
-
-
-def test_records_of_the_first_schema_are_read():
-    record = small()
-    (again,) = decode(reframe(record, schema=1))
-    assert again.tree == record.tree and replay(again) == record.tree
 
 
 def test_where_a_result_came_from_is_kept():

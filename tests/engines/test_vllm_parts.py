@@ -23,7 +23,7 @@ from arpo.core.entropy import bounds_from_top_k
 from arpo.core.tree import FinishReason
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
-from arpo.engines.topk import intervals
+from arpo.engines.sampling import intervals
 from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
 from arpo.engines.vllm.chunk_assembler import EVERY, ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig

@@ -21,7 +21,7 @@ from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
 from arpo.tasks.benchmarks import benchmark
-from arpo.tools import CallContext, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 FILES = ("aime24", "aime25", "math500", "gsm8k", "hotpotqa", "2wiki", "bamboogle", "webwalker", "xbench", "simpleqa")
@@ -30,7 +30,7 @@ WRONG = "-987654321"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' files are not here")
 
 
-class Library:
+class Library(ToolBase):
     """A tool that every question is looked up with once."""
 
     name = "search"

@@ -14,11 +14,10 @@ from arpo.core.record import TreeRecord
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import Play, Script, ScriptedEngine
 from arpo.rollout.agent import Agent
-from arpo.rollout.collect import Rollout, collect
+from arpo.rollout.collect import Rollout, collect, record_of
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.records import record_of
 from arpo.tasks import Task
-from arpo.tools import CallContext, Tool, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 
 ANSWER = "<answer>Lima</answer>"
 SEARCH = "<search>capital</search>"
@@ -30,7 +29,7 @@ def search(text: str = SEARCH, **values: Any) -> Script:
 
 
 @dataclass
-class Search:
+class Search(ToolBase):
     """A tool of one argument; `latency` gives the seconds of each call."""
 
     name: str = "search"
@@ -66,7 +65,7 @@ def results_in(tokenizer: Any, prompt: Sequence[int]) -> int:
 def agent(
     tokenizer: Any,
     play: Play,
-    *tools: Tool,
+    *tools: ToolBase,
     delay: Callable[[], tuple[float, float]] | None = None,
     form: Callable[..., Any] = TagFormat,
 ) -> Agent:

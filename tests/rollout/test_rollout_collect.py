@@ -10,8 +10,7 @@ from arpo.core import StepStats, decode, encode, replay
 from arpo.core.branching import Decision
 from arpo.core.credit import AdvantageConfig, credit
 from arpo.errors import RewardError
-from arpo.rollout.collect import collect
-from arpo.rollout.records import record_of
+from arpo.rollout.collect import collect, record_of
 from virtual_time import run
 
 

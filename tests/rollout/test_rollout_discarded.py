@@ -9,7 +9,7 @@ from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, StopReason
 from arpo.core.credit import CreditedTree
 from arpo.evaluation.evaluate import evaluate
-from arpo.rollout.records import record_of
+from arpo.rollout.collect import record_of
 from arpo.tools import ToolResult
 from arpo.training.metrics import Metrics, TreeStats, step_metrics
 from virtual_time import run

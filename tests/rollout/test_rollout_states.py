@@ -16,12 +16,12 @@ from arpo.core import CallStatus, StepStats, StopReason
 from arpo.errors import RewardError, ToolError
 from arpo.rollout.collect import collect
 from arpo.rollout.states import ToolStates, line_of
-from arpo.tools import ToolResult
+from arpo.tools import ToolBase, ToolResult
 from virtual_time import run
 
 
 @dataclass
-class Ledger:
+class Ledger(ToolBase):
     """A tool that remembers what it was asked in a branch, and answers with all of it. Its states know whether they are open."""
 
     name: str = "search"

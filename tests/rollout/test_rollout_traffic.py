@@ -9,8 +9,7 @@ from small_world import Search, agent, config, rollouts, statuses, task, timeles
 from arpo.core import CallStatus, StopReason
 from arpo.core.record import decode, encode, replay
 from arpo.errors import ProviderError, ToolError, ToolsStoppedError
-from arpo.rollout.lost import check_scored
-from arpo.rollout.records import record_of
+from arpo.rollout.collect import check_scored, record_of
 from arpo.tools.config import ToolsConfig
 from arpo.tools.gateway import build_gateway
 from arpo.training.metrics import TreeStats, step_metrics

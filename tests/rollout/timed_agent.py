@@ -24,7 +24,7 @@ from arpo.rollout.agent import Agent
 from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
-from arpo.tools import CallContext, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 
 SENTENCE = "which river rises in the country whose capital lies on coast and borders two others so I look it up first then add"
 WORDS = SENTENCE.split()
@@ -78,7 +78,7 @@ class Times:
         return self.latency_s * math.exp(self.spread * Random(f"{seed}/latency").gauss(0.0, 1.0))
 
 
-class Search:
+class Search(ToolBase):
     """A tool that takes as long as `times` says and returns a few words."""
 
     name = "search"

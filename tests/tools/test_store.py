@@ -119,20 +119,6 @@ def test_records_take_no_room_from_the_cache(tmp_path):
     assert store.get([entry(1).key]), "else every live call beside a large record is paid again"
 
 
-def test_a_file_without_a_count_of_what_is_not_recorded_is_given_one(tmp_path):
-    store = Store(tmp_path / "s.sqlite")
-    store.put([entry(1, recorded=True), *(entry(number, size=1_000) for number in range(50))])
-    with store._writer() as db:
-        for name in ("held_more", "held_less", "held_other"):
-            db.execute(f"DROP TRIGGER {name}")
-        db.execute("DROP TABLE held")
-        db.execute("PRAGMA user_version = 3")
-    store.close()
-    store = Store(tmp_path / "s.sqlite", max_bytes=30_000)
-    store.put([entry(60, size=1_000)])
-    assert store.totals()[0] == store.totals()[2] == 1, "evicted, since the results from before count too; the record stays"
-
-
 def test_a_clock_that_is_set_back_keeps_nobody_waiting(tmp_path, monkeypatch):
     store, now = Store(tmp_path / "s.sqlite"), time.time()
     monkeypatch.setattr(time, "time", lambda: now + 86_400)  # a machine that starts with a wrong clock
@@ -185,23 +171,19 @@ def test_who_reads_waits_for_no_writer(tmp_path):
     thread.join()
 
 
-def test_a_file_of_another_format_is_named(tmp_path):
+@pytest.mark.parametrize("version", [3, 99])
+def test_a_file_of_another_format_is_named(tmp_path, version):
     with sqlite3.connect(tmp_path / "s.sqlite") as db:
-        db.execute("PRAGMA user_version = 99")
-    with pytest.raises(ConfigError, match="in format 99"):
+        db.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(ConfigError, match=f"in format {version}.*remove this one"):
         Store(tmp_path / "s.sqlite")
     with pytest.raises(ConfigError, match="cannot be used as a cache"):
         Store(tmp_path)
 
 
-def test_a_failure_is_for_those_who_waited_and_a_file_without_such_is_given_them(tmp_path):
+def test_a_failure_is_for_those_who_waited(tmp_path):
     store = Store(tmp_path / "s.sqlite")
-    with store._writer() as db:
-        db.execute("DROP TABLE failed")
-        db.execute("PRAGMA user_version = 1")
     store.put([entry(1)])
-    store.close()
-    store = Store(tmp_path / "s.sqlite")
     key, before = entry(2).key, time.time()
     assert store.claim(key, "me", 30.0)
     store.finish(key, "me", None, ToolCallResult(tool="search", status=CallStatus.ERROR, text="no", fault="told"))

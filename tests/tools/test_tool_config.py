@@ -1,12 +1,14 @@
 """Building tools from recipes: what cannot be set up stops the run, by name."""
 
+import asyncio
 import sys
 import types
 
 import pytest
 
 from arpo.errors import ConfigError
-from arpo.tools import CallContext, ToolResult
+from arpo.tasks import Task
+from arpo.tools import CallContext, StatefulTool, ToolResult, with_defaults
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.function import tool
 
@@ -38,6 +40,28 @@ def make(times: int) -> Echo:
     return Echo(times)
 
 
+CONTEXT = CallContext(task=Task(id="t", messages=(), answers=()), deadline_s=5.0, seed=0)
+
+
+def test_a_tool_of_four_members_gets_defaults_for_the_rest_and_keeps_what_it_has() -> None:
+    (tool,) = build_tools([Echo()])
+    assert (tool.deadline_s, tool.cacheable, tool.version, tool.provider, tool.isolation) == (None, False, "", "", "")
+    assert tool.normalise({"text": "a"}) == {"text": "a"} and not isinstance(tool, StatefulTool)
+    echo = Echo()
+    echo.cacheable, echo.normalise = True, lambda arguments: {"text": arguments["text"].strip()}
+    (tool,) = build_tools([echo])
+    assert tool.cacheable and tool.normalise({"text": " a "}) == {"text": "a"}
+    assert with_defaults(tool) is tool
+
+
+def test_a_tool_with_half_of_a_state_is_named() -> None:
+    class Half(Echo):
+        async def open(self, task: Task) -> None: ...
+
+    with pytest.raises(ConfigError, match="has `open`, and no `fork` and no `close`"):
+        build_tools([Half()])
+
+
 @pytest.fixture
 def module(monkeypatch):
     made = types.ModuleType("plugin_of_a_user")
@@ -58,7 +82,9 @@ def test_objects_functions_classes_and_factories(module):
         ]
     )
     assert [tool.name for tool in tools] == ["plain", "shout", "echo", "twice", "thrice", "louder"]
-    assert tools[3].times == 2 and tools[4].times == 3 and tools[5].deadline_s == 2 and tools[5].description == "Shouts more."
+    said = [asyncio.run(tool({"text": "a"}, CONTEXT)).text for tool in tools]
+    assert said == ["a", "A", "a", "aa", "aaa", "A"]
+    assert tools[5].deadline_s == 2 and tools[5].description == "Shouts more."
     assert shout.name == "shout" and shout.deadline_s is None
 
 

@@ -149,6 +149,8 @@ def test_searches_in_documents_of_two_tasks_are_two_searches(tmp_path):
 def test_a_stateful_tool_cannot_be_kept(tmp_path):
     class Stateful(Search):
         async def open(self, task): ...
+        async def fork(self, state): ...
+        async def close(self, state): ...
 
     with pytest.raises(ConfigError, match="has a state"):
         Asked(Stateful(), tmp_path)
@@ -232,7 +234,7 @@ def test_who_asks_while_the_same_call_is_being_given_up_is_not_given_up_with_it(
         await asyncio.sleep(0)
         assert (await ask()).ran and ask.tool.calls == 2
         await asyncio.sleep(0)
-        assert not ask.tool_gateway.cache._flights
+        assert not ask.tool_gateway.cache._in_flight
 
     asyncio.run(main())
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from arpo.core.tree import Call, ToolCallResult
 from arpo.tasks import Task
-from arpo.tools import CallContext
+from arpo.tools import CallContext, ToolBase
 from arpo.tools.config import ToolsConfig
 from arpo.tools.gateway import build_gateway
 
 CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7)
 
 
-class Search:
+class Search(ToolBase):
     """Counts its calls; `reply` says what becomes of each, by its number from 0."""
 
     description = "Finds facts."

@@ -19,10 +19,10 @@ from typing import Any
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.engines import Chunk, SamplingParams
+from arpo.engines.base import EngineWrapper
 from arpo.engines.config import EngineConfig
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import ScriptedEngine
-from arpo.engines.wrapper import EngineWrapper
 from arpo.tasks import Task
 from tiny_project import write_tiny_model
 

@@ -23,7 +23,7 @@ from arpo.models.loading import ModelConfig, load_model
 from arpo.models.sources import fetch
 from arpo.recipe.load import load_recipe
 from arpo.rewards.config import build_reward
-from arpo.rollout.prompts import check_prompts
+from arpo.rollout.agent import check_prompts
 from arpo.training.pipeline import train
 from tiny_project import TinyProject
 

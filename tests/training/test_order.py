@@ -45,11 +45,10 @@ def test_no_task_comes_twice_within_a_step_wherever_it_begins(count: int, seed: 
     assert ids(count, seed, position, count, apart) == seen[position : position + count]
 
 
-def test_keeping_apart_changes_only_what_it_must() -> None:
-    assert ids(40, 0, 0, 40, apart=8) == ids(40, 0, 0, 40)
-    loose, apart = ids(40, 0, 40, 40), ids(40, 0, 40, 40, apart=8)
-    put_off = set(ids(40, 0, 33, 7))
-    assert [task for task in apart if task not in put_off] == [task for task in loose if task not in put_off]
+def test_keeping_apart_leaves_the_first_epoch_as_it_is_and_later_ones_mixed() -> None:
+    first, second = ids(40, 0, 0, 40, apart=8), ids(40, 0, 40, 40, apart=8)
+    assert first == ids(40, 0, 0, 40)
+    assert sum(before != after for before, after in zip(first, second, strict=True)) > 30
 
 
 def test_a_step_tries_no_more_tasks_than_there_are() -> None:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from arpo.engines.base import EngineBase
 from arpo.engines.stats import EngineStats, Prefill
 from arpo.report.run_report import write_report
 from arpo.runs.folder import RunFolder
 
 
-class Counting:
+class Counting(EngineBase):
     def __init__(self) -> None:
         self.stats = EngineStats(prefill_tokens=100, reused_tokens=10)
 
@@ -22,7 +23,7 @@ def test_figures_are_differences() -> None:
 
 
 def test_an_engine_that_does_not_count_says_nothing() -> None:
-    assert Prefill(object()).since() == {}
+    assert Prefill(EngineBase()).since() == {}
 
 
 def test_a_run_says_what_forks_did_not_cost(tiny_run: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from arpo.chat import ChatFormat
 from arpo.chat.config import build_chat
-from arpo.engines import Engine
+from arpo.engines.base import EngineBase, with_defaults
 from arpo.engines.config import EngineConfig
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
@@ -21,7 +21,7 @@ from arpo.rewards.config import build_reward
 from arpo.rollout.agent import Agent
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
-from arpo.tools import Tool, isolation_notes, isolation_of
+from arpo.tools import Tool, ToolBase, isolation_notes, isolation_of
 from arpo.tools.config import build_entries
 from arpo.tools.gateway import ToolGateway, build_gateway, recorded_offers
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Setting:
     """What a policy meets: tools, and a reward for what it did with them."""
 
-    tools: tuple[Tool, ...]
+    tools: tuple[ToolBase, ...]
     reward: Reward
     tool_gateway: ToolGateway  # what stands around their calls
 
@@ -106,7 +106,7 @@ def build_components(run: RunConfig, source: Path, weights: Path | None = None, 
     format_for = formats(partial(build_chat, run.chat, tokenizer))
     format_for(setting.tools)  # a chat format that does not fit the model or the tools is reported now
     engine = build_engine(run.engine, model, tokenizer)
-    _check_room(run, getattr(engine, "context", None))
+    _check_room(run, engine.context)
     agent = Agent(
         engine=engine,
         tools=setting.tools,
@@ -176,7 +176,7 @@ def build_learner(
     )
 
 
-def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:
+def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase:
     """The engine that a recipe names, on the learner's model."""
     if config.kind == "local":
         from arpo.engines.local import LocalEngine
@@ -186,8 +186,8 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> Engine:
         from arpo.engines.vllm.engine import VllmEngine
 
         return VllmEngine.build(config, plain_model(model), tokenizer)
-    engine: Engine = import_from_path(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
-    if missing := [name for name in ("sample", "load", "rest", "close") if not callable(getattr(engine, name, None))]:
+    engine = import_from_path(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
+    if missing := [name for name in ("sample", "load", "rest", "close") if not hasattr(engine, name)]:
         what = f"this engine has no {' and no '.join(missing)}"
         raise ConfigError(what, where="engine.kind", value=config.kind, hint="see arpo.engines.Engine")
-    return engine
+    return with_defaults(engine)

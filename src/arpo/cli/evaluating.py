@@ -64,19 +64,16 @@ def measure(
 
 def study_these(paths: Sequence[Path], *, entropy: bool, judge: str | None, out: Path | None) -> None:
     """Raises ConfigError for a judge that cannot be one."""
-    from pydantic import ValidationError
-
     from arpo.evaluation.analysis import analyse
+    from arpo.options import custom
     from arpo.recipe.evaluation import JudgeConfig
     from arpo.yaml_positions import parse_value
 
     config = None
     if judge is not None:
         try:
-            config = JudgeConfig.model_validate(parse_value(judge, "--judge"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(("--judge", *map(str, first["loc"])))
+            config = custom(JudgeConfig, parse_value(judge, "--judge"), "--judge")
+        except ConfigError as error:
             hint = "e.g. --judge '{url: http://localhost:8000/v1, model: NAME, key_env: VARIABLE}'"
-            raise ConfigError(str(first["msg"]), where=where, hint=hint) from error
+            raise ConfigError(error.message, where=error.where, value=error.value, hint=hint) from error
     analyse(paths, entropies=entropy, judge=config, out=out)

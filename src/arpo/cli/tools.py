@@ -19,10 +19,10 @@ from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.tasks import Task
 from arpo.threads import settled
-from arpo.tools import CallContext, Tool, isolation_notes
+from arpo.tools import CallContext, StatefulTool, Tool, ToolBase, isolation_notes
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
-from arpo.tools.gateway import ToolGateway, around, recorded_offers, unready
+from arpo.tools.gateway import ToolGateway, build_unchecked, recorded_offers, tools_not_ready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a result that is shown
@@ -48,10 +48,10 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
     limits = run.tools.limits
     limits = limits.model_copy(update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)})
     config = run.tools.model_copy(update={"limits": limits})
-    tool_gateway = around(config, entries)
-    for lane in tool_gateway.lanes.values():
-        lane.provider.outage.hint = LATER
-    missing = unready(config, entries, tool_gateway)
+    tool_gateway = build_unchecked(config, entries)
+    for rate_limit in tool_gateway.rate_limits.values():
+        rate_limit.provider.outage.hint = LATER
+    missing = tools_not_ready(config, entries, tool_gateway)
     if asked:
         calls = [_asked_call(tools, asked)]
         if asked[0] in missing:
@@ -71,7 +71,7 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
     return answered and not broken
 
 
-def prompt_text(run: RunConfig, tools: Sequence[Tool]) -> str:
+def prompt_text(run: RunConfig, tools: Sequence[ToolBase]) -> str:
     """What the prompt says of the tools."""
     if run.chat.format == "template":
         return _by_template(run, tools)
@@ -84,7 +84,7 @@ def prompt_text(run: RunConfig, tools: Sequence[Tool]) -> str:
     return f"The system prompt:\n  {system.format(tools=describe(tools), example=example(tools[0])).strip()}"
 
 
-def _by_template(run: RunConfig, tools: Sequence[Tool]) -> str:
+def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
     """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this machine."""
     from arpo.models.sources import at_hand
 
@@ -131,7 +131,7 @@ def _question(run: RunConfig) -> str:
     return first.question if first else "What is the capital of Peru?"
 
 
-def _asked_call(tools: Mapping[str, Tool], asked: Sequence[str]) -> Call:
+def _asked_call(tools: Mapping[str, ToolBase], asked: Sequence[str]) -> Call:
     name, *rest = asked
     if name not in tools:
         raise ConfigError("this recipe has no such tool", where="tools", value=name, hint=nearest(name, tools))
@@ -159,7 +159,7 @@ def _number(name: str, text: str) -> Any:
 
 async def _call_all(
     tool_gateway: ToolGateway,
-    tools: Mapping[str, Tool],
+    tools: Mapping[str, ToolBase],
     calls: Sequence[Call],
     run: RunConfig,
     console: Console,
@@ -189,12 +189,12 @@ async def _call_all(
 
 
 async def _call(
-    tool_gateway: ToolGateway, tools: Mapping[str, Tool], call: Call, run: RunConfig, console: Console
+    tool_gateway: ToolGateway, tools: Mapping[str, ToolBase], call: Call, run: RunConfig, console: Console
 ) -> ToolCallResult | None:
     """One call, with a state of its own where the tool has states. None: the record does not hold it."""
     task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
-    tool: Any = tools[call.name]
-    state = await settled(tool.open, task) if hasattr(tool, "open") else None
+    tool = tools[call.name]
+    state = await settled(tool.open, task) if isinstance(tool, StatefulTool) else None
     try:
         context = CallContext(task=task, deadline_s=run.rollout.tool_deadline_s, seed=run.seed, state=state)
         outcome = await tool_gateway.call(tools, call, context)
@@ -202,7 +202,7 @@ async def _call(
         console.print(f"  -> replay miss: {error}")
         return None
     finally:
-        if hasattr(tool, "open"):
+        if isinstance(tool, StatefulTool):
             await settled(tool.close, state)
     how = "from the record" if outcome.cached and run.tools.mode != "live" else "from the cache" if outcome.cached else ""
     took = how or f"{outcome.seconds * 1e3:.1f} ms"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from arpo.core.place import Place, Step
 
@@ -65,12 +65,20 @@ class Decision:
     flips: bool = False  # would differ between the bounds of the entropy interval
 
 
+@runtime_checkable
 class BranchRule(Protocol):
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision: ...
 
     def most(self, depth: int) -> int:
         """The most siblings ever wanted at this depth; 0: never branches there. Asked for depths up to `DEEPEST`."""
         ...
+
+
+@runtime_checkable
+class WindowedRule(BranchRule, Protocol):
+    """A rule that looks back at the last `window` heads after tool results."""
+
+    window: int
 
 
 DEEPEST = 256  # no tip deeper than this branches, so that "can this root still branch?" has an answer for any rule

@@ -36,8 +36,7 @@ from arpo.errors import FormatError
 if TYPE_CHECKING:
     from arpo.core.record import TreeRecord
 
-SCHEMA = 2  # since 2: what an outcome's call came from and cost, behind its other values
-READABLE = (1, 2)
+SCHEMA = 2
 _RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for cls in get_args(Rule)}
 
 
@@ -83,10 +82,11 @@ def pack(record: TreeRecord) -> dict[str, object]:
 
 def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
     """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the frame."""
-    if (schema := value["schema"]) not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        newer = ": a newer one wrote it" if isinstance(schema, int) and schema > SCHEMA else ""
-        raise FormatError(f"has record schema {schema!r}, and this version of arpo reads schemas {known}{newer}")
+    if (schema := value["schema"]) != SCHEMA:
+        wrong = f"has record schema {schema!r}, and this version of arpo reads schema {SCHEMA}"
+        if isinstance(schema, int) and schema != SCHEMA:
+            wrong += f": read it with the {'newer' if schema > SCHEMA else 'older'} version that wrote it"
+        raise FormatError(wrong)
     tree = RolloutTree(value["task"], value["step"], Prompt(tokens=_unpack_array("i", value["prompt"])))
     segments: list[Turn | Observation] = [*map(_unpack_turn, value["turns"]), *map(_unpack_observation, value["observations"])]
     for segment in sorted(segments, key=lambda s: (s.place, isinstance(s, Observation))):

@@ -21,9 +21,8 @@ from arpo.dry_run.estimate import RunEstimate, Timings, estimate, peak_memory, r
 from arpo.event_loop import run_sync
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
-from arpo.rollout.collect import Rollout, collect
-from arpo.rollout.lost import check_scored
-from arpo.rollout.prompts import check_prompts
+from arpo.rollout.agent import check_prompts
+from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.sft import training
 from arpo.sft.cache import SFTCache
 from arpo.tasks import Task
@@ -86,9 +85,8 @@ async def _try(work: _Work, console: Console) -> DryRun:
         check_prompts(components.agent, work.tasks, run.rollout)
         order = first_step(run, work.tasks)
         shown.prompt(console, components, order[0])
-        if start := getattr(components.agent.engine, "start", None):  # an engine that takes long to start: that is no tree's time
-            with console.status("starting the engine"):
-                await start()
+        with console.status("starting the engine"):  # an engine that takes long to start: that is no tree's time
+            await components.agent.engine.start()
         rollouts, alone_s = await _grow(components, order[:1], console)
         [credited] = credit([rollouts[0].scored], run.advantage)
         shown.tree(console, rollouts[0])

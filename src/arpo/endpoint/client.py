@@ -1,8 +1,8 @@
-"""Requests to a served model: chat completions and completions, retried, limited, paid and counted.
+"""The client of a served model: chat completions and completions, with retries, limits and a budget.
 
-    ask ─ budget? ─ Provider (rate, concurrency, retries, outage) ─ Exchange (one HTTP request, keys hidden) ─ Reply ─ Spent
+    chat ─ budget? ─ Provider (rate, concurrency, retries, outage) ─ HttpClient (one request, keys hidden) ─ Reply ─ Spent
 
-Knows the two formats (https://platform.openai.com/docs/api-reference). Refuses to know what is asked and what answers mean.
+Knows the two formats (https://platform.openai.com/docs/api-reference). Refuses to know what prompts and replies mean.
 """
 
 import os
@@ -41,7 +41,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Spent:
-    """All that went to one endpoint. `attempts` exceeds `requests` where some had to be asked again."""
+    """What an endpoint was used for so far. `attempts` exceeds `requests` where requests were retried."""
 
     requests: int = 0
     attempts: int = 0
@@ -69,12 +69,13 @@ class Spent:
 
 
 class Endpoint:
-    """The client of one endpoint. `service` names it in errors; `tell` hears of pauses while it is down."""
+    """The client of one endpoint. `service` names it in errors; `tell(text, level)` is called when an outage begins and
+    ends."""
 
     def __init__(self, config: ServedModel, service: str = "endpoint", *, tell: Tell = lambda text, level: None) -> None:
         self.config, self.service = config, service
         self.spent = Spent()
-        self._exchange = HttpClient(service, timeout_s=config.timeout_s, connections=max(64, config.concurrency))
+        self._client = HttpClient(service, timeout_s=config.timeout_s, connections=max(64, config.concurrency))
         patient = config if isinstance(config, EndpointConfig) else EndpointConfig(url=config.url, model=config.model)
         self._provider = Provider(
             service,
@@ -93,30 +94,30 @@ class Endpoint:
             raise ConfigError(f"the {self.service} needs a key", where=f"{where}.key_env", hint=hint)
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int, **fields: Any) -> Reply:
-        """A chat completion, after as many attempts as the settings allow.
+        """A chat completion, with retries.
 
-        Raises ProviderError where this request alone cannot be answered, ToolError where the endpoint refuses what is asked,
-        ToolsStoppedError where no request can: a refused key, an empty account, the budget, an outage.
+        Raises ProviderError where this request alone fails, ToolError where the endpoint refuses it, ToolsStoppedError
+        where every request fails: a refused key, an exhausted account, the budget, an outage.
         """
-        return await self._asked("chat/completions", {"messages": list(messages), **self._common(max_tokens, fields)})
+        return await self._send("chat/completions", {"messages": list(messages), **self._common(max_tokens, fields)})
 
     async def complete(self, prompt: str | Sequence[int], *, max_tokens: int, **fields: Any) -> Reply:
-        """What follows `prompt` (text, or tokens of the endpoint's own vocabulary). Raises as `chat`."""
+        """A completion of `prompt` (text, or tokens of the served model's vocabulary). Raises as `chat`."""
         given = prompt if isinstance(prompt, str) else list(prompt)
-        return await self._asked("completions", {"prompt": given, **self._common(max_tokens, fields)})
+        return await self._send("completions", {"prompt": given, **self._common(max_tokens, fields)})
 
     async def chat_once(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int, **fields: Any) -> Reply:
-        """One attempt, for callers around which failures are dealt with already. Raises ProviderError, ToolError."""
+        """A chat completion in one attempt, for tools: the gateway retries. Raises ProviderError, ToolError."""
         body = {"messages": list(messages), **self._common(max_tokens, fields)}
         try:
             return await self._provider.limited(lambda: self._once("chat/completions", body))
-        except ToolsStoppedError as error:  # inside a tool it would be a text for the model to read
+        except ToolsStoppedError as error:  # a tool's error would be text for the model
             raise ProviderError(str(error), retriable=False, provider=self.service) from error
 
     async def close(self) -> None:
-        await self._exchange.close()
+        await self._client.close()
 
-    async def _asked(self, path: str, body: Mapping[str, Any]) -> Reply:
+    async def _send(self, path: str, body: Mapping[str, Any]) -> Reply:
         reply, _ = await self._provider.call(lambda: self._once(path, body))
         return reply
 
@@ -130,7 +131,7 @@ class Endpoint:
         config = self.config
         key = os.environ.get(config.key_env, "") if config.key_env else ""
         self.spent.attempts += 1
-        answer = await self._exchange.send(
+        answer = await self._client.send(
             HttpRequest(
                 method="POST",
                 url=f"{config.url.rstrip('/')}/{path}",

@@ -1,4 +1,4 @@
-"""Where a served model is, what it may be asked and what it costs. Imports nothing heavy.
+"""The address, limits and prices of a served model. Imports nothing heavy.
 
 A key is never written into a recipe: only the name of the environment variable that holds it.
 """
@@ -42,7 +42,7 @@ class ServedModel(Config):
 
 
 class EndpointConfig(ServedModel):
-    """The same with what is done about failures, for callers that stand alone (a tool has that around it already)."""
+    """A served model with retries, for callers other than tools (the gateway retries those)."""
 
     retries: Annotated[int, Field(ge=0)] = 4
     """Further attempts of a request that may be tried again (429, 5xx, a broken connection), with growing waits."""

@@ -38,8 +38,8 @@ class Chunk:
 class Weights:
     """Weights to load: `state` maps parameter names to tensors (or is a folder path); `version` numbers them.
 
-    `changing`: the tensors will change while the engine samples, so it copies what it keeps. Else it may share them, and is not
-    asked for anything until it has loaded again after a change.
+    `changing`: the tensors will change while the engine samples, so it copies what it keeps. Else it may share them,
+    and is not asked for anything until it has loaded again after a change.
     """
 
     version: int
@@ -48,6 +48,8 @@ class Weights:
 
 
 class Engine(Protocol):
+    """What samples turns. `arpo.engines.base:EngineBase` says what else an engine can have."""
+
     def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
         """Sample one turn after `prompt`. Closing the iterator cancels the request. Raises EngineError."""
         ...
@@ -57,7 +59,8 @@ class Engine(Protocol):
         ...
 
     async def rest(self) -> None:
-        """Nothing will be asked for a while: give back the memory that can be taken again (the learner is about to need it)."""
+        """Nothing will be asked for a while: give back the memory that can be taken again (the learner is about to need
+        it)."""
         ...
 
     async def close(self) -> None: ...

@@ -1,9 +1,10 @@
 """Attention of a ragged batch over key-value slots: what each token of one forward pass may see.
 
-A forward pass holds tokens of many requests in one flat row: one token of each request that decodes, then runs of prompt
-tokens ("spans"). Everything in a transformer but attention works token by token, so only attention needs to know. It reaches the
-model through transformers' attention interface under a name of its own; the layout travels as a model argument, so that no
-state is shared between engines, and a model without a layout raises. Knows nothing of requests, sampling or tokens' ids.
+A forward pass holds tokens of many requests in one flat row: one token of each request that decodes, then runs of
+prompt tokens ("spans"). Everything in a transformer but attention works token by token, so only attention needs to
+know. It reaches the model through transformers' attention interface under a name of its own; the layout travels as a
+model argument, so that no state is shared between engines, and a model without a layout raises. Knows nothing of
+requests, sampling or tokens' ids.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,12 +50,14 @@ class _Entry:
 
 
 class _Bundle:
-    """Pages that a decoding pass reads, `width` queries of each at once: a page that several requests share is read once for all.
+    """Pages that a decoding pass reads, `width` queries of each at once: a page that several requests share is read
+    once for all.
 
-    pages [P]: numbers of pages in a layer's store. queries [P * kv_heads * width]: rows of queries by key head, in the order of
-    the products; a page with fewer readers repeats its first. hidden [P * kv_heads, width * heads_per_key, block]: added to
-    scores, None where every reader sees all of every page. held: keys or values of the layer at hand, one buffer for all layers,
-    since fresh memory costs more than the copy. mass, found: where every page's ln sum exp and result go.
+    pages [P]: numbers of pages in a layer's store. queries [P * kv_heads * width]: rows of queries by key head, in the
+    order of the products; a page with fewer readers repeats its first. hidden [P * kv_heads, width * heads_per_key,
+    block]: added to scores, None where every reader sees all of every page. held: keys or values of the layer at hand,
+    one buffer for all layers, since fresh memory costs more than the copy. mass, found: where every page's ln sum exp
+    and result go.
     """
 
     __slots__ = ("found", "held", "hidden", "mass", "pages", "queries")
@@ -95,10 +98,11 @@ class _Bundle:
 
 
 class _Decoding:
-    """Attention of one token a request, page by page: each page's own softmax, then the pages of a row by what they weigh.
+    """Attention of one token a request, page by page: each page's own softmax, then the pages of a row by what they
+    weigh.
 
-    The parts lie one after another as the products leave them; nothing is moved but by `table`, which names the parts of each
-    row and head, [R * heads, columns] (the last part is empty and stands where a row has no page).
+    The parts lie one after another as the products leave them; nothing is moved but by `table`, which names the parts
+    of each row and head, [R * heads, columns] (the last part is empty and stands where a row has no page).
     """
 
     def __init__(self, layer: Tensor, reach: Sequence[int], pages: Sequence[CachePage], heads_per_key: int) -> None:
@@ -134,7 +138,8 @@ class _Decoding:
         self._columns = self._table.T.contiguous()
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """query [R, heads, d] -> [R, heads, d]. Heads that share a key are folded into rows, so that no key is repeated.
+        """query [R, heads, d] -> [R, heads, d]. Heads that share a key are folded into rows, so that no key is
+        repeated.
 
         Measured for SmolLM2, 64 branches of 290 tokens of which 64 are a row's own: 0.55 ms of the processor a layer.
         """
@@ -177,7 +182,8 @@ class Layout:
         self._spans = [(span, _causal(span, heads_per_key, device, store.dtype)) for span in spans]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. Rows without a role give zeros."""
+        """query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. Rows without a role give
+        zeros."""
         keys, values = self.store[layer, 0], self.store[layer, 1]
         rows, count, place = self._write
         width = key.shape[-1]

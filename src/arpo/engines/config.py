@@ -21,8 +21,8 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 def has_fast_bf16() -> bool:
     """True where this CPU multiplies bfloat16 faster than float32 (AVX-512 BF16, AMX or ARM's BF16 instructions).
 
-    Read from the kernel's list of CPU flags. macOS has no such list: there it is False, because torch's bfloat16 products on
-    Apple's cores are slower than its float32 ones.
+    Read from the kernel's list of CPU flags. macOS has no such list: there it is False, because torch's bfloat16
+    products on Apple's cores are slower than its float32 ones.
     """
     if platform.system() != "Linux":
         return False
@@ -47,16 +47,17 @@ class EndpointEngineConfig(EndpointConfig):
     """The endpoint that an agent is evaluated on, and how contexts are sent to it."""
 
     prompt: Literal["text", "tokens"] = "text"
-    """With the formats `tags` and `template`: the context as text, or as tokens of `model.source`, which must then be the served
-    model's own (vLLM and SGLang take them): nothing is tokenised twice and nothing in a tool's text can act."""
+    """With the formats `tags` and `template`: the context as text, or as tokens of `model.source`, which must then be
+    the served model's own (vLLM and SGLang take them): nothing is tokenised twice and nothing in a tool's text can
+    act."""
 
 
 class EngineConfig(Config):
     """What writes the turns."""
 
     kind: str = "local"
-    """`local`; `vllm`; `openai`: the model at `endpoint`, for evaluation alone; or the import path (`package.module:name`) of an
-    engine factory called with this config, model and tokenizer."""
+    """`local`; `vllm`; `openai`: the model at `endpoint`, for evaluation alone; or the import path
+    (`package.module:name`) of an engine factory called with this config, model and tokenizer."""
 
     endpoint: EndpointEngineConfig | None = None
     """The endpoint of the kind `openai`."""

@@ -1,7 +1,8 @@
 """Continuous batching without concurrency: `step` advances every live request by one token.
 
-A step admits what fits, runs one forward pass over one token of every decoding request and a bounded number of prompt tokens,
-samples, and says what is ready. It is called from one thread at a time; asyncio, queues and cancellation are the caller's.
+A step admits what fits, runs one forward pass over one token of every decoding request and a bounded number of prompt
+tokens, samples, and says what is ready. It is called from one thread at a time; asyncio, queues and cancellation are
+the caller's.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -18,7 +19,7 @@ from torch import Tensor
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.attention import Layout, Span
-from arpo.engines.limits import check_request
+from arpo.engines.base import check_request
 from arpo.engines.network import Network
 from arpo.engines.sampling import Pick, sample
 from arpo.engines.slots import CachedTip, Match, Slots
@@ -74,7 +75,8 @@ class _Plan:
 
 
 class Decoder:
-    """live: requests with a slot; waiting: those without. `slots` bounds the live ones, `prefill` the prompt tokens of a step."""
+    """live: requests with a slot; waiting: those without. `slots` bounds the live ones, `prefill` the prompt tokens of
+    a step."""
 
     def __init__(
         self, network: Network, slots: Slots, pieces: Pieces | None, *, live: int, prefill: int, stats: EngineStats
@@ -118,7 +120,8 @@ class Decoder:
         return replies
 
     def load(self, weights: Weights) -> None:
-        """Give the network other weights. No step may be under way, of this decoder or another one of the same network."""
+        """Give the network other weights. No step may be under way, of this decoder or another one of the same
+        network."""
         with self.stats.clock("load_s"):
             self.network.load(weights.state, copies=weights.changing)
 
@@ -154,7 +157,8 @@ class Decoder:
         request.row = -1
 
     def _admit(self) -> tuple[list[tuple[DecodeRequest, Tensor]], list[DecodeReply]]:
-        """Give slots to waiting requests. Returns those whose first token needs no forward, with their logits [vocabulary]."""
+        """Give slots to waiting requests. Returns those whose first token needs no forward, with their logits
+        [vocabulary]."""
         ready: list[tuple[DecodeRequest, Tensor]] = []
         replies: list[DecodeReply] = []
         later: list[DecodeRequest] = []
@@ -218,7 +222,8 @@ class Decoder:
         return found
 
     def _plan(self, requests: list[DecodeRequest]) -> _Plan:
-        """Decoding requests first, one flat row each in the order of their slots; then prompt tokens up to the bound."""
+        """Decoding requests first, one flat row each in the order of their slots; then prompt tokens up to the
+        bound."""
         plan = _Plan()
         budget = self.prefill
         for request in sorted((r for r in requests if r.written), key=lambda r: r.row):
@@ -250,7 +255,8 @@ class Decoder:
         self.slots.sampled[request.row, position] = True
 
     def _run(self, plan: _Plan) -> Tensor:
-        """Logits [len(plan.heads), vocabulary]. Sizes are rounded up: oneDNN prepares each new shape once, at a cost."""
+        """Logits [len(plan.heads), vocabulary]. Sizes are rounded up: oneDNN prepares each new shape once, at a
+        cost."""
         reach = [self.slots.rows[r.row].known + 1 for r in plan.decoding]
         layout = Layout(
             self.slots.store,

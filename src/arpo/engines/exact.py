@@ -1,10 +1,10 @@
 """The deterministic decoder: a turn depends on its prompt, its seed and nothing else, bit for bit.
 
-One request a forward pass, always of the same shape: prompt tokens in pieces aligned to absolute positions (a token always
-stands in the same row of its piece), sampled tokens one by one. So a key has the same bits whoever computed it and whenever,
-and copying it or computing it again makes no difference. What the model wrote itself always has its keys from decoding, the
-last token too. Slow by design. Two prompts that agree in tokens, of which one was written by the model and the other not,
-are the one case that it cannot tell apart.
+One request a forward pass, always of the same shape: prompt tokens in pieces aligned to absolute positions (a token
+always stands in the same row of its piece), sampled tokens one by one. So a key has the same bits whoever computed it
+and whenever, and copying it or computing it again makes no difference. What the model wrote itself always has its keys
+from decoding, the last token too. Slow by design. Two prompts that agree in tokens, of which one was written by the
+model and the other not, are the one case that it cannot tell apart.
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """One lane of the local engine: a decoder, the thread that computes its steps, and the requests that wait for it.
 
-The event loop only passes requests in and chunks out, so that tools and other tasks never wait for a forward pass. Knows asyncio
-and threads; what a step is, `decoder` knows. Refuses to know other lanes.
+The event loop only passes requests in and chunks out, so that tools and other tasks never wait for a forward pass.
+Knows asyncio and threads; what a step is, `decoder` knows. Refuses to know other lanes.
 """
 
 import asyncio

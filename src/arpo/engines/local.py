@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from arpo.engines import Chunk, SamplingParams, Weights
+from arpo.engines.base import EngineBase
 from arpo.engines.config import Dtype, EngineConfig, has_fast_bf16
 from arpo.engines.decoder import Decoder
 from arpo.engines.exact import ExactDecoder
@@ -27,7 +28,7 @@ _ROWS = 16  # turns at once that a lane should have: products of matrices with f
 _TREES = 4096  # trees whose lane is remembered
 
 
-class LocalEngine:
+class LocalEngine(EngineBase):
     """Samples from a Hugging Face causal LM with full attention.
 
     model: its parameters are shared where they are used as they are (float32 on the same device), else copied; call `load`
@@ -96,7 +97,7 @@ class LocalEngine:
         return self.lanes[0].decoder.version
 
     @property
-    def context(self) -> int:
+    def context(self) -> int:  # type: ignore[override]
         """Tokens of a prompt and its turn at most: what the model can read, and the memory hold."""
         return min(self._network.limit, self.lanes[0].decoder.slots.longest())
 
@@ -106,7 +107,7 @@ class LocalEngine:
         return self._network.dtype
 
     @property
-    def stats(self) -> EngineStats:
+    def stats(self) -> EngineStats:  # type: ignore[override]
         """What all lanes did so far."""
         return EngineStats.total(lane.decoder.stats for lane in self.lanes)
 

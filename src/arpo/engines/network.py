@@ -1,7 +1,8 @@
 """The engine's own copy of a Hugging Face causal LM: its modules, its attention, its weights' layout in memory.
 
-Modules are copied and parameters shared with the model it came from wherever they are used as they are, so nothing that the
-learner sets (training mode, attention implementation, hooks, checkpointing) reaches sampling. Knows no requests and no slots.
+Modules are copied and parameters shared with the model it came from wherever they are used as they are, so nothing that
+the learner sets (training mode, attention implementation, hooks, checkpointing) reaches sampling. Knows no requests and
+no slots.
 """
 
 import copy
@@ -56,8 +57,8 @@ class PackedLinear(nn.Module):
 class Network:
     """Forward passes over flat token rows.
 
-    model: a transformers causal LM with full attention. dtype: float32 shares its parameters (packing aside), bfloat16 copies.
-    Raises ConfigError for a model that cannot be sampled this way.
+    model: a transformers causal LM with full attention. dtype: float32 shares its parameters (packing aside), bfloat16
+    copies. Raises ConfigError for a model that cannot be sampled this way.
     """
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device, max_tokens: int | None = None) -> None:
@@ -153,14 +154,16 @@ def _refuse_recurrent(model: nn.Module) -> None:
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """True where oneDNN can keep linear weights of `dtype` packed: bfloat16 only on a CPU that has instructions for it."""
+    """True where oneDNN can keep linear weights of `dtype` packed: bfloat16 only on a CPU that has instructions for
+    it."""
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _own(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy of the modules (buffers and config copied, parameters shared) in evaluation mode with this engine's attention."""
+    """A copy of the modules (buffers and config copied, parameters shared) in evaluation mode with this engine's
+    attention."""
     shared: dict[int, Any] = {id(p): p for p in model.parameters()}
     own: Any = copy.deepcopy(model, shared)
     own.eval()
@@ -193,8 +196,8 @@ def _limit(config: Any, max_tokens: int | None) -> int:
 
 
 def _positions_turn_at(config: Any) -> int | None:
-    """The longest context in which rotary embeddings of the kind longrope (Phi-3, Phi-4) are those of a shorter one; None for other
-    kinds. Beyond it keys computed before are wrong, and those of every neighbour in the batch."""
+    """The longest context in which rotary embeddings of the kind longrope (Phi-3, Phi-4) are those of a shorter one;
+    None for other kinds. Beyond it keys computed before are wrong, and those of every neighbour in the batch."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, Mapping)]  # some models have one a kind of layer
     return min((k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"), default=None)

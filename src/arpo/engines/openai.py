@@ -21,8 +21,8 @@ from arpo.chat.plain import TokenText
 from arpo.core.tree import FinishReason
 from arpo.endpoint.client import LENGTH, Endpoint, Reply, Spent
 from arpo.engines import Chunk, SamplingParams, Weights
+from arpo.engines.base import EngineBase, check_request
 from arpo.engines.config import EndpointEngineConfig
-from arpo.engines.limits import check_request
 from arpo.errors import ConfigError, EngineError, ProviderError, ToolError
 from arpo.http.limits import Tell
 
@@ -30,7 +30,7 @@ TAG = re.compile(r"</([\w-]+)>")
 ONLY_EVALUATION = "the engine openai gets text alone from its endpoint, so it can be evaluated but not trained on"
 
 
-class OpenAIEngine:
+class OpenAIEngine(EngineBase):
     """Asks one endpoint. `tokenizer`: the served model's, for the formats `tags` and `template`; None: the format `native`.
 
     Raises EngineError where one request cannot be answered, ToolsStoppedError where none can (key, budget, outage).
@@ -64,16 +64,13 @@ class OpenAIEngine:
         raise ConfigError(ONLY_EVALUATION, where="engine.kind", value="openai")
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> Spent:  # type: ignore[override]
         """What the endpoint counted."""
         return self.endpoint.spent
 
     def cost(self, read: int, written: int) -> float:
         """Money for so many tokens as this side counts them: an estimate, of which `spent` is the truth."""
         return (read * self.config.price_in + written * self.config.price_out) / 1e6
-
-    async def rest(self) -> None:
-        """Nothing of this process to give back."""
 
     async def close(self) -> None:
         self._closed = True

@@ -1,6 +1,7 @@
 """An engine that plays a function: for tests and examples, with latencies and failures on demand.
 
-What it writes depends on the prompt and the request alone; when it writes it depends on the script's seconds. Knows no model.
+What it writes depends on the prompt and the request alone; when it writes it depends on the script's seconds. Knows no
+model.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -14,7 +15,7 @@ from typing import Any
 
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams, Weights
-from arpo.engines.limits import check_request
+from arpo.engines.base import EngineBase, check_request
 from arpo.engines.stops import Pieces, StopFinder, pieces
 from arpo.errors import ConfigError, EngineError
 
@@ -25,8 +26,8 @@ _EVERY = 16  # tokens between chunks once the head is delivered
 class Script:
     """One turn to play.
 
-    said: text (needs a tokenizer) or tokens. entropies: nats, one for all tokens or one a token (the last one goes on); None:
-    drawn from the request's seed. logprobs: likewise; None: minus the entropies. delay_s: before the first token.
+    said: text (needs a tokenizer) or tokens. entropies: nats, one for all tokens or one a token (the last one goes on);
+    None: drawn from the request's seed. logprobs: likewise; None: minus the entropies. delay_s: before the first token.
     token_s: seconds a token. fails_after: raise EngineError after so many tokens (None: never).
     """
 
@@ -41,12 +42,12 @@ class Script:
 Play = Callable[[Sequence[int], SamplingParams], "Script | str | Sequence[int]"]
 
 
-class ScriptedEngine:
+class ScriptedEngine(EngineBase):
     """Plays `play(prompt tokens, params)` as one turn: a Script, or its text or tokens alone.
 
-    The turn ends where the request's stops or max_tokens end it, else with the script (finish STOP). delay: seconds before the
-    first token and seconds a token, drawn for each request, on top of the script's own. context: prompt and max_tokens beyond so
-    many tokens raise EngineError.
+    The turn ends where the request's stops or max_tokens end it, else with the script (finish STOP). delay: seconds
+    before the first token and seconds a token, drawn for each request, on top of the script's own. context: prompt and
+    max_tokens beyond so many tokens raise EngineError.
     """
 
     def __init__(
@@ -85,9 +86,6 @@ class ScriptedEngine:
     async def load(self, weights: Weights) -> None:
         """Tokens from now on carry this version."""
         self.version = weights.version
-
-    async def rest(self) -> None:
-        """Nothing to give back."""
 
     async def close(self) -> None:
         self._closed = True

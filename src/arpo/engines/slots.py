@@ -1,8 +1,8 @@
 """Key-value slots: one contiguous run of keys and values a request, found again by its tokens.
 
-Finished slots stay as known prefixes until their place is wanted (least recently used first). A fork copies a prefix from slot to
-slot; whole blocks that were copied are known to be the same, so that attention reads them once for all who have them. Capacity
-grows by doubling up to a memory limit. Knows tokens; knows no model and no sampling.
+Finished slots stay as known prefixes until their place is wanted (least recently used first). A fork copies a prefix
+from slot to slot; whole blocks that were copied are known to be the same, so that attention reads them once for all who
+have them. Capacity grows by doubling up to a memory limit. Knows tokens; knows no model and no sampling.
 """
 
 import math
@@ -37,7 +37,8 @@ class CachedTip:
 
 @dataclass(slots=True)
 class CacheSlot:
-    """What lies in one slot. `known` tokens have keys; `planned` also counts those that a live request is about to compute."""
+    """What lies in one slot. `known` tokens have keys; `planned` also counts those that a live request is about to
+    compute."""
 
     owner: Owner | None = None  # None: retired or empty
     known: int = 0
@@ -49,7 +50,8 @@ class CacheSlot:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The longest known prefix of a prompt: `count` tokens in slot `row`. `coming` tokens would be known after the next steps."""
+    """The longest known prefix of a prompt: `count` tokens in slot `row`. `coming` tokens would be known after the next
+    steps."""
 
     row: int
     count: int
@@ -79,9 +81,11 @@ class Slots:
         self._before = (0, 0)  # rows and length when the memory was given back
 
     def _new(self, rows: int, length: int) -> Tensor:
-        """[layers, 2, blocks, rows, kv_heads, BLOCK, head_dim] of zeros: masked keys must be finite, since 0 * NaN is NaN.
+        """[layers, 2, blocks, rows, kv_heads, BLOCK, head_dim] of zeros: masked keys must be finite, since 0 * NaN is
+        NaN.
 
-        On a CPU by numpy, which takes pages that are zero and large, when they are first written to: torch writes the zeros itself.
+        On a CPU by numpy, which takes pages that are zero and large, when they are first written to: torch writes the
+        zeros itself.
         """
         s = self.shape
         shape = (s.layers, 2, length // BLOCK, rows, s.kv_heads, BLOCK, s.head_dim)
@@ -130,7 +134,8 @@ class Slots:
     # -- taking and leaving -----------------------------------------------------------------------------------------------
 
     def take(self, owner: Owner, prompt: np.ndarray, reserve: int, match: Match | None, reuse: int) -> int | None:
-        """A live slot for `owner` that holds the first `reuse` tokens of `prompt` and has room for `reserve`. None: no room now.
+        """A live slot for `owner` that holds the first `reuse` tokens of `prompt` and has room for `reserve`. None: no
+        room now.
 
         The prompt's other tokens are entered as planned.
         """
@@ -292,7 +297,8 @@ class Slots:
                 owner.row = row
 
     def release(self) -> None:
-        """Give the memory back and forget all prefixes, unless a request is live. The next one takes as much again, at once."""
+        """Give the memory back and forget all prefixes, unless a request is live. The next one takes as much again, at
+        once."""
         if any(slot.owner is not None for slot in self.rows):
             return
         self._before = max(self._before, (len(self.rows), self.length))

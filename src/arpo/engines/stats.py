@@ -1,10 +1,13 @@
-"""What an engine did, in tokens and seconds: for benchmarks, metrics and the curious."""
+"""What an engine did, in tokens and seconds: for metrics and benchmarks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arpo.engines.base import EngineBase
 
 
 @dataclass(slots=True)
@@ -41,9 +44,10 @@ class EngineStats:
 
 
 class Prefill:
-    """What an engine did with prompts, from one look to the next. An engine that keeps no `stats` says nothing."""
+    """Prompt tokens that an engine computed and reused, from one look to the next; nothing for an engine without
+    `stats`."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: "EngineBase") -> None:
         self._engine = engine
         self._seen = self._now()
 
@@ -53,7 +57,6 @@ class Prefill:
         return {name: float(value - before[name]) for name, value in self._seen.items()}
 
     def _now(self) -> dict[str, int]:
-        stats = getattr(self._engine, "stats", None)
-        if not isinstance(stats, EngineStats):
+        if (stats := self._engine.stats) is None:
             return {}
         return {"engine/prefill_tokens": stats.prefill_tokens, "engine/reused_tokens": stats.reused_tokens}

@@ -1,7 +1,7 @@
 """Where a turn ends: finds the token that completes a stop string, whatever tokens the string is split over.
 
-Works on bytes, since one character may span tokens. Only the tail that could hold a stop string is kept, so a token costs the
-same at the end of a long turn as at its start. Knows tokenizers, not engines.
+Works on bytes, since one character may span tokens. Only the tail that could hold a stop string is kept, so a token
+costs the same at the end of a long turn as at its start. Knows tokenizers, not engines.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ class StopFinder:
 def pieces(tokenizer: Any) -> Pieces:
     """The bytes that a token adds to a text, special tokens as their text.
 
-    Byte-level and byte-fallback vocabularies are read from the table; of any other tokenizer each token is decoded behind
-    a neighbour once. Every answer is remembered.
+    Byte-level and byte-fallback vocabularies are read from the table; of any other tokenizer each token is decoded
+    behind a neighbour once. Every answer is remembered.
     """
     known: dict[int, bytes] = {}
     special = {index: str(added) for index, added in getattr(tokenizer, "added_tokens_decoder", {}).items()}
@@ -85,7 +85,8 @@ def _reader(tokenizer: Any) -> Pieces:
 
 
 def _byte_table() -> dict[str, bytes]:
-    """Characters that stand for bytes in byte-level vocabularies (printable ones stand for themselves, the rest from U+0100)."""
+    """Characters that stand for bytes in byte-level vocabularies (printable ones stand for themselves, the rest from
+    U+0100)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(b): bytes([b]) for b in plain}
     rest = (b for b in range(256) if b not in set(plain))

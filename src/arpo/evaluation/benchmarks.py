@@ -89,7 +89,7 @@ def run_benchmarks(recipe: str, run: RunConfig, wanted: Wanted, *, console: Cons
     setting = build_setting(found.run)
     for text in setting.notes():
         _say(console, text)
-    with opened(folder, asked, resume=wanted.resume, tell=lambda text: _say(console, text)) as whole:
+    with opened(folder, asked, resume=wanted.resume) as whole:
         setting.tool_gateway.keep(folder)
         before = read_samples(folder)
         done = {key for key, answer in before.items() if not (wanted.again and answer.failed)}
@@ -223,7 +223,7 @@ async def _ask(
     finally:
         await components.agent.engine.close()
         setting.tool_gateway.write_down()
-        if (spent := getattr(components.agent.engine, "spent", None)) is not None:
+        if (spent := components.agent.engine.spent) is not None:
             _say(console, f"endpoint: {spent}")
     if failed:
         raise EngineError(

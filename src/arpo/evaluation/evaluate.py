@@ -10,9 +10,8 @@ from arpo.core.tree import Branch, ToolCallResult
 from arpo.evaluation.results import POWERS, Results, Sample
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
-from arpo.rollout.collect import Rollout, collect
+from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.lost import check_scored
 from arpo.tasks import Task
 from arpo.tools import isolation_of
 from arpo.tools.usage import usage_of

@@ -16,15 +16,14 @@ from arpo.core.branching import StepStats
 from arpo.core.credit import ScoredTree
 from arpo.core.record import TreeRecord
 from arpo.core.tree import Branch
-from arpo.engines import Engine
+from arpo.engines.base import EngineBase
 from arpo.errors import ConfigError, FormatError, RewardError
 from arpo.evaluation.evaluate import STEP, sample_of
 from arpo.evaluation.samples import NOT_ASKED, NOT_SCORED, SampleRecord
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
-from arpo.rollout.collect import Rollout, score
+from arpo.rollout.collect import Rollout, record_of, score
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.records import record_of
 from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 
@@ -102,7 +101,7 @@ def _not_asked(question: EvalQuestion, reason: str, seconds: float) -> SampleRec
     )
 
 
-def _of(question: EvalQuestion, done: Rollout, engine: Engine, failure: str, seconds: float) -> SampleRecord:
+def _of(question: EvalQuestion, done: Rollout, engine: EngineBase, failure: str, seconds: float) -> SampleRecord:
     branch = done.grown.tree.branches()[0]
     sample: dict[str, Any] = asdict(sample_of(done, branch))
     outcomes = [
@@ -123,7 +122,7 @@ def _of(question: EvalQuestion, done: Rollout, engine: Engine, failure: str, sec
             "read_tokens": read,
             "seconds": seconds,
             "tool_s": done.grown.tool_s,
-            "cost": sum(outcome.cost for outcome in outcomes) + _price(engine, read, written),
+            "cost": sum(outcome.cost for outcome in outcomes) + engine.cost(read, written),
             "failure": failure,
             "measures": _measures(sample["answer"], question.task),
         }
@@ -147,12 +146,6 @@ def _what(question: EvalQuestion) -> dict[str, Any]:
 
 def _read_tokens(grown: TreeRollout, branch: Branch) -> int:
     return sum(len(grown.tree.context(turn.place[:-1])) for turn in branch.turns)
-
-
-def _price(engine: Engine, read: int, written: int) -> float:
-    """What an engine that knows its price (`cost(read, written)`, tokens) takes for an answer; a local one is free."""
-    price = getattr(engine, "cost", None)
-    return float(price(read, written)) if callable(price) else 0.0
 
 
 def _measures(answer: str | None, task: Task) -> Mapping[str, float]:

@@ -16,8 +16,8 @@ from arpo.endpoint.client import Endpoint
 from arpo.errors import ProviderError, ToolError
 from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.verdicts import NO_ANSWER, Verdict, append_verdict, key_of, read_verdicts
+from arpo.event_loop import task_group
 from arpo.recipe.evaluation import JudgeConfig
-from arpo.rollout.together import together
 
 INSTRUCTION = """\
 You grade an answer to a question. You are given the question, one or more reference answers, each of which is right, and the \
@@ -141,7 +141,7 @@ async def judge_answers(
         async with places:
             await one(key, of)
 
-    async with together() as group:
+    async with task_group() as group:
         for key, of in groups.items():
             if key in known:
                 note(known[key], of)

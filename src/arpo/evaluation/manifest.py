@@ -12,7 +12,7 @@ Knows names and what makes two evaluations the same. Refuses to know how questio
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -174,9 +174,7 @@ def write_manifest(folder: Path, asked: EvalManifest) -> None:
 
 
 @contextmanager
-def opened(
-    folder: Path, asked: EvalManifest, *, resume: bool, tell: Callable[[str], None] = lambda _: None
-) -> Iterator[EvalManifest]:
+def opened(folder: Path, asked: EvalManifest, *, resume: bool) -> Iterator[EvalManifest]:
     """Lock `folder` for writing answers to `asked`, new or with `resume` gone on with; gives what stands in asked.json.
 
     A resumed evaluation may ask more: further benchmarks, questions or samples. Raises ConfigError where the folder is taken, or
@@ -189,7 +187,7 @@ def opened(
         raise ConfigError("this folder is not empty", where="--out", value=str(folder), hint=hint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock.take(folder / "lock", tell=tell)
+        lock = Lock.take(folder / "lock")
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror or error})", where="--out", value=str(folder)) from error
     try:

@@ -24,7 +24,7 @@ from arpo.event_loop import run_sync
 from arpo.files import expanded
 from arpo.recipe.evaluation import EvalConfig
 from arpo.recipe.run import RunConfig
-from arpo.rollout.prompts import check_prompts
+from arpo.rollout.agent import check_prompts
 from arpo.runs.folder import is_run
 from arpo.tasks import Task
 from arpo.tools.usage import in_words

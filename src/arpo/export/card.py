@@ -12,6 +12,7 @@ from arpo.evaluation.run_eval import how
 from arpo.evaluation.statistics import Estimate
 from arpo.files import expanded
 from arpo.recipe.run import RunConfig, plain
+from arpo.tools import Tool
 from arpo.tools.config import ToolConfig
 from arpo.yaml_positions import dump
 
@@ -83,7 +84,8 @@ def _what(run: RunConfig, step: int) -> str:
 
 def _tools(run: RunConfig) -> list[str]:
     return [
-        (tool.name or tool.use) if isinstance(tool, ToolConfig) else getattr(tool, "name", repr(tool)) for tool in run.tools.offered
+        tool.name or tool.use if isinstance(tool, ToolConfig) else tool.name if isinstance(tool, Tool) else repr(tool)
+        for tool in run.tools.offered
     ]
 
 

@@ -1,5 +1,5 @@
-"""Which addresses a page may be fetched from: public ones. A model's URL must not reach the machine, its network or a cloud's
-metadata service.
+"""Addresses that a page may be fetched from: public ones, since a model's URL must not reach this machine, its network
+or a cloud's metadata service (server-side request forgery).
 
 Knows addresses and names. Refuses to know HTTP.
 """
@@ -14,10 +14,10 @@ from arpo.threads import run_off_loop
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# what some versions of Python call global, and is not: special purposes with a cloud's metadata, Azure's, site-local
+# not public, though some versions of Python call them global: special purposes and cloud metadata, Azure, site-local
 NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "168.63.129.16/32", "fec0::/10")))
 MOST_TRIED = 3  # addresses of one name
-LATER = (socket.EAI_AGAIN, getattr(socket, "EAI_SYSTEM", None))  # the resolver's trouble, not the name's
+LATER = (socket.EAI_AGAIN, getattr(socket, "EAI_SYSTEM", None))  # the resolver fails, whatever the name
 
 
 def networks(allowed: Sequence[str]) -> tuple[Network, ...]:
@@ -30,8 +30,8 @@ def networks(allowed: Sequence[str]) -> tuple[Network, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """True for an address that the whole internet can reach; what an IPv6 address carries inside (mapped, 6to4, Teredo, NAT64)
-    must be public too."""
+    """True for an address that the whole internet can reach. An IPv4 address inside an IPv6 one (mapped, 6to4, Teredo,
+    NAT64) must be public too."""
     if isinstance(address, ipaddress.IPv6Address):
         inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in NAT64:
@@ -47,7 +47,7 @@ def is_public(address: Address) -> bool:
 
 
 async def resolve(host: str, port: int, allowed: Sequence[Network] = ()) -> list[str]:
-    """The addresses of `host`, IPv4 first: to be connected to as they are, so that no second look-up can give others.
+    """The addresses of `host`, IPv4 first. Connect to these, so that no second look-up returns others (DNS rebinding).
 
     Raises ToolError for a name that does not exist, or that has an address which is neither public nor in `allowed`.
     """

@@ -1,9 +1,8 @@
-"""One HTTP request to a service and its answer, with limits, and with keys kept out of everything that could be written down.
+"""An HTTP client for services: limits on size and time, and API keys that no log, error or repr shows.
 
-Knows httpx, sizes and deadlines. Refuses to know what services say; it does not retry (that is done around every tool).
-
-A key never stands in a request as anybody sees it (its URL, its headers, an error that holds it, the INFO lines of httpx): it
-travels in the request's extensions, and the transport puts it into what goes over the wire.
+A key is not part of the request that hooks, errors and httpx's log lines see: it travels in the request's extensions,
+and the transport adds it to what goes over the wire. Knows httpx, sizes and deadlines. Refuses to know what responses
+mean; it does not retry (`arpo.http.limits` does).
 """
 
 import asyncio
@@ -20,22 +19,22 @@ import httpx
 
 from arpo.errors import ProviderError, ToolError
 
-MOST_BYTES = 4 << 20  # of an answer
+MOST_BYTES = 4 << 20  # of a response
 CONNECTIONS = 64  # at a time
-MOST_SAID = 200  # characters of a service's own words in an error
+MOST_SAID = 200  # characters of a service's message in an error
 SECRETS = "arpo.secrets"
 KEY = "***"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """What is asked. `secret_*` hold keys: they are sent, and shown nowhere (their repr neither)."""
+    """A request. `secret_*` hold keys: they are sent, and no repr, log or error shows them."""
 
     method: str = "GET"
     url: str
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Any = field(default=None, repr=False)  # sent as JSON; may hold a key, since nobody logs bodies
+    body: Any = field(default=None, repr=False)  # sent as JSON; bodies are never logged, so it may hold a key
     secret_params: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -53,7 +52,7 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Requests to one service. `key` is only used to strike it out of what the service says."""
+    """Sends requests to one service, which errors name."""
 
     def __init__(
         self, service: str, *, timeout_s: float = 15.0, most_bytes: int = MOST_BYTES, connections: int = CONNECTIONS
@@ -63,16 +62,17 @@ class HttpClient:
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
-        return f"Exchange({self.service!r})"
+        return f"HttpClient({self.service!r})"
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """The answer, whatever its status. Raises ProviderError (retriable) where none comes whole and in time."""
+        """The response, whatever its status. Raises ProviderError (retriable) where none arrives complete and in
+        time."""
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await self._send(request)
         except (TimeoutError, httpx.TimeoutException):
             self._fail(f"no answer within {self.timeout_s:g} s")
-        except httpx.TransportError as error:  # its text and its request could show more than its kind
+        except httpx.TransportError as error:  # its text and its request could show a key
             self._fail(f"the connection failed ({type(error).__name__})")
         except httpx.DecodingError:
             self._fail("an answer that cannot be unpacked")
@@ -119,7 +119,7 @@ class HttpClient:
 
 
 class _WithSecrets(httpx.AsyncBaseTransport):
-    """Puts keys into a request as late as possible: below logging, hooks and errors."""
+    """Adds keys to a request below logging, hooks and errors."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
@@ -138,12 +138,12 @@ class _WithSecrets(httpx.AsyncBaseTransport):
 
 @cache
 def tls() -> ssl.SSLContext:
-    """The certificates that are trusted, read once a process: that takes longer than most requests."""
+    """The trusted certificates, read once a process: reading takes longer than most requests."""
     return httpx.create_ssl_context()
 
 
 def _proxies() -> dict[str, httpx.AsyncBaseTransport | None]:
-    """What HTTPS_PROXY, ALL_PROXY and NO_PROXY say, which httpx leaves out where a transport is given."""
+    """The proxies of HTTPS_PROXY, ALL_PROXY and NO_PROXY, which httpx ignores where a transport is given."""
     from urllib.request import getproxies, proxy_bypass
 
     mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
@@ -160,14 +160,15 @@ def _proxies() -> dict[str, httpx.AsyncBaseTransport | None]:
     return mounts
 
 
-# --- what an answer that is no result means
+# --- responses that are errors
 
 
 def refused(answer: HttpResponse, service: str, key_from: str, key: str = "") -> NoReturn:
-    """Raise what a status of 300 and more means: ProviderError, or ToolError where the query is at fault."""
+    """Raise the error of a response with a status of 300 or more: ToolError where the query is at fault, else
+    ProviderError."""
     status, words = answer.status, said(answer, key)
     told = f": {words}" if words else ""
-    if status in (401, 403):  # its words are left out: some services repeat a part of the key
+    if status in (401, 403):  # without its message: some services repeat a part of the key
         hint = f"refuses the key in {key_from}" if key_from else "refuses access"
         raise ProviderError(f"{service} {hint} ({status})", retriable=False, provider=service)
     if status == 429:
@@ -197,7 +198,7 @@ def retry_after(answer: HttpResponse) -> float | None:
 
 
 def said(answer: HttpResponse, key: str = "") -> str:
-    """The service's own words about an error, short, on one line and without the key; "" where it sent no JSON."""
+    """The service's error message, shortened, on one line and without the key; "" where it sent no JSON."""
     try:
         found = _words(answer.value)
     except ValueError:

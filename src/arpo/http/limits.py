@@ -1,11 +1,10 @@
-"""What a provider bears: so many calls a second, so many at a time, and a pause for everybody while it is down.
+"""Rate limits, concurrency limits, retries and a circuit breaker for a provider that tools share.
 
-A *provider* is what several tools may share: a search service, an API account. Knows time. Refuses to know tools, arguments and
-results.
-
-    closed ── a call fails, its retries included ──> open: everybody waits; now and then one call tries its luck
+    closed ── a call fails, its retries included ──> open: all calls wait; from time to time one of them probes
        ^                                               │
-       └───────── any call comes through ──────────────┘── for longer than `patience_s`: ToolsStoppedError
+       └───────── any call succeeds ───────────────────┘── for longer than `patience_s`: ToolsStoppedError
+
+Knows time. Refuses to know tools, arguments and results.
 """
 
 import asyncio
@@ -25,15 +24,15 @@ Tell = Callable[[str, str], None]  # a text and its level: "info", "warning"
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 60.0
-LONG_S = 5.0  # a provider that wants to be left alone for longer is down: everybody waits, not one call
+LONG_S = 5.0  # a provider that asks for a longer wait counts as down: all calls wait, not one
 GO_ON = "raise tools.limits.patience_s to wait longer, and resume (--resume) when it is back"
-MOST_FAILED_ROUNDS = 2  # of one call, while others come through: then it is the call's own fault
+MOST_FAILED_ROUNDS = 2  # of one call while others succeed: then the fault is the call's
 
 
 class Provider:
-    """Lets calls through to one provider. `rate` in calls a second, `concurrency` at a time (0: no limit); `retries` further
-    attempts of a call that may be tried again, with growing waits; `patience_s`: how long the provider may be down; `hint`: what
-    to do then."""
+    """Makes calls to one provider: `rate` calls a second, `concurrency` at a time (0: no limit). A call that may be
+    tried again has `retries` further attempts with growing waits. `patience_s`: seconds that the provider may be down;
+    `hint`: what to do then."""
 
     def __init__(
         self,
@@ -48,15 +47,15 @@ class Provider:
     ) -> None:
         self.name, self.rate, self.concurrency, self.retries = name, rate, concurrency, retries
         self.outage = Outage(name, patience_s, tell, hint)
-        self._next_at = 0.0  # on the loop's clock: when the rate lets the next call start
-        # of the loop in which somebody waits: places where concurrency is limited, and whose turn it is by the rate
+        self._next_at = 0.0  # on the event loop's clock: the earliest start of the next call
+        # of the event loop that waits: a semaphore for concurrency and a lock for the rate
         self._queues: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore | nullcontext[None], asyncio.Lock] | None = None
 
     async def call(self, once: Callable[[], Awaitable[T]]) -> tuple[T, int]:
-        """What `once` returns, and how many attempts that took; waits while the provider is down.
+        """The result of `once` and the number of attempts; waits while the provider is down.
 
-        Raises ProviderError where this call alone cannot be made, ToolsStoppedError where no call can: the provider refuses us,
-        or has been down for too long.
+        Raises ProviderError where this call alone fails, ToolsStoppedError where every call does: the provider refuses
+        us or has been down for too long.
         """
         outage, attempts, rounds = self.outage, 0, 0
 
@@ -87,7 +86,7 @@ class Provider:
             raise ToolsStoppedError(what) from error
 
     async def _tried(self, one: Callable[[], Awaitable[T]]) -> T:
-        """With retries, once it has failed: nothing else needs tenacity."""
+        """`one`, with retries after a failure; only then is tenacity imported."""
         try:
             return await one()
         except ProviderError as error:
@@ -109,12 +108,12 @@ class Provider:
         return await again(one)
 
     def _worth(self, error: BaseException) -> bool:
-        """Whether this call alone should try again soon."""
+        """Whether to retry this call soon."""
         soon = isinstance(error, ProviderError) and error.retriable and (error.retry_after_s or 0.0) <= LONG_S
         return soon and self.outage.since is None
 
     async def limited(self, once: Callable[[], Awaitable[T]]) -> T:
-        """What `once` returns, within rate and concurrency; failures are the caller's."""
+        """The result of `once`, within rate and concurrency; the caller handles failures."""
         if not self.concurrency and not self.rate:
             return await once()
         loop = asyncio.get_running_loop()
@@ -133,8 +132,8 @@ class Provider:
 
 
 class Outage:
-    """Whether a provider is down, and whose turn it is to find out. Calls queue up and try one at a time, so that no single call
-    that can never work keeps the others waiting."""
+    """Whether a provider is down, and which call probes it next. Waiting calls probe one at a time and in turn, so that
+    a call that can never succeed does not keep the others waiting."""
 
     def __init__(self, name: str, patience_s: float, tell: Tell, hint: str = GO_ON) -> None:
         self.name, self.patience_s, self.tell, self.hint = name, patience_s, tell, hint
@@ -144,15 +143,15 @@ class Outage:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the timer belongs
-        self._probes = 0  # calls that try their luck
+        self._probes = 0  # calls that probe now
         self._over: ToolsStoppedError | None = None
 
     async def turn(self) -> None:
-        """Wait until the provider is back or it is this call's turn to try. Raises ToolsStoppedError after `patience_s`."""
+        """Wait until the provider is back or this call is to probe it. Raises ToolsStoppedError after `patience_s`."""
         if self._over is not None:
             raise self._over
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # that of an earlier loop never goes off
+        if self._loop is not loop:  # the timer of an earlier loop never fires
             self._timer = None
         ahead = loop.create_future()
         self._waiting.append(ahead)
@@ -169,7 +168,7 @@ class Outage:
 
     @contextmanager
     def probing(self) -> Iterator[None]:
-        """Around a call: while the provider is down, one that is cancelled or breaks hands its turn on."""
+        """Around a call: if it probes and is cancelled or raises, the next one probes."""
         self._probes += self.since is not None
         probe = self.since is not None
         try:
@@ -182,7 +181,7 @@ class Outage:
             self._probes -= probe
 
     def failed(self, error: ProviderError) -> None:
-        """A call did not come through, its retries included."""
+        """A call failed, its retries included."""
         now = asyncio.get_running_loop().time()
         said = without_secrets(str(error))
         if self.since is None:
@@ -191,7 +190,7 @@ class Outage:
             self.tell(
                 f"paused: {self.name} does not answer ({said}); calls to it wait, and one tries again now and then", "warning"
             )
-        elif self._timer is not None:  # a straggler from before: nothing new
+        elif self._timer is not None:  # a call from before the outage: nothing new
             return
         else:
             self._wait_s = min(2 * self._wait_s, LONGEST_PROBE_S)
@@ -215,7 +214,7 @@ class Outage:
         self._timer = self._loop.call_later(wait_s, self._next)
 
     def _next(self) -> None:
-        """The one that has waited longest may try."""
+        """Let the call that has waited longest probe."""
         self._timer = None
         while self._waiting:
             ahead = self._waiting.popleft()

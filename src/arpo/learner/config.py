@@ -1,7 +1,9 @@
 """What a recipe says about training. Imports nothing heavy."""
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WrapValidator, model_validator
@@ -9,24 +11,60 @@ from pydantic import Field, WrapValidator, model_validator
 from arpo.config import Config, conflict
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
+from arpo.options import UseWithOptions, build, check_options, custom
 
 
 def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A name, a surrogate, or the import path of one."""
-    if not isinstance(given, str) or ":" not in given:
-        return given if callable(given) else check(given)
-    if not callable(found := import_from_path(given, "loss.surrogate")):
+    """A name, a surrogate, or the import path of one, alone or with options: `{use: "my_loss:soft", options: {slope:
+    2}}`."""
+    if isinstance(given, Mapping):
+        return custom(CustomSurrogate, given, "loss.surrogate")
+    if isinstance(given, str) and ":" in given:
+        return _own_surrogate(given, {})
+    return given if callable(given) or isinstance(given, CustomSurrogate) else check(given)
+
+
+def _own_surrogate(path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function that an import path names, with `options` as keyword arguments; of a class what it makes of them."""
+    where = "loss.surrogate"
+    if not callable(target := import_from_path(path, where)):
         hint = "It is a function (log_ratio, advantage, mask, config) -> Objective: see arpo.learner.losses.Surrogate"
-        raise ConfigError("is no surrogate", where="loss.surrogate", value=given, hint=hint)
-    return found
+        raise ConfigError("is no surrogate", where=where, value=path, hint=hint)
+    if isinstance(target, type):
+        return build(target, options, where, path)  # type: ignore[no-any-return]
+    if not options:
+        return target  # type: ignore[no-any-return]
+    check_options(target, options, where)
+    surrogate = partial(target, **options)
+    try:
+        inspect.signature(surrogate).bind("log_ratio", "advantage", "mask", "config")
+    except TypeError as error:
+        called = "a surrogate is called with (log_ratio, advantage, mask, config) and its options"
+        raise ConfigError(f"{called}: {error}", where=f"{where}.options", value=dict(options)) from error
+    return surrogate
+
+
+class CustomSurrogate(UseWithOptions):
+    """A surrogate of your own and its options."""
+
+    @cached_property
+    def built(self) -> Callable[..., Any]:
+        return _own_surrogate(self.use, self.options)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        _ = self.built
+        return self
 
 
 class LossConfig(Config):
-    """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and others'."""
+    """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and
+    others'."""
 
     surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
-    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead, `aepo` keeps
-    the gradient of what is clipped above. Or the import path of a surrogate of your own."""
+    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead,
+    `aepo` keeps the gradient of what is clipped above. Or the import path of a surrogate of your own; with options:
+    `{use: "my_loss:soft", options: {slope: 2}}`."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
     """How tokens become one number: the mean of each trajectory's mean, the mean over all tokens, or the sum divided by
     trajectories times `constant_length`."""
@@ -39,13 +77,15 @@ class LossConfig(Config):
     dual_clip: float | None = Field(default=None, gt=1)
     """The objective at a negative advantage A is at least dual_clip * A (usual: 3)."""
     tis_cap: float | None = Field(default=2.0, gt=0)
-    """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured either way."""
+    """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured
+    either way."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the k3 estimate of the divergence from a frozen reference. 0: no reference model is loaded."""
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus (entropy at temperature 1)."""
     entropy_advantage: float = Field(default=0.0, ge=0)
-    """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's mean."""
+    """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's
+    mean."""
 
     @model_validator(mode="after")
     def _constant_has_length(self) -> Self:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arpo.errors import ConfigError
-from arpo.learner.config import LossConfig
+from arpo.learner.config import CustomSurrogate, LossConfig
 
 FARTHEST = 20.0
 """Nats. A log-ratio above it counts as it: in float32 the exponential of 89 is infinite, which would spoil the gradient of the
@@ -119,8 +119,10 @@ def aggregate(value_BL: Tensor, mask_BL: Tensor, config: LossConfig, denominator
 
 def surrogate_of(config: LossConfig) -> Surrogate:
     """The surrogate that the config names or holds."""
-    given: str | Surrogate = config.surrogate
-    return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[given] if isinstance(given, str) else given
+    named: str | CustomSurrogate | Surrogate = config.surrogate
+    if isinstance(named, CustomSurrogate):
+        return named.built
+    return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[named] if isinstance(named, str) else named
 
 
 def check_surrogate(config: LossConfig) -> None:

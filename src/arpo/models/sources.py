@@ -6,6 +6,7 @@ precision and training.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -14,10 +15,9 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -315,7 +315,7 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with _tensors_counted(lambda share: progress(what, 0.8 * share)):
+        with redirect_stderr(io.StringIO()):  # transformers' bar over a GGUF file's tensors cannot be turned off
             packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         progress(what, 0.8)
         config = copy.deepcopy(packed.config)
@@ -332,25 +332,3 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
         if shown:
             logging.enable_progress_bar()
     progress(what, 1.0)
-
-
-@contextmanager
-def _tensors_counted(watch: Callable[[float], None]) -> Iterator[None]:
-    """Tell `watch` the share of a GGUF file's tensors that transformers has read, in place of its own bar, which cannot be turned
-    off (nothing happens where it has none)."""
-    from transformers import modeling_gguf_pytorch_utils as theirs
-
-    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
-        for number, tensor in enumerate(tensors):
-            watch(number / len(tensors))
-            yield tensor
-
-    bar = getattr(theirs, "tqdm", None)
-    if bar is None:
-        yield
-        return
-    theirs.tqdm = counted
-    try:
-        yield
-    finally:
-        theirs.tqdm = bar

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from arpo.config import as_parts
 from arpo.config_errors import config_error, where
 from arpo.errors import ConfigError, nearest
 from arpo.files import as_seen_from_here, expanded
@@ -215,7 +216,8 @@ def _with(group: Any, at: Keys, keys: Keys, value: Any) -> Any:
 
 def _checked(given: Located) -> RunConfig:
     try:
-        return RunConfig.model_validate(given.value)
+        with as_parts():
+            return RunConfig.model_validate(given.value)
     except ValidationError as error:
         raise config_error(error, given, RunConfig) from error
     except ConfigError as error:
@@ -234,7 +236,8 @@ def _where_raised(name: str, value: Any) -> Keys:
     """The section that raises when it is checked alone, if it is this one."""
     try:
         if name in RunConfig.model_fields:
-            TypeAdapter(Any if (kind := RunConfig.model_fields[name].annotation) is None else kind).validate_python(value)
+            with as_parts():
+                TypeAdapter(Any if (kind := RunConfig.model_fields[name].annotation) is None else kind).validate_python(value)
     except ConfigError as error:
         return (name, *([error.where] if error.where else []))
     except ValidationError:

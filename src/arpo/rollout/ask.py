@@ -9,8 +9,8 @@ from rich.text import Text
 from arpo.chat import ChatFormat
 from arpo.core.branching import StepStats
 from arpo.core.tree import StopReason
-from arpo.engines import Chunk, Engine, SamplingParams
-from arpo.engines.wrapper import EngineWrapper
+from arpo.engines import Chunk, SamplingParams
+from arpo.engines.base import EngineBase, EngineWrapper
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.tree_rollout import rollout_tree
@@ -20,9 +20,10 @@ RESULT_STYLE, AGENT_STYLE = "dim", "bold"
 
 
 class ShownEngine(EngineWrapper):
-    """An engine that shows what passes through it: what is new in each context (tool results), and every chunk it writes."""
+    """An engine that shows what passes through it: what is new in each context (tool results), and every chunk it
+    writes."""
 
-    def __init__(self, engine: Engine, chat: ChatFormat, console: Console) -> None:
+    def __init__(self, engine: EngineBase, chat: ChatFormat, console: Console) -> None:
         super().__init__(engine)
         self.chat, self.console = chat, console
         self.known = 0  # tokens shown so far
@@ -54,7 +55,8 @@ class ShownEngine(EngineWrapper):
 
 
 async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: RolloutConfig, console: Console, *, seed: int) -> str:
-    """One answer of the agent to a conversation (user and assistant messages, the user's last). Returns the answer's text."""
+    """One answer of the agent to a conversation (user and assistant messages, the user's last). Returns the answer's
+    text."""
     task = Task(id="chat", messages=tuple(messages), answers=())
     chat, _ = agent.chat(task)
     shown = replace(agent, engine=ShownEngine(agent.engine, chat, console))

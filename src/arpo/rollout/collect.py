@@ -1,23 +1,25 @@
-"""Collect scored trees: many tasks at once, handed out in data order whatever finishes first."""
+"""Collect scored trees: many tasks at once, yielded in data order whatever finishes first; and the record of each."""
 
 import asyncio
+from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 from arpo.chat import Transcript
 from arpo.core.branching import StepStats
-from arpo.core.credit import ScoredTree
+from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.place import Place, show
+from arpo.core.record import TreeRecord
 from arpo.core.score import Score
-from arpo.core.tree import Branch
-from arpo.errors import ToolError
+from arpo.core.tree import Branch, StopReason
+from arpo.errors import EngineError, ToolError
+from arpo.event_loop import task_group
 from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.together import together
 from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 
@@ -36,9 +38,9 @@ class Rollout:
 
 
 async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollout:
-    """Score every leaf that the world did not end, then close the states of tools. Raises RewardError.
+    """Score every leaf that no infrastructure failure ended, then close the states of tools. Raises RewardError.
 
-    A leaf whose final states cannot be had (a tool is down) goes without a score, like one that the world ended.
+    A leaf whose final states cannot be read (a tool is down) has no score, like one that a failure ended.
     """
     transcripts: dict[Place, Transcript] = {}
     scores: dict[Place, Score] = {}
@@ -53,7 +55,7 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
         transcripts[branch.leaf] = said
 
     try:
-        async with together() as group:
+        async with task_group() as group:
             for branch in grown.tree.branches():
                 if not branch.ending.by_world:
                     group.create_task(of(branch))
@@ -68,7 +70,8 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
 
 
 async def transcript(grown: TreeRollout, branch: Branch) -> Transcript:
-    """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called none)."""
+    """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called
+    none)."""
     return Transcript(
         turns=tuple(grown.parsed[turn.place] for turn in branch.turns),
         outcomes=tuple(observation.outcomes for observation in branch.observations),
@@ -88,11 +91,13 @@ async def collect(
     in_flight: int,
     room: asyncio.Semaphore | None = None,
 ) -> AsyncGenerator[Rollout, None]:
-    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded. `room`: a place
-    that a tree holds while it grows, where several collections share an engine; first come, first served.
+    """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded.
+    `room`: a place that a tree holds while it grows, where several collections share an engine; first come, first
+    served.
 
-    A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop early: what is
-    still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError, ConfigError, a bug's error.
+    A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop
+    early: what is still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError,
+    ConfigError, a bug's error.
     """
 
     async def one(task: Task) -> Rollout:
@@ -118,3 +123,42 @@ async def _first(growing: "deque[asyncio.Task[Rollout]]") -> Rollout:
     rollout = await growing[0]
     growing.popleft()
     return rollout
+
+
+def check_scored(rollouts: Sequence[Rollout], what: str) -> None:
+    """Raises EngineError (ToolError where only tools failed) with the first cause if not one leaf of `rollouts` has a
+    score."""
+    if not rollouts or any(rollout.scored.scores for rollout in rollouts):
+        return
+    causes = [
+        reason for rollout in rollouts for reason in (*(why for _, why in rollout.grown.failures), *rollout.grown.states.lost)
+    ]
+    endings = [ending for rollout in rollouts for ending in rollout.grown.tree.endings.values()]
+    kind = EngineError if StopReason.ENGINE_FAILED in endings else ToolError
+    raise kind(f"{what}: not one of {len(endings)} trajectories could be finished and scored. First cause: {(causes or ['?'])[0]}")
+
+
+def record_of(
+    rollout: Rollout, credited: CreditedTree | None = None, learner: "Mapping[Place, array[float]] | None" = None
+) -> TreeRecord:
+    """The rollout's tree with its scores (and credit, once there is one), task and texts. `learner`: the
+    log-probabilities of trained turns' tokens by the learner's weights at the start of the step."""
+    task, grown, chat = rollout.task, rollout.grown, rollout.grown.chat
+    notes = {
+        "task": {
+            "id": task.id,
+            "source": task.source,
+            "question": task.question,
+            "answers": list(task.answers),
+            "family": str(task.metadata.get("family", "")),
+            **({"calls": calls} if (calls := task.metadata.get("calls")) else {}),
+        },
+        "texts": {show(segment.place): chat.text(segment.tokens) for segment in grown.tree.turns.values()},
+        "prompt": chat.text(grown.tree.prompt.tokens),
+        "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
+        "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
+        "discarded": {show(leaf): [outcome.tool for outcome in made] for leaf, made in grown.discarded.items()},
+        "tool_s": grown.tool_s,
+        "learner_logprobs": {show(place): values for place, values in (learner or {}).items()},
+    }
+    return TreeRecord.of(grown.expansion, credited or rollout.scored, notes)

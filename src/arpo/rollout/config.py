@@ -1,22 +1,27 @@
-"""What a recipe says about rollouts: how many leaves from how many roots, which rule branches, and what limits a branch."""
+"""The part of a recipe about rollouts: leaves, roots, the branching rule, and the limits of a branch."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
-from arpo.core.branching import DEEPEST, Constant, Never, Paper, Pilot, Rule
+from arpo.core.branching import DEEPEST, BranchRule, Constant, Never, Paper, Pilot, Rule
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
+from arpo.options import UseWithOptions, build, custom
 
 
 def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, a `BranchRule`, or the import path of one or of its class."""
+    """A recipe's `paper` or `{rule: paper, beta: 0.4}`, a `BranchRule`, or the import path of one or of its class,
+    which may stand with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
     if isinstance(given, str) and ":" in given:
-        return _own_rule(given)
-    if callable(given) and callable(getattr(given, "most", None)):
+        return _own_rule(given, {}, "rollout.rule")
+    if isinstance(given, CustomRule) or (callable(given) and isinstance(given, BranchRule)):
         return given
+    if isinstance(given, Mapping) and "use" in given:
+        return custom(CustomRule, given, "rollout.rule")
     if isinstance(given, str):
         given = {"rule": given}
     elif isinstance(given, Mapping) and "rule" not in given:
@@ -24,20 +29,32 @@ def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
     return check(given)
 
 
-def _own_rule(path: str) -> Any:
-    """The rule that an import path names. Raises ConfigError."""
-    found = import_from_path(path, "rollout.rule")
-    try:
-        rule = found() if isinstance(found, type) else found
-    except Exception as error:  # code of the user's own
-        hint = "Make the object in your module and name that, as in mine:rule"
-        raise ConfigError(
-            f"cannot be made without arguments ({type(error).__name__}: {error})", where="rollout.rule", value=path, hint=hint
-        ) from error
-    if not (callable(rule) and callable(getattr(rule, "most", None))):
+def _own_rule(path: str, options: Mapping[str, Any], where: str) -> BranchRule:
+    """The rule that an import path names, or that its class or function makes of `options`. Raises ConfigError."""
+    target = import_from_path(path, where)
+    if isinstance(target, type) or (options and not isinstance(target, BranchRule)):
+        rule = build(target, options, where, path) if callable(target) else target
+    elif options:
+        raise ConfigError("this rule is already built and takes no options", where=f"{where}.options", value=options)
+    else:
+        rule = target
+    if not (callable(rule) and isinstance(rule, BranchRule)):
         hint = "It needs `__call__(tip, stats, random)` and `most(depth)`: see arpo.core.branching.BranchRule"
-        raise ConfigError("is no branching rule", where="rollout.rule", value=path, hint=hint)
+        raise ConfigError("is no branching rule", where=where, value=path, hint=hint)
     return rule
+
+
+class CustomRule(UseWithOptions):
+    """A branching rule of your own: a class, or a function that makes one, and its options."""
+
+    @cached_property
+    def built(self) -> BranchRule:
+        return _own_rule(self.use, self.options, "rollout.rule")
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        _ = self.built
+        return self
 
 
 def _roots(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -66,14 +83,15 @@ class RolloutConfig(Config):
     leaves: Annotated[int, Field(ge=1)] = 16
     """Finished trajectories a task, M."""
     roots: RootsChoice = 8
-    """How many of them start from the prompt, N; or `pilot` (`{plan: pilot, beta: 1}`): a first trajectory decides, as in AEPO."""
+    """How many of them start from the prompt, N; or `pilot` (`{plan: pilot, beta: 1}`): a first trajectory decides, as
+    in AEPO."""
     root_cap: Annotated[int, Field(ge=1)] | None = None
     """Most leaves below one root; null: min(M, max(2, ceil(1.5 M / N)))."""
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta: 0.4}`. Or
-    the import path of a rule of your own."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta:
+    0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -87,7 +105,7 @@ class RolloutConfig(Config):
     at_call_limit: Literal["tell", "end"] = "tell"
     """After the last call the model is told that none is left and may answer, or a further call ends the branch."""
     retries: Annotated[int, Field(ge=0)] = 1
-    """How often a leaf that the world ended (engine died, provider down) is asked again."""
+    """How often a leaf is sampled again after an infrastructure failure (engine died, provider down)."""
     tool_deadline_s: Annotated[float, Field(gt=0)] = 10.0
     """Seconds a tool call may take, for tools without a deadline of their own."""
     reward_deadline_s: Annotated[float, Field(gt=0)] = 30.0
@@ -126,6 +144,11 @@ class RolloutConfig(Config):
         return self
 
     @property
+    def branch_rule(self) -> BranchRule:
+        """The rule itself, built."""
+        return self.rule.built if isinstance(self.rule, CustomRule) else self.rule
+
+    @property
     def _branches(self) -> bool:
         return not isinstance(self.rule, Never)
 
@@ -138,11 +161,12 @@ class RolloutConfig(Config):
             return f"rollout.roots ({self.roots}) is rollout.leaves, so none is left for branches"
         if self.root_cap == 1:
             return "rollout.root_cap allows a root no leaf but its own"
-        if not any(self.rule.most(depth) for depth in range(1, min(self.max_calls, DEEPEST) + 1)):
+        if not any(self.branch_rule.most(depth) for depth in range(1, min(self.max_calls, DEEPEST) + 1)):
             return f"rollout.rule branches after none of {self.max_calls} calls (rollout.max_calls)"
         return ""
 
     def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
-        """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0: greedy)."""
+        """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0:
+        greedy)."""
         changed = {"leaves": leaves, "roots": leaves, "root_cap": None, "rule": Never(), "temperature": temperature, "top_p": top_p}
         return self.model_copy(update=changed)

@@ -1,13 +1,13 @@
-"""States of tools, one set a line of the tree: opened where a line starts from the prompt, forked where it leaves a trunk.
+"""States of tools, one set a line of the tree: opened at the prompt, forked where a line leaves a trunk.
 
-A *line* is a turn with all the probes that follow it; `(0, 1, 0, 0)` belongs to the line of `(0, 1)`. The state at a tip is
-captured before the probe's next call, because siblings may be granted later than that call; no tool is called on a captured state.
-What a line asks for, it asks for itself and one thing at a time; different lines never share a state.
+A *line* is a turn with all the probes that follow it; `(0, 1, 0, 0)` belongs to the line of `(0, 1)`. The state at a
+tip is captured before the probe's next call, because siblings may be granted later than that call; no tool is called on
+a captured state. What a line asks for, it asks for itself and one thing at a time; different lines never share a state.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from arpo.core.place import Place
 from arpo.errors import ToolError
@@ -28,13 +28,13 @@ def line_of(place: Place) -> Place:
 class ToolStates:
     """All states of one tree. Tools without `open` are stateless and cost nothing here.
 
-    Opening, forking and closing a set may take `deadline_s`. What takes longer, or fails with a ToolError, means that the world is
-    down: opening and forking raise ToolError, closing notes it in `lost`. Whatever else a tool raises there is a bug and
-    propagates, when the other states are closed.
+    Opening, forking and closing a set may take `deadline_s`. What takes longer, or fails with a ToolError, means that
+    the infrastructure is down: opening and forking raise ToolError, closing notes it in `lost`. Whatever else a tool raises
+    there is a bug and propagates, when the other states are closed.
     """
 
     def __init__(self, tools: Sequence[Tool], task: Task, deadline_s: float) -> None:
-        self.tools = {tool.name: cast(StatefulTool, tool) for tool in tools if hasattr(tool, "open")}
+        self.tools = {tool.name: tool for tool in tools if isinstance(tool, StatefulTool)}
         self.task, self.deadline_s = task, deadline_s
         self.lost: list[str] = []  # what could not be closed, or scored for want of a state, and why
         self._live: dict[Place, States] = {}  # by line

@@ -1,10 +1,12 @@
 """Grow one task's tree: the only place where engines and tools meet.
 
-`Expansion` decides what happens; this file makes it happen. Every request and every turn's calls are a task of their own, so a slow
-tool holds up nobody else. It knows the limits of a branch. It refuses to know budgets, rules and rewards.
+`Expansion` decides what happens; this file makes it happen. Every request and every turn's calls are a task of their
+own, so a slow tool holds up nobody else. It knows the limits of a branch. It refuses to know budgets, rules and
+rewards.
 
-The world may fail (EngineError, a provider that is down): that is an event, and kept with its reason. Anything else that an engine,
-a rule or a tool's state raises is a bug: it stops the tree, cancels what runs, closes every state and propagates as it is.
+An infrastructure failure (EngineError, a provider that is down) is an event and is recorded with its reason. Anything
+else that an engine, a rule or a tool's state raises is a bug: it stops the tree, cancels what runs, closes every state
+and propagates as it is.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ from arpo.core.tree import (
 )
 from arpo.engines import Chunk, SamplingParams
 from arpo.errors import ConfigError, EngineError, ToolError
+from arpo.event_loop import task_group
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import States, ToolStates
-from arpo.rollout.together import together
 from arpo.rollout.turn_builder import TurnBuilder
 from arpo.tasks import Task
-from arpo.tools import CallContext, Tool
+from arpo.tools import CallContext, ToolBase
 from arpo.tools.cache import ReplayMissError
 
 NOT_RUN = "no calls left: this one did not run"
@@ -54,7 +56,7 @@ class TreeRollout:
     expansion: Expansion
     parsed: Mapping[Place, ParsedTurn]  # what every turn says
     states: ToolStates  # final states of tools; closed by whoever scores the tree
-    failures: tuple[tuple[Place, str], ...]  # of the world, with its reasons, those that a further attempt mended included
+    failures: tuple[tuple[Place, str], ...]  # of the infrastructure, with reasons, those that a further attempt mended included
     discarded: Mapping[
         Place, tuple[ToolCallResult, ...]
     ]  # by leaf: calls that were made, but whose results the model was never shown
@@ -87,7 +89,7 @@ async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats
         RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
         leaves=config.leaves,
         roots=config.roots,
-        rule=config.rule,
+        rule=config.branch_rule,
         head=config.head,
         vocab_size=agent.vocab_size,
         stats=stats,
@@ -105,7 +107,7 @@ class _Driver:
     group: asyncio.TaskGroup
 
     def __init__(
-        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[Tool, ...], expansion: Expansion
+        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[ToolBase, ...], expansion: Expansion
     ) -> None:
         self.agent, self.task, self.config, self.chat = agent, task, config, chat
         self.expansion, self.tree = expansion, expansion.tree
@@ -119,7 +121,7 @@ class _Driver:
 
     async def run(self) -> TreeRollout:
         try:
-            async with together() as self.group:
+            async with task_group() as self.group:
                 self._obey(self.expansion.start())
         except BaseException:
             await self.states.close()
@@ -202,7 +204,8 @@ class _Driver:
         return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
 
     def _ending(self, turn: Turn, room: int) -> StopReason | None:
-        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to run."""
+        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to
+        run."""
         if turn.finish is FinishReason.LENGTH:
             return StopReason.TURN_LENGTH if len(turn.tokens) < room else StopReason.BRANCH_LENGTH
         if not turn.calls:
@@ -234,7 +237,8 @@ class _Driver:
     async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]) -> None:
         """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
 
-        Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats no call.
+        Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats
+        no call.
         """
         random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
         queues: dict[object, list[tuple[int, Call, CallContext]]] = {}
@@ -254,7 +258,7 @@ class _Driver:
                 outcomes[number] = outcome
 
         down: list[str] = []
-        async with together() as group:
+        async with task_group() as group:
             for queue in queues.values():
                 group.create_task(work(queue))
         if down:

@@ -25,7 +25,8 @@ class TurnBuilder:
         self._versions: list[tuple[int, int]] = []
 
     def add(self, chunk: Chunk) -> None:
-        """Take in the next tokens. Raises ValueError for a chunk whose arrays do not run over its tokens: an engine's mistake."""
+        """Take in the next tokens. Raises ValueError for a chunk whose arrays do not run over its tokens: an engine's
+        mistake."""
         low, high = chunk.bounds or (chunk.entropies, chunk.entropies)
         arrays = (chunk.logprobs, chunk.entropies, low, high)
         if any(len(values) != len(chunk.tokens) for values in arrays):

@@ -23,7 +23,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -65,9 +65,8 @@ class RunFolder:
         environment: Mapping[str, Any],
         *,
         resume: bool = False,
-        tell: Callable[[str], None] = lambda _: None,
     ) -> "RunFolder":
-        """Make a run folder, or with `resume` go on with one, and lock it. `tell` hears why it waits for the lock, where it does.
+        """Make a run folder, or with `resume` go on with one, and lock it.
 
         Raises ConfigError where the folder is not empty (without `resume`), holds no run (with it), cannot be written, or another
         process writes it. A resumed run keeps its recipe.yaml (see `goes_on_with`).
@@ -76,7 +75,7 @@ class RunFolder:
         with _writable(path):
             _check_fits(path, resume)
             path.mkdir(parents=True, exist_ok=True)
-            lock = Lock.take(path / "lock", tell=tell)
+            lock = Lock.take(path / "lock")
             try:
                 _check_fits(path, resume)  # another process may have made and left a run while we waited
                 _tidy(path)
@@ -120,7 +119,6 @@ class RunFolder:
         """All of `content`, or on a full disk none of it: what is in the file stays readable."""
         if self._lock is None:
             raise ValueError(f"{self.path} was opened for reading")
-        self._lock.check()
         if path not in self._appending:
             self._appending[path] = path.open("ab", buffering=0)
         file = self._appending[path]
@@ -134,12 +132,7 @@ class RunFolder:
             raise
 
     def sync(self) -> None:
-        """Make what was appended outlive the machine, not only the process: to be called before a checkpoint is declared done.
-
-        Raises ArpoError where another process has taken the run over.
-        """
-        if self._lock is not None:
-            self._lock.check()
+        """Make what was appended outlive the machine, not only the process: to be called before a checkpoint is declared done."""
         for file in self._appending.values():
             os.fsync(file.fileno())
         for folder in (self.path, self.path / "events"):
@@ -362,10 +355,5 @@ def _drop_unfinished_line(path: Path) -> None:
 
 def read_history(run: Path | str) -> list[dict[str, Any]]:
     """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written last."""
-    by_step = {line["step"]: _as_now(line) for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
+    by_step = {line["step"]: line for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
     return [by_step[step] for step in sorted(by_step)]
-
-
-def _as_now(line: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of runs from before calls could be cached: all that were answered had been executed."""
-    return line if "calls/answered" in line or "calls/executed" not in line else {**line, "calls/answered": line["calls/executed"]}

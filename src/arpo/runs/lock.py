@@ -1,152 +1,69 @@
-"""One writer a run: a lock file that says who writes, and shows that the writer lives.
+"""One writer per folder: an operating-system lock on a file that names the process and the host that hold it.
 
-Two guards. The kernel's lock ends with its process, however that ends; but some network file systems keep it to one host, or have
-none. So the holder also touches the file every few seconds, and whoever finds one that another host left behind waits for a touch
-before taking it over. No two clocks are compared. Knows the file. Refuses to know what is written beside it.
+The lock ends with its process, however that ends. Knows the file. Refuses to know what is written beside it.
 """
 
-import contextlib
-import fcntl
 import os
 import socket
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-from arpo.errors import ArpoError, ConfigError
+from filelock import FileLock, Timeout
 
-BEAT_S = 3.0
-PATIENCE_S = 15.0  # without a touch: whoever held it is gone
+from arpo.errors import ConfigError
+
+PATIENCE_S = 0.5  # `is_held`, called by a reader, takes the lock for an instant
 
 
 class Lock:
-    """Held from `take` on until `release`, or until the process ends."""
+    """Held from `take` until `release`, or until the process ends. Any thread may release it."""
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, file_lock: FileLock) -> None:
         self.path = path
-        self.holder = _me()
-        self._file = file
-        self._ended = threading.Event()
-        self._taken_over = ""
-        self._beating = threading.Thread(target=self._beat, name="arpo-lock", daemon=True)
-        file.truncate(0)
-        file.write(f"{self.holder}\n".encode())
-        file.flush()
-        self._beating.start()
+        self._file_lock = file_lock
+        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
     @classmethod
-    def take(cls, path: Path, *, patience_s: float = PATIENCE_S, tell: Callable[[str], None] = lambda _: None) -> "Lock":
-        """Raises ConfigError, which names the holder, where somebody else has it. `tell` hears why it waits, where it does."""
-        file, certain = _opened(path)
+    def take(cls, path: Path, *, timeout_s: float = PATIENCE_S) -> "Lock":
+        """Raises ConfigError, which names the holder, where another process holds the lock for `timeout_s` seconds (-1:
+        wait until it is free); OSError where the file cannot be written or the file system has no locks."""
+        file_lock = _file_lock(path)
         try:
-            holder = _text(path)
-            if holder and not (certain and holder.endswith(f" on {socket.gethostname()}")):
-                tell(f"{holder} held this run: waiting {patience_s:g} s for a sign of life")
-                _wait_for_silence(path, holder, patience_s)
-        except BaseException:
-            file.close()
-            raise
-        return cls(path, file)
-
-    @classmethod
-    def wait(cls, path: Path) -> "Lock":
-        """The same, however long somebody else has it: for what is done in a moment."""
-        while True:
-            with contextlib.suppress(ConfigError):
-                return cls.take(path)
-
-    def check(self) -> None:
-        """Raises ArpoError where another process has taken the run over, which it may when this one stood still."""
-        if self._taken_over:
-            raise ArpoError(f"{self.path.parent}: taken over by {self._taken_over} while this process stood still")
+            file_lock.acquire(timeout=timeout_s, poll_interval=0.02)
+        except Timeout as error:
+            holder = _holder(path)
+            raise ConfigError(
+                "another process writes this run", where=str(path.parent), value=holder, hint="wait for it, or stop it first"
+            ) from error
+        return cls(path, file_lock)
 
     def release(self) -> None:
-        self._ended.set()
-        self._beating.join()
-        if not self._taken_over:
-            self.path.unlink(missing_ok=True)
-        self._file.close()
+        """Remove the file and free the lock. A process that opened the file before sees that it is gone and opens a new
+        one."""
+        self.path.unlink(missing_ok=True)
+        self._file_lock.release()
 
     def moved(self, path: Path) -> None:
         """The folder of the lock has another name now."""
         self.path = path
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a file system that is away for a moment
-                if (holder := _text(self.path)) and holder != self.holder:
-                    self._taken_over = holder
-                    return
-                os.utime(self._file.fileno())
-
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock at `path`. Of another host's it can only be said that it was touched lately."""
-    try:
-        with path.open("rb") as file:
-            holder = file.read().decode(errors="replace").strip()
-            locked = _try(file)
-            if locked is False:
-                return True
-            elsewhere = bool(holder) and not (locked and holder.endswith(f" on {socket.gethostname()}"))
-            return elsewhere and time.time() - os.fstat(file.fileno()).st_mtime < PATIENCE_S
-    except FileNotFoundError:
+    """Whether a process holds the lock at `path`; True as well where this user may not open the file, so cannot try."""
+    if not path.exists():
         return False
-
-
-def _me() -> str:
-    return f"pid {os.getpid()} on {socket.gethostname()}"
-
-
-def _text(path: Path) -> str:
-    """Opened anew each time, which makes a network file system ask its server. Empty where there is no such file."""
     try:
-        return path.read_bytes().decode(errors="replace").strip()
+        with _file_lock(path).acquire(timeout=0):
+            return False
+    except OSError:  # `Timeout` is one
+        return True
+
+
+def _file_lock(path: Path) -> FileLock:
+    return FileLock(path, thread_local=False, fallback_to_soft=False)
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
     except FileNotFoundError:
-        return ""
-
-
-def _try(file: IO[bytes]) -> bool | None:
-    """Whether the kernel gave its lock; None where the file system has none."""
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _opened(path: Path) -> tuple[IO[bytes], bool]:
-    """The file with the kernel's lock on it, and whether there is such a lock here."""
-    patience = time.monotonic() + 0.5  # `is_held` of a reader holds it for an instant
-    while True:
-        file = path.open("a+b")
-        locked = _try(file)
-        if locked is False:
-            file.close()
-            if time.monotonic() > patience:
-                raise _taken(path, _text(path) or "unknown")
-            time.sleep(0.02)
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else its last holder removed it while we opened it
-                return file, bool(locked)
-        file.close()
-
-
-def _wait_for_silence(path: Path, holder: str, patience_s: float) -> None:
-    touched, until = path.stat().st_mtime_ns, time.monotonic() + patience_s
-    while time.monotonic() < until:
-        time.sleep(min(1.0, patience_s / 5))
-        _text(path)
-        if path.stat().st_mtime_ns != touched:
-            raise _taken(path, holder)
-
-
-def _taken(path: Path, holder: str) -> ConfigError:
-    return ConfigError(
-        "another process writes this run", where=str(path.parent), value=holder, hint="wait for it, or stop it first"
-    )
+        return "unknown"

@@ -94,7 +94,7 @@ class SFTCache:
     def _alone(self) -> Iterator[None]:
         """Nobody else writes in the entry meanwhile: what lies there unfinished is a killed process's, and goes."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = Lock.wait(self.path / "lock")
+        lock = Lock.take(self.path / "lock", timeout_s=-1)
         try:
             for folder in (self.path, self.path / "evaluation"):
                 clear_partial(folder)

@@ -17,7 +17,7 @@ from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import ToolStates
 from arpo.tasks.traces import RecordedStep, Trace
-from arpo.tools import CallContext, Tool
+from arpo.tools import CallContext, ToolBase
 from arpo.tools.gateway import ToolGateway
 
 
@@ -37,7 +37,7 @@ async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed:
 
 async def _demonstrate(
     chat: ChatFormat,
-    tools: Sequence[Tool],
+    tools: Sequence[ToolBase],
     tool_gateway: ToolGateway,
     states: ToolStates,
     trace: Trace,
@@ -85,7 +85,7 @@ def _beyond(trace: Trace, what: str, found: int, key: str, limit: int) -> Format
 async def _outcomes(
     trace: Trace,
     step: RecordedStep,
-    tools: Sequence[Tool],
+    tools: Sequence[ToolBase],
     tool_gateway: ToolGateway,
     states: ToolStates,
     config: RolloutConfig,

@@ -1,6 +1,6 @@
-"""Results that need not be asked for again: kept by earlier calls, or on their way because an equal call is under way.
+"""The cache of tool results: equal calls are made once, whoever makes them and in whichever process.
 
-    live     a fresh result from the store, else the call is made, by one for all who ask, and its result kept if it is one
+    live     a fresh result from the store, else one process makes the call for all that wait, and keeps its result
     record   what the store has recorded, however old, else the call is made and recorded, errors too
     replay   what the store has recorded, else ReplayMissError
 
@@ -38,7 +38,8 @@ class ReplayMissError(ToolError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """Of which tool results are kept, as what, and for how long (seconds; `empty_s` where nothing was found)."""
+    """How results of one tool are cached: under which name and version, and for how many seconds (`empty_s`: with no
+    results)."""
 
     tool: str
     version: str
@@ -48,11 +49,12 @@ class CachePolicy:
 
 
 class Cache:
-    """Of one process, over a store that others use too. `tell` hears once where results can no longer be kept."""
+    """The cache of one process, over a store that other processes share. `tell` is called once if the store cannot be
+    used."""
 
     def __init__(self, store: Store, mode: Mode = "live", tell: Callable[[str, str], None] = lambda text, level: None) -> None:
         self.store, self.mode, self.tell = store, mode, tell
-        self._flights: dict[bytes, InFlightCall] = {}
+        self._in_flight: dict[bytes, InFlightCall] = {}
         self._owner = f"{os.getpid()}-{uuid4().hex}"
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-cache")  # writers wait for each other: not on the loop
         self._used: set[bytes] = set()
@@ -60,28 +62,29 @@ class Cache:
         self._able = True  # False once the store could not be written
 
     async def outcome(self, kept: CachePolicy, arguments: Mapping[str, Any], make: Make) -> ToolCallResult:
-        """What the call comes to, by whatever way is the cheapest. Raises ReplayMissError, and what `make` raises."""
+        """The stored result, that of an equal call in flight, or that of `make`. Raises ReplayMissError, and what
+        `make` raises."""
         words = canonical(arguments, kept.schema)
         recorded = self.mode != "live"
         keys = [key_of(kept.tool, kept.version, words, recorded=recorded)]
         if recorded:
             keys.append(key_of(kept.tool, ANY_VERSION, words, recorded=True))
-        if (flight := self._flights.get(keys[0])) is not None and flight.waiting:
-            return _not_ours(await flight.wait())
+        if (call := self._in_flight.get(keys[0])) is not None and call.waiting:
+            return _not_ours(await call.wait())
         if (entry := self._found(kept, keys)) is not None:
             return entry.outcome
         if self.mode == "replay":
             raise ReplayMissError(f"{kept.tool}({words[:300]}) is not in the record {self.store.path}")
-        made = self._flights[keys[0]] = InFlightCall(asyncio.create_task(self._fly(kept, keys, words, make)))
-        made.task.add_done_callback(lambda _: self._landed(keys[0], made))
+        made = self._in_flight[keys[0]] = InFlightCall(asyncio.create_task(self._make_once(kept, keys, words, make)))
+        made.task.add_done_callback(lambda _: self._finished(keys[0], made))
         return await made.wait()
 
-    def _landed(self, key: bytes, flight: "InFlightCall") -> None:
-        if self._flights.get(key) is flight:  # else it was given up, and another one is on its way
-            del self._flights[key]
+    def _finished(self, key: bytes, call: "InFlightCall") -> None:
+        if self._in_flight.get(key) is call:  # else it was given up and another one is in flight
+            del self._in_flight[key]
 
-    async def _fly(self, kept: CachePolicy, keys: list[bytes], words: str, make: Make) -> ToolCallResult:
-        """Make the call, unless another process is at it: then wait for what that comes to."""
+    async def _make_once(self, kept: CachePolicy, keys: list[bytes], words: str, make: Make) -> ToolCallResult:
+        """Make the call, or wait for the result of another process that makes it."""
         key = keys[0]
         if (theirs := await self._ahead_of_us(kept, keys)) is not None:
             return _not_ours(theirs)
@@ -114,7 +117,8 @@ class Cache:
         return outcome.status is CallStatus.OK or (self.mode == "record" and outcome.status is not CallStatus.UNAVAILABLE)
 
     def _found(self, kept: CachePolicy, keys: list[bytes]) -> Entry | None:
-        """What the store has for us. Read on the loop: that takes 20 us, and readers never wait."""
+        """The entry that the store has, if it may be used. Read on the event loop: that takes 20 us, and readers never
+        wait."""
         for entry in self._read(self.store.get, keys) or ():
             if self._serves(kept, entry):
                 self._touch(entry)
@@ -128,7 +132,8 @@ class Cache:
         return entry.status is CallStatus.OK and (self.mode == "record" or time.time() - entry.made < fresh_s)
 
     async def _ahead_of_us(self, kept: CachePolicy, keys: list[bytes]) -> ToolCallResult | None:
-        """Wait while another process makes this call. Returns what it came to, failures too, or None where it is ours to make."""
+        """Wait while another process makes this call. Returns its result, failures too, or None once this process is to
+        make it."""
         since, wait_s = time.time(), FIRST_LOOK_S
         while self._able:
             if not self._read(self.store.claimed, keys[0]) and await self._claimed(keys[0]):
@@ -150,7 +155,7 @@ class Cache:
             raise
 
     def _ended(self, kept: CachePolicy, keys: list[bytes], since: float) -> ToolCallResult | None:
-        """What another process made of this call: its result, or how it failed at `since` or later."""
+        """The result of another process's call, or its failure at `since` or later."""
         if (entry := self._found(kept, keys)) is not None:
             return entry.outcome
         return self._read(self.store.failure, keys[0], since)
@@ -161,15 +166,15 @@ class Cache:
             await self._in_turn(self.store.renew, key, self._owner, LEASE_S)
 
     def _touch(self, entry: Entry) -> None:
-        """Note that it was used, and write that down now and then."""
+        """Remember that the entry was used; written to the store every few seconds."""
         self._used.add(entry.key)
         if not entry.recorded and time.monotonic() - self._touched > TOUCH_S:
             used, self._used, self._touched = self._used, set(), time.monotonic()
             self._in_turn(self.store.touch, used)
 
     def _in_turn(self, write: Callable[..., T], *arguments: Any) -> "asyncio.Future[T | None]":
-        """Let the writer do it, also where nobody waits for that any more: what was paid for is kept, and leases are given back.
-        What it cannot write is told once, and stops the run where the record would be left incomplete."""
+        """Let the writer do it, also where nobody waits for that any more: what was paid for is kept, and leases are
+        given back. What it cannot write is told once, and stops the run where the record would be left incomplete."""
         return asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._written, write, arguments))
 
     def _written(self, write: Callable[..., T], arguments: tuple[Any, ...]) -> T | None:
@@ -198,7 +203,7 @@ class Cache:
 
 
 class InFlightCall:
-    """A call under way, for all who wait for it. It is cancelled when nobody waits any more."""
+    """A call in flight and the number of its waiters. It is cancelled when nobody waits any more."""
 
     __slots__ = ("task", "waiting")
 
@@ -218,5 +223,5 @@ class InFlightCall:
 
 
 def _not_ours(outcome: ToolCallResult) -> ToolCallResult:
-    """The outcome of a call that another one made, just now."""
+    """The result of an equal call that was in flight."""
     return replace(outcome, shared=True, cached=False, seconds=0.0, attempts=1, cost=0.0)

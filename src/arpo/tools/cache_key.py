@@ -1,6 +1,6 @@
-"""What makes two calls the same call: the tool, its version, and its arguments in one canonical form.
+"""Keys of cached calls: two calls are equal if tool, version and canonical arguments are.
 
-Knows arguments. Refuses to know what is kept under a key, and where.
+Knows arguments. Refuses to know what is cached under a key, and where.
 """
 
 import hashlib
@@ -9,14 +9,14 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-ANY_VERSION = "*"  # of results that were imported: nobody knows which version of a tool they came from
+ANY_VERSION = "*"  # of imported results, whose tool version is unknown
 
 
 def canonical(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """`arguments` as JSON that is equal where a call means the same.
 
-    Keys are sorted, text is in Unicode's NFC, 2.0 is 2, and what equals its default in `schema` is left out. Space stays, at the
-    ends of a text too: it may be code, or what `join` puts between words. A tool for which it says nothing has `normalise`.
+    Keys are sorted, text is in Unicode's NFC, 2.0 is 2, and an argument that equals its default in `schema` is left
+    out. Space stays, also at the ends of a text: it may be code. A tool to which space means nothing has `normalise`.
     """
     properties = schema.get("properties", {})
     kept = {}
@@ -29,14 +29,14 @@ def canonical(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def key_of(tool: str, version: str, arguments: str, *, recorded: bool = False) -> bytes:
-    """16 bytes under which the result of a call is kept; `arguments` as `canonical` writes them. What a run recorded is kept
-    apart from what others cache, so that it stays as it was."""
+    """The key of a call, 16 bytes; `arguments` as `canonical` writes them. Recorded results have keys apart from cached
+    ones, so that a record stays as it was."""
     kind = "recorded" if recorded else "cached"
     return hashlib.blake2b("\0".join((kind, tool, version, arguments)).encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def digest(use: str, options: Mapping[str, Any]) -> str:
-    """A version for a tool that declares none: another one for another tool, and where it was built with other options."""
+    """The version of a tool that declares none: it changes with the tool and with its options."""
     text = json.dumps([use, options], sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The one boundary between a run and its tools: whatever a tool does, a call comes to an Outcome, within its deadline.
+"""The boundary between a run and its tools: whatever a tool does, a call ends in a ToolCallResult within its deadline.
 
 Knows calls, deadlines, statuses and faults. Refuses to know tokens, trees, caches, retries and limits.
 """
@@ -14,21 +14,22 @@ from arpo.core.tree import Call, CallStatus, ToolCallResult
 from arpo.errors import ProviderError, ToolError, nearest
 from arpo.secrets import without_secrets
 from arpo.threads import settled
-from arpo.tools import CallContext, Tool, ToolResult
+from arpo.tools import CallContext, Tool, ToolBase, ToolResult, with_defaults
 from arpo.tools.function import as_result
 
 MOST_CHARS = 200_000  # of a result that is kept and recorded; the chat format cuts to tokens after that
 MOST_ERROR_CHARS = 500
-LONGEST_S = 60.0  # where neither tool nor context sets a deadline: none at all is not offered
+LONGEST_S = 60.0  # the deadline where neither tool nor context sets one
 
-_abandoned: set["asyncio.Task[Any]"] = set()  # calls past their deadline that ignore being cancelled: kept until they end
+_abandoned: set["asyncio.Task[Any]"] = set()  # calls that ignore their cancellation, referenced until they end
 
 
 async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, context: CallContext) -> ToolCallResult:
-    """Run one call. Never raises for what the model, the tool or its provider does wrong, and returns at the deadline at the
-    latest. Nothing is cached, limited or tried again: `arpo.tools.gateway` does that around `admitted` and `attempt`.
+    """Run one call. Returns by the deadline, and never raises for what the model, the tool or its provider does wrong.
+    It neither caches, limits nor retries: `arpo.tools.gateway` does, around `admitted` and `attempt`.
     """
-    tool = admitted(tools if isinstance(tools, Mapping) else {tool.name: tool for tool in tools}, call)
+    offered = tools.values() if isinstance(tools, Mapping) else tools
+    tool = admitted({tool.name: with_defaults(tool) for tool in offered}, call)
     if isinstance(tool, ToolCallResult):
         return tool
     try:
@@ -37,8 +38,8 @@ async def run_call(tools: Iterable[Tool] | Mapping[str, Tool], call: Call, conte
         return unavailable(tool, error)
 
 
-def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | ToolCallResult:
-    """The tool that `call` asks for, or the refusal that the model reads."""
+def admitted(tools: Mapping[str, ToolBase], call: Call) -> ToolBase | ToolCallResult:
+    """The tool that `call` names, or a refusal for the model to read."""
     if call.error:
         return _refused(call.name, call.error)
     tool = tools.get(call.name)
@@ -50,14 +51,14 @@ def admitted(tools: Mapping[str, Tool], call: Call) -> Tool | ToolCallResult:
     return tool
 
 
-async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolCallResult, bool]:
-    """Let the tool run once. Returns the outcome, and whether it says that there was nothing to be found.
+async def attempt(tool: ToolBase, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolCallResult, bool]:
+    """Run the tool once. Returns the result, and whether it is empty (`ToolResult.empty`).
 
-    The deadline is the tool's own `deadline_s` where it has one, else the context's. For a stateful tool `context.state` is
-    the state of that tool in this branch. A tool object whose asynchronous `__call__` blocks the event loop is beyond reach (a
-    function never does: it runs elsewhere). Raises ProviderError alone.
+    The deadline is the tool's `deadline_s`, else the context's. For a stateful tool `context.state` is its state in
+    this branch. No deadline stops an asynchronous `__call__` that blocks the event loop; functions run in threads or on
+    loops of their own. Raises only ProviderError.
     """
-    deadline_s = getattr(tool, "deadline_s", None) or context.deadline_s or LONGEST_S
+    deadline_s = tool.deadline_s or context.deadline_s or LONGEST_S
     start = time.perf_counter()
     result, fault = await _within(tool, arguments, replace(context, deadline_s=deadline_s))
     text = result.text.encode("utf-8", "replace").decode()
@@ -78,7 +79,7 @@ async def attempt(tool: Tool, arguments: Mapping[str, Any], context: CallContext
 
 
 def unavailable(tool: Tool, error: ProviderError) -> ToolCallResult:
-    """The outcome of a call whose provider stayed away. The model never reads it."""
+    """The result of a call whose provider failed. The model never reads it."""
     return ToolCallResult(tool=tool.name, status=CallStatus.UNAVAILABLE, text=without_secrets(_short(str(error))), fault="provider")
 
 
@@ -99,7 +100,7 @@ async def _within(tool: Tool, arguments: Mapping[str, Any], context: CallContext
 
 
 async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolResult, str]:
-    """The result, and why it is a failure: "" where it is none."""
+    """The result and its fault, "" where it is no failure."""
     try:
         result = await settled(tool, arguments, context)
         result = _sound(result if isinstance(result, ToolResult) else as_result(result))
@@ -108,15 +109,16 @@ async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: CallContex
         raise
     except ToolError as error:
         return ToolResult(text=_short(str(error)), status=CallStatus.ERROR), "told"
-    except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):  # not the tool's own: somebody ends it
+    except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):  # the call is being ended from outside
         raise
-    except BaseException as error:  # noqa: BLE001  the boundary around foreign code (Rust's panics are no Exception): the model reads it
+    except BaseException as error:  # noqa: BLE001  the boundary around foreign code; panics of Rust are no Exception
         kind = type(error).__name__
         return ToolResult(text=_short(f"{kind}: {error}"), status=CallStatus.ERROR), f"raised {kind}"
 
 
 def _sound(result: ToolResult) -> ToolResult:
-    """`result` with fields of the right kinds. Raises TypeError or ValueError where status or cost are none: they are added up."""
+    """`result` with fields of the right types. Raises TypeError or ValueError for a wrong status or cost, which are
+    counted."""
     cost = float(result.cost)
     if not 0 <= cost < math.inf:
         raise ValueError(f"ToolResult.cost is {result.cost!r}")
@@ -134,7 +136,7 @@ def _abandon(task: "asyncio.Task[Any]") -> None:
 def _forget(task: "asyncio.Task[Any]") -> None:
     _abandoned.discard(task)
     if not task.cancelled():
-        task.exception()  # looked at, so that the loop does not report it
+        task.exception()  # retrieved, so that asyncio does not report it
 
 
 def _refused(name: str, why: str) -> ToolCallResult:

@@ -1,4 +1,4 @@
-"""What a recipe says about tools, and the tools built from it."""
+"""The tools of a recipe: their configuration, and how tools are built from it."""
 
 import copy
 import inspect
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, WrapValidator, model_validator
 
-from arpo.config import Config, conflict
-from arpo.config_errors import NO_SECRETS
+from arpo.config import Config
 from arpo.errors import ArpoError, ConfigError, install, nearest
 from arpo.import_path import import_from_path
-from arpo.secrets import secrets_in
+from arpo.options import at_option, check_options, refuse_secrets
 from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig, ToolLimitsConfig
 
 if TYPE_CHECKING:
-    from arpo.tools import Tool
+    from arpo.tools import Tool, ToolBase
     from arpo.tools.recorded import Offers
 
 
@@ -24,7 +23,8 @@ class ToolConfig(Config):
     """One tool of a recipe."""
 
     use: str
-    """`search`, `python`, `web`, `page`, `mcp`, or an import path such as `my_pkg.tools:lookup` (a function, a class or a tool)."""
+    """`search`, `python`, `web`, `page`, `mcp`, or an import path such as `my_pkg.tools:lookup` (a function, a class or
+    a tool)."""
     name: str = ""
     """What the model calls it. Empty: the tool's own name."""
     description: str = ""
@@ -40,24 +40,23 @@ class ToolConfig(Config):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Self:
-        for where in secrets_in(self.options):
-            raise conflict(NO_SECRETS, f"options.{where}")
+        refuse_secrets(self.options)
         return self
 
 
 def _one(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A tool is also named by a word, `search` for `{use: search}`; from Python it may be an object or a function."""
+    """A word stands for a group, `search` for `{use: search}`; in Python an entry may be a tool or a function."""
     return given if callable(given) else check({"use": given} if isinstance(given, str) else given)
 
 
 class ToolsConfig(Config):
-    """What the agent may call, and what stands around the calls. A list is short for `{offered: [...]}`."""
+    """The tools that the agent may call, and the cache and limits of calls. A list is short for `{offered: [...]}`."""
 
     offered: tuple[Annotated[ToolConfig, WrapValidator(_one)], ...] = ()
     """The tools (from Python also tool objects and functions)."""
     mode: Mode = "live"
-    """`record`: keep every result of the tools that may be cached, without end, and take what is kept; `replay`: those tools
-    answer from the record alone, and a call that is not in it ends its branch (`replay_miss`)."""
+    """`record`: keep every result of the tools that may be cached, without end, and take what is kept; `replay`: those
+    tools answer from the record alone, and a call that is not in it ends its branch (`replay_miss`)."""
     cache: CacheConfig = CacheConfig()
     """Where results are kept."""
     limits: LimitsConfig = LimitsConfig()
@@ -79,7 +78,7 @@ BUILT_IN = {
 EXTRAS = {"web": "web", "page": "web", "mcp": "mcp"}  # the extra that brings a tool's packages
 
 
-def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list["Tool"]:
+def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> list["ToolBase"]:
     """The tools of a run, from configs, tool objects and plain functions.
 
     Raises ConfigError naming the tool where one cannot be imported or set up, or two have one name: a run never starts
@@ -90,10 +89,10 @@ def build_tools(configs: Sequence["ToolConfig | Tool | Callable[..., Any]"]) -> 
 
 def build_entries(
     configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
-) -> list[list["Tool"]]:
-    """The tools of each entry, as `build_tools` builds them: an entry may name a server that offers several. With `offers`, those
-    of a record to be replayed, no server is started for tools whose results are in it."""
-    built: list[list[Tool]] = []
+) -> list[list["ToolBase"]]:
+    """The tools of each entry: an entry may name a server that offers several. With `offers`, of a record to be
+    replayed, no server is started for tools whose results are recorded."""
+    built: list[list[ToolBase]] = []
     for each in build_each(configs, offers):
         if isinstance(each, ConfigError):
             raise each
@@ -103,8 +102,8 @@ def build_entries(
 
 def build_each(
     configs: Sequence["ToolConfig | Tool | Callable[..., Any]"], offers: "Offers | None" = None
-) -> "Iterator[list[Tool] | ConfigError]":
-    """The same, entry by entry, with what is wrong in place of one that cannot be set up."""
+) -> "Iterator[list[ToolBase] | ConfigError]":
+    """The tools of each entry, or the error of an entry that cannot be set up."""
     names: list[str] = []
     for number, config in enumerate(configs):
         try:
@@ -119,8 +118,8 @@ def build_each(
             raise ConfigError("two tools have one name", where="tools", value=name, hint="set `name` on one of them")
 
 
-def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Tool]":
-    """The tool of one entry; several where it names a server or a factory that gives several."""
+def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[ToolBase]":
+    """The tool of one entry; several where it names a server, or a factory that returns several."""
     if not isinstance(config, ToolConfig):
         given = _methods(config, {})
         return [_as_tool(each, where) for each in given] if given else [_as_tool(config, where)]
@@ -171,65 +170,57 @@ def _needs_extra(use: str, where: str) -> None:
 
 
 def _made(target: Any, config: ToolConfig, where: str) -> Any:
-    """What `target` is or makes: a tool, a function, or several of them."""
+    """The tool or function that `target` is or makes, or a list of them."""
     ours = config.use in BUILT_IN
     if inspect.isclass(target) or ours:
-        known = _options(target)
-        for key in config.options:
-            if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-                raise ConfigError("no such option", where=f"{where}.options", value=key, hint=nearest(key, known))
+        check_options(target, config.options, where)
     if inspect.isclass(target) or ours or (config.options and callable(target) and not _is_tool(target)):
         try:
             return _methods(target, config.options) or target(**config.options)
         except ConfigError as error:  # it names its own argument
-            key = f"{where}.options.{error.where}" if error.where.split(".")[0] in config.options else f"{where} ({config.use})"
-            raise ConfigError(error.message, where=key, value=error.value, hint=error.hint) from error
+            raise at_option(error, config.options, where, config.use) from error
     if config.options:
         raise ConfigError("this tool is already built and takes no options", where=f"{where}.options", value=config.options)
     return target
 
 
-def _methods(target: Any, options: dict[str, Any]) -> "list[Tool]":
-    """The tools of a class whose methods are tools; none for anything else."""
+def _methods(target: Any, options: dict[str, Any]) -> "list[ToolBase]":
+    """The tools of a class whose methods are tools; [] for anything else."""
     if not inspect.isclass(target):
         return []
-    from arpo.tools.methods import has_tool_methods, tools_of
+    from arpo.tools.function import has_tool_methods, tools_of
 
     return list(tools_of(target, options)) if has_tool_methods(target) else []
 
 
-def _options(target: Any) -> dict[str, inspect.Parameter]:
-    """What `target` can be built with; of a class what `__init__` takes, whatever its `__new__` passes on."""
-    own = inspect.isclass(target) and target.__init__ is not object.__init__
-    parameters = dict(inspect.signature(target.__init__ if own else target).parameters)
-    if own:
-        parameters.pop(next(iter(parameters)))  # self
-    return parameters
-
-
 def _is_tool(candidate: Any) -> bool:
-    return (
-        not inspect.isclass(candidate)
-        and callable(candidate)
-        and all(hasattr(candidate, name) for name in ("name", "description", "schema"))
-    )
+    from arpo.tools import Tool
+
+    return not inspect.isclass(candidate) and isinstance(candidate, Tool)
 
 
-def _as_tool(candidate: Any, where: str) -> "Tool":
-    if getattr(candidate, "is_method", False):
+def _as_tool(candidate: Any, where: str) -> "ToolBase":
+    from arpo.tools import with_defaults
+    from arpo.tools.function import FunctionTool
+
+    if isinstance(candidate, FunctionTool) and candidate.is_method:
         hint = "Name its class: all its methods that are tools are offered, over one object"
         raise ConfigError("this tool is a method, and of no object", where=where, value=candidate.name, hint=hint)
     if _is_tool(candidate):
-        return candidate  # type: ignore[no-any-return]
+        if hasattr(candidate, "open") and (missing := [name for name in ("fork", "close") if not hasattr(candidate, name)]):
+            wrong = (
+                f"a tool with a state has `open`, `fork` and `close`: this one has `open`, and no `{'` and no `'.join(missing)}`"
+            )
+            raise ConfigError(wrong, where=where, value=candidate.name)
+        return with_defaults(candidate)
     if inspect.isroutine(candidate):
-        from arpo.tools.function import FunctionTool
-
         return FunctionTool(candidate)
-    raise ConfigError("neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @tool")
+    raise ConfigError("neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @arpo.tool")
 
 
-def _renamed(tool: "Tool", changes: dict[str, Any], shared: bool, where: str) -> "Tool":
-    """`tool` with other attributes; a copy where the object is shared (it was imported and may serve another recipe too)."""
+def _renamed(tool: "ToolBase", changes: dict[str, Any], shared: bool, where: str) -> "ToolBase":
+    """`tool` with other attributes; a copy where the object is shared (an imported one may serve another recipe
+    too)."""
     changed = copy.copy(tool) if changes and shared else tool
     try:
         for key, value in changes.items():

@@ -12,6 +12,7 @@ def population(country: str, year: int = 2020) -> int:
 import copy
 import inspect
 import json
+import re
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -23,22 +24,21 @@ from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.files import as_seen_from_here
 from arpo.threads import is_asynchronous, run_off_loop
-from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.docstrings import read_docstring
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.own_thread import OwnThread
 from arpo.tools.tool_event_loop import ToolEventLoop
 
 MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
 
 
-class FunctionTool:
-    """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of their own:
-    one that blocks holds up no other tool and no engine.
+class FunctionTool(ToolBase):
+    """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of
+    their own: one that blocks holds up no other tool and no engine.
 
-    Arguments that do not fit the types give Status.REFUSED with a text that the model can read. A parameter annotated
-    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its class
-    (see `arpo.tools.methods`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that cannot
-    be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
+    Arguments that do not fit the types give CallStatus.REFUSED with a text that the model can read. A parameter annotated
+    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its
+    class (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that
+    cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
     """
 
     concurrency = 0  # calls at a time, as the tool itself can bear them; 0: any number
@@ -106,7 +106,8 @@ class FunctionTool:
     def bound_to(
         self, made: object, *, owner: str, thread: OwnThread | None = None, loop: ToolEventLoop | None = None
     ) -> "FunctionTool":
-        """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's tools share."""
+        """This method of the object `made`, to be called in `thread` or on `loop`. `owner` names what the object's
+        tools share."""
         bound = copy.copy(self)
         bound.function, bound.is_method = self.function.__get__(made), False  # type: ignore[attr-defined]
         bound.provider = self.provider or owner
@@ -168,7 +169,8 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def as_result(value: object) -> ToolResult:
-    """What a function returned, as a tool's result: text as it is, None as no text, bytes as UTF-8, else JSON where it can be."""
+    """What a function returned, as a tool's result: text as it is, None as no text, bytes as UTF-8, else JSON where it
+    can be."""
     if isinstance(value, ToolResult):
         return value
     if value is None or isinstance(value, str):
@@ -194,10 +196,11 @@ def tool(
     provider: str = "",
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Turn a typed function with a docstring into a tool: `@tool` or `@tool(name=..., deadline_s=...)`. See FunctionTool.
+    """Turn a typed function with a docstring into a tool: `@tool` or `@tool(name=..., deadline_s=...)`. See
+    FunctionTool.
 
-    `cacheable`: equal arguments give equal results, so that they may be kept; `version`: a text that changes when results do;
-    `provider`: whose limits and failures it shares with other tools.
+    `cacheable`: equal arguments give equal results, so that they may be kept; `version`: a text that changes when
+    results do; `provider`: whose limits and failures it shares with other tools.
     """
     return FunctionTool(function, **options) if function is not None else lambda f: FunctionTool(f, **options)
 
@@ -214,3 +217,77 @@ def _tidy(schema: Any) -> Any:
         drop = "title" if isinstance(schema.get("title"), str) else None
         return {key: _tidy(value) for key, value in schema.items() if key != drop}
     return [_tidy(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def has_tool_methods(candidate: Any) -> bool:
+    """True for a class with at least one method that is decorated by `@arpo.tool`."""
+    return inspect.isclass(candidate) and bool(_methods(candidate))
+
+
+def tools_of(made_from: type, options: Mapping[str, Any]) -> list[FunctionTool]:
+    """The tools of a class whose methods are tools, over one `made_from(**options)` that all branches of a run share,
+    in the order in which the class defines them. Raises ConfigError for a class with methods of both kinds, and what
+    the class itself raises.
+
+    Plain methods run in the object's own thread, in which it is made too: a connection of sqlite3 works, and nothing
+    needs a lock. `async def` methods share one event loop. A class has one kind of them, since two threads would meet
+    in the object.
+    """
+    methods, name = _methods(made_from), made_from.__name__
+    if len({method.is_async for method in methods}) > 1:
+        raise ConfigError(
+            "some of its tools are `async def` and some are not, so two threads would share the object",
+            where="tools",
+            value=name,
+            hint="Make them all one kind",
+        )
+    if methods[0].is_async:
+        made, loop = made_from(**options), ToolEventLoop(name)
+        return [method.bound_to(made, owner=name, loop=loop) for method in methods]
+    thread = OwnThread(name)
+    made = thread.make(lambda: made_from(**options))
+    return [method.bound_to(made, owner=name, thread=thread) for method in methods]
+
+
+def _methods(owner: type) -> list[FunctionTool]:
+    named: dict[str, Any] = {}
+    for each in reversed(owner.__mro__):
+        named.update(vars(each))
+    return [value for value in named.values() if isinstance(value, FunctionTool) and value.is_method]
+
+
+# --- docstrings
+
+SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?)\s*:\s*$")
+GOOGLE = re.compile(r"^(\s+)\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
+SPHINX = re.compile(r"^:param\s+(?:[\w\[\], |]+\s+)?(\w+)\s*:\s*(.*)$")
+
+
+def read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The description (paragraphs before the first section, as one text) and the description of each argument by
+    name."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    about: list[str] = []
+    arguments: dict[str, str] = {}
+    section, current, indent = "", "", 0
+    for line in lines:
+        if found := SECTION.match(line):
+            section, current, indent = found.group(1), "", 0
+        elif found := SPHINX.match(line.strip()):
+            section, current = "param", found.group(1)
+            arguments[current] = found.group(2)
+        elif line.strip().startswith(":return") or line.strip().startswith(":raise"):
+            section = "other"
+        elif section in ("Args", "Arguments", "Parameters"):
+            found = GOOGLE.match(line)
+            indent = indent or (len(found.group(1)) if found else 0)
+            if found and len(found.group(1)) == indent:
+                current = found.group(2)
+                arguments[current] = found.group(3)
+            elif current and line.strip():
+                arguments[current] += f" {line.strip()}"
+        elif section == "param" and line.strip():
+            arguments[current] += f" {line.strip()}"
+        elif not section:
+            about.append(line)
+    return " ".join(" ".join(about).split()), {name: text.strip() for name, text in arguments.items()}

@@ -1,6 +1,6 @@
-"""All calls of a run on their way to its tools: from the cache or made, limited, paid, counted, and stopped where they must be.
+"""The gateway that every tool call passes: answered from the cache or made, within limits and budgets.
 
-    call ─ admitted? ─ cached, recorded or under way? ─ provider lets it through? ─ budget? ─ attempt (arpo.tools.call) ─ account
+    call ─ admitted? ─ cached, recorded or in flight? ─ provider's limits ─ budget? ─ attempt (arpo.tools.call) ─ usage
 
 Knows which tools may be cached, who their providers are, and what a run may spend. Refuses to know trees and tokens.
 """
@@ -17,11 +17,12 @@ from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.files import cache_folder, expanded
 from arpo.http.limits import Provider, Tell
 from arpo.import_path import import_path
-from arpo.tools import CallContext, Tool
+from arpo.tools import CallContext, StatefulTool, ToolBase
 from arpo.tools.cache import DAY_S, Cache, CachePolicy
 from arpo.tools.cache_key import digest
 from arpo.tools.call import admitted, attempt, unavailable
 from arpo.tools.config import ToolConfig, ToolsConfig
+from arpo.tools.function import FunctionTool
 from arpo.tools.settings import LimitsConfig, ToolLimitsConfig
 from arpo.tools.store import Store
 from arpo.tools.usage import UNKNOWN, ToolUsage, UsageLog, read_usage
@@ -29,76 +30,78 @@ from arpo.tools.usage import UNKNOWN, ToolUsage, UsageLog, read_usage
 
 @dataclass(slots=True, kw_only=True)
 class RateLimit:
-    """What stands around one tool. `tool` None: tools that tasks bring under this name."""
+    """The limits of one tool and how much of them is used. `tool` None: tools that tasks bring under this name."""
 
     provider: Provider
-    tool: Tool | None = None
-    kept: CachePolicy | None = None  # None: its results are not
+    tool: ToolBase | None = None
+    cache_policy: CachePolicy | None = None  # None: no result is cached
     limits: ToolLimitsConfig = field(default_factory=ToolLimitsConfig)
     error_rate: float = 1.0
-    failed: deque[bool] = field(default_factory=deque)  # the last calls: did they?
-    account: ToolUsage = field(default_factory=ToolUsage)
+    recent_failures: deque[bool] = field(default_factory=deque)  # of the last calls, oldest first
+    usage: ToolUsage = field(default_factory=ToolUsage)
 
 
 class ToolGateway:
-    """Where the calls of a run pass. Without arguments: nothing is cached or limited, all is counted.
+    """Makes the tool calls of a run. Without arguments it counts calls, and neither caches nor limits them.
 
-    `tell` hears of pauses and of what can no longer be kept; who shows a run sets it.
+    `tell(text, level)` is called when a provider's outage pauses the run and when the cache can no longer be written.
     """
 
     def __init__(self, limits: LimitsConfig | None = None) -> None:
-        self.lanes: dict[str, RateLimit] = {}
+        self.rate_limits: dict[str, RateLimit] = {}
         self.cache: Cache | None = None
         self.limits = limits or LimitsConfig()
         self.tell: Tell = _on_stderr
-        self._book: UsageLog | None = None  # None: nobody keeps the accounts
+        self._usage_log: UsageLog | None = None  # None: usage is not written down
 
     @property
     def usage(self) -> dict[str, ToolUsage]:
-        """By tool, of all that were called."""
-        return {name: lane.account for name, lane in self.lanes.items() if lane.account.asked}
+        """By the name of each tool that was called."""
+        return {name: rate_limit.usage for name, rate_limit in self.rate_limits.items() if rate_limit.usage.asked}
 
-    async def call(self, tools: Mapping[str, Tool], call: Call, context: CallContext) -> ToolCallResult:
-        """What `call` comes to: as `arpo.tools.call.run_call`, with all that stands around it.
+    async def call(self, tools: Mapping[str, ToolBase], call: Call, context: CallContext) -> ToolCallResult:
+        """The result of `call`, from the cache or from the tool.
 
-        Raises ReplayMissError for a call that the record does not hold, ToolsStoppedError where the run cannot go on.
+        Raises ReplayMissError for a call that the record does not hold, ToolsStoppedError where the run must stop.
         """
         tool = admitted(tools, call)
         if isinstance(tool, ToolCallResult):
-            self._lane(call.name if call.name in tools else UNKNOWN).account.add(tool)
+            self._rate_limit(call.name if call.name in tools else UNKNOWN).usage.add_answered(tool)
             return tool
-        lane = self._lane(tool.name)
+        rate_limit = self._rate_limit(tool.name)
         keyed = None
-        if self.cache is not None and lane.kept is not None and lane.tool is tool:
+        if self.cache is not None and rate_limit.cache_policy is not None and rate_limit.tool is tool:
             keyed = _keyed(tool, call.arguments, context)
-        if self.cache is not None and lane.kept is not None and keyed is not None:
-            outcome = await self.cache.outcome(lane.kept, keyed, lambda: self._make(lane, tool, call, context))
+        if self.cache is not None and rate_limit.cache_policy is not None and keyed is not None:
+            outcome = await self.cache.outcome(rate_limit.cache_policy, keyed, lambda: self._make(rate_limit, tool, call, context))
         else:
-            outcome, _ = await self._make(lane, tool, call, context)
-        lane.account.add(outcome)
-        self._note(money=False)
+            outcome, _ = await self._make(rate_limit, tool, call, context)
+        rate_limit.usage.add_answered(outcome)
+        self._log_usage(money=False)
         return outcome
 
-    async def _make(self, lane: RateLimit, tool: Tool, call: Call, context: CallContext) -> tuple[ToolCallResult, bool]:
+    async def _make(self, rate_limit: RateLimit, tool: ToolBase, call: Call, context: CallContext) -> tuple[ToolCallResult, bool]:
         async def once() -> tuple[ToolCallResult, bool]:
-            self._pay(tool.name, lane)
+            self._check_budget(tool.name, rate_limit)
             return await attempt(tool, call.arguments, context)
 
         try:
-            (outcome, empty), attempts = await lane.provider.call(once)
+            (outcome, empty), attempts = await rate_limit.provider.call(once)
         except ProviderError as error:
             return unavailable(tool, error), False
-        lane.account.made(outcome)
-        self._note(money=outcome.cost > 0)
-        self._watch(lane, outcome)
+        rate_limit.usage.add_executed(outcome)
+        self._log_usage(money=outcome.cost > 0)
+        self._check_error_rate(rate_limit, outcome)
         return (outcome if attempts == 1 else replace(outcome, attempts=attempts)), empty
 
-    def _lane(self, name: str) -> RateLimit:
-        lane = self.lanes.get(name)
-        if lane is None:
-            lane = self.lanes[name] = RateLimit(provider=self._provider(name), error_rate=_rate(None, self.limits.error_rate))
-            lane.failed = deque(maxlen=self.limits.error_window)
-        return lane
+    def _rate_limit(self, name: str) -> RateLimit:
+        rate_limit = self.rate_limits.get(name)
+        if rate_limit is None:
+            rate_limit = self.rate_limits[name] = RateLimit(
+                provider=self._provider(name), error_rate=_rate(None, self.limits.error_rate)
+            )
+            rate_limit.recent_failures = deque(maxlen=self.limits.error_window)
+        return rate_limit
 
     def _provider(self, name: str, limits: ToolLimitsConfig | None = None) -> Provider:
         own = limits or ToolLimitsConfig()
@@ -111,30 +114,30 @@ class ToolGateway:
             tell=self._tell,
         )
 
-    def _shared(self, providers: dict[str, Provider], tool: Tool, limits: ToolLimitsConfig) -> Provider:
-        """The one provider behind `tool`, as strict as the strictest of its tools."""
-        name = getattr(tool, "provider", "") or tool.name
+    def _shared(self, providers: dict[str, Provider], tool: ToolBase, limits: ToolLimitsConfig) -> Provider:
+        """The provider that `tool` shares with others, with the strictest of their limits."""
+        name = tool.provider or tool.name
         made = self._provider(name, limits)
         provider = providers.setdefault(name, made)
         provider.rate = _stricter(provider.rate, made.rate)
-        for most in (made.concurrency, getattr(tool, "concurrency", 0) or 0):
+        for most in (made.concurrency, tool.concurrency):
             provider.concurrency = int(_stricter(provider.concurrency, most))
         return provider
 
     def _tell(self, text: str, level: str) -> None:
         self.tell(text, level)
 
-    # --- what a run may spend
+    # --- budgets and error rates
 
-    def _pay(self, name: str, lane: RateLimit) -> None:
-        """Before every attempt. Raises ToolsStoppedError where the budget is used up."""
-        for limits, usage, what, key in (
-            (lane.limits, (lane.account,), f"of {name}", f"limits of {name} (tools.offered)"),
-            (self.limits, (one.account for one in self.lanes.values()), "of tools", "tools.limits"),
+    def _check_budget(self, name: str, rate_limit: RateLimit) -> None:
+        """Count an attempt that is about to be made. Raises ToolsStoppedError where a budget is used up."""
+        for limits, usages, what, key in (
+            (rate_limit.limits, (rate_limit.usage,), f"of {name}", f"limits of {name} (tools.offered)"),
+            (self.limits, (one.usage for one in self.rate_limits.values()), "of tools", "tools.limits"),
         ):
             if limits.calls is None and limits.money is None:
                 continue
-            paid = [(account.attempts, account.cost) for account in usage]
+            paid = [(one.attempts, one.cost) for one in usages]
             calls, money = sum(n for n, _ in paid), sum(cost for _, cost in paid)
             spent = limits.calls is not None and calls >= limits.calls
             if spent or (limits.money is not None and money >= limits.money):
@@ -142,51 +145,57 @@ class ToolGateway:
                 setting = "calls" if spent else "money"
                 hint = f"To go on, raise `{setting}` in the {key} and resume the run"
                 raise ToolsStoppedError(f"the run's budget for calls {what} is used up: {used}. {hint}")
-        lane.account.attempts += 1
+        rate_limit.usage.attempts += 1
 
-    def _watch(self, lane: RateLimit, outcome: ToolCallResult) -> None:
-        """Raises ToolsStoppedError where too many of the tool's last calls failed."""
-        lane.failed.append(outcome.fault.startswith("raised") or outcome.fault == "deadline")
-        window = lane.failed.maxlen
-        if lane.failed[-1] and len(lane.failed) == window and (share := sum(lane.failed) / window) > lane.error_rate:
-            last = "".join(f"\n  {text}" for text in dict.fromkeys([*lane.account.last_faults, f"{outcome.fault}: {outcome.text}"]))
+    def _check_error_rate(self, rate_limit: RateLimit, outcome: ToolCallResult) -> None:
+        """Raises ToolsStoppedError where too large a share of the tool's last calls failed."""
+        rate_limit.recent_failures.append(outcome.fault.startswith("raised") or outcome.fault == "deadline")
+        window = rate_limit.recent_failures.maxlen
+        if (
+            rate_limit.recent_failures[-1]
+            and len(rate_limit.recent_failures) == window
+            and (share := sum(rate_limit.recent_failures) / window) > rate_limit.error_rate
+        ):
+            last = "".join(
+                f"\n  {text}" for text in dict.fromkeys([*rate_limit.usage.last_faults, f"{outcome.fault}: {outcome.text}"])
+            )
             raise ToolsStoppedError(
-                f"{outcome.tool} failed in {share:.0%} of its last {window} calls, which is more than {lane.error_rate:.0%} "
+                f"{outcome.tool} failed in {share:.0%} of its last {window} calls, which is more than {rate_limit.error_rate:.0%} "
                 f"(tools.limits.error_rate). The last errors:{last}"
             )
 
-    # --- what a run keeps and says
+    # --- usage over restarts
 
     def spent(self) -> dict[str, Any]:
-        """The accounts as JSON values."""
-        return {name: account.plain() for name, account in sorted(self.usage.items())}
+        """Usage by tool, as JSON values."""
+        return {name: usage.as_json() for name, usage in sorted(self.usage.items())}
 
     def keep(self, folder: Path) -> None:
-        """Take over the accounts in `folder`, and keep them there while calls are made: what a process spends that is killed counts
-        against the budget of the next one. Raises FormatError."""
+        """Add the usage that `folder` holds, and write it there while calls are made, so that what a killed process
+        spent counts against the budget of the next one. Raises FormatError."""
         self.go_on(read_usage(folder))
-        self._book = UsageLog(folder)
+        self._usage_log = UsageLog(folder)
 
     def write_down(self) -> None:
-        """Write the accounts into the folder in which they are kept, if they are."""
-        if self._book is not None:
-            self._book.write(self.spent())
+        """Write the usage into the folder of `keep`, if there is one."""
+        if self._usage_log is not None:
+            self._usage_log.write(self.spent())
 
-    def _note(self, *, money: bool) -> None:
-        if self._book is not None and self._book.due(money=money):
-            self._book.note(self.spent())
+    def _log_usage(self, *, money: bool) -> None:
+        if self._usage_log is not None and self._usage_log.due(money=money):
+            self._usage_log.write_soon(self.spent())
 
     def go_on(self, spent: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over what an earlier start of this run spent."""
+        """Add what an earlier start of this run spent."""
         for name, values in spent.items():
-            self._lane(name).account.merge(values)
+            self._rate_limit(name).usage.merge(values)
 
     def notes(self) -> list[str]:
-        """What is to be said at the start of a run: which tools answer from where."""
+        """Lines to show at the start of a run: which tools are cached, recorded or replayed, and from which file."""
         if self.cache is None:
             return []
-        kept = sorted(name for name, lane in self.lanes.items() if lane.kept is not None)
-        others = sorted(name for name, lane in self.lanes.items() if lane.kept is None)
+        kept = sorted(name for name, rate_limit in self.rate_limits.items() if rate_limit.cache_policy is not None)
+        others = sorted(name for name, rate_limit in self.rate_limits.items() if rate_limit.cache_policy is None)
         entries, size, recorded = self.cache.store.totals()
         held = f"{recorded:,} recorded results" if self.cache.mode != "live" else f"{entries - recorded:,} cached results"
         says = {"live": "cached", "record": "recorded", "replay": "replayed"}[self.cache.mode]
@@ -194,24 +203,27 @@ class ToolGateway:
         return [f"calls of {_listed(kept)} are {says} ({self.cache.store.path}: {held}, {size / 2**20:.1f} MB in all){run}"]
 
 
-def build_gateway(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> ToolGateway:
-    """What stands around the tools of each entry of `config.offered` (as `arpo.tools.config.build_entries` gives them).
+def build_gateway(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) -> ToolGateway:
+    """The gateway to the tools of each entry of `config.offered` (from `arpo.tools.config.build_entries`).
 
-    Raises ConfigError where the store cannot be used, a stateful tool is to be kept, a replay has nothing to replay, or a tool
-    cannot be called.
+    Raises ConfigError where the cache file cannot be used, a stateful tool is to be cached, there is nothing to replay,
+    or a tool is not ready.
     """
-    tool_gateway = around(config, entries)
-    for error in unready(config, entries, tool_gateway).values():
+    tool_gateway = build_unchecked(config, entries)
+    for error in tools_not_ready(config, entries, tool_gateway).values():
         raise error
     return tool_gateway
 
 
-def unready(config: ToolsConfig, entries: Sequence[Sequence[Tool]], tool_gateway: ToolGateway) -> dict[str, ConfigError]:
-    """Why tools cannot be called, by name: for want of a key, for instance. A replay calls none that it has a record for."""
+def tools_not_ready(
+    config: ToolsConfig, entries: Sequence[Sequence[ToolBase]], tool_gateway: ToolGateway
+) -> dict[str, ConfigError]:
+    """Why a tool cannot be called (a missing key, for instance), by its name. A replay calls no tool that is
+    recorded."""
     found = {}
     for number, tools in enumerate(entries):
         for tool in tools:
-            if config.mode != "replay" or tool_gateway.lanes[tool.name].kept is None:
+            if config.mode != "replay" or tool_gateway.rate_limits[tool.name].cache_policy is None:
                 try:
                     _check_ready(tool, f"tools.offered.{number}")
                 except ConfigError as error:
@@ -219,22 +231,22 @@ def unready(config: ToolsConfig, entries: Sequence[Sequence[Tool]], tool_gateway
     return found
 
 
-def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> ToolGateway:
-    """As `build_traffic`, whether or not a tool can be called."""
+def build_unchecked(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) -> ToolGateway:
+    """As `build_gateway`, without asking the tools whether they are ready."""
     tool_gateway = ToolGateway(limits=config.limits)
     providers: dict[str, Provider] = {}
     for number, (tools, offered) in enumerate(zip(entries, config.offered, strict=True)):
         for tool in tools:
-            own = offered if isinstance(offered, ToolConfig) else ToolConfig(use=import_path(getattr(tool, "function", tool)))
-            tool_gateway.lanes[tool.name] = RateLimit(
+            own = offered if isinstance(offered, ToolConfig) else ToolConfig(use=_path_of(offered))
+            tool_gateway.rate_limits[tool.name] = RateLimit(
                 provider=tool_gateway._shared(providers, tool, own.limits),
                 tool=tool,
-                kept=_kept(config, own, tool, f"tools.offered.{number}.cache.keep"),
+                cache_policy=_cache_policy(config, own, tool, f"tools.offered.{number}.cache.keep"),
                 limits=own.limits,
                 error_rate=_rate(own.limits.error_rate, config.limits.error_rate),
-                failed=deque(maxlen=config.limits.error_window),
+                recent_failures=deque(maxlen=config.limits.error_window),
             )
-    if any(lane.kept for lane in tool_gateway.lanes.values()):
+    if any(rate_limit.cache_policy for rate_limit in tool_gateway.rate_limits.values()):
         file, known = _file(config), config.mode != "replay" or _file(config).is_file()  # a replay makes no file
         store = Store(file, max_bytes=int(config.cache.max_mb * 2**20)) if known else None
         if store is None or (config.mode == "replay" and not store.totals()[2]):
@@ -252,7 +264,8 @@ def around(config: ToolsConfig, entries: Sequence[Sequence[Tool]]) -> ToolGatewa
 
 
 def recorded_offers(config: ToolsConfig) -> dict[str, list[dict[str, Any]]] | None:
-    """For a replay: what tools the recorded servers had (see `build_entries`). None where servers are asked. Raises ConfigError."""
+    """For a replay: the tools of each recorded server (see `build_entries`); None in other modes. Raises
+    ConfigError."""
     if config.mode != "replay":
         return None
     if not _file(config).is_file():
@@ -263,48 +276,49 @@ def recorded_offers(config: ToolsConfig) -> dict[str, list[dict[str, Any]]] | No
     return offers
 
 
+def _path_of(offered: Any) -> str:
+    """The import path of a tool or function that was given in Python."""
+    return import_path(offered.function if isinstance(offered, FunctionTool) else offered)
+
+
 def _file(config: ToolsConfig) -> Path:
     return expanded(config.cache.file) if config.cache.file else cache_folder() / "tools.sqlite"
 
 
 def _note_offers(store: Store, tool_gateway: ToolGateway) -> None:
     servers: dict[str, list[Any]] = {}
-    for lane in tool_gateway.lanes.values():
-        if lane.kept is not None and (offer := getattr(lane.tool, "offer", None)) is not None:
-            servers.setdefault(lane.provider.name, []).append(offer)
+    for rate_limit in tool_gateway.rate_limits.values():
+        if rate_limit.cache_policy is not None and rate_limit.tool is not None and rate_limit.tool.offer is not None:
+            servers.setdefault(rate_limit.provider.name, []).append(rate_limit.tool.offer)
     for server, tools in servers.items():
         store.note_offers(server, tools)
 
 
-def _keyed(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> Mapping[str, Any] | None:
-    """The arguments under which a result is kept. None where the tool cannot make sense of them: then it is called, and says so."""
-    given: Any = tool
+def _keyed(tool: ToolBase, arguments: Mapping[str, Any], context: CallContext) -> Mapping[str, Any] | None:
+    """The arguments under which a result is cached; None where the tool raises for them: it is then called and reports
+    why."""
     try:
-        if hasattr(given, "complete"):
-            arguments = given.complete(arguments, context)
-        return given.normalise(arguments) if hasattr(given, "normalise") else arguments
+        return tool.normalise(tool.complete(arguments, context))
     except Exception:  # noqa: BLE001  a tool's code, given what a model wrote
         return None
 
 
-def _check_ready(tool: Tool, where: str) -> None:
-    """Ask a tool whether it can be called, where it has something to say about that. Raises ConfigError with its place."""
-    if (ready := getattr(tool, "ready", None)) is None:
-        return
+def _check_ready(tool: ToolBase, where: str) -> None:
+    """Raises the ConfigError of a tool that is not ready, with the place of the tool in the recipe."""
     try:
-        ready()
+        tool.ready()
     except ConfigError as error:
         at = f"{where}.options.{error.where}" if error.where else where
         raise ConfigError(error.message, where=at, value=error.value, hint=error.hint) from error
 
 
-def _kept(config: ToolsConfig, own: ToolConfig, tool: Tool, where: str) -> CachePolicy | None:
-    keep = bool(getattr(tool, "cacheable", False)) if own.cache.keep is None else own.cache.keep
+def _cache_policy(config: ToolsConfig, own: ToolConfig, tool: ToolBase, where: str) -> CachePolicy | None:
+    keep = tool.cacheable if own.cache.keep is None else own.cache.keep
     if not keep:
         return None
-    if hasattr(tool, "open"):
+    if isinstance(tool, StatefulTool):
         raise ConfigError("this tool has a state, so its results depend on more than its arguments", where=where, value=True)
-    version = str(getattr(tool, "version", "")) or digest(own.use, own.options)
+    version = tool.version or digest(own.use, own.options)
     return CachePolicy(
         tool=tool.name,
         version=version,

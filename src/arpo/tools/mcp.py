@@ -1,14 +1,15 @@
-"""Tools of an MCP server: a program that is started (stdio) or a service (streamable HTTP), through the official SDK (extra `mcp`).
+"""Tools of an MCP server, a program (stdio) or a service (streamable HTTP), through the official SDK (extra `mcp`).
 
-Knows sessions and what their results look like as text. A session lives on an event loop of its own, in a thread, so that it
-outlives the loops of a run; it is opened again after the server went away. All branches share it: a server that keeps a state per
-session shows them one.
+Knows sessions and their results as text. A session lives on an event loop of its own, in a thread, so that it outlives
+the loops of a run; it is opened again after the server went away. All branches share it, and so the state that a server
+keeps per session.
 """
 
 import asyncio
 import json
 import os
 import shlex
+import sys
 import tempfile
 import threading
 import weakref
@@ -26,8 +27,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError, first_line, nearest
-from arpo.tools import CallContext, JsonSchema, ToolResult
-from arpo.tools.die_with_parent import dies_with_parent
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.recorded import server_of
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
@@ -49,9 +49,9 @@ def mcp_tools(
 ) -> "list[McpTool]":
     """The tools of a server, or those in `tools`. `command` starts one (`["python", "server.py"]`), or `url` names one.
 
-    `env` of the program (it gets PATH, HOME and the like, and no secrets of ours) and `headers` of requests may name environment
-    variables: `{Authorization: "Bearer $MY_TOKEN"}`. `keep`: equal calls give equal results, so that they may be cached.
-    Raises ConfigError where the server cannot be reached or lacks a tool.
+    `env` of the program (it gets PATH, HOME and the like, and no secrets of ours) and `headers` of requests may name
+    environment variables: `{Authorization: "Bearer $MY_TOKEN"}`. `keep`: equal calls give equal results, so that they
+    may be cached. Raises ConfigError where the server cannot be reached or lacks a tool.
     """
     if bool(command) == bool(url):
         raise ConfigError(
@@ -77,8 +77,9 @@ def mcp_tools(
     return [McpTool(server, offered[name], keep) for name in tools or offered]
 
 
-class McpTool:
-    """One tool of a server. What the server reports as an error is the model's to read; a server that is gone is not."""
+class McpTool(ToolBase):
+    """One tool of a server. The model reads an error that the server reports; a server that is gone is a
+    ProviderError."""
 
     def __init__(self, server: "Server", tool: Any, keep: bool) -> None:
         self._server, self._remote = server, tool.name
@@ -95,7 +96,8 @@ class McpTool:
 
 
 class Server:
-    """A session with a server, opened when it is first needed and again after it broke off. Safe to use from any loop or thread."""
+    """A session with a server, opened when it is first needed and again after it broke off. Safe to use from any loop
+    or thread."""
 
     def __init__(self, opener: Opener, label: str, connect_s: float, errors: IO[str] | None = None) -> None:
         self.label, self._opener, self._connect_s, self._errors = label, opener, connect_s, errors
@@ -107,14 +109,14 @@ class Server:
         self.close = weakref.finalize(self, _close, self._loop, self._thread, self._stops)
 
     def list_tools(self) -> list[Any]:
-        """What the server offers, all pages of it."""
+        """The tools that the server offers, from all pages of its list."""
         return asyncio.run_coroutine_threadsafe(self._list(), self._loop).result()
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """The server's CallToolResult. Raises ToolError for a call that it refuses, ProviderError where it is gone.
 
-        It has no deadline of its own: who waits cancels it. Two would race, and a call that only takes long would now be told to
-        the model and now be taken for an outage, for which the whole run pauses.
+        It has no deadline of its own: who waits cancels it. Two would race, and a call that only takes long would now
+        be told to the model and now be taken for an outage, for which the whole run pauses.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._call(name, arguments), self._loop))
 
@@ -245,7 +247,8 @@ def _expanded(given: Mapping[str, str] | None, where: str) -> dict[str, str]:
 
 
 def as_text(result: Any) -> str:
-    """A result as the model reads it: its texts; pictures and sounds by their type; structured content where there is no text."""
+    """A result as the model reads it: its texts; pictures and sounds by their type; structured content where there is
+    no text."""
     parts = [_block(block) for block in result.content]
     if not any(parts) and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)
@@ -261,3 +264,29 @@ def _block(block: Any) -> str:
     if block.type == "resource_link":
         return f"[{block.name}: {block.uri}]"
     return f"[{getattr(block, 'mime_type', None) or block.type}]"
+
+
+# --- a program that ends with this process, also where this one is killed
+
+# Runs in the child before it becomes the program: 1 is PR_SET_PDEATHSIG, 9 SIGKILL. The parent may be gone by then.
+_SCRIPT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""
+
+
+def dies_with_parent(words: Sequence[str], parent: int) -> list[str]:
+    """The command `words`, run so that Linux kills its process when the thread of the process `parent` that starts it
+    has ended.
+
+    On other systems: `words` as they are; a well-made server on stdio ends when its input does.
+    """
+    if sys.platform != "linux":
+        return list(words)
+    return [sys.executable, "-I", "-S", "-c", _SCRIPT, str(parent), *words]

@@ -1,4 +1,4 @@
-"""Simple Python in pydantic-monty: an interpreter of its own that has no files, no network and no packages. Runs on every platform.
+"""Simple Python in pydantic-monty: an interpreter without files, network and packages, on every platform.
 
 Knows its limits and how to show what a program came to. Every call starts with a fresh interpreter.
 """

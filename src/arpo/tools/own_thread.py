@@ -1,7 +1,7 @@
-"""One thread for one object of a user: the object is made there, and what is asked of it runs there, one call after another.
+"""One thread for one object of a user: it is created there, and its calls run there one after another.
 
-Some things belong to the thread that made them (a connection of sqlite3, a browser), and most are not made to be used by many at
-once. A call that hangs holds up the object; who asks then is told that it is busy, not made to wait for ever.
+Some objects belong to the thread that created them (a connection of sqlite3, a browser), and most are not thread-safe.
+While a call hangs, further calls fail at once with "busy" instead of waiting for ever.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ class OwnThread:
         weakref.finalize(self, self._queue.put, None)
 
     def make(self, function: Callable[[], T]) -> T:
-        """What `function()` returns or raises in the thread; the caller stands still until then."""
+        """Run `function()` in the thread, and block until it returns or raises."""
         future: Future[T] = Future()
         self._queue.put(work_for(future, function))
         return future.result()
 
     async def run(self, function: Callable[[], T]) -> T:
-        """What `function()` returns or raises in the thread. When cancelled it does not run, unless it has begun.
+        """Run `function()` in the thread. A cancelled call does not run, unless it has started.
 
-        Raises ProviderError while a call that was cancelled goes on: calls that came later would miss their deadlines, too.
+        Raises ProviderError while a cancelled call still runs: later calls would miss their deadlines too.
         """
-        await asyncio.sleep(0)  # a call that was cancelled just now knows it after that
+        await asyncio.sleep(0)  # lets a cancellation of just now take effect
         if self._under_way is not None and self._under_way.cancelled():
             raise ProviderError(f"{self.name} is still busy with a call that was stopped at its deadline")
         future: Future[T] = Future()

@@ -1,6 +1,7 @@
-"""The `page` tool: opens a web page or PDF and shows the part that is nearest to the question, or a model's summary of it.
+"""The `page` tool: opens a web page or PDF and shows what is nearest to the question, or a model's summary.
 
-Knows what a page says about a question. Refuses to know connections (`arpo.tools.web.fetch`) and formats (`arpo.search`).
+Knows what a page says about a question. Refuses to know connections (`arpo.tools.web.fetch`) and formats
+(`arpo.search`).
 """
 
 import codecs
@@ -9,15 +10,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, FormatError, ToolError
+from arpo.options import custom
 from arpo.search.extraction import Extracted, html_to_text, pdf_to_text
 from arpo.search.lexical import Lexical
 from arpo.search.passages import cut
 from arpo.threads import run_off_loop
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.cache_key import digest
 from arpo.tools.web.fetch import Fetched, Fetcher
 from arpo.tools.web.summary import Summariser, SummariserConfig
@@ -32,12 +32,12 @@ PDF_CPU_S = 10.0  # that a PDF may take to be read: nothing ends a thread from o
 NO_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 
 
-class PageTool:
+class PageTool(ToolBase):
     """Opens `url` and shows at most `chars` of it: the pieces that share most with `question`, in the page's order.
 
-    `question` is the call's, else the task's. `summariser` ({url, model, key_env}) asks a model, which is told the question.
-    `robots: false` opens what robots.txt closes to programs; `allow_private` lists addresses or networks that may be reached
-    though they are not public. See arpo.tools.web.fetch for what is refused.
+    `question` is the call's, else the task's. `summariser` ({url, model, key_env}) asks a model, which is told the
+    question. `robots: false` opens what robots.txt closes to programs; `allow_private` lists addresses or networks that
+    may be reached though they are not public. See arpo.tools.web.fetch for what is refused.
     """
 
     cacheable = True
@@ -69,13 +69,14 @@ class PageTool:
         }
         limits = {"most_bytes": int(most_mb * 2**20), "timeout_s": timeout_s, "redirects": redirects, "robots": robots}
         self._fetcher = Fetcher(**limits, allow_private=allow_private)  # type: ignore[arg-type]
-        self._summariser = Summariser(_summariser(summariser)) if summariser else None
+        self._summariser = Summariser(custom(SummariserConfig, summariser, "summariser")) if summariser else None
         self.version = f"{chars}-{digest('page', _told_by(self._summariser.config))}" if self._summariser else f"{chars}"
         self.deadline_s = timeout_s + 5.0 + (self._summariser.config.timeout_s if self._summariser else 0.0)
         self._kept: OrderedDict[str, tuple[float, str, Extracted]] = OrderedDict()
 
     def ready(self) -> None:
-        """Raises ConfigError where the summariser's key is not there. A run asks before its start, a replay does not."""
+        """Raises ConfigError where the summariser's key is not there. A run asks before its start, a replay does
+        not."""
         if self._summariser:
             self._summariser.ready()
 
@@ -128,7 +129,8 @@ def extract(fetched: Fetched) -> Extracted:
 
 
 def nearest(text: str, question: str, chars: int) -> str:
-    """At most `chars` of `text`: the pieces nearest to `question` (BM25) in their order, `…` for what is left out between them.
+    """At most `chars` of `text`: the pieces nearest to `question` (BM25) in their order, `…` for what is left out
+    between them.
 
     A text that fits is given whole; without a word in common it is the beginning.
     """
@@ -165,12 +167,3 @@ def _decoded(fetched: Fetched) -> str:
 def _told_by(config: SummariserConfig) -> dict[str, Any]:
     """What decides what a summary says."""
     return config.model_dump(include={"url", "model", "words", "page_chars"})
-
-
-def _summariser(given: Mapping[str, Any]) -> SummariserConfig:
-    try:
-        return SummariserConfig.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("summariser", *first["loc"])))
-        raise ConfigError(first["msg"], where=where, value=first["input"]) from error

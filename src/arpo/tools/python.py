@@ -1,20 +1,20 @@
 """The `python` tool: runs code that a model wrote, and shows what it printed and the value of its last expression.
 
-Knows code blocks and the tool's settings. What runs the code is a backend: `monty` (simple Python, anywhere), `sandbox` (CPython
-with the packages that the recipe lists, Linux), or one of your own (a container, a service).
+Knows code blocks and the tool's settings. What runs the code is a backend: `monty` (simple Python, anywhere), `sandbox`
+(CPython with the packages that the recipe lists, Linux), or one of your own (a container, a service).
 """
 
 import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, runtime_checkable
 
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, nearest
 from arpo.import_path import import_from_path
 from arpo.tasks import Task
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 
 FENCE = re.compile(r"^\s*```(?:python|py)?[ \t]*\n(.*?)(?:\n```\s*)?$", re.DOTALL)
 OF_MONTY = ("seconds", "memory_mb", "output_chars", "at_once")
@@ -22,25 +22,33 @@ LIMITS = ("seconds", "cpu_seconds", "memory_mb", "processes", "file_mb", "output
 OF_SANDBOX = (*LIMITS, "imports", "at_once", "level", "allow_weak_isolation", "session", "live_sessions")
 
 
+@runtime_checkable
 class Backend(Protocol):
-    """What runs programs. A sandbox of your own has these, and is given as an object or as `pkg.mod:function` that makes it: the
-    function is called with those of the tool's options that the recipe gives. It has no sessions."""
+    """Runs programs. A sandbox of your own is an object with these two members, or a function (`pkg.mod:function`) that
+    makes one from those of the tool's options that the recipe gives. It has no sessions."""
 
-    isolation: str  # in a few words, for people: it is shown when a run starts, and recorded
+    isolation: str  # in a few words: shown when a run starts, and recorded
 
     async def run(self, code: str, *, seconds: float, seed: int) -> ToolResult: ...
 
 
-class PythonTool:
+@runtime_checkable
+class ClosableBackend(Backend, Protocol):
+    """A backend that holds processes or connections until it is closed."""
+
+    def close(self) -> None: ...
+
+
+class PythonTool(ToolBase):
     """Runs code in `backend`; options that are left out are the backend's own.
 
-    For both: `seconds` of wall time a call, `memory_mb`, `at_once` (calls that run at a time). monty: `output_chars`. sandbox:
-    `cpu_seconds`, `processes` that a program may start, `file_mb`, `output_bytes`, `imports` (what is there without waiting),
-    `level` and `allow_weak_isolation` (see docs/sandbox.md), and `session`: variables live through a trajectory, and branches
-    share those of their trunk (`live_sessions` processes at most hold them).
+    For both: `seconds` of wall time a call, `memory_mb`, `at_once` (calls that run at a time). monty: `output_chars`.
+    sandbox: `cpu_seconds`, `processes` that a program may start, `file_mb`, `output_bytes`, `imports` (what is there
+    without waiting), `level` and `allow_weak_isolation` (see docs/sandbox.md), and `session`: variables live through a
+    trajectory, and branches share those of their trunk (`live_sessions` processes at most hold them).
 
-    Errors come back as one readable line with the line of code (Status.ERROR), a limit of time as Status.TIMEOUT. Raises
-    ConfigError where a backend is not installed, or the isolation that is asked for cannot be had here.
+    Errors come back as one readable line with the line of code (CallStatus.ERROR), a limit of time as CallStatus.TIMEOUT.
+    Raises ConfigError where a backend is not installed, or the isolation that is asked for cannot be had here.
     """
 
     def __new__(cls, **options: Any) -> "PythonTool":
@@ -81,9 +89,8 @@ class PythonTool:
 
     def shut(self) -> None:
         """End what the backend holds; it ends with the process anyway."""
-        close = getattr(self._backend, "close", None)
-        if close is not None:
-            close()
+        if isinstance(self._backend, ClosableBackend):
+            self._backend.close()
 
     close: Any = shut
 
@@ -179,9 +186,9 @@ def _foreign(backend: Any, options: Mapping[str, Any]) -> Backend:
         raise ConfigError(
             "a backend of your own has its own settings", where=next(iter(options)), value=next(iter(options.values()))
         )
-    if not callable(getattr(backend, "run", None)) or not isinstance(getattr(backend, "isolation", None), str):
+    if not isinstance(backend, Backend) or not callable(backend.run) or not isinstance(backend.isolation, str):
         raise ConfigError("no backend: it needs `isolation` and `run`", where="backend", value=backend)
-    return cast(Backend, backend)
+    return backend
 
 
 def _check(options: Mapping[str, Any], known: Sequence[str], backend: str) -> None:

@@ -1,7 +1,7 @@
-"""Tools of a server as a record of their calls knows them: for a replay, which starts no server and needs no package of it.
+"""Tools of a recorded server, for a replay: it starts no server and needs none of its packages.
 
-Knows what a server offered when its calls were recorded. Refuses to know what it answered: that is in the record too
-(`arpo.tools.cache`), and never asked of the tools here.
+Knows which tools a server offered when its calls were recorded. Refuses to know their results: `arpo.tools.cache` has
+those.
 """
 
 import shlex
@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arpo.errors import ConfigError, ToolError, nearest
-from arpo.tools import CallContext, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 
 Offers = Mapping[str, Sequence[Mapping[str, Any]]]  # by server: name, description and schema of each tool
 
 
-class RecordedTool:
-    """One of them. Raises ToolError where it is called all the same."""
+class RecordedTool(ToolBase):
+    """A tool of a recorded server. Calling it raises ToolError: its results are in the record."""
 
     cacheable = True
 
@@ -28,12 +28,12 @@ class RecordedTool:
 
 
 def server_of(command: str | Sequence[str], url: str) -> str:
-    """By what a server is told from others: where it is, or what starts it."""
+    """The identity of a server: its URL, or the command that starts it."""
     return url or (command if isinstance(command, str) else shlex.join(map(str, command)))
 
 
 def recorded_tools(options: Mapping[str, Any], offers: Offers) -> list[RecordedTool]:
-    """The tools that a server (`command` or `url`, perhaps some of its `tools`) offered. Raises ConfigError."""
+    """The tools that the server with these options (`command` or `url`, and `tools`) offered. Raises ConfigError."""
     server = server_of(options.get("command", ""), options.get("url", ""))
     if server not in offers:
         hint = "Run once with tools.mode=record: that notes them, and calls no tool whose result is there"

@@ -1,7 +1,7 @@
-"""CPython in arpo's own sandbox (`arpo.sandbox`): results as a tool gives them, and sessions that outlive what holds them.
+"""CPython in arpo's own sandbox (`arpo.sandbox`): results as a tool gives them, and sessions.
 
-A session is its calls: the process that holds its variables can be forked, can be let go when there are too many, and can die;
-then the calls are made again, with the same seeds, when the session is next used.
+A session is its calls: the process that holds its variables can be forked, can be let go when there are too many, and
+can die; then the calls are made again, with the same seeds, when the session is next used.
 """
 
 import itertools
@@ -26,7 +26,8 @@ _names = itertools.count()
 
 @dataclass(eq=False, slots=True)
 class PythonState:
-    """A session: the calls that made it, as (code, seed), and the name of the process that has its variables, if one has."""
+    """A session: the calls that made it, as (code, seed), and the name of the process that has its variables, if one
+    has."""
 
     past: list[tuple[str, int]] = field(default_factory=list)
     live: str = ""
@@ -66,15 +67,16 @@ class Sandboxed:
         self._sandbox.close()
 
     async def run(self, code: str, *, seconds: float, seed: int) -> ToolResult:
-        """What `code` came to, in an interpreter that nothing else has used. Status.UNAVAILABLE where the sandbox died of it."""
+        """What `code` came to, in an interpreter that nothing else has used. CallStatus.UNAVAILABLE where the sandbox died
+        of it."""
         try:
             return _result(await self._sandbox.run(code, seconds=seconds, seed=seed))
         except (Died, StartError) as error:
             return _lost(error)
 
     async def run_in(self, state: PythonState, code: str, *, seconds: float, seed: int) -> ToolResult:
-        """What `code` came to in a session, which keeps what it left behind. A call that has to be killed takes the process along:
-        the session then is as before it."""
+        """What `code` came to in a session, which keeps what it left behind. A call that has to be killed takes the
+        process along: the session then is as before it."""
         try:
             for _ in range(ATTEMPTS):
                 past = None if state.live else state.past
@@ -96,7 +98,8 @@ class Sandboxed:
         return _result(Ran(text=(ran.text or messages.LEFT) + kept, ending=ran.ending))
 
     async def fork(self, state: PythonState) -> PythonState:
-        """An independent session that goes on from the same variables: a forked process, or none yet, where that cannot be."""
+        """An independent session that goes on from the same variables: a forked process, or none yet, where that cannot
+        be."""
         copy = PythonState(list(state.past))
         if state.live:
             name = f"s{next(_names)}"

@@ -11,12 +11,13 @@ from typing import Any
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
 from arpo.threads import settled
-from arpo.tools import CallContext, JsonSchema, Tool, ToolResult
+from arpo.tools import CallContext, JsonSchema, Tool, ToolBase, ToolResult
 from arpo.tools.function import as_result
 
 
-class ForeignTool:
-    """A function with a schema that somebody else wrote. Its arguments are handed over as the model gave them, by name."""
+class ForeignTool(ToolBase):
+    """A function with a schema that somebody else wrote. Its arguments are handed over as the model gave them, by
+    name."""
 
     def __init__(self, function: Callable[..., Any], name: str, description: str, schema: JsonSchema) -> None:
         self._function = function
@@ -31,8 +32,9 @@ class ForeignTool:
 
 
 def from_openai(function: Callable[..., Any], schema: Mapping[str, Any]) -> Tool:
-    """`function` offered by an OpenAI-style schema: `{"type": "function", "function": {"name", "description", "parameters"}}`, the
-    inner mapping alone, or the flat form of the Responses API. Raises ConfigError for anything else."""
+    """`function` offered by an OpenAI-style schema: `{"type": "function", "function": {"name", "description",
+    "parameters"}}`, the inner mapping alone, or the flat form of the Responses API. Raises ConfigError for anything
+    else."""
     inner = schema.get("function", schema)
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise ConfigError("a function schema has a name", where="schema", value=json.dumps(schema, default=str)[:200])
@@ -43,8 +45,8 @@ def from_openai(function: Callable[..., Any], schema: Mapping[str, Any]) -> Tool
 
 
 def from_langchain(tool: Any) -> Tool:
-    """A LangChain tool (anything with name, description, `invoke` or `ainvoke`) as one of ours. What it raises as its own
-    ToolException is shown to the model. Raises ConfigError for anything else."""
+    """A LangChain tool (anything with name, description, `invoke` or `ainvoke`) as one of ours. What it raises as its
+    own ToolException is shown to the model. Raises ConfigError for anything else."""
     if not all(hasattr(tool, name) for name in ("name", "description", "invoke", "ainvoke")):
         raise ConfigError(
             "not a LangChain tool: it needs name, description, invoke and ainvoke", where="tool", value=type(tool).__name__

@@ -16,19 +16,19 @@ from arpo.search.passages import Passage, from_mappings
 from arpo.search.snippet import snippet
 from arpo.tasks import Task
 from arpo.threads import run_off_loop
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.cache_key import digest
 
 SMALL = 20_000  # passages that are searched in about a millisecond: no thread needed
 TASK_INDEXES = 64
 
 
-class SearchTool:
+class SearchTool(ToolBase):
     """Searches `documents` (an index built by `arpo index`, or what read_documents takes), or those that a task brings.
 
-    `k` passages a result, each on a line `Title: text`; `passage_chars` shortens each to the part around the hit. `mode` of an
-    index with vectors: lexical, dense or hybrid (the default there); `encoder`: where its embedding model lies, if it moved.
-    Nothing found is a result too: "No results." with Status.OK.
+    `k` passages a result, each on a line `Title: text`; `passage_chars` shortens each to the part around the hit.
+    `mode` of an index with vectors: lexical, dense or hybrid (the default there); `encoder`: where its embedding model
+    lies, if it moved. Nothing found is a result too: "No results." with CallStatus.OK.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ NOTHING = "No results."
 
 
 def passage_line(passage: Passage, query: str, chars: int | None) -> str:
-    """`Title: text` on one line; without the title where the text begins with it. At most `chars`, around the words of `query`."""
+    """`Title: text` on one line; without the title where the text begins with it. At most `chars`, around the words of
+    `query`."""
     titled = not passage.title or passage.text.casefold().startswith(passage.title.casefold())
     head = "" if titled else f"{passage.title}: "
     if chars is None or len(head) + len(passage.text) <= chars:

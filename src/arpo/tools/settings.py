@@ -1,4 +1,4 @@
-"""What a recipe says about caching and limiting calls: once for all tools, and again for one of them where it differs."""
+"""The cache and the limits of tool calls: for all tools, and for one tool where it differs."""
 
 from typing import Annotated, Literal
 
@@ -11,24 +11,25 @@ Days = Annotated[float, Field(gt=0)]
 
 
 class LimitsConfig(Config):
-    """What calls may take: rate and concurrency of each provider, the budget of the run, failures of each tool."""
+    """Limits of calls: rate and concurrency of each provider, the budget of the run, the error rate of each tool."""
 
     rate: Annotated[float, Field(gt=0)] | None = None
     """Most calls a second to a provider (what a tool says stands behind it, else the tool); null: no limit."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Most calls at a time to a provider; null: no limit."""
     calls: Annotated[int, Field(ge=0)] | None = None
-    """Most calls that a run may execute; further attempts count, what comes from the cache does not. Beyond it the run stops."""
-    money: Annotated[float, Field(ge=0)] | None = None
-    """Most that a run's calls may cost, by what tools say that a call costs; calls under way are still paid. Beyond it the run
+    """Most calls that a run may execute; further attempts count, what comes from the cache does not. Beyond it the run
     stops."""
+    money: Annotated[float, Field(ge=0)] | None = None
+    """Most that a run's calls may cost, by what tools say that a call costs; calls under way are still paid. Beyond it
+    the run stops."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Further attempts, with growing waits, where a provider says that the same call may work later."""
     patience_s: Annotated[float, Field(ge=0)] = 600.0
     """Seconds that a provider may be down while the run pauses; then the run stops."""
     error_rate: Annotated[float, Field(gt=0, le=1)] | None = 0.9
-    """The share of a tool's last calls that may raise or miss their deadline (what a tool reports as its result, as a traceback
-    of the model's code, does not count); above it the run stops. null: any."""
+    """The share of a tool's last calls that may raise or miss their deadline (what a tool reports as its result, as a
+    traceback of the model's code, does not count); above it the run stops. null: any."""
     error_window: Annotated[int, Field(ge=1)] = 200
     """Over how many of a tool's last calls that share is taken."""
 

@@ -1,13 +1,13 @@
-"""Results of calls in one SQLite file that any number of processes share.
+"""Cached results of tool calls: one SQLite file that any number of processes share.
 
-    calls    a result a row, with the call in words, when it was made and when it was last used
-    leases   who is making which call just now; a lease that is not renewed runs out, so that nobody waits for the dead
-    failed   what calls came to that are not kept, for some seconds: for those who had been waiting for them, and nobody else
-    offers   what tools the servers had whose calls are recorded, so that a replay need not ask them
+    calls    one result a row, with the call in words, when it was made and when it was last used
+    leases   which process makes which call now; a lease that is not renewed expires, so that nobody waits for a dead process
+    failed   failures, for some seconds: for processes that waited for the call, and no others
+    offers   the tools of recorded servers, so that a replay starts none
     totals   entries and bytes, kept by triggers; held   bytes of what is not recorded: the size limit costs nothing to check
 
-Write-ahead logging: readers never wait, a killed writer leaves the last whole transaction. It needs a local disk. Knows keys, rows
-and the clock on the wall. Refuses to know tools, and why a result is kept.
+Write-ahead logging: readers never wait, and a killed writer leaves the last whole transaction. It needs a local disk.
+Knows keys, rows and the wall clock. Refuses to know tools, and why a result is kept.
 """
 
 import json
@@ -24,12 +24,12 @@ from typing import Any
 from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ConfigError, FormatError
 
-FORMAT = 4  # 1 had no `failed`, 2 no `offers`, 3 no `held`; a file of theirs is given them
+FORMAT = 4
 BUSY_S = 30.0  # that a writer waits for the others
-LONGEST_LEASE_S = 600.0  # who says that it takes longer said so before the clock was set back, and keeps nobody waiting
+LONGEST_LEASE_S = 600.0  # a longer lease was written before the clock was set back, and does not count
 BATCH = 500
-FAILED_S = 10.0  # that a failure stays for those who waited for it
-ROOM = 0.9  # of the limit: what eviction comes back to, so that not every call evicts
+FAILED_S = 10.0  # for which a failure stays
+ROOM = 0.9  # of the limit, which eviction goes back to, so that not every call evicts
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -105,8 +105,9 @@ COLUMNS = tuple(Entry.__dataclass_fields__)
 
 
 class Store:
-    """The file at `path`, made where it is not there; at most about `max_bytes` of results that are not recorded, the least
-    recently used of which go first. Every method may be called from any thread; a connection is never taken across a fork.
+    """The file at `path`, made where it is not there; at most about `max_bytes` of results that are not recorded, the
+    least recently used of which go first. Every method may be called from any thread; a connection is never taken
+    across a fork.
 
     Raises ConfigError for a file that is no store of this version or cannot be written.
     """
@@ -122,12 +123,13 @@ class Store:
             raise ConfigError(f"cannot be used as a cache: {error}", where=str(self.path), hint=hint) from error
 
     def _set_up(self) -> None:
-        """Tables and journal, once in the life of the file. Another process may be at it: changing the journal does not wait."""
+        """Tables and journal, once in the life of the file. Another process may be at it: changing the journal does not
+        wait."""
         db = self._writing.db
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if not 0 <= version <= FORMAT:
+        if version not in (0, FORMAT):  # 0: a new file
             wrong = f"holds results in format {version}, and this version of arpo reads {FORMAT}"
-            raise ConfigError(wrong, where=str(self.path), hint="Name another file: tools.cache.file")
+            raise ConfigError(wrong, where=str(self.path), hint="Name another file (tools.cache.file), or remove this one")
         give_up = time.monotonic() + BUSY_S
         while version < FORMAT:
             try:
@@ -145,11 +147,11 @@ class Store:
         self._writing.close()
 
     def _reader(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Who reads waits for no writer: it has a connection of its own."""
+        """A connection for reading, which waits for no writer."""
         return self._reading.turn()
 
     def _writer(self) -> AbstractContextManager[sqlite3.Connection]:
-        """In one transaction."""
+        """A connection for writing, in one transaction."""
         return self._writing.turn("BEGIN IMMEDIATE")
 
     # --- one call
@@ -161,13 +163,13 @@ class Store:
             return [_entry(row) for row in found if row is not None]
 
     def claim(self, key: bytes, owner: str, lease_s: float) -> bool:
-        """True where `owner` is now the one to make this call; it says so for `lease_s` seconds, unless it renews."""
+        """True where `owner` is now to make this call: it holds the lease for `lease_s` seconds, unless it renews."""
         now = time.time()
         with self._writing.turn() as db:
             return db.execute(_CLAIM, (key, owner, now + lease_s, now, now + LONGEST_LEASE_S)).rowcount == 1
 
     def claimed(self, key: bytes) -> bool:
-        """Whether somebody is making this call."""
+        """Whether a process makes this call now."""
         with self._reader() as db:
             now = time.time()
             lease = "SELECT 1 FROM leases WHERE key = ? AND expires BETWEEN ? AND ?"
@@ -178,8 +180,8 @@ class Store:
             db.execute("UPDATE leases SET expires = ? WHERE key = ? AND owner = ?", (time.time() + lease_s, key, owner))
 
     def finish(self, key: bytes, owner: str, entry: Entry | None, failure: ToolCallResult | None = None) -> None:
-        """The call is made: keep `entry` (None: nothing is kept), leave `failure` to those who waited for this call, and let others
-        have their turn. Evicts where that is due."""
+        """End the lease of a call: keep `entry` (None: no result is kept) and leave `failure` for the processes that
+        waited. Evicts where the file is over its limit."""
         with self._writer() as db:
             if entry is not None:
                 db.execute(_PUT, entry.row)
@@ -193,7 +195,8 @@ class Store:
             self._evict()
 
     def failure(self, key: bytes, since: float) -> ToolCallResult | None:
-        """How this call failed, if it did at `since` (seconds since 1970) or later: who waited from then on need not ask again."""
+        """How this call failed, if it did at `since` (seconds since 1970) or later: who waited from then on need not
+        ask again."""
         columns = "tool, status, text, fault"
         with self._reader() as db:
             ended = (
@@ -264,7 +267,8 @@ class Store:
             return db.execute(f"SELECT {columns} FROM calls GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
 
     def clear(self, tool: str = "", *, recorded: bool = True) -> int:
-        """Remove everything (of `tool`; without `recorded`, what is no record) and give its room back. Returns how many."""
+        """Remove everything (of `tool`; without `recorded`, what is no record) and give its room back. Returns how
+        many."""
         conditions = [*(["tool = :tool"] if tool else []), *([] if recorded else ["recorded = 0"])]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else "WHERE true"
         with self._writer() as db:
@@ -289,8 +293,8 @@ class Store:
 
 
 class _Connection:
-    """One thread at a time may use it. A forked process opens its own, and leaves what it inherited alone: closing that would
-    checkpoint what the parent still writes."""
+    """One thread at a time may use it. A forked process opens its own, and leaves what it inherited alone: closing that
+    would checkpoint what the parent still writes."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock, self.inherited = path, threading.RLock(), list[sqlite3.Connection]()

@@ -1,7 +1,7 @@
-"""Asynchronous functions of a user, run on an event loop of their own: one that blocks it holds up nobody but its own tool.
+"""An event loop for one tool: an asynchronous function that blocks it delays no other tool.
 
-A tool keeps its loop from call to call, so that what the function keeps (an HTTP client, say) stays on the loop that it was made
-on. A call that does not begin soon, because an earlier one blocks the loop, gets a new loop; the blocked one ends with its calls.
+The loop stays from call to call, so that an HTTP client, say, stays on the loop that created it. A call that does not
+start within PATIENCE_S, because an earlier one blocks the loop, gets a new loop; the blocked loop ends with its calls.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from arpo.errors import ToolError
 
 T = TypeVar("T")
-PATIENCE_S = 1.0  # until a call must have begun
-MOST_BLOCKED = 64  # loops whose calls never came back, before the tool counts as broken
+PATIENCE_S = 1.0  # within which a call must start
+MOST_BLOCKED = 64  # blocked loops, before the tool counts as broken
 
 
 class ToolEventLoop:
@@ -28,7 +28,7 @@ class ToolEventLoop:
         self._thread: threading.Thread | None = None
 
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """What `function()`, awaited on the tool's loop, returns or raises. When cancelled, the function is cancelled there."""
+        """Await `function()` on the tool's loop; cancellation cancels it there."""
         while True:
             loop = self._running()
             begun: Future[None] = Future()
@@ -36,7 +36,7 @@ class ToolEventLoop:
             try:
                 await asyncio.wait_for(asyncio.wrap_future(begun), PATIENCE_S)
             except TimeoutError:
-                if begun.cancelled():  # else it began at the last moment
+                if begun.cancelled():  # else it started at the last moment
                     self._leave(loop)
                     continue
             except BaseException:
@@ -64,7 +64,7 @@ class ToolEventLoop:
 
 
 async def _begin(function: Callable[[], Awaitable[T]], begun: "Future[None]") -> T:
-    if not begun.set_running_or_notify_cancel():  # it was given to another loop
+    if not begun.set_running_or_notify_cancel():  # it runs on another loop
         raise asyncio.CancelledError
     begun.set_result(None)
     try:

@@ -1,6 +1,6 @@
-"""What became of a run's calls, tool by tool: counts, faults, seconds and money; and how that is kept while they are made.
+"""Usage of tools: counts, faults, seconds and money of a run's calls, by tool, and the file that keeps them.
 
-Knows outcomes. Refuses to know trees: what branches inherit of each other, `arpo.training.metrics` counts.
+Knows results of calls. Refuses to know trees: `arpo.training.metrics` counts what branches share.
 """
 
 import threading
@@ -21,13 +21,13 @@ BUCKETS_PER_E = 12  # of the histogram of seconds: a percentile is right to 4 %
 SHORTEST_S = 1e-6
 FILE = "calls.json"
 COUNTS = ("asked", "executed", "attempts", "cached", "shared", "refused", "unavailable", "cost")
-UNKNOWN = "(no such tool)"  # the account of calls to tools that are not there: models make up many names
-EVERY_S = 1.0  # that accounts are written down while calls are made; what costs money is at once
+UNKNOWN = "(no such tool)"  # usage of tools that do not exist: models make up many names
+EVERY_S = 1.0  # between two writes while calls are made; usage that costs money is written at once
 
 
 @dataclass(slots=True)
 class ToolUsage:
-    """Of one tool. `seconds`: how many executed calls fell into each bucket of time."""
+    """Usage of one tool. `seconds`: how many executed calls fell into each bucket of time."""
 
     asked: int = 0
     executed: int = 0
@@ -41,19 +41,17 @@ class ToolUsage:
     seconds: Counter[int] = field(default_factory=Counter)
     last_faults: deque[str] = field(default_factory=lambda: deque(maxlen=5))
 
-    def made(self, outcome: ToolCallResult) -> None:
-        """A call was executed, whether or not who asked for it still waits."""
+    def add_executed(self, outcome: ToolCallResult) -> None:
+        """Count a call that was executed, whether or not somebody still waits for it."""
         if outcome.ran:
             self.executed += 1
             self.cost += outcome.cost
             self.seconds[_bucket(outcome.seconds)] += 1
 
-    def add(self, outcome: ToolCallResult) -> None:
-        """A call was answered."""
+    def add_answered(self, outcome: ToolCallResult) -> None:
+        """Count a call that was answered."""
         self.asked += 1
-        self.cached += (
-            outcome.cached and outcome.answered
-        )  # so that each call is in one column: a refusal is one, wherever it is from
+        self.cached += outcome.cached and outcome.answered  # a refusal counts as refused alone, also from the cache
         self.shared += outcome.shared and outcome.answered
         self.refused += outcome.status is CallStatus.REFUSED
         self.unavailable += outcome.status is CallStatus.UNAVAILABLE
@@ -70,8 +68,8 @@ class ToolUsage:
                 return SHORTEST_S * exp(bucket / BUCKETS_PER_E)
         return None
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON values, that `merge` takes back."""
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values, which `merge` reads."""
         values = {name: getattr(self, name) for name in COUNTS}
         values |= {f"p{share}_s": self.percentile(share / 100) for share in (50, 95, 99)}
         return {**values, "faults": dict(self.faults), "seconds": {str(bucket): n for bucket, n in sorted(self.seconds.items())}}
@@ -89,28 +87,28 @@ def _bucket(seconds: float) -> int:
 
 
 class UsageLog:
-    """Accounts in a folder, written while they grow by a thread of its own, whole each time: a process that is killed leaves at
-    most the counts of its last second out, and no money but that of calls under way."""
+    """The file of a run's usage. A thread of its own writes it whole each time: a killed process loses at most the
+    counts of its last second, and no money but that of calls in flight."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-accounts")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-usage")
         self._lock = threading.Lock()  # around the file, and around what is still to be written
         self._next: Mapping[str, Any] | None = None
         self._at = float("-inf")
 
     def due(self, *, money: bool) -> bool:
-        """Whether it is time to `note`: after each call that cost `money`, else every second."""
+        """Whether to `write_soon` now: after each call that cost `money`, else every second."""
         return money or time.monotonic() - self._at >= EVERY_S
 
-    def note(self, usage: Mapping[str, Any]) -> None:
-        """Have `accounts` written soon, if nothing newer comes first. Waits for no disk."""
+    def write_soon(self, usage: Mapping[str, Any]) -> None:
+        """Have `usage` written by the thread, unless newer usage comes first. Waits for no disk."""
         self._at = time.monotonic()
         self._next = usage
         self._writer.submit(self._write)
 
     def write(self, usage: Mapping[str, Any]) -> None:
-        """Write them now. Raises OSError."""
+        """Write `usage` now. Raises OSError."""
         with self._lock:
             self._next, self._at = None, time.monotonic()
             write_json(self.folder / FILE, usage)
@@ -123,36 +121,36 @@ class UsageLog:
 
 
 def read_usage(run: Path) -> dict[str, Any]:
-    """Those that stand in a run's folder; none where it has made no call. Raises FormatError."""
+    """The usage in a run's folder; empty where the run has made no call. Raises FormatError."""
     path = run / FILE
     usage = read_json(path) if path.is_file() else {}
     if not isinstance(usage, dict):
-        raise FormatError(f"{path}: accounts are an object, a tool a key")
+        raise FormatError(f"{path}: usage is a JSON object with a key for each tool")
     return usage
 
 
 def usage_of(outcomes: Iterable[ToolCallResult], tools: Container[str]) -> dict[str, dict[str, Any]]:
-    """Plain accounts of some calls of a run, as they stand in its trees. `tools`: the names that there are."""
+    """Usage as JSON values, from the results that a run's trees hold. `tools`: the names of the run's tools."""
     usage: dict[str, ToolUsage] = {}
     for outcome in outcomes:
         made_up = outcome.status is CallStatus.REFUSED and outcome.tool not in tools
-        account = usage.setdefault(UNKNOWN if made_up else outcome.tool, ToolUsage())
-        account.attempts += outcome.attempts if outcome.ran or outcome.status is CallStatus.UNAVAILABLE else 0
-        account.made(outcome)
-        account.add(outcome)
-    return {name: account.plain() for name, account in sorted(usage.items())}
+        one = usage.setdefault(UNKNOWN if made_up else outcome.tool, ToolUsage())
+        one.attempts += outcome.attempts if outcome.ran or outcome.status is CallStatus.UNAVAILABLE else 0
+        one.add_executed(outcome)
+        one.add_answered(outcome)
+    return {name: one.as_json() for name, one in sorted(usage.items())}
 
 
 def together(several: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Plain accounts of several processes as one."""
+    """The usage of several processes, as JSON values, added up."""
     usage: dict[str, ToolUsage] = {}
     for name, values in ((name, values) for each in several for name, values in each.items()):
         usage.setdefault(name, ToolUsage()).merge(values)
-    return {name: account.plain() for name, account in sorted(usage.items())}
+    return {name: one.as_json() for name, one in sorted(usage.items())}
 
 
 def in_words(usage: Mapping[str, Mapping[str, Any]]) -> str:
-    """Plain accounts, all tools together, as a line of text: what was executed, and otherwise only what happened."""
+    """Usage of all tools together as one line of text: what was executed, and whatever else is not 0."""
     asked, executed, cached, shared = (sum(a[key] for a in usage.values()) for key in ("asked", "executed", "cached", "shared"))
     cost = sum(a["cost"] for a in usage.values())
     parts = [f"{asked:,} requested"] if asked != executed else []
@@ -165,19 +163,19 @@ def in_words(usage: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def table(usage: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
-    """Header and rows of plain accounts, a tool a row, for a report or a terminal."""
+    """Header and rows of a table of usage, a tool a row."""
     header = ("tool", "asked", "executed", "cached", "shared", "refused", "failed", "median", "95 %", "99 %", "cost")
     rows = []
-    for name, account in sorted(usage.items()):
-        counts = [f"{account[key]:,}" for key in ("asked", "executed", "cached", "shared", "refused")]
-        times = [_time(account.get(f"p{share}_s")) for share in (50, 95, 99)]
-        cost = f"{account['cost']:.4g}" if account["cost"] else ""
-        rows.append([name, *counts, f"{sum(account['faults'].values()):,}", *times, cost])
+    for name, one in sorted(usage.items()):
+        counts = [f"{one[key]:,}" for key in ("asked", "executed", "cached", "shared", "refused")]
+        times = [_time(one.get(f"p{share}_s")) for share in (50, 95, 99)]
+        cost = f"{one['cost']:.4g}" if one["cost"] else ""
+        rows.append([name, *counts, f"{sum(one['faults'].values()):,}", *times, cost])
     return header, rows
 
 
 def as_study(usage: Mapping[str, Mapping[str, Any]], isolation: Mapping[str, str]) -> dict[str, Any]:
-    """Accounts of an evaluation as one of its studies: JSON values, with a table for its reports."""
+    """Usage of an evaluation as one of its studies: JSON values, with a table for its reports."""
     header, rows = table(usage)
     note = "Of all questions together. " + " ".join(f"{name} runs code in: {kind}." for name, kind in isolation.items())
     tables = [{"title": "Tool calls", "head": list(header), "rows": rows, "note": note.strip()}]

@@ -11,13 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from arpo.assembly.components import Components
-from arpo.core.branching import StepStats
+from arpo.core.branching import StepStats, WindowedRule
 from arpo.core.credit import mixed
 from arpo.core.window import next_stats
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import TrainConfig
-from arpo.rollout.collect import Rollout, collect
-from arpo.rollout.lost import check_scored
+from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.tasks import Task
 from arpo.training.task_sampler import in_order, max_tried
 
@@ -103,4 +102,5 @@ async def collect_step(
 
 def _window(run: RunConfig) -> int:
     """Heads that the rule looks back at."""
-    return int(getattr(run.rollout.rule, "window", 0))
+    rule = run.rollout.branch_rule
+    return rule.window if isinstance(rule, WindowedRule) else 0

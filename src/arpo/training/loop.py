@@ -22,8 +22,7 @@ from arpo.engines.stats import Prefill
 from arpo.errors import ArpoError, GateError
 from arpo.evaluation.run_eval import eval_specs, run_eval
 from arpo.learner.local import BAD_UPDATES, Learner
-from arpo.rollout.collect import Rollout
-from arpo.rollout.records import record_of
+from arpo.rollout.collect import Rollout, record_of
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import TrainState
 from arpo.runs.folder import VALIDATION, RunFolder

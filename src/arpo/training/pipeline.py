@@ -33,7 +33,7 @@ from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import PlanConfig
 from arpo.report.run_report import write_report
 from arpo.report.summary import print_closing
-from arpo.rollout.prompts import check_prompts
+from arpo.rollout.agent import check_prompts
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint, TrainState
 from arpo.runs.disk_space import check_space, space_for
@@ -93,7 +93,7 @@ def train(
         tell(f"the earlier run is kept in {aside}")
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
-    with RunFolder.create(folder_path, recipe, environment, resume=resume, tell=tell) as folder, written_down(folder, console):
+    with RunFolder.create(folder_path, recipe, environment, resume=resume) as folder, written_down(folder, console):
         for split in given_splits(asked):
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
         run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks)).carry_out(recipe))

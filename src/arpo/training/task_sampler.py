@@ -1,11 +1,13 @@
 """The order in which training takes its tasks, and how many a step takes.
 
-Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a task twice:
-its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as evidence.
+Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a
+task twice: its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as
+evidence.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 
 from arpo.errors import ConfigError
@@ -26,7 +28,8 @@ def check_enough(config: TrainConfig, num_tasks: int) -> None:
 
 
 def max_tried(config: TrainConfig, num_tasks: int) -> int:
-    """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there are."""
+    """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there
+    are."""
     batches = config.dynamic_sampling.max_batches if config.dynamic_sampling else 1
     return min(config.tasks_per_step * batches, num_tasks)
 
@@ -39,38 +42,28 @@ def first_step(run: RunConfig, tasks: Sequence[Task]) -> list[Task]:
 def in_order(tasks: Sequence[Task], seed: int, position: int, count: int, *, apart: int = 1) -> Iterator[Task]:
     """`count` tasks of the endless, seeded order, from `position` on (tasks taken before).
 
-    Every epoch shows every task once, in an order of its own as far as `apart` allows: among any `apart` tasks in a row none comes
-    twice, also where one epoch meets the next. Raises ValueError where there are fewer tasks than that.
+    Every epoch shows every task once, and among any `apart` tasks in a row none comes twice, also where one epoch meets
+    the next. Raises ValueError where there are fewer tasks than that.
     """
     if not 1 <= apart <= len(tasks):
         raise ValueError(f"of {len(tasks)} tasks, {apart} in a row cannot all differ")
     epoch, at = divmod(position, len(tasks))
-    yield from (tasks[number] for number in islice(_numbers(len(tasks), seed, epoch, apart), at, at + count))
+    numbers = chain.from_iterable(_epoch(len(tasks), seed, number, apart) for number in itertools.count(epoch))
+    yield from (tasks[number] for number in islice(numbers, at, at + count))
 
 
-def _numbers(num_tasks: int, seed: int, epoch: int, apart: int) -> Iterator[int]:
-    """The order from `epoch` on. Earlier ones are gone through, since each one's beginning depends on the end of the one before."""
-    order: list[int] = []
-    current = 0
-    while True:
-        shuffled = list(range(num_tasks))
-        Random(f"{seed}/order/{current}").shuffle(shuffled)
-        order = _kept_apart(shuffled, order, apart)
-        if current >= epoch:
-            yield from order
-        current += 1
+def _epoch(num_tasks: int, seed: int, epoch: int, apart: int) -> list[int]:
+    """The order of an epoch: the first one's, shuffled anew inside blocks of `num_tasks - apart + 1`.
 
-
-def _kept_apart(shuffled: list[int], before: Sequence[int], apart: int) -> list[int]:
-    """`shuffled`, with those that stand at the end of `before` put off until they are `apart` places behind it.
-
-    There is always one to take: of n, i are taken at place i and apart - 1 - i still barred, and apart is at most n.
+    A task moves forward by less than a block, so it comes again after at least `apart` places, whatever the epochs
+    before were.
     """
-    last = before[len(before) - (apart - 1) :] if before else ()
-    free_at = {number: place for place, number in enumerate(last, 1)}
-    order: list[int] = []
-    for place in range(len(last)):
-        chosen = next(number for number in shuffled if free_at.get(number, 0) <= place)
-        shuffled.remove(chosen)
-        order.append(chosen)
-    return order + shuffled
+    order = list(range(num_tasks))
+    Random(f"{seed}/order/0").shuffle(order)
+    if epoch == 0:
+        return order
+    random, size = Random(f"{seed}/order/{epoch}"), num_tasks - apart + 1
+    blocks = [order[start : start + size] for start in range(0, num_tasks, size)]
+    for block in blocks:
+        random.shuffle(block)
+    return [number for block in blocks for number in block]

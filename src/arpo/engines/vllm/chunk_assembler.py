@@ -12,8 +12,8 @@ import numpy as np
 
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams
+from arpo.engines.sampling import intervals
 from arpo.engines.stops import Pieces, StopFinder
-from arpo.engines.topk import intervals
 from arpo.engines.vllm.transport import Piece
 
 EVERY = 16  # tokens between chunks once the head is delivered

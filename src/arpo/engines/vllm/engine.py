@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from arpo.engines import Chunk, SamplingParams, Weights
+from arpo.engines.base import EngineBase, check_request
 from arpo.engines.config import EngineConfig
-from arpo.engines.limits import check_request
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import Pieces, pieces
 from arpo.engines.vllm.chunk_assembler import ChunkAssembler
@@ -29,9 +29,11 @@ T = TypeVar("T")
 Put = Callable[[Chunk | Exception], None]
 
 
-class VllmEngine:
+class VllmEngine(EngineBase):
     """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V of the
     entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop strings."""
+
+    stats: EngineStats
 
     def __init__(
         self, form: Transport, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None

@@ -1,7 +1,8 @@
-"""Fetching a page from anywhere on the web, safely: only HTTP, only public addresses, within limits, where robots.txt lets us.
+"""Fetch a page from the web safely: HTTP alone, public addresses alone, within limits, and where robots.txt allows it.
 
-Each hop of a redirect is looked at anew. A name is looked up once and that address connected to (with the name in Host and TLS), so
-that what was checked is what is reached. What goes wrong is a ToolError, the model's to read: it chose the page.
+Each redirect is checked anew. A name is looked up once and the connection goes to that address (with the name in Host
+and TLS), so that the checked address is the one reached. Failures are ToolErrors, which the model reads: it chose the
+page.
 """
 
 import asyncio
@@ -85,7 +86,8 @@ class Fetcher:
         raise ToolError(f"more than {self.redirects} redirects")
 
     async def _get(self, url: httpx.URL, most_bytes: int, cut: bool = False) -> _Hop:
-        """One request to an address that was checked. A body above `most_bytes` is cut where `cut`, else a ToolError."""
+        """One request to an address that was checked. A body above `most_bytes` is cut where `cut`, else a
+        ToolError."""
         host = url.raw_host.decode("ascii")
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = await resolve(host, port, self._allowed)
@@ -154,7 +156,8 @@ class Fetcher:
             raise ToolError(f"{url.host} does not want programs to open this page (robots.txt)")
 
     async def _robots_of(self, url: httpx.URL) -> Protego | None:
-        """The rules; None: everything is allowed (there is no file). A server that fails allows nothing, as the RFC says."""
+        """The rules; None: everything is allowed (there is no file). A server that fails allows nothing, as the RFC
+        says."""
         at = url.copy_with(raw_path=b"/robots.txt", fragment=None)
         for _ in range(6):
             hop = await self._get(at, ROBOTS_BYTES, cut=True)

@@ -1,6 +1,6 @@
-"""What each provider of web search is asked and what it answers.
+"""The request and response formats of each provider of web search, with links to their documentation.
 
-Knows request and response formats, each with where it is documented. Refuses to know connections, limits and how results look.
+Refuses to know connections, limits and how results look to the model.
 """
 
 import html
@@ -19,7 +19,7 @@ TAG = re.compile(r"</?\w[^>]*>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """One search: what a provider makes a request of."""
+    """One search, from which a provider builds its HTTP request."""
 
     query: str
     k: int
@@ -28,20 +28,20 @@ class SearchRequest:
     parameters: Mapping[str, Any]  # the provider's own, from the recipe
 
     def __repr__(self) -> str:  # without the key
-        return f"Asked({self.query!r}, k={self.k})"
+        return f"SearchRequest({self.query!r}, k={self.k})"
 
 
 def nothing_special(answer: HttpResponse, key: str) -> None:
-    """Of a provider whose errors are all told by their status."""
+    """For a provider whose errors all show in the status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchProvider:
-    """A service for web search. `read` raises KeyError or TypeError for JSON that is not of the documented form; `check` raises
-    for errors that a status alone does not tell."""
+    """A service for web search. `read` raises KeyError or TypeError for JSON that does not have the documented form;
+    `check` raises for errors that the status alone does not show."""
 
     name: str
-    url: str  # "": it is hosted by yourself, and the recipe says where
+    url: str  # "": self-hosted, and the recipe names it
     key_env: str  # the environment variable that holds the key; "": there is none
     ask: Callable[[SearchRequest], HttpRequest]
     read: Callable[[Any], Sequence[Passage]]

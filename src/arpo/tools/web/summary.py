@@ -1,6 +1,6 @@
-"""A page told in a few sentences, by a model behind any OpenAI-compatible endpoint that is told the question.
+"""A summary of a page with respect to a question, by a model behind an OpenAI-compatible endpoint.
 
-Knows the instruction. Refuses to know pages and HTTP; it does not retry (that is done around every tool).
+Knows the prompt. Refuses to know pages and HTTP; it does not retry (the gateway does).
 """
 
 from pydantic import Field
@@ -38,8 +38,8 @@ class Summariser:
         self.endpoint.ready("summariser")
 
     async def __call__(self, question: str, title: str, text: str) -> tuple[str, float]:
-        """What `text` says about `question` ("" where it says nothing), and the money that it cost. Raises ProviderError where the
-        model does not answer."""
+        """What `text` says about `question` ("" where it says nothing), and the money that it cost. Raises
+        ProviderError where the model does not answer."""
         config = self.config
         asked = f"Question: {question}\n\nPage: {title}\n\n{text[: config.page_chars]}"
         messages = [{"role": "system", "content": PROMPT.format(words=config.words)}, {"role": "user", "content": asked}]

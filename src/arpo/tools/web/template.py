@@ -19,7 +19,8 @@ from arpo.tools.web.providers import SearchProvider, SearchRequest, passage
 
 
 class Template(Config):
-    """An endpoint. `{query}`, `{k}` and `{key}` are filled in; the key not in the URL, which is written down in places."""
+    """An endpoint. `{query}`, `{k}` and `{key}` are filled in; the key not in the URL, which is written down in
+    places."""
 
     name: str = "endpoint"
     """What errors and limits call it."""

@@ -1,33 +1,33 @@
-"""The tool for web search: one class, whoever the provider is.
+"""The tool for web search: one class for all providers.
 
-Knows how results look and what the recipe says. Refuses to know retries, rates and caches: those are around every tool.
+Knows how results look and what the recipe says. Refuses to know retries, rates and caches: the gateway has those.
 """
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ProviderError, nearest
 from arpo.http.exchange import HttpClient, HttpResponse, refused
+from arpo.options import custom
 from arpo.search.passages import Passage
-from arpo.tools import CallContext, JsonSchema, ToolResult
+from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.cache_key import digest
 from arpo.tools.search import NOTHING, passage_line
 from arpo.tools.web.providers import PROVIDERS, SearchProvider, SearchRequest
 from arpo.tools.web.template import Template, from_template
 
 
-class WebSearchTool:
+class WebSearchTool(ToolBase):
     """Searches the web.
 
-    `provider`: serper, brave, tavily, bing (through Bright Data), searxng, retrieval (Search-R1's API), or a mapping that describes
-    any endpoint (see arpo.tools.web.template). `url`: another address of it; needed for searxng and retrieval. `key_env`: the
-    environment variable with the key, if not the usual one. `parameters`: the provider's own (`{gl: us, hl: en}` for serper).
-    `k` results, each a line `Title: text` of at most `passage_chars`; with `urls` also its address, for a tool that opens pages.
-    `cost`: money that a call costs. Raises ConfigError for what cannot work; for a key that is not there, `ready` does.
+    `provider`: serper, brave, tavily, bing (through Bright Data), searxng, retrieval (Search-R1's API), or a mapping
+    that describes any endpoint (see arpo.tools.web.template). `url`: another address of it; needed for searxng and
+    retrieval. `key_env`: the environment variable with the key, if not the usual one. `parameters`: the provider's own
+    (`{gl: us, hl: en}` for serper). `k` results, each a line `Title: text` of at most `passage_chars`; with `urls` also
+    its address, for a tool that opens pages. `cost`: money that a call costs. Raises ConfigError for what cannot work;
+    for a key that is not there, `ready` does.
     """
 
     cacheable = True
@@ -104,7 +104,8 @@ class WebSearchTool:
         return ToolResult(text=text or NOTHING, empty=not text, cost=self.cost, metadata={"sources": sources})
 
     async def find(self, query: str) -> list[Passage]:
-        """What the provider has for `query`. Raises ProviderError where it fails, ToolError where it refuses the query."""
+        """What the provider has for `query`. Raises ProviderError where it fails, ToolError where it refuses the
+        query."""
         key = os.environ.get(self.key_env, "") if self.key_env else ""
         asked = SearchRequest(query=" ".join(query.split()), k=self.k, url=self.url, key=key, parameters=self.parameters)
         answer = await self._exchange.send(self._provider.ask(asked))
@@ -133,12 +134,7 @@ class WebSearchTool:
 
 def _provider(given: str | Mapping[str, Any]) -> SearchProvider:
     if isinstance(given, Mapping):
-        try:
-            return from_template(Template.model_validate(given))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, ("provider", *first["loc"])))
-            raise ConfigError(first["msg"], where=where, value=first["input"]) from error
+        return from_template(custom(Template, given, "provider"))
     if given not in PROVIDERS:
         raise ConfigError(
             "no such provider",
