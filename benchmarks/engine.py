@@ -228,12 +228,12 @@ async def _forget(engine: Any, model: Any) -> None:
     if hasattr(engine, "forget"):
         await engine.forget()
     else:
-        await engine.load(Weights(engine.version, full_state(model)))
+        await engine.update_weights(Weights(engine.version, full_state(model)))
 
 
 async def _load(engine: Any, model: Any, version: int) -> dict[str, float]:
     before, began = engine.stats.load_s, time.perf_counter()
-    await engine.load(Weights(version, full_state(model)))
+    await engine.update_weights(Weights(version, full_state(model)))
     return {"seconds": time.perf_counter() - began, "taken_s": engine.stats.load_s - before}
 
 

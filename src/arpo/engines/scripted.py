@@ -82,11 +82,11 @@ class ScriptedEngine:
             self.live -= 1
             self.cancelled += not done
 
-    async def load(self, weights: Weights) -> None:
+    async def update_weights(self, weights: Weights) -> None:
         """Tokens from now on carry this version."""
         self.version = weights.version
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """Nothing to give back."""
 
     async def close(self) -> None:

@@ -14,11 +14,11 @@ class EngineWrapper:
     def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
         return self.engine.sample(prompt, params)
 
-    async def load(self, weights: Weights) -> None:
-        await self.engine.load(weights)
+    async def update_weights(self, weights: Weights) -> None:
+        await self.engine.update_weights(weights)
 
-    async def rest(self) -> None:
-        await self.engine.rest()
+    async def sleep(self) -> None:
+        await self.engine.sleep()
 
     async def close(self) -> None:
         await self.engine.close()

@@ -22,11 +22,12 @@ def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
 
 
 class LossConfig(Config):
-    """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and others'."""
+    """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and
+    others'."""
 
     surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
-    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead, `aepo` keeps
-    the gradient of what is clipped above. Or the import path of a surrogate of your own."""
+    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead,
+    `aepo` keeps the gradient of what is clipped above. Or the import path of a surrogate of your own."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
     """How tokens become one number: the mean of each trajectory's mean, the mean over all tokens, or the sum divided by
     trajectories times `constant_length`."""
@@ -39,13 +40,15 @@ class LossConfig(Config):
     dual_clip: float | None = Field(default=None, gt=1)
     """The objective at a negative advantage A is at least dual_clip * A (usual: 3)."""
     tis_cap: float | None = Field(default=2.0, gt=0)
-    """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured either way."""
+    """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured
+    either way."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the k3 estimate of the divergence from a frozen reference. 0: no reference model is loaded."""
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus (entropy at temperature 1)."""
     entropy_advantage: float = Field(default=0.0, ge=0)
-    """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's mean."""
+    """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's
+    mean."""
 
     @model_validator(mode="after")
     def _constant_has_length(self) -> Self:

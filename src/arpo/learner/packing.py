@@ -1,4 +1,5 @@
-"""Credited trees laid out for training: unique tokens in preorder, and each leaf a row of indices into them (algorithm section 8).
+"""Credited trees laid out for training: unique tokens in preorder, and each leaf a row of indices into them
+(docs/method.md, section 8).
 
 Knows tokens, places and credit. Refuses to know models, losses and how attention is computed.
 
@@ -27,8 +28,8 @@ from arpo.errors import ConfigError, FormatError
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A maximal run of tokens without a fork: `start <= t < end`. `parent` is the number of the chain it grows from, -1 at the
-    start of a block. Chains stand in preorder."""
+    """A maximal run of tokens without a fork: `start <= t < end`. `parent` is the number of the chain it grows from, -1
+    at the start of a block. Chains stand in preorder."""
 
     start: int
     end: int
@@ -101,11 +102,13 @@ class PackedBatch:
 def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False) -> list[PackedBatch]:
     """Lay `trees` out in packs of at most `token_budget` unique tokens.
 
-    A tree that fits is never split; one that does not is split into groups of leaves in preorder, so that the copies of trunks
-    cost the fewest tokens. A path longer than the budget stands alone in its pack. Every (leaf, token) appears exactly once over
-    all packs; leaves without credit do not appear. Trees keep no order among packs: only one global normaliser makes losses add up.
+    A tree that fits is never split; one that does not is split into groups of leaves in preorder, so that the copies of
+    trunks cost the fewest tokens. A path longer than the budget stands alone in its pack. Every (leaf, token) appears
+    exactly once over all packs; leaves without credit do not appear. Trees keep no order among packs: only one global
+    normaliser makes losses add up.
 
-    `flat`: every trajectory alone in a pack, whatever the budget (the slow twin, and what models without tree attention need).
+    `flat`: every trajectory alone in a pack, whatever the budget (the slow twin, and what models without tree attention
+    need).
 
     Raises ConfigError for a budget below 1, FormatError for a tree whose credit or token arrays do not fit it.
     """
@@ -138,7 +141,8 @@ class _Group:
 def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
     """Consecutive leaves so that each group fits, with the fewest tokens over all groups, then the fewest groups.
 
-    In preorder a leaf shares most with the leaf before it, so a group costs its first path plus what each further leaf adds.
+    In preorder a leaf shares most with the leaf before it, so a group costs its first path plus what each further leaf
+    adds.
     """
     leaves = sorted(tree.advantages)
     whole = [_num_tokens(tree, _prefixes([leaf]), frozenset([leaf])) for leaf in leaves]
@@ -195,7 +199,8 @@ def _num_tokens(tree: CreditedTree, places: Iterable[Place], leaves: frozenset[P
 
 
 class _Layout:
-    """The segments of one pack as they are laid out: numbers a segment, arrays of its tokens. Lives only inside `_lay_out`."""
+    """The segments of one pack as they are laid out: numbers a segment, arrays of its tokens. Lives only inside
+    `_lay_out`."""
 
     def __init__(self) -> None:
         self.tokens = array("i")
@@ -224,7 +229,8 @@ class _Layout:
         self.ends[segment] = len(self.tokens)
 
     def chain(self, start: int, end: int, parent: int, joined: bool) -> int:
-        """Note the run [start, end) grown from chain `parent`, as its continuation where `joined`. Returns the chain's number."""
+        """Note the run [start, end) grown from chain `parent`, as its continuation where `joined`. Returns the chain's
+        number."""
         if start == end:
             return parent
         if joined and parent >= 0:

@@ -3,10 +3,11 @@
     <cache>/cold-starts/<key>/model/             trained weights, a whole folder
                               evaluation/*.json  results, named by what was asked
 
-The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made anew.
+The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made
+anew.
 
-Some cold starts come with arpo (`bundled/`, written by scripts/write_cold_start.py): LoRA's matrices, with the key that they were
-made under. A run whose key it is starts from them unless its recipe says otherwise.
+Some cold starts come with arpo (`bundled/`, written by scripts/write_cold_start.py): LoRA's matrices, with the key that
+they were made under. A run whose key it is starts from them unless its recipe says otherwise.
 """
 
 import hashlib
@@ -39,7 +40,8 @@ _WORLD = {ending.value for ending in StopReason if ending.by_world}
 
 
 class SFTCache:
-    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache.
+    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same
+    cache.
 
     `bundled`: whether a cold start that comes with arpo will do, where the recipe allows it."""
 
@@ -158,8 +160,8 @@ def _has_documents(tool: Any) -> bool:
 
 
 def _stamp(source: str | Given) -> Any:
-    """What tells that a file or folder changed, or rows of a program's own; None for what is none (a Hub id, a package, a
-    built-in)."""
+    """What tells that a file or folder changed, or rows of a program's own; None for what is none (a Hub id, a package,
+    a built-in)."""
     if isinstance(source, Given):
         return hashlib.sha256(repr(source.items).encode()).hexdigest()
     path = expanded(source)

@@ -1,4 +1,5 @@
-"""What a program of the user's own hears of a run while it goes on: each finished step, each evaluation, each checkpoint.
+"""What a program of the user's own hears of a run while it goes on: each finished step, each evaluation, each
+checkpoint.
 
 Knows when something is heard. Refuses to know what is done with it: what a callback raises ends the run.
 """
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Override what is to be heard. Training waits for each call. What one raises ends the run, which can be resumed."""
+    """Override what is to be heard. Training waits for each call. What one raises ends the run, which can be
+    resumed."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` (from 1) is finished; `metrics` is its line of metrics.jsonl."""
@@ -60,7 +62,8 @@ class Callbacks(Callback):
 
 @contextmanager
 def _told(hook: str, step: int) -> Iterator[None]:
-    """An error keeps its type, since a program may wait for that one (a tuner that ends a trial), and says where it came up."""
+    """An error keeps its type, since a program may wait for that one (a tuner that ends a trial), and says where it
+    came up."""
     try:
         yield
     except Exception as error:

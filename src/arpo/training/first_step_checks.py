@@ -51,7 +51,8 @@ def check_first_step(metrics: Mapping[str, float | None], thresholds: GateThresh
 
 
 def tool_use_collapse(history: History, *, window: int = 3, share: float = 0.6) -> str | None:
-    """A warning when the last `window` steps use tools less than `share` times as often as the first `window` steps, else None.
+    """A warning when the last `window` steps use tools less than `share` times as often as the first `window` steps,
+    else None.
 
     Answering at once, without tools, is what a policy learns when calls are broken or cost more than they bring.
     """

@@ -21,7 +21,7 @@ from arpo.engines import Weights
 from arpo.engines.stats import Prefill
 from arpo.errors import ArpoError, GateError
 from arpo.evaluation.run_eval import eval_specs, run_eval
-from arpo.learner.local import BAD_UPDATES, Learner
+from arpo.learner import MAX_SKIPPED, Learner, Update
 from arpo.rollout.collect import Rollout
 from arpo.rollout.records import record_of
 from arpo.runs import checkpoint
@@ -29,12 +29,11 @@ from arpo.runs.checkpoint import TrainState
 from arpo.runs.folder import VALIDATION, RunFolder
 from arpo.tasks import Task
 from arpo.terminal_safe import terminal_safe
-from arpo.training.asynchronous import make_schedule
-from arpo.training.batch import Batch, SamplerState, collect_step, is_used
+from arpo.training.batch import Batch, SamplerState, best_and_worst, collect_step, is_used
 from arpo.training.callbacks import Callback
 from arpo.training.first_step_checks import check_first_step, tool_use_collapse
 from arpo.training.metrics import Metrics, TreeStats, step_metrics
-from arpo.training.sample_log import best_and_worst
+from arpo.training.schedule import make_schedule
 from arpo.training.trackers import Trackers
 
 
@@ -67,16 +66,22 @@ class Trainer:
         self.collapse_told = False
         self.arrived: Counter[int] = Counter()  # rollouts to be trained on, by step
         self.schedule = make_schedule(
-            self.run, self.collect_step, self.publish, engine=components.agent.engine, last_step=num_steps
+            self.run,
+            self.collect_step,
+            self.publish,
+            engine=components.agent.engine,
+            start=SamplerState(step=self.step, position=state.position, window=state.window),
+            last_step=num_steps,
         )
         self.prefill = Prefill(components.agent.engine)
         self.room = asyncio.Semaphore(self.run.train.tasks_per_step)  # trees that grow at once, of whatever step
 
     async def train(self) -> TrainState:
-        """Train until the steps, the time or the patience end. Cancelled (Ctrl-C), it saves what is finished and raises.
+        """Train until the steps, the time or the patience end. Cancelled (Ctrl-C), it saves what is finished and
+        raises.
 
-        Raises GateError where the first step is not fit to be trained on, EngineError or ToolError where a whole step was lost to
-        the world, ArpoError where the loss stays infinite.
+        Raises GateError where the first step is not fit to be trained on, EngineError or ToolError where a whole step
+        was lost to the world, ArpoError where the loss stays infinite.
         """
         try:
             await self.validate()  # of the last step, where an earlier start was cut off before it
@@ -86,9 +91,9 @@ class Trainer:
                     credited = self.credit(batch)
                     metrics = self.measure(batch, credited)
                     self.check(metrics)
-                    metrics |= await self.update(credited)
-                    self.record(batch, credited)
-                    self.finish_step(batch, metrics)
+                    update = await self.update(credited)
+                    self.record(batch, credited, update)
+                    self.finish_step(batch, {**metrics, **update.metrics})
                     await self.publish()
                     await self.validate()
                     await self.save()
@@ -117,12 +122,11 @@ class Trainer:
         return not self.ended_early
 
     async def collect(self) -> Batch:
-        """The step's rollouts, which may have been collected by now."""
+        """The step's rollouts, some or all of which may be there already."""
         enough = self.run.train.tasks_per_step
         self.progress.phase("sampling", total=enough)
         self.progress.advance(self.arrived[self.step])
-        state = self.state
-        batch = await self.schedule.batch(SamplerState(step=self.step, position=state.position, window=state.window))
+        batch = await anext(self.schedule)
         del self.arrived[self.step]
         if batch.used < enough:
             self.note(
@@ -144,7 +148,8 @@ class Trainer:
                 self.progress.advance()
 
     def set_aside(self) -> None:
-        """Trees that were sampled ahead and will not be trained, since training ends early, are kept but not read as the run's."""
+        """Trees that were sampled ahead and will not be trained, since training ends early, are kept but not read as
+        the run's."""
         if self.ended_early and (kept := self.folder.cut_back(self.state.step)):
             self.note(f"what was sampled ahead of that is kept in {kept}")
 
@@ -158,7 +163,7 @@ class Trainer:
         return [next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch.rollouts]
 
     def measure(self, batch: Batch, credited: Sequence[CreditedTree]) -> Metrics:
-        step = [*map(TreeStats.of, batch.rollouts, credited)]
+        step = [*map(TreeStats.from_rollout, batch.rollouts, credited)]
         return {
             **step_metrics(step, head_tokens=self.run.rollout.head, version=self.state.step),
             **self.schedule.figures(batch),
@@ -166,11 +171,11 @@ class Trainer:
             "decisions/waited_s": sum(rollout.grown.waited_s for rollout in batch.rollouts),
         }
 
-    def record(self, batch: Batch, credited: Sequence[CreditedTree]) -> None:
-        """The step's trees once more, now with their credit and what the learner thought of each token."""
+    def record(self, batch: Batch, credited: Sequence[CreditedTree], update: Update) -> None:
+        """Write the step's trees once more, now with their credit and the learner's log-probability of each token."""
         self.progress.phase("records")
         for rollout, tree in zip(batch.rollouts, credited, strict=True):
-            self.folder.append_tree(self.step, record_of(rollout, tree, self.learner.seen.get(rollout.task.id)))
+            self.folder.append_tree(self.step, record_of(rollout, tree, update.logprobs.get(rollout.task.id)))
         self._keep_sample(batch.rollouts[0])
         every = self.run.train.show_every
         for text in best_and_worst(batch.rollouts) if every and self.step % every == 0 else ():
@@ -205,31 +210,31 @@ class Trainer:
             self.collapse_told = True
             self.note(warning, level="warning", step=self.step)
 
-    async def update(self, credited: Sequence[CreditedTree]) -> Metrics:
-        import torch
-
+    async def update(self, credited: Sequence[CreditedTree]) -> Update:
+        """The learner's update, its metrics named `train/...`."""
         self.progress.phase("update")
         self.whole = False
-        torch.manual_seed(keyed(self.run.seed, self.step, "", (), "update").getrandbits(63))  # dropout's, where there is one
-        metrics = await self.schedule.learn(partial(self.learner.update, credited, self.run.train.updates_per_step))
-        if not metrics:
+        seed = keyed(self.run.seed, self.step, "", (), "update").getrandbits(63)
+        update = await self.schedule.learn(partial(self.learner.update, credited, self.run.train.updates_per_step, seed=seed))
+        if not update.metrics:
             self.note("nothing to train on: the rewards of every group are equal", level="warning", step=self.step)
-            return {"train/updates": 0.0, "train/tokens_trained": 0.0}
-        if metrics["skipped_updates"]:
+            return replace(update, metrics={"train/updates": 0.0, "train/tokens_trained": 0.0})
+        if update.metrics["skipped_updates"]:
             self.note("a loss or gradient was not finite: its update was skipped", level="warning", step=self.step)
-            if self.bad_updates == BAD_UPDATES - 1:
+            if self.bad_updates == MAX_SKIPPED - 1:
                 raise ArpoError(
-                    f"{BAD_UPDATES} steps in a row had updates without a finite loss: lower optim.lr, or look at the records"
+                    f"{MAX_SKIPPED} steps in a row had updates without a finite loss: lower optim.lr, or look at the records"
                 )
-        if weight := self.learner.broken():
+        if weight := self.learner.healthy():
             raise ArpoError(
                 f"the update of step {self.step} broke the weights ({weight} is not finite): lower optim.lr, then resume"
             )
-        return {f"train/{name}": value for name, value in metrics.items()}
+        return replace(update, metrics={f"train/{name}": value for name, value in update.metrics.items()})
 
     @property
     def bad_updates(self) -> int:
-        """Steps in a row, up to the last finished one, of which an update was skipped. Steps without any do not count."""
+        """Steps in a row, up to the last finished one, of which an update was skipped. Steps without any do not
+        count."""
         count = 0
         for line in reversed(self.history):
             if line.get("train/updates"):
@@ -242,7 +247,8 @@ class Trainer:
         """Hand the newest weights to the engine."""
         self.progress.phase("publication")
         version = self.state.step
-        await self.components.agent.engine.load(Weights(version, self.learner.state(), changing=self.schedule.overlaps))
+        weights = Weights(version, self.learner.weights(), changing=self.schedule.overlaps)
+        await self.components.agent.engine.update_weights(weights)
         self.schedule.published(version)
 
     def finish_step(self, batch: Batch, metrics: Metrics) -> None:
@@ -263,7 +269,6 @@ class Trainer:
             position=position,
             window=batch.after.window,
             seconds=self.state.seconds + metrics["seconds/step"],
-            updates=self.learner.updates,
             skipped=self.bad_updates,
         )
         self.whole = True
@@ -272,7 +277,8 @@ class Trainer:
         self.callbacks.on_step(self.state.step, metrics)
 
     async def validate(self, *, last: bool = False) -> None:
-        """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the best."""
+        """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the
+        best."""
         every, step = self.run.train.eval_every, self.state.step
         last = last or step == self.num_steps  # before the last checkpoint, which then knows of it
         if not every or not (last or step % every == 0) or self.state.validated == step or not self.validation:
@@ -295,10 +301,12 @@ class Trainer:
         self.callbacks.on_evaluation(step, results)
 
     async def save(self, *, last: bool = False) -> None:
-        """Write a checkpoint where one is due: every `train.save_every` steps, and at the end (`last`) unless it is there.
+        """Write a checkpoint where one is due: every `train.save_every` steps, and at the end (`last`) unless it is
+        there.
 
-        After a skipped update only at the end: the weights may be what is broken, and their checkpoint would push out a good one.
-        A large one takes minutes: where calls of tools are under way meanwhile, they must not miss their deadlines for it.
+        After a skipped update only at the end: the weights may be what is broken, and their checkpoint would push out a
+        good one. A large one takes minutes: where calls of tools are under way meanwhile, they must not miss their
+        deadlines for it.
         """
         every = self.run.train.save_every
         due = last or (every and self.state.step // every > self.saved.step // every)
@@ -310,13 +318,11 @@ class Trainer:
         self.callbacks.on_checkpoint(self.saved.step, path)
 
     def _write_checkpoint(self) -> Path:
-        policy = self.learner.unwrapped
         saved = checkpoint.save(
             self.folder.path / "checkpoints",
             self.state,
-            policy.model,
+            self.learner,
             self.components.tokenizer,
-            self.learner.optimizer,
             keep=self.run.train.keep_last + bool(self.bad_updates),  # what may be broken pushes out nothing
         )
         self.saved = self.state

@@ -1,7 +1,7 @@
 """What a step was like, as a flat dict of numbers: pure functions of its trees.
 
-Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a figure that cannot be
-computed (no decision, say) is left out, never 0.
+Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a figure that
+cannot be computed (no decision, say) is left out, never 0.
 
     reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
         `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
@@ -45,8 +45,9 @@ POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
 
 @dataclass(frozen=True, slots=True)
 class TreeStats:
-    """One tree of a step, with its planned number of roots, its final decisions by tip place (`Expansion.decisions`) and, by leaf,
-    the outcomes that the model never saw (`Grown.discarded`) and whether it finished with every turn well formed."""
+    """One tree of a step, with its planned number of roots, its final decisions by tip place (`Expansion.decisions`)
+    and, by leaf, the outcomes that the model never saw (`Grown.discarded`) and whether it finished with every turn well
+    formed."""
 
     credited: CreditedTree
     planned_roots: int
@@ -55,7 +56,7 @@ class TreeStats:
     well_formed: Mapping[Place, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rollout: Rollout, credited: CreditedTree) -> "TreeStats":
+    def from_rollout(cls, rollout: Rollout, credited: CreditedTree) -> "TreeStats":
         grown = rollout.grown
         well_formed = {
             leaf: said.ending == StopReason.FINISHED.value and all(turn.well_formed for turn in said.turns)
@@ -65,8 +66,8 @@ class TreeStats:
 
 
 def step_metrics(step: Sequence[TreeStats], *, head_tokens: int = POSITIONS, version: int | None = None) -> Metrics:
-    """All figures of a step. `head_tokens` is the recipe's k, `version` that of the weights which are to be trained on it (None:
-    not known, so there is no staleness). Raises ValueError for a step without trees."""
+    """All figures of a step. `head_tokens` is the recipe's k, `version` that of the weights which are to be trained on
+    it (None: not known, so there is no staleness). Raises ValueError for a step without trees."""
     if not step:
         raise ValueError("a step without trees has nothing to measure")
     trees = [m.credited.tree for m in step]
@@ -299,7 +300,8 @@ def _staleness(trees: Sequence[RolloutTree], version: int) -> Metrics:
 
 
 def _decisions(step: Sequence[TreeStats]) -> Metrics:
-    """Over tips that were decided on; those whose probe failed before its head was known have no tip and are left out."""
+    """Over tips that were decided on; those whose probe failed before its head was known have no tip and are left
+    out."""
     found = [(d.tip, d.decided) for m in step for d in m.decisions.values() if d.tip is not None]
     if not found:
         return {}
@@ -319,7 +321,8 @@ def _decisions(step: Sequence[TreeStats]) -> Metrics:
 
 
 def want_rates(history: Sequence[Mapping[str, float | None]]) -> dict[int, float]:
-    """The share of tips at each depth where a rule wanted a branch, over a whole run: what the `random` rule takes as its p_d."""
+    """The share of tips at each depth where a rule wanted a branch, over a whole run: what the `random` rule takes as
+    its p_d."""
     tips: Counter[int] = Counter()
     wanting: Counter[int] = Counter()
     for metrics in history:

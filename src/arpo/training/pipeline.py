@@ -18,16 +18,14 @@ from arpo.assembly.components import Components, build_components, build_learner
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
 from arpo.display.progress import Progress
-from arpo.engines import Weights
 from arpo.errors import ArpoError, CheckpointError
 from arpo.evaluation.results import Results, read_all_results
 from arpo.evaluation.run_eval import eval_specs, run_eval
 from arpo.evaluation.statistics import paired_difference
 from arpo.import_path import refuse_while_imported
-from arpo.learner.local import Learner
-from arpo.learner.lora import full_state
+from arpo.learner import Learner
 from arpo.learner.losses import check_surrogate
-from arpo.learner.parity import choose_packing
+from arpo.learner.policy import choose_packing
 from arpo.models.loading import load_model
 from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import PlanConfig
@@ -40,9 +38,9 @@ from arpo.runs.disk_space import check_space, space_for
 from arpo.runs.environment import describe_environment
 from arpo.runs.folder import RunFolder, move_aside
 from arpo.runs.shutdown import run_to_end, written_down
-from arpo.sft import training
 from arpo.sft.cache import SFTCache
 from arpo.sft.stage import run_cold_start
+from arpo.sft.traces import read_traces
 from arpo.tasks import Task
 from arpo.tasks.given import write_tasks
 from arpo.tools.usage import in_words
@@ -66,13 +64,14 @@ def train(
 ) -> Path:
     """Carry out `run` in the folder `out` (default: the run's own) and return the path of that folder.
 
-    `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder. `callbacks` hear of
-    steps, evaluations and checkpoints; a plain function is called with (step, metrics) after each finished step.
+    `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder.
+    `callbacks` hear of steps, evaluations and checkpoints; a plain function is called with (step, metrics) after each
+    finished step.
 
-    With `resume` the run in that folder goes on from its newest whole checkpoint (one that is at its end is left alone); with
-    `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError
-    and the other ArpoErrors. What was computed stays in the folder, whose summary says how the run ended: finished, stopped (by
-    its gates), interrupted or failed.
+    With `resume` the run in that folder goes on from its newest whole checkpoint (one that is at its end is left
+    alone); with `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt.
+    Raises ConfigError and the other ArpoErrors. What was computed stays in the folder, whose summary says how the run
+    ended: finished, stopped (by its gates), interrupted or failed.
     """
     refuse_while_imported("arpo.train")
     run, out = resolve_run(run, None if out is None else Path(out), resume=resume)
@@ -101,7 +100,8 @@ def train(
 
 
 def _at_its_end(run: RunConfig, folder: Path) -> bool:
-    """Whether there is a finished run in `folder`, and `run` asks for nothing else (as recipes: objects have no equality)."""
+    """Whether there is a finished run in `folder`, and `run` asks for nothing else (as recipes: objects have no
+    equality)."""
     if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
         return False
     was, now = (yaml.safe_load(text) for text in (RunFolder(folder).recipe_text(), dump(plain(run))))
@@ -148,9 +148,7 @@ class _Pipeline:
                 components.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout
             )
             self.look_at_space(components, len(tasks["train"]))
-            choose_packing(
-                components.model, self.run.train.packing
-            )  # a model that cannot be trained is refused before it is measured
+            choose_packing(components.model, self.run.train.packing)  # refuses a model that cannot be trained
             if self.run.plan == "auto" and self.run.train.minutes is not None and not self.saved:
                 components = await self.plan(components, asked)
             else:
@@ -158,11 +156,13 @@ class _Pipeline:
         try:
             if self.saved:
                 before = self._earlier("before")
-                await components.agent.engine.load(Weights(self.saved.state.step, full_state(components.model)))
+                await components.agent.engine.update_weights(components.weights(self.saved.state.step))
             else:
                 if self.run.cold_start and self.start.model is None:
                     components = await self.cold_start(components)
-                elif self.start.model and self.start.model == self.start.bundled:
+                else:
+                    await components.agent.engine.update_weights(components.weights(0))
+                if self.start.bundled and self.start.model == self.start.bundled:
                     self.say("cold start: the one that comes with arpo (cold_start.bundled=false trains it here)")
                 before = await self.measure(components, asked, "before", cached=True)
             self.folder.write_summary(**_accuracies(before, {}))
@@ -200,13 +200,13 @@ class _Pipeline:
         return replace(components, run=self.run)
 
     async def cold_start(self, components: Components) -> Components:
-        """Supervised fine-tuning, kept in the cache. One that a plan has shortened goes on for as long as the policy does not keep
-        to the format."""
+        """Supervised fine-tuning, kept in the cache. One that a plan has shortened goes on for as long as the policy
+        does not keep to the format."""
         self.start.check_writable()
         assert self.asked.cold_start
         with self.phase("cold_start"):
             done, shortened = 0, self.run.cold_start != self.asked.cold_start
-            num_traces = len(training.read_traces(self.asked.cold_start, self.asked.data.train)) if shortened else 0
+            num_traces = len(read_traces(self.asked.cold_start, self.asked.data.train)) if shortened else 0
             while True:
                 self.say(f"cold start: {await run_cold_start(components, console=self.console, tell=self.say, done=done)}")
                 more = more_cold_start(self.run, self.asked.cold_start, num_traces) if shortened else None
@@ -253,8 +253,8 @@ class _Pipeline:
         return {name: results for name, results in read_all_results(self.folder.path).items() if name in names}
 
     async def learn(self, components: Components, tasks: dict[str, list[Task]], before: dict[str, Results]) -> dict[str, Any]:
-        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
-        summary."""
+        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts
+        for the summary."""
         config, state = self.run.train, self.saved.state if self.saved else TrainState()
         num_steps = config.num_steps(len(tasks["train"]))
         learner = self.learner(components, num_steps * config.updates_per_step)
@@ -288,8 +288,7 @@ class _Pipeline:
         reference = self._reference() if self.saved and self.run.loss.kl_coefficient else None
         learner = build_learner(components, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference)
         if self.saved:
-            checkpoint.load_optimizer(self.saved, learner.optimizer)
-            learner.updates = self.saved.state.updates
+            learner.load(self.saved.path)
         return learner
 
     def _reference(self) -> Any:
@@ -301,7 +300,8 @@ class _Pipeline:
         return load_model(self.prepared.source, self.run.model, self.start.model)[0]
 
     async def take_best(self, components: Components, state: TrainState) -> int:
-        """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its weights."""
+        """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its
+        weights."""
         if state.best_step in (0, state.step):
             return state.step
         path = checkpoint.path_of(self.folder.path / "checkpoints", state.best_step)
@@ -311,13 +311,13 @@ class _Pipeline:
             self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
             return state.step
         model, _ = load_model(self.prepared.source, self.run.model, best.model)
-        await components.agent.engine.load(Weights(state.best_step, full_state(model)))
+        await components.agent.engine.update_weights(replace(components, model=model).weights(state.best_step))
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step
 
     def close(self, before: dict[str, Results], after: dict[str, Results], course: dict[str, Any]) -> None:
-        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is finished when
-        all is there: killed before, it is resumed to here."""
+        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is
+        finished when all is there: killed before, it is resumed to here."""
         status = "finished" if course["model_step"] else "failed"
         history = self.folder.metrics()
         totals = {"tool_calls": "calls/answered", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}

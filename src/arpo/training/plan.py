@@ -1,4 +1,5 @@
-"""What a run does within its minutes on the machine that it is on: cold start, questions and steps from measured speeds.
+"""What a run does within its minutes on the machine that it is on: cold start, questions and steps from measured
+speeds.
 
 Knows a recipe's counts and the tokens of its traces. Refuses to know how a speed was measured (arpo.training.speed).
 """
@@ -82,8 +83,9 @@ class Counts:
 def plan(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts, *, spent_s: float) -> Planned:
     """Cut `run` down to `train.minutes`, of which `spent_s` are gone.
 
-    Updates of the cold start (where one is to be made), questions and steps shrink by one factor, none below its least: a quarter
-    of the updates, `MIN_QUESTIONS`, `MIN_STEPS`. Where even these take longer, the minutes are raised to what they take.
+    Updates of the cold start (where one is to be made), questions and steps shrink by one factor, none below its least:
+    a quarter of the updates, `MIN_QUESTIONS`, `MIN_STEPS`. Where even these take longer, the minutes are raised to what
+    they take.
     """
     assert run.train.minutes is not None
     room_s = 60 * run.train.minutes - spent_s - CLOSING_S
@@ -110,7 +112,8 @@ def _largest(fits: Callable[[float], bool]) -> float | None:
 
 
 def with_updates(config: ColdStartConfig, num_updates: int, num_traces: int) -> ColdStartConfig:
-    """The cold start with so many updates: by its `steps` where it says them, else by the traces that it uses, of `num_traces`."""
+    """The cold start with so many updates: by its `steps` where it says them, else by the traces that it uses, of
+    `num_traces`."""
     if config.steps is not None or (config.epochs or 1.0) != 1.0:
         return config.model_copy(update={"steps": num_updates, "epochs": None})
     return config.model_copy(update={"num_traces": min(num_traces, num_updates * config.batch)})
@@ -131,7 +134,8 @@ def _smaller(run: RunConfig, share: float, counts: Counts) -> RunConfig:
 
 
 def _tens(share: float, number: int) -> int:
-    """A share of `number` in tens, so that runs on one machine ask the same questions and find earlier answers in the cache."""
+    """A share of `number` in tens, so that runs on one machine ask the same questions and find earlier answers in the
+    cache."""
     return number if share == 1 else min(number, 10 * round(share * number / 10))
 
 

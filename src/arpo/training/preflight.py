@@ -1,6 +1,7 @@
 """What a run needs and may lack, had before its folder is made: tasks, traces, tools, reward, the model's files.
 
-So a mistake in them leaves nothing behind that would stand in the way of the next start. Writes nothing but the model's cache.
+So a mistake in them leaves nothing behind that would stand in the way of the next start. Writes nothing but the model's
+cache.
 """
 
 import time
@@ -14,7 +15,7 @@ from arpo.assembly.components import Setting, build_setting, read_tasks
 from arpo.errors import ConfigError
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
-from arpo.sft import training
+from arpo.sft.traces import read_traces
 from arpo.tasks import Task
 from arpo.tasks.given import Given, check_can_be_kept
 from arpo.tasks.leakage import leaks
@@ -46,7 +47,7 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
         notes.append((f"no tree can branch, so all trajectories start from the prompt, as in GRPO: {why}", "warning"))
     notes += _shared(tasks, run.data.allow_test_questions)
     if run.cold_start and not resume:
-        training.read_traces(run.cold_start, run.data.train)
+        read_traces(run.cold_start, run.data.train)
     setting = build_setting(run)
     notes += [(text, "info") for text in setting.notes()]
     return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=fetch(run.model.source), began=began)
@@ -59,7 +60,8 @@ def given_splits(run: RunConfig) -> list[str]:
 
 
 def with_kept_tasks(run: RunConfig, folder: Path) -> RunConfig:
-    """`run` as its recipe says it: tasks that a program brings are read from its folder, in the order in which they are now."""
+    """`run` as its recipe says it: tasks that a program brings are read from its folder, in the order in which they are
+    now."""
     as_they_are: dict[str, Any] = {"limit": None, "shuffle": False, "columns": {}, "duplicates": "keep"}
     changes = {
         split: getattr(run.data, split).model_copy(update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are})
@@ -73,7 +75,8 @@ def kept_tasks(folder: Path, split: str) -> Path:
 
 
 def _shared(tasks: Mapping[str, Sequence[Task]], allowed: bool) -> list[tuple[str, str]]:
-    """Warnings of questions that two splits share. Raises ConfigError where validation is the test set, unless that is allowed."""
+    """Warnings of questions that two splits share. Raises ConfigError where validation is the test set, unless that is
+    allowed."""
     notes = []
     for one, other in combinations(tasks, 2):
         found = leaks(tasks[other], tasks[one])

@@ -1,7 +1,8 @@
 """The order in which training takes its tasks, and how many a step takes.
 
-Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a task twice:
-its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as evidence.
+Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a
+task twice: its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as
+evidence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ def check_enough(config: TrainConfig, num_tasks: int) -> None:
 
 
 def max_tried(config: TrainConfig, num_tasks: int) -> int:
-    """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there are."""
+    """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there
+    are."""
     batches = config.dynamic_sampling.max_batches if config.dynamic_sampling else 1
     return min(config.tasks_per_step * batches, num_tasks)
 
@@ -39,8 +41,8 @@ def first_step(run: RunConfig, tasks: Sequence[Task]) -> list[Task]:
 def in_order(tasks: Sequence[Task], seed: int, position: int, count: int, *, apart: int = 1) -> Iterator[Task]:
     """`count` tasks of the endless, seeded order, from `position` on (tasks taken before).
 
-    Every epoch shows every task once, in an order of its own as far as `apart` allows: among any `apart` tasks in a row none comes
-    twice, also where one epoch meets the next. Raises ValueError where there are fewer tasks than that.
+    Every epoch shows every task once, in an order of its own as far as `apart` allows: among any `apart` tasks in a row
+    none comes twice, also where one epoch meets the next. Raises ValueError where there are fewer tasks than that.
     """
     if not 1 <= apart <= len(tasks):
         raise ValueError(f"of {len(tasks)} tasks, {apart} in a row cannot all differ")
@@ -49,7 +51,8 @@ def in_order(tasks: Sequence[Task], seed: int, position: int, count: int, *, apa
 
 
 def _numbers(num_tasks: int, seed: int, epoch: int, apart: int) -> Iterator[int]:
-    """The order from `epoch` on. Earlier ones are gone through, since each one's beginning depends on the end of the one before."""
+    """The order from `epoch` on. Earlier ones are gone through, since each one's beginning depends on the end of the
+    one before."""
     order: list[int] = []
     current = 0
     while True:

@@ -9,7 +9,7 @@ from _tiny_model import tiny_llama
 from transformers import AutoTokenizer
 
 from arpo.errors import ConfigError
-from arpo.learner.parity import choose_packing
+from arpo.learner.policy import choose_packing
 from arpo.models.loading import LoraSettings, ModelConfig, compute_dtype, device_of, load_model
 
 

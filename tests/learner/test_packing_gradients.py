@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_trees import random_tree
-from tiny_models import FAMILIES, tiny_model
 
 from arpo.core.credit import CreditedTree
 from arpo.learner.attention import layout_of, model_inputs, tree_attention
@@ -15,6 +13,8 @@ from arpo.learner.config import LossConfig
 from arpo.learner.logprobs import Head, token_logprobs
 from arpo.learner.losses import loss_denominator, policy_loss
 from arpo.learner.packing import pack
+from random_trees import random_tree
+from tiny_models import FAMILIES, tiny_model
 
 LOSSES = {
     "grpo": LossConfig(),
