@@ -1,4 +1,4 @@
-"""What a recipe says about training. Imports nothing heavy."""
+"""The configuration of loss and optimizer. Imports nothing heavy."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
 
 
-def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A name, a surrogate, or the import path of one."""
-    if not isinstance(given, str) or ":" not in given:
-        return given if callable(given) else check(given)
-    if not callable(found := import_from_path(given, "loss.surrogate")):
+def _surrogate(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Accepts a name, a surrogate, or the import path of one."""
+    if not isinstance(value, str) or ":" not in value:
+        return value if callable(value) else check(value)
+    if not callable(surrogate := import_from_path(value, "loss.surrogate")):
         hint = "It is a function (log_ratio, advantage, mask, config) -> Objective: see arpo.learner.losses.Surrogate"
-        raise ConfigError("is no surrogate", where="loss.surrogate", value=given, hint=hint)
-    return found
+        raise ConfigError("is no surrogate", where="loss.surrogate", value=value, hint=hint)
+    return surrogate
 
 
 class LossConfig(Config):

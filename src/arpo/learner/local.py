@@ -290,8 +290,8 @@ def _stoppable(decoder: Any, stop: Callable[[], bool]) -> Iterator[None]:
 
 def _frozen(policy: Policy, model: Any) -> Policy:
     """The reference: `model`, or a copy of the policy's where it is None."""
-    kept = (copy.deepcopy(policy.model) if model is None else model).requires_grad_(False).eval()
-    return Policy(kept, tree=policy.tree, temperature=policy.temperature)
+    frozen = (copy.deepcopy(policy.model) if model is None else model).requires_grad_(False).eval()
+    return Policy(frozen, tree=policy.tree, temperature=policy.temperature)
 
 
 def _weighed_by_entropy(batches: Sequence[Sequence[PackedBatch]], weight: float) -> list[list[PackedBatch]]:

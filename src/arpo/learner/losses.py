@@ -124,8 +124,8 @@ def aggregate(value_BL: Tensor, mask_BL: Tensor, config: LossConfig, denominator
 
 def surrogate_of(config: LossConfig) -> Surrogate:
     """The surrogate that the config names or holds."""
-    given: str | Surrogate = config.surrogate
-    return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[given] if isinstance(given, str) else given
+    surrogate: str | Surrogate = config.surrogate
+    return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[surrogate] if isinstance(surrogate, str) else surrogate
 
 
 def check_surrogate(config: LossConfig) -> None:

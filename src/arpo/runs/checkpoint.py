@@ -38,17 +38,24 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainState:
-    """Where a run stands after `step` updates of the policy, apart from weights and optimizer."""
+    """Where a run stands after step `step`, besides the learner's weights and optimizer."""
 
     step: int = 0
-    position: int = 0  # tasks consumed since the start, skipped groups included
-    window: tuple[float, ...] = ()  # of the branching rule
-    best: float | None = None  # best validation accuracy
+    position: int = 0
+    """Tasks taken since the start, skipped groups included."""
+    window: tuple[float, ...] = ()
+    """Of the branching rule."""
+    best: float | None = None
+    """The best validation accuracy."""
     best_step: int = 0
-    stale_evaluations: int = 0  # validations since the best
-    validated: int = 0  # the last step that was validated
-    seconds: float = 0.0  # spent in training so far
-    skipped: int = 0  # steps in a row, up to this one, of which an update was skipped: the weights may be what is broken
+    stale_evaluations: int = 0
+    """Validations since the best one."""
+    validated: int = 0
+    """The last step that was validated."""
+    seconds: float = 0.0
+    """Of training so far."""
+    skipped: int = 0
+    """Steps in a row, up to this one, in which an update was skipped: the weights may be broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +116,10 @@ def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, 
         if wrong := fault(path) or _not_finite(path / "model"):
             passed.append(f"{path.name}: {wrong}")
             continue
-        found = _read(path)
-        if doubtful or not found.state.skipped:
-            return found, passed
-        last = last or (found, list(passed))
+        saved = _read(path)
+        if doubtful or not saved.state.skipped:
+            return saved, passed
+        last = last or (saved, list(passed))
         passed.append(f"{path.name}: it came after updates that were skipped, since their loss was not finite")
     return last or (None, passed)
 

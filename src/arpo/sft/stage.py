@@ -147,8 +147,8 @@ async def _sft(run: RunConfig, out: Path, console: Console) -> None:
             tell("cold start: made before, taken from the cache")
         write_model(run.model, start.model, out)
         write_recipe(out, run)
-        for asking in eval_specs(run.evaluation, run.evaluation.split) if tasks else ():
-            results.append(await run_eval(components, tasks, asking, model=str(out), console=console))
+        for spec in eval_specs(run.evaluation, run.evaluation.split) if tasks else ():
+            results.append(await run_eval(components, tasks, spec, model=str(out), console=console))
     finally:
         await components.agent.engine.close()
     print_results(console, results)

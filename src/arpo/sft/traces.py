@@ -86,9 +86,9 @@ async def _to_tree(
         if calls_left < 0:
             raise _beyond(trace, "calls", config.max_calls - calls_left, "max_calls", config.max_calls)
         outcomes = await _outcomes(trace, step, tools, tool_gateway, states, config, seed, place)
-        told = max(0, calls_left) if config.at_call_limit == "tell" else None
-        observed, seen = chat.observe(turn, outcomes, told)
-        tree.grow(Observation(place=place, tokens=observed, outcomes=seen))
+        shown_limit = max(0, calls_left) if config.at_call_limit == "tell" else None
+        observed, results = chat.observe(turn, outcomes, shown_limit)
+        tree.grow(Observation(place=place, tokens=observed, outcomes=results))
         place = (*place, 0)
     if place in tree.observations or place not in tree.turns:
         raise FormatError(f"trace {trace.task.id} ends with a call: its last step needs an answer")
@@ -101,8 +101,8 @@ async def _to_tree(
     return tree
 
 
-def _beyond(trace: Trace, what: str, found: int, key: str, limit: int) -> FormatError:
-    return FormatError(f"trace {trace.task.id} has {found} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
+def _beyond(trace: Trace, what: str, number: int, key: str, limit: int) -> FormatError:
+    return FormatError(f"trace {trace.task.id} has {number} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
 
 
 async def _outcomes(

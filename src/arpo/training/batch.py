@@ -30,21 +30,28 @@ MAX_CHARS = 1_200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerState:
-    """Where a step begins: all that decides its rollouts apart from weights, and a function of the steps before it."""
+    """Where a step begins: all that decides its rollouts besides weights, as a function of the steps before it."""
 
-    step: int  # its number, from 1
-    position: int  # tasks taken before
-    window: tuple[float, ...]  # of the branching rule
+    step: int
+    """Its number, from 1."""
+    position: int
+    """Tasks that earlier steps took."""
+    window: tuple[float, ...]
+    """Of the branching rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A collected step."""
 
-    rollouts: Sequence[Rollout]  # in data order
-    used: int  # of them, to be trained on
-    after: SamplerState  # where the next step begins
-    seconds: float  # that it took to collect
+    rollouts: Sequence[Rollout]
+    """In data order."""
+    used: int
+    """How many of them are trained on."""
+    after: SamplerState
+    """Where the next step begins."""
+    seconds: float
+    """How long it took to collect."""
 
 
 def is_used(config: TrainConfig, rollout: Rollout) -> bool:
@@ -53,33 +60,33 @@ def is_used(config: TrainConfig, rollout: Rollout) -> bool:
     return config.dynamic_sampling is None or mixed(rollout.scored)
 
 
-def foreseen(run: RunConfig, cursor: SamplerState) -> SamplerState | None:
-    """Where the step after the one at `cursor` begins, if that is known before its trees are: not under dynamic
+def foreseen(run: RunConfig, start: SamplerState) -> SamplerState | None:
+    """Where the step after the one at `start` begins, if that is known before its trees are: not under dynamic
     sampling, which tries as many tasks as it takes, nor with a rule that looks back at them."""
     if run.train.dynamic_sampling is not None or _window(run):
         return None
-    return SamplerState(step=cursor.step + 1, position=cursor.position + run.train.tasks_per_step, window=())
+    return SamplerState(step=start.step + 1, position=start.position + run.train.tasks_per_step, window=())
 
 
 async def collect_step(
     components: Components,
     tasks: Sequence[Task],
-    cursor: SamplerState,
+    start: SamplerState,
     arrived: Callable[[int, Rollout], None],
     room: asyncio.Semaphore | None = None,
 ) -> Batch:
-    """The step that begins at `cursor`. Under dynamic sampling as many rollouts as it takes until a step's worth of
+    """The step that begins at `start`. Under dynamic sampling as many rollouts as it takes until a step's worth of
     them can teach something, within its bound. `arrived` hears the step and each rollout, in data order, as soon as
     those before it are there. `room`: shared by steps that are collected at the same time.
 
-    Raises EngineError or ToolError where the whole step was lost to the world.
+    Raises EngineError or ToolError where every leaf was lost to failures of the infrastructure.
     """
     run, began = components.run, time.monotonic()
     enough, most = run.train.tasks_per_step, max_tried(run.train, len(tasks))
-    stats = StepStats(step=cursor.step, window=cursor.window)
+    stats = StepStats(step=start.step, window=start.window)
     rollouts = collect(
         components.agent,
-        in_order(tasks, run.seed, cursor.position, most, apart=most),
+        in_order(tasks, run.seed, start.position, most, apart=most),
         components.reward,
         run.rollout,
         stats=stats,
@@ -92,24 +99,24 @@ async def collect_step(
     async with aclosing(rollouts):
         async for rollout in rollouts:
             batch.append(rollout)
-            arrived(cursor.step, rollout)
+            arrived(start.step, rollout)
             used += is_used(run.train, rollout)
             if used == enough:
                 break
-    check_scored(batch, f"step {cursor.step}")
+    check_scored(batch, f"step {start.step}")
     window = next_stats(
         stats,
         [rollout.grown.tree for rollout in batch],
-        step=cursor.step + 1,
+        step=start.step + 1,
         head=run.rollout.head,
         window=_window(run),
     ).window
-    after = SamplerState(step=cursor.step + 1, position=cursor.position + len(batch), window=window)
+    after = SamplerState(step=start.step + 1, position=start.position + len(batch), window=window)
     return Batch(rollouts=batch, used=used, after=after, seconds=time.monotonic() - began)
 
 
 def _window(run: RunConfig) -> int:
-    """Heads that the rule looks back at."""
+    """How many heads the rule looks back at."""
     return int(getattr(run.rollout.rule, "window", 0))
 
 

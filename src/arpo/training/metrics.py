@@ -1,6 +1,6 @@
-"""What a step was like, as a flat dict of numbers: pure functions of its trees.
+"""A step's metrics, a flat dict of numbers: pure functions of its trees.
 
-Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a figure that
+Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a metric that
 cannot be computed (no decision, say) is left out, never 0.
 
     reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
@@ -59,8 +59,8 @@ class TreeStats:
     def from_rollout(cls, rollout: Rollout, credited: CreditedTree) -> "TreeStats":
         grown = rollout.grown
         well_formed = {
-            leaf: said.ending == StopReason.FINISHED.value and all(turn.well_formed for turn in said.turns)
-            for leaf, said in rollout.transcripts.items()
+            leaf: transcript.ending == StopReason.FINISHED.value and all(turn.well_formed for turn in transcript.turns)
+            for leaf, transcript in rollout.transcripts.items()
         }
         return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded, well_formed)
 
@@ -89,7 +89,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _rewards(step: Sequence[TreeStats]) -> Metrics:
-    found: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = {}
     for m in step:
         tree, scores = m.credited.tree, m.credited.scored.scores
         leaves = [leaf for leaf in tree.leaves() if leaf in scores]
@@ -97,13 +97,13 @@ def _rewards(step: Sequence[TreeStats]) -> Metrics:
         weights = fork_weights(tree, leaves)
         for name in ("reward", "accuracy"):
             values = {leaf: float(getattr(scores[leaf], name)) for leaf in leaves}
-            found.setdefault(f"{name}/leaves", []).extend(values.values())
-            found.setdefault(f"{name}/probe_lines", []).extend(values[leaf] for leaf in lines)
+            samples.setdefault(f"{name}/leaves", []).extend(values.values())
+            samples.setdefault(f"{name}/probe_lines", []).extend(values[leaf] for leaf in lines)
             if leaves:
                 weighted = fsum(weights[leaf] * value for leaf, value in values.items())
-                found.setdefault(f"{name}/fork_weighted", []).append(weighted)
-    result = {name: mean(values) for name, values in found.items() if values}
-    if rewards := found.get("reward/leaves"):
+                samples.setdefault(f"{name}/fork_weighted", []).append(weighted)
+    result = {name: mean(values) for name, values in samples.items() if values}
+    if rewards := samples.get("reward/leaves"):
         centre = mean(rewards)
         result["reward/std"] = mean([(r - centre) ** 2 for r in rewards]) ** 0.5
     parts: dict[str, list[float]] = {}
@@ -142,9 +142,9 @@ def _rates(step: Sequence[TreeStats]) -> Metrics:
 
 def _outcomes(m: TreeStats, leaf: Place) -> list[ToolCallResult]:
     """Of all calls on the way to `leaf`."""
-    seen = m.credited.tree.observations
-    shown = [outcome for d in range(1, len(leaf)) if leaf[:d] in seen for outcome in seen[leaf[:d]].outcomes]
-    return [*shown, *m.discarded.get(leaf, ())]
+    observations = m.credited.tree.observations
+    places = [leaf[:depth] for depth in range(1, len(leaf)) if leaf[:depth] in observations]
+    return [*(outcome for place in places for outcome in observations[place].outcomes), *m.discarded.get(leaf, ())]
 
 
 def _leaves_below(tree: RolloutTree) -> Counter[Place]:
@@ -302,19 +302,19 @@ def _staleness(trees: Sequence[RolloutTree], version: int) -> Metrics:
 def _decisions(step: Sequence[TreeStats]) -> Metrics:
     """Over tips that were decided on; those whose probe failed before its head was known have no tip and are left
     out."""
-    found = [(d.tip, d.decided) for m in step for d in m.decisions.values() if d.tip is not None]
-    if not found:
+    tips = [(d.tip, d.decided) for m in step for d in m.decisions.values() if d.tip is not None]
+    if not tips:
         return {}
-    wanted, granted = sum(d.decision.wanted for _, d in found), sum(d.granted for _, d in found)
-    tips_at = Counter(tip.depth for tip, _ in found)
-    wanting_at = Counter(tip.depth for tip, d in found if d.decision.wanted > 0)
+    wanted, granted = sum(d.decision.wanted for _, d in tips), sum(d.granted for _, d in tips)
+    tips_at = Counter(tip.depth for tip, _ in tips)
+    wanting_at = Counter(tip.depth for tip, d in tips if d.decision.wanted > 0)
     return {
-        "decisions/tips": len(found),
+        "decisions/tips": len(tips),
         "decisions/wanted": wanted,
         "decisions/granted": granted,
         "decisions/refused": wanted - granted,
-        "decisions/flips": mean([float(d.decision.flips) for _, d in found]),
-        "decisions/waited": mean([float(d.waited) for _, d in found]),
+        "decisions/flips": mean([float(d.decision.flips) for _, d in tips]),
+        "decisions/waited": mean([float(d.waited) for _, d in tips]),
         **{f"decisions/tips_at/{depth}": tips_at[depth] for depth in sorted(tips_at)},
         **{f"decisions/wanting_at/{depth}": wanting_at[depth] for depth in sorted(tips_at)},
     }

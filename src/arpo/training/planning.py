@@ -59,22 +59,22 @@ async def unfit(components: Components, tasks: Sequence[Task]) -> list[Gate]:
     )
     rollouts = [rollout async for rollout in grown]
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
-    found = check_first_step(
+    gates = check_first_step(
         step_metrics([*map(TreeStats.from_rollout, rollouts, trees)], head_tokens=run.rollout.head),
         run.train.gates or GateThresholds(),
     )
-    return [gate for gate in found if gate.what in FORMAT_AND_TOOLS and not gate.holds]
+    return [gate for gate in gates if gate.what in FORMAT_AND_TOOLS and not gate.holds]
 
 
-def more_cold_start(run: RunConfig, asked: ColdStartConfig, num_traces: int) -> tuple[RunConfig, int] | None:
+def more_cold_start(run: RunConfig, recipe: ColdStartConfig, num_traces: int) -> tuple[RunConfig, int] | None:
     """The run with a quarter of the updates that were `asked` for more in its cold start, and how many are done by
     then. None where twice of them are: portions with a schedule each teach less than as many updates at once."""
     assert run.cold_start is not None
-    full = asked.num_updates(num_traces)
+    full = recipe.num_updates(num_traces)
     done = run.cold_start.num_updates(num_traces)
     if done >= 2 * full:
         return None
-    longer = asked.model_copy(update={"steps": done + max(1, full // 4), "epochs": None})
+    longer = recipe.model_copy(update={"steps": done + max(1, full // 4), "epochs": None})
     return run.model_copy(update={"cold_start": longer}), done
 
 
@@ -110,9 +110,9 @@ async def _turn(engine: Engine, prompt: list[int], num_tokens: int, tree: str) -
 def path_of_tokens(tokens: list[int]) -> CreditedTree:
     """A trajectory without calls that has these tokens."""
     cut = 3 * len(tokens) // 4
-    own = array("i", tokens[cut:])
-    zeros = array("f", bytes(4 * len(own)))
+    written = array("i", tokens[cut:])
+    zeros = array("f", bytes(4 * len(written)))
     tree = RolloutTree("speed", 0, Prompt(tokens=array("i", tokens[:cut])))
-    tree.grow(Turn(place=(0,), role=Role.ROOT, tokens=own, logprobs=zeros, entropies=zeros))
+    tree.grow(Turn(place=(0,), role=Role.ROOT, tokens=written, logprobs=zeros, entropies=zeros))
     tree.end((0,), StopReason.FINISHED)
     return CreditedTree(ScoredTree(tree, {(0,): Score(reward=1.0, accuracy=1.0)}), {(0,): 1.0}, {((0,), (0,)): 1.0})

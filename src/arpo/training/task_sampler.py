@@ -1,4 +1,4 @@
-"""The order in which training takes its tasks, and how many a step takes.
+"""The order in which training takes its tasks, and how many of them a step takes.
 
 Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a
 task twice: its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as
@@ -51,7 +51,7 @@ def in_order(tasks: Sequence[Task], seed: int, position: int, count: int, *, apa
 
 
 def _numbers(num_tasks: int, seed: int, epoch: int, apart: int) -> Iterator[int]:
-    """The order from `epoch` on. Earlier ones are gone through, since each one's beginning depends on the end of the
+    """The order from `epoch` on. Walks through the earlier ones, since the beginning of each depends on the end of the
     one before."""
     order: list[int] = []
     current = 0

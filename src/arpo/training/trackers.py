@@ -105,13 +105,13 @@ class Trackers:
     def __init__(
         self,
         run: Path | str,
-        given: Sequence[TrackerConfig | str] = (),
+        trackers: Sequence[TrackerConfig | str] = (),
         *,
         settings: Mapping[str, Any] | None = None,
         resumed_after: int | None = None,
     ) -> None:
         run = Path(run)
-        configs = check_trackers(given)
+        configs = check_trackers(trackers)
         self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
         for config in configs:
             if config.use != "tensorboard":
@@ -138,14 +138,14 @@ class Trackers:
         self.close()
 
 
-def check_trackers(given: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
+def check_trackers(trackers: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
     """Those that are asked for. Raises ConfigError where one is unknown, not installed or asked for twice: to be called
     before anything long starts."""
     configs: list[TrackerConfig] = []
-    for each in given:
-        if isinstance(each, str) and each not in KNOWN:
-            raise ConfigError("unknown tracker", where=_WHERE, value=each, hint=nearest(each, KNOWN))
-        config = TrackerConfig.model_validate(each)
+    for tracker in trackers:
+        if isinstance(tracker, str) and tracker not in KNOWN:
+            raise ConfigError("unknown tracker", where=_WHERE, value=tracker, hint=nearest(tracker, KNOWN))
+        config = TrackerConfig.model_validate(tracker)
         if config.use in [other.use for other in configs]:
             raise ConfigError("asked for twice", where=_WHERE, value=config.use)
         _need(config.use)
