@@ -80,6 +80,29 @@ def test_tree_packed_and_flat_updates_move_parameters_alike(name: str, temperatu
     assert moved[0][1]["tokens_trained"] < moved[2][1]["tokens_trained"] == moved[2][1]["tokens_flat"]
 
 
+RECORDED = {  # loss, gradient norm and divergence from the engine in the fourth update; loss and gradient norm of an SFT step
+    "grpo": (-0.04578132310776338, 3.3196057039688025, 169.5273895263672, 6.046681875621067, 3.5394925477175283),
+    "kl": (0.33558198440737463, 6.111509165597199, 197.94293212890625, 5.377026019283545, 2.8963672256888953),
+    "aepo": (-0.14323128356624015, 2.432675678141523, 376.8646545410156, 5.825503048309129, 4.028900007758021),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_an_update_computes_what_it_did_when_this_was_recorded(name: str) -> None:
+    """In float64, of which another machine rounds the last digits otherwise. Recorded before there was a protocol; on one machine
+    parameters, metrics and log-probabilities were equal bit for bit."""
+    loss = {
+        "grpo": LossConfig(),
+        "kl": LossConfig(kl_coefficient=0.1, entropy_coefficient=0.05),
+        "aepo": LossConfig(surrogate="aepo", entropy_advantage=0.5, aggregation="token"),
+    }[name]
+    own, trees = learner(tiny_model("llama"), loss, optim=OptimConfig(lr=1e-2), num_updates=9), some_trees(blend=0.5)
+    own.update(trees, 2)
+    metrics, sft = own.update(trees, 2).metrics, own.sft_step(trees)
+    figures = [metrics["loss"], metrics["grad_norm"], metrics["mismatch_kl"], sft["loss"], sft["grad_norm"]]
+    assert figures == pytest.approx(RECORDED[name], rel=1e-5)
+
+
 def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
     trees = some_trees()
     own = learner(tiny_model("llama"), optim=OptimConfig(lr=5e-3), budget=10_000)
