@@ -80,7 +80,8 @@ def test_tree_packed_and_flat_updates_move_parameters_alike(name: str, temperatu
     assert moved[0][1]["tokens_trained"] < moved[2][1]["tokens_trained"] == moved[2][1]["tokens_flat"]
 
 
-RECORDED = {  # loss, gradient norm and divergence from the engine in the fourth update; loss and gradient norm of an SFT step
+# Loss, gradient norm and divergence from the engine in the second step; loss and gradient norm of an SFT step.
+RECORDED = {
     "grpo": (-0.04578132310776338, 3.3196057039688025, 169.5273895263672, 6.046681875621067, 3.5394925477175283),
     "kl": (0.33558198440737463, 6.111509165597199, 197.94293212890625, 5.377026019283545, 2.8963672256888953),
     "aepo": (-0.14323128356624015, 2.432675678141523, 376.8646545410156, 5.825503048309129, 4.028900007758021),
@@ -89,8 +90,8 @@ RECORDED = {  # loss, gradient norm and divergence from the engine in the fourth
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_an_update_computes_what_it_did_when_this_was_recorded(name: str) -> None:
-    """In float64, of which another machine rounds the last digits otherwise. Recorded before there was a protocol; on one machine
-    parameters, metrics and log-probabilities were equal bit for bit."""
+    """In float64, whose last digits another machine rounds otherwise. Recorded by the class before the protocol; on one
+    machine the two gave the same parameters, metrics and log-probabilities bit for bit."""
     loss = {
         "grpo": LossConfig(),
         "kl": LossConfig(kl_coefficient=0.1, entropy_coefficient=0.05),

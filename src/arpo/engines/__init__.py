@@ -53,8 +53,8 @@ class Engine(Protocol):
         ...
 
     async def update_weights(self, weights: Weights) -> None:
-        """Sample with `weights` from now on; requests in flight go on with them. A run calls this before its first
-        request: the model that an engine is built on says what the weights are of, and need not hold them."""
+        """Sample with `weights` from now on; requests in flight go on with them. A training run hands over its first
+        weights in this way as well; before that, an engine samples with those of the model it was built on."""
         ...
 
     async def sleep(self) -> None:
