@@ -130,8 +130,8 @@ def _cut(
     before = {number: sum(end - start for start, end in _path(chains, chain.parent)) for number, chain in enumerate(chains)}
     for number in range(len(chains) - 1, -1, -1):  # children come after their parents
         chain = chains[number]
-        own, size = chain.end - chain.start, subtree_end[chain.start] - chain.start
-        apart = call_pairs + own * (before[number] + own) + sum(cost[child] for child in children.get(number, ()))
+        length, size = chain.end - chain.start, subtree_end[chain.start] - chain.start
+        apart = call_pairs + length * (before[number] + length) + sum(cost[child] for child in children.get(number, ()))
         together = call_pairs + size * (before[number] + size)
         whole[number], cost[number] = together <= apart, min(together, apart)
     blocks, done = [], 0
@@ -291,8 +291,8 @@ def _by_blocks(query_HTD: Tensor, key_GTD: Tensor, value_GTD: Tensor, layout: Tr
     queries = query_HTD.reshape(len(key_GTD), repeats, num_tokens, width).split(lengths, 2)
     keys = key_GTD.transpose(0, 1).index_select(0, layout.keys_K).transpose(0, 1).split(num_keys, 1)
     values = value_GTD.transpose(0, 1).index_select(0, layout.keys_K).transpose(0, 1).split(num_keys, 1)
-    kept = layout.num_pairs * num_heads * query_HTD.element_size()
-    one = _products if kept <= KEPT_BYTES else _fused
+    weight_bytes = layout.num_pairs * num_heads * query_HTD.element_size()
+    one = _products if weight_bytes <= KEPT_BYTES else _fused
     masks = layout.masks(query_HTD.dtype, repeats)
     outs = [one(*block, scale) for block in zip(queries, keys, values, masks, strict=True)]
     return torch.cat(outs, 2).reshape(1, num_heads, num_tokens, -1).transpose(1, 2)

@@ -49,7 +49,7 @@ class PackedBatch:
     subtree_end_T: Tensor
     """Token k is visible to token q iff k <= q < subtree_end[k]."""
     prev_T: Tensor
-    """Where the logit stands that predicts the token; -1 for the first of a path."""
+    """Index of the token whose logits predict this one; -1 for the first of a path."""
     predicts_P: Tensor
     """The policy's tokens, ascending: those of at least one row. The head is needed at `prev_T[predicts_P]` only."""
     row_place_BL: Tensor
@@ -60,7 +60,7 @@ class PackedBatch:
     entropy_BL: Tensor
     """By the engine, nats."""
     leaves: tuple[tuple[int, Place], ...]
-    """Of each row: the tree's number in what was packed, and the leaf."""
+    """Of each row: the tree's index in the arguments of `pack`, and the leaf."""
     chains: tuple[Chain, ...]
     num_flat: int
     """Tokens that training each trajectory alone would compute."""
@@ -72,12 +72,12 @@ class PackedBatch:
 
     @property
     def num_policy(self) -> int:
-        """Row elements that enter the loss (a shared token counts once a leaf)."""
+        """Row elements that enter the loss: a shared token counts once for each of its leaves."""
         return int(self.row_mask_BL.sum())
 
     @property
     def is_path(self) -> bool:
-        """True where there is nothing but one path: ordinary causal attention computes it."""
+        """Whether the pack is a single path, which ordinary causal attention computes."""
         return len(self.chains) == 1
 
     @property
@@ -169,7 +169,7 @@ def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
 
 
 def _fill(groups: Iterable[_Group], token_budget: int) -> list[list[_Group]]:
-    """Each group into the first pack with room for it."""
+    """Put each group into the first pack that has room for it."""
     packs: list[list[_Group]] = []
     room: list[int] = []
     for group in groups:
@@ -242,7 +242,7 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A turn as it was laid out: its tokens begin at `start`."""
+    """A turn of the layout: its tokens begin at `start`."""
 
     start: int
     last: int  # the last token on the path through turn and observation

@@ -133,15 +133,17 @@ def _small_tree(head: Any) -> CreditedTree:
 
 
 def _by_tree(policy: Policy, example: CreditedTree) -> Tensor:
-    """[rows * tokens], with the dense mask: the model decides nothing that the mask and the kernels do differently."""
-    [batch] = [pack_.to(policy.base_model.device) for pack_ in pack([example], 1000)]
+    """[rows * tokens] on a tree pack. The dense mask is enough: the kernels agree with it whatever the model."""
+    [batch] = pack([example], 1000)
+    batch = batch.to(policy.base_model.device)
     packed = Policy(policy.model, tree=True)
     with tree_attention(policy.base_model, "arpo_tree_dense"):
         return batch.rows(packed(batch)[0]).flatten()
 
 
 def _flat(policy: Policy, example: CreditedTree) -> Tensor:
-    batches = [pack_.to(policy.base_model.device) for pack_ in pack([example], 1000, flat=True)]
+    """[rows * tokens], each trajectory alone in a pack."""
+    batches = [batch.to(policy.base_model.device) for batch in pack([example], 1000, flat=True)]
     return torch.cat([batch.rows(policy(batch)[0]).flatten() for batch in batches])
 
 

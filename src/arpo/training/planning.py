@@ -50,8 +50,8 @@ async def plan_run(
 
 
 async def unfit(components: Components, tasks: Sequence[Task]) -> list[Gate]:
-    """The gates of format and tool use that trees of the first step's tasks fail after a cold start that was cut
-    short."""
+    """Grow trees of the first step's tasks after a cold start that was cut short. Returns the gates of format and tool
+    use that they fail."""
     run = components.run
     first = first_step(run, tasks)
     grown = collect(
@@ -67,8 +67,9 @@ async def unfit(components: Components, tasks: Sequence[Task]) -> list[Gate]:
 
 
 def more_cold_start(run: RunConfig, recipe: ColdStartConfig, num_traces: int) -> tuple[RunConfig, int] | None:
-    """The run with a quarter of the updates that were `asked` for more in its cold start, and how many are done by
-    then. None where twice of them are: portions with a schedule each teach less than as many updates at once."""
+    """The run with a longer cold start, by a quarter of the updates of the `recipe`'s, and the number of updates that
+    are done. None where twice the recipe's are done: updates in portions with a schedule each teach less than as many
+    at once."""
     assert run.cold_start is not None
     full = recipe.num_updates(num_traces)
     done = run.cold_start.num_updates(num_traces)
@@ -79,8 +80,7 @@ def more_cold_start(run: RunConfig, recipe: ColdStartConfig, num_traces: int) ->
 
 
 async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> PlanConfig:
-    """Tokens a second through `learner` and `engine`, which are left as they were. `vocabulary`: tokens that the model
-    knows."""
+    """Tokens a second through `learner` and `engine`; changes neither. `vocabulary`: size of the model's."""
     random = Random("speed")
 
     def tokens(count: int) -> list[int]:
@@ -88,7 +88,7 @@ async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Pl
 
     paths, length = _TRAINED
     trees = [path_of_tokens(tokens(length)) for _ in range(paths)]
-    first_s, then_s = (learner.time_pass(trees) for _ in range(2))  # the first takes memory
+    first_s, then_s = (learner.time_pass(trees) for _ in range(2))  # the first allocates memory
     trained_s = min(first_s, then_s)
     requests, prompt, turn = _SAMPLED
     await asyncio.gather(*(_turn(engine, tokens(8), 2, str(number)) for number in range(requests)))  # warms up
@@ -108,7 +108,7 @@ async def _turn(engine: Engine, prompt: list[int], num_tokens: int, tree: str) -
 
 
 def path_of_tokens(tokens: list[int]) -> CreditedTree:
-    """A trajectory without calls that has these tokens."""
+    """A trajectory of these tokens without calls, the last quarter written by the policy."""
     cut = 3 * len(tokens) // 4
     written = array("i", tokens[cut:])
     zeros = array("f", bytes(4 * len(written)))
