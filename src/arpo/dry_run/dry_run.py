@@ -61,14 +61,14 @@ def dry_run(run: RunConfig, console: Console | None = None) -> DryRun:
     display.data(console, [(split, len(rows), report) for split, (rows, report) in tasks.items() if rows])
     if traces:
         display.say(console, f"cold start  {len(traces)} traces")
-    start = SFTCache(run)
+    cache = SFTCache(run)
     reset_peak_memory()
-    components = build_components(run, fetch(run.model.source), start.model)
+    components = build_components(run, fetch(run.model.source), cache.model)
     warning = ""
-    if run.cold_start and start.model is None:
+    if run.cold_start and cache.model is None:
         warning = "not cold-started yet (the run, or `arpo sft`, does that first): expect it not to know the protocol"
-    display.model(console, components, label=run.model.source + (", cold-started" if start.model else ""), warning=warning)
-    work = _Work(components, tasks["train"][0], len(tasks["test"][0]), traces if start.model is None else [])
+    display.model(console, components, label=run.model.source + (", cold-started" if cache.model else ""), warning=warning)
+    work = _Work(components, tasks["train"][0], len(tasks["test"][0]), traces if cache.model is None else [])
     return run_sync(_try(work, console))
 
 

@@ -135,17 +135,17 @@ async def _sft(run: RunConfig, out: Path, console: Console) -> None:
         console.print(text, highlight=False, markup=False)
 
     tasks, _ = read_tasks(run, run.evaluation.split)
-    start = SFTCache(run, bundled=False)
-    components = build_components(run, fetch(run.model.source), start.model)
+    cache = SFTCache(run, bundled=False)
+    components = build_components(run, fetch(run.model.source), cache.model)
     results: list[Results] = []
     try:
-        if start.model is None:
-            start.check_writable()
+        if cache.model is None:
+            cache.check_writable()
             tell(f"cold start: {await run_cold_start(components, console=console, tell=tell)}")
-            start.keep(components.model, components.tokenizer)
+            cache.keep(components.model, components.tokenizer)
         else:
             tell("cold start: made before, taken from the cache")
-        write_model(run.model, start.model, out)
+        write_model(run.model, cache.model, out)
         write_recipe(out, run)
         for spec in eval_specs(run.evaluation, run.evaluation.split) if tasks else ():
             results.append(await run_eval(components, tasks, spec, model=str(out), console=console))

@@ -113,7 +113,7 @@ class _Pipeline:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.unplanned = run  # as the recipe says; `plan` cuts `run` down
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
-        self.start = SFTCache(run)
+        self.cache = SFTCache(run)
         self.tool_gateway = prepared.setting.tool_gateway
         self.tool_gateway.tell = self.say
         self.tool_gateway.keep(folder.path)
@@ -141,7 +141,7 @@ class _Pipeline:
             self.say(text, level)
         with self.phase("model"):
             check_surrogate(self.run.loss)
-            weights = self.saved.model if self.saved else self.start.model
+            weights = self.saved.model if self.saved else self.cache.model
             components = build_components(self.run, self.prepared.source, weights, setting=self.prepared.setting)
             self.folder.keep_tokenizer(components.tokenizer)
             check_prompts(
@@ -158,11 +158,11 @@ class _Pipeline:
                 before = self._earlier("before")
                 await components.agent.engine.update_weights(components.weights(self.saved.state.step))
             else:
-                if self.run.cold_start and self.start.model is None:
+                if self.run.cold_start and self.cache.model is None:
                     components = await self.cold_start(components)
                 else:
                     await components.agent.engine.update_weights(components.weights(0))
-                if self.start.bundled and self.start.model == self.start.bundled:
+                if self.cache.bundled and self.cache.model == self.cache.bundled:
                     self.say("cold start: the one that comes with arpo (cold_start.bundled=false trains it here)")
                 before = await self.measure(components, held_out, "before", cached=True)
             self.folder.write_summary(**_accuracies(before, {}))
@@ -187,7 +187,7 @@ class _Pipeline:
 
     async def plan(self, components: Components, held_out: Sequence[Task]) -> Components:
         """Cut the run down to what this machine can do within its minutes."""
-        cold_start = self.run.cold_start is not None and self.start.model is None
+        cold_start = self.run.cold_start is not None and self.cache.model is None
         planned = await plan_run(components, self.prepared.tasks["train"], held_out, cold_start=cold_start, spent_s=self.spent_s)
         self.say(planned.text)
         return self.adopt(planned.run, components)
@@ -195,14 +195,14 @@ class _Pipeline:
     def adopt(self, run: RunConfig, components: Components) -> Components:
         """Go on with `run`, and write it as the run's recipe."""
         self.run = run.model_copy(update={"out": str(self.folder.path)})
-        self.start = SFTCache(self.run)
+        self.cache = SFTCache(self.run)
         self.folder.write_recipe(dump(plain(self.run)))
         return replace(components, run=self.run)
 
     async def cold_start(self, components: Components) -> Components:
         """Fine-tune on traces and keep the result in the cache. A cold start that the plan shortened goes on while the
         policy does not keep to the format."""
-        self.start.check_writable()
+        self.cache.check_writable()
         assert self.unplanned.cold_start
         with self.phase("cold_start"):
             done, shortened = 0, self.run.cold_start != self.unplanned.cold_start
@@ -215,7 +215,7 @@ class _Pipeline:
                 self.say(f"the cold start was too short and goes on ({'; '.join(map(str, failing))})")
                 longer, done = more
                 components = self.adopt(longer, components)
-            self.start.keep(components.model, components.tokenizer)
+            self.cache.keep(components.model, components.tokenizer)
         return components
 
     async def measure(
@@ -225,7 +225,7 @@ class _Pipeline:
         measured: dict[str, Results] = {}
         with self.phase(f"evaluation_{when}"):
             for spec in eval_specs(self.run.evaluation, when) if tasks else ():
-                results = self.start.results(spec.name, spec.key) if cached else None
+                results = self.cache.results(spec.name, spec.key) if cached else None
                 if results is None:
                     began = time.monotonic()
                     results = await run_eval(components, tasks, spec, model=self.run.name, console=self.console)
@@ -243,9 +243,9 @@ class _Pipeline:
     def keep_results(self, name: str, key: Mapping[str, Any], results: Results) -> None:
         """Cache results for other runs. A failure is a warning: this run does not need them."""
         try:
-            self.start.keep_results(name, key, results)
+            self.cache.keep_results(name, key, results)
         except OSError as error:
-            self.say(f"not kept in the cache ({error.strerror}: {self.start.path}): what was measured", level="warning")
+            self.say(f"not kept in the cache ({error.strerror}: {self.cache.path}): what was measured", level="warning")
 
     def _earlier(self, when: str) -> dict[str, Results]:
         """The results that an earlier start of this run measured."""
@@ -293,11 +293,11 @@ class _Pipeline:
 
     def _reference(self) -> Any:
         """The model that a resumed run began with."""
-        if self.run.cold_start and self.start.model is None:
+        if self.run.cold_start and self.cache.model is None:
             raise CheckpointError(
-                f"the cold start that this run is to be kept close to is no longer in the cache: {self.start.path}"
+                f"the cold start that this run is to be kept close to is no longer in the cache: {self.cache.path}"
             )
-        return load_model(self.prepared.source, self.run.model, self.start.model)[0]
+        return load_model(self.prepared.source, self.run.model, self.cache.model)[0]
 
     async def take_best(self, components: Components, state: TrainState) -> int:
         """Hand the checkpoint with the best validation to the engine, where that is not the last step. Returns the step
@@ -324,7 +324,7 @@ class _Pipeline:
         self.folder.write_summary(
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),
-            cold_start_key=self.start.key,
+            cold_start_key=self.cache.key,
             planned=isinstance(self.run.plan, PlanConfig),
             seconds=self.seconds,
             **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
