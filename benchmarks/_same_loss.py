@@ -17,7 +17,7 @@ import torch
 from arpo.core import CreditedTree, Observation, Place, Prompt, Role, RolloutTree, ScoredTree, Turn
 from arpo.core.tree import Call, StopReason
 from arpo.learner.config import LossConfig
-from arpo.learner.local import Learner
+from arpo.learner.local import LocalLearner
 from arpo.learner.losses import policy_loss
 from arpo.recipe.run import RunConfig
 
@@ -31,7 +31,7 @@ def compare(trainer: Any, batch: dict[str, Any], run: RunConfig, groups: int) ->
     """
     model, leaves = trainer.model, run.rollout.leaves
     config = LossConfig(aggregation="sequence", tis_cap=None, clip_low=run.loss.clip_low, clip_high=run.loss.clip_high)
-    learner = Learner(
+    learner = LocalLearner(
         model, loss=config, optim=run.optim, num_updates=1, token_budget=run.train.token_budget, tree=True, dtype=torch.float32
     )
     rows = {key: value[: groups * leaves] for key, value in batch.items() if key != "num_items_in_batch"}

@@ -72,9 +72,9 @@ class Ours:
         ]
         marks.append(time.perf_counter())
         credited = credit([rollout.scored for rollout in rollouts], self.run.advantage)
-        trained = self.learner.update(credited)
+        trained = self.learner.update(credited).metrics
         marks.append(time.perf_counter())
-        await components.agent.engine.load(Weights(number, self.learner.state()))
+        await components.agent.engine.update_weights(Weights(number, self.learner.weights()))
         marks.append(time.perf_counter())
         trees = [rollout.grown.tree for rollout in rollouts]
         return {

@@ -27,10 +27,10 @@ from arpo.core.credit import CreditedTree
 from arpo.engines import SamplingParams
 from arpo.engines.local import LocalEngine
 from arpo.learner import malloc_trim
-from arpo.learner.local import Learner
+from arpo.learner.local import LocalLearner
 from arpo.models.loading import compute_dtype, device_of
 from arpo.recipe.load import load_recipe
-from arpo.training.speed import path_of_tokens
+from arpo.training.planning import path_of_tokens
 
 SIDES = ("lanes", "threads", "kept", "given back", "every weight")
 TREES, TURNS, PROMPT, LENGTH = 8, 64, 128, 24
@@ -73,7 +73,9 @@ def measure(side: str, layers: int) -> dict[str, Any]:
     if side in ("lanes", "threads"):
         found = asyncio.run(_sample(model, lanes=None if side == "lanes" else 1))
     else:
-        learner = Learner(model, loss=run.loss, optim=run.optim, num_updates=UPDATES, token_budget=2048, tree=True, dtype=dtype)
+        learner = LocalLearner(
+            model, loss=run.loss, optim=run.optim, num_updates=UPDATES, token_budget=2048, tree=True, dtype=dtype
+        )
         if side == "given back":
             malloc_trim._available = lambda: 0.0
         found = _train(learner)
@@ -98,19 +100,19 @@ async def _sample(model: Any, lanes: int | None) -> dict[str, float]:
         seconds = time.perf_counter() - began
         rates.append((TURNS * LENGTH + engine.stats.prefill_tokens - computed) / seconds)
         faults = _faults() - before
-        await engine.rest()
+        await engine.sleep()
         await engine.forget()
     await engine.close()
     return {"tokens_per_s": max(rates), "faults": faults}
 
 
-def _train(learner: Learner) -> dict[str, float]:
+def _train(learner: LocalLearner) -> dict[str, float]:
     random = Random(0)
     rates = []
     for _ in range(UPDATES):
         trees: list[CreditedTree] = [path_of_tokens([random.randrange(3, 40_000) for _ in range(TOKENS)]) for _ in range(TRACES)]
         before, began = _faults(), time.perf_counter()
-        learner.imitate(trees)
+        learner.sft_step(trees)
         rates.append(TRACES * TOKENS / (time.perf_counter() - began))
         faults = _faults() - before
     return {"tokens_per_s": max(rates), "faults": faults}

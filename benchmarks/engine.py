@@ -215,12 +215,12 @@ async def _straight(llm: Any, top_k: int, prompt: Sequence[int], params: Samplin
 
 async def _forget(engine: Any, model: Any) -> None:
     """No prefix is known: vLLM drops what it knows with its weights."""
-    await engine.load(Weights(engine.version, full_state(model)))
+    await engine.update_weights(Weights(engine.version, full_state(model)))
 
 
 async def _load(engine: Any, model: Any, version: int) -> dict[str, float]:
     before, began = engine.stats.load_s, time.perf_counter()
-    await engine.load(Weights(version, full_state(model)))
+    await engine.update_weights(Weights(version, full_state(model)))
     return {"seconds": time.perf_counter() - began, "taken_s": engine.stats.load_s - before}
 
 

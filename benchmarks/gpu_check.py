@@ -107,7 +107,7 @@ async def new_weights(shape: str, device: str, backend: str) -> Checked:
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
         began = time.perf_counter()
-        await engine.load(Weights(1, model.state_dict()))
+        await engine.update_weights(Weights(1, model.state_dict()))
         seconds = time.perf_counter() - began
         tokens, logprobs = await turn(engine)
         used = engine.form._link.backend
@@ -141,7 +141,7 @@ def sleep(shape: str) -> Checked:
         try:
             before, _ = await turn(engine)
             awake, total = torch.cuda.mem_get_info()
-            await engine.rest()
+            await engine.sleep()
             asleep, _ = torch.cuda.mem_get_info()
             after, _ = await turn(engine)
         finally:

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from _figures import at_most, finish
 from _shapes import model_of
+from arpo.engines.wrapper import EngineWrapper
 from rich.console import Console
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.config import EngineConfig
 from arpo.engines.scripted import ScriptedEngine
-from arpo.engines.wrapper import EngineWrapper
 from arpo.recipe.load import load_recipe
 from arpo.training.pipeline import train
 
@@ -54,8 +54,8 @@ warm_up = 0
 class Measured(EngineWrapper):
     """An engine; what the process holds is measured whenever new weights come."""
 
-    async def load(self, weights: Weights) -> None:
-        await super().load(weights)
+    async def update_weights(self, weights: Weights) -> None:
+        await super().update_weights(weights)
         gc.collect()
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20  # noqa: ASYNC240
         descriptors, threads = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))

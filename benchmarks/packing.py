@@ -30,7 +30,7 @@ from arpo.core.place import Place
 from arpo.core.record import decode
 from arpo.core.tree import RolloutTree
 from arpo.learner.config import LossConfig, OptimConfig
-from arpo.learner.local import Learner
+from arpo.learner.local import LocalLearner
 
 RECORDED = Path(__file__).with_name("quickstart_step.frames")
 LONG = Lengths(prompt=range(300, 700), turn=range(60, 300), observation=range(200, 700), calls=4)
@@ -111,8 +111,8 @@ def _separate(credited: CreditedTree, leaves: Sequence[Place]) -> CreditedTree:
 # --- measurements
 
 
-def learner_of(model: Any, budget: int, dtype: torch.dtype) -> Learner:
-    return Learner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=True, dtype=dtype)
+def learner_of(model: Any, budget: int, dtype: torch.dtype) -> LocalLearner:
+    return LocalLearner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=True, dtype=dtype)
 
 
 def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int | None) -> tuple[dict[str, Any], list[Goal]]:
@@ -204,14 +204,16 @@ def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return (difference / sum(float(b.double().square().sum()) for b in other)) ** 0.5
 
 
-def _in_turn(learner: Learner, sides: dict[str, Trees], rounds: int) -> tuple[dict[str, list[tuple[float, float]]], dict[str, int]]:
+def _in_turn(
+    learner: LocalLearner, sides: dict[str, Trees], rounds: int
+) -> tuple[dict[str, list[tuple[float, float]]], dict[str, int]]:
     """(seconds, seconds of the processor) of every update, the sides taking turns after one that warms up; and tokens computed."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     tokens: dict[str, int] = {}
     for number in range(rounds + 1):
         for name in list(sides) if number % 2 else reversed(sides):
             wall, cpu = time.perf_counter(), time.process_time()
-            tokens[name] = int(learner.update(sides[name])["tokens_trained"])  # a number: whatever a GPU had to do is done
+            tokens[name] = int(learner.update(sides[name]).metrics["tokens_trained"])  # a number: whatever a GPU had to do is done
             if number:
                 seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return seconds, tokens

@@ -2,9 +2,10 @@
 
     python scripts/write_cold_start.py quickstart
 
-The recipe must train LoRA's matrices. They are stored in float16, with the key of the settings that they were made under, a
-digest of the first traces' tokens (tests/training/test_bundled.py says when these no longer fit) and how this script was called. On
-two cores without bfloat16 instructions that of the quickstart takes about ten minutes; one in the cache is taken from there.
+The recipe must train LoRA's matrices. They are stored in float16, with the key of the settings that they were made
+under, a digest of the first traces' tokens (tests/sft/test_bundled_cold_start.py says when these no longer fit) and how
+this script was called. On two cores without bfloat16 instructions that of the quickstart takes about ten minutes; one
+in the cache is taken from there.
 """
 
 import argparse
@@ -25,9 +26,9 @@ from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.rollout.agent import Agent
 from arpo.runs.atomic import whole_folder
-from arpo.sft import training
 from arpo.sft.cache import BUNDLED, SFTCache, tokens_digest
 from arpo.sft.stage import sft
+from arpo.sft.traces import read_traces, traces_to_trees
 
 TRACES = 16  # whose tokens are held
 
@@ -75,8 +76,8 @@ async def first_tokens(run: RunConfig) -> str:
         vocab_size=len(tokenizer),
         tool_gateway=setting.tool_gateway,
     )
-    traces = training.read_traces(run.cold_start, run.data.train)[:TRACES]
-    return tokens_digest(await training.traces_to_trees(agent, traces, run.rollout, run.cold_start.seed))
+    traces = read_traces(run.cold_start, run.data.train)[:TRACES]
+    return tokens_digest(await traces_to_trees(agent, traces, run.rollout, run.cold_start.seed))
 
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ LIST: dict[str, tuple[str, ...]] = {
         "tasks/test_broken_files.py::test_parquet_cut_at_any_byte_is_named",
         "tasks/test_broken_files.py::test_a_damaged_file_gives_tasks_or_says_why",
         "tasks/test_broken_files.py::test_any_bytes_give_tasks_or_say_why",
-        "training/test_job.py::test_tasks_that_cannot_be_read_are_named_by_split_and_key",
+        "assembly/test_components.py::test_tasks_that_cannot_be_read_are_named_by_split_and_key",
     ),
     "a recipe, data, traces, a tool, a model, a run folder or a cache that this user may not read or write": (
-        "training/test_unreadable.py::test_what_may_not_be_read_is_named_before_a_run_begins",
-        "training/test_unreadable.py::test_a_run_folder_that_may_not_be_written",
-        "training/test_unreadable.py::test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made",
+        "runs/test_unreadable.py::test_what_may_not_be_read_is_named_before_a_run_begins",
+        "runs/test_unreadable.py::test_a_run_folder_that_may_not_be_written",
+        "runs/test_unreadable.py::test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made",
     ),
     "a row without answer, or of another shape": (
         "tasks/test_task_sources.py::test_wrong_rows_are_named",
@@ -65,25 +65,25 @@ LIST: dict[str, tuple[str, ...]] = {
     ),
     # --- models
     "a model that is not there: no folder, no network, half a folder, damaged weights, no tokenizer": (
-        "training/test_models_sources.py::test_sources_that_mean_nothing",
-        "training/test_models_sources.py::test_what_a_folder_lacks_is_named",
-        "training/test_models_sources.py::test_weights_that_are_cut_short_are_found",
-        "training/test_models_sources.py::test_no_such_package_or_no_network",
-        "training/test_models_that_cannot_be.py::test_files_that_hold_something_else",
-        "training/test_models_that_cannot_be.py::test_a_config_that_does_not_fit_its_weights",
-        "training/test_models_that_cannot_be.py::test_weights_with_a_wrong_header",
-        "training/test_models_that_cannot_be.py::test_parameters_that_the_weights_lack_are_no_random_numbers",
+        "models/test_sources.py::test_sources_that_mean_nothing",
+        "models/test_sources.py::test_what_a_folder_lacks_is_named",
+        "models/test_sources.py::test_weights_that_are_cut_short_are_found",
+        "models/test_sources.py::test_no_such_package_or_no_network",
+        "models/test_unusable_models.py::test_files_that_hold_something_else",
+        "models/test_unusable_models.py::test_a_config_that_does_not_fit_its_weights",
+        "models/test_unusable_models.py::test_weights_with_a_wrong_header",
+        "models/test_unusable_models.py::test_parameters_that_the_weights_lack_are_no_random_numbers",
     ),
     "a model without chat template, or with one that fails": (
         "chat/test_template.py::test_a_model_without_template_says_what_to_do",
         "chat/test_tags.py::test_a_model_without_template_still_gets_a_prompt",
-        "training/test_models_that_cannot_be.py::test_chat_templates_that_cannot_write_a_conversation",
+        "models/test_unusable_models.py::test_chat_templates_that_cannot_write_a_conversation",
     ),
     "a model of an attention that is not supported: windows, recurrent layers, caps": (
-        "training/test_models_that_cannot_be.py::test_attention_that_the_engine_does_not_know",
+        "models/test_unusable_models.py::test_attention_that_the_engine_does_not_know",
         "engines/test_local_engine.py::test_models_that_cannot_be_sampled_say_why",
-        "training/test_attention.py::test_models_that_can_and_cannot",
-        "training/test_attention.py::test_a_model_that_cannot_is_refused",
+        "learner/test_attention.py::test_models_that_can_and_cannot",
+        "learner/test_attention.py::test_a_model_that_cannot_is_refused",
     ),
     # --- tools
     "a tool that cannot be imported or set up: the run does not start": (
@@ -139,8 +139,8 @@ LIST: dict[str, tuple[str, ...]] = {
     ),
     # --- limits
     "a prompt longer than the context": (
-        "training/test_models_that_cannot_be.py::test_prompts_without_room_are_found_before_anything_is_computed",
-        "training/test_models_that_cannot_be.py::test_branches_that_could_outgrow_the_engine",
+        "models/test_unusable_models.py::test_prompts_without_room_are_found_before_anything_is_computed",
+        "models/test_unusable_models.py::test_branches_that_could_outgrow_the_engine",
         "rollout/test_rollout_limits.py::test_a_prompt_longer_than_the_branch_is_the_users_mistake",
     ),
     "a tree that exhausts its tokens": (
@@ -150,11 +150,11 @@ LIST: dict[str, tuple[str, ...]] = {
     ),
     # --- what was written before
     "a checkpoint that is truncated: the one before is used, and it says so": (
-        "training/test_checkpoint.py::test_a_checkpoint_cut_anywhere_is_passed_over_and_named",
-        "training/test_checkpoint.py::test_a_damaged_checkpoint_is_passed_over_and_named",
-        "training/test_checkpoint.py::test_a_flipped_bit_in_any_file_is_found",
-        "training/test_checkpoint.py::test_weights_that_are_not_finite_are_passed_over",
-        "training/test_checkpoint.py::test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else",
+        "runs/test_checkpoint.py::test_a_checkpoint_cut_anywhere_is_passed_over_and_named",
+        "runs/test_checkpoint.py::test_a_damaged_checkpoint_is_passed_over_and_named",
+        "runs/test_checkpoint.py::test_a_flipped_bit_in_any_file_is_found",
+        "runs/test_checkpoint.py::test_weights_that_are_not_finite_are_passed_over",
+        "runs/test_checkpoint.py::test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else",
         "training/test_pipeline.py::test_a_truncated_checkpoint_is_passed_over_and_its_step_done_again",
     ),
     "a record of an older or newer schema, or a damaged one": (

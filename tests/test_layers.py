@@ -3,6 +3,8 @@
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import arpo
@@ -51,3 +53,33 @@ def test_imports_go_downwards() -> None:
             if height.get(target, 0) > height.get(own, 0) and not taken_by_run:
                 wrong.append(f"{path.relative_to(SOURCE)}:{line} takes {name} from {target}")
     assert wrong == []
+
+
+def edges() -> dict[str, dict[str, str]]:
+    """By package or file of `arpo`, what it imports from `arpo` besides itself, each with one place where it does."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        importer = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if importer in ("__init__", "__main__"):
+            continue
+        for line, target, _ in imports(path):
+            if target != importer:
+                found.setdefault(importer, {}).setdefault(target, f"{path.relative_to(SOURCE)}:{line}")
+    return found
+
+
+def test_packages_import_without_circles() -> None:
+    """Imports inside of functions count: they hide a circle and do not undo it."""
+    graph = edges()
+    try:
+        TopologicalSorter({importer: set(targets) for importer, targets in graph.items()}).prepare()
+    except CycleError as error:
+        circle = error.args[1][::-1]  # each imports the next
+        raise AssertionError([graph[a][b] for a, b in pairwise(circle)]) from error
+
+
+def test_the_learner_imports_core_and_foundations_alone() -> None:
+    """So that it can run in processes that know nothing of rollouts, engines and run folders."""
+    allowed = {"core"} | {path.stem for path in SOURCE.glob("*.py")}
+    wrong = {target: place for target, place in edges()["learner"].items() if target not in allowed}
+    assert wrong == {}

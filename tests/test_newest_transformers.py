@@ -11,13 +11,13 @@ NEWEST = "5.23.0"
 ROOT = Path(__file__).resolve().parents[1]
 # What reaches into transformers: networks of every family under the engine's own cache and under the packed attention, their
 # weights as a folder, gradients with checkpointing and adapters, chat templates. The rest of these suites knows tensors and tokens.
-ENGINE, LEARNER = "tests/engines/test_local_engine.py", "tests/training/test_learner.py"
+ENGINE, LEARNER = "tests/engines/test_local_engine.py", "tests/learner/test_local_learner.py"
 REACH = [
     f"{ENGINE}::test_every_family_agrees_with_its_own_forward",
     f"{ENGINE}::test_weights_from_a_folder_and_wrong_weights",
     f"{ENGINE}::test_models_that_cannot_be_sampled_say_why",
     f"{ENGINE}::TestLocal::test_greedy_tokens_are_those_of_a_plain_forward",
-    "tests/training/test_attention.py",
+    "tests/learner/test_attention.py",
     f"{LEARNER}::test_gradient_checkpointing_gives_the_same_update",
     f"{LEARNER}::test_lora_under_checkpointing_gives_the_same_update",
     f"{LEARNER}::test_state_is_what_peft_merges_and_wears_nothing_down",

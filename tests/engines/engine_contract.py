@@ -120,11 +120,11 @@ class EngineContract:
         if network is None:
             return
         await write(engine, prompt, max_tokens=20, seed=1)  # the old weights' prefix is known
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         turn = await write(engine, prompt, max_tokens=40, seed=1)
         assert {c.version for c in turn.chunks} == {1}
         agrees(other, prompt, turn)
-        await engine.load(Weights(2, network.state_dict()))
+        await engine.update_weights(Weights(2, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=40, seed=1))
 
     async def test_a_prompt_that_ends_inside_a_character_is_continued(self, engine, tokenizer, network):
@@ -232,7 +232,7 @@ class EngineContract:
     async def test_tokens_carry_the_version_that_wrote_them(self, engine, prompt, state, long):
         stream = engine.sample(prompt, SamplingParams(max_tokens=long, seed=3, head=5))
         first = await anext(stream)
-        await engine.load(Weights(7, state))
+        await engine.update_weights(Weights(7, state))
         rest = [c async for c in stream]
         assert first.version == 0 and rest[-1].version == 7
         assert len(first.tokens) + sum(len(c.tokens) for c in rest) == long
@@ -243,10 +243,10 @@ class EngineContract:
         before = [await write(engine, prompt, max_tokens=20, seed=seed) for seed in (1, 2)]
         stream = engine.sample(prompt, SamplingParams(max_tokens=40, seed=3, head=5))
         await anext(stream)
-        await engine.rest()  # with a request in flight, which must not notice
+        await engine.sleep()  # with a request in flight, which must not notice
         rest = [c async for c in stream]
         assert sum(len(c.tokens) for c in rest) == 35
-        await engine.rest()
+        await engine.sleep()
         after = [await write(engine, prompt, max_tokens=20, seed=seed) for seed in (1, 2)]
         assert [t.tokens for t in after] == [t.tokens for t in before]
 

@@ -177,7 +177,7 @@ async def test_weights_change_in_the_middle_of_a_turn(make_model):
     prompt = prompt_of(40)
     stream = engine.sample(prompt, SamplingParams(max_tokens=60, temperature=0.0, head=10))
     first = await anext(stream)
-    await engine.load(Weights(1, new.state_dict()))
+    await engine.update_weights(Weights(1, new.state_dict()))
     chunks = [first] + [c async for c in stream]
     by_old = [t for c in chunks if c.version == 0 for t in c.tokens]
     assert len(by_old) < 60 and chunks[-1].version == 1
@@ -193,13 +193,13 @@ async def test_weights_from_a_folder_and_wrong_weights(make_model, tmp_path):
     old, new = make_model(seed=0), make_model(seed=1)
     new.save_pretrained(tmp_path)
     engine = LocalEngine(old, dtype="float32")
-    await engine.load(Weights(3, tmp_path))
+    await engine.update_weights(Weights(3, tmp_path))
     turn = await write(engine, prompt_of(20), max_tokens=10, seed=1)
     agrees(new, prompt_of(20), turn)
     with pytest.raises(EngineError, match=r"lack 'model\.embed_tokens\.weight'"):
-        await engine.load(Weights(4, {"base_model.lora_A": torch.zeros(1)}))
+        await engine.update_weights(Weights(4, {"base_model.lora_A": torch.zeros(1)}))
     with pytest.raises(EngineError, match="shape"):
-        await engine.load(Weights(4, make_model(hidden_size=96, head_dim=32).state_dict()))
+        await engine.update_weights(Weights(4, make_model(hidden_size=96, head_dim=32).state_dict()))
     assert engine.version == 3
     agrees(new, prompt_of(20), await write(engine, prompt_of(20), max_tokens=10, seed=1))
 
@@ -245,7 +245,7 @@ async def test_logits_that_are_no_numbers_are_an_engine_error(make_model):
     model = make_model()
     engine = LocalEngine(model, dtype="float32")
     broken = {k: v * float("nan") for k, v in model.state_dict().items()}
-    await engine.load(Weights(1, broken))
+    await engine.update_weights(Weights(1, broken))
     with pytest.raises(EngineError, match="not finite"):
         await write(engine, prompt_of(5), max_tokens=5)
 
@@ -323,14 +323,14 @@ async def test_rest_gives_the_memory_back(model, tokenizer):
         await asyncio.gather(*(write(engine, prompt_of(30, seed), max_tokens=5, seed=seed) for seed in range(8)))
         held = slots.store.shape
         assert slots.store.numel() > 0
-        await engine.rest()
+        await engine.sleep()
         assert slots.store.numel() == 0 and not slots.rows
     await write(engine, prompt_of(5), max_tokens=1)
     assert slots.store.shape == held  # as much as before, in one piece
     stream = engine.sample(prompt_of(30), SamplingParams(max_tokens=200, seed=1, head=1))
     await anext(stream)
     await stream.aclose()
-    await engine.rest()  # also right after a request was cancelled
+    await engine.sleep()  # also right after a request was cancelled
     assert slots.store.numel() == 0
     await engine.close()
 
@@ -370,7 +370,7 @@ async def test_all_lanes_get_new_weights_at_one_moment(make_model):
         for number, prompt in enumerate(prompts)
     ]
     first = [await anext(stream) for stream in streams]
-    await asyncio.gather(engine.load(Weights(1, new.state_dict())), engine.load(Weights(2, new.state_dict())))
+    await asyncio.gather(engine.update_weights(Weights(1, new.state_dict())), engine.update_weights(Weights(2, new.state_dict())))
     assert [lane.decoder.version for lane in engine.lanes] == [2, 2] and engine.version == 2
     for prompt, head, stream in zip(prompts, first, streams, strict=True):
         chunks = [head] + [c async for c in stream]
@@ -385,7 +385,7 @@ async def test_weights_that_do_not_fit_leave_every_lane_working(make_model):
     model = make_model(seed=0)
     engine = LocalEngine(model, dtype="float32", lanes=2, slots=4)
     with pytest.raises(EngineError, match="lack"):
-        await engine.load(Weights(1, {}))
+        await engine.update_weights(Weights(1, {}))
     for tree in ("a", "b"):
         assert sum(len(c.tokens) for c in await in_tree(engine, tree, prompt_of(20), max_tokens=5)) == 5
     await engine.close()

@@ -175,7 +175,7 @@ async def test_broken_answers_are_asked_again() -> None:
 async def test_it_cannot_be_trained(tokenizer: Any) -> None:
     one = agent("http://127.0.0.1:9", tokenizer).engine
     with pytest.raises(ConfigError, match="not trained on"):
-        await one.load(Weights(1, {}))
+        await one.update_weights(Weights(1, {}))
     await one.close()
     with pytest.raises(EngineError, match="closed"):
         await anext(one.sample([1], SamplingParams(max_tokens=1)))

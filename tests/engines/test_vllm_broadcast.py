@@ -29,40 +29,40 @@ class TestInProcess(WeightsContract):
 
     async def test_no_file_is_written(self, engine, prompt, other):
         await write(engine, prompt, max_tokens=2)
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         assert folders(engine) == []
 
     async def test_workers_elsewhere_get_them_by_gloo(self, engine, prompt, other, monkeypatch):
         await write(engine, prompt, max_tokens=2)
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         link = engine.form._link
         assert link.backend == "shared"
         monkeypatch.setattr("arpo.engines.vllm.broadcast.backend_for", lambda device, places: "gloo")
         link.close()
-        await engine.load(Weights(2, other.state_dict()))
+        await engine.update_weights(Weights(2, other.state_dict()))
         assert link.backend == "gloo"
         agrees(other, prompt, await write(engine, prompt, max_tokens=20, seed=1))
         link.close()
 
     async def test_where_the_collective_fails_they_come_by_a_file(self, engine, prompt, network, other, capfd, monkeypatch):
         await write(engine, prompt, max_tokens=2)
-        await engine.load(Weights(1, network.state_dict()))
+        await engine.update_weights(Weights(1, network.state_dict()))
         await engine._on_thread(engine.form._call("arpo_leave"))
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         assert folders(engine) == [], "the workers were met again"
         await engine._on_thread(engine.form._call("arpo_leave"))
         monkeypatch.setattr(engine.form._link, "host", "192.0.2.1")  # of no machine
-        await engine.load(Weights(2, other.state_dict()))
+        await engine.update_weights(Weights(2, other.state_dict()))
         monkeypatch.undo()
         assert "by a file this time" in capfd.readouterr().err and len(folders(engine)) == 1
         agrees(other, prompt, await write(engine, prompt, max_tokens=20, seed=1))
-        await engine.load(Weights(3, network.state_dict()))
+        await engine.update_weights(Weights(3, network.state_dict()))
         assert folders(engine) == []
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
 
     async def test_an_engine_that_died_has_the_newest_weights_again(self, engine, prompt, network, other):
         await write(engine, prompt, max_tokens=2)
-        await engine.load(Weights(4, other.state_dict()))
+        await engine.update_weights(Weights(4, other.state_dict()))
         for process in psutil.Process().children():
             if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
@@ -70,7 +70,7 @@ class TestInProcess(WeightsContract):
         turn = await write(engine, prompt, max_tokens=20, seed=1)
         assert {chunk.version for chunk in turn.chunks} == {4}
         agrees(other, prompt, turn)
-        await engine.load(Weights(5, network.state_dict()))
+        await engine.update_weights(Weights(5, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
 
 
@@ -80,7 +80,7 @@ class TestServers(WeightsContract):
 
     async def test_no_file_is_written(self, engine, prompt, other):
         await write(engine, prompt, max_tokens=2)
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         assert folders(engine) == [] and all(replica.version == 1 for replica in engine.form.replicas)
         assert all(replica.link.backend == "shared" for replica in engine.form.replicas)
         for replica in engine.form.replicas:
@@ -100,7 +100,7 @@ class TestServers(WeightsContract):
             return await call(method, **arguments)
 
         monkeypatch.setattr(home.link, "call", losing)
-        await engine.load(Weights(7, other.state_dict()))
+        await engine.update_weights(Weights(7, other.state_dict()))
         monkeypatch.undo()
         assert not home.up
         chunks += [chunk async for chunk in stream]
@@ -113,7 +113,7 @@ class TestServers(WeightsContract):
         await until(lambda: home.up, seconds=400)
         assert home.version == 7
         agrees(other, prompt, await straight_from(home, prompt))
-        await engine.load(Weights(8, network.state_dict()))
+        await engine.update_weights(Weights(8, network.state_dict()))
         agrees(network, prompt, await straight_from(home, prompt))
 
     async def test_endpoints_take_them_too(self, engine, prompt, network, other, tokenizer, monkeypatch):
@@ -124,5 +124,5 @@ class TestServers(WeightsContract):
         agrees(other, prompt, await write(second, prompt, max_tokens=20, seed=1))
         assert folders(second) == []
         await second.close()
-        await engine.load(Weights(9, network.state_dict()))
+        await engine.update_weights(Weights(9, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))

@@ -89,7 +89,7 @@ def weights(version):
 @asynccontextmanager
 async def driven(replicas, **said):
     form = Servers(replicas, **{"context": 100, "patience_s": 20, "transfer_s": 5.0} | said)
-    await form.load(weights(1))
+    await form.update_weights(weights(1))
     try:
         yield form
     finally:
@@ -160,7 +160,7 @@ async def test_a_server_that_hangs_over_new_weights_holds_up_nobody_and_comes_ba
     hung, well = Played(), Played()
     async with playing(hung, well) as replicas, driven(replicas, transfer_s=1.0 if healthy else 100.0) as form:
         hung.at = {path: forever} | ({} if healthy else {"/health": forever})
-        await asyncio.wait_for(form.load(weights(2)), 10)
+        await asyncio.wait_for(form.update_weights(weights(2)), 10)
         assert not replicas[0].up and replicas[1].up and well.label == "run/2"
         assert "transfer_s" in replicas[0].why or not healthy
         hung.at = {}
@@ -175,7 +175,7 @@ async def test_the_only_server_may_be_lost_over_new_weights():
     hung = Played()
     async with playing(hung) as replicas, driven(replicas, transfer_s=0.5) as form:
         hung.at = {"/collective_rpc": forever}
-        await form.load(weights(2))
+        await form.update_weights(weights(2))
         assert not replicas[0].up
         writing = asyncio.create_task(turn(form.stream([1], SamplingParams(max_tokens=3))))
         await asyncio.sleep(0.05)
@@ -187,7 +187,7 @@ async def test_a_load_that_is_cancelled_leaves_no_server_paused():
     slow = Played()
     async with playing(slow) as replicas, driven(replicas) as form:
         slow.at = {"/collective_rpc": forever}
-        loading = asyncio.create_task(form.load(weights(2)))
+        loading = asyncio.create_task(form.update_weights(weights(2)))
         await until(lambda: "/collective_rpc" in slow.asked and slow.paused)
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
@@ -221,7 +221,7 @@ async def test_the_folder_from_which_a_server_starts_stays_until_it_has(tmp_path
 
     async def load(version):
         published = publisher.write(model.state_dict(), version)
-        await form.load(published)
+        await form.update_weights(published)
         publisher.keep_only(published)
         return published.folder
 
@@ -264,9 +264,9 @@ async def test_a_server_that_dies_while_the_others_sleep_is_lost_alone():
             raise ConnectionError
 
         died.at = dict.fromkeys(("/sleep", "/wake_up", "/health"), break_off)
-        await form.rest()
+        await form.sleep()
         assert well.asleep and not replicas[0].up
-        await form.load(weights(2))
+        await form.update_weights(weights(2))
         assert not well.asleep and well.label == "run/2"
         died.at, died.asleep, died.label = {}, True, "run/2"
         await until(lambda: replicas[0].up)
@@ -277,7 +277,7 @@ async def test_a_request_that_comes_while_servers_fall_asleep_wakes_them():
     played = Played()
     async with playing(played) as replicas, driven(replicas, sleeps=True) as form:
         played.at["/sleep"] = played.go_on.wait
-        resting = asyncio.create_task(form.rest())
+        resting = asyncio.create_task(form.sleep())
         await until(lambda: "/sleep" in played.asked)
         writing = asyncio.create_task(turn(form.stream([1], SamplingParams(max_tokens=3))))
         await asyncio.sleep(0.05)

@@ -34,7 +34,7 @@ class TestInProcess(VllmContract):
             return await call(method, **arguments)
 
         monkeypatch.setattr(engine.form, "_call", dying)
-        await engine.load(Weights(5, other.state_dict()))
+        await engine.update_weights(Weights(5, other.state_dict()))
         monkeypatch.undo()
         with pytest.raises(EngineError, match="died"):
             _ = [chunk async for chunk in stream]
@@ -46,10 +46,10 @@ class TestInProcess(VllmContract):
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
         await anext(stream)
         with pytest.raises(EngineError, match="cannot load new weights"):
-            await engine.load(Weights(6, tmp_path))
+            await engine.update_weights(Weights(6, tmp_path))
         with pytest.raises(EngineError, match="died"):
             _ = [chunk async for chunk in stream]
-        await engine.load(Weights(7, other.state_dict()))
+        await engine.update_weights(Weights(7, other.state_dict()))
         turn = await write(engine, prompt, max_tokens=20, seed=1)
         assert {chunk.version for chunk in turn.chunks} == {7}
         agrees(other, prompt, turn)
@@ -57,7 +57,7 @@ class TestInProcess(VllmContract):
     shared = shared_by()
 
     async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(self, engine, prompt, other):
-        await engine.load(Weights(4, other.state_dict()))
+        await engine.update_weights(Weights(4, other.state_dict()))
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
         await anext(stream)
         kill_core()

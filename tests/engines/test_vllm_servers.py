@@ -73,7 +73,7 @@ class TestServers(VllmContract):
         assert await spread("three", "four") == [4, 4]
 
     async def test_a_lost_replicas_requests_go_on_elsewhere_and_it_comes_back(self, engine, prompt, network, other):
-        await engine.load(Weights(3, other.state_dict()))
+        await engine.update_weights(Weights(3, other.state_dict()))
         form = engine.form
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2, tree="lost"))
         chunks = [await anext(stream)]
@@ -86,7 +86,7 @@ class TestServers(VllmContract):
         assert not home.up
         turns = await asyncio.gather(*(write(engine, prompt, max_tokens=5, seed=i) for i in range(8)))
         assert all(len(turn.tokens) == 5 for turn in turns)
-        await engine.load(Weights(4, network.state_dict()))  # while it is away
+        await engine.update_weights(Weights(4, network.state_dict()))  # while it is away
         await until(lambda: home.up, seconds=400)
         assert home.version == 4
         agrees(network, prompt, await straight_from(home, prompt))
@@ -111,7 +111,7 @@ class TestServers(VllmContract):
         turn = await write(second, prompt, max_tokens=20, seed=1)
         agrees(other, prompt, turn)  # it handed its own weights over first
         await second.close()
-        await engine.load(Weights(9, network.state_dict()))
+        await engine.update_weights(Weights(9, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
 
     async def test_servers_started_without_the_flag_for_a_collective_are_a_config_error(

@@ -51,7 +51,7 @@ class WeightsContract:
             shared.append(shared[0].again())
         engine = shared[-1]
         if engine.version:
-            await engine.load(Weights(0, network.state_dict()))
+            await engine.update_weights(Weights(0, network.state_dict()))
         return engine
 
     @pytest.fixture
@@ -84,7 +84,7 @@ class WeightsContract:
 
     async def test_new_weights_write_what_follows(self, engine, prompt, network, other):
         for version, model in ((1, other), (2, network), (3, other)):
-            await engine.load(Weights(version, model.state_dict(), changing=version == 2))
+            await engine.update_weights(Weights(version, model.state_dict(), changing=version == 2))
             turn = await write(engine, prompt, max_tokens=20, seed=version)
             assert {chunk.version for chunk in turn.chunks} == {version}
             agrees(model, prompt, turn)
@@ -92,7 +92,7 @@ class WeightsContract:
     async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(self, engine, prompt, network, other):
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=3, head=5))
         chunks = [await anext(stream)]
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         chunks += [chunk async for chunk in stream]
         assert {chunk.version for chunk in chunks} == {0, 1}
         old = Written([chunk for chunk in chunks if chunk.version == 0])

@@ -27,7 +27,7 @@ def again(prompt, params):
 
 
 def measured(*found) -> Metrics:
-    return step_metrics([TreeStats.of(one, CreditedTree(one.scored, {}, {})) for one in found])
+    return step_metrics([TreeStats.from_rollout(one, CreditedTree(one.scored, {}, {})) for one in found])
 
 
 def test_a_result_that_overflows_its_branch_was_paid_for(tokenizer):

@@ -73,7 +73,7 @@ def test_an_error_is_told_in_short_counted_and_kept_in_the_record(tokenizer):
     assert "the page xxx" in shown
     (again,) = decode(encode(record_of(one)))
     assert again.tree.observations[place].outcomes[0].fault == "told"
-    figures = step_metrics([TreeStats.of(one, _credited(one))])
+    figures = step_metrics([TreeStats.from_rollout(one, _credited(one))])
     assert figures["faults/told"] == figures["outcomes/error"] > 0
 
 

@@ -167,17 +167,17 @@ def test_the_engine_rests_before_the_update_and_has_the_new_weights_before_it_is
     done: list[str] = []
 
     def named(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*arguments: Any) -> Any:
+        def noted(*arguments: Any, **more: Any) -> Any:
             done.append(what)
-            return function(*arguments)
+            return function(*arguments, **more)
 
         return noted
 
     with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=3") as trainer:
         engine: Any = trainer.components.agent.engine
-        for method in ("sample", "rest", "load"):
+        for method in ("sample", "sleep", "update_weights"):
             setattr(engine, method, named(method, getattr(engine, method)))
         trainer.learner.update = named("update", trainer.learner.update)  # type: ignore[method-assign]
         asyncio.run(trainer.train())
     order = [what for what, _ in groupby(done)]
-    assert order == ["sample", "rest", "update", "load"] * 3
+    assert order == ["sample", "sleep", "update", "update_weights"] * 3

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loop_world import PLAIN, answer, go, mixed_on_odd, texts, training
@@ -9,6 +10,7 @@ from loop_world import PLAIN, answer, go, mixed_on_odd, texts, training
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ArpoError, EngineError
+from arpo.learner import Update
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
 from tiny_project import TinyProject
@@ -75,12 +77,12 @@ def test_weights_that_an_update_broke_end_the_run_and_reach_no_checkpoint(tiny_p
     with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=9", "rollout.leaves=8") as trainer:
         update = trainer.learner.update
 
-        def breaks(*arguments: object) -> dict[str, float]:
-            metrics = update(*arguments)  # type: ignore[arg-type]
+        def breaks(*arguments: Any, **more: Any) -> Update:
+            result = update(*arguments, **more)
             if trainer.step == 3:
                 with torch.no_grad():
                     next(trainer.learner.unwrapped.parameters())[7, 7] = float("inf")
-            return metrics
+            return result
 
         trainer.learner.update = breaks  # type: ignore[assignment, method-assign]
         with pytest.raises(
@@ -113,7 +115,7 @@ def test_what_was_saved_after_a_skipped_update_is_not_resumed_from(tiny_project:
 
 
 def test_trees_are_on_disk_before_anything_is_trained(tiny_project: TinyProject, tmp_path: Path) -> None:
-    def falls_over(*_: object) -> None:
+    def falls_over(*_: object, **_more: object) -> None:
         raise MemoryError("the update")
 
     with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN) as trainer:

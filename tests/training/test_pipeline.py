@@ -22,6 +22,8 @@ from arpo.assembly.components import build_components
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.core.tree import RolloutTree
+from arpo.engines import Weights
+from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ArpoError, CheckpointError, EngineError, GateError
 from arpo.recipe.load import load_recipe
@@ -359,6 +361,20 @@ def test_the_best_weights_are_what_is_measured(tiny_project: TinyProject, tmp_pa
     assert newest is not None and found.summary()["model_step"] == newest.state.best_step
     if newest.state.best_step != 4:
         assert any(f"going on with step {newest.state.best_step}" in text for text in texts(found))
+
+
+def test_the_engine_gets_its_first_weights_as_it_gets_all_others(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions, update_weights = [], LocalEngine.update_weights
+
+    async def noted(self: LocalEngine, weights: Weights) -> None:
+        versions.append(weights.version)
+        await update_weights(self, weights)
+
+    monkeypatch.setattr(LocalEngine, "update_weights", noted)
+    run(tiny_project, tmp_path / "run", "cold_start=null", "data.test=null", "train.steps=1")
+    assert versions == [0, 1]
 
 
 # --- what runs share

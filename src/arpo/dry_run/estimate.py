@@ -1,6 +1,6 @@
-"""What a run will take, from what one step's worth of work took.
+"""Estimates how long a run takes from the seconds of one step's work.
 
-Knows a recipe's counts. Refuses to know how anything was measured but memory, which it reads from torch or the kernel.
+Knows a recipe's counts. Refuses to know how seconds were measured; memory it reads from torch or the kernel.
 """
 
 import sys
@@ -11,29 +11,38 @@ from arpo.recipe.run import RunConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """What was measured."""
+    """The measurements of a dry run."""
 
-    tree_s: float  # seconds a tree, `trees_at_once` of them growing together
+    tree_s: float
+    """Seconds a tree, `trees_at_once` of them growing together."""
     trees_at_once: int
-    update_s: float  # one update on `trees_updated` trees
+    update_s: float
+    """Of one update on `trees_updated` trees."""
     trees_updated: int
     leaves_updated: int
-    tokens_trained: int  # of that update: unique tokens computed
-    tokens_flat: int  # what training each trajectory alone would compute
-    memory: int  # bytes at the peak
-    made_up: bool  # True where no group had mixed rewards, so the update was on pretended ones
+    tokens_trained: int
+    """Unique tokens that the update computed."""
+    tokens_flat: int
+    """Tokens that training each trajectory alone would compute."""
+    memory: int
+    """Bytes at the peak."""
+    made_up: bool
+    """Whether the update was on made-up advantages, since no group had mixed rewards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate:
-    """Seconds to expect. Between trees that grow alone and together lies a factor of several: `step_s` is nearer the truth the more
-    trees of a step grew at once."""
+    """Seconds to expect. Trees that grow together take a fraction of the time of trees that grow alone, so `step_s` is
+    the more accurate the more trees of a step grew at once."""
 
     step_s: float
     num_steps: int
-    evaluations_s: float  # all of them, before, after and in between
-    cold_start_s: float  # 0 where it is in the cache or there is none
-    minutes: float | None  # the recipe's own limit
+    evaluations_s: float
+    """Of all evaluations: before, after and in between."""
+    cold_start_s: float
+    """0 where the cache holds it or there is none."""
+    minutes: float | None
+    """The recipe's limit."""
 
     @property
     def training_s(self) -> float:
@@ -48,18 +57,21 @@ class RunEstimate:
         return max(0, min(self.num_steps, int(left / self.step_s))) if self.step_s > 0 else self.num_steps
 
 
-def estimate(run: RunConfig, took: Timings, *, num_tasks: int, num_held_out: int, num_traces: int) -> RunEstimate:
-    """From what `took` so long to the whole of `run`. `num_traces`: of a cold start that is still to be made, else 0."""
+def estimate(run: RunConfig, timings: Timings, *, num_tasks: int, num_held_out: int, num_traces: int) -> RunEstimate:
+    """From the measured seconds to those of the whole `run`. `num_traces`: of a cold start that is still to be made,
+    else 0."""
     train, config = run.train, run.evaluation
     num_steps = train.num_steps(num_tasks)
-    step_s = train.tasks_per_step * (took.tree_s + took.update_s / max(1, took.trees_updated))
-    answer_s = took.tree_s / run.rollout.leaves  # an answer costs about a leaf
+    step_s = train.tasks_per_step * (timings.tree_s + timings.update_s / max(1, timings.trees_updated))
+    answer_s = timings.tree_s / run.rollout.leaves  # an answer costs about a leaf
     sampled = min(num_held_out, config.limit or num_held_out) * config.samples
     greedy = min(num_held_out, num_held_out if config.greedy_limit is None else config.greedy_limit)
     while_training = (num_steps // train.eval_every) * (train.eval_limit or 0) if train.eval_every else 0
     cold = run.cold_start
     updates = cold.num_updates(num_traces) if cold and num_traces else 0
-    trace_s = took.update_s * took.tokens_flat / max(1, took.tokens_trained * took.leaves_updated)  # as long as a branch
+    trace_s = (
+        timings.update_s * timings.tokens_flat / max(1, timings.tokens_trained * timings.leaves_updated)
+    )  # as long as a branch
     return RunEstimate(
         step_s=step_s,
         num_steps=num_steps,

@@ -36,10 +36,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights to load: `state` maps parameter names to tensors (or is a folder path); `version` numbers them.
+    """Weights for an engine: `state` maps parameter names to tensors (or is a folder path); `version` numbers them.
 
-    `changing`: the tensors will change while the engine samples, so it copies what it keeps. Else it may share them,
-    and is not asked for anything until it has loaded again after a change.
+    `changing`: the tensors will change while the engine samples, so it copies what it keeps. Else it may share them: it
+    samples nothing between a change and the next `update_weights`.
     """
 
     version: int
@@ -54,13 +54,13 @@ class Engine(Protocol):
         """Sample one turn after `prompt`. Closing the iterator cancels the request. Raises EngineError."""
         ...
 
-    async def load(self, weights: Weights) -> None:
-        """Use other weights from now on; requests in flight go on with them."""
+    async def update_weights(self, weights: Weights) -> None:
+        """Sample with `weights` from now on; requests in flight go on with them. A training run hands over its first
+        weights in this way as well; before that, an engine samples with those of the model it was built on."""
         ...
 
-    async def rest(self) -> None:
-        """Nothing will be asked for a while: give back the memory that can be taken again (the learner is about to need
-        it)."""
+    async def sleep(self) -> None:
+        """Give back, until the next request, the memory that can be taken again: the learner is about to need it."""
         ...
 
     async def close(self) -> None: ...

@@ -25,10 +25,10 @@ class EngineBase:
     async def start(self) -> None:
         """Do now what else the first request would wait for."""
 
-    async def load(self, weights: Weights) -> None:
+    async def update_weights(self, weights: Weights) -> None:
         raise NotImplementedError
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """Nothing to give back."""
 
     async def close(self) -> None:
@@ -64,11 +64,11 @@ class EngineWrapper(EngineBase):
     async def start(self) -> None:
         await self.engine.start()
 
-    async def load(self, weights: Weights) -> None:
-        await self.engine.load(weights)
+    async def update_weights(self, weights: Weights) -> None:
+        await self.engine.update_weights(weights)
 
-    async def rest(self) -> None:
-        await self.engine.rest()
+    async def sleep(self) -> None:
+        await self.engine.sleep()
 
     async def close(self) -> None:
         await self.engine.close()

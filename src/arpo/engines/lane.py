@@ -78,7 +78,7 @@ class Lane:
         error = future.exception()
         return (None if error is not None else future.result()), error
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """Give the memory of keys and values back until the next request; with requests in flight nothing happens."""
         if not self._queues and self._task is not None and not self._task.done():
             await asyncio.wait({self._task})  # requests that were cancelled have yet to leave their slots

@@ -1,8 +1,8 @@
 """The embedded engine: torch in this process, all live requests of a lane in one batch.
 
-On a CPU the requests are spread over lanes, each with a thread and a batch of its own: the small operations of decoding gain
-nothing from two threads that have to wait for each other after every one of them. Knows which lane a request belongs to and how
-all of them get new weights; what a lane does, `lane` knows.
+On a CPU the requests are spread over lanes, each with a thread and a batch of its own: the small operations of decoding
+gain nothing from two threads that have to wait for each other after every one of them. Knows which lane a request
+belongs to and how all of them get new weights; what a lane does, `lane` knows.
 """
 
 from collections import OrderedDict
@@ -31,12 +31,13 @@ _TREES = 4096  # trees whose lane is remembered
 class LocalEngine(EngineBase):
     """Samples from a Hugging Face causal LM with full attention.
 
-    model: its parameters are shared where they are used as they are (float32 on the same device), else copied; call `load`
-    after changing them. tokenizer: needed for stop strings only. slots: turns sampled at once. max_tokens_per_slot: longest
-    context with its turn (default: the model's). memory_gb: bound for keys and values. prefill: prompt tokens a step, so that a
-    long prompt does not stop the others. device: where to compute (default: the model's). deterministic: results do not depend
-    on timing; float32 and slow. lanes: batches that are computed side by side, each on its share of torch's threads (default: one
-    a core on a CPU, up to 4; one on a GPU). Requests of one tree (`SamplingParams.tree`) share a lane.
+    model: its parameters are shared where they are used as they are (float32 on the same device), else copied; call
+    `update_weights` after changing them. tokenizer: needed for stop strings only. slots: turns sampled at once.
+    max_tokens_per_slot: longest context with its turn (default: the model's). memory_gb: bound for keys and values.
+    prefill: prompt tokens a step, so that a long prompt does not stop the others. device: where to compute (default:
+    the model's). deterministic: results do not depend on timing; float32 and slow. lanes: batches that are computed
+    side by side, each on its share of torch's threads (default: one a core on a CPU, up to 4; one on a GPU). Requests
+    of one tree (`SamplingParams.tree`) share a lane.
     """
 
     def __init__(
@@ -132,8 +133,9 @@ class LocalEngine(EngineBase):
             self._homes.popitem(last=False)
         return lane
 
-    async def load(self, weights: Weights) -> None:
-        """Use `weights` from the next step on. Requests in flight keep their keys; prefixes computed before are dropped."""
+    async def update_weights(self, weights: Weights) -> None:
+        """Use `weights` from the next step on. Requests in flight keep their keys; prefixes computed before are
+        dropped."""
         if self._closed:
             raise EngineError("the engine is closed")
         releases = []
@@ -150,13 +152,14 @@ class LocalEngine(EngineBase):
             for release in releases:
                 release.set_result(None)
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """Give the memory of keys and values back until the next request; with requests in flight nothing happens."""
         for lane in self.lanes:
-            await lane.rest()
+            await lane.sleep()
 
     async def forget(self) -> None:
-        """Drop all known prefixes, for example between evaluations with a deterministic engine, which never evicts one."""
+        """Drop all known prefixes, for example between evaluations with a deterministic engine, which never evicts
+        one."""
         for lane in self.lanes:
             await lane.compute(lane.decoder.slots.forget)
 

@@ -59,7 +59,7 @@ class OpenAIEngine(EngineBase):
             raise EngineError(str(error)) from error
         yield self._chunk(tokens, finish)
 
-    async def load(self, weights: Weights) -> None:
+    async def update_weights(self, weights: Weights) -> None:
         """Raises ConfigError: nobody can change the weights of a served model."""
         raise ConfigError(ONLY_EVALUATION, where="engine.kind", value="openai")
 

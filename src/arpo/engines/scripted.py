@@ -83,7 +83,7 @@ class ScriptedEngine(EngineBase):
             self.live -= 1
             self.cancelled += not done
 
-    async def load(self, weights: Weights) -> None:
+    async def update_weights(self, weights: Weights) -> None:
         """Tokens from now on carry this version."""
         self.version = weights.version
 

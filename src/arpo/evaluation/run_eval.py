@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arpo.assembly.components import Components, build_components, build_setting, model_folder, read_tasks
-from arpo.assembly.resolve import ResolvedModel, label_of, of_run, resolve_model
+from arpo.assembly.resolve import ResolvedModel, label_of, resolve_folder, resolve_model
 from arpo.core.tree import StopReason
 from arpo.display.bar import Quarters
 from arpo.errors import ConfigError
@@ -142,7 +142,7 @@ def evaluated_model(recipe: str, run: RunConfig, model: str | None) -> ResolvedM
         return resolve_model(model, run)
     folder = expanded(recipe)
     if is_run(folder):
-        return replace(of_run(folder), run=run)
+        return replace(resolve_folder(folder), run=run)
     return ResolvedModel(label=label_of(run), run=run)
 
 

@@ -1,12 +1,13 @@
-"""Attention over a packed tree: each token sees its own path (docs/method.md, section 8). Uses transformers' attention interface.
+"""Attention over a packed tree: each token sees its own path (docs/method.md, section 8), through transformers'
+attention interface.
 
 Knows chains, masks and kernels. Refuses to know models' weights, rows and losses. Two names for one result:
 
     arpo_tree        on a CPU by blocks of chains against the keys of their path; on a GPU FlexAttention with a block mask
     arpo_tree_dense  a T x T mask: the oracle of the tests
 
-Sampling never runs through these: `tree_attention` lends them to a model for a forward and its backward, and without a layout
-they raise.
+Sampling never runs through these: `tree_attention` lends them to a model for a forward and its backward, and without a
+layout they raise.
 """
 
 from collections.abc import Iterator
@@ -25,12 +26,12 @@ from arpo.learner.packing import Chain, PackedBatch
 AttentionName = Literal["arpo_tree", "arpo_tree_dense"]
 
 CALL_PAIRS = 10_000
-"""(query, key) pairs that take about as long as the calls of one more block: a subtree that wastes fewer is computed as one block.
-Measured on a CPU at 9 heads of 64: bf16 38 ms against 47 for chains alone, float32 the same either way."""
+"""(query, key) pairs that take about as long as the calls of one more block: a subtree that wastes fewer is computed as
+one block. Measured on a CPU at 9 heads of 64: bf16 38 ms against 47 for chains alone, float32 the same either way."""
 
 KEPT_BYTES = 64 * 2**20
-"""Attention weights that one layer may keep for its backward. Up to here matrix products are fastest (bf16 2.4 times as fast as
-SDPA's CPU kernel); beyond, SDPA recomputes them."""
+"""Attention weights that one layer may keep for its backward. Up to here matrix products are fastest (bf16 2.4 times as
+fast as SDPA's CPU kernel); beyond, SDPA recomputes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class TreeLayout:
         return sum((block.end - block.start) * block.num_keys for block in self.blocks)
 
     def masks(self, dtype: torch.dtype, repeats: int) -> list[Tensor]:
-        """Of each block the additive mask [repeats * queries, keys]: 0 where a key is visible, -inf elsewhere. Made once a pack."""
+        """Of each block the additive mask [repeats * queries, keys]: 0 where a key is visible, -inf elsewhere. Made
+        once a pack."""
         if (dtype, repeats) not in self._made:
             made, first = [], 0
             for block in self.blocks:
@@ -121,14 +123,15 @@ def _path(chains: tuple[Chain, ...], number: int) -> list[tuple[int, int]]:
 def _cut(
     chains: tuple[Chain, ...], children: dict[int, list[int]], subtree_end: list[int], call_pairs: int
 ) -> list[tuple[int, int]]:
-    """(first chain, end) of each block in preorder: a whole subtree where that costs less than its chain and its children apart."""
+    """(first chain, end) of each block in preorder: a whole subtree where that costs less than its chain and its
+    children apart."""
     cost: dict[int, int] = {}
     whole: dict[int, bool] = {}
     before = {number: sum(end - start for start, end in _path(chains, chain.parent)) for number, chain in enumerate(chains)}
     for number in range(len(chains) - 1, -1, -1):  # children come after their parents
         chain = chains[number]
-        own, size = chain.end - chain.start, subtree_end[chain.start] - chain.start
-        apart = call_pairs + own * (before[number] + own) + sum(cost[child] for child in children.get(number, ()))
+        length, size = chain.end - chain.start, subtree_end[chain.start] - chain.start
+        apart = call_pairs + length * (before[number] + length) + sum(cost[child] for child in children.get(number, ()))
         together = call_pairs + size * (before[number] + size)
         whole[number], cost[number] = together <= apart, min(together, apart)
     blocks, done = [], 0
@@ -140,8 +143,8 @@ def _cut(
 
 
 def model_inputs(batch: PackedBatch, layout: TreeLayout | None = None) -> dict[str, Any]:
-    """Keyword arguments for a model's forward over the pack. Without a layout the pack must be a single path, which the model's
-    own attention computes; then ValueError for any other."""
+    """Keyword arguments for a model's forward over the pack. Without a layout the pack must be a single path, which the
+    model's own attention computes; then ValueError for any other."""
     if layout is None and not batch.is_path:
         raise ValueError("a pack of several chains needs its layout")
     inputs = {"input_ids": batch.tokens_T[None], "position_ids": batch.position_T[None], "use_cache": False}
@@ -150,8 +153,8 @@ def model_inputs(batch: PackedBatch, layout: TreeLayout | None = None) -> dict[s
 
 @contextmanager
 def tree_attention(model: Any, name: AttentionName = "arpo_tree") -> Iterator[None]:
-    """Within the block `model` attends by tree; afterwards by what it had before. Keep the backward pass inside, too: gradient
-    checkpointing runs forwards there. Raises ConfigError where the model cannot."""
+    """Within the block `model` attends by tree; afterwards by what it had before. Keep the backward pass inside, too:
+    gradient checkpointing runs forwards there. Raises ConfigError where the model cannot."""
     if reason := supports_tree(model.config):
         raise ConfigError(f"this model cannot be trained tree-packed: {reason}", hint="train it flat")
     _register()
@@ -177,7 +180,8 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def supports_tree(model_config: Any) -> str | None:
-    """None where the model can be trained tree-packed, else why not. Takes a transformers config of a causal language model."""
+    """None where the model can be trained tree-packed, else why not. Takes a transformers config of a causal language
+    model."""
     from transformers import AutoModelForCausalLM
 
     kinds = set(getattr(model_config, "layer_types", None) or ()) - {"full_attention"}
@@ -216,7 +220,8 @@ def attend_tree(
     tree_layout: TreeLayout | None = None,
     **extra: Any,
 ) -> tuple[Tensor, None]:
-    """Tree attention as transformers calls it: query [1, heads, T, D], key and value [1, key heads, T, D] to [1, T, heads, D].
+    """Tree attention as transformers calls it: query [1, heads, T, D], key and value [1, key heads, T, D] to [1, T,
+    heads, D].
 
     Raises ValueError without a layout, and for what it does not compute (windows, caps, sinks, dropout, padding)."""
     layout = _checked(query, key, attention_mask, dropout, tree_layout, extra)
@@ -277,8 +282,8 @@ def _flex_attention() -> Any:
 
 
 def _by_blocks(query_HTD: Tensor, key_GTD: Tensor, value_GTD: Tensor, layout: TreeLayout, scale: float) -> Tensor:
-    """Each block's queries against the keys of its path. Keys and values of all blocks are gathered at once and then split, so that
-    the backward adds up each token's gradients once a layer. Returns [1, T, H, D]."""
+    """Each block's queries against the keys of its path. Keys and values of all blocks are gathered at once and then
+    split, so that the backward adds up each token's gradients once a layer. Returns [1, T, H, D]."""
     num_heads, num_tokens, width = query_HTD.shape
     repeats = num_heads // len(key_GTD)
     lengths = [block.end - block.start for block in layout.blocks]
@@ -286,15 +291,16 @@ def _by_blocks(query_HTD: Tensor, key_GTD: Tensor, value_GTD: Tensor, layout: Tr
     queries = query_HTD.reshape(len(key_GTD), repeats, num_tokens, width).split(lengths, 2)
     keys = key_GTD.transpose(0, 1).index_select(0, layout.keys_K).transpose(0, 1).split(num_keys, 1)
     values = value_GTD.transpose(0, 1).index_select(0, layout.keys_K).transpose(0, 1).split(num_keys, 1)
-    kept = layout.num_pairs * num_heads * query_HTD.element_size()
-    one = _products if kept <= KEPT_BYTES else _fused
+    weight_bytes = layout.num_pairs * num_heads * query_HTD.element_size()
+    one = _products if weight_bytes <= KEPT_BYTES else _fused
     masks = layout.masks(query_HTD.dtype, repeats)
     outs = [one(*block, scale) for block in zip(queries, keys, values, masks, strict=True)]
     return torch.cat(outs, 2).reshape(1, num_heads, num_tokens, -1).transpose(1, 2)
 
 
 def _products(query_GRQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Query heads that share a key head stand one below the other, so that keys need no repeating and products are larger."""
+    """Query heads that share a key head stand one below the other, so that keys need no repeating and products are
+    larger."""
     query = query_GRQD.flatten(1, 2)
     weights = torch.baddbmm(mask[None], query, key_GKD.transpose(1, 2), alpha=scale).softmax(-1)
     return torch.bmm(weights, value_GKD).unflatten(1, query_GRQD.shape[1:3])

@@ -1,4 +1,4 @@
-"""What a recipe says about training. Imports nothing heavy."""
+"""The configuration of loss and optimizer. Imports nothing heavy."""
 
 import inspect
 import math

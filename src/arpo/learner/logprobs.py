@@ -1,6 +1,6 @@
 """Log-probabilities and entropies of given tokens from hidden states, without ever holding the logits of all positions.
 
-Knows the output head and one softmax. Refuses to know trees, rows and losses.
+Knows the LM head and one softmax. Refuses to know trees, rows and losses.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from torch.autograd.function import once_differentiable
 from arpo.errors import ConfigError
 
 CHUNK = 512
-"""Positions whose logits are held at a time: at 49,152 words 100 MB in float32, twice, and 50 in bf16. Smaller chunks cost time in
-the backward (the weight's gradient is added up once a chunk), larger ones save none."""
+"""Positions whose logits are held at a time: at 49,152 words 100 MB in float32, twice, and 50 in bf16. Smaller chunks
+cost time in the backward (the weight's gradient is added up once a chunk), larger ones save none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Head:
+class LMHead:
     """A model's output layer: logits = cap * tanh(scale * (W h + b) / cap), without the cap where it is None."""
 
     weight_VH: Tensor
@@ -27,7 +27,7 @@ class Head:
     cap: float | None = None
 
     @classmethod
-    def of(cls, model: Any) -> "Head":
+    def from_model(cls, model: Any) -> "LMHead":
         """The head of a transformers causal language model. Raises ConfigError where it is no linear layer."""
         layer = model.get_output_embeddings()
         if hasattr(layer, "base_layer"):
@@ -42,13 +42,13 @@ class Head:
 
 
 def token_logprobs(
-    hidden_PH: Tensor, targets_P: Tensor, head: Head, *, temperature: float = 1.0, entropy_grad: bool = False, chunk: int = CHUNK
+    hidden_PH: Tensor, targets_P: Tensor, head: LMHead, *, temperature: float = 1.0, entropy_grad: bool = False, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """(logprob_P, entropy_P) in float32 (float64 for float64 input), nats.
 
-    The log-probability of `targets_P` is at `temperature`, the entropy of the whole distribution at temperature 1 and without
-    gradient unless `entropy_grad`. The head's product runs in autocast's precision where that is on, all else in float32. The
-    backward computes the logits of a chunk again instead of keeping them.
+    The log-probability of `targets_P` is at `temperature`, the entropy of the whole distribution at temperature 1 and
+    without gradient unless `entropy_grad`. The head's product runs in autocast's precision where that is on, all else
+    in float32. The backward computes the logits of a chunk again instead of keeping them.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
@@ -62,8 +62,8 @@ _Settings = tuple[torch.dtype, float, float | None, float, bool, int]
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """With l = logits, p = softmax(l / T), s = softmax(l), H the entropy of s, and upstream gradients g of log p[target] and
-    e of H: dl = g (onehot - p) / T - e s (log s + H)."""
+    """With l = logits, p = softmax(l / T), s = softmax(l), H the entropy of s, and upstream gradients g of log
+    p[target] and e of H: dl = g (onehot - p) / T - e s (log s + H)."""
 
     @staticmethod
     def forward(
@@ -116,7 +116,8 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 class _Scratch:
-    """Memory for the logits of one chunk, used for every chunk: to allocate it anew costs as much time as the softmax."""
+    """Memory for the logits of one chunk, used for every chunk: to allocate it anew costs as much time as the
+    softmax."""
 
     def __init__(self, hidden_PH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int) -> None:
         num, vocab = min(chunk, len(hidden_PH)), len(weight_VH)
@@ -128,7 +129,8 @@ class _Scratch:
         self._work = torch.empty_like(self._logits)
 
     def logits(self, hidden_CH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None) -> tuple[Tensor, Tensor]:
-        """The logits [C, V] of these positions, and as much memory beside them; both the caller's until the next call."""
+        """The logits [C, V] of these positions, and as much memory beside them; both the caller's until the next
+        call."""
         num = len(hidden_CH)
         product = torch.mm(hidden_CH.to(self.weight_VH.dtype), self.weight_VH.T, out=self._product[:num])
         logits = self._logits[:num]

@@ -1,7 +1,7 @@
-"""A model with LoRA adapters, seen as the plain model that it amounts to.
+"""The merged weights of a model with LoRA adapters.
 
-Knows PEFT's layers. Refuses to know training. The model itself always stays as it is: merging adapters in place and taking them out
-again would wear the frozen weights down, a rounding each time.
+Knows PEFT's layers. Refuses to know training. The model stays as it is: merging adapters in place and unmerging them
+again would round the frozen weights each time.
 """
 
 import copy
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def full_state(model: Any) -> "dict[str, Tensor]":
-    """Weights of a transformers or PEFT model under the plain model's parameter names, what adapters add included (those matrices
-    in float32, for in bf16 the first steps of adapters would be rounded away)."""
+    """Weights of a transformers or PEFT model under the transformers model's names, adapters merged. Merged matrices
+    are float32: in bf16 the first steps of adapters would be rounded away."""
     if not hasattr(model, "get_base_model"):
         return {name: value.detach() for name, value in model.state_dict().items()}
     base = model.get_base_model()
@@ -26,7 +26,7 @@ def full_state(model: Any) -> "dict[str, Tensor]":
 
 
 def plain_model(model: Any) -> Any:
-    """`model` itself, or what a PEFT model amounts to: a model without adapters that shares all other weights with it."""
+    """`model`, or for a PEFT model one without adapters that has the merged weights and shares all others with it."""
     if not hasattr(model, "get_base_model"):
         return model
     plain = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).unload()
@@ -36,7 +36,7 @@ def plain_model(model: Any) -> Any:
 
 
 def is_finite(tensor: "Tensor") -> bool:
-    """Whether all its numbers are. One pass without memory of its own: of a NaN, both extremes are NaN."""
+    """Whether all numbers of `tensor` are finite. One pass that allocates nothing: of a NaN, both extremes are NaN."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     least, most = tensor.detach().aminmax()

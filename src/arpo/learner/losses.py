@@ -2,8 +2,9 @@
 
 Knows formulas. Refuses to know trees, models and optimisers. A row is a trajectory, so nothing here depends on packing.
 
-A surrogate is a function from ratios and advantages to what is maximised a token; `policy_loss` weighs it, adds divergence and
-entropy, and sums it up. A new method is one more surrogate: a function of your own, named by its import path in `loss.surrogate`.
+A surrogate is a function from ratios and advantages to what is maximised a token; `policy_loss` weighs it, adds
+divergence and entropy, and sums it up. A new method is one more surrogate: a function of your own, named by its import
+path in `loss.surrogate`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,27 +17,28 @@ from arpo.errors import ConfigError
 from arpo.learner.config import CustomSurrogate, LossConfig
 
 FARTHEST = 20.0
-"""Nats. A log-ratio above it counts as it: in float32 the exponential of 89 is infinite, which would spoil the gradient of the
-whole update also where the token is clipped and has none."""
+"""Nats. A log-ratio above it counts as it: in float32 the exponential of 89 is infinite, which would spoil the gradient
+of the whole update also where the token is clipped and has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a surrogate makes of a batch: `value_BL` to be maximised, and where it acted (bool masks by name, for the metrics)."""
+    """What a surrogate returns: `value_BL`, which training maximises, and per-token metrics (bool masks by name: where
+    it clipped)."""
 
     value_BL: Tensor
-    marks: Mapping[str, Tensor]
+    token_metrics: Mapping[str, Tensor]
 
 
 Surrogate = Callable[[Tensor, Tensor, Tensor, LossConfig], Objective]
-"""(log_ratio_BL, advantage_BL, mask_BL, config) to an objective. `log_ratio` = logp - logp_old carries the gradient of logp; the
-mask lets a sequence-level ratio be formed. Values at padding are ignored."""
+"""(log_ratio_BL, advantage_BL, mask_BL, config) to an objective. `log_ratio` = logp - logp_old carries the gradient of
+logp; the mask lets a sequence-level ratio be formed. Values at padding are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossReport:
-    """Detached values of N policy tokens, from which metrics are computed. Reports of micro-batches are joined first, so that
-    percentiles and maxima are of the whole batch."""
+    """Detached values of N policy tokens, from which metrics are computed. Reports of micro-batches are joined first,
+    so that percentiles and maxima are of the whole batch."""
 
     tokens: Mapping[str, Tensor]
     """By name a [N] tensor, float32 or bool."""
@@ -58,12 +60,13 @@ def policy_loss(
 ) -> tuple[Tensor, LossReport]:
     """The loss to be minimised (a scalar) and what metrics are made of.
 
-    `logprob_BL` carries the gradient; `old_logprob_BL` is the learner's at the start of the step (None: the first update, equal to
-    `logprob_BL` without gradient), `engine_logprob_BL` the sampling engine's. `denominator` is the
-    whole batch's (see `loss_denominator`),
-    so that losses of micro-batches and of the parts of a split tree add up to the loss of the whole.
+    `logprob_BL` carries the gradient; `old_logprob_BL` is the learner's at the start of the step (None: the first
+    update, equal to `logprob_BL` without gradient), `engine_logprob_BL` the sampling engine's. `denominator` is the
+    whole batch's (see `loss_denominator`), so that losses of micro-batches and of the parts of a split tree add up to
+    the loss of the whole.
 
-    Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no objective.
+    Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no
+    objective.
     """
     if config.kl_coefficient and reference_logprob_BL is None:
         raise ConfigError(
@@ -83,7 +86,7 @@ def policy_loss(
     value_BL = objective.value_BL
     if config.tis_cap is not None:
         value_BL = value_BL * mismatch_BL.exp().clamp(max=config.tis_cap)
-    tokens = {"log_ratio": log_ratio_BL, "mismatch": mismatch_BL, "advantage": advantage_BL, **objective.marks}
+    tokens = {"log_ratio": log_ratio_BL, "mismatch": mismatch_BL, "advantage": advantage_BL, **objective.token_metrics}
     if reference_logprob_BL is not None:
         tokens["kl_reference"] = k3(logprob_BL, _clean(reference_logprob_BL, mask_BL).detach())
         if config.kl_coefficient:
@@ -97,7 +100,8 @@ def policy_loss(
 
 
 def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> float:
-    """What the whole batch's sum is divided by: rows (`sequence`), policy tokens over all rows (`token`), rows x `constant_length`.
+    """What the whole batch's sum is divided by: rows (`sequence`), policy tokens over all rows (`token`), rows x
+    `constant_length`.
 
     A learner with several ranks passes the counts over all of them. Never 0, so that an empty part has loss 0."""
     match config.aggregation:
@@ -110,7 +114,8 @@ def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> 
 
 
 def aggregate(value_BL: Tensor, mask_BL: Tensor, config: LossConfig, denominator: float) -> Tensor:
-    """These rows' part of the batch's mean: GRPO (`sequence`), DAPO (`token`), Dr. GRPO (`constant`). A row must be whole."""
+    """These rows' part of the batch's mean: GRPO (`sequence`), DAPO (`token`), Dr. GRPO (`constant`). A row must be
+    whole."""
     value_BL = torch.where(mask_BL, value_BL, 0.0)
     if config.aggregation == "sequence":
         return (value_BL.sum(1) / mask_BL.sum(1).clamp(min=1)).sum() / denominator
@@ -126,64 +131,70 @@ def surrogate_of(config: LossConfig) -> Surrogate:
 
 
 def check_surrogate(config: LossConfig) -> None:
-    """Try the config's surrogate on a few numbers, before anything is computed for it. Raises ConfigError, and what it raises."""
+    """Try the config's surrogate on a few numbers, before anything is computed for it. Raises ConfigError, and what it
+    raises."""
     zeros_BL, mask_BL = torch.zeros(2, 3), torch.tensor([[True, True, True], [True, False, False]])
     alone = config.model_copy(update={"kl_coefficient": 0.0, "entropy_coefficient": 0.0})
     policy_loss(zeros_BL.clone().requires_grad_(), zeros_BL, zeros_BL, zeros_BL + 1, mask_BL, alone, denominator=1.0)
 
 
 def ppo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
-    """`min(r A, clip(r, 1 - low, 1 + high) A)` a token (PPO, arXiv 1707.06347; unequal bounds: DAPO, arXiv 2503.14476); with
-    `dual_clip` c, at least `c A` where A < 0 (arXiv 1912.09729)."""
+    """`min(r A, clip(r, 1 - low, 1 + high) A)` a token (PPO, arXiv 1707.06347; unequal bounds: DAPO, arXiv 2503.14476);
+    with `dual_clip` c, at least `c A` where A < 0 (arXiv 1912.09729)."""
     ratio_BL = log_ratio_BL.clamp(max=FARTHEST).exp()
     free_BL = ratio_BL * advantage_BL
     clipped_BL = ratio_BL.clamp(1 - config.clip_low, 1 + config.clip_high) * advantage_BL
     value_BL = torch.minimum(free_BL, clipped_BL)
-    marks = {
+    token_metrics = {
         "clipped_high": (ratio_BL > 1 + config.clip_high) & (advantage_BL > 0),
         "clipped_low": (ratio_BL < 1 - config.clip_low) & (advantage_BL < 0),
     }
     if config.dual_clip is not None:
         floor_BL = config.dual_clip * advantage_BL
-        marks["clipped_dual"] = (advantage_BL < 0) & (value_BL < floor_BL)
+        token_metrics["clipped_dual"] = (advantage_BL < 0) & (value_BL < floor_BL)
         value_BL = torch.where(advantage_BL < 0, torch.maximum(value_BL, floor_BL), value_BL)
-    return Objective(value_BL, marks)
+    return Objective(value_BL, token_metrics)
 
 
 def gspo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
-    """`ppo` with the ratio of the whole row, the geometric mean of its tokens' (GSPO, arXiv 2507.18071), in the paper's token form
-    `sg(s) r / sg(r)`: the same value and, under `aggregation: sequence`, the same gradient, and each token has its own credit."""
+    """`ppo` with the ratio of the whole row, the geometric mean of its tokens' (GSPO, arXiv 2507.18071), in the paper's
+    token form `sg(s) r / sg(r)`: the same value and, under `aggregation: sequence`, the same gradient, and each token
+    has its own credit."""
     whole_B1 = log_ratio_BL.detach().sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
     return ppo(whole_B1 + log_ratio_BL - log_ratio_BL.detach(), advantage_BL, mask_BL, config)
 
 
 def cispo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
-    """`sg(min(r, 1 + high)) A ln p` a token: what is clipped is the weight, so that every token keeps a gradient (CISPO, arXiv
-    2506.13585; as there, no lower bound). Written with `r / sg(r)` for `ln p`: the same gradient, and a value like the others'."""
+    """`sg(min(r, 1 + high)) A ln p` a token: what is clipped is the weight, so that every token keeps a gradient
+    (CISPO, arXiv 2506.13585; as there, no lower bound). Written with `r / sg(r)` for `ln p`: the same gradient, and a
+    value like the others'."""
     ratio_BL = log_ratio_BL.detach().exp()
     value_BL = ratio_BL.clamp(max=1 + config.clip_high) * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
     return Objective(value_BL, {"clipped_high": ratio_BL > 1 + config.clip_high})
 
 
 def aepo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
-    """`ppo`, but where A > 0 and r > 1 + high the value is `(1 + high) r / sg(r) A`, so that the gradient lives on (AEPO's
-    entropy-balanced clipping, arXiv 2510.14545)."""
+    """`ppo`, but where A > 0 and r > 1 + high the value is `(1 + high) r / sg(r) A`, so that the gradient lives on
+    (AEPO's entropy-balanced clipping, arXiv 2510.14545)."""
     clipped = ppo(log_ratio_BL, advantage_BL, mask_BL, config)
     kept_BL = (1 + config.clip_high) * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
-    return Objective(torch.where(clipped.marks["clipped_high"], kept_BL, clipped.value_BL), clipped.marks)
+    return Objective(torch.where(clipped.token_metrics["clipped_high"], kept_BL, clipped.value_BL), clipped.token_metrics)
 
 
 def k3(logprob: Tensor, other_logprob: Tensor) -> Tensor:
-    """Estimate of KL(p || other) from tokens of p: `exp(d) - 1 - d` with d = ln other - ln p; never below 0 (Schulman's k3)."""
+    """Estimate of KL(p || other) from tokens of p: `exp(d) - 1 - d` with d = ln other - ln p; never below 0 (Schulman's
+    k3)."""
     difference = other_logprob - logprob
     return difference.expm1() - difference
 
 
 def metrics(reports: Sequence[LossReport], config: LossConfig) -> dict[str, float]:
-    """Figures of a whole batch from the reports of its micro-batches; without a policy token only the loss and a count of 0.
+    """Figures of a whole batch from the reports of its micro-batches; without a policy token only the loss and a count
+    of 0.
 
-    `mismatch_*` compares learner and engine (differences of log-probabilities in nats; `kl` the k3 estimate of KL(engine ||
-    learner)), `ratio_*` the learner with itself at the start of the step, `clipped_*` are shares of tokens."""
+    `mismatch_*` compares learner and engine (differences of log-probabilities in nats; `kl` the k3 estimate of
+    KL(engine || learner)), `ratio_*` the learner with itself at the start of the step, `clipped_*` are shares of
+    tokens."""
     joined = {
         name: torch.cat([report.tokens[name].float() for report in reports]) for name in (reports[0].tokens if reports else ())
     }
@@ -193,7 +204,7 @@ def metrics(reports: Sequence[LossReport], config: LossConfig) -> dict[str, floa
     log_ratio, mismatch = joined.pop("log_ratio"), joined.pop("mismatch")
     weight = mismatch.exp()
     figures |= {"tokens": float(len(log_ratio)), "advantage_abs": float(joined.pop("advantage").abs().mean())}
-    figures |= {name: float(values.mean()) for name, values in joined.items()}  # shares of marks, means of the rest
+    figures |= {name: float(values.mean()) for name, values in joined.items()}  # shares of masks, means of the rest
     figures |= {
         "kl_old": float(k3(torch.zeros_like(log_ratio), log_ratio).mean()),
         "mismatch_abs_mean": float(mismatch.abs().mean()),

@@ -1,5 +1,5 @@
-"""Freed memory kept for the next update, or given back to the system. Knows glibc's allocator; elsewhere nothing needs to be done,
-and nothing is."""
+"""Keeps freed memory for the next update, or returns it to the system. Knows glibc's allocator; elsewhere it does
+nothing."""
 
 import ctypes
 import sys
@@ -13,22 +13,22 @@ _SCARCE = 0.25  # share of the machine's memory
 
 @cache
 def keep_freed() -> None:
-    """Have freed blocks of up to 32 MB stay in the process: what the system takes back it hands out again page by page, each with a
-    page fault (a quarter of an update's time, measured on virtual machines)."""
+    """Keep freed blocks of up to 32 MB in the process: memory that goes back to the system returns page by page, each
+    with a page fault (a quarter of an update's time, measured on virtual machines)."""
     if libc := _glibc():
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back() -> None:
-    """Return freed pages of the heap to the system where its memory is scarce: an update frees thousands of blocks of many sizes,
-    and leaves gigabytes of holes that the next one may fill badly."""
+    """Return freed pages of the heap to the system where its memory is scarce: an update frees thousands of blocks of
+    many sizes, and leaves gigabytes of holes that the next one may fill badly."""
     if _available() < _SCARCE and (libc := _glibc()):
         libc.malloc_trim(0)
 
 
 def _available() -> float:
-    """The share of the machine's memory that is free or can be freed; 1 where that is not known."""
+    """The share of the machine's memory that is free or can be freed; 1 where that is unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest}

@@ -1,4 +1,5 @@
-"""Credited trees laid out for training (docs/method.md, section 8): unique tokens in preorder, each leaf a row of indices.
+"""Credited trees laid out for training: unique tokens in preorder, and each leaf a row of indices into them
+(docs/method.md, section 8).
 
 Knows tokens, places and credit. Refuses to know models, losses and how attention is computed.
 
@@ -27,8 +28,8 @@ from arpo.errors import ConfigError, FormatError
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A maximal run of tokens without a fork: `start <= t < end`. `parent` is the number of the chain it grows from, -1 at the
-    start of a block. Chains stand in preorder."""
+    """A maximal run of tokens without a fork: `start <= t < end`. `parent` is the number of the chain it grows from, -1
+    at the start of a block. Chains stand in preorder."""
 
     start: int
     end: int
@@ -48,7 +49,7 @@ class PackedBatch:
     subtree_end_T: Tensor
     """Token k is visible to token q iff k <= q < subtree_end[k]."""
     prev_T: Tensor
-    """Where the logit stands that predicts the token; -1 for the first of a path."""
+    """Index of the token whose logits predict this one; -1 for the first of a path."""
     predicts_P: Tensor
     """The policy's tokens, ascending: those of at least one row. The head is needed at `prev_T[predicts_P]` only."""
     row_place_BL: Tensor
@@ -59,7 +60,7 @@ class PackedBatch:
     entropy_BL: Tensor
     """By the engine, nats."""
     leaves: tuple[tuple[int, Place], ...]
-    """Of each row: the tree's number in what was packed, and the leaf."""
+    """Of each row: the tree's index in the arguments of `pack`, and the leaf."""
     chains: tuple[Chain, ...]
     num_flat: int
     """Tokens that training each trajectory alone would compute."""
@@ -71,12 +72,12 @@ class PackedBatch:
 
     @property
     def num_policy(self) -> int:
-        """Row elements that enter the loss (a shared token counts once a leaf)."""
+        """Row elements that enter the loss: a shared token counts once for each of its leaves."""
         return int(self.row_mask_BL.sum())
 
     @property
     def is_path(self) -> bool:
-        """True where there is nothing but one path: ordinary causal attention computes it."""
+        """Whether the pack is a single path, which ordinary causal attention computes."""
         return len(self.chains) == 1
 
     @property
@@ -101,11 +102,13 @@ class PackedBatch:
 def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False) -> list[PackedBatch]:
     """Lay `trees` out in packs of at most `token_budget` unique tokens.
 
-    A tree that fits is never split; one that does not is split into groups of leaves in preorder, so that the copies of trunks
-    cost the fewest tokens. A path longer than the budget stands alone in its pack. Every (leaf, token) appears exactly once over
-    all packs; leaves without credit do not appear. Trees keep no order among packs: only one global normaliser makes losses add up.
+    A tree that fits is never split; one that does not is split into groups of leaves in preorder, so that the copies of
+    trunks cost the fewest tokens. A path longer than the budget stands alone in its pack. Every (leaf, token) appears
+    exactly once over all packs; leaves without credit do not appear. Trees keep no order among packs: only one global
+    normaliser makes losses add up.
 
-    `flat`: every trajectory alone in a pack, whatever the budget (the slow twin, and what models without tree attention need).
+    `flat`: every trajectory alone in a pack, whatever the budget (the slow twin, and what models without tree attention
+    need).
 
     Raises ConfigError for a budget below 1, FormatError for a tree whose credit or token arrays do not fit it.
     """
@@ -138,7 +141,8 @@ class _Group:
 def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
     """Consecutive leaves so that each group fits, with the fewest tokens over all groups, then the fewest groups.
 
-    In preorder a leaf shares most with the leaf before it, so a group costs its first path plus what each further leaf adds.
+    In preorder a leaf shares most with the leaf before it, so a group costs its first path plus what each further leaf
+    adds.
     """
     leaves = sorted(tree.advantages)
     whole = [_num_tokens(tree, _prefixes([leaf]), frozenset([leaf])) for leaf in leaves]
@@ -165,7 +169,7 @@ def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
 
 
 def _fill(groups: Iterable[_Group], token_budget: int) -> list[list[_Group]]:
-    """Each group into the first pack with room for it."""
+    """Put each group into the first pack that has room for it."""
     packs: list[list[_Group]] = []
     room: list[int] = []
     for group in groups:
@@ -195,7 +199,8 @@ def _num_tokens(tree: CreditedTree, places: Iterable[Place], leaves: frozenset[P
 
 
 class _Layout:
-    """The segments of one pack as they are laid out: numbers a segment, arrays of its tokens. Lives only inside `_lay_out`."""
+    """The segments of one pack as they are laid out: numbers a segment, arrays of its tokens. Lives only inside
+    `_lay_out`."""
 
     def __init__(self) -> None:
         self.tokens = array("i")
@@ -224,7 +229,8 @@ class _Layout:
         self.ends[segment] = len(self.tokens)
 
     def chain(self, start: int, end: int, parent: int, joined: bool) -> int:
-        """Note the run [start, end) grown from chain `parent`, as its continuation where `joined`. Returns the chain's number."""
+        """Note the run [start, end) grown from chain `parent`, as its continuation where `joined`. Returns the chain's
+        number."""
         if start == end:
             return parent
         if joined and parent >= 0:
@@ -236,7 +242,7 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A turn as it was laid out: its tokens begin at `start`."""
+    """A turn of the layout: its tokens begin at `start`."""
 
     start: int
     last: int  # the last token on the path through turn and observation

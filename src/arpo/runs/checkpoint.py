@@ -1,10 +1,13 @@
-"""Checkpoints: written whole or not at all, the last few kept, what is damaged or broken recognised and passed over.
+"""Checkpoints: each is written completely or not at all, the last few are kept, and a damaged one is passed over.
 
 checkpoints/step-000012/
     model/              a Hugging Face folder (safetensors, tokenizer): usable as it is
     optimizer.safetensors, optimizer.json
-    state.json          step, data position, weight version, statistics of the branching rule
+    state.json          step, data position, validations so far, statistics of the branching rule
     MANIFEST.json       size and checksum of every file
+
+Knows the folders, the manifest and the run's state. Refuses to know the optimizer: the learner writes and reads its own
+files.
 """
 
 import json
@@ -12,21 +15,18 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arpo.errors import CheckpointError
+from arpo.learner import Learner
 from arpo.learner.lora import is_finite
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = [
     "MANIFEST",
     "Checkpoint",
     "TrainState",
     "fault",
-    "load_optimizer",
     "newest",
     "open_checkpoint",
     "path_of",
@@ -38,18 +38,24 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainState:
-    """Where a run stands after `step` updates of the policy, apart from weights and optimizer."""
+    """Where a run stands after step `step`, besides the learner's weights and optimizer."""
 
     step: int = 0
-    position: int = 0  # tasks consumed since the start, skipped groups included
-    window: tuple[float, ...] = ()  # of the branching rule
-    best: float | None = None  # best validation accuracy
+    position: int = 0
+    """Tasks taken since the start, skipped groups included."""
+    window: tuple[float, ...] = ()
+    """Of the branching rule."""
+    best: float | None = None
+    """The best validation accuracy."""
     best_step: int = 0
-    stale_evaluations: int = 0  # validations since the best
-    validated: int = 0  # the last step that was validated
-    updates: int = 0  # of the optimizer as planned, for the learning rate's schedule: skipped and missing ones included
-    seconds: float = 0.0  # spent in training so far
-    skipped: int = 0  # steps in a row, up to this one, of which an update was skipped: the weights may be what is broken
+    stale_evaluations: int = 0
+    """Validations since the best one."""
+    validated: int = 0
+    """The last step that was validated."""
+    seconds: float = 0.0
+    """Of training so far."""
+    skipped: int = 0
+    """Steps in a row, up to this one, in which an update was skipped: the weights may be broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +73,13 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def save(
-    folder: Path, state: TrainState, model: Any, tokenizer: Any, optimizer: "torch.optim.Optimizer", *, keep: int
-) -> Checkpoint:
-    """Write `folder/step-N` and remove all but the newest `keep` and the best. `model`: a Hugging Face model or PEFT one."""
+def save(folder: Path, state: TrainState, learner: Learner, tokenizer: Any, *, keep: int) -> Checkpoint:
+    """Write `folder/step-N`, then remove all checkpoints but the newest `keep` and the best."""
     clear_partial(folder)
     target = path_of(folder, state.step)
     with whole_folder(target) as partial:
-        model.save_pretrained(partial / "model")
+        learner.save(partial)
         tokenizer.save_pretrained(partial / "model")
-        _save_optimizer(partial, optimizer)
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     _forget(folder, keep, {state.step, state.best_step})
     return Checkpoint(target, state)
@@ -104,8 +107,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """The newest sound checkpoint under `folder`, and what is wrong with the newer ones that were passed over.
 
-    Weights that are not finite are never sound. Those that came after skipped updates may be broken too: unless `doubtful`, they
-    count only where there are no others.
+    Weights that are not finite are never sound. Those that came after skipped updates may be broken too: unless
+    `doubtful`, they count only where there are no others.
     """
     passed: list[str] = []
     last: tuple[Checkpoint | None, list[str]] | None = None
@@ -113,10 +116,10 @@ def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, 
         if wrong := fault(path) or _not_finite(path / "model"):
             passed.append(f"{path.name}: {wrong}")
             continue
-        found = _read(path)
-        if doubtful or not found.state.skipped:
-            return found, passed
-        last = last or (found, list(passed))
+        saved = _read(path)
+        if doubtful or not saved.state.skipped:
+            return saved, passed
+        last = last or (saved, list(passed))
         passed.append(f"{path.name}: it came after updates that were skipped, since their loss was not finite")
     return last or (None, passed)
 
@@ -124,6 +127,7 @@ def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, 
 def _read(path: Path) -> Checkpoint:
     try:
         values = json.loads((path / "state.json").read_text())
+        values.pop("updates", None)  # the learner keeps their number now; before 0.1.0 it stood here
         return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: state.json is not of this version ({error!r})") from error
@@ -139,42 +143,3 @@ def _not_finite(model: Path) -> str | None:
                 if not is_finite(tensors.get_tensor(name)):
                     return f"{name} in {file.name} is not finite"
     return None
-
-
-def _save_optimizer(folder: Path, optimizer: "torch.optim.Optimizer") -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    content = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, slots in content["state"].items():
-        for name, value in slots.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().contiguous()
-            else:
-                numbers[f"{index}.{name}"] = value
-    save_file(tensors, folder / "optimizer.safetensors")
-    (folder / "optimizer.json").write_text(json.dumps({"param_groups": content["param_groups"], "numbers": numbers}))
-
-
-def load_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -> None:
-    """Put the saved moments into `optimizer`, which keeps its own settings: a resumed run may have been given others. Raises
-    CheckpointError where they belong to another set of parameters."""
-    from safetensors.torch import load_file
-
-    content = json.loads((checkpoint.path / "optimizer.json").read_text())
-    state: dict[int, dict[str, Any]] = {}
-    values = {**load_file(checkpoint.path / "optimizer.safetensors"), **content["numbers"]}
-    for key, value in values.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
-    for at, slots in state.items():
-        if at >= len(shapes) or tuple(slots["exp_avg"].shape) != shapes[at]:
-            raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model (parameter {at})")
-    try:
-        own = optimizer.state_dict()["param_groups"]
-        groups = [{**now, "params": was["params"]} for now, was in zip(own, content["param_groups"], strict=True)]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path}: the optimizer state is of another model ({error})") from error

@@ -1,12 +1,13 @@
-"""Cold starts that were made before, and what was measured on them, so that a second run need not repeat them.
+"""The cache of cold starts and of evaluations of them, so that a second run need not repeat either.
 
-    <cache>/cold-starts/<key>/model/             trained weights, a whole folder
-                              evaluation/*.json  results, named by what was asked
+    <cache>/cold-starts/<key>/model/             trained weights, a complete folder
+                              evaluation/*.json  results, named after the evaluation and its settings
 
-The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made anew.
+The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made
+anew.
 
-Some cold starts come with arpo (`bundled/`, written by scripts/write_cold_start.py): LoRA's matrices, with the key that they were
-made under. A run whose key it is starts from them unless its recipe says otherwise.
+Some cold starts come with arpo (`bundled/`, written by scripts/write_cold_start.py): LoRA's matrices, with the key that
+they were made under. A run whose key it is starts from them unless its recipe says otherwise.
 """
 
 import hashlib
@@ -35,13 +36,14 @@ from arpo.tasks.given import Given
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
-_WORLD = {ending.value for ending in StopReason if ending.by_world}
+_ABORTED = {ending.value for ending in StopReason if ending.by_world}
 
 
 class SFTCache:
-    """The cache entry of a run's starting point. A run without a cold start starts from its source, with the same cache.
+    """The cache entry of the model that a run's training starts from: its cold start, or its source where it has none.
 
-    `bundled`: whether a cold start that comes with arpo will do, where the recipe allows it."""
+    `bundled`: whether a cold start that comes with arpo may be used, where the recipe allows it.
+    """
 
     def __init__(self, run: RunConfig, *, bundled: bool = True) -> None:
         self.key = digest(FORMAT, _decides_weights(run))
@@ -52,22 +54,22 @@ class SFTCache:
 
     @property
     def model(self) -> Path | None:
-        """The trained weights, where they are there and whole: made here before, or else bundled."""
+        """The trained weights, or None: those in the cache where they are complete, else bundled ones."""
         path = self.path / "model"
         return path if fault(path) is None else self.bundled
 
     def check_writable(self) -> None:
-        """Raises ConfigError where nothing can be stored: to be called before something is made that took long."""
+        """Raises ConfigError where nothing can be stored: call this before making something that takes long."""
         try:
-            with self._alone():
+            with self._locked():
                 pass
         except OSError as error:
             hint = "Name another folder in the environment variable ARPO_CACHE"
             raise ConfigError(f"the cache cannot be written ({error.strerror})", where=str(self.path), hint=hint) from error
 
     def keep(self, model: Any, tokenizer: Any) -> Path:
-        """Store trained weights, unless another process was first. What was measured on damaged ones goes."""
-        with self._alone():
+        """Store trained weights, unless another process was first. Removes evaluations of damaged ones."""
+        with self._locked():
             if self.model in (None, self.bundled):
                 shutil.rmtree(self.path / "evaluation", ignore_errors=True)
                 with whole_folder(self.path / "model") as folder:
@@ -75,24 +77,24 @@ class SFTCache:
                     tokenizer.save_pretrained(folder)
         return self.path / "model"
 
-    def results(self, name: str, asked: Mapping[str, Any]) -> Results | None:
-        """What was measured on this start under the same question, or None."""
-        path = self._results_path(name, asked)
+    def results(self, name: str, key: Mapping[str, Any]) -> Results | None:
+        """The cached results of the evaluation `name` with the settings `key`, or None."""
+        path = self._results_path(name, key)
         try:
             return replace(read_results(path), name=name) if path.exists() else None
         except FormatError:
             return None
 
-    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
-        """Store what was measured, unless the world ended a sample: then another run may measure better."""
-        path = self._results_path(name, asked)
-        if not any(sample.ending in _WORLD for sample in results.samples):
-            with self._alone():
+    def keep_results(self, name: str, key: Mapping[str, Any], results: Results) -> None:
+        """Store results, unless the infrastructure failed under a sample: then another run may measure better."""
+        path = self._results_path(name, key)
+        if not any(sample.ending in _ABORTED for sample in results.samples):
+            with self._locked():
                 replace(results, name=path.stem).write(path.parent)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else writes in the entry meanwhile: what lies there unfinished is a killed process's, and goes."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the entry's lock. Removes unfinished files: a killed process left them."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = Lock.take(self.path / "lock", timeout_s=-1)
         try:
@@ -102,18 +104,18 @@ class SFTCache:
         finally:
             lock.release()
 
-    def _results_path(self, name: str, asked: Mapping[str, Any]) -> Path:
-        key = digest(dict(asked), _decides_answers(self.run))
-        return self.path / "evaluation" / f"{name}-{key}.json"
+    def _results_path(self, name: str, key: Mapping[str, Any]) -> Path:
+        hashed = digest(dict(key), _decides_answers(self.run))
+        return self.path / "evaluation" / f"{name}-{hashed}.json"
 
 
 def bundled_checkpoints() -> list[tuple[Path, str]]:
-    """The cold starts that come with arpo: folders of LoRA's matrices, and the key of each."""
+    """The cold starts that come with arpo: (folder of LoRA's matrices, key)."""
     return [(file.parent, json.loads(file.read_text())["key"]) for file in sorted(BUNDLED.glob("*/cold_start.json"))]
 
 
 def tokens_digest(trees: Sequence[CreditedTree]) -> str:
-    """Of all tokens of traces as trees: what prompt, tools, format and tokenizer make of them."""
+    """A digest of all tokens of `trees`, which are traces: prompt, tools, format and tokenizer decide it."""
     return digest([[segment.tokens.tolist() for segment in tree.tree.path(tree.tree.leaves()[0])] for tree in trees])
 
 
@@ -134,7 +136,7 @@ def _decides_weights(run: RunConfig) -> list[Any]:
 
 
 def _decides_answers(run: RunConfig) -> list[Any]:
-    """Besides the weights and what is asked."""
+    """What decides the answers besides the weights and the evaluation's settings."""
     rollout, data = plain(run.rollout), getattr(run.data, run.evaluation.split)
     limits = {key: rollout[key] for key in ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit")}
     engine = {key: plain(run.engine)[key] for key in ("kind", "dtype", "deterministic")}
@@ -143,13 +145,13 @@ def _decides_answers(run: RunConfig) -> list[Any]:
 
 
 def _tools(run: RunConfig) -> list[Any]:
-    tools = [_as_met(tool) for tool in plain(run.tools.offered)]
+    tools = [_without_limits(tool) for tool in plain(run.tools.offered)]
     documents = [(_stamp(str(tool["options"]["documents"])), words.VERSION) for tool in tools if _has_documents(tool)]
     return [tools, documents, _code(tools)]
 
 
-def _as_met(tool: Any) -> Any:
-    """A tool without what does not change its results."""
+def _without_limits(tool: Any) -> Any:
+    """A tool's settings without those that do not change its results."""
     return {key: value for key, value in tool.items() if key not in ("cache", "limits")} if isinstance(tool, dict) else tool
 
 
@@ -158,8 +160,8 @@ def _has_documents(tool: Any) -> bool:
 
 
 def _stamp(source: str | Given) -> Any:
-    """What tells that a file or folder changed, or rows of a program's own; None for what is none (a Hub id, a package, a
-    built-in)."""
+    """A value that changes with a file, a folder or the rows that a program passed; None for a source that is none of
+    these (a Hub id, a package, a built-in)."""
     if isinstance(source, Given):
         return hashlib.sha256(repr(source.items).encode()).hexdigest()
     path = expanded(source)

@@ -1,11 +1,13 @@
-"""Traces become trees, segment by segment, exactly as a rollout would have written them.
+"""From traces to trees, segment by segment, exactly as a rollout would have written them.
 
-Calls of a trace run against the real tools unless the trace brings results of its own, so a cold start sees what training will see.
-Only turns are trained on: results are observations.
+Calls of a trace run against the real tools unless the trace brings its results, so a cold start sees what training will
+see. Only turns are trained on: results are observations. Knows traces, chat formats and tools. Refuses to know
+learners.
 """
 
 from array import array
 from collections.abc import Sequence
+from random import Random
 
 from arpo.chat import ChatFormat
 from arpo.core.credit import CreditedTree, ScoredTree
@@ -13,29 +15,50 @@ from arpo.core.place import Place, keyed
 from arpo.core.score import Score
 from arpo.core.tree import CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
 from arpo.errors import FormatError
+from arpo.files import expanded
+from arpo.recipe.train import ColdStartConfig
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import ToolStates
-from arpo.tasks.traces import RecordedStep, Trace
+from arpo.tasks import atlas
+from arpo.tasks.data import DataConfig
+from arpo.tasks.traces import RecordedStep, Trace, load_traces
 from arpo.tools import CallContext, ToolBase
 from arpo.tools.gateway import ToolGateway
 
 
-async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed: int) -> RolloutTree:
-    """The one-branch tree that a policy following `trace` would have grown.
+def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
+    """The traces that a recipe names, in a seeded order. Raises ConfigError, FormatError."""
+    if config.traces == "atlas":
+        return atlas.traces("train", limit=config.num_traces, seed=config.seed, families=data.families)
+    traces = load_traces(expanded(config.traces))
+    Random(f"{config.seed}/traces").shuffle(traces)
+    return traces[: config.num_traces]
 
-    Raises FormatError where rollout would not let it: a call that the format cannot read back, more calls or tokens than `config`
-    allows, a last step that calls.
+
+async def traces_to_trees(agent: Agent, traces: Sequence[Trace], rollout: RolloutConfig, seed: int) -> list[CreditedTree]:
+    """The traces as trees with credit 1 on every turn. Raises FormatError where there is no trace, and as
+    `trace_to_tree` does."""
+    if not traces:
+        raise FormatError("there is no trace to learn from")
+    return [with_credit(await trace_to_tree(agent, trace, rollout, seed)) for trace in traces]
+
+
+async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed: int) -> RolloutTree:
+    """The one-branch tree that a policy which follows `trace` would have grown.
+
+    Raises FormatError where a rollout would not allow it: the format cannot read a call back, there are more calls or
+    tokens than `config` allows, or the last step calls a tool.
     """
     chat, tools = agent.chat(trace.task)
     states = ToolStates(tools, trace.task, config.tool_deadline_s)
     try:
-        return await _demonstrate(chat, tools, agent.tool_gateway, states, trace, config, seed)
+        return await _to_tree(chat, tools, agent.tool_gateway, states, trace, config, seed)
     finally:
         await states.close()
 
 
-async def _demonstrate(
+async def _to_tree(
     chat: ChatFormat,
     tools: Sequence[ToolBase],
     tool_gateway: ToolGateway,
@@ -63,9 +86,9 @@ async def _demonstrate(
         if calls_left < 0:
             raise _beyond(trace, "calls", config.max_calls - calls_left, "max_calls", config.max_calls)
         outcomes = await _outcomes(trace, step, tools, tool_gateway, states, config, seed, place)
-        told = max(0, calls_left) if config.at_call_limit == "tell" else None
-        observed, seen = chat.observe(turn, outcomes, told)
-        tree.grow(Observation(place=place, tokens=observed, outcomes=seen))
+        shown_limit = max(0, calls_left) if config.at_call_limit == "tell" else None
+        observed, results = chat.observe(turn, outcomes, shown_limit)
+        tree.grow(Observation(place=place, tokens=observed, outcomes=results))
         place = (*place, 0)
     if place in tree.observations or place not in tree.turns:
         raise FormatError(f"trace {trace.task.id} ends with a call: its last step needs an answer")
@@ -78,8 +101,8 @@ async def _demonstrate(
     return tree
 
 
-def _beyond(trace: Trace, what: str, found: int, key: str, limit: int) -> FormatError:
-    return FormatError(f"trace {trace.task.id} has {found} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
+def _beyond(trace: Trace, what: str, number: int, key: str, limit: int) -> FormatError:
+    return FormatError(f"trace {trace.task.id} has {number} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
 
 
 async def _outcomes(
@@ -107,8 +130,8 @@ async def _outcomes(
     return outcomes
 
 
-def as_credit(tree: RolloutTree) -> CreditedTree:
-    """The tree with credit 1 on every turn: what supervised training maximises is the plain log-probability."""
+def with_credit(tree: RolloutTree) -> CreditedTree:
+    """The tree with credit 1 on every turn: supervised training maximises the log-probability itself."""
     leaf = tree.leaves()[0]
     score = ScoredTree(tree, {leaf: Score(reward=1.0, accuracy=1.0)})
     credit = {(turn.place, leaf): 1.0 for turn in tree.branch(leaf).turns}

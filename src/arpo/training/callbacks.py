@@ -1,6 +1,6 @@
-"""What a program of the user's own hears of a run while it goes on: each finished step, each evaluation, each checkpoint.
+"""Callbacks: a run calls a user's program after each step, each evaluation and each checkpoint.
 
-Knows when something is heard. Refuses to know what is done with it: what a callback raises ends the run.
+Knows when it calls. Refuses to know what a callback does: an error that one raises ends the run.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Override what is to be heard. Training waits for each call. What one raises ends the run, which can be resumed."""
+    """Override the methods to be called. Training waits for each call. An error that one raises ends the run, which can
+    be resumed."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` (from 1) is finished; `metrics` is its line of metrics.jsonl."""
@@ -37,32 +38,33 @@ class _EveryStep(Callback):
 
 
 class Callbacks(Callback):
-    """All callbacks of a run, called in their order. A plain function hears of steps."""
+    """The callbacks of a run, called in order. A function is called after each step."""
 
-    def __init__(self, given: Iterable[Callback | StepFunction] = ()) -> None:
-        self.all = [each if isinstance(each, Callback) else _EveryStep(each) for each in given]
+    def __init__(self, callbacks: Iterable[Callback | StepFunction] = ()) -> None:
+        self.all = [one if isinstance(one, Callback) else _EveryStep(one) for one in callbacks]
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        for each in self.all:
-            with _told("on_step", step):
-                each.on_step(step, metrics)
+        for callback in self.all:
+            with _named("on_step", step):
+                callback.on_step(step, metrics)
 
     def on_evaluation(self, step: int, results: "Results") -> None:
-        for each in self.all:
-            with _told("on_evaluation", step):
-                each.on_evaluation(step, results)
+        for callback in self.all:
+            with _named("on_evaluation", step):
+                callback.on_evaluation(step, results)
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        for each in self.all:
-            with _told("on_checkpoint", step):
-                each.on_checkpoint(step, path)
+        for callback in self.all:
+            with _named("on_checkpoint", step):
+                callback.on_checkpoint(step, path)
 
 
 @contextmanager
-def _told(hook: str, step: int) -> Iterator[None]:
-    """An error keeps its type, since a program may wait for that one (a tuner that ends a trial), and says where it came up."""
+def _named(hook: str, step: int) -> Iterator[None]:
+    """Add to an error which callback raised it. The error keeps its type, since a program may catch that one (a tuner
+    that ends a trial)."""
     try:
         yield
     except Exception as error:
-        error.add_note(f"raised by a callback ({hook}, step {step}); what was trained before is in the run's folder")
+        error.add_note(f"raised by a callback ({hook}, step {step}); the steps before it are in the run's folder")
         raise

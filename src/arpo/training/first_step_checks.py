@@ -1,4 +1,4 @@
-"""Gates before a run and warnings during it: is there anything to learn here, and is it still learnt with tools?
+"""Gates of the first step and a warning later: is there anything to learn, and does the policy still use tools?
 
 Knows metrics by name (arpo.training.metrics). Refuses to know trees and files.
 """
@@ -35,25 +35,26 @@ _GATES = (
 )
 
 FORMAT_AND_TOOLS = frozenset(what for name, _, what in _GATES if name in ("format", "tool_use"))
-"""What a cold start teaches."""
+"""The gates of what a cold start teaches."""
 
 
 def check_first_step(metrics: Mapping[str, float | None], thresholds: GateThresholds | None = None) -> list[Gate]:
-    """The gates of one step's metrics; what was not measured does not hold."""
+    """The gates of one step's metrics; one that was not measured does not hold."""
     goals = thresholds or GateThresholds()
-    found = []
+    gates = []
     for name, key, what in _GATES:
         value = metrics.get(key)
         measured = math.nan if value is None else float(value)
         goal = float(getattr(goals, name))
-        found.append(Gate(what, goal, measured, measured >= goal))
-    return found
+        gates.append(Gate(what, goal, measured, measured >= goal))
+    return gates
 
 
 def tool_use_collapse(history: History, *, window: int = 3, share: float = 0.6) -> str | None:
-    """A warning when the last `window` steps use tools less than `share` times as often as the first `window` steps, else None.
+    """A warning when the last `window` steps use tools less than `share` times as often as the first `window` steps,
+    else None.
 
-    Answering at once, without tools, is what a policy learns when calls are broken or cost more than they bring.
+    A policy learns to answer at once, without tools, where calls are broken or cost more than they bring.
     """
     rates = [float(rate) for metrics in history if (rate := metrics.get("rates/tool_use")) is not None]
     if len(rates) < 2 * window:

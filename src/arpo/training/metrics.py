@@ -1,7 +1,7 @@
-"""What a step was like, as a flat dict of numbers: pure functions of its trees.
+"""A step's metrics, a flat dict of numbers: pure functions of its trees.
 
-Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a figure that cannot be
-computed (no decision, say) is left out, never 0.
+Knows trees, scores, credit and decisions. Refuses to know models, files and time. Names are `group/name`; a metric that
+cannot be computed (no decision, say) is left out, never 0.
 
     reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
         `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
@@ -45,8 +45,9 @@ POSITIONS = 20  # of a turn, whose mean entropy is reported one by one
 
 @dataclass(frozen=True, slots=True)
 class TreeStats:
-    """One tree of a step, with its planned number of roots, its final decisions by tip place (`Expansion.decisions`) and, by leaf,
-    the outcomes that the model never saw (`Grown.discarded`) and whether it finished with every turn well formed."""
+    """One tree of a step, with its planned number of roots, its final decisions by tip place (`Expansion.decisions`)
+    and, by leaf, the outcomes that the model never saw (`Grown.discarded`) and whether it finished with every turn well
+    formed."""
 
     credited: CreditedTree
     planned_roots: int
@@ -55,18 +56,18 @@ class TreeStats:
     well_formed: Mapping[Place, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rollout: Rollout, credited: CreditedTree) -> "TreeStats":
+    def from_rollout(cls, rollout: Rollout, credited: CreditedTree) -> "TreeStats":
         grown = rollout.grown
         well_formed = {
-            leaf: said.ending == StopReason.FINISHED.value and all(turn.well_formed for turn in said.turns)
-            for leaf, said in rollout.transcripts.items()
+            leaf: transcript.ending == StopReason.FINISHED.value and all(turn.well_formed for turn in transcript.turns)
+            for leaf, transcript in rollout.transcripts.items()
         }
         return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded, well_formed)
 
 
 def step_metrics(step: Sequence[TreeStats], *, head_tokens: int = POSITIONS, version: int | None = None) -> Metrics:
-    """All figures of a step. `head_tokens` is the recipe's k, `version` that of the weights which are to be trained on it (None:
-    not known, so there is no staleness). Raises ValueError for a step without trees."""
+    """All figures of a step. `head_tokens` is the recipe's k, `version` that of the weights which are to be trained on
+    it (None: not known, so there is no staleness). Raises ValueError for a step without trees."""
     if not step:
         raise ValueError("a step without trees has nothing to measure")
     trees = [m.credited.tree for m in step]
@@ -88,7 +89,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _rewards(step: Sequence[TreeStats]) -> Metrics:
-    found: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = {}
     for m in step:
         tree, scores = m.credited.tree, m.credited.scored.scores
         leaves = [leaf for leaf in tree.leaves() if leaf in scores]
@@ -96,13 +97,13 @@ def _rewards(step: Sequence[TreeStats]) -> Metrics:
         weights = fork_weights(tree, leaves)
         for name in ("reward", "accuracy"):
             values = {leaf: float(getattr(scores[leaf], name)) for leaf in leaves}
-            found.setdefault(f"{name}/leaves", []).extend(values.values())
-            found.setdefault(f"{name}/probe_lines", []).extend(values[leaf] for leaf in lines)
+            samples.setdefault(f"{name}/leaves", []).extend(values.values())
+            samples.setdefault(f"{name}/probe_lines", []).extend(values[leaf] for leaf in lines)
             if leaves:
                 weighted = fsum(weights[leaf] * value for leaf, value in values.items())
-                found.setdefault(f"{name}/fork_weighted", []).append(weighted)
-    result = {name: mean(values) for name, values in found.items() if values}
-    if rewards := found.get("reward/leaves"):
+                samples.setdefault(f"{name}/fork_weighted", []).append(weighted)
+    result = {name: mean(values) for name, values in samples.items() if values}
+    if rewards := samples.get("reward/leaves"):
         centre = mean(rewards)
         result["reward/std"] = mean([(r - centre) ** 2 for r in rewards]) ** 0.5
     parts: dict[str, list[float]] = {}
@@ -141,9 +142,9 @@ def _rates(step: Sequence[TreeStats]) -> Metrics:
 
 def _outcomes(m: TreeStats, leaf: Place) -> list[ToolCallResult]:
     """Of all calls on the way to `leaf`."""
-    seen = m.credited.tree.observations
-    shown = [outcome for d in range(1, len(leaf)) if leaf[:d] in seen for outcome in seen[leaf[:d]].outcomes]
-    return [*shown, *m.discarded.get(leaf, ())]
+    observations = m.credited.tree.observations
+    places = [leaf[:depth] for depth in range(1, len(leaf)) if leaf[:depth] in observations]
+    return [*(outcome for place in places for outcome in observations[place].outcomes), *m.discarded.get(leaf, ())]
 
 
 def _leaves_below(tree: RolloutTree) -> Counter[Place]:
@@ -299,27 +300,29 @@ def _staleness(trees: Sequence[RolloutTree], version: int) -> Metrics:
 
 
 def _decisions(step: Sequence[TreeStats]) -> Metrics:
-    """Over tips that were decided on; those whose probe failed before its head was known have no tip and are left out."""
-    found = [(d.tip, d.decided) for m in step for d in m.decisions.values() if d.tip is not None]
-    if not found:
+    """Over tips that were decided on; those whose probe failed before its head was known have no tip and are left
+    out."""
+    tips = [(d.tip, d.decided) for m in step for d in m.decisions.values() if d.tip is not None]
+    if not tips:
         return {}
-    wanted, granted = sum(d.decision.wanted for _, d in found), sum(d.granted for _, d in found)
-    tips_at = Counter(tip.depth for tip, _ in found)
-    wanting_at = Counter(tip.depth for tip, d in found if d.decision.wanted > 0)
+    wanted, granted = sum(d.decision.wanted for _, d in tips), sum(d.granted for _, d in tips)
+    tips_at = Counter(tip.depth for tip, _ in tips)
+    wanting_at = Counter(tip.depth for tip, d in tips if d.decision.wanted > 0)
     return {
-        "decisions/tips": len(found),
+        "decisions/tips": len(tips),
         "decisions/wanted": wanted,
         "decisions/granted": granted,
         "decisions/refused": wanted - granted,
-        "decisions/flips": mean([float(d.decision.flips) for _, d in found]),
-        "decisions/waited": mean([float(d.waited) for _, d in found]),
+        "decisions/flips": mean([float(d.decision.flips) for _, d in tips]),
+        "decisions/waited": mean([float(d.waited) for _, d in tips]),
         **{f"decisions/tips_at/{depth}": tips_at[depth] for depth in sorted(tips_at)},
         **{f"decisions/wanting_at/{depth}": wanting_at[depth] for depth in sorted(tips_at)},
     }
 
 
 def want_rates(history: Sequence[Mapping[str, float | None]]) -> dict[int, float]:
-    """The share of tips at each depth where a rule wanted a branch, over a whole run: what the `random` rule takes as its p_d."""
+    """The share of tips at each depth where a rule wanted a branch, over a whole run: what the `random` rule takes as
+    its p_d."""
     tips: Counter[int] = Counter()
     wanting: Counter[int] = Counter()
     for metrics in history:

@@ -1,6 +1,6 @@
 """A whole run: model, cold start, evaluation, training, evaluation again, report.
 
-Knows the stages and the run's budget of time. Each stage is elsewhere.
+Knows the order of the stages and the run's minutes. Refuses to know how a stage works.
 """
 
 import time
@@ -18,16 +18,14 @@ from arpo.assembly.components import Components, build_components, build_learner
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
 from arpo.display.progress import Progress
-from arpo.engines import Weights
 from arpo.errors import ArpoError, CheckpointError
 from arpo.evaluation.results import Results, read_all_results
 from arpo.evaluation.run_eval import eval_specs, run_eval
 from arpo.evaluation.statistics import paired_difference
 from arpo.import_path import refuse_while_imported
-from arpo.learner.local import Learner
-from arpo.learner.lora import full_state
+from arpo.learner import Learner
 from arpo.learner.losses import check_surrogate
-from arpo.learner.parity import choose_packing
+from arpo.learner.policy import choose_packing
 from arpo.models.loading import load_model
 from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import PlanConfig
@@ -40,9 +38,9 @@ from arpo.runs.disk_space import check_space, space_for
 from arpo.runs.environment import describe_environment
 from arpo.runs.folder import RunFolder, move_aside
 from arpo.runs.shutdown import run_to_end, written_down
-from arpo.sft import training
 from arpo.sft.cache import SFTCache
 from arpo.sft.stage import run_cold_start
+from arpo.sft.traces import read_traces
 from arpo.tasks import Task
 from arpo.tasks.given import write_tasks
 from arpo.tools.usage import in_words
@@ -64,20 +62,21 @@ def train(
     callbacks: Sequence[Callback | StepFunction] = (),
     console: Console | None = None,
 ) -> Path:
-    """Carry out `run` in the folder `out` (default: the run's own) and return the path of that folder.
+    """Carry out `run` in the folder `out` (default: the one that the run names) and return the folder's path.
 
-    `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder. `callbacks` hear of
-    steps, evaluations and checkpoints; a plain function is called with (step, metrics) after each finished step.
+    `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder.
+    `callbacks` are called after steps, evaluations and checkpoints; a function is called with (step, metrics) after
+    each step.
 
-    With `resume` the run in that folder goes on from its newest whole checkpoint (one that is at its end is left alone); with
-    `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError
-    and the other ArpoErrors. What was computed stays in the folder, whose summary says how the run ended: finished, stopped (by
-    its gates), interrupted or failed.
+    With `resume` the run in that folder goes on from its newest whole checkpoint (a finished one is left as it is);
+    with `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises
+    ConfigError and the other ArpoErrors. The results so far stay in the folder, whose summary says how the run ended:
+    finished, stopped (by its gates), interrupted or failed.
     """
     refuse_while_imported("arpo.train")
     run, out = resolve_run(run, None if out is None else Path(out), resume=resume)
     folder_path = out or run.folder
-    asked, run = run, with_kept_tasks(run, folder_path)
+    original, run = run, with_kept_tasks(run, folder_path)
     console = console or Console(soft_wrap=True)
 
     def tell(text: str) -> None:
@@ -88,20 +87,21 @@ def train(
         return folder_path
     refuse_training(run)
     check_trackers(run.train.trackers)
-    prepared = prepare(asked, resume=resume)
+    prepared = prepare(original, resume=resume)
     if again and (aside := move_aside(folder_path)):
         tell(f"the earlier run is kept in {aside}")
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
     with RunFolder.create(folder_path, recipe, environment, resume=resume) as folder, written_down(folder, console):
-        for split in given_splits(asked):
+        for split in given_splits(original):
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
         run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks)).carry_out(recipe))
     return folder_path
 
 
 def _at_its_end(run: RunConfig, folder: Path) -> bool:
-    """Whether there is a finished run in `folder`, and `run` asks for nothing else (as recipes: objects have no equality)."""
+    """Whether `folder` holds a finished run with the recipe of `run` (recipes are compared, since objects have no
+    equality)."""
     if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
         return False
     was, now = (yaml.safe_load(text) for text in (RunFolder(folder).recipe_text(), dump(plain(run))))
@@ -111,20 +111,20 @@ def _at_its_end(run: RunConfig, folder: Path) -> bool:
 class _Pipeline:
     def __init__(self, run: RunConfig, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback) -> None:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
-        self.asked = run  # what the recipe says; where it is planned, `run` becomes less
+        self.unplanned = run  # as the recipe says; `plan` cuts `run` down
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
-        self.start = SFTCache(run)
+        self.cache = SFTCache(run)
         self.tool_gateway = prepared.setting.tool_gateway
         self.tool_gateway.tell = self.say
         self.tool_gateway.keep(folder.path)
         self.saved = self._checkpoint()
         if self.saved:  # a process that was killed wrote no seconds of its training
             self.seconds["training"] = max(self.seconds.get("training", 0.0), self.saved.state.seconds)
-        self.spent_before = sum(self.seconds.values())  # by earlier starts of a resumed run
+        self.spent_before = sum(self.seconds.values())  # in earlier starts of a resumed run
         self.seconds["model"] = self.seconds.get("model", 0.0) + time.monotonic() - prepared.began
 
     def _checkpoint(self) -> Checkpoint | None:
-        """Where to go on from; what was written after it is cut off."""
+        """The checkpoint to go on from; moves away what was written after it."""
         saved, passed = checkpoint.newest(self.folder.path / "checkpoints")
         for wrong in passed:
             self.say(f"checkpoint passed over: {wrong}", level="warning")
@@ -134,47 +134,47 @@ class _Pipeline:
         return saved
 
     async def carry_out(self, recipe: str) -> None:
-        """`recipe`: what a next start goes on with."""
+        """Run all stages. `recipe`: the text from which a later start resumes."""
         tasks = self.prepared.tasks
-        asked = tasks[self.run.evaluation.split]
+        held_out = tasks[self.run.evaluation.split]
         for text, level in self.prepared.notes:
             self.say(text, level)
         with self.phase("model"):
             check_surrogate(self.run.loss)
-            weights = self.saved.model if self.saved else self.start.model
+            weights = self.saved.model if self.saved else self.cache.model
             components = build_components(self.run, self.prepared.source, weights, setting=self.prepared.setting)
             self.folder.keep_tokenizer(components.tokenizer)
             check_prompts(
                 components.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout
             )
             self.look_at_space(components, len(tasks["train"]))
-            choose_packing(
-                components.model, self.run.train.packing
-            )  # a model that cannot be trained is refused before it is measured
+            choose_packing(components.model, self.run.train.packing)  # refuses a model that cannot be trained
             if self.run.plan == "auto" and self.run.train.minutes is not None and not self.saved:
-                components = await self.plan(components, asked)
+                components = await self.plan(components, held_out)
             else:
                 self.folder.goes_on_with(recipe)
         try:
             if self.saved:
                 before = self._earlier("before")
-                await components.agent.engine.load(Weights(self.saved.state.step, full_state(components.model)))
+                await components.agent.engine.update_weights(components.weights(self.saved.state.step))
             else:
-                if self.run.cold_start and self.start.model is None:
+                if self.run.cold_start and self.cache.model is None:
                     components = await self.cold_start(components)
-                elif self.start.model and self.start.model == self.start.bundled:
+                else:
+                    await components.agent.engine.update_weights(components.weights(0))
+                if self.cache.bundled and self.cache.model == self.cache.bundled:
                     self.say("cold start: the one that comes with arpo (cold_start.bundled=false trains it here)")
-                before = await self.measure(components, asked, "before", cached=True)
+                before = await self.measure(components, held_out, "before", cached=True)
             self.folder.write_summary(**_accuracies(before, {}))
-            course = await self.learn(components, tasks, before)
-            trained = course["model_step"]  # else it is the model from before
-            after = await self.measure(components, asked, "after", step=trained) if trained else {}
+            facts = await self.learn(components, tasks, before)
+            trained = facts["model_step"]  # 0: it is still the model from before
+            after = await self.measure(components, held_out, "after", step=trained) if trained else {}
         finally:
             await components.agent.engine.close()
-        self.close(before, after, course)
-        if not course["model_step"]:
+        self.close(before, after, facts)
+        if not facts["model_step"]:
             raise ArpoError(
-                f"not one of {course['steps_planned']} steps was trained: what comes before them took the time "
+                f"not one of {facts['steps_planned']} steps was trained: what comes before them took the time "
                 f"(train.minutes: {self.run.train.minutes}). Raise it, or ask fewer questions (evaluation.limit, "
                 "evaluation.greedy_limit). A cold start is kept: the next run starts from it"
             )
@@ -186,8 +186,8 @@ class _Pipeline:
             self.say(warning, level="warning")
 
     async def plan(self, components: Components, held_out: Sequence[Task]) -> Components:
-        """Cut the run down to what this machine does within its minutes."""
-        cold_start = self.run.cold_start is not None and self.start.model is None
+        """Cut the run down to what this machine can do within its minutes."""
+        cold_start = self.run.cold_start is not None and self.cache.model is None
         planned = await plan_run(components, self.prepared.tasks["train"], held_out, cold_start=cold_start, spent_s=self.spent_s)
         self.say(planned.text)
         return self.adopt(planned.run, components)
@@ -195,71 +195,71 @@ class _Pipeline:
     def adopt(self, run: RunConfig, components: Components) -> Components:
         """Go on with `run`, and write it as the run's recipe."""
         self.run = run.model_copy(update={"out": str(self.folder.path)})
-        self.start = SFTCache(self.run)
+        self.cache = SFTCache(self.run)
         self.folder.write_recipe(dump(plain(self.run)))
         return replace(components, run=self.run)
 
     async def cold_start(self, components: Components) -> Components:
-        """Supervised fine-tuning, kept in the cache. One that a plan has shortened goes on for as long as the policy does not keep
-        to the format."""
-        self.start.check_writable()
-        assert self.asked.cold_start
+        """Fine-tune on traces and keep the result in the cache. A cold start that the plan shortened goes on while the
+        policy does not keep to the format."""
+        self.cache.check_writable()
+        assert self.unplanned.cold_start
         with self.phase("cold_start"):
-            done, shortened = 0, self.run.cold_start != self.asked.cold_start
-            num_traces = len(training.read_traces(self.asked.cold_start, self.asked.data.train)) if shortened else 0
+            done, shortened = 0, self.run.cold_start != self.unplanned.cold_start
+            num_traces = len(read_traces(self.unplanned.cold_start, self.unplanned.data.train)) if shortened else 0
             while True:
                 self.say(f"cold start: {await run_cold_start(components, console=self.console, tell=self.say, done=done)}")
-                more = more_cold_start(self.run, self.asked.cold_start, num_traces) if shortened else None
+                more = more_cold_start(self.run, self.unplanned.cold_start, num_traces) if shortened else None
                 if more is None or not (failing := await unfit(components, self.prepared.tasks["train"])):
                     break
                 self.say(f"the cold start was too short and goes on ({'; '.join(map(str, failing))})")
                 longer, done = more
                 components = self.adopt(longer, components)
-            self.start.keep(components.model, components.tokenizer)
+            self.cache.keep(components.model, components.tokenizer)
         return components
 
     async def measure(
         self, components: Components, tasks: Sequence[Task], when: str, *, step: int = 0, cached: bool = False
     ) -> dict[str, Results]:
         """Sampled and greedy accuracy on held-out tasks, under the names `when` and `when-greedy`."""
-        found: dict[str, Results] = {}
+        measured: dict[str, Results] = {}
         with self.phase(f"evaluation_{when}"):
-            for asking in eval_specs(self.run.evaluation, when) if tasks else ():
-                results = self.start.results(asking.name, asking.key) if cached else None
+            for spec in eval_specs(self.run.evaluation, when) if tasks else ():
+                results = self.cache.results(spec.name, spec.key) if cached else None
                 if results is None:
                     began = time.monotonic()
-                    results = await run_eval(components, tasks, asking, model=self.run.name, console=self.console)
+                    results = await run_eval(components, tasks, spec, model=self.run.name, console=self.console)
                     results = replace(results, settings={**results.settings, "seconds": round(time.monotonic() - began, 1)})
                     if cached:
-                        self.keep_results(asking.name, asking.key, results)
+                        self.keep_results(spec.name, spec.key, results)
                 results.write(self.folder.path / "evaluation")
-                self.say(f"{asking.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
+                self.say(f"{spec.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
                 if results.calls:
-                    self.say(f"{asking.name}: {in_words(results.calls)}")
-                found[asking.name] = results
+                    self.say(f"{spec.name}: {in_words(results.calls)}")
+                measured[spec.name] = results
                 self.callbacks.on_evaluation(step, results)
-        return found
+        return measured
 
-    def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
-        """For other runs: that it fails harms none of this one's."""
+    def keep_results(self, name: str, key: Mapping[str, Any], results: Results) -> None:
+        """Cache results for other runs. A failure is a warning: this run does not need them."""
         try:
-            self.start.keep_results(name, asked, results)
+            self.cache.keep_results(name, key, results)
         except OSError as error:
-            self.say(f"not kept in the cache ({error.strerror}: {self.start.path}): what was measured", level="warning")
+            self.say(f"not kept in the cache ({error.strerror}: {self.cache.path}): what was measured", level="warning")
 
     def _earlier(self, when: str) -> dict[str, Results]:
-        """What an earlier start of this run measured."""
-        names = {asking.name for asking in eval_specs(self.run.evaluation, when)}
+        """The results that an earlier start of this run measured."""
+        names = {spec.name for spec in eval_specs(self.run.evaluation, when)}
         return {name: results for name, results in read_all_results(self.folder.path).items() if name in names}
 
     async def learn(self, components: Components, tasks: dict[str, list[Task]], before: dict[str, Results]) -> dict[str, Any]:
-        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
-        summary."""
+        """Train, then hand the best weights to the engine. Returns facts for the summary."""
         config, state = self.run.train, self.saved.state if self.saved else TrainState()
         num_steps = config.num_steps(len(tasks["train"]))
         learner = self.learner(components, num_steps * config.updates_per_step)
         minutes = None if config.minutes is None else config.minutes - self.spent_s / 60
-        earlier = state.step if (self.folder.path / "tensorboard").exists() else None  # what a start wrote that is done again
+        # Earlier starts may have logged steps that are done again.
+        earlier = state.step if (self.folder.path / "tensorboard").exists() else None
         with (
             self.phase("training"),
             Progress(num_steps, minutes=minutes, done=state.step, title=self.run.name, console=self.console) as progress,
@@ -275,7 +275,7 @@ class _Pipeline:
                 num_steps=num_steps,
                 progress=progress,
                 trackers=trackers,
-                min_steps=MIN_STEPS if self.asked.plan else 0,
+                min_steps=MIN_STEPS if self.unplanned.plan else 0,
                 reserve_s=CLOSING_S + sum(results.settings.get("seconds", 0.0) for results in before.values()),
                 callbacks=self.callbacks,
             )
@@ -284,24 +284,24 @@ class _Pipeline:
         return {"steps_planned": num_steps, "reason": trainer.ended_early, "model_step": step}
 
     def learner(self, components: Components, num_updates: int) -> Learner:
-        """As it starts, or as it was when the checkpoint was saved."""
+        """The learner as it starts, or as it was when the checkpoint was saved."""
         reference = self._reference() if self.saved and self.run.loss.kl_coefficient else None
         learner = build_learner(components, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference)
         if self.saved:
-            checkpoint.load_optimizer(self.saved, learner.optimizer)
-            learner.updates = self.saved.state.updates
+            learner.load(self.saved.path)
         return learner
 
     def _reference(self) -> Any:
         """The model that a resumed run began with."""
-        if self.run.cold_start and self.start.model is None:
+        if self.run.cold_start and self.cache.model is None:
             raise CheckpointError(
-                f"the cold start that this run is to be kept close to is no longer in the cache: {self.start.path}"
+                f"the cold start that this run is to be kept close to is no longer in the cache: {self.cache.path}"
             )
-        return load_model(self.prepared.source, self.run.model, self.start.model)[0]
+        return load_model(self.prepared.source, self.run.model, self.cache.model)[0]
 
     async def take_best(self, components: Components, state: TrainState) -> int:
-        """Hand the best checkpoint in validation to the engine, where it is not the last. Returns the step of its weights."""
+        """Hand the checkpoint with the best validation to the engine, where that is not the last step. Returns the step
+        of the engine's weights."""
         if state.best_step in (0, state.step):
             return state.step
         path = checkpoint.path_of(self.folder.path / "checkpoints", state.best_step)
@@ -311,25 +311,25 @@ class _Pipeline:
             self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
             return state.step
         model, _ = load_model(self.prepared.source, self.run.model, best.model)
-        await components.agent.engine.load(Weights(state.best_step, full_state(model)))
+        await components.agent.engine.update_weights(replace(components, model=model).weights(state.best_step))
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step
 
-    def close(self, before: dict[str, Results], after: dict[str, Results], course: dict[str, Any]) -> None:
-        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is finished when
-        all is there: killed before, it is resumed to here."""
-        status = "finished" if course["model_step"] else "failed"
+    def close(self, before: dict[str, Results], after: dict[str, Results], facts: dict[str, Any]) -> None:
+        """Write summary, report and the last table. A run that trained nothing has failed, whatever it measured. The
+        status is written last: a run that is killed before that resumes here."""
+        status = "finished" if facts["model_step"] else "failed"
         history = self.folder.metrics()
         totals = {"tool_calls": "calls/answered", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
         self.folder.write_summary(
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),
-            cold_start_key=self.start.key,
+            cold_start_key=self.cache.key,
             planned=isinstance(self.run.plan, PlanConfig),
             seconds=self.seconds,
             **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
             **_accuracies(before, after),
-            **course,
+            **facts,
         )
         with self.phase("report"):
             report = write_report(self.folder.path, state=status)
@@ -338,12 +338,12 @@ class _Pipeline:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of the run so far, those of earlier starts included."""
+        """Seconds of the run so far, earlier starts included."""
         return self.spent_before + time.monotonic() - self.prepared.began
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a stage; its seconds are on disk even when it fails."""
+        """Time a stage; its seconds are written even when it fails."""
         begun, earlier = time.monotonic(), self.seconds.get(name, 0.0)
         try:
             yield

@@ -1,6 +1,7 @@
-"""What a run does within its minutes on the machine that it is on: cold start, questions and steps from measured speeds.
+"""How much of a recipe fits into its minutes on this machine: updates of the cold start, steps and questions.
 
-Knows a recipe's counts and the tokens of its traces. Refuses to know how a speed was measured (arpo.training.speed).
+Knows a recipe's counts and the tokens of its traces. Refuses to know how a speed was measured
+(`arpo.training.planning`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MIN_STEPS = 5
 MIN_QUESTIONS = 100
 """Held-out questions that are asked however slow the machine is."""
 CLOSING_S = 45.0
-"""Kept for the last checkpoint and the report."""
+"""Seconds for the last checkpoint and the report."""
 _STEP_S = 2.0  # of a step for publication, records and tools
 _SHARED = 0.65  # tokens of a tree's leaves that are computed, over those of as many trajectories alone (without the prompt)
 _TEACHING = 0.85  # trees that have mixed rewards and are trained on
@@ -39,7 +40,7 @@ class Lengths:
 
     @classmethod
     def from_trees(cls, trees: Sequence[CreditedTree]) -> Lengths:
-        """Of traces as trees, one branch each."""
+        """The means over `trees`, which are traces: one branch a tree."""
         segments = [tree.tree for tree in trees]
         return cls(
             prompt=sum(len(tree.prompt.tokens) for tree in segments) / len(segments),
@@ -49,7 +50,7 @@ class Lengths:
 
     @classmethod
     def from_limits(cls, run: RunConfig) -> Lengths:
-        """Where a recipe has no traces: half of what it allows."""
+        """A guess for a recipe without traces: half of the tokens that it allows."""
         tokens = run.rollout.branch_tokens / 2
         return cls(prompt=tokens / 4, written=tokens / 4, observed=tokens / 2)
 
@@ -65,12 +66,12 @@ class Planned:
     seconds: float
     """Expected, for all that is still to be done."""
     text: str
-    """For whoever watches."""
+    """One line for the terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What there is to work on."""
+    """How much work there is."""
 
     tasks: int
     held_out: int
@@ -80,10 +81,11 @@ class Counts:
 
 
 def plan(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts, *, spent_s: float) -> Planned:
-    """Cut `run` down to `train.minutes`, of which `spent_s` are gone.
+    """Cut `run` down to `train.minutes`, of which `spent_s` seconds are spent.
 
-    Updates of the cold start (where one is to be made), questions and steps shrink by one factor, none below its least: a quarter
-    of the updates, `MIN_QUESTIONS`, `MIN_STEPS`. Where even these take longer, the minutes are raised to what they take.
+    Updates of the cold start (where one is to be made), questions and steps shrink by one factor, none below its least:
+    a quarter of the updates, `MIN_QUESTIONS`, `MIN_STEPS`. Where even these take longer, the minutes are raised to what
+    they take.
     """
     assert run.train.minutes is not None
     room_s = 60 * run.train.minutes - spent_s - CLOSING_S
@@ -99,7 +101,7 @@ def plan(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts, *,
     chosen = chosen.model_copy(update={"train": train, "plan": speed})
     text = (
         f"this machine: {speed.trained_tokens_per_s:,.0f} tokens/s trained, {speed.sampled_tokens_per_s:,.0f} sampled; "
-        f"plan: {_told(chosen, counts)}, about {max(1, round(seconds / 60))} min"
+        f"plan: {_in_words(chosen, counts)}, about {max(1, round(seconds / 60))} min"
     )
     return Planned(run=chosen, seconds=seconds, text=text)
 
@@ -110,7 +112,8 @@ def _largest(fits: Callable[[float], bool]) -> float | None:
 
 
 def with_updates(config: ColdStartConfig, num_updates: int, num_traces: int) -> ColdStartConfig:
-    """The cold start with so many updates: by its `steps` where it says them, else by the traces that it uses, of `num_traces`."""
+    """The cold start with `num_updates` updates: by its `steps` where it sets them, else by how many of the
+    `num_traces` traces it uses."""
     if config.steps is not None or (config.epochs or 1.0) != 1.0:
         return config.model_copy(update={"steps": num_updates, "epochs": None})
     return config.model_copy(update={"num_traces": min(num_traces, num_updates * config.batch)})
@@ -131,7 +134,8 @@ def _smaller(run: RunConfig, share: float, counts: Counts) -> RunConfig:
 
 
 def _tens(share: float, number: int) -> int:
-    """A share of `number` in tens, so that runs on one machine ask the same questions and find earlier answers in the cache."""
+    """A share of `number` in tens, so that runs on one machine ask the same questions and find earlier answers in the
+    cache."""
     return number if share == 1 else min(number, 10 * round(share * number / 10))
 
 
@@ -153,9 +157,9 @@ def _seconds(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts
     return seconds
 
 
-def _told(run: RunConfig, counts: Counts) -> str:
+def _in_words(run: RunConfig, counts: Counts) -> str:
     cold, traces = run.cold_start, counts.traces
     first = [f"a cold start of {cold.num_updates(traces)} updates"] if cold and traces else []
     questions = min(counts.held_out, run.evaluation.limit or counts.held_out)
-    asked = [f"{questions} questions before and after"] if questions else []
-    return ", ".join([*first, f"{run.train.num_steps(counts.tasks)} steps", *asked])
+    measured = [f"{questions} questions before and after"] if questions else []
+    return ", ".join([*first, f"{run.train.num_steps(counts.tasks)} steps", *measured])

@@ -1,6 +1,7 @@
-"""What a run needs and may lack, had before its folder is made: tasks, traces, tools, reward, the model's files.
+"""Preflight: everything that a run needs and may lack is read before its folder is made.
 
-So a mistake in them leaves nothing behind that would stand in the way of the next start. Writes nothing but the model's cache.
+That is tasks, traces, tools, reward and the model's files, so that a mistake in one leaves no folder behind. Knows the
+configuration. Refuses to write anything but the model's cache.
 """
 
 import time
@@ -14,7 +15,7 @@ from arpo.assembly.components import Setting, build_setting, read_tasks
 from arpo.errors import ConfigError
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
-from arpo.sft import training
+from arpo.sft.traces import read_traces
 from arpo.tasks import Task
 from arpo.tasks.given import Given, check_can_be_kept
 from arpo.tasks.leakage import leaks
@@ -23,11 +24,15 @@ from arpo.training.task_sampler import check_enough
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    tasks: dict[str, list[Task]]  # by split
-    notes: tuple[tuple[str, str], ...]  # what is to be said about them, and its level
+    tasks: dict[str, list[Task]]
+    """By split."""
+    notes: tuple[tuple[str, str], ...]
+    """(text, level) for the run's log."""
     setting: Setting
-    source: Path  # the model's folder
-    began: float  # on the monotonic clock
+    source: Path
+    """The model's folder."""
+    began: float
+    """On the monotonic clock."""
 
 
 def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
@@ -46,20 +51,21 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
         notes.append((f"no tree can branch, so all trajectories start from the prompt, as in GRPO: {why}", "warning"))
     notes += _shared(tasks, run.data.allow_test_questions)
     if run.cold_start and not resume:
-        training.read_traces(run.cold_start, run.data.train)
+        read_traces(run.cold_start, run.data.train)
     setting = build_setting(run)
     notes += [(text, "info") for text in setting.notes()]
     return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=fetch(run.model.source), began=began)
 
 
 def given_splits(run: RunConfig) -> list[str]:
-    """Splits whose tasks a program brings."""
+    """Splits whose tasks the calling program passes as objects."""
     splits = ("train", "validation", "test")
     return [split for split in splits if (data := getattr(run.data, split)) and isinstance(data.source, Given)]
 
 
 def with_kept_tasks(run: RunConfig, folder: Path) -> RunConfig:
-    """`run` as its recipe says it: tasks that a program brings are read from its folder, in the order in which they are now."""
+    """`run` as its recipe says it: tasks that the calling program passed are read from the run's folder, in their
+    present order."""
     as_they_are: dict[str, Any] = {"limit": None, "shuffle": False, "columns": {}, "duplicates": "keep"}
     changes = {
         split: getattr(run.data, split).model_copy(update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are})
@@ -73,14 +79,15 @@ def kept_tasks(folder: Path, split: str) -> Path:
 
 
 def _shared(tasks: Mapping[str, Sequence[Task]], allowed: bool) -> list[tuple[str, str]]:
-    """Warnings of questions that two splits share. Raises ConfigError where validation is the test set, unless that is allowed."""
+    """Warnings of questions that two splits share. Raises ConfigError where validation is the test set, unless that is
+    allowed."""
     notes = []
     for one, other in combinations(tasks, 2):
-        found = leaks(tasks[other], tasks[one])
-        if (one, other) == ("validation", "test") and 2 * len(found.leaks) > found.num_questions and not allowed:
-            message = f"validation tasks choose the checkpoint, and they hold {found}"
+        shared = leaks(tasks[other], tasks[one])
+        if (one, other) == ("validation", "test") and 2 * len(shared.leaks) > shared.num_questions and not allowed:
+            message = f"validation tasks choose the checkpoint, and they hold {shared}"
             hint = "Hold out training tasks instead, or set data.allow_test_questions"
             raise ConfigError(f"{message} of the test data", where="data.validation", hint=hint)
-        if found:
-            notes.append((f"questions are in {one} and in {other} data: {found}", "warning"))
+        if shared:
+            notes.append((f"questions are in {one} and in {other} data: {shared}", "warning"))
     return notes

@@ -1,4 +1,4 @@
-"""The order in which training takes its tasks, and how many a step takes.
+"""The order in which training takes its tasks, and how many of them a step takes.
 
 Knows seeds and positions: the order is a pure function of them, so a resumed run goes on in it. A step never takes a
 task twice: its draws are keyed by seed, step and task, so the second tree would be a copy of the first that counts as

@@ -1,6 +1,8 @@
-"""Where else metrics go: TensorBoard in the run folder, and the trackers that Accelerate knows (wandb, trackio, mlflow, ...).
+"""Where else metrics go: TensorBoard in the run folder, and the trackers that Accelerate knows (wandb, trackio, mlflow,
+...).
 
-Knows names of trackers and how to feed them. Refuses to know what the metrics mean. Packages are imported when a run asks for them.
+Knows names of trackers and how to feed them. Refuses to know what the metrics mean. Packages are imported when a run
+asks for them.
 """
 
 import os
@@ -70,8 +72,9 @@ class _Accelerates:
 
 
 def _options(config: TrackerConfig, folder: Path, *, resumed: bool) -> dict[str, Any]:
-    """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has one store for
-    all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under its name."""
+    """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has
+    one store for all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under
+    its name."""
     match config.use:
         case "wandb":
             return {"name": folder.name, "dir": str(folder), "group": config.group, "tags": config.tags}
@@ -83,8 +86,8 @@ def _options(config: TrackerConfig, folder: Path, *, resumed: bool) -> dict[str,
 
 
 def _mlflow_into(folder: Path) -> None:
-    """Without a server of the user's ($MLFLOW_TRACKING_URI) MLflow writes into the run's folder, as plain files: its database
-    would need packages that a client has no use for, and files have to be allowed."""
+    """Without a server of the user's ($MLFLOW_TRACKING_URI) MLflow writes into the run's folder, as plain files: its
+    database would need packages that a client has no use for, and files have to be allowed."""
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
@@ -93,7 +96,8 @@ def _mlflow_into(folder: Path) -> None:
 
 
 class Trackers:
-    """All trackers of a run; also a context manager. `given` (configured, or names) adds to TensorBoard, which is always there.
+    """All trackers of a run; also a context manager. `given` (configured, or names) adds to TensorBoard, which is
+    always there.
 
     Raises ConfigError for a name that nobody knows, or whose package is not installed.
     """
@@ -101,13 +105,13 @@ class Trackers:
     def __init__(
         self,
         run: Path | str,
-        given: Sequence[TrackerConfig | str] = (),
+        trackers: Sequence[TrackerConfig | str] = (),
         *,
         settings: Mapping[str, Any] | None = None,
         resumed_after: int | None = None,
     ) -> None:
         run = Path(run)
-        configs = check_trackers(given)
+        configs = check_trackers(trackers)
         self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
         for config in configs:
             if config.use != "tensorboard":
@@ -134,14 +138,14 @@ class Trackers:
         self.close()
 
 
-def check_trackers(given: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
-    """Those that are asked for. Raises ConfigError where one is unknown, not installed or asked for twice: to be called before
-    anything long starts."""
+def check_trackers(trackers: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
+    """Those that are asked for. Raises ConfigError where one is unknown, not installed or asked for twice: to be called
+    before anything long starts."""
     configs: list[TrackerConfig] = []
-    for each in given:
-        if isinstance(each, str) and each not in KNOWN:
-            raise ConfigError("unknown tracker", where=_WHERE, value=each, hint=nearest(each, KNOWN))
-        config = TrackerConfig.model_validate(each)
+    for tracker in trackers:
+        if isinstance(tracker, str) and tracker not in KNOWN:
+            raise ConfigError("unknown tracker", where=_WHERE, value=tracker, hint=nearest(tracker, KNOWN))
+        config = TrackerConfig.model_validate(tracker)
         if config.use in [other.use for other in configs]:
             raise ConfigError("asked for twice", where=_WHERE, value=config.use)
         _need(config.use)

@@ -115,15 +115,15 @@ class VllmEngine(EngineBase):
         self._check_open()
         await self._on_thread(self._start())
 
-    async def load(self, weights: Weights) -> None:
+    async def update_weights(self, weights: Weights) -> None:
         """Use `weights` from now on. Requests in flight go on with them, and read their context anew."""
         self._check_open()
-        await self._on_thread(self._load(weights))
+        await self._on_thread(self._update_weights(weights))
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """Give memory back until the next request, where vLLM was told to (`sleep`); with requests in flight nothing happens."""
         if self._loaded and not self._closed:
-            await self._on_thread(self._rest())
+            await self._on_thread(self._sleep())
 
     async def close(self) -> None:
         """End every request with EngineError, and vLLM with them. Closing twice is fine."""
@@ -180,7 +180,7 @@ class VllmEngine(EngineBase):
                 if not self._loaded:
                     await self._hand_over(await asyncio.to_thread(self.publisher.first))
 
-    async def _load(self, weights: Weights) -> None:
+    async def _update_weights(self, weights: Weights) -> None:
         async with self._loading:
             published = await asyncio.to_thread(self.publisher.publish, weights.state, weights.version)
             await self._hand_over(published)
@@ -189,15 +189,15 @@ class VllmEngine(EngineBase):
 
     async def _hand_over(self, published: WeightSnapshot) -> None:
         began = time.perf_counter()
-        await self.form.load(published)
+        await self.form.update_weights(published)
         self.publisher.keep_only(published)
         self.version, self._loaded = published.version, True
         self.stats.load_s += time.perf_counter() - began
 
-    async def _rest(self) -> None:
+    async def _sleep(self) -> None:
         async with self._loading:
             if not self._writing:
-                await self.form.rest()
+                await self.form.sleep()
 
     async def _end(self) -> None:
         for task, put in list(self._writing.items()):

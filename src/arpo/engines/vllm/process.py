@@ -31,7 +31,7 @@ class InProcess:
         self.settings, self.tell = settings, tell
         self.llm: Any = None
         self.published: WeightSnapshot | None = None
-        self._changing = asyncio.Lock()  # one start, load, rest or waking at a time
+        self._changing = asyncio.Lock()  # one start, update of weights, sleep or waking at a time
         self._asleep = False
         self._version = 0
         self._link: WeightBroadcast | None = None
@@ -57,7 +57,7 @@ class InProcess:
         except Exception as error:  # vLLM raises whatever its parts raise, and a request must not end a run
             raise EngineError(f"vLLM failed: {first_line(error.__cause__ or error)}") from error
 
-    async def load(self, published: WeightSnapshot) -> None:
+    async def update_weights(self, published: WeightSnapshot) -> None:
         if self.published is None:
             self.published = published
             await self._awake()
@@ -69,7 +69,7 @@ class InProcess:
             if self.llm is None or self.llm.errored:
                 return  # the next request starts it with these
             try:
-                await self._unless_dead(self._load(published))
+                await self._unless_dead(self._update_weights(published))
             except EngineDeadError:
                 return  # as above
             except BaseException as error:  # what it holds may be half old, half new
@@ -79,7 +79,7 @@ class InProcess:
                     raise EngineError(f"vLLM cannot load new weights: {first_line(error)}") from error
                 raise
 
-    async def _load(self, published: WeightSnapshot) -> None:
+    async def _update_weights(self, published: WeightSnapshot) -> None:
         await self._wake()
         await self.llm.pause_generation(mode="keep", clear_cache=False)
         await self._hand_over(published)
@@ -103,7 +103,7 @@ class InProcess:
         said: Sequence[Any] = await self.llm.collective_rpc(method, kwargs=arguments)
         return said
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         async with self._changing:

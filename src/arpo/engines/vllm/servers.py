@@ -75,7 +75,7 @@ class Servers:
                     raise EngineError(f"no vLLM server could answer this request; the last one, {replica.url}: {error}") from error
                 await self._lose(replica, str(error))
 
-    async def load(self, published: WeightSnapshot) -> None:
+    async def update_weights(self, published: WeightSnapshot) -> None:
         first = self.published is None
         self.published = published
         await self._wake()
@@ -88,7 +88,7 @@ class Servers:
         if not self._watching:
             self._watching = [asyncio.create_task(self._watch(replica), name="arpo-vllm-health") for replica in self.replicas]
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         if self.sleeps and not self._asleep:
             async with self._waking:
                 self._asleep = True

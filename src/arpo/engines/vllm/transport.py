@@ -54,17 +54,17 @@ class WeightSnapshot:
 
 
 class Transport(Protocol):
-    """vLLM, reached in one way. Every method runs on one event loop; `load` comes before the first `stream`."""
+    """vLLM, reached in one way. Every method runs on one event loop; `update_weights` comes before the first `stream`."""
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         """Sample after `prompt`; closing it cancels the request. Raises EngineError."""
         ...
 
-    async def load(self, published: WeightSnapshot) -> None:
+    async def update_weights(self, published: WeightSnapshot) -> None:
         """Use these weights from now on; requests in flight go on with them. Raises EngineError."""
         ...
 
-    async def rest(self) -> None:
+    async def sleep(self) -> None:
         """No request is in flight: give back what memory can be taken again."""
         ...
 

@@ -18,7 +18,7 @@ from arpo.assembly.components import build_components, read_tasks
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.engines.local import LocalEngine
 from arpo.errors import ConfigError
-from arpo.learner.parity import choose_packing
+from arpo.learner.policy import choose_packing
 from arpo.models.loading import ModelConfig, load_model
 from arpo.models.sources import fetch
 from arpo.recipe.load import load_recipe

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_trees import credited, random_tree
 
 from arpo.errors import ConfigError
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.losses import Objective, check_surrogate, loss_denominator, metrics, policy_loss, ppo
 from arpo.learner.packing import pack
+from random_trees import credited, random_tree
 
 configs = st.builds(
     lambda aggregation, surrogate, dual_clip, **rest: LossConfig(

@@ -1,6 +1,5 @@
 """A checkpoint is there whole or not at all; a damaged one is recognised, named and passed over."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -10,45 +9,50 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import tiny_model
 
 from arpo.errors import CheckpointError
+from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.local import LocalLearner
 from arpo.runs import checkpoint
 from arpo.runs.atomic import fault, settle, whole_folder
 from arpo.runs.checkpoint import TrainState
+from tiny_models import tiny_model
 
 
-def optimizer_of(model: Any, steps: int = 2) -> torch.optim.Optimizer:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    for _ in range(steps):
-        model(torch.arange(6)[None]).logits.square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return optimizer
+def learner_of(model: Any, **optim: Any) -> LocalLearner:
+    return LocalLearner(model, loss=LossConfig(), optim=OptimConfig(lr=1e-2, **optim), num_updates=9, token_budget=99, tree=False)
+
+
+def step_of(learner: LocalLearner) -> None:
+    """A real update, by a loss that is as good as any."""
+    learner.unwrapped.model(torch.arange(6)[None]).logits.square().mean().backward()
+    learner._step(True)
 
 
 def write(folder: Path, tokenizer: Any, *steps: int, keep: int = 9, best: int = 0) -> None:
-    model = tiny_model("llama")
     for step in steps:
-        state = TrainState(step=step, best_step=best, window=(0.5, 1.25))
-        checkpoint.save(folder, state, model, tokenizer, optimizer_of(model, 1), keep=keep)
+        state, learner = TrainState(step=step, best_step=best, window=(0.5, 1.25)), learner_of(tiny_model("llama"))
+        step_of(learner)
+        checkpoint.save(folder, state, learner, tokenizer, keep=keep)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path, tokenizer: Any) -> None:
     model = tiny_model("llama")
-    optimizer = optimizer_of(model)
-    state = TrainState(step=12, position=96, window=(0.1, 2.0), best=0.5, best_step=8, validated=12, updates=24, seconds=3.5)
-    saved = checkpoint.save(tmp_path, state, model, tokenizer, optimizer, keep=1)
+    learner = learner_of(model)
+    step_of(learner)
+    step_of(learner)
+    state = TrainState(step=12, position=96, window=(0.1, 2.0), best=0.5, best_step=8, validated=12, seconds=3.5)
+    saved = checkpoint.save(tmp_path, state, learner, tokenizer, keep=1)
     found, passed = checkpoint.newest(tmp_path)
     assert found == saved and found is not None and found.state == state and passed == []
     again = tiny_model("llama", seed=1)
     again.load_state_dict({**again.state_dict(), **load_file(found.model / "model.safetensors")})
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-    fresh = torch.optim.AdamW(again.parameters(), lr=1e-2, fused=True)
-    checkpoint.load_optimizer(found, fresh)
-    for one, other in ((model, optimizer), (again, fresh)):  # the next step is the same to the bit
-        one(torch.arange(6)[None]).logits.square().mean().backward()
-        other.step()
+    fresh = learner_of(again)
+    fresh.load(found.path)
+    assert fresh.updates == 2, "where the learning rate's schedule stands"
+    for one in (learner, fresh):  # the next step is the same to the bit
+        step_of(one)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
@@ -131,7 +135,7 @@ def test_weights_that_are_not_finite_are_passed_over(tmp_path: Path, tokenizer: 
     model = tiny_model("llama")
     with torch.no_grad():
         model.get_decoder().layers[1].mlp.up_proj.weight[3, 5] = number
-    checkpoint.save(tmp_path, TrainState(step=2), model, tokenizer, optimizer_of(tiny_model("llama")), keep=9)
+    checkpoint.save(tmp_path, TrainState(step=2), learner_of(model), tokenizer, keep=9)
     for doubtful in (False, True):
         found, passed = checkpoint.newest(tmp_path, doubtful=doubtful)
         assert found is not None and found.state.step == 1
@@ -142,7 +146,7 @@ def test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_els
     model = tiny_model("llama")
     for step, skipped in ((2, 1), (4, 0), (6, 1), (7, 2)):
         state = TrainState(step=step, skipped=skipped)
-        checkpoint.save(tmp_path, state, model, tokenizer, optimizer_of(model, 1), keep=9)
+        checkpoint.save(tmp_path, state, learner_of(model), tokenizer, keep=9)
     found, passed = checkpoint.newest(tmp_path)
     assert found is not None and found.state.step == 4
     assert [text.partition(":")[0] for text in passed] == ["step-000007", "step-000006"] and "not finite" in passed[0]
@@ -213,17 +217,28 @@ def test_a_state_of_another_version_is_said_to_be_one(tmp_path: Path, tokenizer:
 def test_the_optimizer_of_another_model_is_refused(tmp_path: Path, tokenizer: Any, change: str) -> None:
     write(tmp_path, tokenizer, 1)
     (found := checkpoint.newest(tmp_path)[0]) or pytest.fail("no checkpoint")
-    parameters = list(copy.deepcopy(tiny_model("llama")).parameters())
-    other = parameters[:-1] if change == "fewer parameters" else [torch.nn.Parameter(torch.zeros(3)) for _ in parameters]
+    other = learner_of(tiny_model("llama"))
+    parameters = list(other.unwrapped.parameters())
+    changed = parameters[:-1] if change == "fewer parameters" else [torch.nn.Parameter(torch.zeros(3)) for _ in parameters]
+    other.optimizer = torch.optim.AdamW(changed)
     with pytest.raises(CheckpointError, match="another model"):
-        checkpoint.load_optimizer(found, torch.optim.AdamW(other))
+        other.load(found.path)
+
+
+def test_an_optimizer_file_without_its_number_of_updates_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path, tokenizer, 1)
+    file = tmp_path / "step-000001" / "optimizer.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in content.items() if key != "updates"}))
+    with pytest.raises(CheckpointError, match=r"step-000001: optimizer\.json is not of this version \(it lacks 'updates'\)"):
+        learner_of(tiny_model("llama")).load(file.parent)
 
 
 def test_an_optimizer_that_goes_on_keeps_the_settings_it_was_given_now(tmp_path: Path, tokenizer: Any) -> None:
     write(tmp_path, tokenizer, 1)
     (found := checkpoint.newest(tmp_path)[0]) or pytest.fail("no checkpoint")
     settings = {"weight_decay": 0.5, "betas": (0.5, 0.6), "eps": 1e-3}
-    fresh = torch.optim.AdamW(tiny_model("llama").parameters(), lr=1e-2, fused=True, **settings)
-    checkpoint.load_optimizer(found, fresh)
-    assert settings.items() <= fresh.param_groups[0].items()
-    assert all(state["step"] == 1 for state in fresh.state.values()), "its moments are those that were saved"
+    fresh = learner_of(tiny_model("llama"), **settings)
+    fresh.load(found.path)
+    assert settings.items() <= fresh.optimizer.param_groups[0].items()
+    assert all(state["step"] == 1 for state in fresh.optimizer.state.values()), "its moments are those that were saved"

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 import virtual_time
 from arpo.engines.scripted import ScriptedEngine
-from arpo.training.asynchronous import Asynchronous
 from arpo.training.batch import Batch, SamplerState
-from arpo.training.schedule import OnPolicy
+from arpo.training.schedule import Asynchronous, OnPolicy
 
 FIRST = SamplerState(step=1, position=0, window=())
 T = TypeVar("T")
@@ -50,7 +49,7 @@ class World:
         world = self
 
         class Resting(ScriptedEngine):
-            async def rest(self) -> None:
+            async def sleep(self) -> None:
                 assert not world.busy
                 world.rests.append(world.version)
                 await asyncio.sleep(0.01)
@@ -59,19 +58,24 @@ class World:
         return Resting(lambda *_: "never asked")
 
     def ahead(self, most: int) -> Asynchronous:
-        return Asynchronous(self.collect, self.engine(), self.publish, max_staleness=most, last_step=len(self.sampling))
+        last_step = len(self.sampling)
+        return Asynchronous(self.collect, self.engine(), self.publish, max_staleness=most, start=FIRST, last_step=last_step)
+
+    def on_policy(self) -> OnPolicy:
+        return OnPolicy(self.collect, self.engine(), start=FIRST, last_step=len(self.sampling))
 
     async def train(self, schedule: Asynchronous | OnPolicy, learning: list[float], stops_after: int | None = None) -> float:
         """Seconds."""
-        began, cursor = asyncio.get_running_loop().time(), FIRST
+        began = asyncio.get_running_loop().time()
         async with schedule:
             schedule.published(0)
-            for number, seconds in enumerate(learning[:stops_after]):
-                batch = await schedule.batch(cursor)
-                cursor = batch.after
+            for number, seconds in enumerate(learning[:stops_after], 1):
+                assert (await anext(schedule)).after.step == number + 1
                 await asyncio.sleep(seconds)
-                self.version = number + 1
+                self.version = number
                 schedule.published(self.version)
+            if stops_after is None:
+                assert [batch async for batch in schedule] == [], "it ends with the last step"
         assert not self.busy
         return asyncio.get_running_loop().time() - began
 
@@ -84,7 +88,7 @@ def test_steps_begin_in_order_one_at_a_time_and_never_too_early(pairs: list[tupl
     sampling, learning = (list(side) for side in zip(*pairs, strict=True))
     world, plain = World(sampling), World(sampling, version=0)
     seconds = virtual_time.run(world.train(world.ahead(most), learning))
-    in_turn = virtual_time.run(plain.train(OnPolicy(plain.collect, plain.engine()), learning))
+    in_turn = virtual_time.run(plain.train(plain.on_policy(), learning))
     assert [begun[:2] for begun in world.begun] == [begun[:2] for begun in plain.begun], "as without overlap"
     assert all(version >= step - 1 - most for step, _, version in world.begun)
     assert [version for _, _, version in plain.begun] == list(range(len(pairs))) == plain.rests
@@ -120,15 +124,14 @@ def test_an_error_comes_when_its_step_is_asked_for() -> None:
         return await world.collect(cursor)
 
     async def train() -> list[int]:
-        done, cursor = [], FIRST
-        schedule = Asynchronous(fails, world.engine(), world.publish, max_staleness=2, last_step=4)
+        done: list[int] = []
+        schedule = Asynchronous(fails, world.engine(), world.publish, max_staleness=2, start=FIRST, last_step=4)
         with pytest.raises(OSError, match="of step 3"):
             async with schedule:
                 schedule.published(0)
-                while True:
-                    cursor = (await schedule.batch(cursor)).after
+                async for batch in schedule:
                     await asyncio.sleep(5)
-                    done.append(cursor.step - 1)
+                    done.append(batch.after.step - 1)
                     schedule.published(done[-1])
         return done
 
@@ -146,15 +149,14 @@ def test_a_step_whose_beginning_is_known_does_not_wait_for_the_one_before() -> N
 
     async def train() -> float:
         world, cursor = World([1.0]), FIRST
-        schedule = Asynchronous(collect, world.engine(), world.publish, max_staleness=2, last_step=5, foresee=_next)
+        schedule = Asynchronous(collect, world.engine(), world.publish, max_staleness=2, start=FIRST, last_step=5, foresee=_next)
         async with schedule:
             schedule.published(0)
-            for step in range(1, 6):
-                batch = await schedule.batch(cursor)
+            async for batch in schedule:
                 assert batch.after == _next(cursor)
-                cursor = batch.after
                 await asyncio.sleep(1)
-                schedule.published(step)
+                schedule.published(cursor.step)
+                cursor = batch.after
         return asyncio.get_running_loop().time()
 
     assert virtual_time.run(train()) == pytest.approx(9 + 4, abs=0.1)
@@ -175,15 +177,15 @@ def test_steps_that_share_the_engine_do_not_each_claim_its_time_alone() -> None:
         return Batch(rollouts=[step], used=1, after=_next(cursor), seconds=seconds)
 
     async def train() -> list[float]:
-        world, cursor, found = World([1.0]), FIRST, []
-        async with Asynchronous(collect, world.engine(), world.publish, max_staleness=2, last_step=6, foresee=_next) as schedule:
+        world, per_s = World([1.0]), []
+        async with Asynchronous(
+            collect, world.engine(), world.publish, max_staleness=2, start=FIRST, last_step=6, foresee=_next
+        ) as schedule:
             schedule.published(0)
-            for number in range(1, 7):
-                batch = await schedule.batch(cursor)
-                cursor = batch.after
-                found.append(schedule.figures(batch)["tokens/per_s"])
-                schedule.published(number)
-        return found
+            async for batch in schedule:
+                per_s.append(schedule.figures(batch)["tokens/per_s"])
+                schedule.published(batch.after.step - 1)
+        return per_s
 
     assert virtual_time.run(train()) == pytest.approx([2.0] * 6, rel=0.02)
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_trees import random_tree
-from tiny_models import FAMILIES, tiny_model
 
 from arpo.core.credit import CreditedTree
 from arpo.learner.attention import layout_of, model_inputs, tree_attention
 from arpo.learner.config import LossConfig
-from arpo.learner.logprobs import Head, token_logprobs
+from arpo.learner.logprobs import LMHead, token_logprobs
 from arpo.learner.losses import loss_denominator, policy_loss
 from arpo.learner.packing import pack
+from random_trees import random_tree
+from tiny_models import FAMILIES, tiny_model
 
 LOSSES = {
     "grpo": LossConfig(),
@@ -61,7 +61,7 @@ def packed(
             logprob_P, entropy_P = token_logprobs(
                 batch.predicting(hidden_TH),
                 batch.targets_P,
-                Head.of(model),
+                LMHead.from_model(model),
                 temperature=TEMPERATURE,
                 entropy_grad=config.entropy_coefficient > 0,
                 chunk=7,

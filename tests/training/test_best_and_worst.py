@@ -11,8 +11,8 @@ from arpo.core.score import Score
 from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
+from arpo.training.batch import MAX_CHARS, best_and_worst
 from arpo.training.pipeline import train
-from arpo.training.sample_log import MOST_CHARS, best_and_worst
 
 
 @dataclass
@@ -75,7 +75,7 @@ def test_equal_rewards_show_one_branch_and_no_rewards_none(tiny_run):
 def test_long_branches_are_cut_in_their_middle(tiny_run):
     found = rollouts(tiny_run, word="w" * 5000, of=lambda number, leaf: 1.0)
     (text,) = best_and_worst(found)
-    assert len(text) < MOST_CHARS + 300 and "…" in text
+    assert len(text) < MAX_CHARS + 300 and "…" in text
 
 
 def test_a_run_prints_them_where_its_recipe_says_so(tiny_project, tmp_path):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from random_trees import random_tree
 
 import arpo
 from arpo.core.credit import ScoredTree, credit, mixed
@@ -21,6 +20,7 @@ from arpo.learner.losses import Objective, loss_denominator, policy_loss
 from arpo.learner.packing import pack
 from arpo.recipe.run import plain
 from arpo.rollout.config import RolloutConfig
+from random_trees import random_tree
 
 PAGE = Path(__file__).parents[2] / "docs" / "method.md"
 ROW = re.compile(r"^\| ([^|]+) \(\d{4}\.\d{5}\) \| ([^|]+) \|", re.MULTILINE)
@@ -72,7 +72,7 @@ def cispo(groups: list[Group]) -> float:
 
 
 def aepo(groups: list[Group]) -> float:
-    """tests/training/test_losses.py and test_learner.py hold AEPO's gradients and advantages; the rest is GRPO's."""
+    """test_losses.py and test_local_learner.py hold AEPO's gradients and advantages; the rest is GRPO's."""
     return grpo(groups)
 
 

@@ -30,8 +30,10 @@ class Silent:
 
 
 def test_an_engine_that_lacks_something_is_refused_before_it_is_used() -> None:
-    config = EngineConfig(kind="test_job:silent")
-    with pytest.raises(ConfigError, match=r"engine\.kind: this engine has no load and no rest \(got 'test_job:silent'\)"):
+    config = EngineConfig(kind="test_components:silent")
+    with pytest.raises(
+        ConfigError, match=r"engine\.kind: this engine has no update_weights and no sleep \(got 'test_components:silent'\)"
+    ):
         build_engine(config, torch.nn.Linear(1, 1), None)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tiny_models import tiny_model
 
 from arpo.assembly.components import Components, build_components
 from arpo.core.branching import StepStats
@@ -20,14 +19,15 @@ from arpo.engines import SamplingParams
 from arpo.engines.scripted import ScriptedEngine
 from arpo.errors import ArpoError, FormatError
 from arpo.learner.config import LossConfig, OptimConfig
-from arpo.learner.local import Learner
+from arpo.learner.local import LocalLearner
 from arpo.learner.packing import pack
 from arpo.recipe.load import load_recipe
 from arpo.recipe.train import ColdStartConfig
 from arpo.rollout.tree_rollout import rollout_tree
-from arpo.sft import training
-from arpo.sft.stage import run_cold_start
+from arpo.sft.stage import run_cold_start, train_on_traces
+from arpo.sft.traces import read_traces, traces_to_trees
 from arpo.tasks.traces import Trace, load_traces
+from tiny_models import tiny_model
 from tiny_project import TinyProject, trace
 
 
@@ -44,7 +44,7 @@ def traces(tmp_path: Path, *rows: dict[str, Any]) -> list[Trace]:
 
 def shown(components: Components, given: Sequence[Trace], **rollout: Any) -> list[CreditedTree]:
     config = components.run.rollout.model_copy(update=rollout)
-    return asyncio.run(training.traces_to_trees(components.agent, given, config, seed=0))
+    return asyncio.run(traces_to_trees(components.agent, given, config, seed=0))
 
 
 TWICE = {
@@ -136,16 +136,16 @@ def test_how_many_updates(changes: dict[str, Any], updates: int) -> None:
 def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(components: Components, tmp_path: Path) -> None:
     trees = shown(components, traces(tmp_path, *(trace(number) for number in range(1, 7))))
 
-    class Watched(Learner):
-        def imitate(self, trees: Sequence[CreditedTree], *more: Any) -> dict[str, float]:
+    class Watched(LocalLearner):
+        def sft_step(self, trees: Sequence[CreditedTree], *more: Any) -> dict[str, float]:
             seen.append([tree.tree.task for tree in trees])
-            return super().imitate(trees, *more)
+            return super().sft_step(trees, *more)
 
     orders = []
     for seed in (1, 1, 2):
         seen: list[list[str]] = []
         learner = Watched(tiny_model("llama", vocab=800), **plain_learner())
-        asyncio.run(training.cold_start(learner, trees, ColdStartConfig(batch=2, epochs=2, seed=seed)))
+        asyncio.run(train_on_traces(learner, trees, ColdStartConfig(batch=2, epochs=2, seed=seed)))
         flat = [task for batch in seen for task in batch]
         assert len(seen) == 6 and sorted(flat[:6]) == sorted(flat[6:]) == sorted(tree.tree.task for tree in trees)
         assert flat[:6] != flat[6:]
@@ -161,9 +161,9 @@ def test_a_loss_that_stays_infinite_stops_it(components: Components, tmp_path: P
     model = tiny_model("llama", vocab=800)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    learner = Learner(model, **plain_learner())
+    learner = LocalLearner(model, **plain_learner())
     with pytest.raises(ArpoError, match=r"3 updates in a row .*cold_start.lr"):
-        asyncio.run(training.cold_start(learner, shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=9)))
+        asyncio.run(train_on_traces(learner, shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=9)))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -174,23 +174,23 @@ def test_what_ends_without_a_finite_loss_is_not_kept(components: Components, tmp
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ArpoError, match=r"its last update has no finite loss or weights: lower cold_start\.lr"):
         asyncio.run(
-            training.cold_start(
-                Learner(model, **plain_learner()), shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=steps)
+            train_on_traces(
+                LocalLearner(model, **plain_learner()), shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=steps)
             )
         )
 
 
 def test_it_can_be_stopped_between_updates(components: Components, tmp_path: Path) -> None:
-    learner = Learner(tiny_model("llama", vocab=800), **plain_learner())
+    learner = LocalLearner(tiny_model("llama", vocab=800), **plain_learner())
     trees, done = shown(components, traces(tmp_path, trace(1))), []
 
     async def main() -> None:
-        def watch(number: int, _all: int, _metrics: dict[str, float]) -> None:
-            done.append(number)
-            if number == 3:
+        def watch(_metrics: dict[str, float]) -> None:
+            done.append(learner.updates)
+            if learner.updates == 3:
                 running.cancel()
 
-        running = asyncio.ensure_future(training.cold_start(learner, trees, ColdStartConfig(steps=9), watch))
+        running = asyncio.ensure_future(train_on_traces(learner, trees, ColdStartConfig(steps=9), watch))
         await running
 
     with pytest.raises(asyncio.CancelledError):
@@ -203,7 +203,7 @@ def test_the_model_and_its_engine_have_learnt_the_traces(components: Components)
 
     async def learn_and_ask() -> tuple[Any, str]:
         done = await run_cold_start(components, console=Console(quiet=True), tell=lambda text: None)
-        given = training.read_traces(components.run.cold_start, components.run.data.train)[0]
+        given = read_traces(components.run.cold_start, components.run.data.train)[0]
         chat, tools = components.agent.chat(given.task)
         params = SamplingParams(max_tokens=24, temperature=0.0, seed=1, stop=chat.stop, stop_tokens=chat.stop_tokens)
         chunks = [chunk async for chunk in components.agent.engine.sample(chat.render(given.task, tools), params)]

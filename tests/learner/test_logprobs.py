@@ -5,13 +5,13 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_model
 
 from arpo.errors import ConfigError
-from arpo.learner.logprobs import Head, token_logprobs
+from arpo.learner.logprobs import LMHead, token_logprobs
+from tiny_models import tiny_model
 
 
-def naive(hidden, targets, head: Head, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def naive(hidden, targets, head: LMHead, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     logits = hidden @ head.weight_VH.T
     if head.bias_V is not None:
         logits = logits + head.bias_V
@@ -41,7 +41,7 @@ def test_chunks_equal_all_at_once(seed, count, chunk, temperature, bias, with_en
     results = []
     for compute in ("chunks", "naive"):
         hidden, weight, offset = (t.clone().requires_grad_() for t in leaves)
-        head = Head(weight, offset if bias else None, scale, cap)
+        head = LMHead(weight, offset if bias else None, scale, cap)
         if compute == "chunks":
             logprob, entropy = token_logprobs(
                 hidden, targets, head, temperature=temperature, entropy_grad=with_entropy, chunk=chunk
@@ -57,7 +57,7 @@ def test_chunks_equal_all_at_once(seed, count, chunk, temperature, bias, with_en
 
 
 def test_no_positions():
-    head = Head(torch.randn(7, 4, requires_grad=True))
+    head = LMHead(torch.randn(7, 4, requires_grad=True))
     logprob, entropy = token_logprobs(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.int64), head)
     logprob.sum().backward()
     assert logprob.shape == entropy.shape == (0,) and (head.weight_VH.grad == 0).all()
@@ -65,7 +65,7 @@ def test_no_positions():
 
 def test_a_frozen_head_needs_no_gradient():
     hidden = torch.randn(3, 4, requires_grad=True)
-    head = Head(torch.randn(7, 4))
+    head = LMHead(torch.randn(7, 4))
     token_logprobs(hidden, torch.tensor([1, 2, 3]), head)[0].sum().backward()
     assert hidden.grad is not None and head.weight_VH.grad is None
 
@@ -73,9 +73,9 @@ def test_a_frozen_head_needs_no_gradient():
 def test_autocast_computes_the_softmax_in_float32():
     hidden, weight = torch.randn(20, 32, requires_grad=True), torch.randn(50, 32, requires_grad=True)
     targets = torch.arange(20)
-    exact = token_logprobs(hidden, targets, Head(weight))[0]
+    exact = token_logprobs(hidden, targets, LMHead(weight))[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough, entropy = token_logprobs(hidden, targets, Head(weight))
+        rough, entropy = token_logprobs(hidden, targets, LMHead(weight))
     assert rough.dtype == entropy.dtype == torch.float32
     assert 0 < float((rough - exact).abs().max()) < 0.3
     rough.sum().backward()
@@ -87,18 +87,20 @@ def test_the_head_of_a_model():
     ids = torch.tensor([[3, 4, 5, 6]])
     expected = model(input_ids=ids).logits[0].log_softmax(-1)[:3].gather(1, ids[0, 1:, None])[:, 0]
     hidden = model.model(input_ids=ids).last_hidden_state[0, :3]
-    assert torch.allclose(token_logprobs(hidden, ids[0, 1:], Head.of(model))[0], expected, atol=1e-12)
+    assert torch.allclose(token_logprobs(hidden, ids[0, 1:], LMHead.from_model(model))[0], expected, atol=1e-12)
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32}
     granite = transformers.GraniteForCausalLM(transformers.GraniteConfig(**shape, logits_scaling=4.0, num_key_value_heads=1))
     gemma = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**shape, num_key_value_heads=1, head_dim=8))
     for other in (granite, gemma):
         expected = other(input_ids=ids).logits[0].log_softmax(-1)[:3].gather(1, ids[0, 1:, None])[:, 0]
         hidden = other.model(input_ids=ids).last_hidden_state[0, :3]
-        assert torch.allclose(token_logprobs(hidden, ids[0, 1:], Head.of(other))[0], expected, atol=1e-5)
+        assert torch.allclose(token_logprobs(hidden, ids[0, 1:], LMHead.from_model(other))[0], expected, atol=1e-5)
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="temperature"):
-        token_logprobs(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), Head(torch.zeros(3, 2)), temperature=0.0)
+        token_logprobs(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), LMHead(torch.zeros(3, 2)), temperature=0.0)
     with pytest.raises(ConfigError, match="linear"):
-        Head.of(transformers.BertModel(transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)))
+        LMHead.from_model(
+            transformers.BertModel(transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+        )

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from arpo.errors import ConfigError
-from arpo.learner.parity import choose_packing
+from arpo.learner.policy import choose_packing
 from arpo.models.loading import LoraSettings, ModelConfig, compute_dtype, device_of, load_model
 from tiny_project import tiny_llama
 

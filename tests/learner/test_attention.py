@@ -5,13 +5,13 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_trees import random_tree
-from tiny_models import tiny_model
 
 import arpo.learner.attention as attention
 from arpo.errors import ConfigError
 from arpo.learner.attention import attend_dense, attend_tree, layout_of, model_inputs, supports_tree, tree_attention
 from arpo.learner.packing import PackedBatch, pack
+from random_trees import random_tree
+from tiny_models import tiny_model
 
 
 def packed(seed: int) -> PackedBatch:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_model
 
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe
 from arpo.runs.disk_space import check_space, is_full, space_for
 from arpo.runs.folder import RunFolder
+from tiny_models import tiny_model
 from tiny_project import TinyProject
 
 

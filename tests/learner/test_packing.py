@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_trees import credited, random_tree
 
 from arpo.core.credit import CreditedTree
 from arpo.core.tree import Turn
 from arpo.errors import ConfigError, FormatError
 from arpo.learner.packing import PackedBatch, pack
+from random_trees import credited, random_tree
 
 seeds = st.integers(0, 10_000)
 budgets = st.sampled_from([1, 25, 40, 60, 100, 10_000])

@@ -1,4 +1,4 @@
-"""What the runs of `test_leftovers.py` meet: a reward, and an MCP server with work that outlasts its connection."""
+"""What the runs of `test_shutdown.py` meet: a reward, and an MCP server with work that outlasts its connection."""
 
 import sys
 import threading

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import tiny_model
 
 from arpo.evaluation.results import Results, Sample
 from arpo.recipe.load import load_recipe
 from arpo.sft.cache import SFTCache
+from tiny_models import tiny_model
 from tiny_project import TinyProject, write_tiny_project
 
 ASKED = {"questions": 2, "samples": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0}

@@ -30,8 +30,8 @@ from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
-from arpo.training.asynchronous import Asynchronous
 from arpo.training.pipeline import train
+from arpo.training.schedule import Asynchronous
 from arpo.training.task_sampler import in_order
 from tiny_project import TinyProject
 
@@ -127,9 +127,9 @@ def test_what_is_sampled_across_an_update_says_so(tiny_project: TinyProject, tmp
         engine.questions = frozenset(task.question for task in in_order(trainer.tasks, trainer.run.seed, 3, 3, apart=3))
         update = trainer.learner.update
 
-        def after_a_turn_began(*given: Any) -> Any:
+        def after_a_turn_began(*arguments: Any, **more: Any) -> Any:
             assert engine.begun.wait(60)
-            return update(*given)
+            return update(*arguments, **more)
 
         trainer.learner.update = after_a_turn_began  # type: ignore[method-assign]
         asyncio.run(trainer.train())
@@ -194,8 +194,8 @@ class Watched(ScriptedEngine):
 
     handed: list[Weights]
 
-    async def load(self, weights: Weights) -> None:
-        await super().load(weights)
+    async def update_weights(self, weights: Weights) -> None:
+        await super().update_weights(weights)
         self.handed = [*getattr(self, "handed", []), weights]
 
 
@@ -221,14 +221,14 @@ def test_the_local_engine_keeps_what_it_loaded_while_the_learner_goes_on(tiny_pr
 
     async def main() -> None:
         state = {name: value.detach() for name, value in components.model.state_dict().items()}
-        await engine.load(Weights(0, state, changing=True))
+        await engine.update_weights(Weights(0, state, changing=True))
         before = await said()
         with torch.no_grad():
             for parameter in components.model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         await engine.forget()
         assert await said() == before
-        await engine.load(Weights(1, state, changing=True))
+        await engine.update_weights(Weights(1, state, changing=True))
         assert await said() != before
         await engine.close()
 
@@ -269,11 +269,11 @@ def test_cancelled_in_an_update_it_finishes_the_step_and_saves(tiny_project: Tin
             running.cancel()
             cancelled.set()
 
-        def slow(*arguments: Any) -> Any:
+        def slow(*arguments: Any, **more: Any) -> Any:
             if trainer.step == 3:
                 loop.call_soon_threadsafe(cancel)
                 assert cancelled.wait(60)
-            return update(*arguments)
+            return update(*arguments, **more)
 
         loop = asyncio.get_running_loop()
         trainer.learner.update = slow  # type: ignore[method-assign]

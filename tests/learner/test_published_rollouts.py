@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from random_trees import credited
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.branching import StepStats
@@ -21,16 +20,17 @@ from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.engines.stops import pieces
 from arpo.learner.config import LossConfig, OptimConfig
-from arpo.learner.local import Learner
+from arpo.learner.local import LocalLearner
 from arpo.learner.packing import pack
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
-from arpo.sft.training import traces_to_trees
+from arpo.sft.traces import traces_to_trees
 from arpo.tasks import Task
 from arpo.tasks.traces import RecordedStep, Trace
 from arpo.tools.function import tool
 from published_formats import FORMATS, published
+from random_trees import credited
 from tiny_project import tiny_llama
 
 PADDING = 8  # rows of the embedding that no token has, as in Qwen's
@@ -131,9 +131,9 @@ def check_packs(tree: CreditedTree) -> None:
     assert len(batch.predicts_P) == sum(len(turn.tokens) for turn in tree.tree.turns.values())
 
 
-def learner(name: str, temperature: float = 1.0) -> Learner:
+def learner(name: str, temperature: float = 1.0) -> LocalLearner:
     model = tiny_llama(vocab_size=len(published(name)) + PADDING, max_position_embeddings=2048, initializer_range=0.2)
-    return Learner(
+    return LocalLearner(
         model,
         loss=LossConfig(),
         optim=OptimConfig(lr=1e-3),
@@ -159,9 +159,10 @@ def test_what_was_sampled_is_what_is_trained_on(name: str, form: str) -> None:
         for observation in grown.tree.observations.values():
             assert "in Peru." in grown.chat.text(observation.tokens) or all(o.status != "ok" for o in observation.outcomes)
     taught = learner(name)
-    metrics = taught.update([credit_of(grown)])
+    update = taught.update([credit_of(grown)])
+    metrics = update.metrics
     assert metrics["skipped_updates"] == 0 and metrics["grad_norm"] > 0
-    assert {place: len(values) for place, values in taught.seen["t"].items()} == {
+    assert {place: len(values) for place, values in update.logprobs["t"].items()} == {
         p: len(t.tokens) for p, t in grown.tree.turns.items()
     }
 
@@ -174,14 +175,14 @@ def test_the_engines_log_probabilities_are_the_learners(name: str, form: str) ->
     with torch.no_grad():  # ends of turns, now and then
         head = taught.unwrapped.model.get_output_embeddings().weight
         head[list(stops)] += 0.05 * head.std(0)
-    asyncio.run(engine.load(Weights(1, taught.state())))
+    asyncio.run(engine.update_weights(Weights(1, taught.weights())))
     grown, sampled = grown_by(engine, name, form, temperature=0.8)
     check_tree(grown, sampled)
     tree = credit_of(grown)
     check_packs(tree)
-    taught.update([tree])
+    update = taught.update([tree])
     for place, turn in grown.tree.turns.items():
-        torch.testing.assert_close(torch.tensor(taught.seen["t"][place]), torch.tensor(turn.logprobs), atol=1e-3, rtol=0)
+        torch.testing.assert_close(torch.tensor(update.logprobs["t"][place]), torch.tensor(turn.logprobs), atol=1e-3, rtol=0)
     asyncio.run(engine.close())
 
 

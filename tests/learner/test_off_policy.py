@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from random_trees import credited
 
 from arpo.core.credit import CreditedTree
 from arpo.core.tree import Observation, Prompt, Role, RolloutTree, StopReason, Turn
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.local import LocalEngine
 from arpo.learner.config import LossConfig, OptimConfig
-from arpo.learner.local import Learner
+from arpo.learner.local import LocalLearner
 from arpo.learner.losses import metrics, policy_loss
 from arpo.rollout.turn_builder import TurnBuilder
+from random_trees import credited
 
 CAP = 1.5
 
@@ -52,7 +52,7 @@ async def written(engine: LocalEngine, place: tuple[int, ...], context: Any, rel
     async for chunk in engine.sample(context, SamplingParams(max_tokens=24, seed=len(context) + place[0], head=8)):
         draft.add(chunk)
         if reload is not None:
-            await engine.load(reload)
+            await engine.update_weights(reload)
             reload = None
     return draft.turn(place, Role.ROOT if len(place) == 1 else Role.PROBE, ())
 
@@ -88,10 +88,10 @@ async def test_every_token_is_weighed_by_the_version_that_wrote_it() -> None:
 
     optim = OptimConfig(lr=1e-3, eps=1.0, weight_decay=0.0, grad_clip=None)
     own, twin = (
-        Learner(_same(newer), loss=LossConfig(tis_cap=CAP), optim=optim, num_updates=9, token_budget=999, tree=True)
+        LocalLearner(_same(newer), loss=LossConfig(tis_cap=CAP), optim=optim, num_updates=9, token_budget=999, tree=True)
         for _ in range(2)
     )
-    figures = own.update([tree])
+    figures = own.update([tree]).metrics
     loss, mismatches = _by_hand(twin.unwrapped.model, tree)
     loss.backward()
     twin._step(True)

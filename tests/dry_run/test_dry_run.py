@@ -54,8 +54,8 @@ def test_it_shows_prompt_tree_rewards_mask_gates_and_costs_and_writes_nothing(
     ):
         assert word in shown, word
     assert "not cold-started" not in shown
-    assert len(trial.rollouts) == 3 and trial.took.trees_at_once == 2
-    assert trial.took.update_s > 0 and trial.took.memory > 2**20
+    assert len(trial.rollouts) == 3 and trial.timings.trees_at_once == 2
+    assert trial.timings.update_s > 0 and trial.timings.memory > 2**20
     assert trial.estimate.step_s > 0 and trial.estimate.num_steps == 2 and trial.estimate.cold_start_s == 0
 
 
@@ -89,7 +89,7 @@ def test_without_a_cold_start_it_says_so_and_still_measures(
     trial, shown = shown_trial(load_recipe(tiny_project.recipe))
     assert "not cold-started yet" in shown and "gates are checked in the first step, after the cold start" in shown
     assert "FAILS" not in shown and "holds" not in shown, "a model is not held against what its cold start teaches"
-    assert trial.took.made_up and trial.took.update_s > 0  # a model of noise is never right, so no group has mixed rewards
+    assert trial.timings.made_up and trial.timings.update_s > 0  # a model of noise is never right, so no group has mixed rewards
     assert trial.estimate.cold_start_s > 0
     assert not (tmp_path / "empty" / "cold-starts").exists()
 
