@@ -46,7 +46,7 @@ def test_what_an_earlier_version_wrote_is_read_and_replays(schema: int) -> None:
     assert [record.notes["of"] for record in records] == [[0, None], [1, None]]
     assert replay(records[1]) == records[1].tree
     for seed, record in enumerate(records):
-        now = TreeRecord.of(grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2))
+        now = TreeRecord.from_expansion(grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2))
         assert record.tree.turns == now.tree.turns and record.decisions == now.decisions
 
 
@@ -72,7 +72,7 @@ def test_what_is_read_is_written_in_todays_schema() -> None:
     ("schema", "why"),
     [
         (0, "has record schema 0, and this version of arpo reads schemas 1 and 2$"),
-        (SCHEMA + 1, f"has record schema {SCHEMA + 1}, and this version of arpo reads schemas 1 and 2: a newer one wrote it$"),
+        (SCHEMA + 1, f"has record schema {SCHEMA + 1}, and this version of arpo reads schemas 1 and 2: a newer version wrote it$"),
         ("2", "has record schema '2', and this version of arpo reads schemas 1 and 2$"),
         (None, "has record schema None, and this version of arpo reads schemas 1 and 2$"),
     ],

@@ -55,7 +55,7 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
     try:
         async with together() as group:
             for branch in grown.tree.branches():
-                if not branch.ending.by_world:
+                if not branch.ending.aborted:
                     group.create_task(of(branch))
     finally:
         await grown.states.close()

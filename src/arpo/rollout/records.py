@@ -32,4 +32,4 @@ def record_of(
         "tool_s": grown.tool_s,
         "learner_logprobs": {show(place): values for place, values in (learner or {}).items()},
     }
-    return TreeRecord.of(grown.expansion, credited or rollout.scored, notes)
+    return TreeRecord.from_expansion(grown.expansion, credited or rollout.scored, notes)

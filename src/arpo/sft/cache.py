@@ -35,7 +35,7 @@ from arpo.tasks.given import Given
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
-_WORLD = {ending.value for ending in StopReason if ending.by_world}
+_ABORTED = {ending.value for ending in StopReason if ending.aborted}
 
 
 class SFTCache:
@@ -86,7 +86,7 @@ class SFTCache:
     def keep_results(self, name: str, asked: Mapping[str, Any], results: Results) -> None:
         """Store what was measured, unless the world ended a sample: then another run may measure better."""
         path = self._results_path(name, asked)
-        if not any(sample.ending in _WORLD for sample in results.samples):
+        if not any(sample.ending in _ABORTED for sample in results.samples):
             with self._alone():
                 replace(results, name=path.stem).write(path.parent)
 

@@ -16,7 +16,7 @@ from arpo.runs.lock import is_held
 from arpo.view.memo import Memo
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
-from arpo.view.sample_log import BY_WORLD, SampleLogReader
+from arpo.view.sample_log import ABORTED, SampleLogReader
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
@@ -119,7 +119,7 @@ def summary(results: Results) -> Answer:
         "model": results.model,
         "questions": results.num_questions,
         "answers": len(results.samples),
-        "failed": sum(s.ending in BY_WORLD for s in results.samples),
+        "failed": sum(s.ending in ABORTED for s in results.samples),
         "accuracy": _estimate(results.accuracy),
         "reward": _estimate(results.reward),
         "settings": as_json(results.settings),
@@ -139,7 +139,7 @@ def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answ
         and (level is None or s.level == level)
         and (ending is None or s.ending == ending)
         and (correct is None or s.correct == (correct == "1"))
-        and (failed is None or (s.ending in BY_WORLD) == (failed == "1"))
+        and (failed is None or (s.ending in ABORTED) == (failed == "1"))
         and (words is None or words.lower() in f"{s.id}\n{s.question}\n{s.answer or ''}".lower())
     ]
     key = sort.removeprefix("-")
@@ -205,7 +205,7 @@ def sample_answer(evaluations: Evaluations, name: str, id: str, number: int, pie
 
 def _row(sample: Asked) -> Answer:
     row = {field.name: as_json(getattr(sample, field.name)) for field in fields(Asked) if field.name != "transcript"}
-    return {**row, "failed": sample.ending in BY_WORLD}
+    return {**row, "failed": sample.ending in ABORTED}
 
 
 def _estimate(value: Estimate) -> Answer | None:

@@ -14,7 +14,7 @@ from arpo.core.tree import StopReason
 from arpo.errors import FormatError
 from arpo.evaluation.samples import FILE, NOT_ASKED, NOT_SCORED, SCHEMA, Key, SampleRecord, record_in
 
-BY_WORLD = {ending.value for ending in StopReason if ending.by_world} | {
+ABORTED = {ending.value for ending in StopReason if ending.aborted} | {
     NOT_ASKED,
     NOT_SCORED,
 }  # endings that say nothing of the model

@@ -30,7 +30,7 @@ def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
     """Tree: every segment in preorder with its text, decision and credit; every leaf with its reward."""
     shown = _TreeView(record, pieces)
     task = record.notes.get("task")
-    growth = record.growth
+    config = record.config
     return {
         "step": record.tree.step,
         "task": {
@@ -39,12 +39,12 @@ def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
             "answers": list(task.get("answers", ())) if isinstance(task, dict) else [],
             "family": text_note(record, "family"),
         },
-        "rule": as_json(asdict(growth.rule)) if is_dataclass(growth.rule) else {"rule": repr(growth.rule)},  # type: ignore[arg-type]
+        "rule": as_json(asdict(config.rule)) if is_dataclass(config.rule) else {"rule": repr(config.rule)},  # type: ignore[arg-type]
         "growth": {
-            "leaves": growth.leaves,
-            "roots": None if isinstance(growth.roots, Pilot) else growth.roots,
-            "head": growth.head,
-            "seed": growth.seed,
+            "leaves": config.leaves,
+            "roots": None if isinstance(config.roots, Pilot) else config.roots,
+            "head": config.head,
+            "seed": config.seed,
         },
         "nodes": shown.nodes(),
         "leaves": shown.leaves(),
@@ -154,7 +154,7 @@ class _TreeView:
             **self._node(f"t{show(place)}", place, parent, "turn", turn.tokens, text),
             "role": turn.role.value,
             "finish": turn.finish.value,
-            "head": _number(head_entropy(turn.entropies, self.record.growth.head)) if turn.tokens else None,
+            "head": _number(head_entropy(turn.entropies, self.record.config.head)) if turn.tokens else None,
             "entropy": _number(math.fsum(turn.entropies) / len(turn.entropies)) if turn.entropies else None,
             "calls": [{"tool": c.name, "arguments": as_json(c.arguments), "error": c.error} for c in turn.calls],
             "credit": as_json(self.credit.get(place)),
@@ -225,7 +225,7 @@ class _TreeView:
 
 def _planned_roots(record: TreeRecord) -> int:
     """N: as configured; under a pilot, the roots that are no fills."""
-    roots = record.growth.roots
+    roots = record.config.roots
     if not isinstance(roots, Pilot):
         return roots
     fills = {place[0] for place, turn in record.tree.turns.items() if turn.role is Role.FILL}
@@ -235,7 +235,7 @@ def _planned_roots(record: TreeRecord) -> int:
 
 def _budgets(record: TreeRecord) -> dict[Place, int]:
     """Leaves that were still to give when each decision was made: decisions are recorded in the order in which they were made."""
-    left = record.growth.leaves - _planned_roots(record)
+    left = record.config.leaves - _planned_roots(record)
     budgets = {}
     for place, made in record.decisions.items():
         budgets[place] = left
