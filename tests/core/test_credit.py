@@ -175,10 +175,10 @@ def test_scores_of_what_is_no_finished_leaf_are_refused():
     tree = scored_tree(5, fails=0.0)
     fine = Score(reward=1.0, accuracy=1.0)
     failed = next(t for t in (scored_tree(n, fails=0.6) for n in range(50)) if any(e.aborted for e in t.tree.endings.values()))
-    world = next(leaf for leaf, ending in failed.tree.endings.items() if ending.aborted)
+    aborted = next(leaf for leaf, ending in failed.tree.endings.items() if ending.aborted)
     for wrong in (
         ScoredTree(tree.tree, {(77,): fine}),
-        ScoredTree(failed.tree, {world: fine}),
+        ScoredTree(failed.tree, {aborted: fine}),
         ScoredTree(tree.tree, {tree.tree.leaves()[0]: Score(reward=float("nan"), accuracy=0.0)}),
     ):
         with pytest.raises(ValueError, match="task"):

@@ -195,7 +195,7 @@ def failing_probe(growing):
     return world
 
 
-def test_failed_request_is_asked_again_with_the_next_attempt_then_the_leaf_gets_the_worlds_ending():
+def test_failed_request_is_asked_again_with_the_next_attempt_then_the_leaf_is_aborted():
     growing = expansion(rule=Paper(), leaves=1, roots=1, retries=2)
     growing.start()
     failed = Failed((0,), StopReason.ENGINE_FAILED)

@@ -101,7 +101,7 @@ def test_segments_without_a_place_are_refused():
             attempt()
 
 
-def test_only_the_world_ends_what_was_never_written():
+def test_only_an_infrastructure_failure_ends_a_turn_that_was_never_written():
     tree = empty_tree()
     with pytest.raises(ValueError, match="no turn"):
         tree.end((0,), StopReason.FINISHED)

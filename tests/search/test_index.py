@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.cjk import HAN
+from arpo.answer_text import HAN
 from arpo.errors import ConfigError, FormatError
 from arpo.search.documents import read_documents, read_path
 from arpo.search.hybrid import fuse

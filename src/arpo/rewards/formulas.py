@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from arpo.answer_text import FULL_WIDTH, NUMBER, exact
-from arpo.cjk import HAN
+from arpo.answer_text import FULL_WIDTH, HAN, NUMBER, exact
 from arpo.final_answer import boxed
 from arpo.rewards.glyphs import in_tex
 from arpo.rewards.numbers import compare, read_number

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from arpo.answer_text import FULL_WIDTH
-from arpo.cjk import HAN
+from arpo.answer_text import FULL_WIDTH, HAN
 from arpo.rewards.numbers import PLAIN, read_number
 
 TOLERANCE = Fraction(1, 1000)  # relative, where at least one of the two is no whole number

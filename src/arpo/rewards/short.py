@@ -7,8 +7,7 @@ import re
 import string
 from fractions import Fraction
 
-from arpo.answer_text import CLOSED, exact, tokens
-from arpo.cjk import IS_HAN
+from arpo.answer_text import CLOSED, IS_HAN, exact, tokens
 from arpo.rewards.dates import read_date, same_date
 from arpo.rewards.numbers import read_number
 from arpo.rewards.quantities import agree, numeric, read_quantity

@@ -6,7 +6,7 @@ Knows words. Refuses to know indexes.
 import re
 from collections.abc import Collection
 
-from arpo.cjk import HAN, IS_HAN
+from arpo.answer_text import HAN, IS_HAN
 from arpo.search.words import words
 
 TOKEN = re.compile(rf"[{HAN}]|[^\s{HAN}]+")

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
-from arpo.cjk import HAN, IS_HAN
+from arpo.answer_text import HAN, IS_HAN
 
 WORD = re.compile(r"\w+(?:[.,]\d+)*")
 GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or s that the their this to
