@@ -18,9 +18,8 @@ from random import Random
 from _figures import at_most, finish, in_turn
 
 from arpo.errors import ConfigError
-from arpo.rewards.config import answer_measure
 from arpo.rewards.maths import MathsVerifier
-from arpo.rewards.measures import BY_TEXT
+from arpo.rewards.measures import BY_TEXT, answer_measure
 from arpo.tasks import Task
 from arpo.tasks.benchmarks import BENCHMARKS
 

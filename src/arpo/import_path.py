@@ -49,9 +49,7 @@ def _missing(module: str, name: str, parent: Any, where: str, path: str) -> Conf
     last = path.replace(":", ".").rpartition(".")[2]
     hint = f"Write it at the top level of a file, and name that: {where}=FILE:{last if last.isidentifier() else 'NAME'}"
     if module == "__main__":
-        return ConfigError(
-            "is defined in a notebook or at a prompt, which nothing can import", where=where, value=path, hint=hint
-        )
+        return ConfigError("is defined in a notebook or at a prompt, which nothing can import", where=where, value=path, hint=hint)
     if name in ("<locals>", "<lambda>"):
         return ConfigError("is defined inside a function, which nothing can import", where=where, value=path, hint=hint)
     hint = nearest(name, [word for word in dir(parent) if not word.startswith("_")])

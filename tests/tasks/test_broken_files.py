@@ -142,7 +142,7 @@ def test_parquet_cut_at_any_byte_is_named() -> None:
 def test_a_parquet_column_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
     raw = content_of("x.parquet").replace(b"question", b"questio\xff")
     (tmp_path / "x.parquet").write_bytes(raw)
-    assert "x.parquet: no readable parquet file" in refusal(tmp_path / "x.parquet")
+    assert "x.parquet: not a readable parquet file" in refusal(tmp_path / "x.parquet")
 
 
 # --- functions that give tasks

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from arpo.chat.plain import Piece, TokenText, encodable
+from arpo.chat.token_text import Piece, TokenText, encodable
 from arpo.errors import ConfigError, first_line
 
 Messages = Sequence[Mapping[str, str]]

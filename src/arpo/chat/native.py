@@ -19,9 +19,9 @@ from typing import Any
 from arpo.chat import ParsedTurn, TraceStep, packed
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
-from arpo.chat.plain import CUT_MARK, MOST_CHARS_A_TOKEN
 from arpo.chat.tags import checked_length
 from arpo.chat.template import tool_schema
+from arpo.chat.token_text import CUT_MARK, MOST_CHARS_A_TOKEN
 from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import FormatError
 from arpo.final_answer import boxed, final_answer
@@ -126,7 +126,7 @@ def conversation(tokens: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict
     return messages, tools
 
 
-def turn_of(message: Mapping[str, Any], finish: str) -> array[int]:
+def turn_from_message(message: Mapping[str, Any], finish: str) -> array[int]:
     """The turn that an endpoint's message is."""
     return packed.encode(_line({"role": "assistant", **message, "finish_reason": finish}))
 

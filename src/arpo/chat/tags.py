@@ -21,7 +21,7 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import argument_names, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import Conversation
-from arpo.chat.plain import TokenText
+from arpo.chat.token_text import TokenText
 from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import ConfigError, FormatError
 from arpo.final_answer import boxed, unwrapped

@@ -20,8 +20,8 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
-from arpo.chat.plain import Piece, TokenText
 from arpo.chat.tags import checked_length
+from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
 from arpo.errors import ConfigError
 from arpo.final_answer import boxed, enclosed, final_answer

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError, FormatError, install
-from arpo.search.passages import Passage, cut, from_mappings, passage_of
+from arpo.search.passages import Passage, cut, from_mappings, passage_from
 
 WEB = ("web pages and PDFs need trafilatura and pypdf", install("web"))
 
@@ -60,7 +60,7 @@ def from_jsonl(path: Path, name: str) -> Iterator[Passage]:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield passage_of(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
+                    yield passage_from(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
         except UnicodeDecodeError as error:
             raise FormatError(f"{path}: not text in UTF-8: {error.reason} at byte {error.start}") from error
 
@@ -75,7 +75,7 @@ def from_parquet(path: Path, name: str) -> Iterator[Passage]:
         for batch in file.iter_batches(batch_size=1_000):
             for document in batch.to_pylist():
                 row += 1
-                yield passage_of(document, f"{path}: row {row}")
+                yield passage_from(document, f"{path}: row {row}")
     except (pyarrow.ArrowException, OSError) as error:
         raise FormatError(f"{path}: not parquet: {error}") from error
 

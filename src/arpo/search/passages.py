@@ -23,7 +23,7 @@ class Passage:
     source: str = ""  # where it stands: a path in a folder, a URL, a page of a PDF
 
 
-def passage_of(document: Any, where: str) -> Passage:
+def passage_from(document: Any, where: str) -> Passage:
     """The passage that an object of a corpus holds: `text` (or `contents`, ...), perhaps `title`, perhaps `source` or `url`.
 
     Raises FormatError naming `where` for anything else.
@@ -43,7 +43,7 @@ def passage_of(document: Any, where: str) -> Passage:
 
 
 def from_mappings(documents: Iterable[Any], where: str) -> list[Passage]:
-    return [passage_of(document, f"{where}[{number}]") for number, document in enumerate(documents)]
+    return [passage_from(document, f"{where}[{number}]") for number, document in enumerate(documents)]
 
 
 def cut(text: str, paragraphs: str = "\n\n", chars: int = PASSAGE_CHARS) -> list[str]:

@@ -30,7 +30,7 @@ from arpo.recipe.run import RunConfig, plain
 from arpo.runs.atomic import clear_partial, fault, whole_folder
 from arpo.runs.lock import Lock
 from arpo.search import words
-from arpo.tasks.given import Given
+from arpo.tasks.in_memory import InMemoryTasks
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
@@ -157,10 +157,10 @@ def _has_documents(tool: Any) -> bool:
     return isinstance(tool, dict) and "documents" in tool.get("options", ())
 
 
-def _stamp(source: str | Given) -> Any:
+def _stamp(source: str | InMemoryTasks) -> Any:
     """What tells that a file or folder changed, or rows of a program's own; None for what is none (a Hub id, a package, a
     built-in)."""
-    if isinstance(source, Given):
+    if isinstance(source, InMemoryTasks):
         return hashlib.sha256(repr(source.items).encode()).hexdigest()
     path = expanded(source)
     if path.is_file():
