@@ -31,7 +31,7 @@ class Cell:
     asking: bytes
 
     @classmethod
-    def of(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
+    def from_limits(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
         def made(**more: Any) -> bytes:
             return seccomp.program(seccomp.SeccompPolicy(own_files=private_root, **more))
 

@@ -43,7 +43,7 @@ class Zygote:
         self.looking = False
         own = os.path.dirname(os.path.abspath(__file__))
         readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
-        self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
+        self.cell = child.Cell.from_limits(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
         self.free = [ChildSlot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
         self.last_look = 0.0
         self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
