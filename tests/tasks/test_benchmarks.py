@@ -197,7 +197,7 @@ def test_files_are_found_by_any_of_their_names(tmp_path):
 
 def test_what_is_not_there_is_told(tmp_path):
     write(tmp_path, "gsm8k", row("gsm8k"))
-    with pytest.raises(ConfigError, match=r"no file of aime24.*aime_2024.*there is gsm8k\.jsonl"):
+    with pytest.raises(ConfigError, match=r"no file of aime24.*aime_2024.*the folder holds gsm8k\.jsonl"):
         benchmark("aime24").tasks(data=tmp_path)
     with pytest.raises(ConfigError, match="no such folder"):
         benchmark("aime24").tasks(data=tmp_path / "nowhere")

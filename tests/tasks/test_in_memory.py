@@ -99,7 +99,7 @@ def test_a_run_keeps_what_it_was_given(tiny_project: TinyProject, tmp_path: Path
 
 def test_what_cannot_be_kept_is_refused_before_there_is_a_folder(tiny_project: TinyProject, tmp_path: Path) -> None:
     made = load_recipe(tiny_project.recipe)
-    for odd, says in (({"tools": [print]}, "tools of its own"), ({"metadata": {"made": object()}}, "JSON cannot say")):
+    for odd, says in (({"tools": [print]}, "its own tools"), ({"metadata": {"made": object()}}, "JSON cannot hold")):
         given = [Task(id="odd", messages=({"role": "user", "content": "?"},), answers=("1",), **odd)]
         run = made.model_copy(update={"data": type(made.data)(train={"source": given})})
         with pytest.raises(ConfigError, match=rf"data\.train\.source: .*{says}.*'odd'.*pkg\.my_data"):

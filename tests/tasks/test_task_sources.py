@@ -303,7 +303,7 @@ def test_a_function_gives_tasks_or_rows() -> None:
         ({"source": "nowhere/x.jsonl"}, ["no such file", "nowhere/x.jsonl"]),
         ({"source": "no_such_package.x:y"}, ["cannot import", "no_such_package"]),
         ({"source": "arpo.tasks.atlas:task"}, ["did you mean 'tasks'"]),
-        ({"source": "arpo.tasks.atlas:FAMILIES"}, ["no function"]),
+        ({"source": "arpo.tasks.atlas:FAMILIES"}, ["is not a function"]),
         ({"source": "atlas", "split": "tset"}, ["tset", "did you mean 'test'"]),
     ],
 )
