@@ -50,31 +50,31 @@ class Lengths:
 class Grown:
     """A tree with the events that grew it."""
 
-    growth: ExpansionConfig
+    config: ExpansionConfig
     scored: ScoredTree
     events: tuple[Event, ...]
 
     def afresh(self) -> Expansion:
         """A fresh expansion of the same prompt."""
         tree = self.scored.tree
-        return Expansion.of(RolloutTree(tree.task, tree.step, tree.prompt), self.growth)
+        return Expansion.from_config(RolloutTree(tree.task, tree.step, tree.prompt), self.config)
 
 
 def grow(seed: int, lengths: Lengths, *, leaves: int, roots: int) -> Grown:
     """A finished tree, its events in an order as tools and turns might finish, and rewards of 0 and 1 drawn by leaf."""
     world = _World(Random(f"grown/{seed}"), lengths)
-    growth = ExpansionConfig(
+    config = ExpansionConfig(
         leaves=leaves, roots=roots, rule=Paper(), head=HEAD, vocab_size=lengths.vocab_size, stats=StepStats(step=1), seed=seed
     )
     prompt = Prompt(tokens=world.tokens(lengths.prompt))
-    expansion = Expansion.of(RolloutTree(f"task-{seed}", 1, prompt), growth)
+    expansion = Expansion.from_config(RolloutTree(f"task-{seed}", 1, prompt), config)
     pending = _to_do(expansion.start())
     while pending:
         command = pending.pop(world.random.randrange(len(pending)))
         for event in world.answer(command):
             pending += _to_do(expansion.feed(event))
     scores = {leaf: Score(reward=float(world.random.random() < 0.5), accuracy=0.0) for leaf in expansion.tree.leaves()}
-    return Grown(growth, ScoredTree(expansion.tree, scores), tuple(expansion.events))
+    return Grown(config, ScoredTree(expansion.tree, scores), tuple(expansion.events))
 
 
 def _to_do(commands: Sequence[object]) -> list[SampleTurn | RunCalls]:

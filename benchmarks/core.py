@@ -74,7 +74,7 @@ def once(grown: Grown) -> tuple[dict[str, float], dict[str, int]]:
     scored = ScoredTree(expansion.tree, grown.scored.scores)
     (credited,) = timed("credit", lambda: credit([scored], AdvantageConfig()))
     (batch,) = timed("packing", lambda: pack([credited], token_budget=1 << 20))
-    timed("record", lambda: encode(TreeRecord.of(expansion, credited)))
+    timed("record", lambda: encode(TreeRecord.from_expansion(expansion, credited)))
     tree = expansion.tree
     return seconds, {
         "leaves": len(tree.endings),

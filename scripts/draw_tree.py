@@ -107,7 +107,7 @@ def _edge(record: TreeRecord, rows: Rows, place: Place, x: float, y: float, scal
 
 def _turn(record: TreeRecord, rows: Rows, place: Place, x: float, y: float, scale: float) -> Iterator[str]:
     """A bar as long as the turn's tokens; its head as dark as its entropy, with the text as a tooltip."""
-    turn, k = record.tree.turns[place], record.growth.head
+    turn, k = record.tree.turns[place], record.config.head
     entropy = head_entropy(turn.entropies, k)
     yield f"<g><title>{escape(str(_note(record, 'texts').get(show(place), '')))} ({entropy:.2f} nats in its head)</title>"
     yield _bar("turn", x, y, len(turn.tokens) * scale, BAR)
@@ -231,7 +231,7 @@ def example() -> TreeRecord:
     right = {leaf: float(answers[show(leaf)] == GOLD) for leaf in tree.leaves()}
     scores = {leaf: Score(reward=value, accuracy=value) for leaf, value in right.items()}
     notes = {"task": {"question": QUESTION}, "answers": answers, "texts": {place: line[2] for place, line in LINES.items()}}
-    return TreeRecord.of(expansion, ScoredTree(tree, scores), notes)
+    return TreeRecord.from_expansion(expansion, ScoredTree(tree, scores), notes)
 
 
 if __name__ == "__main__":

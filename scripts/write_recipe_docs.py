@@ -25,7 +25,7 @@ from arpo.config import Config
 from arpo.core.branching import Pilot, Rule
 from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import TrackerConfig
-from arpo.tasks.given import Given
+from arpo.tasks.in_memory import InMemoryTasks
 from arpo.tools.config import ToolConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
@@ -186,7 +186,7 @@ def _group(annotation: Any) -> type | None:
 
 
 NAMES = {
-    Given: "rows",
+    InMemoryTasks: "rows",
     int: "whole number",
     float: "number",
     bool: "true or false",

@@ -1,18 +1,21 @@
-"""Comparing answers as text: normalised equality, containment, token F1. Numbers stay whole, so -5 is never 5.
+"""Compares answers as text: normalised equality, containment, token F1. Numbers stay whole, so -5 never equals 5.
 
-Chinese and Japanese, which are written without spaces, are compared by the character; full-width forms count as the usual ones.
-Pure functions of two strings. Refuses to know what a number is worth: `numbers`, `quantities` and `maths` do.
+Chinese and Japanese are written without spaces, so every character is a token. Full-width characters equal their
+half-width forms. Pure functions of two strings. Refuses to know the value of a number: `numbers`, `quantities` and
+`maths` do.
 """
 
 import re
 import unicodedata
 from collections import Counter
 
-from arpo.cjk import HAN
+HAN = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Chinese and Japanese characters, for a character class of a regular expression."""
+IS_HAN = re.compile(f"[{HAN}]")
 
 LETTER = rf"[^\W\d_{HAN}]"
 LETTER_OR_DIGIT = rf"[^\W_{HAN}]"
-# a sign belongs to a number unless something stands right before it ("1990-1995" holds two years, "GPT-4" no minus four)
+# a sign belongs to a number unless a character comes right before it ("1990-1995" is two years, "GPT-4" has no -4)
 SIGN = rf"(?:(?<![.)])(?<![^\W{HAN}])[-+])?"
 INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 NUMBER = rf"(?>{SIGN}(?:{INTEGER}(?:\.\d+)*|\.\d+)(?:/\d+(?:\.\d+)?)*%?)(?!{LETTER})"  # -5, 1.5, 1,000, 12/5, 3/4/2020, 5%
@@ -23,21 +26,21 @@ MARKED = r"(?<![^\W_])[a-z](?:\+\+|[#+♯])(?![^\W_])"  # C++, C#, A+
 TOKEN = re.compile("|".join((rf"[{HAN}]", ACRONYM, MARKED, NUMBER, MEASURE, WORD)))
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}  # １２％ -> 12%
 ARTICLES = ("the", "a", "an")
-CLOSED = ("yes", "no")  # half of a yes is no answer
+CLOSED = ("yes", "no")  # answers that get no partial credit
 
 
 def tokens(text: str) -> list[str]:
-    """Words and numbers of `text`: case folded, accents off, punctuation and articles dropped, numbers whole ("1,000" as "1000"),
-    Chinese and Japanese by the character.
+    """The words and numbers of `text`, with folded case and without accents, punctuation and articles. Numbers stay whole
+    ("1,000" becomes "1000"); every Chinese or Japanese character is a token.
 
-    A last "a" is kept ("vitamin A"). Text without any word is one token, as it stands.
+    A final "a" stays ("vitamin A"). Text without any word becomes one token.
     """
     decomposed = unicodedata.normalize("NFD", text.replace("−", "-").translate(FULL_WIDTH).casefold())
-    plain = unicodedata.normalize("NFC", "".join(each for each in decomposed if not "\u0300" <= each <= "\u036f"))
-    found = [_canonical(token) for token in TOKEN.findall(plain)]
-    kept = [token for at, token in enumerate(found) if token not in ARTICLES or (token == "a" and at == len(found) - 1)]
-    whole = " ".join(plain.split())
-    return kept or found or ([whole] if whole else [])
+    bare = unicodedata.normalize("NFC", "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f"))
+    words = [_canonical(token) for token in TOKEN.findall(bare)]
+    kept = [word for at, word in enumerate(words) if word not in ARTICLES or (word == "a" and at == len(words) - 1)]
+    whole = " ".join(bare.split())
+    return kept or words or ([whole] if whole else [])
 
 
 def _canonical(token: str) -> str:
@@ -47,23 +50,25 @@ def _canonical(token: str) -> str:
 
 
 def exact(answer: str, gold: str) -> float:
-    """1.0 where both have the same tokens in the same order, and any."""
-    left = tokens(answer)
-    return float(bool(left) and left == tokens(gold))
+    """1.0 if both have the same tokens in the same order, and at least one."""
+    answer_tokens = tokens(answer)
+    return float(bool(answer_tokens) and answer_tokens == tokens(gold))
 
 
 def contains(answer: str, gold: str) -> float:
-    """1.0 where the gold's tokens stand in the answer, in a row."""
-    wanted, given = tokens(gold), tokens(answer)
-    return float(bool(wanted) and any(given[at : at + len(wanted)] == wanted for at in range(len(given) - len(wanted) + 1)))
+    """1.0 if the answer contains the gold's tokens as a contiguous run."""
+    gold_tokens, answer_tokens = tokens(gold), tokens(answer)
+    length = len(gold_tokens)
+    starts = range(len(answer_tokens) - length + 1)
+    return float(length > 0 and any(answer_tokens[at : at + length] == gold_tokens for at in starts))
 
 
 def f1(answer: str, gold: str) -> float:
     """Harmonic mean of token precision and recall (SQuAD's F1, over tokens that keep numbers whole)."""
-    given, wanted = tokens(answer), tokens(gold)
-    if not given or not wanted:
+    answer_tokens, gold_tokens = tokens(answer), tokens(gold)
+    if not answer_tokens or not gold_tokens:
         return 0.0
-    if (len(wanted) == 1 and wanted[0] in CLOSED) or (len(given) == 1 and given[0] in CLOSED):
-        return float(given == wanted)
-    shared = sum((Counter(given) & Counter(wanted)).values())
-    return 2 * shared / (len(given) + len(wanted))
+    if any(len(words) == 1 and words[0] in CLOSED for words in (gold_tokens, answer_tokens)):
+        return float(answer_tokens == gold_tokens)
+    shared = sum((Counter(answer_tokens) & Counter(gold_tokens)).values())
+    return 2 * shared / (len(answer_tokens) + len(gold_tokens))

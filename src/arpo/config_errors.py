@@ -1,6 +1,7 @@
-"""From pydantic's errors to a ConfigError a person can act on: file, line, key, value, and the nearest valid key or the right type.
+"""Turns pydantic's errors into a ConfigError that a person can act on: file, line, key, value, and the nearest valid key
+or the expected type.
 
-Reads configuration models (pydantic models and dataclasses) for their keys; refuses to know what any key means.
+Knows the keys of configuration models (pydantic models and dataclasses). Refuses to know what any key means.
 """
 
 import dataclasses
@@ -32,47 +33,45 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 RENAMED = {
     "loss.importance_cap": "loss.tis_cap",
 }
-
-CONFLICT = "conflict"  # the kind of pydantic's error
-NO_SECRETS = (
-    "a recipe is written to the run's folder: keep keys in the environment and name the variable"  # and the value is not shown
-)
+CONFLICT = "conflict"  # the type of our own pydantic error
+# the error does not show the value
+NO_SECRETS = "a recipe is written to the run's folder: keep keys in the environment and name the variable"
 
 
-def config_error(error: ValidationError, given: Located, model: type) -> ConfigError:
-    """All mistakes that `error` found in `given`, as one ConfigError: the first with its place, the others behind it."""
+def config_error(error: ValidationError, recipe: Located, model: type) -> ConfigError:
+    """All mistakes that pydantic reports in `recipe`, as one ConfigError: the first with its place, the others after it."""
     by_keys: dict[Keys, list[str]] = {}
-    for one in error.errors(include_url=False):
-        keys = _keys(one, given.value)
-        if one["type"] == CONFLICT:
-            keys = _last_said([(*keys, *key.split(".")) for key in one["ctx"]["keys"]], given)
-        message = _message(one, keys, given.value, model)
+    for detail in error.errors(include_url=False):
+        keys = _keys(detail, recipe.value)
+        if detail["type"] == CONFLICT:
+            keys = _last_written([(*keys, *key.split(".")) for key in detail["ctx"]["keys"]], recipe)
+        message = _message(detail, keys, recipe.value, model)
         if message not in by_keys.setdefault(keys, []):
             by_keys[keys].append(message)
-    found = [(keys, ", or ".join(messages)) for keys, messages in by_keys.items()]
-    (first, message), *others = found
-    rest = "".join(f"\n{where(given, keys)}: {_with_value(message, keys, given)}" for keys, message in others)
-    return ConfigError(_with_value(message, first, given) + rest, where=where(given, first))
+    mistakes = [(keys, ", or ".join(messages)) for keys, messages in by_keys.items()]
+    (first, message), *others = mistakes
+    rest = "".join(f"\n{where(recipe, keys)}: {_with_value(message, keys, recipe)}" for keys, message in others)
+    return ConfigError(_with_value(message, first, recipe) + rest, where=where(recipe, first))
 
 
-def where(given: Located, keys: Keys) -> str:
+def where(recipe: Located, keys: Keys) -> str:
     """`recipes/a.yaml:12: rollout.roots`."""
-    return ": ".join(part for part in (given.place(keys), show(keys)) if part)
+    return ": ".join(part for part in (recipe.place(keys), show(keys)) if part)
 
 
-def _with_value(message: str, keys: Keys, given: Located) -> str:
-    value = lookup(given.value, keys)
+def _with_value(message: str, keys: Keys, recipe: Located) -> str:
+    value = lookup(recipe.value, keys)
     if value is None or isinstance(value, Mapping) or message == NO_SECRETS:
         return message
     text = repr(value)
     return f"{message} (got {text if len(text) <= 80 else text[:77] + '...'})"
 
 
-def _keys(one: Mapping[str, Any], value: Any) -> Keys:
-    """The path of an error in the recipe: pydantic's, without the names of the alternatives that it tried."""
+def _keys(detail: Mapping[str, Any], value: Any) -> Keys:
+    """The path of an error in the recipe: pydantic's path without the names of the union members that it tried."""
     keys: list[str | int] = []
-    last = one["loc"][-1:] if one["type"] in ("missing", *_UNKNOWN) else ()
-    for part in one["loc"]:
+    last = detail["loc"][-1:] if detail["type"] in ("missing", *_UNKNOWN) else ()
+    for part in detail["loc"]:
         entries = range(len(value)) if isinstance(value, list) else value if isinstance(value, Mapping) else ()
         if part in entries:
             value = value[part]
@@ -82,29 +81,29 @@ def _keys(one: Mapping[str, Any], value: Any) -> Keys:
     return tuple(keys)
 
 
-def _last_said(conflicting: Sequence[Keys], given: Located) -> Keys:
-    """Of keys that cannot go together the one to point at: the first that was written, in what was laid over the rest."""
-    written = [keys for keys in conflicting if keys in given.places]
-    order = {keys: number for number, keys in enumerate(given.places)}  # what is laid over something comes behind it
+def _last_written(conflicting: Sequence[Keys], recipe: Located) -> Keys:
+    """The conflicting key to point at: the first one that the topmost file sets."""
+    written = [keys for keys in conflicting if keys in recipe.places]
+    order = {keys: number for number, keys in enumerate(recipe.places)}  # a file's keys follow those that it overrides
     if not written:
         return conflicting[0]
-    top = _file(given.places[max(written, key=order.__getitem__)])
-    return next(keys for keys in written if _file(given.places[keys]) == top)
+    top = _file(recipe.places[max(written, key=order.__getitem__)])
+    return next(keys for keys in written if _file(recipe.places[keys]) == top)
 
 
 def _file(place: str) -> str:
-    """`a.yaml` of `a.yaml:12`; the command line has no lines."""
+    """`a.yaml` of `a.yaml:12`; the command line has no line numbers."""
     return place.rpartition(":")[0] or place
 
 
-def _message(one: Mapping[str, Any], keys: Keys, value: dict[str, Any], model: type) -> str:
-    kind, context = one["type"], one.get("ctx", {})
+def _message(detail: Mapping[str, Any], keys: Keys, value: dict[str, Any], model: type) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
     if kind in _UNKNOWN:
         return f"there is no key {str(keys[-1])!r} here; {_hint(keys, value, model)}"
     if kind == "missing":
         return "is missing"
     if kind in ("literal_error", "enum"):
-        return _choice(one["input"], str(context["expected"]).replace(" or ", ", ").split(", "))
+        return _choice(detail["input"], str(context["expected"]).replace(" or ", ", ").split(", "))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag, tags = context.get("tag"), context.get("expected_tags")
         return _choice(tag, str(tags).split(", ")) if tags else f"should name its {context.get('discriminator')}"
@@ -114,20 +113,20 @@ def _message(one: Mapping[str, Any], keys: Keys, value: dict[str, Any], model: t
         return "should be a whole number"
     stem, _, end = kind.rpartition("_")
     if end in ("type", "parsing", "attributes") or kind.startswith(("model_", "dataclass_")):
-        for prefix, meant in _SHOULD_BE.items():
+        for prefix, expected in _SHOULD_BE.items():
             if stem.startswith(prefix):
-                return f"should be {meant}{_which(keys, value, model) if meant == GROUP else ''}"
-    return str(one["msg"]).replace("Input should", "should").replace("String should", "should").replace("Value error, ", "")
+                return f"should be {expected}{_which(keys, value, model) if expected == GROUP else ''}"
+    return str(detail["msg"]).replace("Input should", "should").replace("String should", "should").replace("Value error, ", "")
 
 
-def _choice(given: object, quoted: Iterable[str]) -> str:
+def _choice(value: object, quoted: Iterable[str]) -> str:
     choices = [choice.strip("'\"") for choice in quoted]
-    if isinstance(given, str):
-        return f"there is no {given!r} here; {nearest(given, choices)}"
+    if isinstance(value, str):
+        return f"there is no {value!r} here; {nearest(value, choices)}"
     return f"should be one of: {', '.join(choices)}"
 
 
-# --- which keys there are
+# --- the keys of a model
 
 
 def _hint(keys: Keys, value: dict[str, Any], model: type) -> str:
@@ -139,38 +138,38 @@ def _hint(keys: Keys, value: dict[str, Any], model: type) -> str:
         elsewhere = [show(path) for path in all_keys(model) if path[-1] == word]
         if elsewhere:
             return f"did you mean {' or '.join(repr(path) for path in elsewhere[:3])}?"
-    return nearest(word, here) if here else "nothing can stand here"
+    return nearest(word, here) if here else "this place takes no keys"
 
 
 def _which(keys: Keys, value: dict[str, Any], model: type) -> str:
-    """The keys of the group that was expected: ": source, device, ..."."""
+    """The keys of the expected group: ": source, device, ..."."""
     here = [str(path[-1]) for path in all_keys(model) if path[:-1] == keys and path[-1] in keys_at(model, keys, value)]
     return f": {', '.join(here)}" if here else ""
 
 
 def keys_at(model: type, keys: Keys, value: Any = None) -> set[str]:
-    """The keys that a group at `keys` may hold, where `value` is the whole recipe (it tells alternatives apart)."""
+    """The keys that the group at `keys` may hold. `value` is the whole recipe; it selects among the members of a union."""
     groups, at = [model], value
     for key in keys:
         groups = _narrowed(groups, at)
         at = lookup(at, (key,))
-        # a number counts the entries of a list, whose type stands for all of them
+        # a number is the index of a list entry; all entries have the list's type
         groups = groups if isinstance(key, int) else [g for group in groups for g in _groups(_fields(group).get(key))]
     return {name for group in _narrowed(groups, at) for name in _fields(group)}
 
 
 def all_keys(model: type, at: Keys = ()) -> list[Keys]:
     """Every key of `model` and of the groups inside it."""
-    found: list[Keys] = []
+    keys: list[Keys] = []
     for name, annotation in _fields(model).items():
-        found.append((*at, name))
+        keys.append((*at, name))
         for group in _groups(annotation):
-            found += all_keys(group, (*at, name))
-    return list(dict.fromkeys(found))
+            keys += all_keys(group, (*at, name))
+    return list(dict.fromkeys(keys))
 
 
 def _narrowed(groups: Sequence[type], value: Any) -> list[type]:
-    """Of several alternatives those whose fixed words (`rule: paper`) are the ones that stand in `value`."""
+    """The members of a union whose discriminators (`rule: paper`) match `value`; all members if none match."""
     if len(groups) < 2 or not isinstance(value, Mapping):
         return list(groups)
 

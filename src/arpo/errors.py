@@ -1,17 +1,18 @@
-"""Errors a caller can act on.
+"""Errors that a caller can act on.
 
     ArpoError
     ├── ConfigError       a user's mistake: names the place, the value and what would be right
     ├── EngineError       an engine could not answer (died, out of memory, unreachable)
-    ├── ToolError         a tool could not be set up, or failed in a way it names itself
-    │   └── ProviderError what stands behind a tool is down, slow, or refuses us: never the model's fault
-    ├── ToolsStoppedError tool calls cannot go on, and so the run cannot: budget, failures, a provider that stays down
+    ├── ToolError         a tool could not be set up, or reports a failure itself
+    │   └── ProviderError the service behind a tool is down, slow, or refuses us: never the model's fault
+    ├── ToolsStoppedError tool calls cannot continue, so the run stops: budget, failures, a provider that stays down
     ├── FormatError       a file from outside does not hold what it should (records, data)
-    ├── RewardError       a reward raised or returned something that is no number
-    └── CheckpointError   a checkpoint is missing, truncated or of another model
+    ├── RewardError       a reward raised, or returned a value that is not a number
+    ├── CheckpointError   a checkpoint is missing, truncated, or belongs to another model
+    └── GateError         the first collected step is not fit for training
 
-What a *model* or a *tool* does wrong while a rollout runs is no exception: it is data, ends a branch with a named
-`arpo.core.StopReason` and shows in the record.
+A mistake of the *model* or of a *tool* during a rollout is not an exception. It is data: it ends a branch with an
+`arpo.core.StopReason`, which the record holds.
 """
 
 import difflib
@@ -19,13 +20,14 @@ from collections.abc import Iterable
 
 
 class ArpoError(Exception):
-    """Base of everything raised on purpose by arpo."""
+    """Base of all errors that arpo raises on purpose."""
 
 
 class ConfigError(ArpoError):
-    """What a user configured cannot work.
+    """A configuration cannot work.
 
-    `where` names file and key ("recipes/a.yaml: rollout.roots"), `value` is what stands there, `hint` what would be right.
+    `where` names file and key ("recipes/a.yaml: rollout.roots"), `value` is the value there, `hint` says what would be
+    right.
     """
 
     def __init__(self, message: str, *, where: str = "", value: object = None, hint: str = "") -> None:
@@ -35,7 +37,7 @@ class ConfigError(ArpoError):
 
 
 class EngineError(ArpoError):
-    """An engine could not answer: the world's fault, so the branch is asked again or leaves its group."""
+    """An engine could not answer: an infrastructure failure, so the branch is retried or leaves its group."""
 
 
 class ToolError(ArpoError):
@@ -43,11 +45,12 @@ class ToolError(ArpoError):
 
 
 class ProviderError(ToolError):
-    """The service behind a tool did not answer: the world's fault, so the model is not told and never trained on it.
+    """The service behind a tool did not answer: an infrastructure failure, so the model does not see it and never trains
+    on it.
 
-    `retriable`: the same call may work later (429, 5xx, a connection that broke), after `retry_after_s` seconds where the
-    provider said so. Not retriable: no call will get through until a user acts (a wrong key, an exhausted account). A call
-    that the *model* got wrong (a bad query, a page that does not exist) is a plain ToolError. Never put a key in the message.
+    `retriable`: the same call may succeed later (429, 5xx, a broken connection), after `retry_after_s` seconds if the
+    provider says so. Not retriable: every call fails until a user acts (a wrong key, an exhausted account). A call that
+    the *model* got wrong (a bad query, a page that does not exist) is a ToolError. Never put a key in the message.
     """
 
     def __init__(self, message: str, *, retriable: bool = True, retry_after_s: float | None = None, provider: str = "") -> None:
@@ -56,8 +59,8 @@ class ProviderError(ToolError):
 
 
 class ToolsStoppedError(ArpoError):
-    """Tool calls cannot go on, and the run stops: a budget is used up, a tool fails too often, a provider refuses us or stays
-    down. What was computed is kept, and the run can be resumed."""
+    """Tool calls cannot continue, so the run stops: a budget is used up, a tool fails too often, or a provider refuses us
+    or stays down. The run keeps its results and can be resumed."""
 
 
 class FormatError(ArpoError):
@@ -65,30 +68,30 @@ class FormatError(ArpoError):
 
 
 class RewardError(ArpoError):
-    """A reward raised, or returned something that is not a finite number."""
+    """A reward raised, or returned a value that is not a finite number."""
 
 
 class CheckpointError(ArpoError):
     """A checkpoint is missing, truncated, or belongs to another model."""
 
 
+class GateError(ArpoError):
+    """The first collected step is not fit for training; the message names the gates that fail."""
+
+
 def install(extra: str) -> str:
-    """How to get the packages of an extra, for hints."""
+    """The command that installs an extra, for hints."""
     return f"pip install '.[{extra}]' in arpo's checkout"
 
 
 def first_line(error: BaseException) -> str:
-    """What `error` says on its first line; its kind where it says nothing."""
+    """The first line of an error's message, or the error's type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A hint naming the closest of `words`, or all of them when none is close: `did you mean 'roots'?`."""
+    """A hint that names the closest of `words`, or all of them if none is close: `did you mean 'roots'?`."""
     words = sorted(words)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(words)}"
-
-
-class GateError(ArpoError):
-    """The first collected step is not fit to be trained on; names the gates that fail."""

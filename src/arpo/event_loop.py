@@ -1,7 +1,7 @@
-"""Asynchronous work: run to its end by a function that is not asynchronous, and in a group that fails with plain
-errors.
+"""Runs a coroutine to completion from synchronous code, with or without a running event loop; and a group of tasks that
+fails with a plain error.
 
-Knows `asyncio` and threads. Refuses to know what the work is.
+Knows `asyncio.run` and threads. Refuses to know what the coroutine does.
 """
 
 import asyncio
@@ -28,34 +28,33 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise failures.exceptions[0] from None
 
 
-def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or raises: `asyncio.run`, also where a loop runs already, as in a notebook's cell.
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine like `asyncio.run`, also where a loop already runs, as in a notebook's cell. Returns its result.
 
-    There the work gets a thread with a loop of its own, and the caller's loop stands still until it ends, as it does
-    under any function that is not asynchronous. Ctrl-C cancels the work, and raises KeyboardInterrupt when that has
-    come to its end.
+    In that case the coroutine gets a thread with its own loop, and the caller's loop blocks until it ends, as it does in
+    any synchronous function. Ctrl-C cancels the coroutine and raises KeyboardInterrupt once it has ended.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    return _elsewhere(work)
+        return asyncio.run(coroutine)
+    return _run_in_thread(coroutine)
 
 
-def _elsewhere(work: Coroutine[Any, Any, T]) -> T:
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
     done: Future[T] = Future()
 
     async def tracked() -> T:
         task = asyncio.current_task()
         assert task is not None
-        begun.set_result((asyncio.get_running_loop(), task))
-        return await work
+        started.set_result((asyncio.get_running_loop(), task))
+        return await coroutine
 
     def run() -> None:
         try:
             result = asyncio.run(tracked())
-        except BaseException as error:  # noqa: BLE001  handed to the caller: this thread decides nothing
+        except BaseException as error:  # noqa: BLE001  the caller's thread raises it
             done.set_exception(error)
         else:
             done.set_result(result)
@@ -66,7 +65,7 @@ def _elsewhere(work: Coroutine[Any, Any, T]) -> T:
         return done.result()
     except KeyboardInterrupt:
         if not done.done():
-            loop, task = begun.result()
+            loop, task = started.result()
             loop.call_soon_threadsafe(task.cancel)
             thread.join()
         raise

@@ -1,4 +1,4 @@
-"""Files that survive a crash: whole files written atomically, and JSON lines that are appended and flushed.
+"""Reads and writes files that survive a crash: whole files, which it writes atomically, and JSON lines.
 
 Knows bytes, JSON and what a half-written last line looks like. Refuses to know what the files mean.
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 from arpo.errors import FormatError
 
-PARTIAL = ".partial-"  # names of what is being written begin so: what a killed process leaves can be told from everything else
+PARTIAL = ".partial-"  # prefix of unfinished files; it identifies what a killed process leaves behind
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> Path:
-    """Write a whole file so that a reader, or a crash at any moment, sees the old content or the new one, never a part.
+    """Write a whole file atomically: a reader, or a crash at any moment, sees the old content or the new one, never a part.
 
-    The content goes to a temporary file beside `path`, reaches the disk, and then takes the name.
+    The content goes to a temporary file in the same folder, which is synced and then renamed to `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_atomic(path: Path | str, content: bytes | str) -> Path:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp creates files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -49,20 +49,21 @@ def sync_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched models, cold starts and results of tools lie: `$ARPO_CACHE`, else `arpo` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("ARPO_CACHE"):
-        return expanded(own)
+    """The folder of downloaded models, cold starts and tool results: `$ARPO_CACHE`, else `arpo` in `$XDG_CACHE_HOME` or
+    `~/.cache`."""
+    if configured := os.environ.get("ARPO_CACHE"):
+        return expanded(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arpo"
 
 
 def as_seen_from_here(path: Path) -> str:
-    """How messages name `path`: from the current folder on where it lies below that."""
+    """`path` for messages: relative to the current folder if it lies below it."""
     resolved = path.resolve()
     return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(path)
 
 
 def expanded(path: Path | str) -> Path:
-    """`path` with `~` as the home folder. Where there is no such home (`~nobody/x`) it stays as it is, and is then not found."""
+    """`path` with `~` replaced by the home folder. A path with an unknown home (`~nobody/x`) stays unchanged."""
     return Path(os.path.expanduser(path))
 
 
@@ -73,7 +74,7 @@ def _umask() -> int:
 
 
 def as_json(value: Any) -> Any:
-    """`value` as JSON can hold it: numbers that are not finite become None, NumPy scalars and arrays plain Python, paths text."""
+    """`value` as JSON values: numbers that are not finite become None, NumPy scalars and arrays Python's, paths text."""
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, int):
@@ -92,7 +93,7 @@ def as_json(value: Any) -> Any:
 
 
 def json_line(value: Mapping[str, Any]) -> bytes:
-    """One JSON object on one line, ended by a newline; numbers that are not finite are null."""
+    """A JSON object on one line that ends with a newline. Numbers that are not finite become null."""
     return (json.dumps(as_json(value), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -101,20 +102,20 @@ def write_json(path: Path | str, value: Any) -> Path:
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises FormatError, naming the file and the place, where it holds no JSON."""
+    """The content of a JSON file. Raises FormatError, which names the file and the place, if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are no text, and numbers of many thousand digits
+    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are not UTF-8, and huge numbers
         raise FormatError(f"{path} is not JSON: {error}") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def read_json_lines(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file, one at a time; nothing where the file is missing.
+    """The objects of a JSON-lines file, one at a time; none if the file is missing.
 
-    A last line without its newline is one that a writer has not finished, or never will: it is left out. Any other line that
-    is no JSON object raises FormatError with file and line.
+    A last line without a newline is unfinished, so it is left out. Any other line that is not a JSON object raises
+    FormatError, which names file and line.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Where an answer stands in text: `<answer>` marks and `\\boxed{}`.
+"""Finds the final answer in a text: in `<answer>` tags or in `\\boxed{}`.
 
 Knows both marks. Refuses to know whether the answer is right.
 """
@@ -9,8 +9,10 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
 def enclosed(text: str, tag: str) -> tuple[list[str], str]:
-    """What stands between `<tag>` and the next `</tag>`, from left to right, and the text without all that. In linear time: a model
-    that repeats itself may open a thousand tags and close none."""
+    """The texts between each `<tag>` and the next `</tag>`, from left to right, and the rest of the text.
+
+    Takes linear time: a model that repeats itself may open a thousand tags and close none.
+    """
     opening, closing = f"<{tag}>", f"</{tag}>"
     inside, outside, at = [], [], 0
     while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
@@ -21,7 +23,7 @@ def enclosed(text: str, tag: str) -> tuple[list[str], str]:
 
 
 def boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{}` of `text`, braces nested as LaTeX does (`\{` counts for none); None without one."""
+    r"""The content of the last `\boxed{}` of `text`, or None. Braces nest as in LaTeX (`\{` does not count)."""
     limit = len(text)
     for match in reversed(list(BOX.finditer(text))):
         depth, at = 1, match.end()
@@ -33,17 +35,18 @@ def boxed(text: str) -> str | None:
             if depth == 0:
                 return text[match.end() : at].strip()
             at += 1
-        limit = match.end() - 1  # a box before this one, which never closes, closes before it or never
+        limit = match.end() - 1  # this box never closes, so an earlier box closes before it or never
     return None
 
 
 def unwrapped(text: str) -> str:
-    """`text` without its box, where it has one."""
+    """The content of the box in `text`, or `text` if it has no box."""
     inner = boxed(text)
     return text.strip() if inner is None else inner
 
 
 def final_answer(text: str) -> str | None:
-    """The answer of a final message: what stands in the last answer marks, else in the last box, else all of it; None if empty."""
-    marked, _ = enclosed(text, "answer")
-    return unwrapped(marked[-1] if marked else text) or None
+    """The answer of a final message: the content of the last answer tags, else of the last box, else the whole message;
+    None if that is empty."""
+    tagged, _ = enclosed(text, "answer")
+    return unwrapped(tagged[-1] if tagged else text) or None

@@ -1,5 +1,5 @@
-"""Import paths (`package.module:name`): what one of a recipe names (a tool, a reward, a rule, a function that gives tasks), and
-which one names an object, so that a run that was made in Python can be read back."""
+"""Import paths (`package.module:name`): loads the object that a recipe names (a tool, a reward, a rule, a function that
+returns tasks), and finds the path of an object, so that a run that was built in Python can be read back."""
 
 import sys
 from contextvars import ContextVar
@@ -13,23 +13,24 @@ _importing: ContextVar[str] = ContextVar("_importing", default="")
 
 
 def refuse_while_imported(what: str) -> None:
-    """Raises ConfigError where a file that a run names does `what` as soon as it is imported: reading a run must not start one."""
+    """Raise ConfigError if a file that a run names calls `what` at import time: reading a run must not start one."""
     if module := _importing.get():
         raise ConfigError(f"{module} calls {what} as soon as it is imported", hint='Put that below `if __name__ == "__main__":`')
 
 
 def import_from_path(path: str, where: str) -> Any:
-    """The object called `path` (`package.module:name`).
+    """The object at an import path (`package.module:name`).
 
-    Raises ConfigError, naming `where`, for what is no such path, cannot be imported, or is not in its module.
+    Raises ConfigError, which names `where`, if `path` is not an import path, its module cannot be imported, or the module
+    has no such name.
     """
     module, _, names = path.partition(":")
     if not module or not names:
         raise ConfigError("not an import path", where=where, value=path, hint="Write module:name")
     token = _importing.set(module)
     try:
-        found: Any = import_module(module)
-    except Exception as error:  # an import runs whatever stands in the user's file
+        value: Any = import_module(module)
+    except Exception as error:  # an import runs the user's code
         missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
         hint = "It is looked for beside the recipe, or in the folder that the key `code` names" if missing else ""
         raise ConfigError(
@@ -38,27 +39,27 @@ def import_from_path(path: str, where: str) -> Any:
     finally:
         _importing.reset(token)
     for name in names.split("."):
-        if not hasattr(found, name):
-            raise _not_there(module, name, found, where, path)
-        found = getattr(found, name)
-    return found
+        if not hasattr(value, name):
+            raise _missing(module, name, value, where, path)
+        value = getattr(value, name)
+    return value
 
 
-def _not_there(module: str, name: str, found: Any, where: str, path: str) -> ConfigError:
+def _missing(module: str, name: str, parent: Any, where: str, path: str) -> ConfigError:
     last = path.replace(":", ".").rpartition(".")[2]
-    file = f"Write it at the top level of a file, and name that: {where}=FILE:{last if last.isidentifier() else 'NAME'}"
+    hint = f"Write it at the top level of a file, and name that: {where}=FILE:{last if last.isidentifier() else 'NAME'}"
     if module == "__main__":
-        return ConfigError("stood in a notebook or at a prompt, where only that finds it", where=where, value=path, hint=file)
+        return ConfigError("is defined in a notebook or at a prompt, which nothing can import", where=where, value=path, hint=hint)
     if name in ("<locals>", "<lambda>"):
-        return ConfigError("was made inside a function, where nothing else finds it", where=where, value=path, hint=file)
-    hint = nearest(name, [word for word in dir(found) if not word.startswith("_")])
+        return ConfigError("is defined inside a function, which nothing can import", where=where, value=path, hint=hint)
+    hint = nearest(name, [word for word in dir(parent) if not word.startswith("_")])
     return ConfigError(f"{module} has no {name!r}", where=where, value=path, hint=hint)
 
 
 def import_path(value: Any) -> str:
-    """The path that names `value`. An object is named by the variable of its module that holds it, else by its class.
+    """The import path of `value`: the variable of its module that holds it, else its class.
 
-    What stands in the script that runs (`__main__`) is named as another process would import it.
+    For an object of the running script (`__main__`) this is the path by which another process would import it.
     """
     if hasattr(value, "__qualname__"):
         return f"{_module_name(value.__module__)}:{value.__qualname__}"
@@ -70,7 +71,7 @@ def import_path(value: Any) -> str:
 
 
 def import_folder(value: Any) -> Path | None:
-    """The folder that must be on Python's path for `import_path(value)`; None where it is installed, or in no file."""
+    """The folder that must be on Python's path for `import_path(value)`; None if the module is installed or has no file."""
     module = (value if hasattr(value, "__qualname__") else type(value)).__module__
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or "site-packages" in Path(file).parts:
@@ -81,9 +82,9 @@ def import_folder(value: Any) -> Path | None:
 
 
 def _module_name(module: str) -> str:
-    """`module`; for the script that runs, what it is called when it is imported."""
+    """The name by which `module` is imported; for the running script, the name that an import would use."""
     main = sys.modules.get("__main__")
     if module != "__main__" or getattr(main, "__file__", None) is None:
         return module
-    spec = getattr(main, "__spec__", None)  # there is one under `python -m`
+    spec = getattr(main, "__spec__", None)  # set by `python -m`
     return str(spec.name) if spec else Path(str(main.__file__)).stem  # type: ignore[union-attr]

@@ -1,6 +1,6 @@
-"""Secrets of the environment, kept out of every text that is told to a model, recorded or logged.
+"""Keeps secrets from the environment out of every text that a model, a record or a log sees.
 
-Knows which environment variables hold secrets: by their names. Refuses to know which provider uses which.
+Knows by their names which environment variables hold secrets. Refuses to know which provider uses which.
 """
 
 import os
@@ -20,9 +20,9 @@ BY_GROUP = {
     "env": SECRET,
     "params": PARAMETER,
     "parameters": PARAMETER,
-}  # what stands in these goes to a service
-FILLED_IN = ("$", "{key}")  # what such a text has where its secret comes from the environment
-SHORTEST = 6  # characters: what is shorter would be found by chance
+}  # a service receives the values of these groups
+FILLED_IN = ("$", "{key}")  # mark a text whose secret comes from the environment
+SHORTEST = 6  # characters: a shorter value could occur in a text by chance
 
 
 def without_secrets(text: str) -> str:
@@ -33,15 +33,15 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def secrets_in(options: Mapping[str, Any], named: re.Pattern[str] = OPTION) -> Iterator[str]:
-    """Where in a tool's options a secret is written out, by names: "headers.Authorization". A URL may hold one too."""
+def secrets_in(options: Mapping[str, Any], secret_name: re.Pattern[str] = OPTION) -> Iterator[str]:
+    """The names of a tool's options that hold a literal secret: "headers.Authorization". A URL may hold one too."""
     for key, value in options.items():
         name = str(key)
         if isinstance(value, Mapping):
             yield from (f"{name}.{place}" for place in secrets_in(value, BY_GROUP.get(name, OPTION)))
         elif isinstance(value, str) and not any(mark in value for mark in FILLED_IN):
-            called_so = named.search(name.replace("-", "_")) and not name.endswith("_env")
-            if called_so or _secret_url(value):
+            matches = secret_name.search(name.replace("-", "_")) and not name.endswith("_env")
+            if matches or _secret_url(value):
                 yield name
 
 

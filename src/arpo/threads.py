@@ -1,6 +1,7 @@
-"""Foreign synchronous code, run where it can neither block the event loop nor keep the process alive.
+"""Runs foreign synchronous code where it can neither block the event loop nor keep the process alive.
 
-A daemon thread a call: the loop's own executor is joined when the loop closes, so there one hanging call hangs the run.
+Every call gets a daemon thread. The loop's executor would not do: the loop joins it when it closes, so that one hanging
+call hangs the run.
 """
 
 import asyncio
@@ -15,14 +16,15 @@ T = TypeVar("T")
 
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
-    """True for a coroutine function, and for an object whose `__call__` is one."""
+    """True for a coroutine function, and for an object whose `__call__` is a coroutine function."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
-    """What `function(*arguments)` returns or raises. When cancelled, the thread is left to itself.
+    """Call `function(*arguments)` in a thread. Returns its result or raises its error. A cancelled call leaves the thread
+    running.
 
-    SystemExit and KeyboardInterrupt raised by the function come back as RuntimeError: it has no say over the process.
+    A SystemExit or KeyboardInterrupt from the function becomes a RuntimeError: foreign code may not end the process.
     """
     future: Future[T] = Future()
     work = work_for(future, function, *arguments)
@@ -31,16 +33,16 @@ async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -> Callable[[], None]:
-    """What a thread is to do so that `future` comes to what `function(*arguments)` returns or raises, in the caller's
-    context."""
+    """A thread's target that calls `function(*arguments)` in the caller's context and settles `future` with the result or
+    the error."""
     context = copy_context()
 
     def work() -> None:
         try:
             result = context.run(function, *arguments)
-        except StopIteration as error:  # no future can hold one, and who awaits would wait for ever
+        except StopIteration as error:  # a future cannot hold one, and its awaiter would wait for ever
             _settle(future, error=RuntimeError(f"StopIteration: {error}"))
-        except Exception as error:  # noqa: BLE001  handed to whoever awaits: this thread decides nothing
+        except Exception as error:  # noqa: BLE001  the awaiter raises it
             _settle(future, error=error)
         except BaseException as error:  # noqa: BLE001
             _settle(future, error=RuntimeError(f"{type(error).__name__}: {error}"))
@@ -51,14 +53,14 @@ def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -
 
 
 async def settled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function(*arguments)` comes to, whether it is asynchronous, returns something to await, or neither (then it
-    runs in a thread of its own)."""
+    """Call `function(*arguments)` and await its result, whether the function is asynchronous, returns an awaitable, or is
+    synchronous (then it runs in its own thread)."""
     result = await (function(*arguments) if is_asynchronous(function) else run_off_loop(function, *arguments))
     return await result if inspect.isawaitable(result) else result
 
 
 def _settle(future: "Future[Any]", *, result: Any = None, error: Exception | None = None) -> None:
-    if not future.set_running_or_notify_cancel():  # nobody waits any more
+    if not future.set_running_or_notify_cancel():  # the awaiter was cancelled
         return
     if error is not None:
         future.set_exception(error)

@@ -1,7 +1,8 @@
-"""YAML that remembers where each key stood, so that a mistake can be pointed at.
+"""Reads YAML and keeps the position of every key, so that an error can point at it.
 
-A plain subset of YAML 1.2: mappings with text keys, lists, text, numbers, true/false, null. `1e-5` is a number and `no` is text, as
-people expect; duplicate keys, tags, cycles and files that unfold without end are ConfigErrors with a line. Knows no recipe.
+Reads a subset of YAML 1.2: mappings with text keys, lists, text, numbers, true/false, null. `1e-5` is a number and `no`
+is text, as people expect. Duplicate keys, tags, cycles and aliases that expand without end are ConfigErrors with a line.
+Refuses to know what a recipe is.
 """
 
 import math
@@ -16,8 +17,8 @@ import yaml
 from arpo.errors import ConfigError, first_line
 
 Keys = tuple[str | int, ...]
-COMMAND_LINE = "command line"  # where a value stands that no file holds
-MOST_VALUES = 20_000
+COMMAND_LINE = "command line"  # the place of a value that no file holds
+MAX_VALUES = 20_000
 DEEPEST = 40
 
 
@@ -28,21 +29,21 @@ def show(keys: Keys) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A tree of plain values, and where each of them stands ("recipes/a.yaml:12")."""
+    """A tree of JSON-like values, and the place of each of them ("recipes/a.yaml:12")."""
 
     value: dict[str, Any]
     places: dict[Keys, str] = field(default_factory=dict)
 
     def place(self, keys: Keys) -> str:
-        """Where `keys` stands, or the nearest enclosing group that stands somewhere."""
+        """The place of `keys`, or of the nearest enclosing group that has one."""
         for length in range(len(keys), -1, -1):
             if keys[:length] in self.places:
                 return self.places[keys[:length]]
         return ""
 
     def over(self, base: "Located", tags: Mapping[Keys, str]) -> "Located":
-        """This laid over `base`: groups are merged key by key, everything else replaced. `tags` says which key
-        of the group at some place names its kind: a group of another kind replaces base's whole."""
+        """These values laid over `base`: groups merge key by key, everything else replaces. `tags` maps the path of a group
+        to the key that names its kind: a group of another kind replaces the group of `base`."""
         places = dict(base.places)
         value = _merge(base.value, self.value, (), self.places, places, tags)
         places[()] = self.place(())
@@ -65,8 +66,8 @@ def _merge(
             places[keys] = above_places[keys]
             merged[key] = _merge(old, value, keys, above_places, places, tags)
             continue
-        for gone in [place for place in places if place[: len(keys)] == keys]:
-            del places[gone]
+        for replaced in [place for place in places if place[: len(keys)] == keys]:
+            del places[replaced]
         places.update({place: where for place, where in above_places.items() if place[: len(keys)] == keys})
         merged[key] = value
     return merged
@@ -77,19 +78,20 @@ def _same_kind(value: dict[str, Any], old: dict[str, Any], tag: str | None) -> b
 
 
 def read(path: Path, name: str = "") -> Located:
-    """The YAML file at `path`, called `name` in messages. Raises ConfigError where it cannot be read or isn't a group of keys."""
+    """Read the YAML file at `path`; messages call it `name`. Raises ConfigError if it cannot be read or is not a group of
+    keys."""
     name = name or str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError("is not text in UTF-8", where=name) from error
+        raise ConfigError("is not UTF-8 text", where=name) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ConfigError(f"cannot be read ({error})", where=name) from error
     return parse(text, name)
 
 
 def parse(text: str, name: str) -> Located:
-    """The YAML `text` of a file called `name`."""
+    """Parse the YAML `text` of a file called `name`."""
     places: dict[Keys, str] = {}
     value = _Builder(name, places).build(_compose(text, name), ())
     if value is None:
@@ -100,7 +102,7 @@ def parse(text: str, name: str) -> Located:
 
 
 def parse_value(text: str, where: str) -> Any:
-    """One value as it would stand behind a key: `3`, `1e-5`, `true`, `[1, 2]`, `{rule: paper}`, or text."""
+    """Parse one value, as YAML writes it after a key: `3`, `1e-5`, `true`, `[1, 2]`, `{rule: paper}`, or text."""
     return _Builder(where, {}, lines=False).build(_compose(text, where), ())
 
 
@@ -126,12 +128,12 @@ _Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers["\0"]  # y
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what _Loader would take for something else than text, and writes shared values out instead of naming them."""
+    """Quotes text that _Loader would not read as text, and writes shared values out instead of using aliases."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
     def represent_str(self, text: str) -> yaml.ScalarNode:
-        """In double quotes where characters are inside that YAML takes for line ends."""
+        """Use double quotes for text with characters that YAML reads as line ends."""
         style = '"' if any(mark in text for mark in "\x85\u2028\u2029\ufeff") else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -156,7 +158,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 
 class _Builder:
-    """From YAML's nodes to plain values."""
+    """Turns YAML nodes into JSON-like values."""
 
     def __init__(self, name: str, places: dict[Keys, str], *, lines: bool = True) -> None:
         self.name, self.places, self.lines = name, places, lines
@@ -167,40 +169,40 @@ class _Builder:
         if node is None:
             return None
         self.num_values += 1
-        if self.num_values > MOST_VALUES or len(at) > DEEPEST:  # an alias inside itself ends here too
-            raise ConfigError("unfolds to too many values: is an alias (*name) inside itself?", where=self._where(node))
+        if self.num_values > MAX_VALUES or len(at) > DEEPEST:  # also catches an alias inside itself
+            raise ConfigError("expands to too many values: is an alias (*name) inside itself?", where=self._where(node))
         self.places.setdefault(at, self._where(node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if node.tag != f"tag:yaml.org,2002:{kind}":
-            raise ConfigError(f"tags ({node.tag}) are not understood here", where=self._where(node))
+            raise ConfigError(f"tags ({node.tag}) are not supported here", where=self._where(node))
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*at, number)) for number, item in enumerate(node.value)]
         return self._group(node, at)
 
     def _group(self, node: yaml.MappingNode, at: Keys) -> dict[str, Any]:
         if any(key.tag.endswith(":merge") for key, _ in node.value):
-            raise ConfigError("`<<` is not understood here: a recipe builds on another by `base: NAME`", where=self._where(node))
+            raise ConfigError("`<<` is not supported here: a recipe builds on another by `base: NAME`", where=self._where(node))
         group: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str) or not key:
                 raise ConfigError("a key should be a word", where=self._where(key_node))
             if key in group:
-                raise ConfigError(f"the key {key!r} stands here twice", where=self._where(key_node))
+                raise ConfigError(f"the key {key!r} appears twice", where=self._where(key_node))
             self.places[(*at, key)] = self._where(key_node)
             group[key] = self.build(value_node, (*at, key))
         return group
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        meant = self.loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
-        if node.tag not in (meant, "tag:yaml.org,2002:str"):
-            raise ConfigError(f"tags ({node.tag}) are not understood here", where=self._where(node))
+        tag = self.loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
+        if node.tag not in (tag, "tag:yaml.org,2002:str"):
+            raise ConfigError(f"tags ({node.tag}) are not supported here", where=self._where(node))
         try:
             value = self.loader.construct_object(node)
         except (ValueError, yaml.YAMLError) as error:  # a number of many thousand digits
-            raise ConfigError("is no number that can be used", where=self._where(node)) from error
+            raise ConfigError("is not a usable number", where=self._where(node)) from error
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError("should be a finite number", where=self._where(node), value=value)
         return value
@@ -210,25 +212,25 @@ class _Builder:
 
 
 def lookup(value: Any, keys: Keys) -> Any:
-    """What stands at `keys` in a tree of plain values, None where nothing does."""
+    """The value at `keys` in a tree of JSON-like values, or None."""
     for key in keys:
-        there = (
+        exists = (
             key in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(key, int) and key < len(value)
         )
-        if not there:
+        if not exists:
             return None
         value = value[key]
     return value
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a tree of plain values under dotted keys. Lists and empty groups are leaves."""
-    found: dict[str, Any] = {}
+    """The leaves of a tree of JSON-like values, by dotted keys. Lists and empty groups are leaves."""
+    leaves: dict[str, Any] = {}
     for key, inner in value.items():
-        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) and inner else {f"{prefix}{key}": inner}
-    return found
+        leaves |= flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) and inner else {f"{prefix}{key}": inner}
+    return leaves
 
 
 def dump(value: Mapping[str, Any]) -> str:
-    """A tree of plain values as YAML that `parse` reads back equal."""
+    """A tree of JSON-like values as YAML. `parse` reads it back equal."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

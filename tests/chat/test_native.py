@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import arpo
 from arpo.chat import packed
-from arpo.chat.native import NativeFormat, conversation, turn_of
+from arpo.chat.native import NativeFormat, conversation, turn_from_message
 from arpo.core.tree import CallStatus, FinishReason, Role, ToolCallResult, Turn
 from arpo.errors import FormatError
 from arpo.tasks import Task
@@ -47,7 +47,7 @@ def turn(tokens: Any) -> Turn:
 def test_a_conversation_survives_the_way_through_the_tree() -> None:
     chat = NativeFormat([search], system="Be brief.", result_tokens=40)
     context = list(chat.render(TASK, [search]))
-    written = turn_of(called(("search", '{"query": "Peru"}'), ("search", '{"query": "利马"}')), "tool_calls")
+    written = turn_from_message(called(("search", '{"query": "Peru"}'), ("search", '{"query": "利马"}')), "tool_calls")
     results = [ToolCallResult(tool="search", status=CallStatus.OK, text=text) for text in ('a "quoted"\nline', "x" * 500)]
     observed, seen = chat.observe(turn(written), results, 0)
     messages, tools = conversation([*context, *written, *observed])
@@ -65,23 +65,23 @@ def test_a_conversation_survives_the_way_through_the_tree() -> None:
     [('{"query": "x"}', ""), ("{broken", "not a JSON object"), ("[1]", "not a JSON object"), ("", "")],
 )
 def test_calls_are_read_and_broken_ones_say_why(arguments: str, error: str) -> None:
-    said = NativeFormat([search]).parse(turn_of(called(("search", arguments)), "tool_calls"))
+    said = NativeFormat([search]).parse(turn_from_message(called(("search", arguments)), "tool_calls"))
     assert said.calls[0].name == "search" and error in said.calls[0].error and said.well_formed is not bool(error)
 
 
 def test_a_message_without_calls_is_the_answer() -> None:
     chat = NativeFormat([])
-    assert chat.parse(turn_of({"content": "So it is \\boxed{Lima}."}, "stop")).answer == "Lima"
-    assert chat.parse(turn_of({"content": "<think>hm</think>Lima"}, "stop")).answer == "Lima"
-    cut = chat.parse(turn_of({"content": "Li"}, "length"))
+    assert chat.parse(turn_from_message({"content": "So it is \\boxed{Lima}."}, "stop")).answer == "Lima"
+    assert chat.parse(turn_from_message({"content": "<think>hm</think>Lima"}, "stop")).answer == "Lima"
+    cut = chat.parse(turn_from_message({"content": "Li"}, "length"))
     assert not cut.well_formed
-    nothing = chat.parse(turn_of({"content": None}, "stop"))
+    nothing = chat.parse(turn_from_message({"content": None}, "stop"))
     assert nothing.answer is None and not nothing.well_formed
 
 
 def test_a_demonstration_is_written_as_an_endpoint_would() -> None:
     chat = NativeFormat([search])
-    call = chat.parse(turn_of(called(("search", json.dumps({"query": "Perú"}))), "stop")).calls[0]
+    call = chat.parse(turn_from_message(called(("search", json.dumps({"query": "Perú"}))), "stop")).calls[0]
     assert chat.parse(chat.encode_turn(chat.write(RecordedStep(thought="look", calls=(call,))))).calls == (call,)
     assert chat.parse(chat.encode_turn(chat.write(RecordedStep(answer="Lima")))).answer == "Lima"
     with pytest.raises(FormatError, match="as JSON"):

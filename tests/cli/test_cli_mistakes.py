@@ -49,7 +49,7 @@ def is_one_message(done: Result) -> None:
     [
         ("nope", "No such command 'nope'"),
         ("--nope", "No such option"),
-        ("train", "which recipe?"),
+        ("train", "no recipe was named"),
         ("train ''", "names no recipe"),
         ("train nowhere", "no such recipe"),
         ("train quikstart", "did you mean 'quickstart'"),

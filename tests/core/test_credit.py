@@ -19,7 +19,7 @@ def scored_tree(seed, *, rewards=(-1.0, 0.0, 0.5, 1.0), leaves=8, fails=0.1):
     scores = {
         leaf: Score(reward=random.choice(rewards), accuracy=0.0)
         for leaf in grown.tree.leaves()
-        if not grown.tree.endings[leaf].by_world
+        if not grown.tree.endings[leaf].aborted
     }
     return ScoredTree(grown.tree, scores)
 
@@ -174,11 +174,11 @@ def test_leave_one_out_by_root_needs_two_roots():
 def test_scores_of_what_is_no_finished_leaf_are_refused():
     tree = scored_tree(5, fails=0.0)
     fine = Score(reward=1.0, accuracy=1.0)
-    failed = next(t for t in (scored_tree(n, fails=0.6) for n in range(50)) if any(e.by_world for e in t.tree.endings.values()))
-    world = next(leaf for leaf, ending in failed.tree.endings.items() if ending.by_world)
+    failed = next(t for t in (scored_tree(n, fails=0.6) for n in range(50)) if any(e.aborted for e in t.tree.endings.values()))
+    aborted = next(leaf for leaf, ending in failed.tree.endings.items() if ending.aborted)
     for wrong in (
         ScoredTree(tree.tree, {(77,): fine}),
-        ScoredTree(failed.tree, {world: fine}),
+        ScoredTree(failed.tree, {aborted: fine}),
         ScoredTree(tree.tree, {tree.tree.leaves()[0]: Score(reward=float("nan"), accuracy=0.0)}),
     ):
         with pytest.raises(ValueError, match="task"):

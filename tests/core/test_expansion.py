@@ -130,7 +130,7 @@ def test_budget_laws_hold_at_every_moment(situation, timing):
         started = [c.place for c in drive.commands if isinstance(c, SampleTurn) and c.attempt == 0 and c.role is not Role.PROBE]
         assert len(started) == len(set(started)) <= leaves
         if growing.planned_roots is not None:
-            cap = growing.growth.cap(growing.planned_roots)
+            cap = growing.config.cap(growing.planned_roots)
             for root in range(growing.planned_roots):
                 assert sum(place[0] == root for place in started) <= max(1, cap)
     assert growing.done and len(growing.tree.endings) == leaves
@@ -165,7 +165,7 @@ def test_constant_plan_is_a_number_of_roots():
 
 def test_default_root_cap():
     def cap(leaves, roots):
-        return expansion(rule=Paper(), leaves=leaves, roots=roots).growth.cap(roots)
+        return expansion(rule=Paper(), leaves=leaves, roots=roots).config.cap(roots)
 
     assert (cap(16, 8), cap(12, 6), cap(16, 4), cap(8, 8), cap(5, 1), cap(1, 1)) == (3, 3, 6, 2, 5, 1)
 
@@ -195,7 +195,7 @@ def failing_probe(growing):
     return world
 
 
-def test_failed_request_is_asked_again_with_the_next_attempt_then_the_leaf_gets_the_worlds_ending():
+def test_failed_request_is_asked_again_with_the_next_attempt_then_the_leaf_is_aborted():
     growing = expansion(rule=Paper(), leaves=1, roots=1, retries=2)
     growing.start()
     failed = Failed((0,), StopReason.ENGINE_FAILED)
@@ -302,7 +302,7 @@ def test_rule_that_wants_more_than_its_most_is_refused():
         def most(self, depth):
             return 1
 
-    with pytest.raises(ValueError, match="from 0 to most"):
+    with pytest.raises(ValueError, match="it may want 0 to most"):
         grow(World(seed=1, go_on=1.0), rule=Greedy())
 
 

@@ -69,7 +69,7 @@ def records(draw):
     scores = {
         leaf: Score(reward=random.random(), accuracy=1.0, parts={"format": 0.1})
         for leaf, ending in grown.tree.endings.items()
-        if not ending.by_world
+        if not ending.aborted
     }
     (credited,) = credit([ScoredTree(grown.tree, scores)], AdvantageConfig(blend=0.5))
     notes = {
@@ -78,7 +78,7 @@ def records(draw):
         "i": [1, None, {"f": "text", "map": {}}],
         "empty": {},
     }
-    return TreeRecord.of(grown, credited, notes)
+    return TreeRecord.from_expansion(grown, credited, notes)
 
 
 @settings(max_examples=80, deadline=None)
@@ -95,18 +95,18 @@ def test_a_record_survives_its_bytes_and_replays(record):
 @given(records())
 def test_a_tree_that_is_still_growing_can_be_recorded_and_replayed(record):
     for count in (0, len(record.events) // 2):
-        part = Expansion.of(
-            RolloutTree(record.tree.task, record.tree.step, Prompt(tokens=record.tree.prompt.tokens)), record.growth
+        part = Expansion.from_config(
+            RolloutTree(record.tree.task, record.tree.step, Prompt(tokens=record.tree.prompt.tokens)), record.config
         )
         part.start()
         for event in record.events[:count]:
             part.feed(event)
-        (again,) = decode(encode(TreeRecord.of(part)))
+        (again,) = decode(encode(TreeRecord.from_expansion(part)))
         assert replay(again) == part.tree
 
 
 def small(seed=1, **values):
-    return TreeRecord.of(grow(World(seed=seed, go_on=0.9), **{"rule": Paper(), "leaves": 4, "roots": 2, **values}))
+    return TreeRecord.from_expansion(grow(World(seed=seed, go_on=0.9), **{"rule": Paper(), "leaves": 4, "roots": 2, **values}))
 
 
 def test_frames_follow_each_other_in_any_stream():
@@ -191,20 +191,20 @@ def test_replay_notices_what_does_not_follow_from_the_events():
     place = next(iter(record.decisions))
     made = record.decisions[place]
     others = {**record.decisions, place: replace(made, decided=replace(made.decided, granted=5))}
-    with pytest.raises(FormatError, match="decides otherwise"):
+    with pytest.raises(FormatError, match="replay decides"):
         replay(replace(record, decisions=others))
-    with pytest.raises(FormatError, match="decides otherwise"):
-        replay(replace(record, growth=replace(record.growth, rule=Never())))
+    with pytest.raises(FormatError, match="replay decides"):
+        replay(replace(record, config=replace(record.config, rule=Never())))
     with pytest.raises(FormatError, match="does not fit"):
         replay(replace(record, events=record.events[1:]))
-    with pytest.raises(FormatError, match="another tree"):
+    with pytest.raises(FormatError, match="replay grows the tree"):
         replay(replace(record, tree=small(2).tree, decisions=record.decisions))
 
 
 def test_scores_of_another_tree_are_refused():
     grown = grow(World(seed=1), rule=Paper())
     with pytest.raises(ValueError, match="belong"):
-        TreeRecord.of(grown, ScoredTree(small().tree, {}))
+        TreeRecord.from_expansion(grown, ScoredTree(small().tree, {}))
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def test_bytes_are_little_endian_on_any_machine():
 def test_peek_finds_what_decode_finds(tasks, torn):
     """The slow twin: decode every frame and ask it where it began and what it is of."""
     plain = TreeRecord(
-        growth=ExpansionConfig(leaves=1, roots=1, rule=Never(), head=1, vocab_size=10, stats=StepStats(step=1), seed=0),
+        config=ExpansionConfig(leaves=1, roots=1, rule=Never(), head=1, vocab_size=10, stats=StepStats(step=1), seed=0),
         tree=RolloutTree("", 1, Prompt(tokens=array("i", [1]))),
         events=(),
         decisions={},

@@ -42,7 +42,7 @@ def test_a_stored_record_is_read_and_replays() -> None:
     assert [record.notes["of"] for record in records] == [[0, None], [1, None]]
     assert replay(records[1]) == records[1].tree
     for seed, record in enumerate(records):
-        now = TreeRecord.of(grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2))
+        now = TreeRecord.from_expansion(grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2))
         assert record.tree.turns == now.tree.turns and record.decisions == now.decisions
     (outcome,) = [outcome for seen in records[0].tree.observations.values() for outcome in seen.outcomes if outcome.fault]
     assert outcome == ToolCallResult(

@@ -93,7 +93,7 @@ def test_segments_without_a_place_are_refused():
         with pytest.raises(ValueError):
             tree.grow(segment)
     tree.grow(turn(0))
-    with pytest.raises(ValueError, match="already there"):
+    with pytest.raises(ValueError, match="already has a turn"):
         tree.grow(turn(0))
     tree.grow(observation(0))
     for attempt in (lambda: tree.grow(observation(0)), lambda: tree.end((0,), StopReason.FINISHED)):
@@ -101,7 +101,7 @@ def test_segments_without_a_place_are_refused():
             attempt()
 
 
-def test_only_the_world_ends_what_was_never_written():
+def test_only_an_infrastructure_failure_ends_a_turn_that_was_never_written():
     tree = empty_tree()
     with pytest.raises(ValueError, match="no turn"):
         tree.end((0,), StopReason.FINISHED)
@@ -110,7 +110,7 @@ def test_only_the_world_ends_what_was_never_written():
     with pytest.raises(ValueError, match="no observation before it"):
         tree.end((3, 0), StopReason.ENGINE_FAILED)
     tree.end((0,), StopReason.ENGINE_FAILED)
-    with pytest.raises(ValueError, match="already there"):
+    with pytest.raises(ValueError, match="already has a turn"):
         tree.grow(turn(0))
     assert tree.branch((0,)).segments == (tree.prompt,)
 

@@ -45,7 +45,7 @@ def recorded(
             tree.grow(Observation(place=place, tokens=array("i", [7]), outcomes=outcomes))
     leaf = (0,) * len(heads)
     tree.end(leaf, StopReason.FINISHED)
-    growth = Expansion(
+    config = Expansion(
         RolloutTree(task, 0, Prompt(tokens=array("i", [1]))),
         leaves=1,
         roots=1,
@@ -55,8 +55,8 @@ def recorded(
         stats=StepStats(step=0),
         seed=0,
         deepest=9,
-    ).growth
+    ).config
     notes = {"task": {"id": task, "answers": list(golds), **({"calls": list(expected)} if expected else {})}}
     scores = {leaf: Score(reward=float(right), accuracy=float(right))}
-    record = TreeRecord(growth=growth, tree=tree, events=(), decisions={}, scores=scores, notes=notes)
+    record = TreeRecord(config=config, tree=tree, events=(), decisions={}, scores=scores, notes=notes)
     return Recorded(question=task, record=record)

@@ -150,7 +150,7 @@ def test_mistakes_are_named_and_write_nothing(tiny_run: Path, tiny_project: Tiny
         export(bare, tmp_path / "out")
     with pytest.raises(ConfigError, match="names its owner"):
         export(tiny_run, tmp_path / "out", push="name")
-    with pytest.raises(ConfigError, match="no Hub id"):
+    with pytest.raises(ConfigError, match="not a Hub id"):
         export(tiny_run, tmp_path / "out", push="a/b/c")
     assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "full").iterdir()] == ["keep"]
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from arpo.rewards.config import answer_measure
+from arpo.rewards.measures import answer_measure
 from arpo.tasks import Task
 
 VERIFIER = "def even(task, answer):\n    return float(answer.isdigit() and int(answer) % 2 == 0) / 2\n"

@@ -49,9 +49,9 @@ class _Walk:
     def __init__(self, expansion: Expansion, durations: Durations, deepest: int) -> None:
         self.tree: RolloutTree = expansion.tree
         self.durations, self.deepest, self.most = durations, deepest, expansion.rule.most
-        assert expansion.planned_roots is not None and expansion.growth.roots == expansion.planned_roots
-        self.roots, self.leaves = expansion.planned_roots, expansion.growth.leaves
-        self.cap = expansion.growth.cap(self.roots)
+        assert expansion.planned_roots is not None and expansion.config.roots == expansion.planned_roots
+        self.roots, self.leaves = expansion.planned_roots, expansion.config.leaves
+        self.cap = expansion.config.cap(self.roots)
         made = {place: found.decided for place, found in expansion.decisions.items()}
         self.wants = {place: (d.decision.wanted, d.decision.score) for place, d in made.items()}
         self.granted = {place: d.granted for place, d in made.items()}

@@ -76,8 +76,8 @@ def test_leaves_add_up_whatever_fails(tokenizer, rule, leaves, roots, calls, ret
     planned = one.grown.planned_roots
     assert growing.done and len(tree.endings) == leaves == planned + growing.num_branches + len(growing.fills)
     for root in range(planned):
-        assert 1 <= sum(leaf[0] == root for leaf in tree.endings) <= growing.growth.cap(planned)
-    assert set(one.scored.scores) == {leaf for leaf, ending in tree.endings.items() if not ending.by_world}
+        assert 1 <= sum(leaf[0] == root for leaf in tree.endings) <= growing.config.cap(planned)
+    assert set(one.scored.scores) == {leaf for leaf, ending in tree.endings.items() if not ending.aborted}
     for tip, seen in tree.observations.items():
         asked = sum(len(tree.turns[tip[:depth]].calls) for depth in range(1, len(tip)))
         assert asked < calls and len(seen.outcomes) == len(tree.turns[tip].calls)

@@ -25,7 +25,7 @@ def tree(name):
     """The record of a tree that has not begun to grow."""
     bare = RolloutTree(name, 1, Prompt(tokens=array("i", [1, 2, 3])))
     expansion = Expansion(bare, leaves=2, roots=2, rule=Never(), head=4, vocab_size=9, stats=StepStats(step=1), seed=0)
-    return TreeRecord.of(expansion)
+    return TreeRecord.from_expansion(expansion)
 
 
 def names(records):

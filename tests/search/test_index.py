@@ -15,15 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.cjk import HAN
+from arpo.answer_text import HAN
 from arpo.errors import ConfigError, FormatError
 from arpo.search.documents import read_documents, read_path
-from arpo.search.hybrid import fuse
-from arpo.search.index import Index, build_index, is_index
+from arpo.search.index import Index, build_index, fuse, is_index
 from arpo.search.lexical import Lexical
 from arpo.search.passages import Passage, cut, from_mappings
 from arpo.search.snippet import snippet
-from arpo.search.words import plain, words
+from arpo.search.words import folded, words
 from arpo.tools.search import SearchTool
 
 WORDS = st.sampled_from(["red", "green", "blue", "dark", "light", "Größe", "São", "12,300", "cities", "the"])
@@ -55,7 +54,7 @@ def slow_words(text: str) -> list[str]:
 @given(st.text() | st.text("中国がギab 1,") | TEXTS.map(" ".join) | st.text(st.characters(codec="ascii")))
 def test_words_of_plain_text_are_those_of_any_text(text: str) -> None:
     assert words(text) == slow_words(text)
-    assert plain(plain(text)) == plain(text) or not text.isascii()
+    assert folded(folded(text)) == folded(text) or not text.isascii()
 
 
 def bm25(texts: list[str], query: str) -> list[float]:

@@ -95,7 +95,7 @@ def test_a_port_in_use_is_named_before_anything_is_served(served: tuple[str, Pat
     port = url.rpartition(":")[2]
     command = [sys.executable, "-m", "arpo", "serve-search", str(folder), "--port", port, "--workers", str(workers)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 2 and f"127.0.0.1:{port} cannot be listened at" in done.stderr and "--port" in done.stderr
+    assert done.returncode == 2 and f"cannot listen at 127.0.0.1:{port}" in done.stderr and "--port" in done.stderr
     assert "Traceback" not in done.stderr and "POST" not in done.stderr
 
 

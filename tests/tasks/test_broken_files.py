@@ -142,7 +142,7 @@ def test_parquet_cut_at_any_byte_is_named() -> None:
 def test_a_parquet_column_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
     raw = content_of("x.parquet").replace(b"question", b"questio\xff")
     (tmp_path / "x.parquet").write_bytes(raw)
-    assert "x.parquet: no readable parquet file" in refusal(tmp_path / "x.parquet")
+    assert "x.parquet: not a readable parquet file" in refusal(tmp_path / "x.parquet")
 
 
 # --- functions that give tasks
@@ -184,8 +184,8 @@ def gives(split: str, what: str) -> object:
         ("raises_later", {}, "OSError: the server is away"),
         ("raises_later", {"colour": 1}, "TypeError.*colour"),
         ("gives", {"what": "nothing"}, "no rows"),
-        ("gives", {"what": "a text"}, "no list of tasks"),
-        ("gives", {"what": "a number"}, "no list of tasks"),
+        ("gives", {"what": "a text"}, "should return a list of tasks"),
+        ("gives", {"what": "a number"}, "should return a list of tasks"),
         ("gives", {"what": "no id"}, "item 1: a task's id"),
         ("gives", {"what": "a number as id"}, "item 1: a task's id.*3"),
         ("gives", {"what": "no messages"}, "item 1: messages"),

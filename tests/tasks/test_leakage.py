@@ -16,7 +16,7 @@ from arpo.recipe.load import load_recipe
 from arpo.tasks import Task, atlas
 from arpo.tasks.benchmarks import benchmark
 from arpo.tasks.data import DataConfig, load
-from arpo.tasks.leakage import BACK, MOST, PAIRS, QUOTED, leaks
+from arpo.tasks.leakage import MIN_PAIRS, MIN_REVERSE, MIN_SHARE, QUOTE_WORDS, leaks
 from arpo.training.preflight import prepare
 from tiny_project import TinyProject
 
@@ -49,7 +49,7 @@ def test_a_changed_copy_is_near(copy, others):
     farmer = "A farmer has {} ducks and each eats {} eggs: how many for everyone?"
     among = [task(farmer.format(number, number % 7)) for number in range(others)]
     (leak,) = leaks([task(LONG)], [*among, task(copy, "train/1")]).leaks
-    assert leak.found_in == "train/1" and leak.share >= MOST
+    assert leak.found_in == "train/1" and leak.share >= MIN_SHARE
 
 
 def test_a_shared_phrase_is_no_copy():
@@ -140,12 +140,12 @@ def slowly(questions: list[str], training: list[str]) -> list[list[float]]:
         if question == text:
             return 1.0
         shared, whole, back = (math.fsum(of_word[w] for w in s) for s in (set(question) & set(text), set(question), set(text)))
-        if not shared or shared / whole < MOST:
+        if not shared or shared / whole < MIN_SHARE:
             return 0.0
-        quoted = len(question) >= QUOTED and any(text[at : at + len(question)] == question for at in range(len(text)))
+        quoted = len(question) >= QUOTE_WORDS and any(text[at : at + len(question)] == question for at in range(len(text)))
         mine, other = set(pairwise(question)), set(pairwise(text))
-        in_order = math.fsum(of_pair[p] for p in mine & other) >= PAIRS * math.fsum(of_pair[p] for p in mine)
-        return min(shared / whole, 0.999) if quoted or (in_order and shared / back >= BACK) else 0.0
+        in_order = math.fsum(of_pair[p] for p in mine & other) >= MIN_PAIRS * math.fsum(of_pair[p] for p in mine)
+        return min(shared / whole, 0.999) if quoted or (in_order and shared / back >= MIN_REVERSE) else 0.0
 
     return [[share(question, text) for text in theirs] for question in asked]
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from arpo.errors import ConfigError, FormatError
 from arpo.tasks import Task
 from arpo.tasks.data import DataConfig, LoadReport, load, load_with_report
-from arpo.tasks.rows import Mending
+from arpo.tasks.rows import TextRepair
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
@@ -158,7 +158,7 @@ def test_blank_rows_are_skipped_and_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("{'question': 1}", ["no JSON"]),
+        ("{'question': 1}", ["not JSON"]),
         ("[1, 2]", ["expected an object", "[1, 2]"]),
         ({"answer": "a"}, ["no question column", "answer"]),
         ({"question": "q"}, ["no answer column", "question"]),
@@ -204,7 +204,7 @@ def test_files_that_are_nearly_right_are_told_what_is_not(tmp_path: Path) -> Non
     for name, content, words in (
         ("a.csv", "question,answer\nHow much, really?,1\n", "line 2: expected 2 columns.*double quotes"),
         ("b.csv", "question;answer\na;1\n", "no question column.*the row has question;answer"),
-        ("c.jsonl", json.dumps([{"question": "q", "answer": "a"}], indent=1), r"line 1: begins a list.*\.json file"),
+        ("c.jsonl", json.dumps([{"question": "q", "answer": "a"}], indent=1), r"line 1: starts a list.*\.json file"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(FormatError, match=words):
@@ -227,9 +227,9 @@ def test_json_and_parquet_hold_the_same_tasks_as_jsonl(tmp_path: Path) -> None:
 
 @given(text=st.text())
 def test_mending_leaves_no_control_character_and_is_done_once(text: str) -> None:
-    mend = Mending()
+    mend = TextRepair()
     once = mend(text)
-    assert Mending()(once) == once
+    assert TextRepair()(once) == once
     once.encode("utf-8")
     if once == text:
         assert not mend.counts
@@ -247,7 +247,7 @@ def test_mending_leaves_no_control_character_and_is_done_once(text: str) -> None
     ],
 )
 def test_damaged_characters_are_mended(damaged: str, right: str) -> None:
-    assert Mending()(damaged) == right
+    assert TextRepair()(damaged) == right
 
 
 # sources
@@ -303,7 +303,7 @@ def test_a_function_gives_tasks_or_rows() -> None:
         ({"source": "nowhere/x.jsonl"}, ["no such file", "nowhere/x.jsonl"]),
         ({"source": "no_such_package.x:y"}, ["cannot import", "no_such_package"]),
         ({"source": "arpo.tasks.atlas:task"}, ["did you mean 'tasks'"]),
-        ({"source": "arpo.tasks.atlas:FAMILIES"}, ["no function"]),
+        ({"source": "arpo.tasks.atlas:FAMILIES"}, ["is not a function"]),
         ({"source": "atlas", "split": "tset"}, ["tset", "did you mean 'test'"]),
     ],
 )

@@ -154,7 +154,7 @@ def test_trees_hold_together(library, tiny_run):
             )
         assert {leaf["node"] for leaf in tree["leaves"]} <= seen
         assert [leaf["place"] for leaf in tree["leaves"]] == [show(leaf) for leaf in record.tree.leaves()]
-        lines = {show(leaf) for leaf in probe_lines(record.tree, record.growth.roots)}
+        lines = {show(leaf) for leaf in probe_lines(record.tree, record.config.roots)}
         assert {leaf["place"] for leaf in tree["leaves"] if leaf["probe_line"]} == lines
         for node in tree["nodes"]:
             if node.get("decision"):

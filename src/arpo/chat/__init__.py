@@ -1,6 +1,6 @@
-"""The seam between tokens and text: how a task becomes a prompt, what a turn means, how results come back.
+"""Chat formats connect tokens and text: they turn a task into a prompt, read a turn, and write the results of its calls.
 
-Nothing is ever tokenised twice: text is a view of tokens. Text from tools is encoded so that nothing in it can act.
+Nothing is tokenised twice: text is a view of tokens. A format encodes text from tools so that nothing in it can act.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -17,16 +17,16 @@ from arpo.tools import Tool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedTurn:
-    """What a turn says. No calls: the policy means to end here."""
+    """The meaning of a turn. A turn without calls ends the branch."""
 
     text: str  # as the policy wrote it
     calls: tuple[Call, ...] = ()
-    answer: str | None = None  # what stands in the answer marks (last one), None without
-    well_formed: bool = True  # follows the protocol (model-written text only)
+    answer: str | None = None  # the content of the last answer tags, or None
+    well_formed: bool = True  # the policy's text follows the protocol
 
 
 class TraceStep(Protocol):
-    """One turn of a demonstration, not yet text: a thought, then calls or an answer."""
+    """One turn of a trace before it becomes text: a thought, then calls or an answer."""
 
     @property
     def thought(self) -> str: ...
@@ -37,33 +37,33 @@ class TraceStep(Protocol):
 
 
 class ChatFormat(Protocol):
-    """`stop` and `stop_tokens` are what ends a turn; an engine is given both."""
+    """How a model and its tools converse. `stop` and `stop_tokens` end a turn; the engine gets both."""
 
     stop: tuple[str, ...]
     stop_tokens: tuple[int, ...]
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
-        """Tokens of the prompt, up to where the policy starts to write."""
+        """Tokens of the prompt, up to the point where the policy starts to write."""
         ...
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
-        """What the turn with these tokens says. Never raises: malformed calls come back as `Call(error=...)`."""
+        """Read a turn. Never raises: a malformed call becomes `Call(error=...)`."""
         ...
 
     def observe(
         self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """Tokens of the observation that answers `turn`, up to where the policy writes again, and the outcomes marked `cut`
-        where the text was cut to the token limit. With `calls_left` 0 the model is told that it must answer now."""
+        """Tokens of the observation that answers `turn`, up to the point where the policy writes again, and the results,
+        with `cut` set on those that exceed the token limit. If `calls_left` is 0, the text tells the model to answer now."""
         ...
 
     def encode_turn(self, text: str) -> array[int]:
-        """Tokens of a turn written by somebody else (cold-start traces), exactly as a policy would have written it."""
+        """Tokens of a turn from another author (a cold-start trace), exactly as a policy would have written them."""
         ...
 
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text that a policy would write for `step`, which is the first after the prompt or a later one. Raises FormatError for
-        what the format cannot say."""
+        """The text that a policy would write for `step`; `first` marks the first turn after the prompt. Raises FormatError
+        for a step that the format cannot express."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str: ...
@@ -74,11 +74,11 @@ class Transcript:
     """A finished branch as text, for rewards."""
 
     turns: tuple[ParsedTurn, ...]
-    outcomes: tuple[tuple[ToolCallResult, ...], ...]  # one tuple an observation
+    outcomes: tuple[tuple[ToolCallResult, ...], ...]  # one tuple per observation
     ending: str  # value of arpo.core.StopReason
     states: Mapping[str, object]  # final states of stateful tools, by tool name
 
     @property
     def answer(self) -> str | None:
-        """The answer in the last turn, or None: an answer earlier on does not count."""
+        """The answer in the last turn, or None. An earlier answer does not count."""
         return self.turns[-1].answer if self.turns else None

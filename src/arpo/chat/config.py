@@ -1,4 +1,4 @@
-"""What a recipe says about the chat format, and the format built from it."""
+"""The configuration of the chat format, and the function that builds the format from it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,28 +18,29 @@ class ChatConfig(Config):
     """How tasks become prompts and how turns are read."""
 
     format: Literal["tags", "template", "native"] = "tags"
-    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON calls in `<tool_call>`, as Qwen
-    and Hermes write them; to models whose template writes none or others (Llama, Mistral, Gemma, Qwen3-Coder) the system prompt
-    describes them. `native`: the tool calls of a chat endpoint (engine.kind openai alone)."""
+    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON calls in `<tool_call>`,
+    as Qwen and Hermes write them; if the template writes no calls or other ones (Llama, Mistral, Gemma, Qwen3-Coder), the
+    system prompt describes them. `native`: the tool calls of a chat endpoint (only with engine.kind openai)."""
     system: str | None = None
-    """The system prompt; `paper` is a longer one in the paper's manner. With `tags`, `{tools}` stands for the list of tools,
-    `{example}` for the first one's tag, and other braces are doubled. None: the format's own short text. Empty: none."""
+    """The system prompt; `paper` is a longer one in the style of the paper. With `tags`, `{tools}` stands for the list of
+    tools and `{example}` for the tag of the first one; double all other braces. None: the format's short text. Empty:
+    none."""
     result_tokens: int = Field(default=512, ge=8)
-    """Most tokens of one tool result that the model sees."""
+    """Maximum number of tokens of one tool result that the model sees."""
     prompt_tokens: int | None = Field(default=None, ge=1)
-    """Longest prompt allowed; a task with a longer one is an error. None: any."""
+    """Maximum length of a prompt; a task with a longer prompt is an error. None: no limit."""
     require_think: bool | None = None
     """Whether a well-formed turn must begin with a thought. None: yes with `tags`, no with `template`."""
     require_boxed: bool = False
-    r"""Whether a well-formed answer must hold a `\boxed{}`."""
+    r"""Whether a well-formed answer must contain a `\boxed{}`."""
     no_calls_left: str = NO_CALLS_LEFT
-    """What the model is told after the last allowed call."""
+    """The text that the model sees after the last allowed call."""
     template_options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the chat template, for instance `{enable_thinking: false}`."""
 
 
 def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "ChatFormat":
-    """The chat format of a recipe. Raises ConfigError where the model or the tools do not fit it."""
+    """The chat format of a recipe. Raises ConfigError if the model or the tools do not fit it."""
     from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, TagFormat
     from arpo.chat.template import TemplateFormat
     from arpo.errors import ConfigError

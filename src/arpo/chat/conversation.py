@@ -1,7 +1,7 @@
-"""A model's chat template as glue: the text between contents, found by rendering placeholders once and splitting at them.
+"""A model's chat template as glue, the text between contents. It renders placeholders once and splits the text at them.
 
-Knows templates (jinja, through the tokenizer). Refuses to know what the contents are: they are encoded elsewhere and put
-between the glue's tokens, so content is never rendered by a template and glue is never derived from content.
+Knows templates (jinja, through the tokenizer). Refuses to know the contents: other code encodes them and puts them
+between the tokens of the glue, so a template never renders content, and glue never depends on content.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from arpo.chat.plain import Piece, TokenText, encodable
+from arpo.chat.token_text import Piece, TokenText, encodable
 from arpo.errors import ConfigError, first_line
 
 Messages = Sequence[Mapping[str, str]]
@@ -23,7 +23,7 @@ def _placeholder(number: int) -> str:
 
 
 class Conversation:
-    """The template of one tokenizer. `options` go to the template as they are (for instance `{"enable_thinking": False}`)."""
+    """The template of one tokenizer. The template gets `options` unchanged (for instance `{"enable_thinking": False}`)."""
 
     def __init__(self, text: TokenText, options: Mapping[str, Any] | None = None) -> None:
         self._text, self.options = text, dict(options or {})
@@ -34,9 +34,9 @@ class Conversation:
         return bool(getattr(self._text.tokenizer, "chat_template", None))
 
     def glue(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
-        """Text before, between and after the contents of `messages` (one piece more than messages), which ends with the header
-        of the assistant's next message. Contents play no part. Raises ConfigError where the template cannot
-        write such a conversation."""
+        """The text before, between and after the contents of `messages` (one piece more than there are messages). It ends
+        with the header of the assistant's next message and does not depend on the contents. Raises ConfigError if the
+        template cannot render such a conversation."""
         roles = [{key: value for key, value in message.items() if key != "content"} for message in messages]
         key = json.dumps([roles, list(tools)], sort_keys=True)
         if key not in self._cache:
@@ -47,21 +47,20 @@ class Conversation:
         if not self.exists:
             raise ConfigError("this model has no chat template", where="chat.format", hint=NO_TEMPLATE_HINT)
         messages = [{**role, "content": _placeholder(number)} for number, role in enumerate(roles)]
-        shown = " ".join(role["role"] for role in roles)
+        names = " ".join(role["role"] for role in roles)
         try:
-            whole = self._text.tokenizer.apply_chat_template(
+            rendered = self._text.tokenizer.apply_chat_template(
                 messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **self.options
             )
-        except Exception as error:  # a template is code of the model's maker
+        except Exception as error:  # a template is foreign code
             reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ConfigError(f"the chat template refuses a conversation of {shown}: {reason}", where="model") from error
-        pieces = re.split("|".join(_placeholder(n) for n in range(len(roles))), whole)
-        found = re.findall("|".join(_placeholder(n) for n in range(len(roles))), whole)
-        if found != [_placeholder(number) for number in range(len(roles))]:
-            raise ConfigError(f"the chat template does not show each message of {shown} once, in order", where="model")
-        return tuple(pieces)
+            raise ConfigError(f"the chat template refuses a conversation of {names}: {reason}", where="model") from error
+        placeholders = [_placeholder(number) for number in range(len(roles))]
+        if re.findall("|".join(placeholders), rendered) != placeholders:
+            raise ConfigError(f"the chat template does not show each message of {names} once, in order", where="model")
+        return tuple(re.split("|".join(placeholders), rendered))
 
-    def _takes(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> bool:
+    def _accepts(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> bool:
         try:
             self.glue(roles, tools=tools)
         except ConfigError:
@@ -70,21 +69,21 @@ class Conversation:
 
     @cached_property
     def opens_thought(self) -> bool:
-        """True where the header of an assistant's message ends inside a thought (as reasoning models' templates have it)."""
+        """True if the header of an assistant's message ends inside a thought, as in the templates of reasoning models."""
         return self.exists and self.glue([USER])[-1].rstrip().endswith("<think>")
 
     @cached_property
     def lead(self) -> str:
-        """Blanks between the header and an assistant's text: the header does not hold them, so the model writes them."""
+        """Whitespace between the header and the assistant's text that is not part of the header: the model writes it."""
         if not self.exists:
             return ""
-        header, shown = self.glue([USER])[-1], self.glue([USER, ASSISTANT, USER])[1]
-        blanks = shown.removeprefix(header)
-        return blanks if shown.startswith(header) and not blanks.strip() else ""
+        header, before_text = self.glue([USER])[-1], self.glue([USER, ASSISTANT, USER])[1]
+        blanks = before_text.removeprefix(header)
+        return blanks if before_text.startswith(header) and not blanks.strip() else ""
 
     def end_of_turn(self) -> tuple[int, ...]:
-        """Tokens that end a turn: the special token that the template writes after an assistant's message, then the
-        tokenizer's own end of sequence. Raises ConfigError where there is neither."""
+        """Tokens that end a turn: the special token that the template writes after an assistant's message, and the
+        tokenizer's end of sequence. Raises ConfigError if there is neither."""
         ends: list[int] = []
         if self.exists:
             after = self._text.trusted(self.glue([USER, ASSISTANT, USER])[2].lstrip())
@@ -98,18 +97,18 @@ class Conversation:
         return tuple(ends)
 
     def prompt(self, system: str, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Tokens of a prompt: `system` is written text, contents of `messages` are plain (nothing in them acts). Where the template
-        has no place for a system prompt, the first message begins with it."""
+        """Tokens of a prompt: `system` is written text, the contents of `messages` are untrusted (nothing in them acts). If
+        the template has no place for a system prompt, the first message begins with it."""
         texts = [encodable(str(message["content"])) for message in messages]
-        contents: list[list[Piece]] = [[(text, self._text.plain(text))] for text in texts]
+        contents: list[list[Piece]] = [[(text, self._text.untrusted(text))] for text in texts]
         roles: list[Mapping[str, str]] = list(messages)
         if system:
             first = (system, self._text.written(system))
-            own = [{"role": "system", "content": ""}, *roles]
-            if (roles and roles[0]["role"] == "system") or (self.exists and not self._takes(own, tools)):
+            with_system = [{"role": "system", "content": ""}, *roles]
+            if (roles and roles[0]["role"] == "system") or (self.exists and not self._accepts(with_system, tools)):
                 contents[0] = [first, self._piece("\n\n"), *contents[0]]
             else:
-                roles, contents = own, [[first], *contents]
+                roles, contents = with_system, [[first], *contents]
         if not self.exists:
             gap = self._piece("\n\n")
             return self._text.opening() + self._text.joined([piece for content in contents for piece in (*content, gap)])

@@ -1,9 +1,9 @@
-"""Text as int32 numbers without a vocabulary, for models whose tokenizer nobody here has.
+"""Encodes text as int32 numbers without a vocabulary, for models whose tokenizer we do not have.
 
     four ASCII characters at a time -> 1 << 28 | their 7-bit codes        any other character -> its code point
 
-About four characters of English a number, one of Chinese: near enough to what tokenizers do that limits in tokens keep their
-meaning. Every text has one form, and pieces of text encoded apart decode together. Knows nothing else.
+A number holds about four characters of English or one of Chinese. That is close enough to a tokenizer for limits in tokens
+to keep their meaning. Every text has one encoding, and texts that were encoded separately decode together.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -18,13 +18,13 @@ _PIECES = re.compile(r"[\x01-\x7f]{1,4}|[^\x01-\x7f]")
 
 
 def encode(text: str) -> array[int]:
-    """Numbers of `text`; lone surrogates and NUL become U+FFFD, since no JSON on the wire may hold them."""
+    """Numbers of `text`. Lone surrogates and NUL become U+FFFD, since JSON on the wire may not hold them."""
     clean = text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     return array("i", [_number(piece) for piece in _PIECES.findall(clean)])
 
 
 def decode(numbers: Iterable[int]) -> str:
-    """The inverse of `encode`. What is none of its numbers becomes U+FFFD."""
+    """The inverse of `encode`. Any other number becomes U+FFFD."""
     return "".join(map(_piece, numbers))
 
 

@@ -2,11 +2,11 @@
 
     prompt        system, question, header of the assistant's message
     turn          <think>…</think><search>query</search>          stops with the token that completes a closing tag
-    observation   \\n<result>…</result>\\n                          then the policy goes on in the same message
+    observation   \\n<result>…</result>\\n                          then the policy continues the same message
     turn          <think>…</think><answer>…</answer>              the branch is finished
 
-Rules: a tool's tag is its name; the first closing tag ends the turn, so a turn holds at most one call; what the last token
-writes beyond the closing tag stays in the context and means nothing.
+Rules: the tag of a tool is its name. The first closing tag ends the turn, so a turn makes at most one call. Characters of the
+last token after the closing tag stay in the context and have no meaning.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -21,7 +21,7 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import argument_names, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import Conversation
-from arpo.chat.plain import TokenText
+from arpo.chat.token_text import TokenText
 from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import ConfigError, FormatError
 from arpo.final_answer import boxed, unwrapped
@@ -41,7 +41,7 @@ RESERVED = ("think", "answer", "result")
 
 
 def describe(tools: Sequence[Tool]) -> str:
-    """One line for all tools: their tags with the argument's name inside, and the first sentence of their descriptions."""
+    """One line for all tools: every tag with the name of its argument, and the first sentence of the description."""
     return " ".join(f"{example(tool)} {_first_sentence(tool.description)}".strip() for tool in tools)
 
 
@@ -58,9 +58,9 @@ def _first_sentence(text: str) -> str:
 class TagFormat:
     """The tag protocol for one tokenizer and one set of tools.
 
-    `system` may hold `{tools}` (see `describe`) and `{example}` (the first tool's empty tag); other braces are doubled.
-    `result_tokens` caps each result, cut mark included. `prompt_tokens` is the longest prompt allowed (None: any).
-    Raises ConfigError for tools whose names cannot be tags.
+    `system` may contain `{tools}` (see `describe`) and `{example}` (the first tool's empty tag); double all other braces.
+    `result_tokens` caps each result, including the mark of a cut. `prompt_tokens` caps the prompt (None: no limit). Raises
+    ConfigError for tools whose names cannot be tags.
     """
 
     def __init__(
@@ -104,17 +104,19 @@ class TagFormat:
         self._prefilled = self._conversation.opens_thought
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
-        """Prompt tokens. Raises ConfigError for tools that this format does not offer, FormatError for a prompt too long."""
+        """Prompt tokens. Raises ConfigError for tools that this format does not know, FormatError for a prompt that is too
+        long."""
         unknown = [tool.name for tool in tools if tool.name not in self._tools]
         if unknown:
-            raise ConfigError("the format was built without these tools", value=unknown, hint="build one for them")
+            raise ConfigError("the chat format does not know these tools", value=unknown, hint="build one for them")
         system = self.system
         if len(tools) != len(self._tools):
             system = self._system.format(tools=describe(tools), example=example(tools[0]) if tools else "").strip()
         return checked_length(self._conversation.prompt(system, task.messages), task, self.prompt_tokens)
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
-        """The one call or the answer of a turn. Well formed: an optional (or required) thought, then one tag, nothing else."""
+        """The one call or the answer of a turn. A well-formed turn has an optional (or required) thought, then one tag, and
+        nothing else."""
         ended = bool(tokens) and tokens[-1] in self.stop_tokens
         tokens = tokens[:-1] if ended else tokens
         text = self._text.decode(tokens)
@@ -126,14 +128,14 @@ class TagFormat:
         if start < 0:
             return ParsedTurn(text=text, well_formed=False)
         body = text[start + len(name) + 2 : close.start()]
-        in_time = not ended and close.group() not in self._text.decode(tokens[:-1])
-        formed = in_time and self._thought_fits(text[:start]) and not self._any_tag.search(body)
+        stopped = not ended and close.group() not in self._text.decode(tokens[:-1])
+        well_formed = stopped and self._thought_fits(text[:start]) and not self._any_tag.search(body)
         if name == "answer":
             answer = unwrapped(body) or None
-            formed = formed and answer is not None and (boxed(body) is not None or not self.require_boxed)
-            return ParsedTurn(text=text, answer=answer, well_formed=formed)
+            well_formed = well_formed and answer is not None and (boxed(body) is not None or not self.require_boxed)
+            return ParsedTurn(text=text, answer=answer, well_formed=well_formed)
         call = read_body(self._tools[name], body)
-        return ParsedTurn(text=text, calls=(call,), well_formed=formed and not call.error)
+        return ParsedTurn(text=text, calls=(call,), well_formed=well_formed and not call.error)
 
     def _thought_fits(self, before: str) -> bool:
         before = before.strip()
@@ -147,35 +149,35 @@ class TagFormat:
     def observe(
         self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """Each result between result tags, capped and disarmed; after the last, at no calls left, a word that says so."""
-        tokens, seen = array("i"), []
+        """Every result between result tags, capped and disarmed; after the last one a notice if no calls are left."""
+        tokens, results = array("i"), []
         for number, outcome in enumerate(outcomes):
-            result, cut = self._text.foreign(outcome.text, self.result_tokens)
+            result, cut = self._text.tool_text(outcome.text, self.result_tokens)
             last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
             tokens.extend([*self._before, *result, *(self._after_last if last else self._after)])
-            seen.append(replace(outcome, cut=outcome.cut or cut))
-        return tokens, tuple(seen)
+            results.append(replace(outcome, cut=outcome.cut or cut))
+        return tokens, tuple(results)
 
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text of a turn that thinks `step.thought` and then makes its one call or gives `step.answer`. The first turn goes on
-        in a thought that the template has opened.
+        """The text of a turn: `step.thought`, then its one call or `step.answer`. The first turn continues a thought that the
+        template has opened.
 
-        Raises FormatError for what the protocol cannot say (several calls, an unknown tool, a tag inside the text).
+        Raises FormatError for a step that the protocol cannot express (several calls, an unknown tool, a tag inside text).
         """
         opened = first and self._prefilled
         thought = f"{'' if opened else '<think>'}{step.thought}</think>" if step.thought or self.require_think or opened else ""
         calls: Sequence[Call] = step.calls
         if len(calls) > 1:
-            raise FormatError(f"the tag protocol writes one call a turn, not {len(calls)}")
+            raise FormatError(f"the tag protocol writes one call per turn, not {len(calls)}")
         if calls:
             if calls[0].name not in self._tools:
-                raise FormatError(f"no tool {calls[0].name!r} is offered, only {', '.join(self._tools) or 'none'}")
+                raise FormatError(f"there is no tool {calls[0].name!r}; the tools are: {', '.join(self._tools) or 'none'}")
             name, body = calls[0].name, write_body(self._tools[calls[0].name], calls[0].arguments)
         else:
             name, body = "answer", step.answer or ""
             body = f"\\boxed{{{body}}}" if self.require_boxed else body
-        if found := self._any_tag.search(step.thought + body):
-            raise FormatError(f"{found.group()} cannot stand inside a thought, a call or an answer")
+        if tag := self._any_tag.search(step.thought + body):
+            raise FormatError(f"{tag.group()} cannot stand inside a thought, a call or an answer")
         return f"{self._conversation.lead if first else ''}{thought}<{name}>{body}</{name}>"
 
     def encode_turn(self, text: str) -> array[int]:
@@ -186,7 +188,7 @@ class TagFormat:
 
 
 def checked_length(tokens: Sequence[int], task: Task, most: int | None) -> array[int]:
-    """`tokens` compactly. Raises FormatError where a prompt is longer than the recipe allows."""
+    """`tokens` as an array. Raises FormatError for a prompt that is longer than the recipe allows."""
     if most is not None and len(tokens) > most:
         raise FormatError(f"task {task.id}: the prompt has {len(tokens)} tokens, more than chat.prompt_tokens = {most}")
     return array("i", tokens)

@@ -1,10 +1,10 @@
 """The model's own chat template with JSON tool calls, as Hermes and Qwen write them.
 
     turn          …<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call> (any number) <end of turn>
-    observation   what the template writes between that end and the assistant's next message: the results, and its header
+    observation   the template's text from there to the assistant's next message: the results, and the next header
 
-Rules: a turn ends with the end-of-turn token; where a turn lacks it (cut off), the observation begins with it. Glue comes
-from rendered placeholders, so nothing that was sampled is ever rendered or tokenised again.
+Rules: a turn ends with the end-of-turn token. If a turn lacks it (because it was cut off), the observation begins with it.
+Glue comes from rendered placeholders, so sampled text is never rendered or tokenised again.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -20,8 +20,8 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
-from arpo.chat.plain import Piece, TokenText
 from arpo.chat.tags import checked_length
+from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
 from arpo.errors import ConfigError
 from arpo.final_answer import boxed, enclosed, final_answer
@@ -37,7 +37,7 @@ WRITTEN_TOOLS = (
 
 
 def tool_schema(tool: Tool) -> dict[str, Any]:
-    """A tool as chat templates expect it."""
+    """The description of a tool that chat templates expect."""
     return {
         "type": "function",
         "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.schema)},
@@ -47,8 +47,8 @@ def tool_schema(tool: Tool) -> dict[str, Any]:
 class TemplateFormat:
     """The model's own format for one tokenizer and one set of tools. Raises ConfigError for a model without a chat template.
 
-    Where the template writes tools and calls Hermes style it lists them itself and shows results as messages of the role
-    `tool`; elsewhere the tools are described after `system` and results come as user messages.
+    If the template writes tools and calls in the style of Hermes, it lists the tools and shows results as messages of the
+    role `tool`. Otherwise the format describes the tools after `system` and writes results as user messages.
     """
 
     stop: tuple[str, ...] = ()
@@ -78,9 +78,8 @@ class TemplateFormat:
         self._schemas = [tool_schema(tool) for tool in tools]
         self._native = self._template_writes_tools()
         self._glue: dict[tuple[str, ...], list[Piece]] = {}
-        self._between(
-            [ToolCallResult(tool="", status=CallStatus.OK, text="")]
-        )  # a template that cannot show results is refused now
+        # refuse a template that cannot show results
+        self._between([ToolCallResult(tool="", status=CallStatus.OK, text="")])
 
     def _template_writes_tools(self) -> bool:
         probe = {
@@ -92,9 +91,9 @@ class TemplateFormat:
             self._conversation.glue([USER, ASSISTANT, {"role": "tool", "content": ""}], tools=[probe])
         except ConfigError:
             return False
-        whole = "".join(pieces)
-        # some templates ask for other calls between these tags (Qwen3-Coder, GLM): only JSON ones have a key for the arguments
-        return "qztool" in whole and "<tool_call>" in whole and re.search(r"""["']arguments["']""", whole) is not None
+        text = "".join(pieces)
+        # some templates use another notation between these tags (Qwen3-Coder, GLM): only JSON has a key for the arguments
+        return "qztool" in text and "<tool_call>" in text and re.search(r"""["']arguments["']""", text) is not None
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises FormatError for a prompt that is too long."""
@@ -107,43 +106,43 @@ class TemplateFormat:
         return checked_length(tokens, task, self.prompt_tokens)
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
-        """All calls of a turn, or its answer: what stands in answer marks or a box, else all of the text after the thought."""
+        """All calls of a turn, or its answer: the content of answer tags or a box, else the whole text after the thought."""
         ended = bool(tokens) and tokens[-1] in self.stop_tokens
         text = self._text.decode(tokens[:-1] if ended else tokens)
         _, closing, rest = text.rpartition("</think>")
         thinks = self._conversation.opens_thought or "<think>" in text
         thought_fits = bool(closing) or not (thinks or self.require_think)
-        said = rest if closing else text
-        bodies, after = enclosed(said, "tool_call")
+        content = rest if closing else text
+        bodies, after = enclosed(content, "tool_call")
         calls = tuple(map(_read_call, bodies))
         if "<tool_call>" in after:
             calls += (Call(name="", error="a <tool_call> is not closed"),)
-        formed = ended and thought_fits and not any(call.error for call in calls) and "tool_call>" not in after
+        well_formed = ended and thought_fits and not any(call.error for call in calls) and "tool_call>" not in after
         if calls:
-            return ParsedTurn(text=text, calls=calls, well_formed=formed)
+            return ParsedTurn(text=text, calls=calls, well_formed=well_formed)
         if not ended or (thinks and not closing):
-            return ParsedTurn(text=text, answer=_marked(said), well_formed=False)
-        answer = final_answer(said)
-        formed = formed and answer is not None and (boxed(said) is not None or not self.require_boxed)
-        return ParsedTurn(text=text, answer=answer, well_formed=formed)
+            return ParsedTurn(text=text, answer=_tagged_answer(content), well_formed=False)
+        answer = final_answer(content)
+        well_formed = well_formed and answer is not None and (boxed(content) is not None or not self.require_boxed)
+        return ParsedTurn(text=text, answer=answer, well_formed=well_formed)
 
     def observe(
         self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """End of turn (where the policy did not write it), the results as the template writes them, and the next header."""
+        """The end of the turn (if the policy did not write it), the results in the template's form, and the next header."""
         glue = self._between(outcomes)
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
-        pieces, seen = [glue[0]], []
+        pieces, results = [glue[0]], []
         for number, outcome in enumerate(outcomes):
-            result, cut = self._text.foreign(outcome.text, self.result_tokens)
+            result, cut = self._text.tool_text(outcome.text, self.result_tokens)
             last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
-            word = f"\n{self._no_calls_left}" if last and self._no_calls_left else ""
-            pieces += [(self._text.decode(result), result), (word, self._text.trusted(word)), glue[number + 1]]
-            seen.append(replace(outcome, cut=outcome.cut or cut))
-        return array("i", self._text.joined(pieces)[int(ended) :]), tuple(seen)
+            notice = f"\n{self._no_calls_left}" if last and self._no_calls_left else ""
+            pieces += [(self._text.decode(result), result), (notice, self._text.trusted(notice)), glue[number + 1]]
+            results.append(replace(outcome, cut=outcome.cut or cut))
+        return array("i", self._text.joined(pieces)[int(ended) :]), tuple(results)
 
     def _between(self, outcomes: Sequence[ToolCallResult]) -> list[Piece]:
-        """Glue around the results: the first piece begins with the end-of-turn token."""
+        """The glue around the results. The first piece begins with the end-of-turn token."""
         names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
         if names not in self._glue:
             if self._native:
@@ -160,13 +159,13 @@ class TemplateFormat:
         return self._glue[names]
 
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text of a turn: the thought in think tags (the template may have opened them), then all calls, or the answer."""
+        """The text of a turn: the thought in think tags (which the template may have opened), then all calls or the answer."""
         opened = self._conversation.opens_thought
         thinks = bool(step.thought) or self.require_think or opened
         thought = ("" if opened else "<think>\n") + f"{step.thought}\n</think>\n\n" if thinks else ""
         answer = f"\\boxed{{{step.answer or ''}}}" if self.require_boxed else step.answer or ""
-        said = "\n".join(_write_call(call) for call in step.calls) if step.calls else answer
-        return self._conversation.lead + thought + said
+        body = "\n".join(_write_call(call) for call in step.calls) if step.calls else answer
+        return self._conversation.lead + thought + body
 
     def encode_turn(self, text: str) -> array[int]:
         """Tokens of the text and the end-of-turn token."""
@@ -176,7 +175,7 @@ class TemplateFormat:
         return self._text.decode(tokens)
 
 
-def _marked(text: str) -> str | None:
+def _tagged_answer(text: str) -> str | None:
     return final_answer(text) if enclosed(text, "answer")[0] or boxed(text) is not None else None
 
 

@@ -1,4 +1,4 @@
-"""`arpo init`: the files under `example/`, copied. They are plain files here, checked and tested like all others."""
+"""`arpo init` copies the files under `example/`, which are checked and tested like all other files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ EXAMPLE = Path(__file__).parent / "example"
 
 
 def write_example(folder: Path) -> list[Path]:
-    """Copy the example into `folder` and return what was written. Raises ConfigError where the folder holds something already."""
+    """Copy the example into `folder`. Returns the new files. Raises ConfigError if the folder is not empty."""
     try:
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError("this folder is not empty: nothing was written", where=str(folder), hint="Name a new one")

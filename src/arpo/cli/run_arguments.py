@@ -1,4 +1,4 @@
-"""Which run the arguments of `arpo train` ask for."""
+"""Builds the run's configuration from the arguments of `arpo train`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from arpo.runs.folder import RunFolder, check_is_run
 
 
 def run_from_arguments(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> RunConfig:
-    """The run of `recipe` with `overrides`, or with `resume` the run in that folder (then every argument is an override): as
-    it last went on, so that what was changed then holds."""
+    """The configuration of `recipe` with `overrides`. With `resume` the configuration of the run in that folder, with which it
+    last continued; then every argument is an override."""
     if resume is None:
         if recipe is None:
-            raise ConfigError("which recipe? None was named", hint=f"A file, or a bundled one: {', '.join(bundled())}")
+            raise ConfigError("no recipe was named", hint=f"Name a file, or a bundled one: {', '.join(bundled())}")
         return load_recipe(recipe, overrides)
     check_is_run(resume)
     changes = [*([recipe] if recipe else []), *overrides]

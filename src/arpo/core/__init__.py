@@ -1,10 +1,10 @@
-"""The method of ARPO: tree, entropy, branching, expansion, credit and record. Standard library only; no I/O, no clock.
+"""The ARPO method: tree, entropy, branching, expansion, credit and record. Standard library only; no I/O, no clock.
 
 Expansion: events -> commands -> RolloutTree      (expansion, budget, branching, entropy)
 ScoredTree -> CreditedTree                        (credit)
 TreeRecord <-> bytes -> replay                    (record, codec)
 
-The function `credit` is imported from `arpo.core.credit`: as a name of this package it would hide its module.
+Import the function `credit` from `arpo.core.credit`: exported here, it would shadow its module.
 """
 
 from arpo.core.branching import (

@@ -1,9 +1,10 @@
-"""Branching rules: given a tip, how many siblings are wanted and how urgently (docs/method.md, section 4).
+"""Branching rules decide how many siblings a tip wants and how urgently (docs/method.md, section 4).
 
-A rule is a small pure function of a tip, the step's frozen statistics and a keyed `Random`. It sees neither budget nor other tips.
-Every rule is a frozen dataclass whose field `rule` names it, so that a recipe's `{rule: paper, tau: 0.6}` builds it.
+A rule is a small pure function of a tip, the step's frozen statistics and a keyed `Random`. It sees neither the budget
+nor any other tip. Every rule is a frozen dataclass whose field `rule` names it, so that `{rule: paper, tau: 0.6}` in a
+recipe builds it.
 
-A decision is taken at the estimate of the entropies and taken again at both bounds: `flips` says that the three do not agree.
+A rule decides at the estimated entropies, and again at both of their bounds: `flips` is true where the three disagree.
 """
 
 import math
@@ -17,16 +18,16 @@ from arpo.core.place import Place, Step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tip:
-    """The end of an observation, seen when the head of its probe is known. Entropies in nats."""
+    """The end of an observation, as a rule sees it once the head entropy of its probe is known. Entropies in nats."""
 
     place: Place  # of the observation
     head: float  # mean entropy of the probe's first k tokens
     head_low: float
-    head_high: float  # bounds; equal to `head` where the engine is exact
+    head_high: float  # bounds; equal to `head` if the engine reports exact entropies
     baseline: float  # head entropy of the first turn on this path
     baseline_low: float
     baseline_high: float
-    heads: tuple[float, ...]  # heads at the earlier tips of this path, oldest first
+    heads: tuple[float, ...]  # head entropies at the earlier tips of this path, oldest first
     wanted_before: int  # consecutive tips just before this one where the rule wanted a branch, granted or not
     head_tokens: int  # k of the recipe
     vocab_size: int
@@ -49,10 +50,10 @@ class Tip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """What a rule may know of earlier steps: frozen when a step starts."""
+    """What a rule may know of earlier steps. It is frozen when a step starts."""
 
     step: Step
-    window: tuple[float, ...] = ()  # the last W post-tool heads in canonical order
+    window: tuple[float, ...] = ()  # the last W post-tool head entropies in canonical order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,9 @@ class Decision:
     """What a rule wants at a tip. `terms` explains it (for the record and the viewer)."""
 
     wanted: int
-    score: float  # the higher, the earlier it is served among tips of the same depth
+    score: float  # among tips of the same depth the one with the highest score is served first
     terms: Mapping[str, float] = field(default_factory=dict)
-    flips: bool = False  # would differ between the bounds of the entropy interval
+    flips: bool = False  # the bounds of the entropy lead to different decisions
 
 
 @runtime_checkable
@@ -70,7 +71,10 @@ class BranchRule(Protocol):
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision: ...
 
     def most(self, depth: int) -> int:
-        """The most siblings ever wanted at this depth; 0: never branches there. Asked for depths up to `DEEPEST`."""
+        """The maximum number of siblings that the rule wants at this depth; 0 if it never branches there.
+
+        Called for depths up to `DEEPEST`.
+        """
         ...
 
 
@@ -81,19 +85,19 @@ class WindowedRule(BranchRule, Protocol):
     window: int
 
 
-DEEPEST = 256  # no tip deeper than this branches, so that "can this root still branch?" has an answer for any rule
+DEEPEST = 256  # no tip below this depth branches, so that "can this root still branch?" has an answer for every rule
 
 
-class _Named:
-    """Base of the rules here: pydantic refuses keys that a rule does not have."""
+class _StrictKeys:
+    """Base of the rules: pydantic refuses keys that a rule does not have."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-def _require(holds: bool, name: str, value: object, right: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {right} (got {value!r})")
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {expected} (got {value!r})")
 
 
 def _require_finite(rule: object, *names: str) -> None:
@@ -102,16 +106,16 @@ def _require_finite(rule: object, *names: str) -> None:
 
 
 def _by_rise(tip: Tip, wanted: Callable[[float], int], terms: Mapping[str, float]) -> Decision:
-    """The decision of a rule that looks at the rise alone."""
+    """The decision of a rule that depends on the rise alone."""
     low, high = tip.rises
     count = wanted(tip.rise)
-    shown = {"head": tip.head, "baseline": tip.baseline, "rise": tip.rise, "rise_low": low, "rise_high": high, **terms}
-    return Decision(wanted=count, score=tip.rise, terms=shown, flips=not wanted(low) == count == wanted(high))
+    terms = {"head": tip.head, "baseline": tip.baseline, "rise": tip.rise, "rise_low": low, "rise_high": high, **terms}
+    return Decision(wanted=count, score=tip.rise, terms=terms, flips=not wanted(low) == count == wanted(high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Never(_Named):
-    """No branching: every leaf starts from the prompt, which is GRPO."""
+class Never(_StrictKeys):
+    """Never branch: every leaf starts from the prompt, as in GRPO."""
 
     rule: Literal["none"] = "none"
 
@@ -123,14 +127,14 @@ class Never(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fixed(_Named):
-    """Fork every line at its j-th tool result, whatever the entropy: prefix sharing alone, for ablation."""
+class Fixed(_StrictKeys):
+    """Fork every line at its j-th tool result, whatever the entropy. An ablation: prefix sharing alone."""
 
     rule: Literal["fixed"] = "fixed"
     at: int = 1
-    """j: the tool result to fork at (1: the first)."""
+    """j: the tool result at which to fork (1: the first)."""
     siblings: int = 1
-    """Z: branches wanted there."""
+    """Z: the number of branches to start there."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.at <= DEEPEST, "at", self.at, f"from 1 to {DEEPEST}")
@@ -144,17 +148,17 @@ class Fixed(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chance(_Named):
-    """Branch with a given probability: what is left of ARPO when entropy plays no part.
+class Chance(_StrictKeys):
+    """Branch with a fixed probability: ARPO without entropy.
 
-    `rates` may be another run's rates of decisions wanted, by depth, so that only the choice of tips differs.
+    `rates` can be the rates at which another run wanted to branch, by depth, so that only the choice of tips differs.
     """
 
     rule: Literal["random"] = "random"
     rates: tuple[float, ...] = (0.5,)
-    """p_d: probability at depth d = 1, 2, ...; the last one also holds deeper."""
+    """p_d: the probability at depth d = 1, 2, ...; the last one also applies below."""
     siblings: int = 1
-    """Z: branches wanted where the draw says so."""
+    """Z: the number of branches to start where the draw succeeds."""
 
     def __post_init__(self) -> None:
         _require(len(self.rates) > 0 and all(0 <= p <= 1 for p in self.rates), "rates", self.rates, "one or more probabilities")
@@ -173,10 +177,10 @@ class Chance(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paper(_Named):
+class Paper(_StrictKeys):
     """ARPO's rule (arXiv 2507.19849, eq. 4): `P = alpha + beta * rise / ln V`; Z branches iff `P > tau`.
 
-    With alpha = tau, as in the paper, the sign of the rise decides alone.
+    With alpha = tau, as in the paper, the sign of the rise alone decides.
     """
 
     rule: Literal["paper"] = "paper"
@@ -185,9 +189,9 @@ class Paper(_Named):
     beta: float = 0.2
     """Weight of the rise."""
     tau: float = 0.5
-    """Branch where P is above this."""
+    """Threshold: branch where P is above it."""
     siblings: int = 1
-    """Z: branches wanted there."""
+    """Z: the number of branches to start there."""
 
     def __post_init__(self) -> None:
         _require_finite(self, "alpha", "beta", "tau")
@@ -198,7 +202,7 @@ class Paper(_Named):
         scale = self.beta / math.log(tip.vocab_size)
 
         def wanted(rise: float) -> int:
-            # not `alpha + scale * rise > tau`: adding a small rise to alpha would round its sign away
+            # not `alpha + scale * rise > tau`: adding a small rise to alpha would round away its sign
             return self.siblings if scale * rise > self.tau - self.alpha else 0
 
         return _by_rise(tip, wanted, {"probability": self.alpha + scale * tip.rise, "tau": self.tau})
@@ -208,17 +212,18 @@ class Paper(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Released(_Named):
-    """The released ARPO code's rule: Z draws, each true with probability `clip(b + w * rise', 0, 1)`, rise' = k * rise / ln V.
+class Released(_StrictKeys):
+    """The rule of the released ARPO code: Z draws, each true with probability `clip(b + w * rise', 0, 1)`, where
+    rise' = k * rise / ln V.
 
-    The formula is kept (its scale is a sum over k tokens); the defects around it are not.
+    This keeps the formula (which scales as a sum over k tokens) and leaves out the defects around it.
     """
 
     rule: Literal["released"] = "released"
     base: float = 0.5
     """b: base probability."""
     weight: float = 0.2
-    """w: weight of the scaled rise (0.4 was the paper's best)."""
+    """w: weight of the scaled rise (0.4 did best in the paper)."""
     draws: int = 1
     """Z: number of draws."""
 
@@ -242,22 +247,23 @@ class Released(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold(_Named):
+class Threshold(_StrictKeys):
     """`min(floor(H / theta), max)` branches where the head entropy H itself, not its rise, is above theta.
 
-    With `window` W > 0 theta adapts: mean + deviations * std of the last W post-tool heads of earlier steps (`StepStats.window`),
-    while there are none the fixed theta holds. theta <= 0 means the maximum.
+    With `window` W > 0 theta adapts: it is the mean plus `deviations` standard deviations of the last W post-tool head
+    entropies of earlier steps (`StepStats.window`). Until there are any, the fixed theta applies. theta <= 0 means the
+    maximum.
     """
 
     rule: Literal["threshold"] = "threshold"
     theta: float = 0.5
     """Nats per token."""
     deviations: float = 1.0
-    """lambda: standard deviations above the mean, where theta adapts."""
+    """lambda: number of standard deviations above the mean, if theta adapts."""
     window: int = 0
-    """W: heads to look back at; 0: theta is fixed."""
+    """W: number of past head entropies that set theta; 0: theta is fixed."""
     max_siblings: int = 4
-    """The most branches wanted at one tip."""
+    """Maximum number of branches to start at one tip."""
 
     def __post_init__(self) -> None:
         _require_finite(self, "theta", "deviations")
@@ -275,7 +281,7 @@ class Threshold(_Named):
         return self.max_siblings
 
     def theta_for(self, stats: StepStats) -> float:
-        """The threshold that holds in a step, nats."""
+        """The threshold of a step, in nats."""
         heads = stats.window[-self.window :] if self.window else ()
         if not heads:
             return self.theta
@@ -289,11 +295,11 @@ class Threshold(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aepo(_Named):
+class Aepo(_StrictKeys):
     """AEPO's rule (arXiv 2510.14545): `P = (alpha + gamma * rise) * (1 - slope * l)`; Z branches iff `P > tau`.
 
-    l counts the consecutive tips just before this one on the path where the rule wanted a branch. (The released AEPO code compares
-    P with a random number instead.)
+    l counts the consecutive tips just before this one on the path at which the rule wanted a branch. (The released AEPO
+    code compares P with a random number instead.)
     """
 
     rule: Literal["aepo"] = "aepo"
@@ -304,9 +310,9 @@ class Aepo(_Named):
     slope: float = 0.05
     """Penalty for each consecutive branch."""
     tau: float = 0.5
-    """Branch where P is above this."""
+    """Threshold: branch where P is above it."""
     siblings: int = 1
-    """Z: branches wanted there."""
+    """Z: the number of branches to start there."""
 
     def __post_init__(self) -> None:
         _require_finite(self, "alpha", "gamma", "tau", "slope")
@@ -315,10 +321,10 @@ class Aepo(_Named):
         _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
-        keep = max(0.0, 1.0 - self.slope * tip.wanted_before)  # a long run of branches must not turn the sign of P
+        keep = max(0.0, 1.0 - self.slope * tip.wanted_before)  # a long run of branches must not flip the sign of P
 
         def wanted(rise: float) -> int:
-            if keep == 1.0:  # see Paper: the sign of a small rise must survive
+            if keep == 1.0:  # as in Paper: the sign of a small rise must survive
                 return self.siblings if self.gamma * rise > self.tau - self.alpha else 0
             return self.siblings if (self.alpha + self.gamma * rise) * keep > self.tau else 0
 
@@ -333,20 +339,21 @@ Rule = Never | Fixed | Chance | Paper | Released | Threshold | Aepo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Constant(_Named):
-    """Root plan: always the same number of roots."""
+class Constant(_StrictKeys):
+    """Root plan: a fixed number of roots."""
 
     plan: Literal["constant"] = "constant"
     roots: int = 8
-    """N: trajectories that start from the prompt before any branching."""
+    """N: number of trajectories that start from the prompt before any branching."""
 
     def __post_init__(self) -> None:
         _require(self.roots >= 1, "roots", self.roots, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pilot(_Named):
-    """Root plan: AEPO's pre-monitoring. One trajectory runs to its end and counts as root 0; its heads say how many more."""
+class Pilot(_StrictKeys):
+    """Root plan: AEPO's pre-monitoring. One trajectory runs to its end as root 0, and its head entropies set the number
+    of further roots."""
 
     plan: Literal["pilot"] = "pilot"
     beta: float = 1.0
@@ -356,9 +363,10 @@ class Pilot(_Named):
         _require_finite(self, "beta")
 
     def roots(self, leaves: int, root_head: float, tool_heads: tuple[float, ...]) -> int:
-        """N = `M * sigmoid(beta * (H_root - mean H_tool))`, rounded (half up) and clamped to [1, M]; M without a tool call."""
+        """N = `M * sigmoid(beta * (H_root - mean H_tool))`, rounded half up and clamped to [1, M]; M if there was no tool
+        call."""
         if not tool_heads:
             return leaves
         x = self.beta * (root_head - math.fsum(tool_heads) / len(tool_heads))
-        share = 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))  # neither overflows
+        share = 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))  # neither form overflows
         return min(leaves, max(1, math.floor(leaves * share + 0.5)))

@@ -1,7 +1,7 @@
-"""Records as JSON values and back: the one place that knows the schema of the event log.
+"""Converts records to JSON values and back. Only this module knows the schema of the event log.
 
-Token arrays are base64 of little-endian bytes. A turn stands once, in the tree; events name it. Text and arguments that a model
-wrote are data: no key in them has a meaning here.
+Token arrays are base64 of little-endian bytes. The tree holds every turn once, and events name it. Text and arguments
+that a model wrote are data: no key inside them has a meaning here.
 """
 
 from __future__ import annotations
@@ -42,32 +42,33 @@ _RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignRule:
-    """Stands for a rule that is not one of arpo's: the record knows its name and how it described itself, not its code."""
+    """Stands for a rule from outside arpo: a record holds the rule's name and repr, not its code."""
 
     rule: str
     described: str
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
-        raise self._absent()
+        raise self._code_missing()
 
     def most(self, depth: int) -> int:
-        raise self._absent()
+        raise self._code_missing()
 
-    def _absent(self) -> FormatError:
+    def _code_missing(self) -> FormatError:
         return FormatError(
-            f"the record was grown by {self.rule} ({self.described}), whose code it does not hold: pass the rule to replay"
+            f"the rule {self.rule} ({self.described}) grew this record, and the record does not hold its code: "
+            "pass the rule to replay"
         )
 
 
 def pack(record: TreeRecord) -> dict[str, object]:
-    """The record as JSON values. A TypeError in `json.dumps` names what JSON cannot hold."""
+    """The record as JSON values. `json.dumps` raises a TypeError for a value that JSON cannot hold."""
     tree = record.tree
     return {
         "schema": record.schema,
         "task": tree.task,
         "step": tree.step,
         "prompt": _pack_array(tree.prompt.tokens),
-        "growth": _pack_growth(record.growth),
+        "growth": _pack_config(record.config),
         "turns": [_pack_turn(turn) for _, turn in sorted(tree.turns.items())],
         "observations": [_pack_observation(observation) for _, observation in sorted(tree.observations.items())],
         "endings": {show(place): ending for place, ending in tree.endings.items()},
@@ -94,7 +95,7 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
     for place, ending in value["endings"].items():
         tree.end(read_place(place), StopReason(ending))
     return make(
-        growth=_unpack_growth(value["growth"]),
+        config=_unpack_config(value["growth"]),
         tree=tree,
         events=tuple(_unpack_event(event, tree) for event in value["events"]),
         decisions={decision.decided.place: decision for decision in map(_unpack_decision, value["decisions"])},
@@ -124,10 +125,10 @@ def _unpack_array(typecode: str, text: str) -> array[Any]:
 
 
 def _pack_note(value: object) -> object:
-    """Mappings become `{"map": ...}` and arrays `{"f": ...}`, so that no key of a note can be taken for either."""
+    """Mappings become `{"map": ...}` and arrays `{"f": ...}`, so that no key of a note can pass for either."""
     if isinstance(value, array):
         if value.typecode not in "ifd":
-            raise TypeError(f"a note holds an array of {value.typecode!r}: 'i', 'f' or 'd' can be recorded")
+            raise TypeError(f"a note holds an array of {value.typecode!r}: a record can hold arrays of 'i', 'f' or 'd'")
         return {value.typecode: _pack_array(value)}
     if isinstance(value, Mapping):
         return {"map": {str(key): _pack_note(item) for key, item in value.items()}}
@@ -190,16 +191,16 @@ def _pack_observation(observation: Observation) -> dict[str, object]:
 
 
 def _pack_outcome(o: ToolCallResult) -> list[object]:
-    plain: list[object] = [o.tool, o.status, o.text, o.seconds, o.cut, o.cached]
-    more = {"shared": o.shared, "fault": o.fault, "attempts": o.attempts, "cost": o.cost}
-    unusual = {name: value for name, value in more.items() if value != ToolCallResult.__dataclass_fields__[name].default}
-    return [*plain, unusual] if unusual else plain
+    values: list[object] = [o.tool, o.status, o.text, o.seconds, o.cut, o.cached]
+    optional = {"shared": o.shared, "fault": o.fault, "attempts": o.attempts, "cost": o.cost}
+    changed = {name: value for name, value in optional.items() if value != ToolCallResult.__dataclass_fields__[name].default}
+    return [*values, changed] if changed else values
 
 
 def _unpack_outcome(value: Any) -> ToolCallResult:
-    tool, status, text, seconds, cut, cached, *more = value
-    unusual = more[0] if more else {}
-    return ToolCallResult(tool=tool, status=CallStatus(status), text=text, seconds=seconds, cut=cut, cached=cached, **unusual)
+    tool, status, text, seconds, cut, cached, *rest = value
+    changed = rest[0] if rest else {}
+    return ToolCallResult(tool=tool, status=CallStatus(status), text=text, seconds=seconds, cut=cut, cached=cached, **changed)
 
 
 def _unpack_observation(value: Any) -> Observation:
@@ -216,14 +217,14 @@ def _pack_event(event: Event, tree: RolloutTree) -> list[object]:
             turn = tree.turns.get(place)
             count = len(entropies)
             if turn is not None and turn.entropies[:count] == entropies and _first(turn.bounds, count) == bounds:
-                return ["head", show(place), count]  # the beginning of a turn that stands in the tree
+                return ["head", show(place), count]  # the tree holds the turn that starts with these
             return ["head", show(place), _pack_array(entropies), _pack_bounds(bounds)]
         case TurnEnded(turn, ending):
             return ["turn", show(turn.place), ending]
         case Returned(observation, None):
             return ["returned", show(observation.place), None]
         case Returned(observation, ending):
-            return ["returned", _pack_observation(observation), ending]  # it never grew, so it stands nowhere else
+            return ["returned", _pack_observation(observation), ending]  # the tree does not hold this observation
         case Failed(place, ending):
             return ["failed", show(place), ending]
 
@@ -250,35 +251,36 @@ def _first(bounds: tuple[array[float], array[float]] | None, count: int) -> tupl
     return None if bounds is None else (bounds[0][:count], bounds[1][:count])
 
 
-def _pack_decision(made: TipDecision) -> dict[str, object]:
-    decision, tip = made.decided.decision, made.tip
+def _pack_decision(tip_decision: TipDecision) -> dict[str, object]:
+    decided, tip = tip_decision.decided, tip_decision.tip
+    decision = decided.decision
     return {
-        "place": show(made.decided.place),
+        "place": show(decided.place),
         "tip": None if tip is None else {f.name: getattr(tip, f.name) for f in fields(tip) if f.name != "place"},
         "decision": {"wanted": decision.wanted, "score": decision.score, "terms": dict(decision.terms), "flips": decision.flips},
-        "granted": made.decided.granted,
-        "waited": made.decided.waited,
+        "granted": decided.granted,
+        "waited": decided.waited,
     }
 
 
 def _unpack_decision(value: Any) -> TipDecision:
-    place, seen = read_place(value["place"]), value["tip"]
-    tip = None if seen is None else Tip(place=place, **{**seen, "heads": tuple(seen["heads"])})
+    place, fields_ = read_place(value["place"]), value["tip"]
+    tip = None if fields_ is None else Tip(place=place, **{**fields_, "heads": tuple(fields_["heads"])})
     return TipDecision(tip, Decided(place, Decision(**value["decision"]), value["granted"], value["waited"]))
 
 
-# --- growth
+# --- configuration
 
 
-def _pack_growth(growth: ExpansionConfig) -> dict[str, object]:
-    packed = {f.name: getattr(growth, f.name) for f in fields(growth)}
-    packed["rule"] = _pack_rule(growth.rule)
-    packed["stats"] = [growth.stats.step, list(growth.stats.window)]
-    packed["roots"] = {"beta": growth.roots.beta} if isinstance(growth.roots, Pilot) else growth.roots
+def _pack_config(config: ExpansionConfig) -> dict[str, object]:
+    packed = {f.name: getattr(config, f.name) for f in fields(config)}
+    packed["rule"] = _pack_rule(config.rule)
+    packed["stats"] = [config.stats.step, list(config.stats.window)]
+    packed["roots"] = {"beta": config.roots.beta} if isinstance(config.roots, Pilot) else config.roots
     return packed
 
 
-def _unpack_growth(value: Any) -> ExpansionConfig:
+def _unpack_config(value: Any) -> ExpansionConfig:
     step, window = value["stats"]
     roots = Pilot(**value["roots"]) if isinstance(value["roots"], dict) else _count(value["roots"])
     _count(value["leaves"])
@@ -287,9 +289,9 @@ def _unpack_growth(value: Any) -> ExpansionConfig:
 
 
 def _count(value: Any) -> int:
-    """A number of leaves or roots: replay makes room for as many."""
+    """A number of leaves or roots. It has a limit because replay allocates memory for as many."""
     if type(value) is not int or not 1 <= value <= 1_000_000:
-        raise FormatError(f"holds {value!r:.80} for a number of leaves or roots")
+        raise FormatError(f"holds {value!r:.80} as a number of leaves or roots (expected 1 to 1000000)")
     return value
 
 

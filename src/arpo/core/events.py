@@ -1,4 +1,4 @@
-"""What an expansion asks of its driver (commands) and what the driver reports (events). Values only."""
+"""Commands that an expansion gives its driver, and events that the driver reports back. Values only."""
 
 from __future__ import annotations  # `array[float]` cannot be subscripted before Python 3.12
 
@@ -10,7 +10,7 @@ from arpo.core.place import Place
 from arpo.core.tree import Call, Observation, Role, StopReason, Turn
 
 
-# --- commands: what the driver is asked to do
+# --- commands: what the driver does
 @dataclass(frozen=True, slots=True)
 class SampleTurn:
     """Sample the turn at `place`; its context is `tree.context(place[:-1])`. `attempt` counts from 0 and keys the seed."""
@@ -22,7 +22,8 @@ class SampleTurn:
 
 @dataclass(frozen=True, slots=True)
 class RunCalls:
-    """Run the calls of the turn at `place` and report `Returned`. `attempt` counts from 0: calls that the world broke run again."""
+    """Run the calls of the turn at `place` and report `Returned`. `attempt` counts from 0: calls run again after an
+    infrastructure failure."""
 
     place: Place
     calls: tuple[Call, ...]
@@ -31,13 +32,13 @@ class RunCalls:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The decision at the tip `place` is final: `granted` siblings start (their `Sample`s follow). A captured tool state may be
-    forked now, or dropped when `granted` is 0."""
+    """The decision at the tip `place` is final: `granted` siblings start (their `SampleTurn`s follow). The driver may now
+    fork a captured tool state, or drop it if `granted` is 0."""
 
     place: Place
     decision: Decision
     granted: int
-    waited: bool = field(default=False, compare=False)  # could not be made at once: a matter of timing, like a call's seconds
+    waited: bool = field(default=False, compare=False)  # not final at once; depends on timing, like a call's seconds
 
 
 Command = SampleTurn | RunCalls | Decided
@@ -46,8 +47,8 @@ Command = SampleTurn | RunCalls | Decided
 # --- events: what the driver reports
 @dataclass(frozen=True, slots=True)
 class HeadKnown:
-    """The first k tokens of the turn at `place` are there (fewer if the turn ended earlier). Needed for probes alone: a tip is
-    judged by the first head reported of its probe, or by the finished probe where none was."""
+    """The first k tokens of the turn at `place` exist (fewer if the turn ended earlier). Only probes need this event: the
+    rule judges a tip by the first head reported for its probe, or by the finished probe if none was reported."""
 
     place: Place
     entropies: array[float]
@@ -56,7 +57,7 @@ class HeadKnown:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The turn is complete. `ending` is None exactly when the turn's calls are to be run."""
+    """The turn is complete. `ending` is None if and only if the turn's calls have to run."""
 
     turn: Turn
     ending: StopReason | None = None
@@ -64,8 +65,8 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """All calls of a turn have outcomes. `ending`: the branch ends right after this observation is known not to be continued
-    (token limit), in which case the observation is not grown and the turn at its place becomes the leaf."""
+    """All calls of a turn have results. With an `ending` the branch cannot continue after this observation (token limit):
+    the tree does not take the observation, and the turn at its place becomes the leaf."""
 
     observation: Observation
     ending: StopReason | None = None
@@ -73,7 +74,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The world failed while the turn at `place` was sampled (ENGINE_FAILED) or its calls ran (TOOL_FAILED)."""
+    """Infrastructure failed while the turn at `place` was sampled (ENGINE_FAILED) or its calls ran (TOOL_FAILED)."""
 
     place: Place
     ending: StopReason

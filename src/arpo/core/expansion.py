@@ -1,13 +1,13 @@
-"""The growth of one tree as a state machine without I/O: events in, commands out (docs/method.md, section 4).
+"""Grows one tree as a state machine without I/O: events in, commands out (docs/method.md, section 4).
 
-`Expansion` decides what happens next; a driver makes it happen and reports back. What it rests on:
+`Expansion` decides what happens next; a driver carries it out and reports back. The rules:
 
-- Every turn asked for by a `Sample` ends in exactly one `TurnEnded` or `Failed`; every `RunCalls` in one `Returned` or `Failed`.
-- Nothing depends on the order in which events of different lines arrive, except `Decided.waited` and the order of commands.
-- A tip is judged when the head of its probe is known, from that head, the heads before it on its path, and nothing else.
-- Every tip gets exactly one `Decided`; only a granted sibling or a root ever adds a line.
+- Every `SampleTurn` leads to exactly one `TurnEnded` or `Failed`; every `RunCalls` to one `Returned` or `Failed`.
+- Only `Decided.waited` and the order of commands depend on the order in which events of different lines arrive.
+- The rule judges a tip once the head of its probe is known, from that head and the earlier heads on its path alone.
+- Every tip gets exactly one `Decided`; only a granted sibling or a root adds a line.
 
-Refuses to know tokens' meaning, tools, time and how a seed reaches an engine.
+Refuses to know what tokens mean, tools, time and how a seed reaches an engine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class TipDecision:
-    """A tip and what became of it. `tip` is None where the probe failed for good before its head was known."""
+    """A tip and the decision on it. `tip` is None if its probe failed for good before its head was known."""
 
     tip: Tip | None
     decided: Decided
@@ -51,31 +51,32 @@ class TipDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpansionConfig:
-    """How a tree grows: all that, with its events, determines it. Raises ConfigError where the numbers cannot go together."""
+    """How a tree grows. Together with its events it determines the tree. Raises ConfigError for numbers that do not fit
+    together."""
 
     leaves: int
-    """M: leaves in all."""
+    """M: total number of leaves."""
     roots: int | Pilot
-    """N, or the plan that finds it."""
+    """N, or the plan that computes it."""
     rule: BranchRule
     head: int
-    """k: tokens of a head."""
+    """k: number of tokens whose mean entropy is the head entropy."""
     vocab_size: int
     stats: StepStats
     seed: int
     root_cap: int | None = None
-    """The most leaves of one planned root; None: `min(M, max(2, ceil(1.5 M / N)))`."""
+    """Maximum number of leaves of one planned root; None: `min(M, max(2, ceil(1.5 M / N)))`."""
     retries: int = 1
-    """How often a turn, and the calls of a turn, are asked again when the world fails."""
+    """How often a turn, or the calls of a turn, run again after an infrastructure failure."""
     deepest: int = DEEPEST
-    """The most observations on a path, as calls are limited: a line past its last tip cannot use what is left, so others need not
-    wait for it."""
+    """Maximum number of observations on a path, from the call limit. A line past its last tip cannot use what is left of
+    the budget, so other tips need not wait for it."""
 
     def __post_init__(self) -> None:
         if self.leaves < 1:
             raise ConfigError("a tree has at least one leaf", where="leaves", value=self.leaves)
         if isinstance(self.roots, int) and not 1 <= self.roots <= self.leaves:
-            raise ConfigError("roots are leaves too", where="roots", value=self.roots, hint=f"from 1 to {self.leaves} (leaves)")
+            raise ConfigError("every root is a leaf", where="roots", value=self.roots, hint=f"from 1 to {self.leaves} (leaves)")
         if self.head < 1:
             raise ConfigError("a head has at least one token", where="head", value=self.head)
         if self.vocab_size < 2:
@@ -85,23 +86,24 @@ class ExpansionConfig:
         if self.retries < 0:
             raise ConfigError("retries cannot be negative", where="retries", value=self.retries)
         if self.deepest < 0:
-            raise ConfigError("the deepest tip cannot lie above the first", where="deepest", value=self.deepest)
+            raise ConfigError("the maximum depth cannot be negative", where="deepest", value=self.deepest)
 
     def cap(self, roots: int) -> int:
-        """The most leaves of one of `roots` planned roots."""
+        """The maximum number of leaves of one root, if there are `roots` planned roots."""
         if self.root_cap is not None:
             return min(self.leaves, self.root_cap)
         return min(self.leaves, max(2, math.ceil(1.5 * self.leaves / roots)))
 
     def most(self, depth: int) -> int:
-        """The most siblings of a tip at this depth."""
+        """The maximum number of siblings of a tip at this depth."""
         return self.rule.most(depth) if depth <= DEEPEST else 0
 
 
 class Expansion:
-    """Grows `tree`: `start()`, then `feed(event)` for every event, until `done`. Both return the commands to carry out now.
+    """Grows `tree`: call `start()`, then `feed(event)` for every event until `done`. Both return the commands to carry
+    out now.
 
-    `feed` raises ValueError for an event that answers no command: a driver's mistake, never a model's or a tool's.
+    `feed` raises ValueError for an event that answers no command: the driver's mistake, never a model's or a tool's.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Expansion:
         deepest: int = DEEPEST,
     ) -> None:
         self.tree = tree
-        self.growth = ExpansionConfig(
+        self.config = ExpansionConfig(
             leaves=leaves,
             roots=roots.roots if isinstance(roots, Constant) else roots,
             rule=rule,
@@ -133,28 +135,28 @@ class Expansion:
             deepest=deepest,
         )
         self.events: list[Event] = []  # as they arrived, for the record
-        self.decisions: dict[Place, TipDecision] = {}  # final ones, of tips under planned roots
-        self.fills: list[Place] = []  # first turns started because budget was left over
+        self.decisions: dict[Place, TipDecision] = {}  # final decisions, for tips below planned roots
+        self.fills: list[Place] = []  # first turns that use left-over budget
         self.planned_roots: int | None = None  # N; None while the pilot runs
-        self._budget: Budget | None = None  # from the moment N is known
+        self._budget: Budget | None = None  # None until N is known
         self._judged: dict[Place, tuple[Tip | None, Decision]] = {}  # by tip
         self._sampling: dict[Place, Role] = {}
         self._calling: set[Place] = set()
         self._attempts: dict[Place, int] = {}
 
     @classmethod
-    def of(cls, tree: RolloutTree, growth: ExpansionConfig) -> Expansion:
-        """An expansion of a tree that holds a prompt alone."""
-        return cls(tree, **{field.name: getattr(growth, field.name) for field in fields(growth)})
+    def from_config(cls, tree: RolloutTree, config: ExpansionConfig) -> Expansion:
+        """An expansion of a tree that holds only its prompt."""
+        return cls(tree, **{field.name: getattr(config, field.name) for field in fields(config)})
 
     @property
     def rule(self) -> BranchRule:
-        return self.growth.rule
+        return self.config.rule
 
     @property
     def done(self) -> bool:
-        """True when all leaves are there."""
-        return len(self.tree.endings) == self.growth.leaves
+        """True when the tree has all its leaves."""
+        return len(self.tree.endings) == self.config.leaves
 
     @property
     def num_branches(self) -> int:
@@ -164,16 +166,16 @@ class Expansion:
     def start(self) -> list[Command]:
         """The first commands: sample the planned roots, or the pilot alone."""
         if self._sampling or self.tree.turns or self.tree.endings:
-            raise ValueError("an expansion starts once, from a tree that holds its prompt alone")
-        if isinstance(self.growth.roots, Pilot):
+            raise ValueError("an expansion starts once, from a tree that holds only its prompt")
+        if isinstance(self.config.roots, Pilot):
             return [self._sample((0,), Role.ROOT)]
-        self._plan(self.growth.roots, started=0)
-        return [*(self._sample((root,), Role.ROOT) for root in range(self.growth.roots)), *self._settle(None)]
+        self._plan(self.config.roots, started=0)
+        return [*(self._sample((root,), Role.ROOT) for root in range(self.config.roots)), *self._settle(None)]
 
     def feed(self, event: Event) -> list[Command]:
-        """Take in what happened; the commands to carry out now."""
+        """Process an event. Returns the commands to carry out now."""
         commands: list[Command] = []
-        fresh: Place | None = None  # the tip judged because of this event
+        fresh: Place | None = None  # the tip that this event made known
         match event:
             case HeadKnown(place, entropies, bounds):
                 self._expect(place, place in self._sampling, "is not being sampled")
@@ -193,7 +195,7 @@ class Expansion:
     def _turn_ended(self, turn: Turn, ending: StopReason | None, commands: list[Command]) -> Place | None:
         place = turn.place
         self._expect(place, place in self._sampling, "is not being sampled")
-        self._expect(place, turn.role is self._sampling[place], f"was asked for as {self._sampling[place]}, not {turn.role}")
+        self._expect(place, turn.role is self._sampling[place], f"should be a {self._sampling[place]}, not a {turn.role}")
         self._expect(place, ending is not None or bool(turn.calls), "has neither an ending nor calls")
         fresh = self._judge(place, turn.entropies, turn.bounds)
         self.tree.grow(turn)
@@ -209,7 +211,7 @@ class Expansion:
     def _returned(self, observation: Observation, ending: StopReason | None, commands: list[Command]) -> None:
         place = observation.place
         self._expect(place, place in self._calling, "has no calls running")
-        self._expect(place, ending is not None or len(place) <= self.growth.deepest, f"lies below depth {self.growth.deepest}")
+        self._expect(place, ending is not None or len(place) <= self.config.deepest, f"lies below depth {self.config.deepest}")
         self._calling.remove(place)
         self._attempts.pop(place, None)
         if ending is not None:
@@ -222,11 +224,10 @@ class Expansion:
 
     def _failed(self, place: Place, ending: StopReason, commands: list[Command]) -> Place | None:
         self._expect(place, place in self._sampling or place in self._calling, "is neither being sampled nor has calls running")
-        self._expect(place, ending.by_world, f"cannot fail as {ending}")
+        self._expect(place, ending.aborted, f"cannot fail as {ending}")
         attempt = self._attempts.get(place, 0) + 1
-        if (
-            attempt <= self.growth.retries and ending is not StopReason.REPLAY_MISS
-        ):  # what is not recorded is not there a second time
+        # a replay that misses a call misses it again
+        if attempt <= self.config.retries and ending is not StopReason.REPLAY_MISS:
             self._attempts[place] = attempt
             if place in self._sampling:
                 commands.append(SampleTurn(place, self._sampling[place], attempt))
@@ -242,25 +243,26 @@ class Expansion:
         self._end(place, ending, next_depth=len(tip) if headless else len(place))
         if not headless or self._is_fill(place):
             return None
-        self._hold(tip, None, Decision(wanted=0, score=0.0))  # nothing is known of this tip: it wants nothing
+        self._hold(tip, None, Decision(wanted=0, score=0.0))  # nothing is known about this tip, so it wants nothing
         return tip
 
     # --- judging tips
 
     def _judge(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Place | None:
-        """Ask the rule about the tip before the probe at `place`, whose head is there. Returns the tip asked about, if any."""
+        """Apply the rule to the tip before the probe at `place`, whose head is known. Returns the tip, if there is one to
+        judge."""
         tip_place = place[:-1]
         if self._sampling[place] is not Role.PROBE or tip_place in self._judged or self._is_fill(place):
             return None
         tip = self._tip(tip_place, entropies, bounds)
-        decision, most = Decision(wanted=0, score=0.0), self.growth.most(tip.depth)
+        decision, most = Decision(wanted=0, score=0.0), self.config.most(tip.depth)
         if tip.depth <= DEEPEST:
-            random = keyed(self.growth.seed, self.tree.step, self.tree.task, tip_place, "branch")
-            decision = self.rule(tip, self.growth.stats, random)
+            random = keyed(self.config.seed, self.tree.step, self.tree.task, tip_place, "branch")
+            decision = self.rule(tip, self.config.stats, random)
         if not 0 <= decision.wanted <= most or not math.isfinite(decision.score):
             raise ValueError(
-                f"rule {self.rule!r} wants {decision.wanted} siblings with score {decision.score} at {show(tip_place)}: "
-                f"from 0 to most({tip.depth}) = {most}, and a finite score"
+                f"rule {self.rule!r} wants {decision.wanted} siblings with score {decision.score} at {show(tip_place)}; "
+                f"it may want 0 to most({tip.depth}) = {most}, with a finite score"
             )
         if self._budget is not None:
             self._budget.reach(tip_place)
@@ -268,7 +270,7 @@ class Expansion:
         return tip_place
 
     def _tip(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Tip:
-        k, root = self.growth.head, self.tree.turns[place[:1]]
+        k, root = self.config.head, self.tree.turns[place[:1]]
         low, high = bounds or (entropies, entropies)
         root_low, root_high = root.bounds or (root.entropies, root.entropies)
         before = [self._judged[place[:depth]] for depth in range(1, len(place))]
@@ -288,7 +290,7 @@ class Expansion:
             heads=tuple(tip.head for tip, _ in before if tip is not None),
             wanted_before=wanted_before,
             head_tokens=k,
-            vocab_size=self.growth.vocab_size,
+            vocab_size=self.config.vocab_size,
         )
 
     def _hold(self, place: Place, tip: Tip | None, decision: Decision) -> None:
@@ -299,17 +301,17 @@ class Expansion:
     # --- lines and budget
 
     def _plan(self, roots: int, started: int) -> None:
-        """N is known: from now on there is a budget. `started` roots have run already (the pilot)."""
+        """Set N and create the budget. `started` roots have already run (the pilot)."""
         self.planned_roots = roots
-        growth = self.growth
+        config = self.config
         self._budget = Budget(
-            leaves=growth.leaves, roots=roots, root_cap=growth.cap(roots), most=growth.most, deepest=growth.deepest
+            leaves=config.leaves, roots=roots, root_cap=config.cap(roots), most=config.most, deepest=config.deepest
         )
         for root in range(started, roots):
             self._budget.start_line(root, 1)
 
     def _settle(self, fresh: Place | None) -> list[Command]:
-        """What follows from all that is known: the other roots once the pilot is through, final decisions, fills."""
+        """The commands that follow from what is known: the other roots once the pilot has ended, final decisions, fills."""
         commands: list[Command] = []
         if self._budget is None:
             if self._sampling or self._calling:
@@ -329,11 +331,11 @@ class Expansion:
         return commands
 
     def _plan_by_pilot(self, commands: list[Command]) -> None:
-        plan, k = self.growth.roots, self.growth.head
+        plan, k = self.config.roots, self.config.head
         assert isinstance(plan, Pilot)
         heads = tuple(tip.head for tip, _ in self._judged.values() if tip is not None)
         root_head = head_entropy(self.tree.turns[0,].entropies, k) if heads else 0.0
-        self._plan(plan.roots(self.growth.leaves, root_head, heads), started=1)
+        self._plan(plan.roots(self.config.leaves, root_head, heads), started=1)
         assert self._budget is not None and self.planned_roots is not None
         for place, (_, decision) in self._judged.items():
             self._budget.hold(Want(place, decision.wanted, decision.score))
@@ -344,7 +346,7 @@ class Expansion:
         return SampleTurn(place, role)
 
     def _end(self, place: Place, ending: StopReason, next_depth: int) -> None:
-        """The line at `place` ends, before the tip at `next_depth`."""
+        """End the line at `place`, before its tip at `next_depth`."""
         self.tree.end(place, ending)
         if self._budget is not None and not self._is_fill(place):
             self._budget.stop_line(place[0], next_depth)
@@ -352,6 +354,6 @@ class Expansion:
     def _is_fill(self, place: Place) -> bool:
         return self.planned_roots is not None and place[0] >= self.planned_roots
 
-    def _expect(self, place: Place, holds: bool, otherwise: str) -> None:
-        if not holds:
-            raise ValueError(f"turn {show(place)} {otherwise}")
+    def _expect(self, place: Place, condition: bool, problem: str) -> None:
+        if not condition:
+            raise ValueError(f"turn {show(place)} {problem}")

@@ -1,6 +1,6 @@
-"""The record of one tree: how it grew, what it was worth, and bytes that keep both (a versioned event log).
+"""The record of one tree: its events, scores and credit, and their encoding as bytes (a versioned event log).
 
-A frame is self-delimiting, so frames can be appended to a file and read while it is still written:
+A frame delimits itself, so a writer can append frames to a file while a reader reads it:
 
     magic "ARPO" | length of the body (uint32) | crc32 of the body (uint32) | body: zlib of JSON (see `codec`)      little-endian
 
@@ -30,20 +30,19 @@ from arpo.errors import ConfigError, FormatError
 
 _HEADER = struct.Struct("<4sII")
 _MAGIC = b"ARPO"
-_NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what values of a wrong kind lead to
-_TASK = re.compile(
-    rb'\{"schema":\d+,"task":("(?:[^"\\]++|\\.)*+")'
-)  # how `pack` begins; nothing is tried twice, which takes memory
-_HEAD = 1 << 10  # bytes of a record's JSON in which its task stands as a rule
-_PIECE = 1 << 20  # bytes read at once
-_MOST_BYTES = 1 << 31  # of a record's JSON: about 100 million tokens
+_BAD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what values of a wrong type raise
+# how `pack` begins; possessive, since backtracking takes memory
+_TASK = re.compile(rb'\{"schema":\d+,"task":("(?:[^"\\]++|\\.)*+")')
+_PREFIX_BYTES = 1 << 10  # of a record's JSON; they usually hold the task's id
+_CHUNK_BYTES = 1 << 20  # read at once
+_MAX_BYTES = 1 << 31  # of a record's JSON: about 100 million tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeRecord:
-    """Everything needed to rebuild a tree, by replaying its events or by reading it, and what was made of it."""
+    """Everything needed to rebuild a tree, by replay or by reading it, with its scores and credit."""
 
-    growth: ExpansionConfig  # with the seed and the step's statistics
+    config: ExpansionConfig  # with the seed and the step's statistics
     tree: RolloutTree  # with task, step and prompt
     events: tuple[Event, ...]  # in the order in which they arrived
     decisions: Mapping[Place, TipDecision]
@@ -51,25 +50,26 @@ class TreeRecord:
     advantages: Mapping[Place, float] = field(default_factory=dict)
     credit: Mapping[tuple[Place, Place], float] = field(default_factory=dict)
     notes: Mapping[str, object] = field(default_factory=dict)
-    """What else a reader needs: JSON values and arrays ('i', 'f', 'd'), e.g. the tokenizer's name, learner log-probabilities."""
+    """What else a reader needs, as JSON values and arrays ('i', 'f', 'd'): the tokenizer's name, learner log-probabilities."""
     schema: int = SCHEMA
 
     @classmethod
-    def of(
-        cls, expansion: Expansion, worth: ScoredTree | CreditedTree | None = None, notes: Mapping[str, object] | None = None
+    def from_expansion(
+        cls, expansion: Expansion, result: ScoredTree | CreditedTree | None = None, notes: Mapping[str, object] | None = None
     ) -> TreeRecord:
-        """The record of a tree as it stands; `worth` adds scores, or scores and credit. Raises ValueError if that is another's."""
-        scored = worth.scored if isinstance(worth, CreditedTree) else worth
+        """The record of an expansion's current tree; `result` adds scores, or scores and credit. Raises ValueError if
+        `result` belongs to another tree."""
+        scored = result.scored if isinstance(result, CreditedTree) else result
         if scored is not None and scored.tree is not expansion.tree:
             raise ValueError(f"the scores of {scored.tree!r} do not belong to {expansion.tree!r}")
         return cls(
-            growth=expansion.growth,
+            config=expansion.config,
             tree=expansion.tree,
             events=tuple(expansion.events),
             decisions=dict(expansion.decisions),
             scores=dict(scored.scores) if scored else {},
-            advantages=dict(worth.advantages) if isinstance(worth, CreditedTree) else {},
-            credit=dict(worth.credit) if isinstance(worth, CreditedTree) else {},
+            advantages=dict(result.advantages) if isinstance(result, CreditedTree) else {},
+            credit=dict(result.credit) if isinstance(result, CreditedTree) else {},
             notes=dict(notes or {}),
         )
 
@@ -79,12 +79,12 @@ class TreeRecord:
 
     @property
     def credited(self) -> CreditedTree:
-        """The tree with its credit (empty where none was recorded)."""
+        """The tree with its credit (empty if the record holds none)."""
         return CreditedTree(self.scored, self.advantages, self.credit)
 
 
 def encode(record: TreeRecord) -> bytes:
-    """One frame. Raises FormatError where notes or call arguments hold what JSON cannot."""
+    """The record as one frame. Raises FormatError if notes or call arguments hold a value that JSON cannot."""
     try:
         text = json.dumps(pack(record), separators=(",", ":"))
     except TypeError as error:
@@ -94,29 +94,30 @@ def encode(record: TreeRecord) -> bytes:
 
 
 def decode(stream: BinaryIO | bytes) -> Frames:
-    """The records of a stream of frames, read one at a time."""
+    """The records of a stream of frames, one at a time."""
     return Frames(io.BytesIO(stream) if isinstance(stream, bytes) else stream)
 
 
 class Frames(Iterator[TreeRecord]):
-    """Iterates over records up to the last whole frame. What a killed writer left behind it is no error: `tail` counts its bytes.
+    """Iterates over records up to the last whole frame. A frame that a killed writer left incomplete is no error: `tail`
+    counts its bytes.
 
-    Raises FormatError, naming the frame and the byte it starts at, for anything else that is no frame, and for a record of a schema
-    that this version does not know.
+    Raises FormatError, which names the frame and the byte at which it starts, for anything else that is not a frame, and
+    for a record of a schema that this version does not know.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.num_read = 0
-        self.offset = 0  # bytes of whole frames read so far: where a writer may go on after a truncated tail
-        self.tail = 0  # bytes after the last whole frame, known when the iteration has ended
+        self.offset = 0  # bytes of whole frames read so far: a writer may continue here after a truncated tail
+        self.tail = 0  # bytes after the last whole frame; set when the iteration ends
 
     def __next__(self) -> TreeRecord:
         if self.tail:
             raise StopIteration
         header = self._stream.read(_HEADER.size)
         if not _MAGIC.startswith(header[:4]):
-            raise self._wrong(f"starts with {header[:4]!r} instead of {_MAGIC!r}")
+            raise self._error(f"starts with {header[:4]!r} instead of {_MAGIC!r}")
         if len(header) < _HEADER.size:
             return self._stop(header)
         _, length, checksum = _HEADER.unpack(header)
@@ -124,21 +125,21 @@ class Frames(Iterator[TreeRecord]):
         if len(body) < length:
             return self._stop(header + body)
         if zlib.crc32(body) != checksum:
-            raise self._wrong("is damaged: its checksum does not fit")
+            raise self._error("is damaged: its checksum does not match")
         try:
-            record = unpack(TreeRecord, json.loads(_unfolded(body)))
+            record = unpack(TreeRecord, json.loads(_decompressed(body)))
         except (FormatError, ConfigError) as error:
-            raise self._wrong(str(error)) from error
-        except (*_NONSENSE, RecursionError, zlib.error) as error:
-            raise self._wrong(f"is no record: {error!r:.300}") from error
+            raise self._error(str(error)) from error
+        except (*_BAD_VALUES, RecursionError, zlib.error) as error:
+            raise self._error(f"is not a record: {error!r:.300}") from error
         self.num_read += 1
         self.offset += len(header) + length
         return record
 
     def _body(self, length: int) -> bytes:
-        """As much of the next `length` bytes as there is; a damaged length costs no memory that the stream does not fill."""
+        """As many of the next `length` bytes as there are. A damaged length allocates no more than the stream holds."""
         parts: list[bytes] = []
-        while length and (part := self._stream.read(min(length, _PIECE))):
+        while length and (part := self._stream.read(min(length, _CHUNK_BYTES))):
             parts.append(part)
             length -= len(part)
         return b"".join(parts)
@@ -147,13 +148,13 @@ class Frames(Iterator[TreeRecord]):
         self.tail = len(rest)
         raise StopIteration
 
-    def _wrong(self, what: str) -> FormatError:
-        return FormatError(f"frame {self.num_read} at byte {self.offset} {what}")
+    def _error(self, problem: str) -> FormatError:
+        return FormatError(f"frame {self.num_read} at byte {self.offset} {problem}")
 
 
 def peek(stream: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Where each whole frame of a stream starts, and the task that it is of, without making records of them: of several frames of
-    a task only the last is worth that. Raises FormatError as `decode` does, but looks at no checksum.
+    """The offset and the task id of every whole frame of a stream, without decoding the records: if a task has several
+    frames, only the last one counts. Raises FormatError as `decode` does, but does not verify checksums.
     """
     number = offset = 0
     while len(header := stream.read(_HEADER.size)) == _HEADER.size:
@@ -171,42 +172,42 @@ def peek(stream: BinaryIO) -> Iterator[tuple[int, str]]:
 
 def _task_in(body: bytes, number: int, offset: int) -> str:
     try:
-        found = _TASK.match(zlib.decompressobj().decompress(body, _HEAD)) or _TASK.match(_unfolded(body))
-        return str(json.loads(found[1]) if found else json.loads(_unfolded(body))["task"])
-    except (*_NONSENSE, FormatError, RecursionError, zlib.error) as error:
-        raise FormatError(f"frame {number} at byte {offset} is no record: {error!r:.300}") from error
+        match = _TASK.match(zlib.decompressobj().decompress(body, _PREFIX_BYTES)) or _TASK.match(_decompressed(body))
+        return str(json.loads(match[1]) if match else json.loads(_decompressed(body))["task"])
+    except (*_BAD_VALUES, FormatError, RecursionError, zlib.error) as error:
+        raise FormatError(f"frame {number} at byte {offset} is not a record: {error!r:.300}") from error
 
 
-def _unfolded(body: bytes) -> bytes:
-    """The JSON in a frame's body. Raises FormatError where it is cut off, or larger than any tree is."""
-    unfolding = zlib.decompressobj()
-    text = unfolding.decompress(body, _MOST_BYTES)
-    if not unfolding.eof:
-        raise FormatError(f"unfolds to more than {_MOST_BYTES} bytes" if unfolding.unconsumed_tail else "ends in the middle")
+def _decompressed(body: bytes) -> bytes:
+    """The JSON in a frame's body. Raises FormatError if it is truncated, or larger than any tree can be."""
+    decompressor = zlib.decompressobj()
+    text = decompressor.decompress(body, _MAX_BYTES)
+    if not decompressor.eof:
+        raise FormatError(f"decompresses to more than {_MAX_BYTES} bytes" if decompressor.unconsumed_tail else "is truncated")
     return text
 
 
 def replay(record: TreeRecord, rule: BranchRule | None = None) -> RolloutTree:
     """Grow the tree again from its prompt and its events.
 
-    `rule` stands in for a rule that is not one of arpo's own, of which a record keeps only the name. Raises FormatError where the
-    events do not fit, or lead to another tree or other decisions than the recorded ones.
+    `rule` replaces a rule from outside arpo, of which a record holds only the name. Raises FormatError if the events do
+    not fit, or lead to another tree or to other decisions than the record holds.
     """
-    growth = record.growth
+    config = record.config
     tree = RolloutTree(record.tree.task, record.tree.step, record.tree.prompt)
     number = -1
     try:
-        expansion = Expansion.of(tree, growth if rule is None else replace(growth, rule=rule))
+        expansion = Expansion.from_config(tree, config if rule is None else replace(config, rule=rule))
         expansion.start()
-        for number, event in enumerate(record.events):  # noqa: B007 - named where it does not fit
+        for number, event in enumerate(record.events):  # noqa: B007 - the error message names it
             expansion.feed(event)
-    except _NONSENSE as error:
-        at = f"event {number} of {len(record.events)} does not fit" if number >= 0 else "its growth cannot be"
-        raise FormatError(f"task {tree.task}: {at}: {error}") from error
+    except _BAD_VALUES as error:
+        problem = f"event {number} of {len(record.events)} does not fit" if number >= 0 else "the expansion cannot start"
+        raise FormatError(f"task {tree.task}: {problem}: {error}") from error
     for place in sorted({*expansion.decisions, *record.decisions}):
-        now, then = expansion.decisions.get(place), record.decisions.get(place)
-        if now != then:
-            raise FormatError(f"task {tree.task}: replay decides otherwise at {show(place)}: {now} instead of {then}")
+        replayed, recorded = expansion.decisions.get(place), record.decisions.get(place)
+        if replayed != recorded:
+            raise FormatError(f"task {tree.task}: replay decides {replayed} at {show(place)} instead of {recorded}")
     if tree != record.tree:
-        raise FormatError(f"task {tree.task}: replay grows another tree: {tree!r} instead of {record.tree!r}")
+        raise FormatError(f"task {tree.task}: replay grows the tree {tree!r} instead of {record.tree!r}")
     return tree

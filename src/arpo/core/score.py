@@ -1,4 +1,4 @@
-"""The score of a leaf, as a reward gives it."""
+"""The score that a reward gives a leaf."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """`reward` is what training maximises, `accuracy` (0 to 1) what evaluation reports, `parts` each term by name."""
+    """Training maximises `reward`, evaluation reports `accuracy` (0 to 1), and `parts` holds every term by name."""
 
     reward: float
     accuracy: float

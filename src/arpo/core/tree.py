@@ -1,10 +1,10 @@
-"""The rollout tree of one task: tokens with one author a segment, stored once however many branches share them.
+"""The rollout tree of one task. Every segment has one author, and the tree stores it once however many branches share it.
 
 Knows places, segments and endings. Refuses to know text, tools, models, time and where the tokens came from.
 
-    Prompt ─ Turn (0,) ─ Observation ─┬─ Turn (0, 0)   probe                 a tip is the end of an Observation;
-           │                          └─ Turn (0, 1)   sibling               children of a tip are numbered from its probe
-           └ Turn (1,)  ...                                                  a leaf is a Turn with an Ending
+    Prompt ─ Turn (0,) ─ Observation ─┬─ Turn (0, 0)   probe           a tip is the end of an Observation;
+           │                          └─ Turn (0, 1)   sibling         the probe is child 0 of a tip, siblings follow;
+           └ Turn (1,)  ...                                            a leaf is a Turn with a StopReason
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -23,9 +23,9 @@ class Role(StrEnum):
     """Why a turn was sampled."""
 
     ROOT = "root"  # one of the N planned first turns
-    PROBE = "probe"  # the first continuation of a tip: every line goes on through probes
+    PROBE = "probe"  # the first continuation of a tip: a line continues through probes
     SIBLING = "sibling"  # a further continuation of a tip: a branch
-    FILL = "fill"  # a first turn started because budget was left over; never branches
+    FILL = "fill"  # a first turn that uses left-over budget; it never branches
 
 
 class FinishReason(StrEnum):
@@ -34,35 +34,35 @@ class FinishReason(StrEnum):
 
 
 class StopReason(StrEnum):
-    """How a branch ended."""
+    """Why a branch ended."""
 
     FINISHED = "finished"  # the policy ended its turn without a tool call
     TURN_LENGTH = "turn_length"  # a turn reached its token limit
     BRANCH_LENGTH = "branch_length"  # the branch reached its token limit (tool text included)
-    CALL_LIMIT = "call_limit"  # a further call at the call limit, where the recipe ends the branch there
-    ENGINE_FAILED = "engine_failed"  # the world's fault: no reward, leaves the group
-    TOOL_FAILED = "tool_failed"  # the world's fault: the provider was down
-    REPLAY_MISS = "replay_miss"  # nobody's fault: a call that was never recorded, in a run that replays calls
+    CALL_LIMIT = "call_limit"  # the policy made a call beyond the limit, and the recipe ends the branch there
+    ENGINE_FAILED = "engine_failed"  # infrastructure failure: no reward, leaves the group
+    TOOL_FAILED = "tool_failed"  # infrastructure failure: the provider was down
+    REPLAY_MISS = "replay_miss"  # a run that replays calls met a call that was never recorded
 
     @property
-    def by_world(self) -> bool:
-        """True where the world, not the policy, ended the branch: such a leaf has no reward."""
+    def aborted(self) -> bool:
+        """True if an infrastructure failure, not the policy, ended the branch: such a leaf has no reward."""
         return self in (StopReason.ENGINE_FAILED, StopReason.TOOL_FAILED, StopReason.REPLAY_MISS)
 
 
 class CallStatus(StrEnum):
-    """What became of one tool call."""
+    """How one tool call ended."""
 
     OK = "ok"
     ERROR = "error"  # the tool ran and failed (an exception, a traceback); the model reads why
-    TIMEOUT = "timeout"  # the deadline fired
-    REFUSED = "refused"  # never ran: malformed, unknown tool, arguments that do not fit, or no calls left
-    UNAVAILABLE = "unavailable"  # the provider is down: the world's fault
+    TIMEOUT = "timeout"  # the call missed its deadline
+    REFUSED = "refused"  # never ran: malformed, unknown tool, invalid arguments, or no calls left
+    UNAVAILABLE = "unavailable"  # infrastructure failure: the provider is down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A tool call as the policy wrote it. `error` says why it cannot be run (malformed), else it is empty."""
+    """A tool call as the policy wrote it. `error` says why a malformed call cannot run; otherwise it is empty."""
 
     name: str
     arguments: Mapping[str, object] = field(default_factory=dict)
@@ -71,30 +71,30 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallResult:
-    """What one call of a turn came to. `text` is the tool's full text, before any cut to the token limit.
+    """The result of one call of a turn. `text` is the tool's full text, before it is cut to the token limit.
 
-    Where a result came from and what it cost is not compared: equal trees may have waited for different things.
+    Equality ignores where a result came from and what it cost: two equal trees may have waited for different things.
     """
 
     tool: str
     status: CallStatus
     text: str
-    seconds: float = field(default=0.0, compare=False)  # that the tool took, in its last attempt
+    seconds: float = field(default=0.0, compare=False)  # duration of the tool's last attempt
     cut: bool = False  # True: the model saw only the beginning
     cached: bool = field(default=False, compare=False)  # from the cache, or from the record of an earlier run
-    shared: bool = field(default=False, compare=False)  # of an equal call that was under way
-    fault: str = ""  # why it failed: "raised TypeError", "told" (a ToolError), "reported" (in a result), "deadline", "provider"
-    attempts: int = field(default=1, compare=False)  # more than 1: the provider failed before
+    shared: bool = field(default=False, compare=False)  # the result of an equal call that was in flight
+    fault: str = ""  # why it failed: "raised TypeError", "told" (a ToolError), "reported" (a result), "deadline", "provider"
+    attempts: int = field(default=1, compare=False)  # more than 1 if the provider failed before
     cost: float = field(default=0.0, compare=False)  # money
 
     @property
     def answered(self) -> bool:
-        """True where the tool had its say, now or earlier: neither refused nor unavailable."""
+        """True if the tool ran, now or earlier: the call was neither refused nor was the provider unavailable."""
         return self.status in (CallStatus.OK, CallStatus.ERROR, CallStatus.TIMEOUT)
 
     @property
     def ran(self) -> bool:
-        """True where the tool was really executed for this call."""
+        """True if the tool executed for this very call."""
         return self.answered and not self.cached and not self.shared
 
 
@@ -105,15 +105,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """Tokens that the policy sampled in one go. Arrays run over tokens (int32, float32, float32)."""
+    """Tokens that the policy sampled in one request. Every array has one value per token (int32, float32, float32)."""
 
     place: Place
     role: Role
     tokens: array[int]  # 'i'
-    logprobs: array[float]  # 'f', ln p of each token at the sampling temperature, by the engine that wrote it
-    entropies: array[float]  # 'f', nats, temperature 1 (midpoint of the bounds where the engine gives an interval)
+    logprobs: array[float]  # 'f', ln p of every token at the sampling temperature, from the engine that sampled it
+    entropies: array[float]  # 'f', nats, temperature 1 (midpoint of the bounds if the engine reports an interval)
     bounds: tuple[array[float], array[float]] | None = None  # lower and upper entropies; None: exact
-    versions: tuple[tuple[int, int], ...] = ()  # (weight version, tokens written by it) spans, in order
+    versions: tuple[tuple[int, int], ...] = ()  # spans (weight version, number of tokens sampled with it), in order
     finish: FinishReason = FinishReason.STOP
     calls: tuple[Call, ...] = ()
 
@@ -124,9 +124,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What came back for all calls of the turn at `place`, with the template text that leads to the next turn."""
+    """The results of all calls of the turn at `place`, with the template text that leads to the next turn."""
 
-    place: Place  # of the turn it answers
+    place: Place  # of the turn that it answers
     tokens: array[int]  # 'i'
     outcomes: tuple[ToolCallResult, ...]  # in call order
 
@@ -135,7 +135,7 @@ Segment = Prompt | Turn | Observation
 
 
 class RolloutTree:
-    """An append-only tree. Two trees are equal if they hold the same segments and endings, in whatever order they grew."""
+    """An append-only tree. Two trees are equal if they hold the same segments and endings, whatever order they grew in."""
 
     __slots__ = ("_children", "endings", "observations", "prompt", "step", "task", "turns")
 
@@ -144,16 +144,16 @@ class RolloutTree:
         self.turns: dict[Place, Turn] = {}
         self.observations: dict[Place, Observation] = {}
         self.endings: dict[Place, StopReason] = {}
-        self._children: dict[Place, list[Place]] = {}  # of `turns` by parent, sorted; follows from `turns`
+        self._children: dict[Place, list[Place]] = {}  # sorted places of turns by parent; follows from `turns`
 
     def grow(self, segment: Turn | Observation) -> None:
-        """Append a segment. Raises ValueError where its place is taken or its parent is missing."""
+        """Append a segment. Raises ValueError if its place is taken or its parent is missing."""
         place = segment.place
         if isinstance(segment, Turn):
             if not place:
                 raise ValueError("a turn's place names at least its root: () is the prompt")
             if place in self.turns or place in self.endings:
-                raise ValueError(f"turn {show(place)} is already there")
+                raise ValueError(f"the tree already has a turn {show(place)}")
             self._check_parent(place)
             self.turns[place] = segment
             insort(self._children.setdefault(place[:-1], []), place)
@@ -165,12 +165,12 @@ class RolloutTree:
             self.observations[place] = segment
 
     def end(self, place: Place, ending: StopReason) -> None:
-        """Make the turn at `place` a leaf. A leaf that the engine never wrote (ENGINE_FAILED) has an ending without a turn."""
+        """Make the turn at `place` a leaf. A leaf whose turn the engine never wrote (ENGINE_FAILED) has only an ending."""
         if place in self.endings or place in self.observations:
             raise ValueError(f"turn {show(place)} already has an observation or an ending")
         if place not in self.turns:
-            if not place or not ending.by_world:
-                raise ValueError(f"{show(place)} has no turn that could end as {ending}")
+            if not place or not ending.aborted:
+                raise ValueError(f"there is no turn {show(place)} that could end as {ending}")
             self._check_parent(place)
         self.endings[place] = ending
 
@@ -193,13 +193,13 @@ class RolloutTree:
     def _upto(self, place: Place) -> Iterator[tuple[Segment, ...]]:
         for depth in range(1, len(place) + 1):
             here = place[:depth]
-            if here not in self.turns:  # a leaf whose engine failed before it wrote anything
+            if here not in self.turns:  # a leaf whose turn the engine never wrote
                 return
             turn = self.turns[here]
             yield (turn,) if depth == len(place) else (turn, self.observations[here])
 
     def context(self, place: Place) -> array[int]:
-        """Tokens in front of the next turn after `place`: prompt, turns and observations up to and with the one at `place`."""
+        """Tokens before the next turn after `place`: the prompt, and turns and observations up to the one at `place`."""
         tokens = array("i", self.prompt.tokens)
         for depth in range(1, len(place) + 1):
             tokens.extend(self.turns[place[:depth]].tokens)
@@ -246,19 +246,19 @@ class Branch:
 
 
 def probe_lines(tree: RolloutTree, planned_roots: int) -> list[Place]:
-    """Leaves of the planned roots' probe lines: root k, then the probe at every tip; no siblings, no fills.
+    """Leaves of the planned roots' probe lines: root k, then the probe at every tip, without siblings and fills.
 
-    They are what the policy would have written without any branching, so means over them compare with GRPO's (section 4).
-    A line that has not ended yet is left out.
+    They are what the policy would have written without branching, so means over them compare with GRPO's. A line that has
+    not ended yet does not count.
     """
     return [leaf for leaf in tree.leaves() if leaf[0] < planned_roots and not any(leaf[1:])]
 
 
 def fork_weights(tree: RolloutTree, leaves: Iterable[Place] | None = None) -> dict[Place, float]:
-    """Weight of each leaf: the product of 1 / number of children over the forks on its path. The weights sum to 1.
+    """Weight of every leaf: the product of 1 / number of children over the forks on its path. The weights sum to 1.
 
-    Only children that lead to one of `leaves` count (all finished leaves without the argument), so that leaves without a score
-    can be left out. A mean with these weights is still biased (section 4): unsure paths are forked more often.
+    Only children that lead to one of `leaves` (by default all finished leaves) count, so that a caller can leave out
+    leaves without a score. A mean with these weights is still biased: the rule forks uncertain paths more often.
     """
     chosen = tree.leaves() if leaves is None else sorted(leaves)
     children: dict[Place, set[Place]] = {}

@@ -77,10 +77,10 @@ def _stops(stop: Sequence[str]) -> str:
 def tree(console: Console, rollout: Rollout) -> None:
     """Every turn with its head entropy, what the rule decided after each result, and how each leaf ended."""
     grown = rollout.grown
-    growth = grown.expansion.growth
+    config = grown.expansion.config
     heading(
         console,
-        f"its tree: {growth.leaves} leaves from {grown.planned_roots} roots, rule {getattr(growth.rule, 'rule', growth.rule)}",
+        f"its tree: {config.leaves} leaves from {grown.planned_roots} roots, rule {getattr(config.rule, 'rule', config.rule)}",
     )
     top = Tree(Text("prompt", style="bold"), guide_style="dim")
     _grow(top, rollout, ())
@@ -106,7 +106,7 @@ def _turn_text(rollout: Rollout, place: Place) -> Text:
     tree = grown.tree
     text = Text()
     if turn := tree.turns.get(place):
-        head = head_entropy(turn.entropies, grown.expansion.growth.head) if turn.tokens else float("nan")
+        head = head_entropy(turn.entropies, grown.expansion.config.head) if turn.tokens else float("nan")
         text.append(f"{show(place)} {turn.role.value}", style="bold cyan")
         text.append(f"  {len(turn.tokens)} tokens, head {head:.2f} nats\n", style="dim")
         text.append(_short(grown.chat.text(turn.tokens)))

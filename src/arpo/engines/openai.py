@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from arpo.chat import packed
-from arpo.chat.native import conversation, turn_of
-from arpo.chat.plain import TokenText
+from arpo.chat.native import conversation, turn_from_message
+from arpo.chat.token_text import TokenText
 from arpo.core.tree import FinishReason
 from arpo.endpoint.client import LENGTH, Endpoint, Reply, Spent
 from arpo.engines import Chunk, SamplingParams, Weights
@@ -89,7 +89,7 @@ class OpenAIEngine(EngineBase):
     async def _chat(self, prompt: Sequence[int], params: SamplingParams) -> tuple[array[int], FinishReason]:
         messages, tools = conversation(prompt)
         reply = await self.endpoint.chat(messages, tools=tools or None, **self._sampling(params))
-        return turn_of(reply.message, reply.finish), FinishReason.LENGTH if reply.finish == LENGTH else FinishReason.STOP
+        return turn_from_message(reply.message, reply.finish), FinishReason.LENGTH if reply.finish == LENGTH else FinishReason.STOP
 
     async def _complete(self, spelled: TokenText, prompt: Sequence[int], params: SamplingParams) -> tuple[array[int], FinishReason]:
         given: list[int] | str = list(prompt)

@@ -132,7 +132,7 @@ def entropy_study(recorded: Iterable[Recorded]) -> EntropyStudy:
     k: int | None = None
     for each in recorded:
         tree, trees = each.record.tree, trees + 1
-        k = k or each.record.growth.head
+        k = k or each.record.config.head
         for turn in (turn for place, turn in tree.turns.items() if len(place) == 1 and _known(turn)):
             for at, value in enumerate(turn.entropies[:WINDOW]):
                 add(first_curve[at], each.question, value, 1.0)

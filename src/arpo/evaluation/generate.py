@@ -111,7 +111,7 @@ def _of(question: EvalQuestion, done: Rollout, engine: EngineBase, failure: str,
     read, written = _read_tokens(done.grown, branch), sample["tokens"]
     if not failure and not done.scored.scores:
         failure = "; ".join([*(why for _, why in done.grown.failures), *done.grown.states.lost]) or branch.ending.value
-    ending = NOT_SCORED if failure and not branch.ending.by_world else branch.ending.value
+    ending = NOT_SCORED if failure and not branch.ending.aborted else branch.ending.value
     return SampleRecord(
         **{  # what the benchmark says of itself counts before what the sample guessed
             **sample,

@@ -78,7 +78,7 @@ def quality(recorded: Iterable[Recorded]) -> Quality:
     each_calls: dict[str, tuple[float, float]] = {}
     trajectories = calls = 0
     for each in recorded:
-        for branch in (branch for branch in each.record.tree.branches() if not branch.ending.by_world):
+        for branch in (branch for branch in each.record.tree.branches() if not branch.ending.aborted):
             made = list(_made(branch))
             trajectories, calls = trajectories + 1, calls + len(made)
             add(each_calls, each.question, len(made), 1)

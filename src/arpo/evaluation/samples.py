@@ -25,7 +25,7 @@ SCHEMA = "arpo/sample/1"
 NOT_ASKED = "not_asked"  # the ending of a question that could not even be put: its prompt is too long
 NOT_SCORED = "not_scored"  # the ending of an answer whose reward failed
 Key = tuple[str, str, int]  # benchmark, id, number of the sample
-_BY_WORLD = {ending.value for ending in StopReason if ending.by_world} | {NOT_ASKED, NOT_SCORED}
+_ABORTED = {ending.value for ending in StopReason if ending.aborted} | {NOT_ASKED, NOT_SCORED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class SampleRecord(Sample):
     @property
     def failed(self) -> bool:
         """True where the world ended it: it counts as wrong, and its `failure` says why."""
-        return self.ending in _BY_WORLD
+        return self.ending in _ABORTED
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> "SampleRecord":

@@ -1,1 +1,1 @@
-"""A trained model as a folder that anybody can load, and its model card."""
+"""Exports a trained model as a Hugging Face folder with a model card."""

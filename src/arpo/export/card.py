@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it is, what it was trained from and with, and what was measured."""
+"""Writes the model card of an exported model: its base model, its recipe and its results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ from arpo.yaml_positions import dump
 
 
 def model_card(run: RunConfig, *, step: int, name: str, results: str) -> str:
-    """Markdown with the Hub's front matter. `step` 0: a cold start, not yet trained by reinforcement learning. `results`: a table
-    as the functions below write it, or nothing."""
+    """The card in Markdown with the Hub's front matter. `step` 0 is a cold start without reinforcement learning. `results` is a
+    table from one of the functions below, or empty."""
     parts = [
         _front_matter(run.model.source),
         f"# {name.rpartition('/')[2]}",
@@ -32,7 +32,7 @@ def model_card(run: RunConfig, *, step: int, name: str, results: str) -> str:
 
 
 def table_of_run(summary: Mapping[str, Any], step: int) -> str:
-    """Before and after, from a run's summary.json; `step` is that of the model which the card is for."""
+    """Results before and after training, from a run's summary.json. `step` is the step of the exported model."""
     rows = []
     for label, key in (("sampled", "accuracy"), ("greedy", "greedy")):
         found = [summary.get(f"{key}_{when}") for when in ("before", "after", "gain")]
@@ -45,7 +45,7 @@ def table_of_run(summary: Mapping[str, Any], step: int) -> str:
 
 
 def table_of_results(results: Sequence[Results]) -> str:
-    """What was measured on this very model."""
+    """Results of the exported model itself."""
     return _table(["answers", "accuracy", "questions"], [[how(r), r.accuracy.percent, str(r.num_questions)] for r in results], "")
 
 
@@ -67,7 +67,7 @@ def _on_hub(source: str) -> bool:
 
 
 def _base(source: str) -> str:
-    """The source as others may read it: the last part of a local path says enough."""
+    """The source for other readers: only the last part of a local path."""
     return source if source.startswith("pypi:") or _on_hub(source) else Path(source).name
 
 
@@ -104,7 +104,7 @@ def _use(run: RunConfig, name: str) -> str:
 
 
 def _portable(value: Any) -> Any:
-    """A resolved recipe in which the paths of this machine are their last parts."""
+    """A resolved recipe in which paths of this machine are reduced to their last parts."""
     if isinstance(value, Mapping):
         return {key: _portable(item) for key, item in value.items() if key not in ("code", "out")}
     if isinstance(value, list):

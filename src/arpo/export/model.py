@@ -1,6 +1,6 @@
-"""A run's model as a Hugging Face folder that anybody can load: weights, tokenizer and a model card.
+"""Exports a run's model as a Hugging Face folder: weights, tokenizer and a model card.
 
-Knows folders, LoRA and the Hub. Refuses to know how the model was trained: the card's facts are read from the run.
+Knows folders, LoRA and the Hub. Refuses to know how the model was trained: the card reads its facts from the run.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ RECIPE = "recipe.yaml"
 
 
 def export(name: str | Path, out: Path | str, *, push: str | None = None) -> Path:
-    """Write the model of a run (the best checkpoint where it validated, else the last) or of one checkpoint to the folder `out`.
+    """Write the model of a run (the best checkpoint if it validated, else the last) or of one checkpoint to the folder `out`.
 
-    `AutoModelForCausalLM.from_pretrained(out)` loads it; LoRA is merged. Its recipe.yaml says what the model was trained with, so
-    that `arpo chat` and `arpo eval` give it the same tools and prompt. `push`: also upload it to the Hub as `org/name`, as a
-    private repository where it is new. Raises ConfigError where `out` is not empty, there is no such run, or the Hub refuses.
+    `AutoModelForCausalLM.from_pretrained(out)` loads it; LoRA is merged. The folder's recipe.yaml lets `arpo chat` and
+    `arpo eval` use the same tools and prompt as training. `push` also uploads it to the Hub as `org/name`; a new repository
+    is private. Raises ConfigError if `out` is not empty, if there is no such run, or if the Hub refuses.
     """
     found = resolve_model(str(name))
     target = empty_folder(Path(out))
@@ -31,7 +31,7 @@ def export(name: str | Path, out: Path | str, *, push: str | None = None) -> Pat
         check_push(push)
     write_model(found.run.model, found.weights, target)
     write_recipe(target, found.run)
-    assert found.folder is not None and found.checkpoint is not None  # without a recipe, what is named is a run's
+    assert found.folder is not None and found.checkpoint is not None  # without a recipe the source is a run
     step = found.checkpoint.state.step
     results = table_of_run(RunFolder(found.folder).summary(), step)
     write_card(target, model_card(found.run, step=step, name=push or target.name, results=results))
@@ -41,7 +41,7 @@ def export(name: str | Path, out: Path | str, *, push: str | None = None) -> Pat
 
 
 def empty_folder(path: Path) -> Path:
-    """`path`, which may hold nothing yet. Raises ConfigError."""
+    """`path`, if it is empty or missing. Raises ConfigError."""
     path = expanded(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError("this folder is not empty: nothing was written", where=str(path), hint="Name a new one")
@@ -49,7 +49,7 @@ def empty_folder(path: Path) -> Path:
 
 
 def write_recipe(out: Path, run: RunConfig) -> None:
-    """The recipe of the model's run, with the model in `out` as its own: which tools, prompt and chat format the model knows."""
+    """The recipe of the model's run with the model in `out` as its source. It sets tools, prompt and chat format."""
     model = run.model.model_copy(update={"source": ".", "lora": None})
     exported = run.model_copy(update={"model": model, "out": None, "cold_start": None})
     (out / RECIPE).write_text(dump(plain(exported)), encoding="utf-8")
@@ -60,7 +60,7 @@ def write_card(out: Path, card: str) -> None:
 
 
 def write_model(config: ModelConfig, weights: Path | None, out: Path) -> None:
-    """Weights (the source's without `weights`) and tokenizer as safetensors in float32, LoRA merged."""
+    """Write weights (the source's without `weights`) and tokenizer, as float32 safetensors with merged LoRA."""
     exact = config.model_copy(update={"device": "cpu", "dtype": "float32", "gradient_checkpointing": False})
     model, tokenizer = load_model(fetch(config.source) if weights is None or config.lora else weights, exact, weights)
     if hasattr(model, "merge_and_unload"):
@@ -76,7 +76,7 @@ def write_model(config: ModelConfig, weights: Path | None, out: Path) -> None:
 
 
 def check_push(name: str) -> None:
-    """Before anything long: is this a Hub id, and is somebody logged in? Raises ConfigError."""
+    """Check that this is a Hub id and that a user is logged in, before the long work. Raises ConfigError."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -84,7 +84,7 @@ def check_push(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConfigError("this is no Hub id", where="--push", value=name, hint="Write org/name") from error
+        raise ConfigError("this is not a Hub id", where="--push", value=name, hint="Write org/name") from error
     if "/" not in name:
         raise ConfigError("a Hub id names its owner", where="--push", value=name, hint="Write org/name")
     if get_token() is None:
@@ -92,14 +92,14 @@ def check_push(name: str) -> None:
 
 
 def push_to_hub(folder: Path, name: str) -> None:
-    """Upload `folder`. Raises ConfigError; the folder stays as it is."""
+    """Upload `folder`. Raises ConfigError. The folder stays unchanged."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # of whatever HTTP client this version of it uses
+    from huggingface_hub.errors import HTTPError  # covers the HTTP client of every version
 
     api = HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(  # without the recipe: it names folders of this machine
+        api.upload_folder(  # without the recipe, which names folders of this machine
             repo_id=name, folder_path=folder, commit_message="Exported by arpo", ignore_patterns=[RECIPE]
         )
     except (HTTPError, OSError) as error:

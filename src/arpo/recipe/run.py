@@ -24,7 +24,7 @@ from arpo.recipe.train import ColdStartConfig, PlanConfig, TrainConfig
 from arpo.rewards.config import RewardConfig
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import BENCHMARK, SUFFIXES, DataConfig
-from arpo.tasks.given import Given
+from arpo.tasks.in_memory import InMemoryTasks
 from arpo.tools.config import ToolConfig, ToolsConfig
 
 
@@ -192,7 +192,7 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Given):
+    if isinstance(value, InMemoryTasks):
         return str(value)  # for people to read: the recipe of a run names the file in which it keeps them
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]

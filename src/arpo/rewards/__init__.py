@@ -1,4 +1,4 @@
-"""The seam to what is wanted: a reward scores finished branches."""
+"""Rewards: a reward scores a finished branch."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,5 @@
-"""The one boundary between a run and its rewards: a finite Score in time, or a RewardError naming both task and reward."""
+"""The boundary between a run and its rewards: a reward returns a finite Score in time, or it raises a RewardError that
+names task and reward."""
 
 import asyncio
 import math
@@ -15,13 +16,13 @@ from arpo.rewards import Reward
 from arpo.tasks import Task
 from arpo.threads import settled
 
-NOT_THE_USER_S = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))  # files in which a reward's error may surface
+LIBRARY_FOLDERS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))  # frames here are not the user's
 
 
 def as_reward(function: Callable[..., Any]) -> Reward:
-    """A reward from a function `(task, transcript) -> float | Score`, asynchronous or not (then it runs in a thread of its own).
+    """A reward from a function `(task, transcript) -> float | Score`. A synchronous function runs in its own thread.
 
-    A plain float is also the accuracy, clipped to 0..1.
+    A float is also the accuracy, clipped to 0..1.
     """
 
     async def reward(task: Task, transcript: Transcript) -> Score:
@@ -36,9 +37,9 @@ def as_reward(function: Callable[..., Any]) -> Reward:
 
 
 def _number(value: object) -> float:
-    """`value` as a float: also NumPy's and torch's numbers, but no text that looks like one. Raises TypeError."""
+    """`value` as a float: also a number of NumPy or torch, but not text that looks like a number. Raises TypeError."""
     if value is None or isinstance(value, str | bytes):
-        raise TypeError(f"a reward is a number or a Score, not {value!r:.80}")
+        raise TypeError(f"a reward must be a number or a Score, not {value!r:.80}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -47,9 +48,9 @@ def reward_name(reward: object) -> str:
 
 
 async def run_reward(reward: Callable[..., Any], task: Task, transcript: Transcript, deadline_s: float = 300.0) -> Score:
-    """The score of a finished branch. Raises RewardError, naming task and reward, for an exception, a value that is no finite
-    number, or no answer within `deadline_s`."""
-    whose = f"the reward {reward_name(reward)!r} on task {task.id!r}"
+    """The score of a finished branch. Raises RewardError, which names task and reward, if the reward raises, returns a
+    value that is not a finite number, or does not answer within `deadline_s`."""
+    subject = f"the reward {reward_name(reward)!r} on task {task.id!r}"
     running = asyncio.ensure_future(_guarded(as_reward(reward)(task, transcript)))
     try:
         done, _ = await asyncio.wait({running}, timeout=deadline_s)
@@ -59,47 +60,50 @@ async def run_reward(reward: Callable[..., Any], task: Task, transcript: Transcr
     if not done:
         running.add_done_callback(lambda late: late.cancelled() or late.exception())
         running.cancel()
-        raise RewardError(f"{whose} took longer than {deadline_s:g} s")
+        raise RewardError(f"{subject} took longer than {deadline_s:g} s")
     try:
         score = running.result()
     except (Exception, asyncio.CancelledError) as error:
-        raise RewardError(f"{whose} raised {type(error).__name__}: {error}{_line(error)}") from error
-    return _sound(score, whose)
+        raise RewardError(f"{subject} raised {type(error).__name__}: {error}{_line(error)}") from error
+    return _checked(score, subject)
 
 
 def _line(error: BaseException) -> str:
-    """Where in the user's own files `error` came up: " (shop.py, line 31)"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USER_S) and "site-packages" not in frame.filename]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    """The line of the user's code that raised `error`: " (shop.py, line 31)"."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(LIBRARY_FOLDERS) and "site-packages" not in frame.filename
+    ]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 async def _guarded(scoring: Awaitable[Score]) -> Score:
-    """A reward has no say over the process: asyncio would let its SystemExit through to the loop."""
+    """Turn a SystemExit into an error: asyncio would pass it on to the loop, and a reward may not end the process."""
     try:
         return await scoring
     except SystemExit as error:
         raise RuntimeError(f"SystemExit: {error}") from error
 
 
-def _sound(score: Score, whose: str) -> Score:
-    """`score` in plain finite numbers. Raises RewardError."""
+def _checked(score: Score, subject: str) -> Score:
+    """`score` with Python's finite numbers. Raises RewardError."""
     if not isinstance(score.parts, Mapping):
-        raise RewardError(f"{whose} gave parts = {score.parts!r:.80}, which are no numbers by name")
+        raise RewardError(f"{subject} gave parts = {score.parts!r:.80}, which is not a mapping from names to numbers")
     reward, accuracy, *parts = (
-        _finite(name, value, whose)
+        _finite(name, value, subject)
         for name, value in [("reward", score.reward), ("accuracy", score.accuracy), *score.parts.items()]
     )
     if not 0 <= accuracy <= 1:
-        raise RewardError(f"{whose} gave accuracy = {score.accuracy!r}, which is not from 0 to 1")
+        raise RewardError(f"{subject} gave accuracy = {score.accuracy!r}, which is not from 0 to 1")
     return Score(reward=reward, accuracy=accuracy, parts=dict(zip(map(str, score.parts), parts, strict=True)))
 
 
-def _finite(name: object, value: object, whose: str) -> float:
+def _finite(name: object, value: object, subject: str) -> float:
     try:
         number = _number(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RewardError(f"{whose} gave {name} = {value!r:.80}, which is no finite number")
+        raise RewardError(f"{subject} gave {name} = {value!r:.80}, which is not a finite number")
     return number

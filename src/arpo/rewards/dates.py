@@ -1,6 +1,6 @@
-"""Dates as answers hold them: `June 24th, 1896.`, `24 June 1896`, `1896-06-24`, `June 2019`, `1965年8月9日`.
+"""Reads dates in answers: `June 24th, 1896.`, `24 June 1896`, `1896-06-24`, `June 2019`, `1965年8月9日`.
 
-Refuses to know calendars beyond whether a day and a month can exist, and years alone, which are numbers.
+Knows which days and months can exist. Refuses to know calendars, and years alone, which are numbers.
 """
 
 import re
@@ -27,7 +27,7 @@ DATES = tuple(re.compile(form, re.IGNORECASE) for form in FORMS)
 
 @dataclass(frozen=True, slots=True)
 class Date:
-    """Parts that are not said are None."""
+    """A date. Parts that the text does not state are None."""
 
     year: int | None
     month: int
@@ -35,38 +35,38 @@ class Date:
 
 
 def read_date(text: str) -> Date | None:
-    """The date that `text` is as a whole, else None."""
-    plain = text.translate(FULL_WIDTH).strip().rstrip(".。").strip()
+    """The date, if the whole of `text` is a date, else None."""
+    normalized = text.translate(FULL_WIDTH).strip().rstrip(".。").strip()
     for form in DATES:
-        if found := form.fullmatch(plain):
-            return _date(found)
+        if match := form.fullmatch(normalized):
+            return _date(match)
     return None
 
 
 def dates_in(text: str) -> list[Date]:
-    """Every date in a text, the most complete reading of each place."""
-    rest, found = text.translate(FULL_WIDTH), []
+    """Every date in a text. Of overlapping dates the most complete one counts."""
+    rest, dates = text.translate(FULL_WIDTH), []
     for form in DATES:
         for match in form.finditer(rest):
             if (date := _date(match)) is not None:
-                found.append(date)
+                dates.append(date)
         rest = form.sub(lambda match: " " * len(match[0]), rest)
-    return found
+    return dates
 
 
 def same_date(answer: str, gold: Date) -> bool:
-    """Whether `answer` holds one date and it says all that `gold` says; it may be more exact."""
-    found = dates_in(answer)
-    return len(found) == 1 and all(
-        wanted is None or wanted == given
-        for wanted, given in zip((gold.year, gold.month, gold.day), (found[0].year, found[0].month, found[0].day), strict=True)
-    )
+    """True if `answer` holds exactly one date, and it agrees with every part of `gold`. It may be more precise."""
+    dates = dates_in(answer)
+    if len(dates) != 1:
+        return False
+    pairs = ((gold.year, dates[0].year), (gold.month, dates[0].month), (gold.day, dates[0].day))
+    return all(expected is None or expected == actual for expected, actual in pairs)
 
 
-def _date(found: re.Match[str]) -> Date | None:
-    parts = found.groupdict()
-    named = parts["month"]
-    month = int(named) if named.isdigit() else [name[:3] for name in MONTHS].index(named[:3].casefold()) + 1
+def _date(match: re.Match[str]) -> Date | None:
+    parts = match.groupdict()
+    month_text = parts["month"]
+    month = int(month_text) if month_text.isdigit() else [n[:3] for n in MONTHS].index(month_text[:3].casefold()) + 1
     day = int(parts["day"]) if parts.get("day") else None
     if not 1 <= month <= 12 or (day is not None and not 1 <= day <= 31):
         return None

@@ -1,6 +1,6 @@
-r"""Formulas as people and programs type them, in TeX's spelling: `x²`, `√2`, `½`, `5×10³`, `x**2`, `10^-3`, `1e-05`.
+r"""Rewrites formulas that people and programs type in TeX: `x²`, `√2`, `½`, `5×10³`, `x**2`, `10^-3`, `1e-05`.
 
-Knows signs. Refuses to know what a formula is worth.
+Knows symbols. Refuses to know the value of a formula.
 """
 
 import re
@@ -19,32 +19,32 @@ REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
 
 
 def in_tex(text: str) -> str:
-    """`text` with such signs as TeX writes them."""
+    """`text` with these symbols in TeX."""
     if not text.isascii():
-        text = RAISED.sub(lambda found: "^{" + "".join(POWERS[each] for each in found[0]) + "}", text)
+        text = RAISED.sub(lambda match: "^{" + "".join(POWERS[digit] for digit in match[0]) + "}", text)
         text = VULGAR.sub(_vulgar, text)
-        text = ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text).translate(IN_TEX)
+        text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text).translate(IN_TEX)
     text = re.sub(r"\*\*(?=\s*[\w({-])", "^", text)
     text = re.sub(r"\^\s*(-\s*\d+)", r"^{\1}", text)
     text = re.sub(r"\^\(([^()]*)\)", r"^{\1}", text)
     return _exactly(text) or text
 
 
-def _vulgar(found: re.Match[str]) -> str:
-    above, below = unicodedata.normalize("NFKC", found[2]).split("⁄")
-    return rf"{found[1]}\frac{{{above}}}{{{below}}}"
+def _vulgar(match: re.Match[str]) -> str:
+    numerator, denominator = unicodedata.normalize("NFKC", match[2]).split("⁄")
+    return rf"{match[1]}\frac{{{numerator}}}{{{denominator}}}"
 
 
 def _exactly(text: str) -> str | None:
-    """A number with an exponent, or with repeating digits, as a plain number or fraction; None for everything else."""
-    if found := EXPONENT.fullmatch(text.strip()):
-        value = Fraction(f"{found[1]}e{found[2]}")
-    elif found := REPEATING.fullmatch(text.strip().strip("$")):
-        sign, whole, fixed, again = found.groups()
-        if len(again) + len(fixed) > 40:
+    """A number with an exponent or with repeating digits, as an integer or a fraction; None for everything else."""
+    if match := EXPONENT.fullmatch(text.strip()):
+        value = Fraction(f"{match[1]}e{match[2]}")
+    elif match := REPEATING.fullmatch(text.strip().strip("$")):
+        sign, whole, fixed, repeating = match.groups()
+        if len(repeating) + len(fixed) > 40:
             return None
-        nines = 10 ** len(fixed) * (10 ** len(again) - 1)
-        value = int(whole or 0) + Fraction(int(fixed + again) - int(fixed or 0), nines)
+        nines = 10 ** len(fixed) * (10 ** len(repeating) - 1)
+        value = int(whole or 0) + Fraction(int(fixed + repeating) - int(fixed or 0), nines)
         value = -value if sign == "-" else value
     else:
         return None

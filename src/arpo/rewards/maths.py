@@ -1,7 +1,7 @@
-"""Whether two answers are mathematically equal: exact for plain numbers, math-verify for the rest.
+"""Decides whether two answers are mathematically equal: numbers exactly, everything else with math-verify.
 
-math-verify may hang, and its own limits work in no thread but the main one; so it runs in a process of its own that is kept,
-and killed and replaced when a pair takes too long. A pair that cannot be decided is not equal, and counted.
+math-verify may hang, and its own time limits work only in the main thread. So it runs in a worker process, which is
+killed and replaced if a pair takes too long. A pair that it cannot decide counts as not equal.
 """
 
 import contextlib
@@ -22,15 +22,16 @@ from arpo.rewards.formulas import decide, for_algebra
 
 WORKER = Path(__file__).with_name("maths_worker.py")
 START_S = 120.0  # importing sympy on a busy machine
-REMEMBERED = 20_000
-WALL = 4.0  # times the processor time: where even that does not help, the process is killed
-# towers of powers and factorials of large numbers: what makes a worker hang, and what no gold looks like
+CACHE_SIZE = 20_000
+WALL = 4.0  # wall time as a multiple of the processor time; then the worker is killed
+# towers of powers and factorials of large numbers: they make a worker hang, and no gold contains them
 EXPLODES = re.compile(r"(?:\^|\*\*)[\s{(]*\d+[\s})]*(?:\^|\*\*)|(?:\^|\*\*)[\s{(]*\d{6,}|\d{5,}[\s})]*!|!\s*!")
-MOST_CHARS = 2_000  # longer answers are no formulas
+MAX_CHARS = 2_000  # a longer answer is not a formula
 
 
 class MathsVerifier:
-    """Compares answers in one worker process, started when first needed. Thread-safe; calls block (run them off the loop).
+    """Compares answers in a worker process, which starts at the first comparison. Thread-safe. Calls block, so run them off
+    the event loop.
 
     `seconds` is the processor time that one pair may take.
     """
@@ -39,32 +40,32 @@ class MathsVerifier:
         self.seconds = seconds
         self._lock = threading.Lock()
         self._worker: subprocess.Popen[bytes] | None = None
-        self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], bool] = OrderedDict()
 
     def equal(self, answer: str, gold: str) -> bool:
-        """True where `answer` equals `gold`. Raises RewardError where math-verify does not start."""
-        quick = compare_quickly(answer, gold)
-        return self.equal_by_worker(answer, gold) if quick is None else quick
+        """True if `answer` equals `gold`. Raises RewardError if math-verify does not start."""
+        equal = compare_quickly(answer, gold)
+        return self.equal_by_worker(answer, gold) if equal is None else equal
 
     def equal_by_worker(self, answer: str, gold: str) -> bool:
-        """The same, by math-verify alone."""
-        if max(len(answer), len(gold)) > MOST_CHARS or (EXPLODES.search(answer) and not EXPLODES.search(gold)):
+        """Like `equal`, with math-verify alone."""
+        if max(len(answer), len(gold)) > MAX_CHARS or (EXPLODES.search(answer) and not EXPLODES.search(gold)):
             return False
         answer, gold = for_algebra(answer, gold), for_algebra(gold, answer)
         with self._lock:
-            if (answer, gold) not in self._known:
-                self._known[answer, gold] = self._ask(gold, answer)
-                while len(self._known) > REMEMBERED:
-                    self._known.popitem(last=False)
-            return self._known[answer, gold]
+            if (answer, gold) not in self._cache:
+                self._cache[answer, gold] = self._ask(gold, answer)
+                while len(self._cache) > CACHE_SIZE:
+                    self._cache.popitem(last=False)
+            return self._cache[answer, gold]
 
     def close(self) -> None:
         with self._lock:
             self._stop()
 
     def _ask(self, gold: str, answer: str) -> bool:
-        for _ in range(2):  # a worker may have died since the last pair: once more with a fresh one
-            worker = self._started()
+        for _ in range(2):  # the worker may have died since the last pair: try again with a fresh one
+            worker = self._running_worker()
             assert worker.stdin is not None
             try:
                 worker.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
@@ -78,9 +79,9 @@ class MathsVerifier:
             if line:
                 return bool(json.loads(line))
             self._stop()
-        return False  # it killed two workers
+        return False  # this pair killed two workers
 
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def _running_worker(self) -> "subprocess.Popen[bytes]":
         if self._worker is not None and self._worker.poll() is None:
             return self._worker
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -90,7 +91,7 @@ class MathsVerifier:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for the run to handle
+            start_new_session=True,  # the run handles Ctrl-C
         )
         weakref.finalize(self, _end, worker)
         if _read_line(worker, START_S) != b'"ready"\n':
@@ -106,27 +107,27 @@ class MathsVerifier:
 
 
 def compare_quickly(answer: str, gold: str) -> bool | None:
-    """The answer where it needs no algebra: equal text, two plain numbers, words; None otherwise."""
+    """True or False if equality needs no algebra (equal text, two numbers, words), else None."""
     if not answer.strip() or not gold.strip():
         return False
     if answer.strip() == gold.strip():
         return True
-    return None if max(len(answer), len(gold)) > MOST_CHARS else decide(answer, gold)
+    return None if max(len(answer), len(gold)) > MAX_CHARS else decide(answer, gold)
 
 
 def _read_line(worker: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
-    """The next line; empty where the worker ended, None where it took longer than `seconds`."""
+    """The next line; empty if the worker ended, None if it took longer than `seconds`."""
     assert worker.stdout is not None
-    until, line = time.monotonic() + seconds, b""
+    deadline, line = time.monotonic() + seconds, b""
     descriptor = worker.stdout.fileno()
     while not line.endswith(b"\n"):
-        ready, _, _ = select.select([descriptor], [], [], max(until - time.monotonic(), 0))
+        ready, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
         if not ready:
             return None
-        more = os.read(descriptor, 4096)
-        if not more:
+        chunk = os.read(descriptor, 4096)
+        if not chunk:
             return b""
-        line += more
+        line += chunk
     return line
 
 

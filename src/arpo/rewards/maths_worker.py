@@ -1,8 +1,9 @@
-"""The process behind `maths`: reads pairs as JSON lines, answers whether they are equal. Run as a file; imports nothing of arpo.
+"""The worker process of `maths`: reads pairs as JSON lines and answers whether they are equal. It runs as a file and imports
+nothing from arpo.
 
-A pair that takes more than its processor time comes back as null. Inside one long operation of C code the limit cannot act:
-whoever started this process kills it then, and where that one was killed itself, the kernel does (`ends_with_its_reader`).
-math-verify's own limits are off (they cannot be nested, and count wall time).
+A pair that exceeds its processor time counts as not equal. The limit cannot interrupt one long operation in C code: then
+the parent kills this process or, if the parent itself was killed, the kernel does (`ends_with_its_reader`). math-verify's
+own limits are off: they cannot be nested, and they count wall time.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ def equal(gold: str, answer: str) -> bool:
 
 
 class OutOfTimeError(BaseException):
-    """Not an Exception: math-verify swallows those and goes on."""
+    """A BaseException, because math-verify swallows every Exception and continues."""
 
 
 def out_of_time(*_: object) -> NoReturn:
@@ -35,8 +36,8 @@ def out_of_time(*_: object) -> NoReturn:
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Inside, the end of whoever feeds this process ends it too: SIGIO comes when the pipe closes, and ends a process that does not
-    ask for it. Nothing else can come: the next pair waits for this one's answer."""
+    """Inside this context the process ends together with its parent: the kernel sends SIGIO when the pipe closes, and SIGIO
+    ends a process that does not handle it. Nothing else can arrive: the parent sends the next pair after this answer."""
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)
@@ -53,12 +54,12 @@ def main(seconds: float) -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
     signal.signal(signal.SIGPROF, out_of_time)
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever a parser prints must not look like an answer
+    out, sys.stdout = sys.stdout, sys.stderr  # the output of a parser must not look like an answer
     print('"ready"', file=out, flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
         try:
-            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time: a busy machine changes no reward
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time, so that a busy machine does not change a reward
             try:
                 with ends_with_its_reader():
                     result = equal(gold, answer)
@@ -66,7 +67,7 @@ def main(seconds: float) -> None:
                 signal.setitimer(signal.ITIMER_PROF, 0)
         except OutOfTimeError:
             result = False
-        except Exception:  # noqa: BLE001  foreign code over model-written text: what cannot be read is not equal
+        except Exception:  # noqa: BLE001  foreign code on a model's text: unreadable text is not equal
             result = False
         print(json.dumps(result), file=out, flush=True)
 

@@ -1,11 +1,12 @@
-"""The paper's reward: the format first, then the answer, then a bonus for tools that really ran.
+"""The paper's reward: the format first, then the answer, then a bonus for tools that ran.
 
     format wrong                    -1
     format right, answer wrong       0
-    format right, answer right       accuracy, plus the bonus where all tools named ran without failing
+    format right, answer right       accuracy, plus the bonus if all bonus tools ran without failing
 
-Source: arXiv 2507.19849, the hierarchical reward of section 3.3 (there the bonus is 0.1, for search and Python; here 0 unless set).
-Format is judged on model-written text, tools by outcomes: text that only looks like a call earns nothing.
+Source: arXiv 2507.19849, the hierarchical reward of section 3.3 (there the bonus is 0.1, for search and Python; the
+default here is 0). The format depends on the model's text and the bonus on the results of calls: text that only looks like
+a call earns nothing.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,7 @@ Accuracy = Callable[[str, Task], Awaitable[float]]  # (answer, task) -> 0 to 1
 
 
 def format_right(transcript: Transcript) -> bool:
-    """Whether the branch finished by itself, every turn follows the protocol, and the last one answers."""
+    """True if the policy finished the branch, every turn follows the protocol, and the last turn answers."""
     return (
         transcript.ending == StopReason.FINISHED.value
         and transcript.answer is not None
@@ -28,19 +29,19 @@ def format_right(transcript: Transcript) -> bool:
 
 
 def tools_ran(transcript: Transcript) -> frozenset[str]:
-    """Names of tools that were executed without failing at least once."""
+    """Names of the tools that ran without failing at least once."""
     return frozenset(o.tool for outcomes in transcript.outcomes for o in outcomes if o.status is CallStatus.OK)
 
 
 def combine(*, format_is_right: bool, accuracy: float, bonus: float, wrong_format: float = -1.0) -> float:
-    """The reward of a leaf from its parts (the table above)."""
+    """The reward of a leaf, by the table above."""
     if not format_is_right:
         return wrong_format
     return accuracy + bonus if accuracy > 0 else 0.0
 
 
 class PaperReward:
-    """The paper's rule over an answer measure. `bonus` is paid where every tool in `bonus_tools` ran.
+    """The paper's rule with an answer measure. It adds `bonus` if every tool in `bonus_tools` ran.
 
     Parts of the score: format, answer, bonus.
     """

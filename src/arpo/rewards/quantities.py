@@ -1,7 +1,7 @@
-"""Numbers with units: `161.27元`, `$3.5 million`, `4.04%`, `二十三个`, `twelve years`. Equal up to a tolerance, units in agreement.
+"""Compares numbers with units, up to a tolerance: `161.27元`, `$3.5 million`, `4.04%`, `二十三个`, `twelve years`.
 
-A unit that is missing on one side counts as the right one; two different ones never do, and none is converted. Whole numbers are
-equal only exactly. Refuses to know formulas.
+A unit that is missing on one side matches any unit. Two different units never match, and units are not converted. Whole
+numbers must be exactly equal. Refuses to know formulas.
 """
 
 import re
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from arpo.answer_text import FULL_WIDTH
-from arpo.cjk import HAN
-from arpo.rewards.numbers import PLAIN, read_number
+from arpo.answer_text import FULL_WIDTH, HAN
+from arpo.rewards.numbers import DECIMAL, read_number
 
-TOLERANCE = Fraction(1, 1000)  # relative, where at least one of the two is no whole number
+TOLERANCE = Fraction(1, 1000)  # relative; for pairs with at least one number that is not whole
 POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x×*]|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?")
 SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d])")  # 1 000 000
 SHORT_SCALE = re.compile(r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kmb])n?\b", re.IGNORECASE)  # $3M; but 3 m is a length
@@ -25,7 +24,7 @@ LIMITS = re.compile(
     r"|不到|不是|不足|并非|超过|多于|大于|至多|最多|前)\s*$",
     re.IGNORECASE,
 )
-BEFORE_CHRIST = "bc"  # part of a year as a sign is of a number
+BEFORE_CHRIST = "bc"  # part of a year, as a sign is part of a number
 ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|~|≈|约为|大约|大概|约|共)"
 CURRENCY = r"(?:US\$|\$|€|£|¥)"
 SCALES = MappingProxyType(
@@ -47,7 +46,7 @@ SCALES = MappingProxyType(
 )
 SCALE = "|".join(sorted(SCALES, key=len, reverse=True))
 HAN_NUMBER = "[零〇一二两三四五六七八九十百千万亿]+"
-OF_HUNDRED = re.compile(rf"百分之\s*((?:{PLAIN})|{HAN_NUMBER})")
+OF_HUNDRED = re.compile(rf"百分之\s*((?:{DECIMAL})|{HAN_NUMBER})")
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen")
 WORDS = (*ONES, *(f"{stem}teen" for stem in ("four", "fif", "six", "seven", "eigh", "nine")))
 TENS = {word: 10 * at for at, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)}
@@ -57,14 +56,14 @@ WORD_VALUES = MappingProxyType(
     | {f"{ten}{mark}{WORDS[one]}": value + one for ten, value in TENS.items() for one in range(1, 10) for mark in "- "}
 )
 WORD_NUMBER = "|".join(sorted(WORD_VALUES, key=len, reverse=True))
-VALUE = rf"(?P<number>[-+]?\s?(?:{PLAIN})(?:e[-+]?\d{{1,3}})?)|(?P<han>{HAN_NUMBER})|(?P<word>\b(?:{WORD_NUMBER})\b)"
+VALUE = rf"(?P<number>[-+]?\s?(?:{DECIMAL})(?:e[-+]?\d{{1,3}})?)|(?P<han>{HAN_NUMBER})|(?P<word>\b(?:{WORD_NUMBER})\b)"
 NUMBERS = re.compile(rf"(?<![.)])(?<![^\W{HAN}]){VALUE}", re.IGNORECASE)
 QUANTITY = re.compile(
     rf"{ABOUT}?\s*(?P<sign>[-+]?)(?P<currency>{CURRENCY})?\s*(?:{VALUE})\s*"
     rf"(?P<scale>(?:{SCALE})(?![^\W\d_{HAN}]))?\s*(?P<unit>%|[^\W\d_][^\d,;，；]{{0,40}}|°[CF]?|{CURRENCY})?",
     re.IGNORECASE,
 )
-# one spelling for the units that answers really hold; counters of Chinese say nothing ("3个" is 3)
+# one spelling for the units that occur in answers; Chinese counters mean nothing ("3个" is 3)
 UNITS = MappingProxyType(
     {
         form: forms.split()[0]
@@ -108,56 +107,56 @@ KNOWN = frozenset(("", *UNITS.values()))
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number and its unit, "" without one."""
+    """A number and its unit ("" if it has none)."""
 
     value: Fraction
     unit: str = ""
 
 
 def read_quantity(text: str) -> Quantity | None:
-    """The quantity that `text` is from its first to its last character, else None."""
-    plain = _spelled(text).strip().rstrip(".。!").strip()
-    if (number := read_number(plain)) is not None:
+    """The quantity, if the whole of `text` is a quantity, else None."""
+    normalized = _spelled(text).strip().rstrip(".。!").strip()
+    if (number := read_number(normalized)) is not None:
         return Quantity(number)
-    if DECADE.fullmatch(plain):
+    if DECADE.fullmatch(normalized):
         return None
-    found = QUANTITY.fullmatch(plain) if len(plain) <= 80 else None
-    if found is None:
+    match = QUANTITY.fullmatch(normalized) if len(normalized) <= 80 else None
+    if match is None:
         return None
-    value, measured = _value(found), found["unit"] or found["currency"] or ""
-    if value is None or (found["number"] is None and unit(measured) not in KNOWN):
+    value, unit_text = _value(match), match["unit"] or match["currency"] or ""
+    if value is None or (match["number"] is None and unit(unit_text) not in KNOWN):
         return None  # 五道口 and Five Guys are names
-    if found["sign"] == "-":
+    if match["sign"] == "-":
         value = -value
-    value *= 10 ** SCALES[found["scale"].casefold()] if found["scale"] else 1
-    return Quantity(value, unit(measured))
+    value *= 10 ** SCALES[match["scale"].casefold()] if match["scale"] else 1
+    return Quantity(value, unit(unit_text))
 
 
 def _spelled(text: str) -> str:
-    """One spelling of what numbers are written with."""
-    plain = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).replace("−", "-")
-    plain = POWER_OF_TEN.sub(r"e\1", SPACED.sub(lambda found: found[0].replace(" ", ""), plain))
-    plain = OF_HUNDRED.sub(r"\1%", plain)
-    plain = re.sub(r"\b(?:minus|negative)\s+(?=\d)", "-", plain, flags=re.IGNORECASE)
-    return SHORT_SCALE.sub(lambda found: f"{found[1]} {SHORT_SCALES[found[2].casefold()]}", plain)
+    """`text` with its numbers in one spelling."""
+    normalized = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).replace("−", "-")
+    normalized = POWER_OF_TEN.sub(r"e\1", SPACED.sub(lambda match: match[0].replace(" ", ""), normalized))
+    normalized = OF_HUNDRED.sub(r"\1%", normalized)
+    normalized = re.sub(r"\b(?:minus|negative)\s+(?=\d)", "-", normalized, flags=re.IGNORECASE)
+    return SHORT_SCALE.sub(lambda match: f"{match[1]} {SHORT_SCALES[match[2].casefold()]}", normalized)
 
 
 def unit(text: str) -> str:
-    """One spelling of a unit; counters are none."""
-    plain = " ".join(text.casefold().replace("^2", "²").rstrip(".").split())
-    if plain in COUNTERS:
+    """A unit in one spelling; "" for a counter."""
+    normalized = " ".join(text.casefold().replace("^2", "²").rstrip(".").split())
+    if normalized in COUNTERS:
         return ""
-    if "/" in plain and (parts := plain.split("/"))[0] in UNITS:
+    if "/" in normalized and (parts := normalized.split("/"))[0] in UNITS:
         return "/".join(UNITS.get(part, part) for part in parts)
-    words = [UNITS.get(word, word.removesuffix("s") if len(word) > 3 else word) for word in plain.split()]
-    return UNITS.get(plain, " ".join(words))
+    words = [UNITS.get(word, word.removesuffix("s") if len(word) > 3 else word) for word in normalized.split()]
+    return UNITS.get(normalized, " ".join(words))
 
 
 def agree(left: Quantity, right: Quantity, tolerance: Fraction = TOLERANCE) -> bool:
-    """Whether two quantities are the same."""
+    """True if two quantities are equal up to the tolerance."""
     units = {left.unit, right.unit} - {""}
-    if any("/" in each for each in units):  # 元/克 is said as 元 too
-        units = {each.split("/")[0] for each in units} if not all("/" in each for each in units) else units
+    if any("/" in name for name in units) and not all("/" in name for name in units):  # 元 may stand for 元/克
+        units = {name.split("/")[0] for name in units}
     if len(units) == 2 or (BEFORE_CHRIST in units and left.unit != right.unit):
         return False
     if close(left.value, right.value, tolerance):
@@ -169,56 +168,57 @@ def agree(left: Quantity, right: Quantity, tolerance: Fraction = TOLERANCE) -> b
 
 
 def close(left: Fraction, right: Fraction, tolerance: Fraction = TOLERANCE) -> bool:
-    """Whole numbers exactly, others up to `tolerance` times the larger, and never across zero."""
+    """True for equal whole numbers, and for others that differ by at most `tolerance` times the larger and have the same
+    sign."""
     if left == right or (left.denominator == right.denominator == 1):
         return left == right
     return left * right > 0 and abs(left - right) <= tolerance * max(abs(left), abs(right))
 
 
 def numeric(answer: str, gold: str) -> float:
-    """1.0 where `answer` is the quantity `gold`, or a text with one number, which is it."""
-    wanted = read_quantity(gold)
-    if wanted is None:
+    """1.0 if `answer` is the quantity `gold`, or a text whose only number is that quantity."""
+    gold_quantity = read_quantity(gold)
+    if gold_quantity is None:
         return 0.0
-    given = read_quantity(answer) or _only_quantity(answer)
-    return float(given is not None and agree(given, wanted))
+    quantity = read_quantity(answer) or _only_quantity(answer)
+    return float(quantity is not None and agree(quantity, gold_quantity))
 
 
 def _only_quantity(text: str) -> Quantity | None:
-    """The quantity in a text that holds a single number, with the unit or scale that follows it."""
+    """The quantity in a text with a single number, with the unit or scale that follows it."""
     if len(text) > 2000:
         return None
-    plain = _spelled(text)
-    found = [match for match in NUMBERS.finditer(plain) if not _stands_in_a_name(plain, match)]
-    if len(found) != 1 or (DECADE.match(plain, found[0].start()) and len(found[0][0]) == 4):
+    normalized = _spelled(text)
+    numbers = [match for match in NUMBERS.finditer(normalized) if not _is_part_of_name(match)]
+    if len(numbers) != 1 or (DECADE.match(normalized, numbers[0].start()) and len(numbers[0][0]) == 4):
         return None
-    start = found[0].start()
-    if LIMITS.search(plain[:start].rstrip("$€£¥ ")):
+    start = numbers[0].start()
+    if LIMITS.search(normalized[:start].rstrip("$€£¥ ")):
         return None
-    start -= 1 if plain[:start].endswith(("$", "€", "£", "¥")) else 0
-    for stop in range(min(len(plain), found[0].end() + 20), found[0].end() - 1, -1):
-        if (whole := read_quantity(plain[start:stop])) is not None and (whole.unit in KNOWN):
-            return whole
+    start -= 1 if normalized[:start].endswith(("$", "€", "£", "¥")) else 0
+    for stop in range(min(len(normalized), numbers[0].end() + 20), numbers[0].end() - 1, -1):
+        if (quantity := read_quantity(normalized[start:stop])) is not None and quantity.unit in KNOWN:
+            return quantity
     return None
 
 
-def _stands_in_a_name(text: str, match: re.Match[str]) -> bool:
-    """Number words and Chinese numerals of one character are parts of names more often than numbers: "one of them", "一些"."""
+def _is_part_of_name(match: re.Match[str]) -> bool:
+    """True for short number words and one-character Chinese numerals, which are rarely numbers: "one of them", "一些"."""
     return match["number"] is None and len(match[0]) < 2 + 2 * (match["word"] is not None)
 
 
-def _value(found: re.Match[str]) -> Fraction | None:
-    if found["number"]:
-        digits = re.sub(r"[\s,]", "", found["number"]).casefold()
+def _value(match: re.Match[str]) -> Fraction | None:
+    if match["number"]:
+        digits = re.sub(r"[\s,]", "", match["number"]).casefold()
         return Fraction(digits.removesuffix(".")) if len(digits) <= 60 else None
-    if found["word"]:
-        return Fraction(WORD_VALUES[" ".join(found["word"].casefold().split())])
-    value = han_number(found["han"])
+    if match["word"]:
+        return Fraction(WORD_VALUES[" ".join(match["word"].casefold().split())])
+    value = han_number(match["han"])
     return None if value is None else Fraction(value)
 
 
 def han_number(text: str) -> int | None:
-    """The value of a Chinese numeral (二十三, 两千零五, 三万, 一九九七), None where the characters are none."""
+    """The value of a Chinese numeral (二十三, 两千零五, 三万, 一九九七), None for other text."""
     digits = {"〇": 0} | {character: at for at, character in enumerate("零一二三四五六七八九")} | {"两": 2}
     if all(character in digits for character in text):
         return int("".join(str(digits[character]) for character in text))
@@ -230,7 +230,7 @@ def han_number(text: str) -> int | None:
             section += (digit or 1) * 10 ** ("十百千".index(character) + 1)
             digit = 0
         elif section + digit + total == 0:
-            return None  # 万 and 亿 count something
+            return None  # 万 and 亿 need a number before them
         else:
             scale = 10_000 if character == "万" else 100_000_000
             total = (total + section + digit) * scale if character == "亿" else total + (section + digit) * scale

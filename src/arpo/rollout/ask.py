@@ -67,7 +67,7 @@ async def ask(agent: Agent, messages: Sequence[dict[str, str]], rollout: Rollout
     branch = grown.tree.branches()[0]
     console.print()
     if branch.ending is not StopReason.FINISHED:
-        why = "".join(f": {reason}" for _, reason in grown.failures[-1:] if branch.ending.by_world)
+        why = "".join(f": {reason}" for _, reason in grown.failures[-1:] if branch.ending.aborted)
         console.print(Text(f"[ended: {branch.ending.replace('_', ' ')}{why}]", style=RESULT_STYLE))
     said = [grown.parsed[turn.place] for turn in branch.turns]
     return (said[-1].answer or said[-1].text) if said else ""

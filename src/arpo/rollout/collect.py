@@ -57,7 +57,7 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
     try:
         async with task_group() as group:
             for branch in grown.tree.branches():
-                if not branch.ending.by_world:
+                if not branch.ending.aborted:
                     group.create_task(of(branch))
     finally:
         await grown.states.close()
@@ -161,4 +161,4 @@ def record_of(
         "tool_s": grown.tool_s,
         "learner_logprobs": {show(place): values for place, values in (learner or {}).items()},
     }
-    return TreeRecord.of(grown.expansion, credited or rollout.scored, notes)
+    return TreeRecord.from_expansion(grown.expansion, credited or rollout.scored, notes)

@@ -189,7 +189,7 @@ class _Driver:
         self._feed(TurnEnded(turn, self._ending(turn, room)))
 
     def _chunks(self, command: SampleTurn, context: Sequence[int], room: int) -> AsyncGenerator[Chunk, None]:
-        random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
+        random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
         params = SamplingParams(
             max_tokens=min(self.config.turn_tokens, room),
             temperature=self.config.temperature,
@@ -240,7 +240,7 @@ class _Driver:
         Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats
         no call.
         """
-        random = keyed(self.expansion.growth.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
+        random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
         queues: dict[object, list[tuple[int, Call, CallContext]]] = {}
         for number, call in enumerate(command.calls[:left]):
             state = states.get(call.name)
@@ -274,7 +274,7 @@ class _Driver:
         return Returned(Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None)
 
     def _may_branch(self, place: Place) -> bool:
-        return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.growth.most(len(place)) > 0
+        return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.config.most(len(place)) > 0
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@
     RUN/recipe.yaml            the resolved recipe
         recipe.resumed.yaml    that of the last resumption, where it differs: what the next one goes on with
         environment.json       where it ran (a list: one entry each time it was started or resumed)
-        tasks/train.jsonl      tasks that a program brought (arpo.tasks.given); validation and test likewise
+        tasks/train.jsonl      tasks that a program brought (arpo.tasks.in_memory); validation and test likewise
         metrics.jsonl          one JSON object a step, with its "step"
         notes.jsonl            warnings and events of the run: {time, step, level, text}
         samples.jsonl          a few trajectories as text: {step, task, reward, accuracy, text}

@@ -1,9 +1,9 @@
-"""A process that holds variables becomes two, which share what was until now and nothing that comes after.
+"""Forks a process that holds variables. The two processes share the state so far and nothing that follows.
 
-Memory parts by itself. Files part by folder: each half binds itself to its own (Landlock, which can only be narrowed), and makes
-those of its forks within a room of its own. What two halves would go on to share (open files, pipes) cannot be parted, and what
-binds itself here binds one thread: a process that has either is not forked. Shared mappings are refused to sessions from the start
-(`seccomp`).
+The kernel separates memory. Folders separate files: each process restricts itself to its own folder (with Landlock, which can
+only be narrowed) and creates the folders of its forks inside its own room. Open files and pipes would stay shared, and the
+restriction applies to one thread only, so a process with open files or several threads is not forked. `seccomp` refuses shared
+mappings to sessions from the start.
 """
 
 import _thread
@@ -17,12 +17,12 @@ from arpo.sandbox import landlock, linux, scratch
 from arpo.sandbox.limits import DESCRIPTORS
 from arpo.sandbox.namespaces import DEVICES
 
-MOST_TIMES_BOUND = 14  # the kernel takes 16 rulesets, and a call is bound once before
+MOST_TIMES_BOUND = 14  # the kernel allows 16 rulesets, and a call already uses one
 
 
 @dataclass(slots=True)
 class Home:
-    """Of one session: `files` is where its programs work, `room` where folders for its forks are made."""
+    """The folders of one session: its programs work in `files`; folders for its forks are created in `room`."""
 
     files: str
     room: str
@@ -37,8 +37,8 @@ class Home:
 
 
 def fork(home: Home, readable: Sequence[str] | None, keep: Collection[int]) -> int:
-    """As os.fork, with `home` made right in both. `readable`: what both may go on to read (None: Landlock is not used); `keep`:
-    descriptors that may be open. Raises OSError or RecursionError where this process cannot be parted; it is as before then."""
+    """Like os.fork, and sets up `home` in both processes. Both may still read `readable` (None: without Landlock); `keep` lists
+    the descriptors that may be open. Raises OSError or RecursionError if this process cannot be forked; it is then unchanged."""
     if home.bound >= MOST_TIMES_BOUND:
         raise OSError(errno.E2BIG, "bound too often")
     threads = _thread._count() or linux.has_threads()

@@ -1,4 +1,4 @@
-"""The command line of bubblewrap (`bwrap`), which makes the private view where it is installed."""
+"""The command line of bubblewrap (`bwrap`), which creates the private view of the file system if it is installed."""
 
 import os
 import shutil
@@ -8,23 +8,23 @@ from pathlib import PurePosixPath
 from arpo.sandbox.namespaces import DEVICES, INSIDE, SCRATCH, View
 
 _SPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-_TO_SET_UP = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_CHOWN")  # given up before anything is imported
+_SETUP_CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_CHOWN")  # dropped before any import
 
 
 def found() -> str | None:
-    """Where bwrap is, if it is."""
+    """The path of bwrap, or None."""
     return shutil.which("bwrap", path=os.defpath + ":/usr/local/bin:/usr/bin:/bin")
 
 
 def command(bwrap: str, view: View, program: Sequence[str], *, own_users: bool) -> list[str]:
-    """`program` in a private view. `own_users`: with a user namespace, which everybody but root needs."""
+    """The command that runs `program` in a private view. `own_users` adds a user namespace, which everybody but root needs."""
     words = [bwrap, *_SPACES, "--as-pid-1", "--cap-drop", "ALL"]
-    for capability in _TO_SET_UP:
+    for capability in _SETUP_CAPABILITIES:
         words += ["--cap-add", capability]
     if own_users:
         words += ["--unshare-user", "--uid", str(INSIDE), "--gid", str(INSIDE)]
     for folder in _above([*view.read, *DEVICES, *(place for place, _ in view.links)]):
-        words += ["--perms", "0755", "--dir", folder]  # by itself bwrap opens them to their owner alone
+        words += ["--perms", "0755", "--dir", folder]  # bwrap's default opens them only to their owner
     for path in view.read:
         words += ["--ro-bind", path, path]
     for place, target in view.links:
@@ -35,6 +35,6 @@ def command(bwrap: str, view: View, program: Sequence[str], *, own_users: bool) 
 
 
 def _above(paths: Sequence[str]) -> list[str]:
-    """The folders on the way to `paths`, upper ones first."""
+    """The parent folders of `paths`, from the top down."""
     folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"/"}
     return sorted(folders - set(paths))

@@ -1,4 +1,4 @@
-"""One forked child: what it gives up before it runs a program, in which order. After `confine` nothing can be taken back."""
+"""Drops the rights of a forked child, in order, before it runs a program. `confine` cannot be undone."""
 
 import contextlib
 import io
@@ -20,18 +20,18 @@ ENVIRONMENT = ("LANG", "LC_ALL", "PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What every child of a zygote has in common, made once."""
+    """What all children of a zygote have in common. It is built once."""
 
     limits: Limits
     address_space: int  # bytes, before a program runs
     private_root: bool
-    readable: tuple[str, ...] | None  # by Landlock; None: without it
+    readable: tuple[str, ...] | None  # allowed by Landlock; None: without Landlock
     alone: bytes  # seccomp's filter for a call without state
     in_session: bytes
     asking: bytes
 
     @classmethod
-    def of(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
+    def from_limits(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
         def made(**more: Any) -> bytes:
             return seccomp.program(seccomp.SeccompPolicy(own_files=private_root, **more))
 
@@ -47,8 +47,9 @@ class Cell:
 
 
 def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collection[int] = (), session: bool = False) -> int:
-    """Bind this process for good. `ruleset`: of Landlock (-1 without), `output`: what becomes descriptors 1 and 2, `keep`:
-    descriptors that stay open. Where it may start processes, the descriptor on which they are asked for; else -1.
+    """Restrict this process permanently. `ruleset` is a Landlock ruleset (-1: none), `output` becomes descriptors 1 and 2, and
+    the descriptors in `keep` stay open. Returns the descriptor that receives requests to start processes, or -1 if the
+    process may not start any.
     """
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)
@@ -56,7 +57,7 @@ def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collect
     program.listen()
     attach(output)
     os.chdir(folder)
-    os.utime(folder, (0, 0))  # the last call's are nobody's business, and could hold what it likes
+    os.utime(folder, (0, 0))  # hide the times of the last call, which could carry information
     _set_environment(folder)
     if ruleset >= 0:
         landlock.enter(ruleset)
@@ -69,12 +70,12 @@ def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collect
 
 
 def lock(cell: Cell, *, session: bool = False) -> None:
-    """The last step: from here on only what the list allows. (The listener is handed over before it.)"""
+    """The last step: from here on only allowed system calls work. (The listener is handed over before it.)"""
     seccomp.enter(cell.in_session if session else seccomp.for_process(cell.alone, os.getpid()))
 
 
 def attach(output: int) -> io.BufferedWriter:
-    """Standard output and error go to `output`, in the order in which they are written, through what is returned."""
+    """Redirect standard output and error to `output`, in the order of writing, through the returned stream."""
     os.dup2(output, 1)
     os.dup2(output, 2)
     buffer: io.BufferedWriter = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
@@ -86,8 +87,8 @@ def attach(output: int) -> io.BufferedWriter:
 
 
 def detach(buffer: io.BufferedWriter) -> None:
-    """Between the calls of a session nothing is written: the output of the last one is let go, with what it had no room for, which
-    would else begin the next one's."""
+    """Detach the output of the last call of a session, so that nothing is written between calls. This drops text that did not
+    fit, which would otherwise start the next output."""
     nowhere = os.open("/dev/null", os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -112,7 +113,7 @@ def close_all_but(keep: Collection[int]) -> None:
 
 
 def fresh_main() -> types.ModuleType:
-    """A new `__main__`, in which the program's names live."""
+    """A new `__main__`, which holds the program's names."""
     module = types.ModuleType("__main__")
     module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = module
@@ -121,7 +122,7 @@ def fresh_main() -> types.ModuleType:
 
 
 def seed(number: int) -> None:
-    """Randomness belongs to the call's place: the same call draws the same numbers."""
+    """Seed the random generators by the call's place, so that the same call draws the same numbers."""
     random.seed(number)
     numpy = sys.modules.get("numpy")
     if numpy is not None and "numpy.random" in sys.modules:

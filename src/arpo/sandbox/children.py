@@ -1,4 +1,4 @@
-"""What the zygote knows of calls and of its children: when, how long, which process. Never what they run, or what that printed."""
+"""The zygote's view of calls and of its children: times and processes. It never knows their programs or outputs."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ GRACE_S = 0.5  # of wall time, for a program's last words
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRequest:
-    """A call to be made. `program`, `output`: descriptors (see `payload`), the zygote's to close and not to read."""
+    """A requested call. `program` and `output` are descriptors (see `payload`), which the zygote closes and never reads."""
 
     number: int
     seconds: float
     program: int
     output: int
     session: str | None = None
-    new: bool = False  # its session may be opened
-    more: bool = False  # its session is in use until a call without this has begun
+    new: bool = False  # the call may open its session
+    more: bool = False  # the session stays in use until a call without this flag has begun
 
     @classmethod
     def read(cls, message: dict[str, Any], descriptors: Sequence[int]) -> "ChildRequest":
@@ -40,7 +40,7 @@ class ChildRequest:
 
 @dataclass(slots=True)
 class ChildCall:
-    """One call that runs."""
+    """A running call."""
 
     number: int
     pid: int
@@ -50,12 +50,12 @@ class ChildCall:
     session: "Session | None" = None
     forks: seccomp.Forks | None = None
     niceness: int = 0  # where it was set
-    killed: str = ""  # why, where we did it: "time", "cpu", "files", "stopped"
-    cpu_s: float = 0.0  # when it has ended
+    killed: str = ""  # why we killed it: "time", "cpu", "files", "stopped"
+    cpu_s: float = 0.0  # set at its end
     cpu_before_s: float = 0.0
 
     def interrupt(self) -> None:
-        """Time is up: let the program say what it has; who does not listen is killed at the new deadline."""
+        """Give a program whose time is up a chance to report; at the new deadline it is killed."""
         self.killed, self.deadline = "time", self.deadline + GRACE_S
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGXCPU)
@@ -70,11 +70,11 @@ class ChildCall:
             self.session.kill()
 
     def cpu_of_call(self) -> float:
-        """Processor seconds of its process since it began."""
+        """Processor seconds of its process since the start."""
         return cpu_of(self.pid) - self.cpu_before_s
 
     def reap(self) -> int | None:
-        """Wait for the process, which has ended, and everything that it started; its status."""
+        """Reap the ended process and everything that it started. Returns its status."""
         _kill_group(self.pid)  # while its number is still its own
         _, status, used = os.wait4(self.pid, 0)
         self.cpu_s = used.ru_utime + used.ru_stime
@@ -82,7 +82,7 @@ class ChildCall:
         return status
 
     def end(self, status: int | None, most_cpu_s: float) -> dict[str, Any]:
-        """What the trainer is told of its end. `status` as of waitpid; None where it is not known."""
+        """The report to the trainer. `status` comes from waitpid; None if it is unknown."""
         code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
         used_up = code == -signal.SIGKILL and self.cpu_s >= most_cpu_s
         return {"id": self.number, "code": code, "killed": self.killed, "used_up": used_up}
@@ -90,7 +90,7 @@ class ChildCall:
 
 @dataclass(slots=True)
 class Family:
-    """Sessions forked from one: they are of one process group, and ask for forks in one place."""
+    """Sessions that were forked from one session. They share a process group and a listener for forks."""
 
     group: int
     forks: seccomp.Forks | None = None
@@ -125,7 +125,7 @@ class Session:
         self._send(signal.SIGKILL)
 
     def stand_still(self) -> None:
-        """Until `go_on`: between calls nothing of a program runs, whatever threads it has or says that it ended."""
+        """Stop the process until `go_on`, so that no thread of a program runs between calls."""
         self._send(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -138,7 +138,7 @@ class Session:
             return
 
     def reap(self) -> int | None:
-        """Its status; None where it is another session's child, which takes care of it."""
+        """Its status; None if its parent is another session, which reaps it."""
         try:
             return os.waitpid(self.pid, 0)[1]
         except ChildProcessError:
@@ -166,7 +166,7 @@ def _reap_group(group: int) -> None:
 
 @dataclass(slots=True)
 class ChildSlot:
-    """A scratch folder with the Landlock ruleset that opens nothing else for writing."""
+    """A scratch folder with the Landlock ruleset that allows writing only there."""
 
     folder: str
     ruleset: int
@@ -174,7 +174,7 @@ class ChildSlot:
 
 
 def lead_group(pid: int) -> None:
-    """The child does the same: whoever comes first, its group is there before it can be ended."""
+    """Put the child in its own group. Parent and child both do this, so that the group exists before it can be killed."""
     try:
         os.setpgid(pid, pid)
     except OSError:  # already gone

@@ -1,6 +1,6 @@
-"""The way in: from a process of the trainer's to one that can do no harm, and only then to the packages and the first call.
+"""Enters the sandbox: turns a process of the trainer into one that can do no harm, and only then imports packages and serves.
 
-Runs in a fresh interpreter, with the standard library and ctypes alone. The order is the point: every step gives something up.
+Runs in a fresh interpreter, with only the standard library and ctypes. The order matters: every step drops a right.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ FOLLOWING = {
 
 
 def outside(setup: Setup, inside_words: list[str]) -> None:
-    """The first stage, still outside: take the back seat, then enter. `inside_words`: the command of the second stage."""
+    """The first stage, outside: lower the priority, then enter. `inside_words` is the command of the second stage."""
     niceness.take_the_back_seat()
     _be_first_to_go()
     _have_descriptors()
@@ -50,7 +50,7 @@ def outside(setup: Setup, inside_words: list[str]) -> None:
 
 
 def inside(setup: Setup) -> None:
-    """The second stage, where bubblewrap made the view."""
+    """The second stage, if bubblewrap created the view."""
     control = _take_control()
     try:
         settle(setup, control)
@@ -60,7 +60,7 @@ def inside(setup: Setup) -> None:
 
 
 def settle(setup: Setup, control: socket.socket) -> None:
-    """In the view: mount, give up all rights, import, serve. Never returns."""
+    """Inside the view: mount, drop all rights, import, serve. Never returns."""
     if setup.outer != "none":
         namespaces.mount_scratch(setup.folders, setup.limits.file_mb, MOST_FILES)
     own = os.path.dirname(os.path.abspath(__file__))
@@ -69,7 +69,7 @@ def settle(setup: Setup, control: socket.socket) -> None:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o077)
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # its memory is nobody's to read, same user or not
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # no other process may read its memory
     sys.path[:] = setup.path
     for name in setup.imports:
         try:
@@ -89,7 +89,7 @@ def settle(setup: Setup, control: socket.socket) -> None:
 
 
 def _import_what_follows() -> None:
-    """What packages import themselves, but only in the first call that needs it: here that would be every call."""
+    """Import modules that packages load lazily, which would otherwise happen in every call."""
     for name, later in FOLLOWING.items():
         for module in later.split() if name in sys.modules else ():
             with contextlib.suppress(ImportError):  # another version may have it elsewhere
@@ -97,7 +97,7 @@ def _import_what_follows() -> None:
 
 
 def _be_first_to_go() -> None:
-    """When memory runs out, this is what the kernel ends, not the trainer."""
+    """Let the kernel kill this process, not the trainer, when memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("1000")
@@ -106,15 +106,16 @@ def _be_first_to_go() -> None:
 
 
 def _have_descriptors() -> None:
-    """As many as may be: a session takes four, and what shells allow by themselves (1024) is soon too few. Calls have less."""
+    """Raise the limit on descriptors as far as possible: a session takes four, and the usual limit (1024) is too low. Calls
+    get a lower one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = child.CLOSE_TO if hard == resource.RLIM_INFINITY else min(hard, child.CLOSE_TO)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _leave_processes_to_others() -> None:
-    """Threads run out for the whole machine, and what the kernel keeps of each counts as nobody's memory. They are counted by
-    user, so what runs already is granted on top (of all users: that is what can be read)."""
+    """Limit the number of threads, which the whole machine shares and whose kernel memory counts for no process. The kernel
+    counts them by user, so the threads that already run (of all users, since only that is known) are added to the limit."""
     try:
         with open("/proc/loadavg", encoding="ascii") as file:
             running = int(file.read().split()[3].partition("/")[2])
@@ -127,7 +128,7 @@ def _leave_processes_to_others() -> None:
 
 
 def _take_control() -> socket.socket:
-    """The socket to the trainer, out of the way of descriptors 0 to 2, which lead nowhere from now on."""
+    """Move the socket to the trainer away from descriptors 0 to 2, which now lead nowhere."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whatever the trainer does with its own
     control = socket.socket(fileno=os.dup(0))
     os.set_inheritable(control.fileno(), False)
@@ -139,7 +140,7 @@ def _take_control() -> socket.socket:
 
 
 def address_space() -> int:
-    """Bytes of address space in use, to a megabyte, found by trying limits: there is no /proc to read it from. Run in a child."""
+    """Bytes of address space in use, to a megabyte, measured by trying limits, since there is no /proc. Runs in a child."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     low, high = 0, 1 << 46
     while high - low > 1 << 20:

@@ -1,8 +1,9 @@
-"""Keeps the sessions: processes that hold variables between calls, fork when a trajectory branches, and go when there are too many.
+"""Manages the sessions: processes that hold variables between calls, fork when a trajectory branches, and end when there are
+too many.
 
-A session's process has run a program, so nothing that it says is believed: what it claims to have forked must be of its own group,
-which nothing inside can leave, and its forks are counted where it asks for them. One that says that its call is over, or that
-it forked, is stopped until there is something to do: nothing limits what else it would go on with.
+A session's process has run a program, so the keeper trusts nothing that it says: a claimed fork must belong to its process
+group, which no process inside can leave, and its forks are counted where it requests them. A process that reports the end of
+its call, or a fork, is stopped until there is work: nothing would limit what else it does.
 """
 
 import os
@@ -17,7 +18,7 @@ from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, Session, c
 if TYPE_CHECKING:
     from arpo.sandbox.zygote import Zygote
 
-FORK_S = 1.0  # that a session has to fork; it does nothing else meanwhile
+FORK_S = 1.0  # time limit for a session's fork; it does nothing else meanwhile
 
 
 class Sessions:
@@ -28,7 +29,7 @@ class Sessions:
         self.live: dict[str, Session] = {}
 
     def begin(self, name: str, request: ChildRequest) -> bool:
-        """Start a call in a session. False where it must wait: for that session, or for room for a new one."""
+        """Start a call in a session. Returns False if the call must wait for that session, or for room for a new one."""
         session = self.live.get(name)
         if session is None and not request.new:
             request.close()
@@ -41,7 +42,7 @@ class Sessions:
         return True
 
     def _open(self, name: str) -> Session | None:
-        """A new session's process. None where every slot is in use, or no process can be made."""
+        """The process of a new session. None if every slot is in use, or if no process can be created."""
         if not self._make_room():
             return None
         slot = self.zygote.free[-1]
@@ -63,7 +64,7 @@ class Sessions:
         return session
 
     def _be_session(self, slot: ChildSlot, output: int, control: socket.socket) -> None:
-        """A session's process. Never returns."""
+        """The main function of a session's process. Never returns."""
         try:
             home = branches.Home.make(slot.folder)
             keep = [control.fileno()]
@@ -79,7 +80,7 @@ class Sessions:
             os._exit(1)
 
     def _make_room(self) -> bool:
-        """Let the longest unused session go where there are too many: its calls can be repeated."""
+        """End the least recently used session if there are too many. Its calls can be repeated."""
         while len(self.live) >= self.zygote.setup.sessions or not (self.zygote.free or self.zygote.sweeping):
             idle = [session for session in self.live.values() if session.call is None and not session.in_use]
             if not idle:
@@ -94,7 +95,7 @@ class Sessions:
         self.zygote.selector.register(session.control, selectors.EVENT_READ, lambda: self._session_answers(session))
 
     def _run_in(self, session: Session, request: ChildRequest) -> None:
-        """Hand a session its next program, and where to print."""
+        """Send a session its next program and its output."""
         session.go_on()
         try:
             socket.send_fds(session.control, [sessions.RUN], [request.output, request.program])
@@ -124,14 +125,14 @@ class Sessions:
         self._end_call(session, ending << 8)
 
     def _end_call(self, session: Session, status: int | None, **more: Any) -> None:
-        """The call of a session is over: its caller hears."""
+        """Report the end of a session's call to its caller."""
         call, session.call = session.call, None
         if call is not None:
             del self.zygote.calls[call.number]
             self.zygote.answer({**call.end(status, self.zygote.setup.limits.cpu_seconds), **more})
 
     def fork(self, name: str, to: str) -> bool:
-        """A second session `to` that goes on where the first one is now. Where that cannot be, its caller repeats the calls."""
+        """Fork a session as `to`. If that fails, the caller repeats the calls."""
         session = self.live.get(name)
         if session is None or session.call is not None or len(self.live) >= self.zygote.setup.sessions:
             return False
@@ -164,7 +165,7 @@ class Sessions:
         return True
 
     def _number_of_fork(self, session: Session, forks: seccomp.Forks) -> int:
-        """What the forking session says its other half is, within a second; answers its asking meanwhile."""
+        """The process that the forking session reports, within a second. Answers its request to fork meanwhile."""
         end = time.monotonic() + FORK_S
         with selectors.DefaultSelector() as both:
             both.register(session.control, selectors.EVENT_READ)
@@ -180,7 +181,7 @@ class Sessions:
         return -1
 
     def _opened_member(self, pid: int, session: Session) -> int | None:
-        """`pid` as a descriptor, if it is of that session's group (nothing inside can leave its group) and none that is known."""
+        """`pid` as a descriptor, if it belongs to that session's group (which no process inside can leave) and is new."""
         try:
             known = any(other.pid == pid for other in self.live.values())
             return os.pidfd_open(pid) if pid > 1 and not known and os.getpgid(pid) == session.family.group else None
@@ -188,7 +189,7 @@ class Sessions:
             return None
 
     def forget(self, name: str) -> None:
-        """End a session, the call that runs in it, and what it holds; the scratch folder goes with the last of its family."""
+        """End a session and its running call, and free its resources. The scratch folder goes with the last of its family."""
         session = self.live.pop(name, None)
         if session is None:
             return
@@ -206,7 +207,8 @@ class Sessions:
 
 
 def _heard(session: Session, size: int) -> int | None:
-    """A number of `size` bytes that a session says; None for whatever else it says, of which nothing is kept: calls inherit it."""
+    """A number of `size` bytes from a session; None for anything else, of which nothing stays in memory, since calls inherit
+    it."""
     said = bytearray(size + 1)
     try:
         got = session.control.recv_into(said)

@@ -1,7 +1,7 @@
-"""Landlock: files that a process and its children may touch, decided once and never widened (Linux 5.13).
+"""Landlock restricts the files that a process and its children may access, permanently (Linux 5.13).
 
-What the kernel's Landlock does not handle is not refused by it: below ABI 2 moving between folders is (always refused), below 3
-truncation, below 4 TCP, below 5 device ioctls, below 6 signals and abstract sockets. `seccomp` closes those.
+Older versions of Landlock handle less: below ABI 2 they always refuse moves between folders; they do not handle truncation
+below 3, TCP below 4, device ioctls below 5, and signals and abstract sockets below 6. `seccomp` closes these gaps.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ SCRATCH = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | M
 
 
 def abi() -> int:
-    """The kernel's Landlock version; 0 where there is none, or it is switched off."""
+    """The kernel's Landlock version; 0 if Landlock is missing or disabled."""
     try:
         return linux.syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION))
     except OSError:
@@ -39,8 +39,8 @@ def handled(version: int) -> int:
 
 
 def build(read: Sequence[str], write: Sequence[str], *, execute: bool, devices: Sequence[str] = ()) -> int:
-    """A ruleset as a file descriptor: `read` can be read (and run where `execute`), `write` is a scratch folder, `devices` can be
-    read and written. Paths that are not there are left out. Raises OSError without Landlock.
+    """A ruleset as a file descriptor. It allows reading `read` (and executing, with `execute`), all access to the scratch
+    folder `write`, and reading and writing `devices`. Missing paths are left out. Raises OSError without Landlock.
     """
     version = abi()
     scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL if version >= 6 else 0
@@ -74,5 +74,5 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def enter(ruleset: int) -> None:
-    """Bind this process to `ruleset`. Needs no_new_privs."""
+    """Restrict this process to `ruleset`. Needs no_new_privs."""
     linux.syscall("landlock_restrict_self", ctypes.c_int(ruleset), ctypes.c_uint(0))

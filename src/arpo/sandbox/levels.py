@@ -1,12 +1,12 @@
-"""Which sandbox this machine allows, found out by entering it, and the strongest one started.
+"""Finds out which sandboxes this machine allows, by entering them, and starts the strongest one.
 
-    bubblewrap   a private root, processes, network and users made by bwrap; Landlock and seccomp around each call
-    namespaces   the same, made by arpo itself, where bwrap is not installed
-    landlock     no namespaces (some containers, AppArmor): Landlock and seccomp around each call keep files, network, signals away;
-                 names of files and running processes can still be seen, and files are counted rather than fenced
-    weak         a fresh interpreter with rlimits and nothing else, for who allows it by name
+    bubblewrap   private root, processes, network and users by bwrap; Landlock and seccomp around every call
+    namespaces   the same by arpo, if bwrap is not installed
+    landlock     without namespaces (some containers, AppArmor): Landlock and seccomp around every call block files, network and
+                 signals; names of files and running processes stay visible, and files are counted instead of bounded
+    weak         a fresh interpreter with rlimits and nothing else, only if the recipe names it
 
-A level that is asked for and cannot be had is a ConfigError. Nothing falls back to less than was asked for.
+A requested level that this machine does not allow is a ConfigError. There is no fallback to a weaker level.
 """
 
 import os
@@ -47,7 +47,7 @@ print(", ".join(found) or "closed")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came of trying a level; `reason` where it does not work here."""
+    """The result of trying a level, with the `reason` if it does not work here."""
 
     level: str
     works: bool
@@ -55,7 +55,7 @@ class Found:
 
 
 def start(level: str = "auto", *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0) -> WarmSandbox:
-    """The strongest sandbox that this machine allows, not below `level`, tried from within. Raises ConfigError."""
+    """The strongest sandbox that this machine allows, at least `level`, tested from inside. Raises ConfigError."""
     if level != "auto" and level not in LEVELS:
         raise ConfigError("no such level", where="level", value=level, hint=nearest(level, ("auto", *LEVELS, "weak")))
     asked = LEVELS if level == "auto" else LEVELS[: LEVELS.index(level) + 1]
@@ -75,7 +75,7 @@ def start(level: str = "auto", *, limits: Limits, imports: Sequence[str] = (), a
 
 
 def probe() -> list[Found]:
-    """Every level, tried: a sandbox is entered and a program looks for ways out of it (a second or two)."""
+    """Try every level: enter the sandbox and run a program that looks for ways out (a second or two)."""
     found = []
     for level in LEVELS:
         try:
@@ -95,7 +95,7 @@ def words(sandbox: WarmSandbox) -> str:
 
 
 def enter(level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0) -> WarmSandbox:
-    """A sandbox of exactly this level. Raises StartError where the level does not come up, or a program finds a way out of it."""
+    """A sandbox of exactly this level. Raises StartError if it does not start, or if a program finds a way out of it."""
     if linux.ARCHITECTURE not in TABLES:
         raise StartError(f"needs Linux on x86-64 or aarch64 (this is {os.uname().sysname} on {os.uname().machine})")
     if not hasattr(os, "memfd_create"):
@@ -106,7 +106,7 @@ def enter(level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: i
     if not landlock.abi():
         raise StartError("this kernel has no Landlock (Linux 5.13, and `landlock` among its security modules)")
     problem = StartError("not tried")
-    for own_users in (True,) if os.geteuid() else (False, True):  # root can do without, unless it is only a container's
+    for own_users in (True,) if os.geteuid() else (False, True):  # only root of a container needs its own users
         try:
             sandbox = WarmSandbox(
                 level,
@@ -128,7 +128,7 @@ def enter(level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: i
 
 
 def _look_for_holes(sandbox: WarmSandbox) -> None:
-    """Run a program that tries what must not work. Raises StartError, and closes the sandbox, where something did."""
+    """Run a program that tries forbidden actions. If one succeeds, close the sandbox and raise StartError."""
     with tempfile.NamedTemporaryFile(prefix="arpo-canary-") as canary:
         os.chmod(canary.name, 0o666)
         code = _HOLES.format(canary=canary.name, known={*ENVIRONMENT, "HOME", "TMPDIR"})

@@ -1,4 +1,4 @@
-"""What one call may use, and how a forked child is held to it. Shared by both sides."""
+"""The limits of one call, and the function that sets them in a forked child. Both sides share this module."""
 
 import math
 import resource
@@ -17,10 +17,10 @@ TASKS_KEPT = 256  # that calls leave to the sandbox itself, so that it can start
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """All by call. `memory_mb` counts on top of the interpreter and what it has imported."""
+    """Limits of one call. `memory_mb` is in addition to the interpreter and its imports."""
 
     cpu_seconds: float = 5.0
-    seconds: float = 10.0  # of wall time
+    seconds: float = 10.0  # wall time
     memory_mb: int = 512
     processes: int = 0  # that the program may start, besides itself
     file_mb: int = 32  # a file, and the scratch folder as a whole
@@ -35,7 +35,7 @@ class Limits:
 
 
 def apply(limits: Limits, *, address_space: int) -> None:
-    """Bind this process in everything but time. `address_space`: bytes that it had before the program."""
+    """Set all limits of this process, except time. `address_space` is its size in bytes before the program."""
     memory = address_space + limits.memory_mb * MEGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     file = max(limits.file_mb * MEGABYTE, limits.output_bytes)
@@ -51,8 +51,9 @@ def apply(limits: Limits, *, address_space: int) -> None:
 
 
 def grant_cpu(limits: Limits, used_s: float, *, hard: bool) -> None:
-    """`cpu_seconds` from now on: a timer that the program can hear (SIGPROF), then the kernel's limit in whole seconds (SIGXCPU),
-    and with `hard` one second later its end. A session's is granted call by call, and the end is with whoever watches it."""
+    """Limit processor time to `cpu_seconds` from now on: a timer that the program can handle (SIGPROF), then the kernel's limit
+    in whole seconds (SIGXCPU), and with `hard` the kill one second later. A session gets its time call by call, and the zygote
+    kills it."""
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds, HARD_CPU_GRACE_S)
     soft = math.ceil(used_s + limits.cpu_seconds)
     most = soft + HARD_CPU_GRACE_S if hard else resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -1,4 +1,4 @@
-"""System calls that Python's standard library does not offer, by ctypes. Knows numbers and flags; refuses to know why.
+"""System calls that Python's standard library lacks, through ctypes. Knows numbers and flags. Refuses to know their purpose.
 
 Imports on every platform; calls raise OSError where the kernel lacks them.
 """
@@ -45,7 +45,7 @@ def libc() -> Any:
 
 
 def syscall(name: str, *arguments: Any) -> int:
-    """The system call `name` by number. Raises OSError; ENOSYS where this machine's numbers are not known."""
+    """Make the system call `name`. Raises OSError, with ENOSYS on a machine whose numbers are unknown."""
     number = {**_EVERYWHERE, **_NUMBERS.get(ARCHITECTURE, {})}.get(name)
     if number is None:
         raise OSError(38, f"{name}: no number for this architecture ({platform.machine()})")
@@ -86,7 +86,7 @@ def pivot_root(new: str, old: str) -> None:
 
 
 def make_read_only(target: str, *, devices: bool = False) -> None:
-    """The mount at `target` and all below it: read-only, no set-user-id, and unless `devices`, no device files."""
+    """Make the mount at `target` and all below it read-only, without set-user-id and, unless `devices`, without device files."""
     flags = _ATTR_RDONLY | _ATTR_NOSUID | (0 if devices else _ATTR_NODEV)
     attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
     syscall(
@@ -100,7 +100,7 @@ def make_read_only(target: str, *, devices: bool = False) -> None:
 
 
 def drop_privileges() -> None:
-    """No capability now or after any exec, and none to be had. The user stays who it is."""
+    """Drop all capabilities permanently, also for every later exec. The user stays the same."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     for capability in range(64):
         try:
@@ -112,7 +112,7 @@ def drop_privileges() -> None:
 
 
 def kill_session(first: int) -> None:
-    """End every process that belongs to the session which `first` began; it may be gone itself."""
+    """Kill every process of the session that `first` started, even if `first` is gone."""
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdigit() and os.getsid(int(name)) == first:
@@ -120,8 +120,8 @@ def kill_session(first: int) -> None:
 
 
 def has_threads() -> bool:
-    """Whether this process has a second thread, also one that Python has not counted yet. Without /proc only the kernel knows: it
-    refuses this to one of several threads. False where it may not be asked."""
+    """True if this process has a second thread, also one that Python does not know yet. Without /proc the kernel tells: it
+    refuses this call to a process with several threads. False if the call is not allowed."""
     try:
         unshare(CLONE_THREAD)
     except OSError as error:

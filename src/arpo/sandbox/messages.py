@@ -1,6 +1,6 @@
-"""How a call that did not come to its own end is told to the model: one line each, and the same words for the same case.
+"""The messages that tell the model why a call was stopped: one line each, with fixed words for every case.
 
-No measured times and no addresses in them: the same call must give the same text.
+They contain no measured times and no addresses, so that the same call gives the same text.
 """
 
 import signal
@@ -43,7 +43,7 @@ def too_many_descriptors(most: int) -> str:
 
 
 def killed_by(number: int) -> str:
-    """For a signal that no limit sent."""
+    """The message for a signal that does not come from a limit."""
     try:
         name = signal.Signals(number).name
     except ValueError:

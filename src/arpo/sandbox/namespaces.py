@@ -1,6 +1,7 @@
-"""A private view of the machine: own processes, network, users and a root that shows only what it is told to (read-only).
+"""Creates a private view of the machine with namespaces: its own processes, network, users and a read-only root that shows
+only selected paths.
 
-Runs in the process that becomes the sandbox, before it imports anything of the recipe's.
+Runs in the process that becomes the sandbox, before it imports the recipe's packages.
 """
 
 import errno
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 from arpo.sandbox import linux
 
-INSIDE = 1000  # what an ordinary user is called in there
+INSIDE = 1000  # id of the ordinary user inside
 NOBODY = 65534
 SCRATCH = "/scratch"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
@@ -22,7 +23,7 @@ _OLD = "/.outside"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown. `read`: real paths, at the same place inside; `links`: symbolic links to them, as (place, target)."""
+    """The visible files: `read` lists real paths, which keep their places; `links` lists symbolic links (place, target)."""
 
     read: tuple[str, ...]
     links: tuple[tuple[str, str], ...] = ()
@@ -36,10 +37,10 @@ class View:
 
 
 def enter(view: View) -> None:
-    """Become process 1 of new namespaces, in which only `view` is there; what called this waits, and ends with the same status.
+    """Become process 1 of new namespaces that show only `view`. The calling process waits and ends with the same status.
 
-    Root needs no user namespace, and gives itself up later (`become_nobody`); where it may not do without, it gets one too.
-    Raises OSError where the machine allows none.
+    Root needs no user namespace and drops its rights later (`become_nobody`), except on machines that require one. Raises
+    OSError if the machine allows no namespaces.
     """
     spaces = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
     try:
@@ -96,8 +97,8 @@ def _show(path: str) -> None:
 
 
 def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
-    """Every folder gets a file system of its own, of bounded size; then nothing more can be mounted or written elsewhere. (Devices
-    still take what is written to them; their modes and times, which are the machine's, cannot be changed.)"""
+    """Mount a file system of bounded size in every folder. After this nothing can be mounted, and no other file written.
+    (Devices still accept writes; their modes and times, which belong to the machine, cannot change.)"""
     for device in DEVICES:
         linux.make_read_only(device, devices=True)
     for folder in folders:
@@ -108,8 +109,8 @@ def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
 
 
 def give_up_rights(needed: Sequence[str], folders: Sequence[str]) -> None:
-    """Nobody in there has a capability, and root becomes a user without rights, who then owns `folders`. Where that user could not
-    read `needed` (a Python in root's home, and no private root to show it), root keeps its number, and no capability."""
+    """Drop all capabilities and turn root into a user without rights, who owns `folders`. If that user could not read `needed`
+    (a Python in root's home without a private root), the process keeps root's id, without capabilities."""
     if os.geteuid() == 0 and _can(os.setgroups, []) and all(map(_readable_to_nobody, needed)):
         for folder in folders:
             os.chown(folder, NOBODY, NOBODY)

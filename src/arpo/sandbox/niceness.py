@@ -1,30 +1,31 @@
-"""Who goes first: the trainer; then short calls; then those that compute for long, the further back the more of them there are.
+"""Priorities of processes: first the trainer, then short calls, then calls that compute for long. The more long calls there
+are, the lower their priority.
 
-The kernel weighs processes by niceness (a step is a factor of 1.25), or, where it groups them by session (autogroup), first the
-sandbox as a whole. Nobody inside can go back to the front.
+The kernel weights processes by niceness (one step is a factor of 1.25). If it groups them by session (autogroup), it first
+weights the sandbox as a whole. No process in the sandbox can raise its priority.
 """
 
 import math
 import os
 
-ALL = 1  # of the sandbox as a whole: less than half of a core on which the trainer is busy, and short calls hardly wait for it
-CALL = 10  # a tenth of it
+ALL = 1  # the sandbox as a whole: less than half of a core that the trainer uses, and short calls hardly wait
+CALL = 10  # a short call: a tenth of the trainer's weight
 LARGEST = 19
-PATIENCE_S = 0.03  # of processor time, until a call is not short any more
-SHARE = 0.5  # what calls that compute weigh together, at most, where one thread of the trainer's weighs 1
+PATIENCE_S = 0.03  # processor time after which a call is no longer short
+SHARE = 0.5  # maximum weight of all computing calls together, relative to one thread of the trainer
 _STEP = 1.25
 
 
 def take_the_back_seat() -> None:
-    """Before the sandbox is entered."""
+    """Lower this process's priority, before it enters the sandbox."""
     os.nice(CALL)
     try:
         with open("/proc/self/autogroup", "w", encoding="ascii") as file:
             file.write(str(ALL))
-    except OSError:  # a kernel that does not group
+    except OSError:  # a kernel without autogroups
         return
 
 
-def among(busy: int, own: int) -> int:
-    """The niceness of each of `busy` calls that compute. `own`: of a short call."""
-    return min(LARGEST, max(own, own - CALL + math.ceil(math.log(busy / SHARE, _STEP))))
+def among(busy: int, short: int) -> int:
+    """The niceness of every one of `busy` computing calls. `short` is the niceness of a short call."""
+    return min(LARGEST, max(short, short - CALL + math.ceil(math.log(busy / SHARE, _STEP))))

@@ -1,6 +1,6 @@
-"""Messages between the trainer and the program inside: one JSON object a packet, with the descriptors that belong to it.
+"""Messages between the trainer and the program inside: one JSON object per packet, with its descriptors.
 
-Never pickle: neither trusts the other. Never a program or what it printed either: those travel by descriptor alone (`payload`).
+Never pickle, since neither side trusts the other. Never a program or its output: they travel only as descriptors (`payload`).
 """
 
 import json
@@ -9,11 +9,11 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-LARGEST = 1 << 16  # bytes; what is longer is no packet of ours
+LARGEST = 1 << 16  # maximum size of a packet in bytes
 
 
 class BrokenPacket(ValueError):
-    """What came is no packet."""
+    """The received bytes are not a valid packet."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -29,7 +29,7 @@ def send(to: socket.socket, message: dict[str, Any], descriptors: Sequence[int] 
 
 
 def receive(come_from: socket.socket, most_descriptors: int = 0) -> tuple[dict[str, Any], list[int]] | None:
-    """The next packet; None where the other end is closed. Raises BrokenPacket, OSError."""
+    """The next packet; None if the other end is closed. Raises BrokenPacket, OSError."""
     packet, descriptors, flags, _ = socket.recv_fds(come_from, LARGEST, most_descriptors, socket.MSG_CMSG_CLOEXEC)
     if not packet:
         return None

@@ -1,7 +1,7 @@
-"""What a call brings and what it leaves, as descriptors: a program with its seed, and memory for what it prints.
+"""The input and the output of a call as descriptors: a program with its seed, and memory for its output.
 
-The trainer makes both and reads the second. What lies between, the interpreter that every call is forked from, passes them on
-without a look: what it never read, no other program can find in the memory that it inherits.
+The trainer creates both and reads the output. The zygote in between passes them on unread, so that no other program can find
+them in the memory that it inherits.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ _F_ADD_SEALS, _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW = 1033, 1, 2, 4
 
 
 def write_program(code: str, seed: int) -> int:
-    """`seed`: 0 to 2**64 - 1. The caller closes the descriptor."""
+    """A descriptor with code and seed (0 to 2**64 - 1). The caller closes it."""
     program = os.memfd_create("program", os.MFD_CLOEXEC)
     try:
         with os.fdopen(program, "wb", closefd=False) as file:
@@ -26,7 +26,7 @@ def write_program(code: str, seed: int) -> int:
 
 
 def read_program(program: int) -> tuple[str, int]:
-    """Code and seed; the descriptor is closed then."""
+    """Read code and seed, and close the descriptor."""
     with os.fdopen(program, "rb") as file:
         file.seek(0)
         seed = int.from_bytes(file.read(SEED_BYTES), "little")
@@ -34,7 +34,7 @@ def read_program(program: int) -> tuple[str, int]:
 
 
 def open_output(most_bytes: int) -> int:
-    """Memory of a fixed size: what is too much fails in the program alone."""
+    """Memory of a fixed size. Writing more fails in the program only."""
     output = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(output, (most_bytes // PAGE + 1) * PAGE)
@@ -46,7 +46,7 @@ def open_output(most_bytes: int) -> int:
 
 
 def read_output(output: int, most_bytes: int) -> tuple[str, bool]:
-    """What was written, whatever it was, as text without NUL; and whether that was more than `most_bytes`."""
+    """The output as text without NUL, and whether it was longer than `most_bytes`."""
     written = os.lseek(output, 0, os.SEEK_CUR)
     got = os.pread(output, min(written, most_bytes), 0)
     return got.decode("utf-8", "replace").replace("\0", "\ufffd"), written > most_bytes

@@ -1,4 +1,4 @@
-"""A number of places, given in the order of asking, to calls of any event loop and any thread."""
+"""A fair semaphore: it grants a number of places in the order of requests, to calls of any event loop and any thread."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,8 @@ from concurrent.futures import Future
 
 
 class Places:
+    """`number` places; `async with places.one()` waits for one of them."""
+
     def __init__(self, number: int) -> None:
         self._free = number
         self._lock = threading.Lock()
@@ -32,7 +34,7 @@ class Places:
         try:
             await asyncio.wrap_future(turn)
         except asyncio.CancelledError:
-            if not turn.cancel():  # it came at that moment
+            if not turn.cancel():  # the place was granted at that moment
                 self._give()
             raise
 

@@ -1,6 +1,6 @@
-"""Runs a program as a notebook would: the value of its last expression is shown, an error in one line that names its own line.
+"""Runs a program like a notebook cell: it prints the value of the last expression, or an error in one line with its line number.
 
-Runs in a forked child, which may be in any state by then: nothing here is to be believed by who reads the output.
+Runs in a forked child, which the program may have changed in any way: the reader of the output must not trust it.
 """
 
 import ast
@@ -22,7 +22,7 @@ MOST_SOURCE_CHARS = 80
 
 
 class TimeUsedUp(BaseException):
-    """Raised in the program by the signal that says so: of processor time by the kernel, of wall time by who watches."""
+    """Raised in the program by a signal: from the kernel for processor time, from the zygote for wall time."""
 
 
 def use_up(*_: object) -> None:
@@ -30,14 +30,14 @@ def use_up(*_: object) -> None:
 
 
 def listen() -> None:
-    """Let both signals be heard."""
+    """Handle both signals."""
     signal.signal(signal.SIGXCPU, use_up)
     signal.signal(signal.SIGPROF, use_up)
 
 
 def run(source: str, names: dict[str, Any], limits: Limits, *, label: str = "<program>", last: bool = True) -> int:
-    """Run `source` in `names`. What it printed, its last value or its error are on descriptor 1. `last`: nothing comes after it in
-    this process, so its threads are waited for."""
+    """Run `source` in `names`. Its output, its last value or its error go to descriptor 1. `last` means that this process ends
+    afterwards, so it waits for the program's threads."""
     try:
         try:
             body, expression = _compiled(source, label)
@@ -80,7 +80,7 @@ def _compiled(source: str, label: str) -> tuple[CodeType, CodeType | None]:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether a write failed because the output has no room left."""
+    """True if a write failed because the output is full."""
     if not isinstance(error, OSError) or error.errno != errno.EPERM:
         return False
     try:
@@ -98,7 +98,7 @@ def _flush() -> None:
 
 
 def _say(text: str) -> None:
-    """A line of our own, past whatever the program made of sys.stdout."""
+    """Write a line that bypasses the program's sys.stdout."""
     try:
         os.write(1, (text[:MOST_ERROR_CHARS] + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
@@ -122,7 +122,7 @@ def _told(error: BaseException, label: str, source: str, limits: Limits) -> str:
 
 
 def _limit_behind(error: BaseException, limits: Limits) -> str:
-    """What to say where a limit made the system refuse; empty where none did."""
+    """The message for an error that a limit caused, or ""."""
     if isinstance(error, MemoryError):
         return messages.out_of_memory(limits.memory_mb)
     if not isinstance(error, OSError):
@@ -139,7 +139,7 @@ def _limit_behind(error: BaseException, limits: Limits) -> str:
 
 
 def _place(trace: TracebackType | None, label: str, source: str) -> str:
-    """Where in the program: the innermost line of it, and the line that led there where that is another one."""
+    """The place in the program: its innermost line, and the line that led there, if it is another one."""
     inner: list[tuple[int, str]] = []
     while trace is not None:
         code = trace.tb_frame.f_code

@@ -1,4 +1,5 @@
-"""Scratch folders: emptied after every call, whatever a program left in them, and watched where no file system bounds them."""
+"""Scratch folders: empties them after every call, whatever a program left there, and watches those without a bounded file
+system."""
 
 import contextlib
 import os
@@ -12,7 +13,7 @@ DEEPEST = 32  # folders in each other, where programs are watched: looking must 
 
 
 def empty(folder: str) -> None:
-    """Remove everything in `folder`, as deep as it goes: nothing recurses. Nobody else may be at work in it."""
+    """Remove everything in `folder`, however deep, without recursion. No other process may work in it."""
     here = _opened(folder)
     way: list[str] = []  # from `folder` to `here`
     left = [_cleared(here)]  # by level: folders that are still to be removed
@@ -37,7 +38,7 @@ def empty(folder: str) -> None:
 
 
 def is_untouched(folder: str) -> bool:
-    """Whether a file system that is mounted at `folder` holds nothing: seen without reading a name."""
+    """True if the file system mounted at `folder` is empty. It reads no names."""
     system = os.statvfs(folder)
     return system.f_files - system.f_ffree == 1 and stat.S_IMODE(os.stat(folder).st_mode) == OWNER_ONLY
 
@@ -51,7 +52,7 @@ def _opened(name: str, place: int | None = None) -> int:
 
 
 def _cleared(place: int) -> list[str]:
-    """Remove what is no folder; the folders that are there."""
+    """Remove all files. Returns the folders."""
     os.fchmod(place, OWNER_ONLY)
     folders = []
     with os.scandir(place) as found:
@@ -64,8 +65,8 @@ def _cleared(place: int) -> list[str]:
 
 
 def place_for(megabytes: int) -> str:
-    """Where scratch folders that no mount bounds are made: in memory where there is twice the room that they can take (making and
-    removing them is a hundred times faster there than on some disks), else where temporary files go."""
+    """The place for scratch folders without a bounded mount: memory if it has twice the room that they can take (there files are
+    created and removed a hundred times faster than on some disks), else the folder of temporary files."""
     memory = "/dev/shm"
     with contextlib.suppress(OSError):
         free = os.statvfs(memory)
@@ -75,8 +76,8 @@ def place_for(megabytes: int) -> str:
 
 
 def overflows(folder: str, most_bytes: int, most_files: int) -> bool:
-    """Whether `folder` holds more than that, as far as can be seen while somebody writes to it; or hides it, in folders that are
-    deeper than `DEEPEST` or cannot be looked into."""
+    """True if `folder` holds more than these limits, as far as is visible while a program writes to it, or hides files in
+    folders that are deeper than `DEEPEST` or cannot be read."""
     size = files = 0
     ahead = [(folder, 0)]
     while ahead:
@@ -98,14 +99,15 @@ def overflows(folder: str, most_bytes: int, most_files: int) -> bool:
 
 
 def remove(folder: str) -> None:
-    """`folder` and everything in it; what cannot be removed stays."""
+    """Remove `folder` with everything in it, as far as possible."""
     with contextlib.suppress(OSError):
         empty(folder)
         os.rmdir(folder)
 
 
 def copy(source: str, target: str) -> None:
-    """All files of `source` in a new folder, links as they are, modes and times as they come. Raises OSError, RecursionError."""
+    """Copy all files of `source` to a new folder. Links stay links; modes and times are not copied. Raises OSError,
+    RecursionError."""
     os.mkdir(target)
     with os.scandir(source) as found:
         for entry in found:

@@ -1,10 +1,10 @@
-"""Seccomp: the system calls that a program may make. An allow-list; whatever it does not name fails as "not permitted".
+"""Seccomp: an allow-list of the system calls that a program may make. Any other call fails with "not permitted".
 
-Written here, and not with libseccomp, since the program inside has nothing but Python's standard library.
+It does not use libseccomp, since the program inside has only Python's standard library.
 
-Arguments are looked at where a call is harmless only with some of them: signals go to the process itself, new namespaces and
-processes are refused, sockets exist as connected pairs alone. What a pointer points to cannot be looked at, so calls that would
-need it (connect, sendmsg, clone3, openat2) are not allowed at all.
+The filter checks the arguments of calls that are harmless only with some of them: signals go only to the process itself, new
+namespaces and processes are refused, and sockets exist only as connected pairs. It cannot follow pointers, so calls that
+would need it (connect, sendmsg, clone3, openat2) are not allowed at all.
 """
 
 import ctypes

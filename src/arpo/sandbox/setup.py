@@ -1,4 +1,4 @@
-"""What the trainer asks of the program inside. Travels as JSON on its command line."""
+"""The setup that the trainer passes to the program inside the sandbox, as JSON on its command line."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +9,16 @@ from arpo.sandbox.namespaces import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """See `WarmSandbox`, which makes it."""
+    """Settings of a sandbox. `WarmSandbox` builds them."""
 
     outer: str  # "bubblewrap", "namespaces" or "none"
     view: View
-    folders: tuple[str, ...]  # scratch folders, one for each call at a time
-    path: tuple[str, ...]  # of imports
+    folders: tuple[str, ...]  # scratch folders, one for every concurrent call
+    path: tuple[str, ...]  # search path of imports
     imports: tuple[str, ...]
     limits: Limits
-    at_once: int
-    sessions: int  # that may live at a time
+    at_once: int  # maximum number of concurrent calls
+    sessions: int  # maximum number of live sessions
     landlocked: bool
     bwrap: str = ""
     own_users: bool = True

@@ -1,7 +1,7 @@
-"""A process beside the zygote that empties scratch folders and sees when they overflow.
+"""A process next to the zygote that empties scratch folders and detects when they overflow.
 
-What files are called is known to the program that made them, and must not be to the next: nothing that calls are forked from reads
-such a folder. Here it may be read, since nothing is forked from here.
+The next program must not learn the names of a program's files, so no process from which calls are forked may read such a
+folder. This process may read it, since nothing is forked from it.
 """
 
 import os
@@ -15,7 +15,8 @@ from arpo.sandbox import child, linux, packets, scratch
 
 
 class Sweeper:
-    """Answers come in the order of asking, on what `fileno` gives: {"emptied": folder, "ok": ...} or {"over": [folder, ...]}."""
+    """The client. Answers arrive on `fileno()` in the order of requests: {"emptied": folder, "ok": ...} or
+    {"over": [folder, ...]}."""
 
     def __init__(self) -> None:
         self._control, theirs = packets.pair()
@@ -30,11 +31,11 @@ class Sweeper:
         packets.send(self._control, {"empty": folder})
 
     def look(self, folders: Sequence[str], most_bytes: int, most_files: int) -> None:
-        """Which of `folders` hold more than that?"""
+        """Ask which of `folders` exceed the limits."""
         packets.send(self._control, {"look": folders, "bytes": most_bytes, "files": most_files})
 
     def end(self) -> None:
-        """It goes when it has nobody to answer."""
+        """Close the socket, which ends the process."""
         self._control.close()
 
     def answer(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""How a call ended, in one word, and what its reader sees: made by the trainer, of what the zygote saw and the program wrote."""
+"""How a call ended, and the text that the model sees. The trainer derives both from the zygote's answer and the program's
+output."""
 
 import signal
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from arpo.sandbox.limits import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What a call came to: `ending` is "ok", "error", "time", "cpu", or nothing where it did not run. `gone`: its session is not
-    there any more (where it did not run: was not)."""
+    """The result of a call. `ending` is "ok", "error", "time", "cpu", or "" if the call did not run. `gone`: the session no
+    longer exists (or, if the call did not run, did not exist)."""
 
     text: str
     ending: str = "ok"
@@ -19,7 +20,8 @@ class Ran:
 
 
 def ran(answer: dict[str, Any], output: int, limits: Limits, seconds: float) -> Ran:
-    """`answer`: of the program inside (`Call.end`); `output`: where the program wrote; `seconds`: that it had."""
+    """The result of a call, from the `answer` of the program inside (`Call.end`), the file descriptor of the program's
+    `output`, and its time limit in `seconds`."""
     gone = bool(answer.get("gone"))
     if "code" not in answer:
         return Ran(text="", ending="", gone=gone)
@@ -29,7 +31,7 @@ def ran(answer: dict[str, Any], output: int, limits: Limits, seconds: float) -> 
         ending, line = "time", messages.out_of_time(seconds)
     elif killed == "cpu" or answer.get("used_up") or code in (program.OUT_OF_CPU, -signal.SIGXCPU):
         ending, line = "cpu", messages.out_of_cpu(limits.cpu_seconds)
-    elif gone and code >= 0:  # a session's process ends by itself only where a program ends it
+    elif gone and code >= 0:  # only a program ends the process of its session
         ending, line = "error", messages.LEFT
     elif killed == "files":
         ending, line = "error", messages.file_too_large(limits.file_mb)

@@ -1,6 +1,7 @@
-"""What of this machine the code inside may see: the interpreter, the standard library, installed packages, shared libraries.
+"""The files of this machine that the code inside may see: the interpreter, the standard library, installed packages and shared
+libraries.
 
-No home, no project, no /etc, no /proc: nothing is shown that is not needed to import.
+It sees no home, no project, no /etc and no /proc: only what imports need.
 """
 
 import os
@@ -15,17 +16,17 @@ SYSTEM = ("/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/local/lib"
 
 
 def own_folder() -> str:
-    """Where the program inside is read from."""
+    """The folder of the program inside."""
     return os.path.dirname(os.path.realpath(__file__))
 
 
 def interpreter() -> str:
-    """The real file of this Python, whatever links lead to it."""
+    """The real path of this Python, without links."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def import_path() -> list[str]:
-    """Folders of installed packages and of the standard library, as this process finds them; never a project's."""
+    """The folders of installed packages and of the standard library in this process, without the project's."""
     installed = {os.path.realpath(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), *_user_site())}
     found = []
     for entry in sys.path:

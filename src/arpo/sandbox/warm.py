@@ -1,7 +1,7 @@
-"""The trainer's end: starts the program inside, hands it calls, starts it again when it dies.
+"""The trainer's side: starts the program inside, sends it calls, and restarts it when it dies.
 
-Works in any event loop, and in several: answers are read by one thread. It asks for no more calls than can run, so that the program
-inside holds nothing of a call that waits; what a program printed is read here, from memory that no other program ever had.
+Works in any event loop, and in several at once, since one thread reads the answers. It sends no more calls than can run, so
+that the program inside holds nothing of a waiting call. It reads a program's output from memory that no other program ever had.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ ENVIRONMENT = {
 
 
 class StartError(Exception):
-    """The sandbox did not come up. `stage`: "enter" (the machine does not allow it) or "import"; `name`: of what."""
+    """The sandbox did not start. `stage` is "enter" (the machine does not allow it) or "import"; `name` is what failed."""
 
     def __init__(self, reason: str, stage: str = "enter", name: str = "") -> None:
         super().__init__(reason)
@@ -68,11 +68,11 @@ class StartError(Exception):
 
 
 class Died(Exception):
-    """The program inside is gone, and what it was doing with it."""
+    """The program inside died, with everything that it was doing."""
 
 
 class Inside:
-    """One running program inside, and the calls it owes answers for."""
+    """One running program inside, and its pending calls."""
 
     def __init__(self, setup: Setup, scratch: str | None) -> None:
         self.setup, self.scratch = setup, scratch
@@ -99,7 +99,7 @@ class Inside:
             theirs.close()
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """What it says of itself. Raises StartError."""
+        """The start message of the program. Raises StartError."""
         self.control.settimeout(START_S)
         try:
             got = packets.receive(self.control)
@@ -117,7 +117,7 @@ class Inside:
         return said
 
     def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[int, "Future[dict[str, Any]]"]:
-        """Send a request; its number and where its answer will be. Raises Died."""
+        """Send a request. Returns its number and a future for its answer. Raises Died."""
         future: Future[dict[str, Any]] = Future()
         with self.sending:
             with self.lock:
@@ -130,7 +130,7 @@ class Inside:
         return number, future
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send what has no answer; nothing where nobody is there to hear it."""
+        """Send a message without an answer. Does nothing if the program is gone."""
         with self.sending:
             if self.alive:
                 self._send(message)
@@ -161,14 +161,14 @@ class Inside:
                 future.set_exception(Died())
 
     def last_words(self) -> str:
-        """What it wrote to its standard error (no program can write there), and how it ended."""
+        """Its standard error (which programs cannot write to), and its exit status."""
         self.errors.seek(0)
         said = self.errors.read().decode("utf-8", "replace").strip()
         status = self.process.poll()
         return f"{said}\nended with status {status}".strip()
 
     def end(self) -> None:
-        """It ends when its socket closes; what does not, is made to."""
+        """Close the socket, which ends the program, and kill it if that fails."""
         self.lost()
         _end(self.control, self.process, self.scratch)
 
@@ -189,7 +189,7 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]", scratch: st
 
 
 def _read_answers(inside: "weakref.ref[Inside]", control: socket.socket) -> None:
-    """The reading thread: holds no reference while it waits, so that a client nobody uses can go."""
+    """The reading thread. It holds no reference while it waits, so that an unused client can be collected."""
     while True:
         try:
             got = packets.receive(control)
@@ -206,10 +206,10 @@ def _read_answers(inside: "weakref.ref[Inside]", control: socket.socket) -> None
 
 
 class WarmSandbox:
-    """Runs programs, `at_once` at a time, each in a fork of an interpreter that has imported `imports`.
+    """Runs up to `at_once` programs concurrently, each in a fork of an interpreter that has imported `imports`.
 
-    `level` says how it is isolated (see `levels`). Raises StartError where it does not come up. A program inside that dies is
-    started again; a call that it took along is made once more.
+    `level` sets the isolation (see `levels`). Raises StartError if the sandbox does not start. If the program inside dies, it
+    is restarted, and the calls that it ran are repeated once.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class WarmSandbox:
         return inside
 
     def _now(self) -> Inside:
-        """The program inside, started again where it died."""
+        """The program inside, restarted if it died."""
         with self._starting:
             if not self._inside.alive:
                 if self._closed:
@@ -272,7 +272,7 @@ class WarmSandbox:
             return self._inside
 
     def run_now(self, code: str) -> Ran:
-        """`code`'s outcome, for who has no event loop. Raises Died, TimeoutError."""
+        """Run `code` without an event loop. Raises Died, TimeoutError."""
         call = self._begun(self._now(), code, 0, self.limits.seconds)
         try:
             return call.ran(call.future.result(timeout=START_S))
@@ -288,9 +288,9 @@ class WarmSandbox:
         session: str | None = None,
         past: Sequence[tuple[str, int]] | None = None,
     ) -> Ran:
-        """Run `code`; within `session`, which is opened where `past` is given, with those calls (code and seed) made first.
+        """Run `code`, optionally in `session`. With `past` the session is opened first, and those calls (code and seed) run.
 
-        Raises Died where the program inside dies twice of it, StartError where it cannot be started again.
+        Raises Died if the program inside dies twice because of it, and StartError if it cannot be restarted.
         """
         seconds = min(seconds, self.limits.seconds)
         async with self._places.one():
@@ -341,12 +341,12 @@ class WarmSandbox:
         return Begun(number, future, output, self.limits, seconds)
 
     def count(self) -> dict[str, int]:
-        """What the program inside holds: descriptors, files in scratch folders that nothing uses, such folders, calls, sessions."""
+        """The resources of the program inside: descriptors, files in unused scratch folders, such folders, calls, sessions."""
         _, future = self._now().ask({"op": "count"})
         return {name: int(number) for name, number in future.result(timeout=START_S).items() if name != "id"}
 
     async def fork(self, session: str, to: str) -> bool:
-        """Whether there is now a session `to` that goes on where `session` is."""
+        """Fork `session` as `to`. Returns whether that worked."""
         try:
             answer = await self._asked({"op": "fork", "session": session, "to": to})
         except Died:

@@ -1,7 +1,7 @@
-"""A plain subprocess with rlimits, for machines that allow nothing better and users who say so. It isolates nothing.
+"""A subprocess with rlimits and no isolation, for machines that allow nothing better and users who choose it.
 
-The program can read and write what its user can, use the network, and signal other processes: only its environment, its limits and
-its folder are its own.
+The program can read and write the same files as its user, use the network, and signal other processes. Only its environment,
+its limits and its folder are separate.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _RUNNER = BOOT_PACKAGE + "from arpo.sandbox import weak\nweak.main()\n"
 
 
 class WeakSandbox:
-    """A fresh interpreter a call, which imports `imports` anew."""
+    """Starts a fresh interpreter for every call, which imports `imports` again."""
 
     level, landlocked = "weak", False
 
@@ -37,7 +37,7 @@ class WeakSandbox:
         self._places = Places(at_once)
 
     def close(self) -> None:
-        """Nothing is held between calls."""
+        """Do nothing: there is nothing between calls."""
 
     async def run(self, code: str, *, seconds: float, seed: int = 0) -> Ran:
         async with self._places.one():
@@ -94,7 +94,7 @@ class WeakSandbox:
 
 
 def main() -> None:
-    """The fresh interpreter: its program comes on standard input."""
+    """The main function of the fresh interpreter. It reads its program from standard input."""
     setup: dict[str, Any] = json.loads(sys.argv[1])
     limits = Limits.read(setup["limits"])
     code = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")

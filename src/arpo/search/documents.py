@@ -1,6 +1,6 @@
-"""Documents to search: a list, a JSONL or parquet file, a folder of texts, web pages and PDFs, or the bundled `atlas`.
+"""Reads the documents to search: a list, a JSONL or parquet file, a folder of texts, web pages and PDFs, or the `atlas`.
 
-Knows files and the shapes in which corpora circulate. Refuses to know how passages are searched.
+Knows files and the shapes in which corpora circulate. Refuses to know how to search passages.
 """
 
 import codecs
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError, FormatError, install
-from arpo.search.passages import Passage, cut, from_mappings, passage_of
+from arpo.search.passages import Passage, cut, from_mappings, passage_from
 
 WEB = ("web pages and PDFs need trafilatura and pypdf", install("web"))
 
@@ -18,10 +18,10 @@ WEB = ("web pages and PDFs need trafilatura and pypdf", install("web"))
 def read_documents(source: object) -> list[Passage]:
     """The passages of `source`: `"atlas"`, a path, or an iterable of mappings with `text` (or `contents`) and perhaps `title`.
 
-    A JSONL or parquet file gives one passage a line or row. A folder gives its .txt, .md, .html and .pdf files in pieces of
-    about 1,000 characters, titled by file (a page by its own title), and the lines and rows of its .jsonl and .parquet files;
-    hidden folders and indexes in it are left alone. Raises ConfigError where nothing is found, FormatError with file and line where
-    something is no document.
+    A JSONL or parquet file holds one passage per line or row. A folder yields its .txt, .md, .html and .pdf files in pieces
+    of about 1,000 characters, titled by file name (a page by its title), and the lines and rows of its .jsonl and .parquet
+    files, without hidden folders and indexes. Raises ConfigError if there is no document, and FormatError, which names file
+    and line, for an entry that is not a document.
     """
     if isinstance(source, str) and source == "atlas":
         from arpo.tasks import atlas
@@ -31,16 +31,16 @@ def read_documents(source: object) -> list[Passage]:
         passages = list(read_path(Path(source).expanduser()))
         if not passages:
             readable = ", ".join(READERS)
-            raise ConfigError("no documents found", where="documents", value=str(source), hint=f"Read are {readable}")
+            raise ConfigError("no documents found", where="documents", value=str(source), hint=f"Files end in {readable}")
         return passages
     if isinstance(source, Iterable):
         return from_mappings(source, "documents")
-    raise ConfigError("documents are `atlas`, a path or a list", where="documents", value=source)
+    raise ConfigError("documents must be `atlas`, a path or a list", where="documents", value=source)
 
 
 def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) -> Iterator[Passage]:
-    """The passages of a file or of all files below a folder, in the order of their names. Raises as `read_documents`; with
-    `skipped`, a page or PDF of a folder that cannot be read is left out, and it is told why."""
+    """The passages of a file, or of all files below a folder in order of their names. Raises like `read_documents`. With
+    `skipped`, an unreadable page or PDF in a folder is left out, and `skipped` gets the error."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             kind, name = file.suffix.lower(), file.relative_to(path)
@@ -51,7 +51,7 @@ def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) 
     elif path.is_file():
         yield from READERS.get(path.suffix.lower(), from_jsonl)(path, path.name)
     else:
-        hint = "`atlas`, or a path: a recipe's is read from its own folder, else from the folder the command runs in"
+        hint = "`atlas`, or a path relative to the recipe's folder, else to the folder in which the command runs"
         raise ConfigError("no such file or folder", where="documents", value=str(path), hint=hint)
 
 
@@ -60,9 +60,9 @@ def from_jsonl(path: Path, name: str) -> Iterator[Passage]:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield passage_of(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
+                    yield passage_from(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
         except UnicodeDecodeError as error:
-            raise FormatError(f"{path}: not text in UTF-8: {error.reason} at byte {error.start}") from error
+            raise FormatError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def from_parquet(path: Path, name: str) -> Iterator[Passage]:
@@ -75,7 +75,7 @@ def from_parquet(path: Path, name: str) -> Iterator[Passage]:
         for batch in file.iter_batches(batch_size=1_000):
             for document in batch.to_pylist():
                 row += 1
-                yield passage_of(document, f"{path}: row {row}")
+                yield passage_from(document, f"{path}: row {row}")
     except (pyarrow.ArrowException, OSError) as error:
         raise FormatError(f"{path}: not parquet: {error}") from error
 
@@ -110,7 +110,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[Passage]]] = {
 }
 
 
-WHOLE = (".html", ".htm", ".pdf")  # formats in which a file can be read or not: the others are read line by line
+WHOLE = (".html", ".htm", ".pdf")  # formats that are read as a whole; the others are read line by line
 
 
 def _or_none(passages: Iterator[Passage], skipped: Callable[[FormatError], None]) -> list[Passage]:
@@ -121,11 +121,11 @@ def _or_none(passages: Iterator[Passage], skipped: Callable[[FormatError], None]
         return []
 
 
-def _extracted(path: Path, how: str) -> Any:
+def _extracted(path: Path, function: str) -> Any:
     try:
         from arpo.search import extraction
 
-        return getattr(extraction, how)(path.read_bytes())
+        return getattr(extraction, function)(path.read_bytes())
     except ImportError as error:
         raise ConfigError(WEB[0], where="documents", value=str(path), hint=WEB[1]) from error
     except FormatError as error:
@@ -140,7 +140,7 @@ def _parsed(line: str, where: str) -> Any:
 
 
 def _is_index(folder: Path) -> bool:
-    return (folder / "index.json").is_file() and (folder / "passages.npy").is_file()  # also one of another version
+    return (folder / "index.json").is_file() and (folder / "passages.npy").is_file()  # of any version
 
 
 def _title(path: Path) -> str:

@@ -1,11 +1,15 @@
-"""An index: passages, their words and perhaps their vectors; in memory, or a folder that is built once and memory-mapped.
+"""A search index: passages, their words and optionally their vectors, in memory or in a memory-mapped folder.
 
-    INDEX/passages.jsonl, passages.npy           a passage a line, and where each line starts
+    INDEX/passages.jsonl, passages.npy           one passage per line, and the offset of every line
           scores, rows, starts, words*.npy       BM25 (arpo.search.lexical)
-          vectors.npy                            unit vectors, where it was built with an encoder
-          index.json                             what it holds, and the size of each file; written last
+          vectors.npy                            unit vectors, if the index was built with an encoder
+          index.json                             the manifest: content and size of every file; written last
 
 Knows the folder. Refuses to know where documents come from and how results look.
+
+`hybrid` mode ranks by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009):
+
+    score(d) = sum over rankings of 1 / (RANK_CONSTANT + rank of d),   rank from 1
 """
 
 import json
@@ -19,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from arpo.errors import ConfigError, FormatError, nearest
-from arpo.search.hybrid import fuse
 from arpo.search.lexical import Lexical
 from arpo.search.passages import Passage
 from arpo.search.words import VERSION as WORDS_VERSION
@@ -30,17 +33,18 @@ if TYPE_CHECKING:
 MANIFEST = "index.json"
 VERSION = 1
 MODES = ("lexical", "dense", "hybrid")
-DEPTH = 100  # passages of each ranking that hybrid ranking fuses
+DEPTH = 100  # number of passages of every ranking that hybrid mode fuses
+RANK_CONSTANT = 60  # the paper's constant; it sets how much the first place is worth over the second
 Mode = Literal["lexical", "dense", "hybrid"]
-Progress = Callable[[str, float], None]  # what is being done, and how much of it is done (0 to 1)
+Progress = Callable[[str, float], None]  # the current activity, and its progress (0 to 1)
 
 
-def silent(doing: str, done: float) -> None:
-    """The progress of nobody who looks."""
+def silent(activity: str, progress: float) -> None:
+    """Report progress to nobody."""
 
 
 class Index:
-    """Passages that can be searched. A title counts twice, since it names what the passage is about."""
+    """Searchable passages. The words of a title count twice, since it names the passage's subject."""
 
     def __init__(
         self, passages: Sequence[Passage], lexical: Lexical | None = None, dense: Any = None, mode: str = "lexical"
@@ -48,10 +52,10 @@ class Index:
         self.passages = passages if isinstance(passages, _MappedPassages) else tuple(passages)
         self._lexical = lexical or Lexical.build(map(_indexed, self.passages))
         self._dense = dense
-        self.mode = _able(mode, dense)
+        self.mode = _checked_mode(mode, dense)
 
     def ready(self) -> None:
-        """Whether its embedding model can be had, where it needs one. Raises ConfigError."""
+        """Raise ConfigError if the index needs an embedding model that is not available."""
         if self._dense is not None and self.mode != "lexical":
             self._dense.encoder.ready()
 
@@ -60,9 +64,9 @@ class Index:
         return [(self.passages[number], score) for number, score in self.rank(query, k)]
 
     def rank(self, query: str, k: int) -> list[tuple[int, float]]:
-        """At most `k` passages for `query` as (number, score), best first: BM25, cosine or fused ranks, as the mode is.
+        """At most `k` passages for `query` as (number, score), best first. The mode selects BM25, cosine or fused ranks.
 
-        Lexical results share a word with the query; dense ones are the nearest, however far.
+        Lexical results share a word with the query; dense results are the nearest ones, however far.
         """
         if self.mode == "lexical":
             return self._lexical.find(query, k)
@@ -74,18 +78,18 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path | str, mode: str = "", encoder: str = "") -> "Index":
-        """The index in `folder`, memory-mapped. `mode` "": hybrid where it has vectors, else lexical. `encoder`: where its
-        embedding model lies on this machine, if not where it was when the index was built.
+        """The index in `folder`, memory-mapped. With an empty `mode` it is hybrid if it has vectors, else lexical. `encoder`
+        is the place of the embedding model on this machine, if it differs from the manifest's.
 
-        Raises ConfigError where there is none, FormatError where a file is missing, cut short or of another version.
+        Raises ConfigError if there is no index, and FormatError if a file is missing, truncated or of another version.
         """
         folder = Path(folder).expanduser()
-        about = read_manifest(folder)
+        manifest = read_manifest(folder)
         dense = None
-        if about["encoder"] and mode != "lexical":
+        if manifest["encoder"] and mode != "lexical":
             from arpo.search.dense import Dense, Encoder
 
-            dense = Dense(np.load(folder / "vectors.npy", mmap_mode="r"), Encoder(encoder or about["encoder"]))
+            dense = Dense(np.load(folder / "vectors.npy", mmap_mode="r"), Encoder(encoder or manifest["encoder"]))
         passages = _MappedPassages(folder)
         return cls(passages, Lexical.open(folder, len(passages)), dense, mode or ("hybrid" if dense else "lexical"))
 
@@ -93,44 +97,55 @@ class Index:
 def build_index(
     passages: Iterable[Passage], folder: Path | str, *, encoder: str = "", progress: Progress = silent
 ) -> dict[str, Any]:
-    """Index `passages` into `folder`, which must not be there yet, and say what it holds (the content of index.json).
+    """Index `passages` into a new `folder`. Returns the manifest (the content of index.json).
 
-    All or nothing: the folder takes its name when everything is in it. `encoder`: an embedding model for dense retrieval. Memory:
-    the passages' words while they are counted, about 10 bytes a character. Raises ConfigError for no passages or a folder in use.
+    The folder appears only when it is complete. `encoder` names an embedding model for dense retrieval. Memory holds the
+    words of the passages while they are counted, about 10 bytes per character. Raises ConfigError if there are no passages
+    or the folder exists.
     """
     folder = Path(folder).expanduser()
     if folder.exists():
-        raise ConfigError("there is something already", where="out", value=str(folder), hint="Give a new folder")
+        raise ConfigError("the folder already exists", where="out", value=str(folder), hint="Name a new folder")
     model = _encoder(encoder) if encoder else None
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        rows = _write_passages(passages, beside, progress)
+        rows = _write_passages(passages, temporary, progress)
         if not rows:
             raise ConfigError("no documents found", where="documents")
-        mapped = _MappedPassages(beside)
+        mapped = _MappedPassages(temporary)
         progress("counting words", 0.0)
         lexical = Lexical.build(map(_indexed, mapped))
-        lexical.save(beside)
+        lexical.save(temporary)
         dimension = 0
         if model:
             from arpo.search.dense import write_vectors
 
-            _, dimension = write_vectors(beside / "vectors.npy", _Texts(mapped), model, progress)
-        files = {path.name: path.stat().st_size for path in sorted(beside.iterdir())}
-        about = {"format": "arpo index", "version": VERSION, "words": WORDS_VERSION, "passages": rows}
-        about |= {"num_words": lexical.num_words, "encoder": encoder, "dimension": dimension, "files": files}
-        (beside / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        os.chmod(beside, 0o777 & ~_umask())  # mkdtemp makes folders that only their owner can enter
-        os.rename(beside, folder)
+            _, dimension = write_vectors(temporary / "vectors.npy", _Texts(mapped), model, progress)
+        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        manifest = {"format": "arpo index", "version": VERSION, "words": WORDS_VERSION, "passages": rows}
+        manifest |= {"num_words": lexical.num_words, "encoder": encoder, "dimension": dimension, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp creates folders that only their owner can enter
+        os.rename(temporary, folder)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return about
+    return manifest
+
+
+def fuse(rankings: Sequence[Sequence[int]], k: int) -> list[tuple[int, float]]:
+    """Reciprocal rank fusion: at most `k` passages of `rankings` (best first) as (number, score), best first; equal scores
+    by number."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, passage in enumerate(ranking, 1):
+            scores[passage] = scores.get(passage, 0.0) + 1.0 / (RANK_CONSTANT + rank)
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:k]
 
 
 def _encoder(source: str) -> "Encoder":
-    """Looked for before anything is read: a mistake is told at once. Raises ConfigError."""
+    """The encoder, checked before anything is read, so that a mistake shows at once. Raises ConfigError."""
     from arpo.search.dense import Encoder
 
     encoder = Encoder(source)
@@ -143,22 +158,25 @@ def is_index(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What index.json says, checked against the files. Raises as `Index.open`."""
+    """The content of index.json, checked against the files. Raises like `Index.open`."""
     if not is_index(folder):
         hint = f"Build it: arpo index DOCS {folder}"
         raise ConfigError("there is no index", where="index", value=str(folder), hint=hint)
     try:
-        about: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, words, files = about["version"], about["words"], dict(about["files"])
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, words, files = manifest["version"], manifest["words"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{folder / MANIFEST}: not an index's: {type(error).__name__}: {error}") from error
+        raise FormatError(f"{folder / MANIFEST}: not the manifest of an index: {type(error).__name__}: {error}") from error
     if (version, words) != (VERSION, WORDS_VERSION):
-        raise FormatError(f"{folder}: of version {version}, {words}; this needs {VERSION}, {WORDS_VERSION}: build it again")
-    for name, size in files.items():
-        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
-        if there != size:
-            raise FormatError(f"{folder / name}: {there:,} bytes, {size:,} were written: copy or build the index again")
-    return about
+        raise FormatError(
+            f"{folder}: the index has version {version}, {words}, and this version of arpo needs {VERSION}, {WORDS_VERSION}: "
+            "build it again"
+        )
+    for name, expected in files.items():
+        size = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if size != expected:
+            raise FormatError(f"{folder / name}: has {size:,} bytes instead of {expected:,}: copy or build the index again")
+    return manifest
 
 
 class _MappedPassages(Sequence[Passage]):
@@ -179,7 +197,7 @@ class _MappedPassages(Sequence[Passage]):
 
 
 class _Texts(Sequence[str]):
-    """What is embedded of each passage."""
+    """The texts of passages to embed."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = passages
@@ -208,9 +226,9 @@ def _indexed(passage: Passage) -> str:
     return f"{passage.title} {passage.title} {passage.text}"
 
 
-def _able(mode: str, dense: Any) -> str:
+def _checked_mode(mode: str, dense: Any) -> str:
     if mode not in MODES:
-        raise ConfigError("no such mode of search", where="mode", value=mode, hint=nearest(mode, MODES))
+        raise ConfigError("there is no such search mode", where="mode", value=mode, hint=nearest(mode, MODES))
     if mode != "lexical" and dense is None:
         raise ConfigError(
             "this index has no vectors", where="mode", value=mode, hint="Build it with an encoder: arpo index --encoder"

@@ -1,6 +1,6 @@
-"""BM25 (Robertson and Zaragoza 2009, in Lucene's form as bm25s has it) over passages: in memory, or memory-mapped from a folder.
+"""BM25 over passages (Robertson and Zaragoza 2009, in Lucene's form, by bm25s), in memory or memory-mapped from a folder.
 
-Knows words and scores. Ties go to the passage that comes first, so that results depend on nothing but the passages and the query.
+Knows words and scores. Of equal scores the first passage wins, so that results depend only on the passages and the query.
 """
 
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ Array = NDArray[Any]
 
 
 class Lexical:
-    """Which passages share words with a query.
+    """Finds the passages that share words with a query.
 
-    A word's number is `vocabulary.get(word)` (None: no passage has it); `rows[starts[n]:starts[n + 1]]` are the passages that have
-    word n, and `scores` what it is worth in each.
+    `vocabulary.get(word)` is the number n of a word (None: no passage has it), `rows[starts[n]:starts[n + 1]]` are the
+    passages that contain it, and `scores` its score in each of them.
     """
 
     def __init__(self, vocabulary: Any, scores: Array, rows: Array, starts: Array, num_passages: int) -> None:
@@ -30,7 +30,7 @@ class Lexical:
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> "Lexical":
-        """An index over `texts`; passages are known by their place among them."""
+        """An index over `texts`. The number of a passage is its position among them."""
         import bm25s
 
         tokens = [words(text) for text in texts]
@@ -38,8 +38,8 @@ class Lexical:
             return cls({}, np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(1, np.int64), len(tokens))
         bm25 = bm25s.BM25(backend="numpy")
         bm25.index(tokens, create_empty_token=False, show_progress=False)
-        made = bm25.scores
-        return cls(bm25.vocab_dict, made["data"], made["indices"], made["indptr"], len(tokens))
+        matrix = bm25.scores
+        return cls(bm25.vocab_dict, matrix["data"], matrix["indices"], matrix["indptr"], len(tokens))
 
     def find(self, query: str, k: int) -> list[tuple[int, float]]:
         """At most `k` passages that share a word with `query`, as (number, score), best first."""
@@ -48,8 +48,8 @@ class Lexical:
             return []
         total = np.zeros(self._num_passages, np.float32)
         for number in known:
-            here = slice(self._starts[number], self._starts[number + 1])
-            total[self._rows[here]] += self._scores[here]  # a word's rows are all different
+            entries = slice(self._starts[number], self._starts[number + 1])
+            total[self._rows[entries]] += self._scores[entries]  # the rows of one word are all different
         return best(total, k)
 
     @property
@@ -68,14 +68,15 @@ class Lexical:
 
     @classmethod
     def open(cls, folder: Path, num_passages: int) -> "Lexical":
-        """The index in `folder`, memory-mapped: nothing is read before it is needed, and processes share the pages."""
+        """The index in `folder`, memory-mapped: pages are read on demand and shared between processes."""
         scores, rows, starts, ends, numbers = (np.load(folder / name, mmap_mode="r") for name in ARRAYS)
         spelled = np.memmap(folder / VOCABULARY, np.uint8, "r") if len(numbers) else np.zeros(0, np.uint8)
         return cls(_MappedWords(spelled, ends, numbers), scores, rows, starts, num_passages)
 
 
 class _MappedWords:
-    """A vocabulary on disk: sorted words end to end, found by halving. A few microseconds a word, and no time to load."""
+    """A vocabulary on disk: concatenated sorted words and binary search. A lookup takes a few microseconds, and nothing has
+    to be loaded."""
 
     def __init__(self, spelled: NDArray[np.uint8], ends: NDArray[np.int64], numbers: NDArray[np.int32]) -> None:
         self._spelled, self._ends, self._numbers = spelled, ends, numbers
@@ -84,24 +85,24 @@ class _MappedWords:
         return len(self._numbers)
 
     def get(self, word: str) -> int | None:
-        wanted = word.encode("utf-8", "surrogatepass")
+        target = word.encode("utf-8", "surrogatepass")
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2
-            if self._word(middle) < wanted:
+            if self._word(middle) < target:
                 low = middle + 1
             else:
                 high = middle
-        return int(self._numbers[low]) if low < len(self) and self._word(low) == wanted else None
+        return int(self._numbers[low]) if low < len(self) and self._word(low) == target else None
 
     def _word(self, at: int) -> bytes:
         return self._spelled[self._ends[at] : self._ends[at + 1]].tobytes()
 
 
 def best(scores: NDArray[Any], k: int) -> list[tuple[int, float]]:
-    """The `k` highest positive `scores` as (place, score), highest first, ties by place."""
+    """The `k` highest positive `scores` as (number, score), highest first; equal scores by number."""
     k = min(k, len(scores))
-    floor = np.partition(scores, -k)[-k]
-    able = np.flatnonzero((scores >= floor) & (scores > 0))
-    order = able[np.lexsort((able, -scores[able]))][:k]
+    threshold = np.partition(scores, -k)[-k]
+    candidates = np.flatnonzero((scores >= threshold) & (scores > 0))
+    order = candidates[np.lexsort((candidates, -scores[candidates]))][:k]
     return [(int(number), float(scores[number])) for number in order]

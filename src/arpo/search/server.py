@@ -1,11 +1,11 @@
-"""An index over HTTP, for many trainers: the retrieval API that Search-R1 made common. Needs the extra `serve`.
+"""Serves an index over HTTP to many trainers, with Search-R1's retrieval API.
 
     POST /retrieve  {"queries": [text, ...], "topk": 3, "return_scores": true}
     -> {"result": [[{"document": {"id", "title", "text", "contents", "source"}, "score": 12.3}, ...], ...]}
 
-Without `return_scores` each result is a document alone, as there. `contents` is `"Title"` and the text on the next line, the form
-in which Search-R1's corpora and clients hold a passage. GET /health says what is served. A request that cannot be answered gets
-400 with {"error": what would be right}.
+Without `return_scores` a result is only the document, as in Search-R1. `contents` is `"Title"` with the text on the next line,
+the form of a passage in Search-R1's corpora and clients. GET /health describes the index. An invalid request gets status 400
+with {"error": what would be right}.
 """
 
 import errno
@@ -24,29 +24,29 @@ from starlette.routing import Route
 from arpo.errors import ConfigError
 from arpo.search.index import Index
 
-MOST_QUERIES = 1_024  # a request
-MOST_RESULTS = 1_000  # a query
-MOST_BYTES = 4 << 20  # of a request
-SMALL = 20_000  # passages that are searched at once: a thread would take longer to start
+MAX_QUERIES = 1_024  # per request
+MAX_RESULTS = 1_000  # per query
+MAX_BYTES = 4 << 20  # per request
+SMALL = 20_000  # number of passages up to which a search is faster than starting a thread
 INDEX, MODE, TOPK, ENCODER = "ARPO_SERVE_INDEX", "ARPO_SERVE_MODE", "ARPO_SERVE_TOPK", "ARPO_SERVE_ENCODER"
 
 
 class BadRequest(ValueError):
-    """The client's mistake, in words."""
+    """A mistake in the client's request. The message goes back to the client."""
 
 
 def application(index: Index, topk: int = 3) -> Starlette:
-    """The web application that serves `index`; `topk` passages a query where the request does not say."""
+    """The web application that serves `index`. `topk` is the default number of passages per query."""
     quick = len(index.passages) <= SMALL and index.mode == "lexical"
 
     async def retrieve(request: Request) -> JSONResponse:
         try:
-            queries, wanted, scored = _asked(await _body(request), topk)
+            queries, k, scored = _parse(await _body(request), topk)
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         if quick and len(queries) == 1:
-            return JSONResponse({"result": _answers(index, queries, wanted, scored)})
-        return JSONResponse({"result": await run_in_threadpool(_answers, index, queries, wanted, scored)})
+            return JSONResponse({"result": _results(index, queries, k, scored)})
+        return JSONResponse({"result": await run_in_threadpool(_results, index, queries, k, scored)})
 
     async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok", "passages": len(index.passages), "mode": index.mode, "topk": topk})
@@ -55,7 +55,7 @@ def application(index: Index, topk: int = 3) -> Starlette:
 
 
 def free_port(host: str, port: int) -> int:
-    """`port`, or any free one for 0, tried by listening there. Raises ConfigError where that cannot be."""
+    """`port`, or a free port for 0, after listening there once. Raises ConfigError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
@@ -66,11 +66,11 @@ def free_port(host: str, port: int) -> int:
             listening.bind(address)
             listening.listen()
         except OSError as error:
-            said = f"{host}:{port} cannot be listened at ({error.strerror})"
+            message = f"cannot listen at {host}:{port} ({error.strerror})"
             if error.errno == errno.EADDRNOTAVAIL:
                 hint = "127.0.0.1, or 0.0.0.0 for other machines"
-                raise ConfigError(said, where="--host", value=host, hint=hint) from error
-            raise ConfigError(said, where="--port", value=port, hint="Another one, or 0 for any that is free") from error
+                raise ConfigError(message, where="--host", value=host, hint=hint) from error
+            raise ConfigError(message, where="--port", value=port, hint="Another one, or 0 for any free port") from error
         return int(listening.getsockname()[1])
 
 
@@ -78,13 +78,13 @@ def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: 
     """Serve until interrupted. Several workers are processes that share the memory-mapped index and the port."""
     import uvicorn
 
-    given = {INDEX: str(folder.resolve()), MODE: mode, TOPK: str(topk), ENCODER: encoder}
-    os.environ |= given  # workers are started anew and read it there
+    # new worker processes read their configuration from the environment
+    os.environ |= {INDEX: str(folder.resolve()), MODE: mode, TOPK: str(topk), ENCODER: encoder}
     uvicorn.run(f"{__name__}:from_environment", factory=True, host=host, port=port, workers=workers, log_level="warning")
 
 
 def from_environment() -> Starlette:
-    """The application that `serve` asked for, in a worker process."""
+    """The application in a worker process of `serve`."""
     index = Index.open(os.environ[INDEX], os.environ[MODE], os.environ[ENCODER])
     return application(index, int(os.environ[TOPK]))
 
@@ -93,31 +93,32 @@ async def _body(request: Request) -> Any:
     content = b""
     async for chunk in request.stream():
         content += chunk
-        if len(content) > MOST_BYTES:
-            raise BadRequest(f"a request has at most {MOST_BYTES:,} bytes")
+        if len(content) > MAX_BYTES:
+            raise BadRequest(f"a request may have at most {MAX_BYTES:,} bytes")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"not JSON: {error}") from error
 
 
-def _asked(body: Any, topk: int) -> tuple[list[str], int, bool]:
+def _parse(body: Any, topk: int) -> tuple[list[str], int, bool]:
+    """(queries, results per query, whether to return scores)."""
     if not isinstance(body, dict):
-        raise BadRequest('a request is {"queries": [text, ...], "topk": 3, "return_scores": true}')
-    queries, wanted, scored = body.get("queries"), body.get("topk") or topk, body.get("return_scores", False)
-    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries) or len(queries) > MOST_QUERIES:
-        raise BadRequest(f"`queries` is a list of at most {MOST_QUERIES:,} texts")
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= MOST_RESULTS:
-        raise BadRequest(f"`topk` is a number from 1 to {MOST_RESULTS:,}")
-    return queries, wanted, bool(scored)
+        raise BadRequest('a request must be {"queries": [text, ...], "topk": 3, "return_scores": true}')
+    queries, k, scored = body.get("queries"), body.get("topk") or topk, body.get("return_scores", False)
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries) or len(queries) > MAX_QUERIES:
+        raise BadRequest(f"`queries` must be a list of at most {MAX_QUERIES:,} texts")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_RESULTS:
+        raise BadRequest(f"`topk` must be a number from 1 to {MAX_RESULTS:,}")
+    return queries, k, bool(scored)
 
 
-def _answers(index: Index, queries: list[str], k: int, scored: bool) -> list[list[Any]]:
-    answers = []
+def _results(index: Index, queries: list[str], k: int, scored: bool) -> list[list[Any]]:
+    results = []
     for query in queries:
-        found = [(_document(index, number), score) for number, score in index.rank(query, k)]
-        answers.append([{"document": document, "score": score} if scored else document for document, score in found])
-    return answers
+        ranked = [(_document(index, number), score) for number, score in index.rank(query, k)]
+        results.append([{"document": document, "score": score} if scored else document for document, score in ranked])
+    return results
 
 
 def _document(index: Index, number: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The part of a text that answers a query: the window with most of the query's words, cut between words.
+"""Cuts the snippet of a text that fits a query best: the window with the most words of the query.
 
 Knows words. Refuses to know indexes.
 """
@@ -6,7 +6,7 @@ Knows words. Refuses to know indexes.
 import re
 from collections.abc import Collection
 
-from arpo.cjk import HAN, IS_HAN
+from arpo.answer_text import HAN, IS_HAN
 from arpo.search.words import words
 
 TOKEN = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
@@ -14,36 +14,37 @@ CUT = "…"
 
 
 def snippet(text: str, query: str, chars: int) -> str:
-    """At most `chars` of `text`: the window in which most different words of `query` stand, the earliest of equals.
+    """At most `chars` characters of `text`: the earliest window with the most different words of `query`.
 
-    Whole words, with `…` where something was left out. A text that fits is returned as it is.
+    The window consists of whole words; `…` marks omitted text. A shorter text is returned unchanged.
     """
     if len(text) <= chars:
         return text
-    wanted = frozenset(words(query))
-    spans = [found.span() for found in TOKEN.finditer(text)]
-    hits = [(at, hit) for at, (start, end) in enumerate(spans) for hit in _words_at(text, start, end) if hit in wanted]
+    query_words = frozenset(words(query))
+    spans = [match.span() for match in TOKEN.finditer(text)]
+    hits = [(at, word) for at, (start, end) in enumerate(spans) for word in _words_at(text, start, end) if word in query_words]
     room = max(chars - 2 * len(CUT), 1)
     first, last = _best_window(spans, hits, room) if hits else (0, 0)
-    # a hit reads better with some words before it: the window grows to the left by a fifth of what is free, then to the right
+    # a hit reads better with some words before it: the window grows left by a fifth of the free room, then right
     free = room - (spans[last][1] - spans[first][0])
     while first > 0 and spans[last][1] - spans[first - 1][0] <= room - free * 4 // 5:
         first -= 1
     while last + 1 < len(spans) and spans[last + 1][1] - spans[first][0] <= room:
         last += 1
-    while first > 0 and spans[last][1] - spans[first - 1][0] <= room:  # the text ended before the room did
+    while first > 0 and spans[last][1] - spans[first - 1][0] <= room:  # the text ends before the room is used
         first -= 1
-    shown = text[spans[first][0] : spans[last][1]][:room]
-    return f"{CUT if first else ''}{shown}{CUT if spans[first][0] + len(shown) < spans[-1][1] else ''}"
+    window = text[spans[first][0] : spans[last][1]][:room]
+    return f"{CUT if first else ''}{window}{CUT if spans[first][0] + len(window) < spans[-1][1] else ''}"
 
 
 def _words_at(text: str, start: int, end: int) -> list[str]:
-    """Of a token; a Chinese character is seen with the one behind it, since they are matched in pairs."""
+    """The words of a token. A Chinese character forms a pair with the next one, since they are matched in pairs."""
     return words(text[start : end + 1] if IS_HAN.match(text, start) else text[start:end])
 
 
 def _best_window(spans: list[tuple[int, int]], hits: list[tuple[int, str]], room: int) -> tuple[int, int]:
-    """The first and last token of the window of at most `room` characters with most different words, then most hits."""
+    """The first and last token of the window of at most `room` characters with the most different words, then the most
+    hits."""
     best: tuple[int, int, int, int] = (0, 0, 0, 0)
     start = 0
     for end in range(len(hits)):

@@ -31,12 +31,12 @@ from arpo.recipe.run import RunConfig, plain
 from arpo.runs.atomic import clear_partial, fault, whole_folder
 from arpo.runs.lock import Lock
 from arpo.search import words
-from arpo.tasks.given import Given
+from arpo.tasks.in_memory import InMemoryTasks
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
-_ABORTED = {ending.value for ending in StopReason if ending.by_world}
+_ABORTED = {ending.value for ending in StopReason if ending.aborted}
 
 
 class SFTCache:
@@ -159,10 +159,10 @@ def _has_documents(tool: Any) -> bool:
     return isinstance(tool, dict) and "documents" in tool.get("options", ())
 
 
-def _stamp(source: str | Given) -> Any:
+def _stamp(source: str | InMemoryTasks) -> Any:
     """A value that changes with a file, a folder or the rows that a program passed; None for a source that is none of
     these (a Hub id, a package, a built-in)."""
-    if isinstance(source, Given):
+    if isinstance(source, InMemoryTasks):
         return hashlib.sha256(repr(source.items).encode()).hexdigest()
     path = expanded(source)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Tasks: what an agent is asked, and what a right answer is."""
+"""A task: the question that an agent gets, and its right answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 class Task:
     """One question. `messages` are chat messages (`{"role", "content"}`) without the system prompt that the recipe adds.
 
-    A task may bring its own world: `documents` (searched by tools that ask for them through `CallContext.task`), `tools` (offered
-    besides the recipe's) and `setup` (a JSON value that stateful tools open with).
+    A task may bring its own surroundings: `documents` (for tools that search `CallContext.task`), `tools` (in addition to
+    the recipe's) and `setup` (a JSON value with which stateful tools open).
     """
 
     id: str
     messages: tuple[Mapping[str, str], ...]
-    answers: tuple[str, ...]  # any of them is right
+    answers: tuple[str, ...]  # each of them is right
     source: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
     documents: tuple[Mapping[str, str], ...] = ()

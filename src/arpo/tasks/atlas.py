@@ -1,10 +1,11 @@
-"""The atlas: a small real world to search, with questions whose golds and gold passages are exact.
+"""The atlas: a small world of real facts to search, with questions whose golds and gold passages are exact.
 
-Countries, cities, borders and chemical elements (see `atlas_data/SOURCES.md`). Knows passages, splits, the mix of families and
-the oracle's traces. Refuses to know models and tools: `documents()` go into any search index.
+It covers countries, cities, borders and chemical elements (see `atlas_data/SOURCES.md`). Knows passages, splits, the mix
+of families and the oracle's traces. Refuses to know models and tools: any search index can take `documents()`.
 
-Splits are disjoint in places: a country, city or element that a validation or test question has as its subject, on the way or
-as its answer, is never subject, way or answer of a training question or trace. (A training search may return passages on it.)
+The splits share no entities: a country, city or element that is the subject, an intermediate step or the answer of a
+validation or test question is none of these in a training question or trace. (A training search may return passages
+about it.)
 
 >>> task = tasks("test")[0]
 >>> task.metadata["family"] in FAMILIES and len(task.answers) == 1
@@ -29,15 +30,16 @@ SPLITS = tuple(COUNTS)
 
 
 def documents() -> list[dict[str, str]]:
-    """All passages: `{"title", "text"}`, titles unique, each text one sentence that can stand alone."""
+    """All passages: `{"title", "text"}`. Titles are unique; every text is one self-contained sentence."""
     return [{"title": fact.title, "text": fact.text} for fact in world().facts.values()]
 
 
 def tasks(split: str, families: Sequence[str] | Mapping[str, float] | None = None) -> list[Task]:
     """Tasks of a split ("train", "validation", "test") in a fixed order, mixed so that any prefix holds every family.
 
-    `families` picks some of `FAMILIES`, alike or with a weight each; the list then ends where one of them runs out, so that the
-    mix holds to the end. Ids stay the same whatever is picked. Raises ConfigError for an unknown split, family or weight.
+    `families` selects some of `FAMILIES`, with equal weights or a weight for each. The list ends when one of them runs
+    out, so that the mix stays constant. Ids do not depend on the selection. Raises ConfigError for an unknown split, family
+    or weight.
     """
     return [task for task, _ in _mixed(split, families)]
 
@@ -48,18 +50,18 @@ def traces(
     seed: int = 0,
     families: Sequence[str] | Mapping[str, float] | None = None,
 ) -> list[Trace]:
-    """The oracle's traces for the first `limit` tasks; `seed` varies the words, not the tasks."""
+    """The oracle's traces for the first `limit` tasks. `seed` varies their wording, not the tasks."""
     return [solve(task, question, seed) for task, question in _mixed(split, families)[:limit]]
 
 
 def _mixed(split: str, families: Sequence[str] | Mapping[str, float] | None) -> list[tuple[Task, AtlasQuestion]]:
     if split not in SPLITS:
         raise ConfigError("unknown split of atlas", where="split", value=split, hint=nearest(str(split), SPLITS))
-    everything = _questions(split)
+    questions = _questions(split)
     if families is None:
-        return list(everything)
+        return list(questions)
     weights = _weights(families)
-    queues = {family: [pair for pair in everything if pair[1].family == family] for family in weights}
+    queues = {family: [pair for pair in questions if pair[1].family == family] for family in weights}
     taken = dict.fromkeys(weights, 0)
     mixed: list[tuple[Task, AtlasQuestion]] = []
     while True:
@@ -71,27 +73,29 @@ def _mixed(split: str, families: Sequence[str] | Mapping[str, float] | None) -> 
 
 
 def _weights(families: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
-    """Families with a weight above 0."""
-    given = dict(families) if isinstance(families, Mapping) else dict.fromkeys(families, 1.0)
-    for name, weight in given.items():
+    """The families with a weight above 0."""
+    weights = dict(families) if isinstance(families, Mapping) else dict.fromkeys(families, 1.0)
+    for name, weight in weights.items():
         if name not in FAMILIES:
             raise ConfigError("unknown family of atlas", where="families", value=name, hint=nearest(str(name), FAMILIES))
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise ConfigError("a family's weight is a number of 0 or more", where=f"families.{name}", value=weight)
-    chosen = {name: float(weight) for name, weight in given.items() if weight > 0}
-    if not chosen:
-        raise ConfigError("no family is left", where="families", value=families, hint=f"pick some of: {', '.join(FAMILIES)}")
-    return chosen
+    positive = {name: float(weight) for name, weight in weights.items() if weight > 0}
+    if not positive:
+        raise ConfigError(
+            "no family has a weight above 0", where="families", value=families, hint=f"pick some of: {', '.join(FAMILIES)}"
+        )
+    return positive
 
 
 @cache
 def _questions(split: str) -> tuple[tuple[Task, AtlasQuestion], ...]:
-    """Every question of a split, shuffled once; the place in this order is the task's id."""
-    found: list[AtlasQuestion] = []
+    """Every question of a split, shuffled once. The position in this order is the task's id."""
+    drawn: list[AtlasQuestion] = []
     for family in FAMILIES:
-        found += questions.draw(world(), split, family, COUNTS[split], Random(f"atlas/{split}/{family}"))
-    Random(f"atlas/{split}/order").shuffle(found)
-    return tuple((_task(f"atlas/{split}/{place:04d}", question), question) for place, question in enumerate(found))
+        drawn += questions.draw(world(), split, family, COUNTS[split], Random(f"atlas/{split}/{family}"))
+    Random(f"atlas/{split}/order").shuffle(drawn)
+    return tuple((_task(f"atlas/{split}/{number:04d}", question), question) for number, question in enumerate(drawn))
 
 
 def _task(name: str, question: AtlasQuestion) -> Task:

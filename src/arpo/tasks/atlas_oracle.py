@@ -1,7 +1,7 @@
-"""The atlas' oracle: how a question is solved with `search` and `python`, in varied words.
+"""The oracle of the atlas solves a question with `search` and `python`, in varied words.
 
-Knows thoughts, queries and code. Refuses to know tools: results come from the real ones when a trace is used. Every choice of
-words is keyed by the task and a seed.
+Knows thoughts, queries and code. Refuses to know tools: the real tools give the results when a trace is used. The task
+and a seed key every choice of words.
 """
 
 from random import Random
@@ -13,7 +13,7 @@ from arpo.tasks.traces import RecordedStep, Trace
 
 THINK_FIRST = 0.55  # share of first steps with a thought
 THINK_LATER = 0.4
-APART = 0.2  # share of lookups of two passages that are written as two searches
+SPLIT = 0.2  # share of lookups of two passages that become two searches
 
 NAME_ONLY = ("{name}", "{name} country", "{name} city", "city of {name}")
 SINGLE = ("{name} {wanted}", "{wanted} of {name}", "{name} {wanted}")
@@ -29,7 +29,7 @@ CONCLUDE = ("Now I can answer.", "That is the answer.", "The result answers it."
 
 
 def names_of(lookup: Lookup) -> tuple[str, ...]:
-    """The names that a query for these passages holds, each once."""
+    """The names in a query for these passages, without repetition."""
     names = [name for fact in lookup.facts for name in ((fact.subject, fact.more) if fact.kind == "border" else (fact.subject,))]
     return tuple(dict.fromkeys(names))
 
@@ -44,7 +44,7 @@ def query(lookup: Lookup, random: Random) -> str:
 
 
 def thought(lookup: Lookup, first: bool, random: Random) -> str:
-    """What is said before a search, "" for nothing."""
+    """The thought before a search, or ""."""
     if random.random() > (THINK_FIRST if first else THINK_LATER):
         return ""
     names = names_of(lookup)
@@ -61,27 +61,28 @@ def thought(lookup: Lookup, first: bool, random: Random) -> str:
 
 
 def searches(question: AtlasQuestion, random: Random) -> list[Lookup]:
-    """The lookups as they are searched for: pairs sometimes one by one, density's two facts by their own words."""
-    found: list[Lookup] = []
+    """The searches for a question's lookups: a pair is sometimes split in two, and the two facts of a density then use
+    their own words."""
+    lookups: list[Lookup] = []
     for lookup in question.lookups:
-        if len(lookup.facts) == 2 and len(question.lookups) == 1 and random.random() < APART:
+        if len(lookup.facts) == 2 and len(question.lookups) == 1 and random.random() < SPLIT:
             same = len({fact.subject for fact in lookup.facts}) == 1
-            found.extend(Lookup((fact,), fact.kind if same else lookup.wanted) for fact in lookup.facts)
+            lookups.extend(Lookup((fact,), fact.kind if same else lookup.wanted) for fact in lookup.facts)
         else:
-            found.append(lookup)
-    return found
+            lookups.append(lookup)
+    return lookups
 
 
 def solve(task: Task, question: AtlasQuestion, seed: int) -> Trace:
     """The oracle's trace for a task."""
     random = Random(f"atlas/trace/{task.id}/{seed}")
     steps = []
-    for place, lookup in enumerate(searches(question, random)):
+    for number, lookup in enumerate(searches(question, random)):
         call = Call(name="search", arguments={"query": query(lookup, random)})
-        steps.append(RecordedStep(thought(lookup, place == 0, random), (call,)))
+        steps.append(RecordedStep(thought(lookup, number == 0, random), (call,)))
     if question.code:
-        said = random.choice(COMPUTE) if random.random() < THINK_LATER else ""
-        steps.append(RecordedStep(said, (Call(name="python", arguments={"code": question.code}),)))
-    said = random.choice(CONCLUDE) if random.random() < THINK_LATER / 2 else ""
-    steps.append(RecordedStep(said, answer=question.answer))
+        words = random.choice(COMPUTE) if random.random() < THINK_LATER else ""
+        steps.append(RecordedStep(words, (Call(name="python", arguments={"code": question.code}),)))
+    words = random.choice(CONCLUDE) if random.random() < THINK_LATER / 2 else ""
+    steps.append(RecordedStep(words, answer=question.answer))
     return Trace(task, tuple(steps))

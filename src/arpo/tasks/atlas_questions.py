@@ -1,7 +1,7 @@
-"""Questions over the atlas: what is asked, what is right, and which passages say so.
+"""Questions about the atlas, with their answers and the passages that hold the facts.
 
-Knows families, templates and which facts a question rests on. Refuses to know how a trace is written (`atlas_oracle`) and how
-tasks are mixed (`atlas`). Every place and element that a question touches (subject, on the way, answer) is of one split.
+Knows families, templates and the facts that a question needs. Refuses to know how to write a trace (`atlas_oracle`) and
+how to mix tasks (`atlas`). Every entity of a question (its subject, intermediate steps and answer) belongs to one split.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +13,14 @@ from types import MappingProxyType
 from arpo.tasks.atlas_words import ASK, BORDERS, COMPARE, DENSITY, DIFFERENCE, FOUND, HOME, SUM, SUPERLATIVE, wanted
 from arpo.tasks.atlas_world import COUNTRY_FACTS, AtlasWorld, Fact, the
 
-MAX_DIGITS = 6  # of a number that has to be copied as the answer
-MAX_LETTERS = 18  # of a name
-CLEAR = 1.1  # two values are compared only where the larger is at least this many times the smaller
+MAX_DIGITS = 6  # of a number that is the answer
+MAX_LETTERS = 18  # of a name that is the answer
+CLEAR = 1.1  # a question compares two values only if the larger is at least this many times the smaller
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """One search: the passages it has to find and the words for what is wanted ("" where the name is enough)."""
+    """One search: the passages to find, and the words for the requested fact ("" if the name is enough)."""
 
     facts: tuple[Fact, ...]
     wanted: str
@@ -28,7 +28,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class AtlasQuestion:
-    """A question with the oracle's way to its answer: lookups in order, then code ("" where nothing is computed)."""
+    """A question with the oracle's solution: lookups in order, then code ("" if there is nothing to compute)."""
 
     family: str
     text: str
@@ -36,22 +36,21 @@ class AtlasQuestion:
     hops: int
     lookups: tuple[Lookup, ...]
     code: str = ""
-    on_the_way: tuple[str, ...] = ()  # subjects and what stands between them and the answer
+    on_the_way: tuple[str, ...] = ()  # subjects, and the entities between them and the answer
 
 
 ELEMENT_KINDS = ("element", "number", "discovery", "discoverer", "place", "period")
 
 
 class Quiz:
-    """Draws questions of one split from a world. All methods are pure in (world, split, random)."""
+    """Draws questions of one split from a world. All methods are pure functions of (world, split, random)."""
 
     def __init__(self, world: AtlasWorld, split: str) -> None:
         self.world, self.split = world, split
-        own = world.splits.get
-        self.countries = tuple(name for name in world.cities if own(name) == split)
+        self.countries = tuple(name for name in world.cities if world.splits.get(name) == split)
         self.towns = {name: tuple(t for t in world.cities[name] if name not in t) for name in self.countries}
         self.cities = tuple(town for name in self.countries for town in self.towns[name])
-        self.elements = tuple(name for name in world.elements if own(name) == split)
+        self.elements = tuple(name for name in world.elements if world.splits.get(name) == split)
 
     # facts
 
@@ -59,16 +58,16 @@ class Quiz:
         return self.world.get(subject, {"people": "city", "number": "element"}.get(kind, kind))
 
     def value(self, subject: str, kind: str) -> str:
-        """What a question of this kind asks for, "" where it is not known or lies in another split."""
+        """The answer to a question of this kind, "" if it is unknown or belongs to another split."""
         fact = self.fact(subject, kind)
         if fact is None:
             return ""
         value = fact.more if kind in ("people", "number") else fact.value
-        unplaced = "" if kind == "place" else self.split  # "England" belongs to no split, so it is never an answer
-        return value if self.world.splits.get(value, unplaced) == self.split else ""
+        default = "" if kind == "place" else self.split  # "England" belongs to no split, so it is never an answer
+        return value if self.world.splits.get(value, default) == self.split else ""
 
     def measure(self, subject: str, kind: str) -> int | None:
-        """The number that a comparison of this kind looks at."""
+        """The number that a comparison of this kind compares."""
         fact = self.fact(subject, kind)
         if fact is None:
             return None
@@ -76,7 +75,7 @@ class Quiz:
         return int(text) if text.isdigit() else None
 
     def pool(self, kind: str) -> tuple[str, ...]:
-        """The places or elements that a comparison of this kind is about: names of one word, so that one search finds them all."""
+        """The entities that a comparison of this kind may use: only one-word names, so that one search finds them all."""
         pool = self.cities if kind == "people" else self.elements if kind in ELEMENT_KINDS else self.countries
         return tuple(name for name in pool if name.isalpha())
 
@@ -98,7 +97,8 @@ class Quiz:
         return AtlasQuestion("one_hop", text, answer, 1, (self.lookup(kind, subject),), on_the_way=(subject,))
 
     def home(self, random: Random) -> tuple[str, str, str, Lookup] | None:
-        """A country that has to be found first: (country, how it is described, what it is described by, the lookup)."""
+        """A country that the first search has to find: (country, its description, the entity in the description, the
+        lookup)."""
         if random.random() < 0.1:
             element = random.choice(self.elements)
             country = self.value(element, "place")
@@ -139,19 +139,19 @@ class Quiz:
     def several(self, random: Random, kinds: Mapping[str, object], count: int) -> tuple[str, list[tuple[int, str]]] | None:
         """A kind and `count` subjects with clearly different numbers, largest first."""
         kind = random.choice([*kinds, *(["people"] * 2)])
-        found = [(n, name) for name in random.sample(self.pool(kind), count) if (n := self.measure(name, kind)) is not None]
-        ranked = sorted(found, reverse=True)
+        sample = random.sample(self.pool(kind), count)
+        ranked = sorted(((n, name) for name in sample if (n := self.measure(name, kind)) is not None), reverse=True)
         if any(self.world.get(min(pair), f"border/{max(pair)}") for pair in combinations((name for _, name in ranked), 2)):
-            return None  # a search for neighbours finds their border instead
+            return None  # a search for two neighbours finds their border instead
         years = kind in ("independence", "discovery")
         clear = all(a - b >= 3 if years else a >= CLEAR * b for (a, _), (b, _) in pairwise(ranked))
         return (kind, ranked) if len(ranked) == count and clear else None
 
     def comparison(self, random: Random) -> AtlasQuestion | None:
-        found = self.several(random, COMPARE, 2)
-        if found is None:
+        pair = self.several(random, COMPARE, 2)
+        if pair is None:
             return None
-        kind, ((_, large), (_, small)) = found
+        kind, ((_, large), (_, small)) = pair
         more = random.random() < 0.65
         order = [large, small]
         random.shuffle(order)
@@ -162,7 +162,7 @@ class Quiz:
         return AtlasQuestion("comparison", text, answer, 1, (self.lookup(kind, *order),), on_the_way=tuple(order))
 
     def homes_compared(self, random: Random, kind: str, order: list[str], answer: str, more: bool) -> AtlasQuestion | None:
-        """Compare the countries of two cities: two hops."""
+        """A comparison of the countries of two cities: two hops."""
         if not all(self.towns[name] for name in order):
             return None
         towns = [random.choice(self.towns[name]) for name in order]
@@ -172,10 +172,10 @@ class Quiz:
         return AtlasQuestion("comparison", text, answer, 2, lookups, on_the_way=(*towns, *order))
 
     def superlative(self, random: Random) -> AtlasQuestion | None:
-        found = self.several(random, SUPERLATIVE, 3)
-        if found is None:
+        three = self.several(random, SUPERLATIVE, 3)
+        if three is None:
             return None
-        kind, ranked = found
+        kind, ranked = three
         most = random.random() < 0.65
         order = [name for _, name in ranked]
         random.shuffle(order)
@@ -191,10 +191,10 @@ class Quiz:
         if shape == "border":
             return self.border_sum(random)
         kinds = DIFFERENCE if shape == "difference" else SUM
-        found = self.several(random, kinds, 2)
-        if found is None:
+        pair = self.several(random, kinds, 2)
+        if pair is None:
             return None
-        kind, ((larger, a), (smaller, b)) = found
+        kind, ((larger, a), (smaller, b)) = pair
         if shape == "sum" and random.random() < 0.5:
             a, b, larger, smaller = b, a, smaller, larger
         result = larger - smaller if shape == "difference" else larger + smaller
@@ -217,7 +217,7 @@ class Quiz:
         return AtlasQuestion("arithmetic", text, str(round(population / area)), 1, (both,), code, (country,))
 
     def border_sum(self, random: Random) -> AtlasQuestion | None:
-        """The lengths of two borders of one country together."""
+        """The sum of the lengths of two borders of one country."""
         country = random.choice(self.countries)
         lines = [
             line for line in self.borders(country) if all(self.world.splits[end] == self.split for end in (line.subject, line.more))
@@ -251,18 +251,18 @@ FAMILIES: Mapping[str, Callable[[Quiz, Random], AtlasQuestion | None]] = Mapping
 
 
 def fits(answer: str) -> bool:
-    """True for an answer that a small model can copy: known, short."""
+    """True if an answer is known and short enough for a small model to copy."""
     return 0 < len(answer) <= (MAX_DIGITS if answer.isdigit() else MAX_LETTERS)
 
 
 def draw(world: AtlasWorld, split: str, family: str, count: int, random: Random) -> list[AtlasQuestion]:
-    """Up to `count` different questions of a family (fewer where the split holds no more)."""
+    """Up to `count` different questions of a family (fewer if the split holds no more)."""
     quiz = Quiz(world, split)
-    found: dict[str, AtlasQuestion] = {}
+    questions: dict[str, AtlasQuestion] = {}
     for _ in range(40 * count):
         question = FAMILIES[family](quiz, random)
         if question is not None:
-            found.setdefault(question.text, question)
-        if len(found) == count:
+            questions.setdefault(question.text, question)
+        if len(questions) == count:
             break
-    return list(found.values())
+    return list(questions.values())

@@ -1,6 +1,6 @@
-"""The words of the atlas' questions: templates by kind of fact.
+"""Templates for the questions about the atlas, by kind of fact.
 
-Knows phrasing only; `atlas_questions` knows what is asked about and what is right.
+Knows only the wording. `atlas_questions` knows the subjects and the answers.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ HOME = (
 )
 FOUND = ("the country where {element} was found", "the finding place of {element}")
 
-# what is compared: kind of fact -> (question for the larger, question for the smaller)
+# kind of fact -> (questions for the larger value, questions for the smaller value)
 COMPARE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
     {
         "people": (
@@ -130,5 +130,5 @@ BORDERS = (
 
 
 def wanted(kind: str) -> str:
-    """The words that a query for a fact of this kind uses beside the name."""
+    """The words that a query for a fact of this kind uses besides the name."""
     return WANTED.get(kind, kind.replace("_", " "))

@@ -1,7 +1,8 @@
-"""The facts of the atlas and the passages that tell them.
+"""The facts of the atlas and the passages that state them.
 
-Knows the bundled rows (`atlas_data/world.jsonl`, made by `scripts/build_atlas.py`) and how each fact reads as one short English
-sentence. Refuses to know questions, queries and traces. Numbers stand as plain digits, so that they can be copied into code.
+Knows the bundled rows (`atlas_data/world.jsonl`, which `scripts/build_atlas.py` builds) and the one short English sentence
+for every fact. Refuses to know questions, queries and traces. Numbers are digits without separators, so that code can use
+them.
 """
 
 import json
@@ -54,8 +55,8 @@ SENTENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "period": ("The period of {name}| in the periodic table is {value}.", "{Its} period| is {value}."),
     }
 )
-"""Sentences by kind of fact; what stands before "|" is the passage's title, so that a result need not print both.
-Every sentence of a kind holds the words that a query for it would use."""
+"""Sentences by kind of fact. The part before "|" is the passage's title, so that a result need not print both. Every
+sentence of a kind contains the words of a query for it."""
 
 COUNTRY_FACTS = tuple(SENTENCES)[: tuple(SENTENCES).index("city")]
 ELEMENT_FACTS = MappingProxyType({"discovery": "discovered", "discoverer": "discoverer", "place": "place", "period": "period"})
@@ -63,10 +64,10 @@ ELEMENT_FACTS = MappingProxyType({"discovery": "discovered", "discoverer": "disc
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One passage. `value` is what a question may ask for; `more` a second value in the same sentence ("" without)."""
+    """One passage. A question may ask for `value`; `more` is a second value in the same sentence, or ""."""
 
     kind: str  # key of SENTENCES
-    subject: str  # place or element it tells of
+    subject: str  # a place or an element
     value: str
     more: str
     title: str
@@ -75,11 +76,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class AtlasWorld:
-    """All facts. `facts` by (subject, kind); a border stands under (smaller name, "border/" + other name)."""
+    """All facts, by (subject, kind). The key of a border is (first name, "border/" + second name), in sorted order."""
 
     facts: Mapping[tuple[str, str], Fact]
     splits: Mapping[str, str]  # split of each country, city and element
-    cities: Mapping[str, tuple[str, ...]]  # of each country, most people first
+    cities: Mapping[str, tuple[str, ...]]  # by country, the largest first
     elements: tuple[str, ...]
 
     def get(self, subject: str, kind: str) -> Fact | None:
@@ -93,7 +94,7 @@ def the(name: str) -> str:
 
 
 def tell(kind: str, subject: str, value: str, more: str = "") -> Fact:
-    """The fact with its sentence; which of the sentences depends on kind and names alone."""
+    """The fact with its sentence. Kind and names alone select the sentence."""
     random = Random(f"atlas/passage/{kind}/{subject}/{more if kind == 'border' else ''}")
     opened = the(subject)
     owner = opened + ("'" if opened != subject and opened.endswith("s") else "'s")
@@ -103,7 +104,7 @@ def tell(kind: str, subject: str, value: str, more: str = "") -> Fact:
 
 
 def facts_of(row: Mapping[str, object]) -> list[Fact]:
-    """Facts of one bundled row."""
+    """The facts in one bundled row."""
     name, kind = str(row["name"]), row["kind"]
     if kind == "city":
         return [tell("city", name, str(row["country"]), str(row["population"]))]
@@ -117,7 +118,7 @@ def facts_of(row: Mapping[str, object]) -> list[Fact]:
 
 
 def read_rows() -> list[dict[str, object]]:
-    """The bundled rows. Raises FormatError naming the line that cannot be read (a damaged installation)."""
+    """The bundled rows. Raises FormatError, which names the line, for a damaged installation."""
     rows = []
     source = resources.files("arpo.tasks") / "atlas_data" / "world.jsonl"
     for number, line in enumerate(source.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
@@ -130,7 +131,7 @@ def read_rows() -> list[dict[str, object]]:
 
 @cache
 def world() -> AtlasWorld:
-    """The bundled world, read once."""
+    """The bundled world. The file is read once."""
     facts: dict[tuple[str, str], Fact] = {}
     splits: dict[str, str] = {}
     cities: dict[str, list[Fact]] = {}
@@ -149,7 +150,7 @@ def world() -> AtlasWorld:
         elif row["kind"] == "element":
             elements.append(name)
     ordered = {
-        country: tuple(fact.subject for fact in sorted(found, key=lambda fact: -int(fact.more)))
-        for country, found in sorted(cities.items())
+        country: tuple(fact.subject for fact in sorted(city_facts, key=lambda fact: -int(fact.more)))
+        for country, city_facts in sorted(cities.items())
     }
     return AtlasWorld(MappingProxyType(facts), MappingProxyType(splits), MappingProxyType(ordered), tuple(elements))

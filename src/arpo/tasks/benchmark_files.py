@@ -1,6 +1,6 @@
-"""Finding the file of a benchmark in a folder of them.
+"""Finds the file of a benchmark in a folder.
 
-Knows names and endings. Refuses to know what stands in a file.
+Knows names and suffixes. Refuses to know the content of a file.
 """
 
 import re
@@ -13,37 +13,39 @@ from arpo.tasks.data import SUFFIXES
 
 
 def local_file(folder: Path, names: Sequence[str]) -> Path:
-    """The one file in `folder` whose name is one of `names` (letter case, - and _ do not count), or `folder` if it is a file.
+    """The one file in `folder` that has one of `names` (ignoring case, - and _), or `folder` if it is a file.
 
-    Raises ConfigError that says what was looked for and what is there.
+    Raises ConfigError, which says what it looked for and what the folder holds.
     """
     folder = expanded(folder)
     if folder.is_file() and folder.suffix in SUFFIXES:
         return folder
     if folder.is_file():
-        raise ConfigError("no file of questions", where="--data", value=str(folder), hint=f"Its name ends in {', '.join(SUFFIXES)}")
+        raise ConfigError(
+            "not a file of questions", where="--data", value=str(folder), hint=f"Its name must end in {', '.join(SUFFIXES)}"
+        )
     if not folder.is_dir():
         raise ConfigError(
             "no such folder", where="--data", value=str(folder), hint="Name the folder that holds the benchmarks' files"
         )
-    there = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    wanted = {plain(name) for name in names}
-    found = [path for path in there if plain(path.stem) in wanted]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    accepted = {normalized(name) for name in names}
+    matches = [path for path in files if normalized(path.stem) in accepted]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise ConfigError(
-            "several files could be meant", where="--data", value=[path.name for path in found], hint="Keep one, or name the file"
+            "several files match", where="--data", value=[path.name for path in matches], hint="Keep one, or name the file"
         )
     raise ConfigError(
         f"no file of {names[0]} in this folder",
         where="--data",
         value=str(folder),
         hint=f"Expected {names[0]}{{{','.join(SUFFIXES)}}} (also known as {', '.join(names)}); "
-        f"there is {', '.join(path.name for path in there) or 'no such file'}",
+        f"the folder holds {', '.join(path.name for path in files) or 'no such file'}",
     )
 
 
-def plain(name: str) -> str:
-    """`name` for comparing: hotpot_qa and HotpotQA are one."""
+def normalized(name: str) -> str:
+    """`name` for comparison: hotpot_qa and HotpotQA are equal."""
     return re.sub(r"[-_\s]", "", name).casefold()

@@ -1,6 +1,6 @@
-"""What is odd about the rows of single benchmarks: golds inside solutions, encrypted text, questions that need a picture.
+"""Peculiarities in the rows of single benchmarks: golds inside solutions, encrypted text, questions that need a picture.
 
-Pure functions of one row. Refuses to know files and which benchmark is asked.
+Pure functions of one row. Refuses to know files and the benchmark that a row comes from.
 """
 
 import base64
@@ -13,15 +13,15 @@ from arpo.final_answer import boxed
 from arpo.tasks.rows import Skipped
 
 Row = Mapping[str, object]
-READING = re.compile(r"\s*[(（](?:又名|也称作|又称|也叫|别名|即|also known as|aka)\s*(.+?)[)）]\s*$", re.IGNORECASE)
+ALIAS = re.compile(r"\s*[(（](?:又名|也称作|又称|也叫|别名|即|also known as|aka)\s*(.+?)[)）]\s*$", re.IGNORECASE)
 
 
-def as_it_is(row: Row, place: str) -> Row | Skipped:
+def unchanged(row: Row, place: str) -> Row | Skipped:
     return row
 
 
 def math_row(row: Row, place: str) -> Row | Skipped:
-    r"""MATH's golds are the last `\boxed{}` of a solution. Raises FormatError where there is none."""
+    r"""Take MATH's gold from the last `\boxed{}` of the solution. Raises FormatError if there is none."""
     if row.get("answer"):
         return row
     solution = row.get("solution")
@@ -32,24 +32,24 @@ def math_row(row: Row, place: str) -> Row | Skipped:
 
 
 def musique_row(row: Row, place: str) -> Row | Skipped:
-    """MuSiQue keeps other forms of the gold apart; questions that its passages cannot answer are left out."""
+    """Add MuSiQue's aliases to the gold. Skip questions that its passages cannot answer."""
     if row.get("answerable") is False:
         return Skipped(place, "answerable", "not answerable")
-    others = row.get("answer_aliases")
-    if not isinstance(others, list) or not isinstance(row.get("answer"), str):
+    aliases = row.get("answer_aliases")
+    if not isinstance(aliases, list) or not isinstance(row.get("answer"), str):
         return row
-    return {**row, "answer": [row["answer"], *others]}
+    return {**row, "answer": [row["answer"], *aliases]}
 
 
 def webwalker_row(row: Row, place: str) -> Row | Skipped:
-    """Level and domain stand inside `info`; the keys come in capitals too (`Root_Url`)."""
-    plain = {key.lower(): value for key, value in row.items()}
-    info = plain.pop("info", None)
-    return {**plain, **{key.lower(): value for key, value in info.items()}} if isinstance(info, Mapping) else plain
+    """Lift level and domain out of `info`, and lower the case of the keys (`Root_Url`)."""
+    lowered = {key.lower(): value for key, value in row.items()}
+    info = lowered.pop("info", None)
+    return {**lowered, **{key.lower(): value for key, value in info.items()}} if isinstance(info, Mapping) else lowered
 
 
 def gaia_row(row: Row, place: str) -> Row | Skipped:
-    """The text-only part: questions that come with a file are left out. The test split hides its golds: "?"."""
+    """Keep the text-only part: skip questions that need a file. The test split hides its golds as "?"."""
     if row.get("file_name"):
         return Skipped(place, "file_name", f"needs the file {row['file_name']!r}")
     if row.get("Final answer") == "?":
@@ -58,7 +58,7 @@ def gaia_row(row: Row, place: str) -> Row | Skipped:
 
 
 def hle_row(row: Row, place: str) -> Row | Skipped:
-    """The text-only part; questions with choices are scored by the letter."""
+    """Keep the text-only part. Multiple-choice questions are scored by the letter."""
     if row.get("image"):
         return Skipped(place, "image", "needs a picture")
     kind = row.get("answer_type")
@@ -66,21 +66,22 @@ def hle_row(row: Row, place: str) -> Row | Skipped:
 
 
 def xbench_row(row: Row, place: str) -> Row | Skipped:
-    """xbench publishes question and answer as base64 of XOR with the row's `canary`, repeated; plain rows have none.
+    """Decrypt a row of xbench, which publishes question and answer as base64 of the text XOR the repeated `canary`. A row
+    without a canary is not encrypted.
 
-    Source: the function that its authors publish with the set. Raises FormatError for text that does not decrypt.
+    Source: the function that the authors publish with the data set. Raises FormatError for text that does not decrypt.
     """
     canary = row.get("canary")
     if not canary:
         return row
     if not isinstance(canary, str):
-        raise FormatError(f"{place}, key 'canary': the key of the encryption is text (got {canary!r:.80})")
+        raise FormatError(f"{place}, key 'canary': the encryption key must be text (got {canary!r:.80})")
     keys = [key for key in ("prompt", "question", "answer") if isinstance(row.get(key), str)]
     return {**row, **{key: decrypted(str(row[key]), canary, f"{place}, key {key!r}") for key in keys}}
 
 
 def decrypted(text: str, key: str, place: str) -> str:
-    """Text from base64 of its UTF-8 bytes XOR the bytes of `key`, repeated."""
+    """Decode base64, XOR the bytes with the repeated bytes of `key`, and decode the result as UTF-8."""
     try:
         return xor(base64.b64decode(text, validate=True), key.encode()).decode()
     except (binascii.Error, ValueError) as error:  # a UnicodeDecodeError is a ValueError
@@ -96,14 +97,14 @@ def xor(data: bytes, key: bytes) -> bytes:
     return bytes(byte ^ key[at % len(key)] for at, byte in enumerate(data))
 
 
-def only_itself(gold: str) -> tuple[str, ...]:
+def single_gold(gold: str) -> tuple[str, ...]:
     return (gold,)
 
 
 def xbench_golds(gold: str) -> tuple[str, ...]:
-    """A gold of xbench with its other names, which stand in it: 孙悟空/悟空/齐天大圣, 萎蕤（又名玉竹）."""
-    if found := READING.search(gold):
-        return (gold, gold[: found.start()], *filter(None, re.split(r"[、/]", found[1])))
+    """A gold of xbench and the other names that it contains: 孙悟空/悟空/齐天大圣, 萎蕤（又名玉竹）."""
+    if match := ALIAS.search(gold):
+        return (gold, gold[: match.start()], *filter(None, re.split(r"[、/]", match[1])))
     parts = tuple(part.strip() for part in gold.split("/"))
     names = len(parts) > 1 and all(parts) and not any(character.isdigit() for character in gold)
     return (gold, *parts) if names else (gold,)

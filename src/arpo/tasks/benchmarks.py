@@ -1,7 +1,7 @@
-"""The public benchmarks: where each is, how it is asked, and by which measure its answers count.
+"""The public benchmarks: where to find each one, its prompt, and the measure that scores its answers.
 
-Knows one short entry a benchmark. Refuses to know what is odd about single rows (`benchmark_rows`), how a file is found
-(`benchmark_files`), how answers are compared (`arpo.rewards`) and how questions are asked (`arpo.evaluation`).
+Knows a short entry for every benchmark. Refuses to know the peculiarities of rows (`benchmark_rows`), how to find a file
+(`benchmark_files`), how to compare answers (`arpo.rewards`) and how to run an evaluation (`arpo.evaluation`).
 
 >>> benchmark("gsm8k").metric
 'maths'
@@ -17,9 +17,9 @@ from typing import Any, Literal
 from arpo.errors import ConfigError, FormatError, nearest
 from arpo.tasks import Task
 from arpo.tasks import benchmark_rows as rows
-from arpo.tasks.benchmark_files import local_file, plain
+from arpo.tasks.benchmark_files import local_file, normalized
 from arpo.tasks.data import DataConfig, LoadReport, load_with_report
-from arpo.tasks.rows import Mending, Skipped, task_of
+from arpo.tasks.rows import Skipped, TextRepair, task_from_row
 
 Kind = Literal["reasoning", "knowledge", "deep_search"]
 WHOLE = r"[-+]?\d[\d,]*(?:\.\d+)?"
@@ -32,41 +32,41 @@ GAIA_FORM = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """One benchmark. `tasks()` reads it; everything else says what it is."""
+    """One benchmark. `tasks()` reads it; the fields describe it."""
 
     name: str
     title: str
     kind: Kind
     hub: str  # Hub id of the dataset
     split: str
-    size: int  # questions that the split gives
+    size: int  # number of questions in the split
     licence: str
     metric: str  # a word of `arpo.rewards.config:Measure`; a task's metadata["measure"] may name another one
-    answers_are: str  # how its golds look
-    options: Mapping[str, Any] = field(default_factory=dict)  # of `load_dataset`
+    answers_are: str  # describes its golds
+    options: Mapping[str, Any] = field(default_factory=dict)  # for `load_dataset`
     prompt: str = "{question}"
-    gold: str = r"[\s\S]+"  # what every gold looks like, as a regular expression
-    files: tuple[str, ...] = ()  # names, without ending, under which its files circulate besides its own
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of "question" and "answer", first found
+    gold: str = r"[\s\S]+"  # a regular expression that every gold matches
+    files: tuple[str, ...] = ()  # other names of its files, without suffix
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of "question" and "answer"; the first that exists
     id_column: str = ""
     level: str = ""  # column
     category: str = ""  # column
     keep: tuple[str, ...] = ()  # further columns for the metadata
     access: str = ""  # how to get access to a gated set
-    judged: bool = False  # its authors let a model judge: the rule here is another measure
-    prepare: Callable[[rows.Row, str], rows.Row | Skipped] = rows.as_it_is
-    golds: Callable[[str], tuple[str, ...]] = rows.only_itself
+    judged: bool = False  # its authors use a model as the judge, so our rule measures something else
+    prepare: Callable[[rows.Row, str], rows.Row | Skipped] = rows.unchanged
+    golds: Callable[[str], tuple[str, ...]] = rows.single_gold
 
     def tasks(self, *, data: str | Path | None = None, limit: int | None = None) -> list[Task]:
-        """Its questions: from a file in the folder `data` (or the file itself), else from the Hub.
+        """The questions, from a file in the folder `data` (or from `data`, if it is a file), else from the Hub.
 
-        Metadata: family (its name), level, category, measure (where it is not `metric`), question (where `prompt` adds to it).
-        Raises ConfigError (no such file, no access) or FormatError naming file, line and value.
+        Metadata: family (the benchmark's name), level, category, measure, and question (if `prompt` adds text to it).
+        Raises ConfigError (no such file, no access) or FormatError, which names file, line and value.
         """
         return self.load(data=data, limit=limit)[0]
 
     def load(self, *, data: str | Path | None = None, limit: int | None = None) -> tuple[list[Task], LoadReport]:
-        """The same with a report of rows that gave no task."""
+        """Like `tasks`, with a report on the rows that gave no task."""
         if data is None:
             config = DataConfig(source=f"hf:{self.hub}", split=self.split, limit=limit, options=dict(self.options))
         else:
@@ -76,41 +76,47 @@ class Benchmark:
         except ConfigError as error:
             if data is not None:
                 raise
-            says = f"{self.title} is gated: {self.access}" if self.access else f"{self.title} cannot be had from the Hub"
-            raise ConfigError(says, where=self.hub, hint=f"Or read a file of it (--data DIR). The Hub's side: {error}") from error
+            message = f"{self.title} is gated: {self.access}" if self.access else f"{self.title} cannot be loaded from the Hub"
+            hint = f"Or read a file of it (--data DIR). The Hub's error: {error}"
+            raise ConfigError(message, where=self.hub, hint=hint) from error
 
     def read(
-        self, row: rows.Row, *, place: str, name: str, source: str, columns: Mapping[str, str], mend: Mending
+        self, row: rows.Row, *, place: str, name: str, source: str, columns: Mapping[str, str], mend: TextRepair
     ) -> Task | Skipped:
-        """The task in a row of this benchmark. Raises FormatError naming place, key and value."""
-        found = self.prepare(row, place)
-        if isinstance(found, Skipped):
-            return found
-        mine = {what: next((key for key in keys if key in found), "") for what, keys in self.columns.items()}
-        task = task_of(
-            found, place=place, name=name, source=self.name, columns={**{k: v for k, v in mine.items() if v}, **columns}, mend=mend
+        """The task in a row of this benchmark. Raises FormatError, which names place, key and value."""
+        prepared = self.prepare(row, place)
+        if isinstance(prepared, Skipped):
+            return prepared
+        own_columns = {role: next((key for key in keys if key in prepared), "") for role, keys in self.columns.items()}
+        task = task_from_row(
+            prepared,
+            place=place,
+            name=name,
+            source=self.name,
+            columns={**{role: key for role, key in own_columns.items() if key}, **columns},
+            mend=mend,
         )
         if isinstance(task, Skipped):
             return task
         for gold in task.answers:
             if not re.fullmatch(self.gold, gold):
                 raise FormatError(f"{place}: an answer of {self.title} is {self.answers_are} (got {gold!r:.80})")
-        return self._asked(task, found, name)
+        return self._with_prompt(task, prepared, name)
 
-    def _asked(self, task: Task, row: rows.Row, name: str) -> Task:
+    def _with_prompt(self, task: Task, row: rows.Row, name: str) -> Task:
         metadata: dict[str, object] = {"family": self.name, "measure": row.get("measure") or self.metric}
         for key, column in (("level", self.level), ("category", self.category)):
             if column and row.get(column) not in (None, ""):
                 metadata[key] = str(row[column])
         metadata.update({key: row[key] for key in self.keep if row.get(key) not in (None, "")})
-        asked = self.prompt.replace("{question}", task.question)
-        if asked != task.question:
+        prompt = self.prompt.replace("{question}", task.question)
+        if prompt != task.question:
             metadata["question"] = task.question
-        own = row.get(self.id_column) if self.id_column else None
+        row_id = row.get(self.id_column) if self.id_column else None
         return Task(
-            id=f"{self.name}/{name.rsplit('/', 1)[-1] if own in (None, '') else own}",
-            messages=(*task.messages[:-1], {"role": "user", "content": asked}),
-            answers=tuple(dict.fromkeys(each for gold in task.answers for each in self.golds(gold))),
+            id=f"{self.name}/{name.rsplit('/', 1)[-1] if row_id in (None, '') else row_id}",
+            messages=(*task.messages[:-1], {"role": "user", "content": prompt}),
+            answers=tuple(dict.fromkeys(form for gold in task.answers for form in self.golds(gold))),
             source=self.name,
             metadata=metadata,
         )
@@ -331,9 +337,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({entry.name: entry for en
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of this name (letter case, - and _ do not count). Raises ConfigError naming the nearest."""
-    wanted = plain(name)
+    """The benchmark called `name` (ignoring case, - and _). Raises ConfigError, which names the nearest one."""
     for entry in _ENTRIES:
-        if wanted in map(plain, (entry.name, entry.title, *entry.files)):
+        if normalized(name) in map(normalized, (entry.name, entry.title, *entry.files)):
             return entry
     raise ConfigError("there is no such benchmark", where="benchmark", value=name, hint=nearest(name.lower(), BENCHMARKS))

@@ -1,6 +1,6 @@
-"""Tasks from wherever they are: the atlas, files, the Hugging Face Hub, reasoning-gym, or a function of yours.
+"""Loads tasks from any source: the atlas, files, the Hugging Face Hub, reasoning-gym, or a function of yours.
 
-Knows sources and what is reported about them. Refuses to know what a row means (`rows`) and how tasks are used.
+Knows sources and the report on loading them. Refuses to know what a row means (`rows`) and how tasks are used.
 
     source                     rows from
     atlas                      the bundled world (`families`, `split`)
@@ -8,8 +8,8 @@ Knows sources and what is reported about them. Refuses to know what a row means 
     hf:org/name                the Hub, or a folder that `datasets` wrote (`split`, `options` go to `load_dataset`)
     gym:leg_counting           a reasoning-gym generator (`options`: `size`, `seed` and the generator's own)
     benchmark:gsm8k            a public benchmark (`options`: `data`, a folder with its files, instead of the Hub)
-    my_pkg.my_data:questions   a function called with split= and `options`, giving tasks or rows
-    rows or tasks themselves   from Python: a list, a generator, a `datasets.Dataset` (arpo.tasks.given)
+    my_pkg.my_data:questions   a function that takes split= and `options`, and returns tasks or rows
+    rows or tasks themselves   from Python: a list, a generator, a `datasets.Dataset` (arpo.tasks.in_memory)
 """
 
 import csv
@@ -30,8 +30,8 @@ from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install
 from arpo.files import expanded
 from arpo.import_path import import_from_path
 from arpo.tasks import Task
-from arpo.tasks.given import Given, as_source, read_task
-from arpo.tasks.rows import Mending, Skipped, task_of
+from arpo.tasks.in_memory import InMemoryTasks, as_source, read_task
+from arpo.tasks.rows import Skipped, TextRepair, task_from_row
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 BENCHMARK = "benchmark:"
@@ -41,32 +41,32 @@ IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 class DataConfig(Config):
     """Which tasks to use."""
 
-    source: Annotated[str | Given, BeforeValidator(as_source)] = "atlas"
+    source: Annotated[str | InMemoryTasks, BeforeValidator(as_source)] = "atlas"
     """atlas, a file (.jsonl, .json, .parquet, .csv), hf:org/name, gym:generator, benchmark:name, or an import path
     pkg.mod:function. From Python also rows or tasks themselves: a list, a generator, a `datasets.Dataset`."""
     split: str = "train"
-    """Split of the source, where it has splits (files have none)."""
+    """Split of the source, if it has splits (files have none)."""
     limit: int | None = Field(default=None, ge=1)
-    """At most this many tasks, after shuffling."""
+    """Maximum number of tasks, after shuffling."""
     shuffle: bool = False
     """Shuffle the tasks, keyed by seed and source."""
     seed: int = 0
-    """Seed of the shuffling."""
+    """Seed of the shuffle."""
     columns: dict[Literal["question", "answer"], str] = Field(default_factory=dict)
-    """Columns that hold question and answer, where they have other names than usual; dots reach into a column."""
+    """Columns that hold question and answer, if their names are not the usual ones; dots reach into a column."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """What to do with a question that came before; they are counted either way."""
+    """What to do with a repeated question. The report counts them in either case."""
     families: dict[str, float] | list[str] | None = None
-    """Families of the atlas, alike (a list) or with weights."""
+    """Families of the atlas, with equal weights (a list) or with a weight for each."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further options for the source: hf, gym and import paths take some."""
+    """Further options for the source: hf, gym, benchmark and import paths take some."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """Refuse what names no source, and settings that the source would ignore."""
+        """Refuse an unknown source, and settings that the source would ignore."""
         source = str(self.source)
-        given = isinstance(self.source, Given)
-        if not given and not (
+        in_memory = isinstance(self.source, InMemoryTasks)
+        if not in_memory and not (
             source == "atlas"
             or source.startswith(("gym:", "hf:", BENCHMARK))
             or source.endswith(SUFFIXES)
@@ -77,7 +77,7 @@ class DataConfig(Config):
                 "benchmark:name, pkg.mod:function, or atlas",
                 "source",
             )
-        if self.options and (given or not (source.startswith(("hf:", "gym:", BENCHMARK)) or _is_import_path(source))):
+        if self.options and (in_memory or not (source.startswith(("hf:", "gym:", BENCHMARK)) or _is_import_path(source))):
             raise conflict(f"the source {source} takes no options: leave them out", "options", "source")
         if self.families is not None and source != "atlas":
             raise conflict(f"only the atlas has families, and this is {source}: leave them out", "families", "source")
@@ -88,14 +88,14 @@ class DataConfig(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What became of the rows of a source."""
+    """What happened to the rows of a source."""
 
     source: str
-    rows: int  # rows read
-    tasks: int  # tasks given
+    rows: int  # number of rows read
+    tasks: int  # number of tasks returned
     skipped: tuple[Skipped, ...] = ()
-    duplicates: int = 0  # rows whose question came before
-    mended: Mapping[str, int] | None = None  # what was repaired -> how many characters
+    duplicates: int = 0  # rows that repeat an earlier question
+    mended: Mapping[str, int] | None = None  # kind of repair -> number of characters
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -104,19 +104,19 @@ class LoadReport:
             shown = "; ".join(map(str, self.skipped[:3])) + ("; ..." if len(self.skipped) > 3 else "")
             parts.append(f"{len(self.skipped)} skipped ({shown})")
         if self.duplicates:
-            parts.append(f"{self.duplicates} questions more than once")
-        parts += [f"{count} times: {what}" for what, count in (self.mended or {}).items()]
+            parts.append(f"{self.duplicates} repeated questions")
+        parts += [f"{count} times: {repair}" for repair, count in (self.mended or {}).items()]
         return ", ".join([*parts, *self.notes])
 
 
 def load(config: DataConfig) -> list[Task]:
-    """The tasks that `config` names. Raises ConfigError (a wrong source; `where` is the key) or FormatError (wrong content)."""
+    """Load the tasks of a source. Raises ConfigError (a wrong source; `where` is the key) or FormatError (wrong content)."""
     return load_with_report(config)[0]
 
 
-def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = task_of) -> tuple[list[Task], LoadReport]:
-    """The tasks that `config` names, and what became of every row. `read` makes a task of a row, like `rows.task_of`."""
-    mend, tasks, skipped, notes = Mending(), [], [], []
+def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = task_from_row) -> tuple[list[Task], LoadReport]:
+    """Load the tasks of a source, with a report on its rows. `read` makes a task from a row, like `rows.task_from_row`."""
+    mend, tasks, skipped, notes = TextRepair(), [], [], []
     rows, ids = 0, Counter[str]()
     columns = {str(key): column for key, column in config.columns.items()}
     for number, (place, item) in enumerate(_items(config), 1):
@@ -128,7 +128,7 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
             item = read(item, place=place, name=name, source=_stem(config), columns=columns, mend=mend)
             if isinstance(item, Task):
                 ids[item.id] += 1
-                item = item if ids[item.id] == 1 else replace(item, id=name)  # in foreign data an id need not be one
+                item = item if ids[item.id] == 1 else replace(item, id=name)  # ids in foreign data need not be unique
         if isinstance(item, Skipped):
             skipped.append(item)
         else:
@@ -141,10 +141,10 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
         Random(f"{config.seed}/tasks/{config.source}/{config.split}").shuffle(tasks)
     tasks = tasks[: config.limit]
     if repeated := ids.total() - len(ids):
-        notes.append(f"{repeated} rows repeat an earlier id: named by their number")
-    blind = sum(not task.answers for task in tasks)
-    if blind:
-        notes.append(f"{blind} without a reference answer (scored by their verifier)")
+        notes.append(f"{repeated} rows repeat an earlier id and get their number as id")
+    without_answer = sum(not task.answers for task in tasks)
+    if without_answer:
+        notes.append(f"{without_answer} without a reference answer (scored by their verifier)")
     report = LoadReport(
         source=str(config.source),
         rows=rows,
@@ -158,7 +158,7 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
 
 
 def _stem(config: DataConfig) -> str:
-    if isinstance(config.source, Given):
+    if isinstance(config.source, InMemoryTasks):
         return "rows"
     source = config.source.removeprefix("hf:")
     return Path(source).stem if source.endswith(SUFFIXES) else source.rstrip("/").rsplit("/", 1)[-1]
@@ -169,10 +169,10 @@ def _is_import_path(source: str) -> bool:
 
 
 def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
-    """(place, row or task) of every row of the source."""
+    """(place, row or task) for every row of the source."""
     source = config.source
-    if isinstance(source, Given):
-        return _items_of(str(source), source.items)
+    if isinstance(source, InMemoryTasks):
+        return _checked(str(source), source.items)
     if source == "atlas":
         from arpo.tasks import atlas
 
@@ -209,7 +209,7 @@ def _file(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     if path.is_dir():
         raise ConfigError("is a folder, not a file", where="source", value=str(path), hint="Name the file in it")
     if not path.is_file():
-        hint = "A recipe's path is read from its own folder, else from the folder the command runs in"
+        hint = "A path in a recipe is relative to the recipe's folder, else to the folder in which the command runs"
         raise ConfigError("no such file", where="source", value=str(path), hint=hint)
     readers: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
         ".jsonl": _jsonl,
@@ -228,7 +228,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
         if line.strip():
             place = f"{path}, line {number}"
             if number == 1 and line.strip() == b"[":
-                raise FormatError(f"{place}: begins a list; a .jsonl file has an object a line, and a list is a .json file")
+                raise FormatError(f"{place}: starts a list; a .jsonl file has one object per line, and a list is a .json file")
             yield place, _parsed(line, place)
 
 
@@ -241,24 +241,24 @@ def _csv(path: Path) -> Iterator[tuple[str, object]]:
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
-            place = f"{path}, line {reader.line_num}"  # where the row ends: texts may hold line ends
+            place = f"{path}, line {reader.line_num}"  # the last line of the row: a field may contain newlines
             if None in row or None in row.values():
-                wanted = f"expected {len(reader.fieldnames or ())} columns, as in the first line"
-                raise FormatError(f"{place}: {wanted} (a text that holds a comma stands in double quotes)")
+                expected = f"expected {len(reader.fieldnames or ())} columns, as in the first line"
+                raise FormatError(f"{place}: {expected} (put a text that contains a comma in double quotes)")
             yield place, row
     except csv.Error as error:
-        raise FormatError(f"{path}, line {reader.line_num}: no CSV: {error}") from error
+        raise FormatError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
 
 
 def _json(path: Path) -> Iterator[tuple[str, object]]:
     rows = _parsed(_bytes(path), str(path))
     if not isinstance(rows, list):
-        raise FormatError(f"{path}: expected a list of objects (got {type(rows).__name__}); one object a line is a .jsonl file")
+        raise FormatError(f"{path}: expected a list of objects (got {type(rows).__name__}); one object per line is a .jsonl file")
     yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _bytes(path: Path) -> bytes:
-    """What stands in a file of text, without the mark that some editors put before UTF-8."""
+    """The bytes of a text file without a byte order mark."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -276,11 +276,11 @@ def _parsed(raw: bytes, place: str) -> object:
     except UnicodeDecodeError as error:
         raise FormatError(f"{place}: not UTF-8 at byte {error.start} ({raw[error.start : error.start + 8]!r})") from error
     except json.JSONDecodeError as error:
-        raise FormatError(f"{place}: no JSON: {error.msg} at column {error.colno} ({raw[:60].decode()!r})") from error
+        raise FormatError(f"{place}: not JSON: {error.msg} at column {error.colno} ({raw[:60].decode()!r})") from error
     except RecursionError as error:
         raise FormatError(f"{place}: JSON nested too deeply") from error
     except ValueError as error:  # a number of many thousand digits
-        raise FormatError(f"{place}: JSON that cannot be read: {first_line(error)}") from error
+        raise FormatError(f"{place}: unreadable JSON: {first_line(error)}") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, object]]:
@@ -294,8 +294,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, object]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a damaged name of a column
-        raise FormatError(f"{path}: no readable parquet file: {error}") from error
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # UnicodeDecodeError: a damaged column name
+        raise FormatError(f"{path}: not a readable parquet file: {error}") from error
 
 
 def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -306,37 +306,37 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
         raise ConfigError("reading the Hub needs the package datasets", where="source", value=config.source, hint=hint) from error
     try:
         if expanded(name).is_dir():
-            found = datasets.load_from_disk(str(expanded(name)))
+            dataset = datasets.load_from_disk(str(expanded(name)))
         else:
-            found = datasets.load_dataset(name, split=config.split, **config.options)
+            dataset = datasets.load_dataset(name, split=config.split, **config.options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # unreachable, unknown name or split, wrong options
         hint = f"is the name right, the Hub reachable and HF_HUB_OFFLINE unset? ({type(error).__name__}: {error})"
         raise ConfigError("cannot load from the Hub", where="source", value=config.source, hint=hint) from error
-    if isinstance(found, Mapping):
-        if config.split not in found:
-            hint = nearest(config.split, map(str, found))
+    if isinstance(dataset, Mapping):
+        if config.split not in dataset:
+            hint = nearest(config.split, map(str, dataset))
             raise ConfigError("the dataset has no such split", where="split", value=config.split, hint=hint)
-        found = found[config.split]
-    yield from ((f"{config.source} ({config.split}), row {number}", row) for number, row in enumerate(found, 1))
+        dataset = dataset[config.split]
+    yield from ((f"{config.source} ({config.split}), row {number}", row) for number, row in enumerate(dataset, 1))
 
 
 def _function(source: str, config: DataConfig) -> Iterator[tuple[str, Any]]:
     function = import_from_path(source, "source")
     if not callable(function):
-        raise ConfigError("names no function", where="source", value=source, hint="a function that gives tasks or rows")
+        raise ConfigError("is not a function", where="source", value=source, hint="a function that returns tasks or rows")
     try:
-        given = function(split=config.split, **config.options)
-        if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
-            raise FormatError(f"{source} gave no list of tasks or rows (got {given!r:.80})")
-        yield from _items_of(source, given)
+        items = function(split=config.split, **config.options)
+        if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+            raise FormatError(f"{source} should return a list of tasks or rows (got {items!r:.80})")
+        yield from _checked(source, items)
     except ArpoError:
         raise
-    except Exception as error:  # code of the user's own, which may also be a generator
+    except Exception as error:  # the user's code, which may be a generator
         raise FormatError(f"{source} raised {type(error).__name__}: {error}") from error
 
 
-def _items_of(source: str, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    for number, item in enumerate(given, 1):
+def _checked(source: str, items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    for number, item in enumerate(items, 1):
         place = f"{source}, item {number}"
         if isinstance(item, Task):
             _check_task(item, place)
@@ -346,20 +346,23 @@ def _items_of(source: str, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _check_task(task: Task, place: str) -> None:
-    """Raise FormatError for what a task made by hand may hold and nothing could ask or compare."""
+    """Raise FormatError for a hand-made task that cannot be used."""
     if not isinstance(task.id, str) or not task.id:
-        raise FormatError(f"{place}: a task's id is a text (got {task.id!r:.80})")
-    sound = isinstance(task.messages, tuple | list) and all(
+        raise FormatError(f"{place}: a task's id must be a text (got {task.id!r:.80})")
+    valid = isinstance(task.messages, tuple | list) and all(
         isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in task.messages
     )
-    if not sound or not task.messages or not task.question.strip():
-        raise FormatError(f"{place}: messages are a list of role and content, the last a question (got {task.messages!r:.80})")
+    if not valid or not task.messages or not task.question.strip():
+        raise FormatError(
+            f"{place}: messages must be a list of role and content, the last one a question (got {task.messages!r:.80})"
+        )
     if not isinstance(task.answers, tuple | list) or not all(isinstance(answer, str) for answer in task.answers):
-        raise FormatError(f"{place}: answers are a list of texts (got {task.answers!r:.80})")
+        raise FormatError(f"{place}: answers must be a list of texts (got {task.answers!r:.80})")
 
 
 def _count_duplicates(tasks: list[Task], *, drop: bool) -> tuple[list[Task], int]:
-    """The tasks (without later copies if `drop`) and how many had a question that came before. Two ids may not be the same."""
+    """The tasks (without later copies if `drop`) and the number of repeated questions. Raises FormatError for a repeated
+    id."""
     seen: set[str] = set()
     ids: set[str] = set()
     kept = []

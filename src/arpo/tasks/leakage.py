@@ -1,12 +1,13 @@
-"""Whether questions of one set occur in another: a benchmark's in what a model was trained on.
+"""Detects leakage: questions of one set, such as a benchmark, that occur in another, such as training data.
 
-A question is found where another text has the same words in the same order, or nearly: where the two share most of their
-*information*. The information of a word is its squared inverse document frequency over both sets, as in the cosine of TF-IDF. Words
-of a template stand in many questions and weigh next to nothing; the name that a question asks about weighs most. So punctuation,
-another order of clauses or a few further words hide no copy, and two questions that only share a template are no copies. A long
-question in which a number was changed is one: numbers are common words, and its story is told nowhere else.
+A question leaks if another text has the same words in the same order, or nearly so: if the two share most of their
+*information*. The information of a word is its squared inverse document frequency over both sets, as in the cosine of
+TF-IDF. The words of a template occur in many questions and weigh almost nothing; the name that a question asks about
+weighs most. So punctuation, another order of clauses or a few extra words do not hide a copy, and two questions that only
+share a template are not copies. A long question with one changed number is a copy: numbers are common words, and the rest
+of its text occurs nowhere else.
 
-Knows texts alone: where they came from, others do.
+Knows texts. Refuses to know where they come from.
 """
 
 import math
@@ -19,18 +20,19 @@ from typing import TypeVar
 from arpo.answer_text import tokens
 from arpo.tasks import Task
 
-MOST = 0.9  # the least share of a question's information that a text near it holds,
-PAIRS = 0.5  # of the information of its pairs of neighbouring words (the same words at random are no copy),
-BACK = 0.5  # and of the text's own information that the question holds (a long text has many words by chance),
-QUOTED = 8  # unless the text quotes a question of so many words
+# A text is a near copy of a question if it holds at least these shares of information:
+MIN_SHARE = 0.9  # of the question's words,
+MIN_PAIRS = 0.5  # of the question's pairs of neighbouring words (the same words in random order are no copy),
+MIN_REVERSE = 0.5  # and the question, of the text's words (a long text contains many words by chance);
+QUOTE_WORDS = 8  # or if it quotes a question with at least this many words.
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A question that occurs elsewhere: its id, that of the other one, and the share of its information found there (1.0: the same
-    words in the same order)."""
+    """A question that occurs elsewhere: its id, the id of the other task, and the share of its information there (1.0: the
+    same words in the same order)."""
 
     id: str
     question: str
@@ -44,7 +46,7 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """What `leaks` found among `num_questions`."""
+    """The leaks among `num_questions` questions."""
 
     num_questions: int
     leaks: tuple[Leak, ...]
@@ -62,27 +64,28 @@ class Leakage:
 
 
 def leaks(questions: Sequence[Task], training: Iterable[Task]) -> Leakage:
-    """Which of `questions` occur in `training`. Only texts that share a rare word are compared, so time grows with the words of
-    both sets and hardly with their product."""
-    others = list(training)
-    asked, theirs = [question_words(task) for task in questions], [question_words(task) for task in others]
-    near = _Near(asked, theirs)
+    """The members of `questions` that occur in `training`. It compares only texts that share a rare word, so the time grows
+    with the number of words in both sets, not with their product."""
+    training = list(training)
+    question_texts = [question_words(task) for task in questions]
+    training_texts = [question_words(task) for task in training]
+    near = _NearCopies(question_texts, training_texts)
     same: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for number, words in enumerate(asked):
+    for number, words in enumerate(question_texts):
         same[words].append(number)
-    found: dict[int, Leak] = {}
-    for task, words in zip(others, theirs, strict=True):
+    leaks: dict[int, Leak] = {}
+    for task, words in zip(training, training_texts, strict=True):
         for number, share in (near.shares(words) | dict.fromkeys(same.get(words, ()), 1.0)).items():
-            if number not in found or share > found[number].share:
-                found[number] = Leak(questions[number].id, bare_question(questions[number]), task.id, share)
-    order = sorted(found, key=lambda number: (-found[number].share, number))
-    return Leakage(len(questions), tuple(found[number] for number in order))
+            if number not in leaks or share > leaks[number].share:
+                leaks[number] = Leak(questions[number].id, bare_question(questions[number]), task.id, share)
+    order = sorted(leaks, key=lambda number: (-leaks[number].share, number))
+    return Leakage(len(questions), tuple(leaks[number] for number in order))
 
 
 def bare_question(task: Task) -> str:
-    """The question without what a benchmark's prompt adds to it."""
-    given = task.metadata.get("question")
-    return given if isinstance(given, str) else task.question
+    """The question without the text that a benchmark's prompt adds to it."""
+    question = task.metadata.get("question")
+    return question if isinstance(question, str) else task.question
 
 
 def question_words(task: Task) -> tuple[str, ...]:
@@ -92,61 +95,66 @@ def question_words(task: Task) -> tuple[str, ...]:
 Words = tuple[str, ...]
 
 
-class _Near:
-    """The questions `asked`, by their rarest words, to be compared with texts of `theirs`."""
+class _NearCopies:
+    """An index of questions by their rarest words, which finds the questions of which a text is a near copy."""
 
-    def __init__(self, asked: Sequence[Words], theirs: Sequence[Words]) -> None:
-        self.asked, self.sets = asked, [frozenset(words) for words in asked]
-        self.of_word = _information(self.sets, [frozenset(words) for words in theirs])
-        self.of_pair = _information([_pairs(words) for words in asked], [_pairs(words) for words in theirs])
-        self.whole = [_sum(words, self.of_word) for words in self.sets]
-        self.rare = self._rarest()
+    def __init__(self, questions: Sequence[Words], training: Sequence[Words]) -> None:
+        self.questions, self.word_sets = questions, [frozenset(words) for words in questions]
+        self.word_information = _information(self.word_sets, [frozenset(words) for words in training])
+        self.pair_information = _information([_pairs(words) for words in questions], [_pairs(words) for words in training])
+        self.totals = [_sum(words, self.word_information) for words in self.word_sets]
+        self.by_rare_word = self._index()
 
-    def _rarest(self) -> dict[str, list[int]]:
-        """The questions by each of so many of their rarest words that a text without any of them cannot hold `MOST` of one."""
-        rare: dict[str, list[int]] = defaultdict(list)
-        for number, words in enumerate(self.sets):
-            left = (1 - MOST) * self.whole[number] + 1e-9  # a little more, for sums that were rounded
-            for word in sorted(words, key=lambda word: (-self.of_word[word], word)):
-                if left < 0 or not self.of_word[word]:
+    def _index(self) -> dict[str, list[int]]:
+        """The numbers of questions by rare word. A text with none of a question's rare words holds less than `MIN_SHARE` of
+        its information."""
+        by_rare_word: dict[str, list[int]] = defaultdict(list)
+        for number, words in enumerate(self.word_sets):
+            left = (1 - MIN_SHARE) * self.totals[number] + 1e-9  # a margin for rounding
+            for word in sorted(words, key=lambda word: (-self.word_information[word], word)):
+                if left < 0 or not self.word_information[word]:
                     break
-                rare[word].append(number)
-                left -= self.of_word[word]
-        return rare
+                by_rare_word[word].append(number)
+                left -= self.word_information[word]
+        return by_rare_word
 
     def shares(self, text: Words) -> dict[int, float]:
-        """The questions that are near `text`, with the share of their information that it holds (below 1)."""
+        """The questions of which `text` is a near copy, with the share of their information that it holds (below 1)."""
         words = frozenset(text)
-        whole = _sum(words, self.of_word)
-        found = {}
-        for number in {number for word in words for number in self.rare.get(word, ())}:
-            share = _sum(words & self.sets[number], self.of_word) / self.whole[number]
-            if share >= MOST and self._fits(number, text, share * self.whole[number] / whole):
-                found[number] = min(share, 0.999)
-        return found
+        total = _sum(words, self.word_information)
+        shares = {}
+        for number in {number for word in words for number in self.by_rare_word.get(word, ())}:
+            share = _sum(words & self.word_sets[number], self.word_information) / self.totals[number]
+            if share >= MIN_SHARE and self._agrees(number, text, share * self.totals[number] / total):
+                shares[number] = min(share, 0.999)
+        return shares
 
-    def _fits(self, number: int, text: Words, back: float) -> bool:
-        """Whether order and length agree too. `back`: the share of the text's information that the question holds."""
-        question = self.asked[number]
-        if len(question) >= QUOTED and f" {' '.join(question)} " in f" {' '.join(text)} ":
+    def _agrees(self, number: int, text: Words, reverse: float) -> bool:
+        """True if order and length agree too. `reverse` is the share of the text's information that the question holds."""
+        question = self.questions[number]
+        if len(question) >= QUOTE_WORDS and f" {' '.join(question)} " in f" {' '.join(text)} ":
             return True
         pairs = _pairs(question)
-        shared = _sum(pairs & _pairs(text), self.of_pair)
-        return back >= BACK and shared >= PAIRS * _sum(pairs, self.of_pair)
+        shared = _sum(pairs & _pairs(text), self.pair_information)
+        return reverse >= MIN_REVERSE and shared >= MIN_PAIRS * _sum(pairs, self.pair_information)
 
 
 def _pairs(words: Words) -> frozenset[Words]:
     return frozenset(pairwise(words))
 
 
-def _information(asked: Sequence[frozenset[T]], theirs: Sequence[frozenset[T]]) -> dict[T, float]:
-    """`ln(N / n)^2` of each word that is in `n` of `N` texts. For a word of both sets one text less is counted: that a question has
-    a copy does not make its words less telling."""
-    mine, other = (Counter(word for words in texts for word in words) for texts in (asked, theirs))
-    total = len(asked) + len(theirs)
-    return {word: math.log(total / (mine[word] + other[word] - (word in mine and word in other))) ** 2 for word in mine | other}
+def _information(questions: Sequence[frozenset[T]], training: Sequence[frozenset[T]]) -> dict[T, float]:
+    """`ln(N / n)^2` for every word that occurs in `n` of `N` texts. A word of both sets counts one text less: a copy of a
+    question does not make its words less informative."""
+    in_questions, in_training = (Counter(word for words in texts for word in words) for texts in (questions, training))
+    total = len(questions) + len(training)
+
+    def texts_with(word: T) -> int:
+        return in_questions[word] + in_training[word] - (word in in_questions and word in in_training)
+
+    return {word: math.log(total / texts_with(word)) ** 2 for word in in_questions | in_training}
 
 
 def _sum(words: Iterable[T], information: Mapping[T, float]) -> float:
-    """Exact, so that it does not depend on the order in which a set yields its words."""
+    """The exact sum, which does not depend on the order in which a set yields its words."""
     return math.fsum(information[word] for word in words)

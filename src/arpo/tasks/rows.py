@@ -1,6 +1,6 @@
-"""What a row of foreign data means: which column is the question, what the answers are, which characters were damaged.
+"""Reads a row of foreign data: finds the columns of question and answers, and repairs damaged characters.
 
-Knows the shapes in which question sets circulate. Refuses to know files: rows come as mappings with the place they stand at.
+Knows the shapes in which question sets circulate. Refuses to know files: a row is a mapping with the place it comes from.
 
     question   question | problem | Question | prompt (text, or chat messages) | ...
     answer     text | number | list of them | GSM8K's solution that ends in "#### n" | reward_model.ground_truth
@@ -8,7 +8,7 @@ Knows the shapes in which question sets circulate. Refuses to know files: rows c
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 
@@ -27,7 +27,7 @@ ANSWER_COLUMNS = (
     "output",
 )
 ROLES = ("system", "user", "assistant")
-# A back-space, form feed or vertical tab where LaTeX's backslash and letter were read as an escape: "\boxed", "\frac", "\vec".
+# A control character that comes from reading LaTeX's backslash and letter as an escape sequence: "\boxed", "\frac", "\vec".
 ESCAPED = re.compile(r"\x08(?=oxed|egin|inom|eta\b|ar\b|mod\b|ig)|\x0c(?=rac|orall)|\x0b(?=ec\b|dots\b)|\x07(?=lpha\b|ngle\b)")
 LETTER = {"\x08": "\\b", "\x0c": "\\f", "\x0b": "\\v", "\x07": "\\a"}
 STRAY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -36,7 +36,7 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that gives no task: where it stands, the key that is to blame and why."""
+    """A row without a task: its place, the key that is the cause, and the reason."""
 
     place: str
     key: str
@@ -47,36 +47,35 @@ class Skipped:
 
 
 @dataclass(slots=True)
-class Mending:
-    """Counts damaged characters while it repairs them."""
+class TextRepair:
+    """Repairs damaged characters and counts the repairs."""
 
-    counts: dict[str, int] = field(default_factory=dict)  # what was done -> how often
+    counts: dict[str, int] = field(default_factory=dict)  # kind of repair -> number of characters
 
     def __call__(self, text: str) -> str:
-        text = self._sub(ESCAPED, text, lambda found: LETTER[found[0]], "control character read as a backslash")
-        text = self._sub(STRAY, text, lambda found: "", "stray control character removed")
-        return self._sub(SURROGATE, text, lambda found: "\ufffd", "half of a surrogate pair replaced")
+        text = self._sub(ESCAPED, text, lambda match: LETTER[match[0]], "control character read as a backslash")
+        text = self._sub(STRAY, text, lambda match: "", "stray control character removed")
+        return self._sub(SURROGATE, text, lambda match: "\ufffd", "half of a surrogate pair replaced")
 
-    def _sub(self, pattern: re.Pattern[str], text: str, by, what: str) -> str:  # type: ignore[no-untyped-def]
-        text, count = pattern.subn(by, text)
+    def _sub(self, pattern: re.Pattern[str], text: str, replacement: Callable[[re.Match[str]], str], repair: str) -> str:
+        text, count = pattern.subn(replacement, text)
         if count:
-            self.counts[what] = self.counts.get(what, 0) + count
+            self.counts[repair] = self.counts.get(repair, 0) + count
         return text
 
 
-def task_of(
-    row: Mapping[str, object], *, place: str, name: str, source: str, columns: Mapping[str, str], mend: Mending
+def task_from_row(
+    row: Mapping[str, object], *, place: str, name: str, source: str, columns: Mapping[str, str], mend: TextRepair
 ) -> Task | Skipped:
-    """The task in a row, or why it gives none (a blank question or answer).
+    """The task in a row, or the reason why there is none (a blank question or answer).
 
-    The row's own `id` (text or a whole number) is the task's, else `name` is. `columns` may name the columns of "question" and
-    "answer" (dotted for a column in a column). Raises FormatError naming place, key and value where a column is missing or holds
-    something else than it should.
+    The task's id is the row's `id` (text or a whole number), else `name`. `columns` may name the columns of "question" and
+    "answer" (dots reach into a column). Raises FormatError, which names place, key and value, if a column is missing or has
+    a wrong type.
     """
     question_key = _column(row, "question", QUESTION_COLUMNS, columns, place)
     answer_key = _column(row, "answer", ANSWER_COLUMNS, columns, place)
-    found = _dig(row, question_key)
-    system, messages = _messages(found, f"{place}, key {question_key!r}", mend)
+    system, messages = _messages(_dig(row, question_key), f"{place}, key {question_key!r}", mend)
     if not messages[-1]["content"].strip():
         return Skipped(place, question_key, "the question is blank")
     gold = _dig(row, answer_key)
@@ -89,60 +88,60 @@ def task_of(
         metadata["system_prompt"] = system
     if isinstance(gold, str) and "####" in gold:
         metadata["solution"] = gold
-    given = row.get("data_source")
+    data_source = row.get("data_source")
     return Task(
         id=_id(row.get("id"), name),
         messages=messages,
         answers=answers,
-        source=given if isinstance(given, str) and given else source,
+        source=data_source if isinstance(data_source, str) and data_source else source,
         metadata=metadata,
     )
 
 
-def _id(given: object, name: str) -> str:
-    """An id that a row brings; `name` where it brings none that could tell tasks apart."""
-    if isinstance(given, bool) or not isinstance(given, str | int):
+def _id(row_id: object, name: str) -> str:
+    """The row's id, or `name` if the row has no usable one."""
+    if isinstance(row_id, bool) or not isinstance(row_id, str | int):
         return name
-    return str(given).strip() or name
+    return str(row_id).strip() or name
 
 
 def _dig(row: Mapping[str, object], key: str) -> object:
-    """`row["a"]["b"]` for "a.b"; None where a part is missing."""
+    """`row["a"]["b"]` for "a.b"; None if a part is missing."""
     if key in row:
         return row[key]
-    here: object = row
+    value: object = row
     for part in key.split("."):
-        here = here.get(part) if isinstance(here, Mapping) else None
-    return here
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
-def _column(row: Mapping[str, object], what: str, usual: Sequence[str], columns: Mapping[str, str], place: str) -> str:
-    """The key that holds the question or the answer."""
-    if what in columns:
-        key = columns[what]
+def _column(row: Mapping[str, object], role: str, usual: Sequence[str], columns: Mapping[str, str], place: str) -> str:
+    """The key that holds the question or the answer (`role`)."""
+    if role in columns:
+        key = columns[role]
         if key not in row and _dig(row, key) is None:
-            raise FormatError(f"{place}: no column {key!r} (named by columns.{what}); {nearest(key, map(str, row))}")
+            raise FormatError(f"{place}: no column {key!r} (named by columns.{role}); {nearest(key, map(str, row))}")
         return key
     for key in usual:
         if _dig(row, key) is not None:
             return key
     present = next((key for key in usual if key in row), None)
     if present is not None:
-        return present  # it is there but null: blank, or refused with its own message
+        return present  # the column exists but is null: blank, or refused with its own message
     raise FormatError(
-        f"{place}: no {what} column: expected one of {', '.join(usual)}; the row has {', '.join(map(str, row)) or 'nothing'}. "
-        f"Name yours with columns.{what}"
+        f"{place}: no {role} column: expected one of {', '.join(usual)}; the row has {', '.join(map(str, row)) or 'nothing'}. "
+        f"Name yours with columns.{role}"
     )
 
 
-def _messages(found: object, where: str, mend: Mending) -> tuple[str, tuple[Mapping[str, str], ...]]:
-    """(system prompt, chat messages without it) of a question that is text or a list of messages."""
-    if found is None or isinstance(found, str):
-        return "", ({"role": "user", "content": mend(found or "").strip()},)
-    if not isinstance(found, Sequence) or isinstance(found, bytes) or not found:
-        raise FormatError(f"{where}: expected text or a list of messages (got {found!r})")
+def _messages(question: object, where: str, mend: TextRepair) -> tuple[str, tuple[Mapping[str, str], ...]]:
+    """(system prompt, other chat messages) of a question that is text or a list of messages."""
+    if question is None or isinstance(question, str):
+        return "", ({"role": "user", "content": mend(question or "").strip()},)
+    if not isinstance(question, Sequence) or isinstance(question, bytes) or not question:
+        raise FormatError(f"{where}: expected text or a list of messages (got {question!r})")
     system, messages = [], []
-    for number, message in enumerate(found):
+    for number, message in enumerate(question):
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
         if role not in ROLES or not isinstance(content, str):
@@ -152,32 +151,32 @@ def _messages(found: object, where: str, mend: Mending) -> tuple[str, tuple[Mapp
         else:
             messages.append({"role": role, "content": mend(content)})
     if not messages or messages[-1]["role"] != "user":
-        raise FormatError(f"{where}: the last message must be the user's question (got {found[-1]!r})")
+        raise FormatError(f"{where}: the last message must be the user's question (got {question[-1]!r})")
     return "\n\n".join(system), tuple(messages)
 
 
-def _answers(gold: object, where: str, mend: Mending) -> tuple[str, ...]:
-    """All right answers as text, each once; empty where the gold is blank."""
+def _answers(gold: object, where: str, mend: TextRepair) -> tuple[str, ...]:
+    """All right answers as text, without repetition; empty if the gold is blank."""
     golds = list(gold) if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
     texts = []
-    for each in golds:
-        if each is None:
+    for answer in golds:
+        if answer is None:
             continue
-        if isinstance(each, bool) or not isinstance(each, str | int | float):
-            raise FormatError(f"{where}: an answer is text, a number or a list of them (got {gold!r})")
-        if isinstance(each, float) and not math.isfinite(each):
-            raise FormatError(f"{where}: an answer must be a finite number (got {each!r})")
-        texts.append(_final(mend(each)) if isinstance(each, str) else _plain(each))
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+            raise FormatError(f"{where}: an answer must be text, a number or a list of them (got {gold!r})")
+        if isinstance(answer, float) and not math.isfinite(answer):
+            raise FormatError(f"{where}: an answer must be a finite number (got {answer!r})")
+        texts.append(_final(mend(answer)) if isinstance(answer, str) else _number_text(answer))
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def _plain(number: int | float) -> str:
-    """A number as a person writes it: a column of whole numbers with a gap is stored as 54.0."""
+def _number_text(number: int | float) -> str:
+    """A number as a person writes it: a column of whole numbers with a gap holds 54.0 for 54."""
     return str(int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 2**53 else number)
 
 
 def _final(text: str) -> str:
-    """The answer in a text: what follows GSM8K's "####" (thousands separators dropped), else all of it."""
+    """The answer in a text: the part after GSM8K's "####" without thousands separators, else the whole text."""
     head, marks, tail = text.rpartition("####")
     if not marks or (head and not head.endswith("\n")) or "\n" in tail.strip():
         return text.strip()

@@ -1,7 +1,7 @@
-"""Traces: how a task is solved, step by step, for the supervised cold start.
+"""Traces: step-by-step solutions of tasks, for the supervised cold start.
 
-Knows thoughts, calls, answers and, where a file recorded them, results. Refuses to know tags and tokens: a chat format writes
-them, and where no results are recorded the cold start runs the real tools.
+Knows thoughts, calls, answers and, if a file holds them, results. Refuses to know tags and tokens: a chat format writes
+them. If a trace holds no results, the cold start runs the real tools.
 """
 
 import json
@@ -17,9 +17,9 @@ from arpo.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """One turn: an optional thought, then calls, or an answer in the last one.
+    """One turn: an optional thought, then calls, or the answer in the last turn.
 
-    `results` are the recorded texts, one a call, or empty: then the tools are run.
+    `results` holds one recorded text per call, or nothing: then the cold start runs the tools.
     """
 
     thought: str = ""
@@ -30,32 +30,32 @@ class RecordedStep:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A task and the turns that solve it. Only the last step answers; every step before it calls."""
+    """A task and the turns that solve it. Every step makes calls, except the last one, which answers."""
 
     task: Task
     steps: tuple[RecordedStep, ...]
 
 
 def load_traces(path: str | Path) -> list[Trace]:
-    """Traces of a JSONL file, one object a line:
+    """The traces in a JSONL file, one object per line:
 
         {"id": "a/1", "question": "...", "answers": ["..."], "steps": [
             {"thought": "...", "calls": [{"name": "search", "arguments": {"query": "..."}}], "results": ["..."]},
             {"answer": "..."}]}
 
-    `id`, `thought`, `results`, `source` and `metadata` may be missing; `messages` may stand for `question`. Raises FormatError
-    naming file, line, key and value.
+    `id`, `thought`, `results`, `source` and `metadata` are optional; `messages` may replace `question`. Raises FormatError,
+    which names file, line, key and value.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON text may hold other line ends
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON text may contain other line separators
     except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
     traces = [_trace(line, f"{path}, line {number}", number) for number, line in enumerate(lines, 1) if line.strip()]
     if not traces:
-        raise FormatError(f"{path}: holds no trace (expected one JSON object a line)")
+        raise FormatError(f"{path}: holds no trace (expected one JSON object per line)")
     return traces
 
 
@@ -63,22 +63,22 @@ def _trace(line: str, where: str, number: int) -> Trace:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise FormatError(f"{where}: no JSON: {error.msg} at column {error.colno} ({line[:60]!r})") from error
+        raise FormatError(f"{where}: not JSON: {error.msg} at column {error.colno} ({line[:60]!r})") from error
     except RecursionError as error:
         raise FormatError(f"{where}: JSON nested too deeply") from error
     except ValueError as error:  # a number of many thousand digits
-        raise FormatError(f"{where}: JSON that cannot be read: {first_line(error)}") from error
-    row = _known(row, {"id", "question", "messages", "answers", "steps", "source", "metadata"}, where)
+        raise FormatError(f"{where}: unreadable JSON: {first_line(error)}") from error
+    row = _object(row, {"id", "question", "messages", "answers", "steps", "source", "metadata"}, where)
     steps = _typed(row, "steps", list, where)
     if not steps:
         raise FormatError(f"{where}: key 'steps': a trace needs at least one step (got [])")
     parsed = tuple(_step(step, f"{where}: steps[{i}]", last=i == len(steps) - 1) for i, step in enumerate(steps))
-    given = _typed(row, "answers", list, where)
-    if not all(isinstance(each, str | int | float) and not isinstance(each, bool) for each in given):
-        raise FormatError(f"{where}: key 'answers': answers are texts or numbers (got {given!r})")
-    answers = tuple(str(each) for each in given)
+    values = _typed(row, "answers", list, where)
+    if not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values):
+        raise FormatError(f"{where}: key 'answers': answers must be texts or numbers (got {values!r})")
+    answers = tuple(map(str, values))
     if not answers or not all(answer.strip() for answer in answers):
-        raise FormatError(f"{where}: key 'answers': at least one answer that is not blank (got {given!r})")
+        raise FormatError(f"{where}: key 'answers': needs at least one answer that is not blank (got {values!r})")
     task = Task(
         id=str(row.get("id", f"trace/{number}")),
         messages=_messages(row, where),
@@ -98,37 +98,37 @@ def _messages(row: Mapping[str, object], where: str) -> tuple[Mapping[str, str],
     messages = _typed(row, "messages", list, where)
     for i, message in enumerate(messages):
         here = f"{where}: messages[{i}]"
-        message = _known(message, {"role", "content"}, here)
+        message = _object(message, {"role", "content"}, here)
         for key in ("role", "content"):
             _typed(message, key, str, here)
     if not messages:
-        raise FormatError(f"{where}: key 'messages': at least one message (got [])")
+        raise FormatError(f"{where}: key 'messages': needs at least one message (got [])")
     return tuple(messages)
 
 
 def _step(step: object, where: str, *, last: bool) -> RecordedStep:
-    step = _known(step, {"thought", "calls", "answer", "results"}, where)
+    step = _object(step, {"thought", "calls", "answer", "results"}, where)
     calls = tuple(_call(call, f"{where}.calls[{i}]") for i, call in enumerate(_typed(step, "calls", list, where, [])))
     results = tuple(_typed(step, "results", list, where, []))
     answer = _typed(step, "answer", str, where, None)
     if last != (answer is not None) or last == bool(calls):
-        wrong = "the last step answers and calls nothing" if last else "a step before the last one calls and does not answer"
-        raise FormatError(f"{where}: {wrong} (got {step!r})")
+        rule = "the last step answers and calls nothing" if last else "a step before the last one calls and does not answer"
+        raise FormatError(f"{where}: {rule} (got {step!r})")
     if results and (len(results) != len(calls) or not all(isinstance(text, str) for text in results)):
-        raise FormatError(f"{where}: key 'results': one text a call, {len(calls)} in all (got {list(results)!r})")
+        raise FormatError(f"{where}: key 'results': needs one text per call, {len(calls)} in all (got {list(results)!r})")
     return RecordedStep(_typed(step, "thought", str, where, ""), calls, answer, results)
 
 
 def _call(call: object, where: str) -> Call:
-    call = _known(call, {"name", "arguments"}, where)
+    call = _object(call, {"name", "arguments"}, where)
     name = _typed(call, "name", str, where)
     if not name:
-        raise FormatError(f"{where}: key 'name': the name of a tool (got '')")
+        raise FormatError(f"{where}: key 'name': needs the name of a tool (got '')")
     return Call(name=name, arguments=_typed(call, "arguments", dict, where))
 
 
-def _known(value: object, keys: set[str], where: str) -> dict[str, Any]:
-    """`value`, checked to be an object with no other keys than these."""
+def _object(value: object, keys: set[str], where: str) -> dict[str, Any]:
+    """`value`, if it is an object whose keys are all in `keys`. Raises FormatError."""
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected an object (got {value!r:.80})")
     for key in value:
@@ -138,7 +138,7 @@ def _known(value: object, keys: set[str], where: str) -> dict[str, Any]:
 
 
 def _typed(row: Mapping[str, Any], key: str, kind: type, where: str, *default: Any) -> Any:
-    """`row[key]`, checked to be a `kind`; without it the default, or a FormatError where none is given."""
+    """`row[key]` if it is a `kind`, or the default if the key is missing. Raises FormatError."""
     if key not in row:
         if not default:
             raise FormatError(f"{where}: key {key!r} is missing")

@@ -206,7 +206,7 @@ def _ends(step: Sequence[TreeStats]) -> Metrics:
         "groups/all": len(trees),
         "leaves/all": sum(endings.values()),
         "leaves/scored": sum(len(m.credited.scored.scores) for m in step),
-        "leaves/lost": sum(count for ending, count in endings.items() if ending.by_world),
+        "leaves/lost": sum(count for ending, count in endings.items() if ending.aborted),
         "leaves/fills": sum(turn.role is Role.FILL for tree in trees for turn in tree.turns.values()),
         "leaves/siblings": sum(turn.role is Role.SIBLING for tree in trees for turn in tree.turns.values()),
         **{f"endings/{ending.value}": endings[ending] for ending in StopReason if endings[ending]},

@@ -42,7 +42,7 @@ from arpo.sft.cache import SFTCache
 from arpo.sft.stage import run_cold_start
 from arpo.sft.traces import read_traces
 from arpo.tasks import Task
-from arpo.tasks.given import write_tasks
+from arpo.tasks.in_memory import write_tasks
 from arpo.tools.usage import in_words
 from arpo.training.callbacks import Callback, Callbacks, StepFunction
 from arpo.training.loop import Trainer

@@ -17,7 +17,7 @@ from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
 from arpo.sft.traces import read_traces
 from arpo.tasks import Task
-from arpo.tasks.given import Given, check_can_be_kept
+from arpo.tasks.in_memory import InMemoryTasks, check_writable
 from arpo.tasks.leakage import leaks
 from arpo.training.task_sampler import check_enough
 
@@ -43,7 +43,7 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
     for split in ("train", "validation", "test"):
         tasks[split], report = read_tasks(run, split)
         if split in given_splits(run):
-            check_can_be_kept(tasks[split], f"data.{split}.source")
+            check_writable(tasks[split], f"data.{split}.source")
         if report and (report.skipped or report.mended or report.duplicates or report.notes):
             notes.append((f"{split} data: {report}", "info"))
     check_enough(run.train, len(tasks["train"]))
@@ -60,7 +60,7 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
 def given_splits(run: RunConfig) -> list[str]:
     """Splits whose tasks the calling program passes as objects."""
     splits = ("train", "validation", "test")
-    return [split for split in splits if (data := getattr(run.data, split)) and isinstance(data.source, Given)]
+    return [split for split in splits if (data := getattr(run.data, split)) and isinstance(data.source, InMemoryTasks)]
 
 
 def with_kept_tasks(run: RunConfig, folder: Path) -> RunConfig:

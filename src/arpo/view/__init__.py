@@ -1,19 +1,19 @@
 """The viewer: recorded runs as a local web page, one self-contained file, or a tree in the terminal.
 
-    forks        what a fork paid off: the sibling's line against the probe's
-    rows         one record as a row of a table, its entropies as sums, its tips
+    forks        compares the line of a sibling with the line of its probe
+    rows         one record as a row of a table, sums of its entropies, and its tips
     index        an SQLite index over a run's event logs, in the user's cache
-    table        which trees fit a query, and how branching did in them
-    trees        one record as the answer that draws a tree
-    pieces       recorded tokens as text, piece by piece
+    table        the trees that match a query, and the effect of branching in them
+    trees        one record as the JSON that draws a tree
+    pieces       decodes recorded tokens
     entropies    curves around tool results, and calibration
     overview     runs, their recipes, events and metrics
     evaluations  held-out questions
-    asking       the answers of an evaluation of benchmarks, as they come
-    kept         a value that is made again when its files have changed
-    library      a request to its answer
-    server       HTTP on this machine alone
+    sample_log   the answers of a running evaluation of benchmarks
+    memo         caches a value until its files change
+    library      answers requests
+    server       HTTP for this machine only
     page         the built page, and the export
 
-It reads what runs wrote and writes nothing into them. What the answers hold stands in viewer/src/api.ts.
+The viewer reads runs and writes nothing into their folders. viewer/src/api.ts describes its answers.
 """

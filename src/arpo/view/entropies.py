@@ -1,4 +1,4 @@
-"""The entropy page: mean entropy by position around tool results (the paper's figure), and how well a rise foretells a gain.
+"""The entropy page: mean entropy by position around tool results (the paper's figure), and how well a rise predicts a gain.
 
 Knows the index's sums and tips. Refuses to know records.
 """
@@ -14,15 +14,15 @@ from arpo.view.index import RunIndex
 from arpo.view.rows import FIRST, RESULT
 
 _Z = 1.959964  # of a 95 % interval
-_BUCKETS = 8  # of the calibration, each with as many pairs
+_BUCKETS = 8  # of the calibration, with equal numbers of pairs
 _BARS = 24  # of the histogram of rises
-_EDGE = 0.005  # share of tips on either side that the histogram's outer bars collect
+_EDGE = 0.005  # share of tips that each of the histogram's outer bars collects
 
-Sums = dict[int, tuple[int, float, float]]  # by position: values, their sum, their squares' sum
+Sums = dict[int, tuple[int, float, float]]  # by position: number of values, their sum, the sum of their squares
 
 
 def entropy_answer(index: RunIndex, num_windows: int) -> dict[str, Any]:
-    """Entropy (api.ts). The run's steps are cut into `num_windows` windows, as equal as can be."""
+    """Entropy (api.ts). The run's steps are divided into `num_windows` windows of nearly equal size."""
     read, of = index.progress()
     steps = [step for (step,) in index.rows("SELECT DISTINCT step FROM sums ORDER BY step")]
     windows = _windows(steps, num_windows)
@@ -67,7 +67,7 @@ def _together(several: Sequence[Sums]) -> Sums:
 
 
 def _curve(around: str, tool: str | None, window: int | None, sums: Sums) -> dict[str, Any]:
-    """Means with their normal 95 % interval over tokens; where a position has one value the interval is that value."""
+    """Means with their normal 95 % interval over tokens. The interval of a position with one value is that value."""
     positions = sorted(sums)
     n = [sums[p][0] for p in positions]
     mean = [sums[p][1] / sums[p][0] for p in positions]
@@ -89,7 +89,7 @@ def _curve(around: str, tool: str | None, window: int | None, sums: Sums) -> dic
 
 
 def _calibration(index: RunIndex) -> list[dict[str, Any]]:
-    """Forks by rise, in buckets of about as many pairs. Equal rises stay in one bucket."""
+    """Forks by rise, in buckets of about equal numbers of pairs. Equal rises stay in one bucket."""
     found = index.rows("SELECT rise, better, equal, worse FROM tips WHERE better + equal + worse > 0 ORDER BY rise")
     pairs = sum(sum(counts) for _, *counts in found)
     buckets: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ def _calibration(index: RunIndex) -> list[dict[str, Any]]:
 
 
 def _payoff(index: RunIndex, first: int, last: int) -> dict[str, Any]:
-    """What siblings of these steps were against their probes."""
+    """Compares the siblings of these steps with their probes."""
     query = "SELECT TOTAL(better), TOTAL(equal), TOTAL(worse) FROM tips WHERE step BETWEEN ? AND ?"
     ((better, equal, worse),) = index.rows(query, (first, last))
     counts = {"better": int(better), "equal": int(equal), "worse": int(worse)}
@@ -130,7 +130,7 @@ def _histogram(index: RunIndex) -> list[dict[str, Any]]:
         return []
     low, high = tips[int(_EDGE * len(tips))][0], tips[-1 - int(_EDGE * len(tips))][0]
     width = (high - low) / _BARS or 1.0
-    first = math.floor(low / width)  # 0 is an edge: no bar holds rises and falls
+    first = math.floor(low / width)  # 0 is an edge, so that no bar mixes rises and falls
     last = max(first, math.ceil(high / width) - 1)
     bars = [{"low": k * width, "high": (k + 1) * width, "tips": 0, "wanted": 0, "granted": 0} for k in range(first, last + 1)]
     for rise, wanted, granted in tips:

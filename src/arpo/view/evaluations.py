@@ -1,4 +1,4 @@
-"""Held-out questions of a run: what was measured, and every answer with its transcript (Evaluation and Sample in api.ts)."""
+"""Evaluations of a run: their results, and every answer with its transcript (Evaluation and Sample in api.ts)."""
 
 import math
 from collections import Counter
@@ -16,11 +16,11 @@ from arpo.runs.lock import is_held
 from arpo.view.memo import Memo
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
-from arpo.view.sample_log import BY_WORLD, SampleLogReader
+from arpo.view.sample_log import ABORTED, SampleLogReader
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
-_ASKED, _RESULTS = "asked.json", "results.json"  # what an evaluation of benchmarks leaves: arpo.evaluation.manifest, .findings
+_ASKED, _RESULTS = "asked.json", "results.json"  # the files of an evaluation of benchmarks
 _SORTS: Mapping[str, Callable[[Asked], Any]] = {
     name: lambda s, name=name: getattr(s, name)  # type: ignore[misc]
     for name in ("id", "family", "level", "reward", "accuracy", "calls", "tokens", "ending", "correct")
@@ -28,31 +28,33 @@ _SORTS: Mapping[str, Callable[[Asked], Any]] = {
 
 
 class Evaluations:
-    """The evaluations in a folder: those that are finished as files, and those that go on as the log of their answers. A file is
-    read again only when it has changed."""
+    """The evaluations in a folder: finished ones from their files, running ones from the log of their answers. A file is read
+    again only after a change."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._kept: dict[str, Memo[Results | None]] = {}
-        is_run = (folder / "recipe.yaml").is_file()  # a run's own log of samples is another thing
+        is_run = (folder / "recipe.yaml").is_file()  # the sample log of a run is not an evaluation
         self.asking = None if is_run else SampleLogReader(folder)
-        self._going: dict[str, tuple[int, Results]] = {}  # by name: how many answers there were, and what they came to
+        self._going: dict[str, tuple[int, Results]] = {}  # by name: number of answers, and their results
         self._asked = Memo(lambda: _object(folder / _ASKED), folder / _ASKED)
         self._findings = Memo(lambda: _object(folder / _RESULTS), folder / _RESULTS)
 
     def names(self) -> list[str]:
-        """In the order in which they were written, then those that go on; other JSON files there are left alone."""
+        """Names of the finished evaluations in the order of their files, then of the running ones. Other JSON files do not
+        count."""
         found = sorted((self.folder / "evaluation").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
         written = [path.stem for path in found if not path.name.startswith(".") and self._written(path.stem) is not None]
         logged = {} if self.asking is None else dict.fromkeys(key[0] for key in self.asking.answers())
         return list(dict.fromkeys((*written, *logged)))
 
     def get(self, name: str) -> Results:
-        """Raises ConfigError where there is none of that name: names are those of `names`, so none leads out of the folder."""
+        """The results of an evaluation. Raises ConfigError for a name that is not in `names`, so that no name leads out of the
+        folder."""
         if name not in self.names():
             raise ConfigError("there is no such evaluation", where=str(self.folder / "evaluation"), value=name)
         written, going = self._written(name), self._logged(name)
-        if written is None or (going is not None and len(going.samples) > len(written.samples)):  # it was taken up again
+        if written is None or (going is not None and len(going.samples) > len(written.samples)):  # it was resumed
             assert going is not None
             return going
         return written
@@ -64,18 +66,18 @@ class Evaluations:
         return self.asking is not None and is_held(self.folder / "lock")
 
     def state(self) -> str:
-        """In the words of a run's state."""
+        """The state, in the words of a run's state."""
         whole = self.asking is None or not self.asking.path.exists() or (self.folder / _RESULTS).exists()
         return "still going" if self.is_live() else "finished" if whole else "cut off before its end"
 
     def finding(self, name: str) -> Mapping[str, Any]:
-        """What results.json says of a benchmark; empty where it does not, or not of these answers."""
+        """The entry of a benchmark in results.json; empty if there is none, or if it belongs to other answers."""
         found = self._findings.get().get("benchmarks", {})
         one = found.get(name, {}) if isinstance(found, dict) else {}
         return one if isinstance(one, dict) and one.get("answers") == len(self.get(name).samples) else {}
 
     def missing(self, name: str) -> int:
-        """Answers that were asked for and are not there; 0 where that is not written down."""
+        """The number of missing answers; 0 if it is unknown."""
         asked = self._asked.get()
         benchmarks, samples = asked.get("benchmarks"), asked.get("samples")
         if not isinstance(benchmarks, list) or not isinstance(samples, int):
@@ -101,7 +103,7 @@ class Evaluations:
 
 
 def _read(path: Path) -> Results | None:
-    """None where the file is gone or something else."""
+    """The results in a file; None if it is gone or holds something else."""
     value = read_json(path) if path.exists() else None
     is_one = isinstance(value, dict) and str(value.get("schema", "")).startswith("arpo/evaluation/")
     return read_results(path) if is_one else None
@@ -119,7 +121,7 @@ def summary(results: Results) -> Answer:
         "model": results.model,
         "questions": results.num_questions,
         "answers": len(results.samples),
-        "failed": sum(s.ending in BY_WORLD for s in results.samples),
+        "failed": sum(s.ending in ABORTED for s in results.samples),
         "accuracy": _estimate(results.accuracy),
         "reward": _estimate(results.reward),
         "settings": as_json(results.settings),
@@ -127,7 +129,7 @@ def summary(results: Results) -> Answer:
 
 
 def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answer:
-    """Evaluation: figures, and the rows that fit `query` (SamplesQuery). Raises ConfigError where there is none of that name."""
+    """Evaluation: figures, and the rows that match `query` (SamplesQuery). Raises ConfigError for an unknown name."""
     results = evaluations.get(name)
     family, level, ending, correct, failed, words = (query.text(n) for n in ("family", "level", "ending", "correct", "failed", "q"))
     sort, offset, limit = query.text("sort") or "id", query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
@@ -139,7 +141,7 @@ def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answ
         and (level is None or s.level == level)
         and (ending is None or s.ending == ending)
         and (correct is None or s.correct == (correct == "1"))
-        and (failed is None or (s.ending in BY_WORLD) == (failed == "1"))
+        and (failed is None or (s.ending in ABORTED) == (failed == "1"))
         and (words is None or words.lower() in f"{s.id}\n{s.question}\n{s.answer or ''}".lower())
     ]
     key = sort.removeprefix("-")
@@ -163,7 +165,7 @@ def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answ
 
 
 def _found(evaluations: Evaluations, results: Results) -> Answer:
-    """What is known of a benchmark beyond its accuracy, and why answers failed."""
+    """The figures of a benchmark besides its accuracy, and the reasons why answers failed."""
     found, asking = evaluations.finding(results.name), evaluations.asking
     logged = [] if asking is None else [one.answer for key, one in asking.answers().items() if key[0] == results.name]
     failures = Counter(answer.failure.partition("\n")[0][:200] or answer.ending for answer in logged if answer.failed)
@@ -177,13 +179,13 @@ def _found(evaluations: Evaluations, results: Results) -> Answer:
 
 
 def _measured(group: object) -> Answer:
-    """Of estimates by name as results.json holds them, those that have a value."""
+    """The estimates in results.json that have a value, by name."""
     known = group.items() if isinstance(group, dict) else ()
     return {name: as_json(one) for name, one in known if isinstance(one, dict) and isinstance(one.get("mean"), int | float)}
 
 
 def sample_answer(evaluations: Evaluations, name: str, id: str, number: int, pieces: Pieces | None) -> Answer:
-    """Sample; with its tree where the evaluation was recorded in full. Raises ConfigError where nobody asked that."""
+    """Sample, with its tree if the evaluation was recorded in full. Raises ConfigError for an unknown question."""
     for sample in evaluations.get(name).samples:
         if (sample.id, sample.sample) == (id, number):
             key, asking = (name, id, number), evaluations.asking
@@ -205,7 +207,7 @@ def sample_answer(evaluations: Evaluations, name: str, id: str, number: int, pie
 
 def _row(sample: Asked) -> Answer:
     row = {field.name: as_json(getattr(sample, field.name)) for field in fields(Asked) if field.name != "transcript"}
-    return {**row, "failed": sample.ending in BY_WORLD}
+    return {**row, "failed": sample.ending in ABORTED}
 
 
 def _estimate(value: Estimate) -> Answer | None:

@@ -1,7 +1,7 @@
-"""What forks paid off: the line of a sibling against the line of its probe.
+"""Measures which forks paid off: compares the line of a sibling with the line of its probe.
 
-A line goes on through probes, so both are one plain sample of the policy from the same tip on, whatever forked below them. Knows
-records. Refuses to know how the comparison is shown.
+A line continues through probes, so both are independent samples of the policy from the same tip, whatever forks below them.
+Knows records. Refuses to know how the comparison is displayed.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from arpo.core.tree import RolloutTree
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A tip that got siblings. Rewards are None where the world ended the line, or nothing was scored."""
+    """A tip that got siblings. A reward is None if a failure aborted the line, or if it has no score."""
 
     place: Place
     rise: float | None
@@ -22,7 +22,7 @@ class Fork:
 
     @property
     def compared(self) -> tuple[int, int, int]:
-        """How many siblings ended better than the probe, equal to it, and worse."""
+        """The numbers of siblings that ended better than the probe, equal to it, and worse."""
         if self.probe is None:
             return 0, 0, 0
         known = [reward for reward in self.siblings if reward is not None]
@@ -31,7 +31,7 @@ class Fork:
 
 
 def line_end(tree: RolloutTree, place: Place) -> Place | None:
-    """The leaf to which the line at `place` leads through probes; None where it has not ended."""
+    """The leaf that the line at `place` reaches through probes; None if it has not ended."""
     while place in tree.observations:
         place = (*place, 0)
     return place if place in tree.endings else None
@@ -44,7 +44,7 @@ def line_reward(record: TreeRecord, place: Place) -> float | None:
 
 
 def fork_at(record: TreeRecord, place: Place) -> Fork:
-    """The tip at `place`, which has a decision, with what became of its lines."""
+    """The tip at `place`, which has a decision, with the results of its lines."""
     made = record.decisions[place]
     rewards = tuple(line_reward(record, (*place, child)) for child in range(made.decided.granted + 1))
     return Fork(place, None if made.tip is None else made.tip.rise, rewards[0], rewards[1:])
@@ -55,7 +55,8 @@ def forks(record: TreeRecord) -> list[Fork]:
 
 
 def helped(found: list[Fork]) -> int | None:
-    """1: some sibling ended better than its probe; -1: none did and some ended worse; 0: all equal; None: nothing to compare."""
+    """1: some sibling ended better than its probe; -1: none did, and some ended worse; 0: all equal; None: there is nothing to
+    compare."""
     better, equal, worse = (sum(column) for column in zip(*(fork.compared for fork in found), strict=True)) if found else (0, 0, 0)
     if not better + equal + worse:
         return None

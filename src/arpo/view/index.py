@@ -1,7 +1,7 @@
-"""An index over a run's event logs: a row a tree, with the byte at which its frame starts.
+"""An index over a run's event logs: one row per tree, with the byte at which its frame starts.
 
-It lies in the user's cache, never in the run's folder, and holds nothing that cannot be read again: a step's file that has grown or
-been replaced is read anew, whole, on demand or by `catch_up`. Knows SQLite. Refuses to know what is asked of it over HTTP.
+It lies in the user's cache, never in the run's folder, and can always be rebuilt: if a step's file has grown or was replaced,
+the index reads the whole file again, on demand or in `catch_up`. Knows SQLite. Refuses to know requests over HTTP.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from arpo.runs.folder import RunFolder
 from arpo.view.memo import file_identity
 from arpo.view.rows import TreeFacts, facts_of
 
-_VERSION = 1  # of the tables; another one found is thrown away
+_VERSION = 1  # of the tables; an index of another version is deleted
 _JSON = ("tools", "statuses", "endings")
 COLUMNS = (
     *("task", "family", "question", "leaves", "reward_mean", "reward_max", "reward_min", "tools", "calls", "errors", "statuses"),
@@ -42,18 +42,18 @@ class RunIndex:
     """The index of one run. Safe to use from several threads; several processes may share its file."""
 
     def __init__(self, run: RunFolder, folder: Path | None = None) -> None:
-        """`folder`: where the index lies, else `view` in the user's cache; in memory where that cannot be written."""
+        """`folder` holds the index (default: `view` in the user's cache). The index is in memory if it cannot be written."""
         self.run = run
         self._lock = threading.RLock()
         self._database = _open(run.path, cache_folder() / "view" if folder is None else folder)
-        self.version = 0  # grows with every change: what was computed from an earlier one is stale
+        self.version = 0  # grows with every change; results from an earlier version are stale
 
     def close(self) -> None:
         with self._lock:
             self._database.close()
 
     def pending(self) -> list[int]:
-        """Steps whose file is not read yet, or not as it is now; what belongs to steps that are gone is dropped."""
+        """Steps whose file is new or has changed. Drops the rows of steps that are gone."""
         found = {step: file_identity(self.run.events_path(step)) for step in self.run.event_steps()}
         with self._lock:
             known = {row[0]: tuple(row[1:]) for row in self._database.execute("SELECT step, size, inode, changed FROM files")}
@@ -65,12 +65,12 @@ class RunIndex:
         return [step for step, identity in found.items() if known.get(step) != identity]
 
     def progress(self) -> tuple[int, int]:
-        """Steps that are read, and steps that there are."""
+        """(number of indexed steps, number of steps)."""
         steps = len(self.run.event_steps())
         return steps - len(self.pending()), steps
 
     def catch_up(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        """Read every pending step, the last first: that is where people look. Ends where `go_on`, asked each time, says no."""
+        """Read every pending step, the latest first, since people look there. Stops when `go_on()` returns False."""
         for step in reversed(self.pending()):
             if not go_on():
                 return
@@ -84,9 +84,9 @@ class RunIndex:
             self.read_step(step)
 
     def read_step(self, step: int) -> None:
-        """Read a step's file up to its last whole frame. What is damaged ends the reading and is kept as the step's error."""
+        """Read a step's file up to its last whole frame. A damaged frame ends the reading and becomes the step's error."""
         path = self.run.events_path(step)
-        identity = file_identity(path)  # before reading: what is appended meanwhile makes the step pending again
+        identity = file_identity(path)  # taken before reading, so that data appended meanwhile makes the step pending again
         found: list[tuple[int, TreeFacts]] = []
         error = None
         if identity is not None:
@@ -95,7 +95,7 @@ class RunIndex:
                     found.append((start, facts_of(record)))
             except FormatError as wrong:
                 error = f"{path.name}: {wrong}"
-            except FileNotFoundError:  # a resumed run has just taken this step back
+            except FileNotFoundError:  # a resumed run has just removed this step
                 identity = None
         with self._change() as database:
             _forget(database, step)
@@ -104,11 +104,11 @@ class RunIndex:
                 _insert(database, step, found)
 
     def errors(self) -> list[tuple[int, str]]:
-        """(step, what is wrong) of damaged files that were met."""
+        """(step, error) for every damaged file."""
         return self.rows("SELECT step, error FROM files WHERE error IS NOT NULL ORDER BY step")
 
     def record(self, step: int, task: str) -> TreeRecord | None:
-        """The last frame of a task; None where there is none. Raises FormatError where it is damaged."""
+        """The record in the last frame of a task, or None. Raises FormatError if it is damaged."""
         self.ensure(step)
         found = self.rows("SELECT start FROM trees WHERE step = ? AND task = ?", (step, _storable(task)))
         if not found:
@@ -129,7 +129,7 @@ class RunIndex:
 
 
 def as_row(step: int, values: Iterable[Any]) -> dict[str, Any]:
-    """What stands in the columns as the table's row (TreeRow in api.ts)."""
+    """The row of the table (TreeRow in api.ts) from the columns of the index."""
     row = {"step": step, **dict(zip(COLUMNS, values, strict=True))}
     for name in _JSON:
         row[name] = json.loads(row[name])
@@ -142,7 +142,7 @@ def _open(run: Path, folder: Path) -> sqlite3.Connection:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _prepared(folder / f"{name}.sqlite")
-    except (OSError, sqlite3.OperationalError):  # a cache that cannot be written: the index is made again next time
+    except (OSError, sqlite3.OperationalError):  # the cache cannot be written: the index is rebuilt next time
         return _prepared(":memory:")
     except sqlite3.DatabaseError:  # not a database, or damaged
         (folder / f"{name}.sqlite").unlink()
@@ -157,13 +157,14 @@ def _prepared(path: Path | str) -> sqlite3.Connection:
             database.execute(f"DROP TABLE IF EXISTS {table}")
     database.executescript(_TABLES)
     database.execute(f"PRAGMA user_version = {_VERSION}")
-    database.execute("PRAGMA synchronous = OFF")  # a lost index is made again
+    database.execute("PRAGMA synchronous = OFF")  # a lost index is rebuilt
     database.commit()
     return database
 
 
 def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:
-    """The last frame of each task, in the order in which tasks first appear. What is whole comes before FormatError is raised."""
+    """The last frame of every task, in the order in which tasks first appear. It yields all whole frames before it raises
+    FormatError."""
     latest: dict[str, int] = {}
     wrong = None
     with path.open("rb") as file:
@@ -175,7 +176,7 @@ def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:
         for start in latest.values():
             file.seek(start)
             try:
-                if (record := next(decode(file), None)) is not None:  # else the file was cut back meanwhile
+                if (record := next(decode(file), None)) is not None:  # otherwise the file was truncated meanwhile
                     yield start, record
             except FormatError as error:
                 what = str(error).removeprefix("frame 0 at byte 0 ")
@@ -205,5 +206,5 @@ def _insert(database: sqlite3.Connection, step: int, found: Iterable[tuple[int, 
 
 
 def _storable(value: Any) -> Any:
-    """SQLite holds UTF-8: half a character, as hostile data may hold, is replaced."""
+    """`text` in UTF-8 for SQLite. It replaces lone surrogates, which hostile data may contain."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

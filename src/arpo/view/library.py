@@ -1,6 +1,6 @@
-"""From a request to its answer: which runs there are, and what is said about them (the list stands in viewer/src/api.ts).
+"""Answers requests about runs (viewer/src/api.ts lists them).
 
-Knows paths like `/api/runs/{run}/trees` and their queries. Refuses to know HTTP: the server and the export both ask here.
+Knows paths like `/api/runs/{run}/trees` and their queries. Refuses to know HTTP: the server and the export both use it.
 """
 
 import json
@@ -29,19 +29,19 @@ from arpo.view.table import no_table, table_answer
 from arpo.view.trees import tokens_answer, tree_answer
 
 Answer = dict[str, Any]
-_LOOK_AGAIN_S = 1.0  # how often the logs are looked at for new steps
-_QUIET_S = 0.25  # without a question before the next step is read: a page asks several in a row, and waits for each
-_PATIENCE_S = 0.5  # and then it is read all the same
+_LOOK_AGAIN_S = 1.0  # interval of looking for new steps in the logs
+_QUIET_S = 0.25  # time without a request before the next step is read: a page sends several in a row and waits for each
+_PATIENCE_S = 0.5  # after this time the step is read in any case
 _MOST_WINDOWS = 20
 
 
 class NotHereError(ConfigError):
-    """What was asked for does not exist: a run, a tree, a path."""
+    """The requested run, tree or path does not exist."""
 
 
 @dataclass(eq=False)
 class Viewed:
-    """One run with everything that answers questions about it. `run` is None where the folder holds evaluations alone."""
+    """One run with everything that its answers need. `run` is None for a folder with only evaluations."""
 
     id: str
     path: Path
@@ -57,16 +57,16 @@ class Viewed:
 
     @cached_property
     def history(self) -> Memo[list[dict[str, Any]]]:
-        """The metrics, a dict a step."""
+        """The metrics, one dict per step."""
         run = self.run
         return Memo(list) if run is None else Memo(run.metrics, run.path / "metrics.jsonl")
 
     @cached_property
     def pieces(self) -> Pieces | None:
-        return Pieces.of(self.path)
+        return Pieces.from_run(self.path)
 
     def record(self, step: int, task: str) -> TreeRecord:
-        """The tree of a task; the last one asked for stays in memory, since its segments are asked for next."""
+        """The tree of a task. The last one stays in memory, since requests for its segments follow."""
         found = self._last
         if found is None or found[:3] != (self.index.version if self.index else 0, step, task):
             record = self.index.record(step, task) if self.index else None
@@ -77,17 +77,17 @@ class Viewed:
 
 
 class Library:
-    """The runs on the page. A context manager: inside, a thread reads the logs that are not indexed yet, and those that grow."""
+    """The runs on the page. A context manager: inside it, a thread indexes the logs that are new or have grown."""
 
     def __init__(self, paths: Sequence[Path], *, cache: Path | None = None) -> None:
-        """Raises ConfigError where a folder holds no run. `cache`: where indexes lie (else the user's cache)."""
+        """`cache` holds the indexes (default: the user's cache). Raises ConfigError for a folder without a run."""
         self.runs: dict[str, Viewed] = {}
         for path in dict.fromkeys(path.resolve() for path in paths):
             run = overview.open_run(path)
             name = _new_id(path, self.runs)
             self.runs[name] = Viewed(name, path, run, None if run is None else RunIndex(run, cache), Evaluations(path))
         self._stop = threading.Event()
-        self._asked = time.monotonic()  # when something was last asked for, or answered
+        self._asked = time.monotonic()  # time of the last request or answer
         self._thread = threading.Thread(target=self._keep_up, name="arpo-view-index", daemon=True)
 
     def __enter__(self) -> "Library":
@@ -112,7 +112,8 @@ class Library:
             self._stop.wait(_LOOK_AGAIN_S)
 
     def _go_on(self) -> bool:
-        """Waits while somebody asks: reading a step takes the interpreter from the thread that answers. False once it is over."""
+        """Wait while requests arrive, since reading a step takes the interpreter lock from the answering thread. Returns False
+        when the library is closed."""
         patience = time.monotonic() + _PATIENCE_S
         while (now := time.monotonic()) < min(self._asked + _QUIET_S, patience):
             self._stop.wait(min(self._asked + _QUIET_S, patience) - now)
@@ -121,13 +122,13 @@ class Library:
         return not self._stop.is_set()
 
     def catch_up(self) -> None:
-        """Index everything that is there."""
+        """Index all existing steps."""
         for viewed in self.runs.values():
             if viewed.index is not None:
                 viewed.index.catch_up()
 
     def answer(self, path: str, given: Mapping[str, str] | None = None, *, most_rows: int | None = None) -> Answer:
-        """The answer to `path` with the values of its query. Raises NotHereError, and ConfigError for a query without sense."""
+        """The answer to `path` with the values of its query. Raises NotHereError, and ConfigError for an invalid query."""
         self._asked = time.monotonic()
         try:
             return self._answer(path, given, most_rows)
@@ -244,7 +245,7 @@ def _group(value: object) -> Mapping[str, Any]:
 
 
 def _new_id(path: Path, taken: Mapping[str, object]) -> str:
-    """A word for an address: the folder's name in plain letters, and a number where that is taken."""
+    """A name for URLs: the folder's name in ASCII, with a number if that is taken."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.name).strip("-.") or "run"
     name, number = plain, 2
     while name in taken:
@@ -253,5 +254,5 @@ def _new_id(path: Path, taken: Mapping[str, object]) -> str:
 
 
 def as_text(answer: Answer) -> str:
-    """JSON in ASCII, without NaN: also half a character, as hostile text may hold, arrives as it was."""
+    """JSON in ASCII, without NaN. Lone surrogates, which hostile text may contain, arrive unchanged."""
     return json.dumps(answer, allow_nan=False, separators=(",", ":"))

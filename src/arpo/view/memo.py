@@ -1,4 +1,4 @@
-"""A value made of files, made again only when they have changed."""
+"""Caches a value that is read from files, and reads it again when the files change."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,26 +8,26 @@ T = TypeVar("T")
 
 
 class Memo(Generic[T]):
-    """`read` makes the value of the files at `paths`; some of them may be missing. Appending to a file, and putting another one
-    in its place, both count as a change."""
+    """A cached value. `read` reads it from the files at `paths`, some of which may be missing. Both appending to a file and
+    replacing it count as a change."""
 
     def __init__(self, read: Callable[[], T], *paths: Path) -> None:
         self._read, self._paths = read, paths
-        self._held: tuple[list[tuple[int, int, int] | None], T] | None = None
+        self._cached: tuple[list[tuple[int, int, int] | None], T] | None = None
 
     def get(self) -> T:
-        """The value. Of two threads that ask at once both may read; neither gets what is older than its question."""
-        identity = [file_identity(path) for path in self._paths]  # before reading: a later change is seen next time
-        held = self._held
-        if held is None or held[0] != identity:
-            held = self._held = (identity, self._read())
-        return held[1]
+        """The current value. Two threads that call this at once may both read; neither gets a value older than its call."""
+        identity = [file_identity(path) for path in self._paths]  # taken before reading, so that the next call sees a change
+        cached = self._cached
+        if cached is None or cached[0] != identity:
+            cached = self._cached = (identity, self._read())
+        return cached[1]
 
 
 def file_identity(path: Path) -> tuple[int, int, int] | None:
-    """Size, inode and time of change; None where there is no such file."""
+    """Size, inode and modification time of a file; None if it does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_size, found.st_ino, found.st_mtime_ns
+    return status.st_size, status.st_ino, status.st_mtime_ns

@@ -1,6 +1,6 @@
-"""A run as a whole: its recipe and how that differs from another's, its events, its metrics.
+"""A run as a whole: its recipe and the differences from another recipe, its events, its metrics.
 
-Knows the files of a run's folder but the trees. A folder that holds evaluations alone is a run without steps.
+Knows the files of a run's folder, except the trees. A folder with only evaluations is a run without steps.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ Answer = dict[str, Any]
 
 
 def open_run(path: Path) -> RunFolder | None:
-    """The run in a folder; None where it holds evaluations alone. Raises ConfigError where it holds neither."""
+    """The run in a folder; None if it holds only evaluations. Raises ConfigError if it holds neither."""
     if (path / "recipe.yaml").is_file():
         return RunFolder(path)
     if any((path / "evaluation").glob("*.json")) or (path / "asked.json").is_file():
@@ -26,7 +26,7 @@ def open_run(path: Path) -> RunFolder | None:
 
 
 def recipe_of(run: RunFolder | None) -> dict[str, Any]:
-    """The resolved recipe that counts now: that of the last resumption where it differs."""
+    """The current resolved recipe: the one of the last resumption, if it differs."""
     if run is None:
         return {}
     value: dict[str, Any] = as_json(read(run.recipe).value)
@@ -34,14 +34,14 @@ def recipe_of(run: RunFolder | None) -> dict[str, Any]:
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Answer]:
-    """Keys whose values differ, in the order of the recipe; a missing key counts as null."""
+    """The keys whose values differ, in the order of the recipe. A missing key counts as null."""
     a, b = flat(here), flat(there)
     keys = [*a, *(key for key in b if key not in a)]
     return [{"key": key, "here": a.get(key), "there": b.get(key)} for key in keys if a.get(key) != b.get(key)]
 
 
 def events_of(run: RunFolder | None, damage: list[tuple[int, str]]) -> list[Answer]:
-    """What happened, in order of time: starts and resumptions, notes, checkpoints; then logs that are damaged."""
+    """The events in order of time: starts and resumptions, notes, checkpoints; then damaged logs."""
     if run is None:
         return []
     found = [*_starts(run), *_notes(run), *_checkpoints(run)]
@@ -50,7 +50,7 @@ def events_of(run: RunFolder | None, damage: list[tuple[int, str]]) -> list[Answ
 
 
 def metrics_answer(run: RunFolder | None, history: Sequence[Mapping[str, Any]], after: int | None) -> Answer:
-    """Metrics above step `after` as columns. A resumed run that takes steps back writes the file anew: another generation."""
+    """Metrics above step `after` as columns. A resumed run that removes steps rewrites the file: a new generation."""
     if run is None:
         return {"generation": "", "live": False, "steps": [], "series": {}}
     path = run.path / "metrics.jsonl"
@@ -88,7 +88,7 @@ def _notes(run: RunFolder) -> Iterator[Answer]:
 
 
 def _checkpoints(run: RunFolder) -> Iterator[Answer]:
-    """Those that are still there: older ones are removed (train.keep_last)."""
+    """The checkpoints that still exist: older ones are removed (train.keep_last)."""
     for manifest in (run.path / "checkpoints").glob("step-*/MANIFEST.json"):
         number = manifest.parent.name.removeprefix("step-")
         if number.isdigit():

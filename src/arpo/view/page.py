@@ -1,7 +1,8 @@
-"""The page that is built from viewer/ (one HTML, one script, one style), and a run as one file that holds page and data.
+"""The page that is built from viewer/ (one HTML file, one script, one style sheet), and the export of a run as one file with
+page and data.
 
-The export opens without a server and without a network: its policy lets nothing be loaded, and only the two blocks of code in it
-run, named by their hashes. Data lies in a block that no browser executes, with every `<` escaped.
+The export opens without a server and without a network: its policy forbids loading anything, and allows only its two blocks
+of code, by their hashes. Data lie in a block that no browser executes, with every `<` escaped.
 """
 
 import base64
@@ -19,7 +20,7 @@ from arpo.errors import ConfigError
 from arpo.files import write_atomic
 from arpo.view.library import Library, NotHereError, Viewed
 
-MOST_BYTES = 24 << 20  # of trees and answers in an export, as JSON: what a browser opens at once
+MOST_BYTES = 24 << 20  # of trees and answers in an export, as JSON: what a browser opens quickly
 _ALL = 1 << 40
 _SCRIPT = re.compile(r"<script\b[^>]*\bsrc=[^>]*></script>")
 _STYLE = re.compile(r"<link\b[^>]*\brel=\"stylesheet\"[^>]*>")
@@ -31,12 +32,12 @@ class ViewerPage:
     html: str
     script: str
     style: str
-    script_at: str  # the addresses under which the HTML asks for them: "app.js"
+    script_at: str  # the paths under which the HTML requests them: "app.js"
     style_at: str
 
 
 def built_page() -> ViewerPage:
-    """The built assets. Raises ConfigError where they are missing, as in a checkout that has never built them."""
+    """The built assets. Raises ConfigError if they are missing, as in a checkout that has never built them."""
     folder = Path(str(files("arpo.view") / "static"))
     found = {kind: sorted(folder.rglob(f"*.{kind}")) for kind in ("html", "js", "css")}
     if any(len(paths) != 1 for paths in found.values()):
@@ -53,10 +54,11 @@ def built_page() -> ViewerPage:
 
 
 def export(library: Library, path: Path, tree: tuple[int, str] | None = None, *, most_bytes: int = MOST_BYTES) -> str:
-    """Write the runs as one page to `path`; returns what was left out, in words ("" for nothing).
+    """Write the runs as one page to `path`. Returns a text about what was left out, or "".
 
-    With `tree`, a step and a task of the first run: that tree alone with its tokens. Without: tables, charts and entropies whole,
-    and trees and answers, the last steps first, as far as `most_bytes` go. Raises ConfigError where the tree does not exist.
+    With `tree`, a step and a task of the first run, the page holds only that tree with its tokens. Otherwise it holds all
+    tables, charts and entropies, and up to `most_bytes` of trees and answers, the latest steps first. Raises ConfigError if
+    the tree does not exist.
     """
     page = built_page()
     library.catch_up()
@@ -82,7 +84,7 @@ def self_contained(page: ViewerPage, embedded: Answer) -> str:
 
 
 def _after(html: str, pattern: str, text: str) -> str:
-    """`text` behind the first match; the policy must come before everything that it governs."""
+    """Insert `text` after the first match. The policy must precede everything that it governs."""
     found = re.search(pattern, html, re.IGNORECASE)
     if found is None:
         raise ConfigError("the built page has no <meta charset>: build it anew", hint="make viewer")
@@ -118,7 +120,7 @@ def _everything(library: Library, most_bytes: int) -> Answer:
 
 
 class _Budget:
-    """Bytes that are left; what does not fit ends the taking."""
+    """The bytes that are left. The first item that does not fit ends the export of further ones."""
 
     def __init__(self, most: int) -> None:
         self.left = most

@@ -1,4 +1,4 @@
-"""Recorded tokens as text, piece by piece, by the tokenizer that the run keeps. Needs neither the model nor transformers."""
+"""Decodes recorded tokens with the tokenizer in the run's folder. Needs neither the model nor transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ from tokenizers.decoders import DecodeStream
 
 
 class Pieces:
-    """Turns tokens into text as it was: special tokens spelled out."""
+    """Turns tokens into text. Special tokens are spelled out."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     @classmethod
-    def of(cls, run: Path) -> "Pieces | None":
-        """The tokenizer in a run's folder; None where there is none that can be read."""
+    def from_run(cls, run: Path) -> "Pieces | None":
+        """The tokenizer in a run's folder; None if it is missing or unreadable."""
         path = run / "tokenizer" / "tokenizer.json"
         if not path.is_file():
             return None
@@ -28,10 +28,10 @@ class Pieces:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def split(self, tokens: Sequence[int]) -> list[str]:
-        """The text of each token; joined, they are `text(tokens)`. A character of several tokens stands at its last one."""
-        stream, whole = DecodeStream(skip_special_tokens=False), self.text(tokens)
+        """The text of every token; joined they equal `text(tokens)`. A character of several tokens belongs to the last one."""
+        stream, text = DecodeStream(skip_special_tokens=False), self.text(tokens)
         pieces = [stream.step(self._tokenizer, token) or "" for token in tokens]
         joined = "".join(pieces)
-        if joined != whole and whole.startswith(joined) and pieces:  # the last character was cut off in its middle
-            pieces[-1] += whole[len(joined) :]
+        if joined != text and text.startswith(joined) and pieces:  # the last character is incomplete
+            pieces[-1] += text[len(joined) :]
         return pieces

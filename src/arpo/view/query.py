@@ -1,4 +1,4 @@
-"""The values of a request's query, each taken once and checked: what nobody takes is a mistake, and said."""
+"""Checks the values of a request's query. Every value is taken once; a value that nobody takes is an error."""
 
 from collections.abc import Mapping
 
@@ -8,13 +8,13 @@ MOST_ROWS = 1_000  # of a table in one answer
 
 
 class Query:
-    """`given` is what stands behind the `?`. `most_rows` bounds `limit`; an export asks for all."""
+    """The query after the `?`. `most_rows` bounds `limit`; an export requests all rows."""
 
     def __init__(self, given: Mapping[str, str] | None = None, *, most_rows: int = MOST_ROWS) -> None:
         self._given, self._taken, self.most_rows = dict(given or {}), set[str](), most_rows
 
     def text(self, name: str) -> str | None:
-        """None where it is missing or empty."""
+        """The value, or None if it is missing or empty."""
         self._taken.add(name)
         return self._given.get(name) or None
 
@@ -50,6 +50,6 @@ class Query:
             raise ConfigError("must be a number", where=f"query {name}", value=value) from error
 
     def finish(self) -> None:
-        """Raises ConfigError where something was asked that nobody answers."""
+        """Raise ConfigError if a value was not taken."""
         if unknown := sorted(set(self._given) - self._taken):
             raise ConfigError("unknown", where=f"query {unknown[0]}", hint=f"known: {', '.join(sorted(self._taken))}")

@@ -1,6 +1,6 @@
-"""One record as a row of the trees' table, with its entropies as sums by position and its tips: what the index keeps.
+"""Turns one record into the values of the index: a row of the table of trees, sums of entropies by position, and its tips.
 
-Pure: a record in, values out. Refuses to know where records lie and where rows go.
+Pure functions of a record. Refuses to know where records lie and where rows go.
 """
 
 import math
@@ -16,11 +16,11 @@ from arpo.core.tree import Role, ToolCallResult
 from arpo.view.forks import fork_at, forks, helped
 
 MOST_QUESTION = 300  # characters of a question in a table
-BEFORE, AFTER = 10, 20  # tokens before and after a result whose entropy is averaged by position
-RESULT, FIRST = "result", "first"  # what a position is counted from
+BEFORE, AFTER = 10, 20  # tokens before and after a result whose entropies are averaged by position
+RESULT, FIRST = "result", "first"  # the origin of positions
 
 SumKey = tuple[str, str, int]  # around, tool ("" for first turns), position
-Sums = dict[SumKey, tuple[int, float, float]]  # values, their sum, their squares' sum
+Sums = dict[SumKey, tuple[int, float, float]]  # number of values, their sum, the sum of their squares
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class TipRow:
 
 @dataclass(frozen=True, slots=True)
 class TreeFacts:
-    """`row` has the fields of TreeRow in api.ts but `step`."""
+    """The values of a record. `row` has the fields of TreeRow in api.ts, except `step`."""
 
     row: dict[str, Any]
     sums: Sums
@@ -47,13 +47,13 @@ def facts_of(record: TreeRecord) -> TreeFacts:
 
 
 def discarded(record: TreeRecord) -> dict[Place, Sequence[ToolCallResult]]:
-    """By leaf, the outcomes that came back but were never shown to the model: the branch ended with them."""
+    """The results that the model never saw, because the branch ended with them, by leaf."""
     ended = (event for event in record.events if isinstance(event, Returned) and event.ending is not None)
     return {event.observation.place: event.observation.outcomes for event in ended}
 
 
 def text_note(record: TreeRecord, name: str) -> str:
-    """A text of `notes["task"]`; "" where it is missing or no text."""
+    """A text of `notes["task"]`; "" if it is missing or not a text."""
     task = record.notes.get("task")
     value = task.get(name, "") if isinstance(task, dict) else ""
     return value if isinstance(value, str) else ""
@@ -96,8 +96,8 @@ def _tips(record: TreeRecord) -> list[TipRow]:
 
 
 def _sums(record: TreeRecord) -> Sums:
-    """Of first turns of roots and fills, of the turns before a result, and of the probes after it: siblings start where the
-    policy was unsure, so they would bias the mean."""
+    """Sums over the first turns of roots and fills, the turns before a result, and the probes after it. They leave out
+    siblings, which start where the policy was uncertain and would bias the mean."""
     sums: Sums = {}
     tree = record.tree
     for place, turn in tree.turns.items():
@@ -112,7 +112,7 @@ def _sums(record: TreeRecord) -> Sums:
 
 
 def _tool_at(record: TreeRecord, place: Place) -> str:
-    """The tool of a result; of several calls in one turn, the last: its text is nearest to what follows."""
+    """The tool of a result. Of several calls in one turn it is the last one, whose text is nearest to the next turn."""
     outcomes = record.tree.observations[place].outcomes
     return outcomes[-1].tool if outcomes else ""
 

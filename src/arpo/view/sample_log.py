@@ -1,6 +1,6 @@
-"""The answers of an evaluation of benchmarks, read from its log: while it goes on, and after.
+"""Reads the answers of an evaluation of benchmarks from its log, while it runs and afterwards.
 
-Knows `samples.jsonl` (`arpo.evaluation.samples`) and at which byte each answer's line starts. Refuses to know figures.
+Knows `samples.jsonl` (`arpo.evaluation.samples`) and the byte at which every line starts. Refuses to know figures.
 """
 
 import json
@@ -14,10 +14,10 @@ from arpo.core.tree import StopReason
 from arpo.errors import FormatError
 from arpo.evaluation.samples import FILE, NOT_ASKED, NOT_SCORED, SCHEMA, Key, SampleRecord, record_in
 
-BY_WORLD = {ending.value for ending in StopReason if ending.by_world} | {
+ABORTED = {ending.value for ending in StopReason if ending.aborted} | {
     NOT_ASKED,
     NOT_SCORED,
-}  # endings that say nothing of the model
+}  # endings that say nothing about the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +27,24 @@ class Logged:
 
 
 class SampleLogReader:
-    """The log in a folder. What was read once is not read again: a log grows at its end. Safe to use from several threads."""
+    """The log in a folder. It reads every line once, since a log grows at its end. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self._lock = threading.Lock()
         self._held: dict[Key, Logged] = {}
         self._inode, self._end = 0, 0
-        self.damage: list[str] = []  # lines that are no answers, in words; the others count all the same
+        self.damage: list[str] = []  # errors of invalid lines; the other lines count
 
     def answers(self) -> Mapping[Key, Logged]:
-        """Of two lines for one answer the later. A last line without its newline is one that is being written: it is left out."""
+        """Read new lines. Of two lines for one answer the later one counts. A last line without a newline is incomplete and
+        left out."""
         with self._lock:
             try:
                 found = self.path.stat()
             except FileNotFoundError:
                 return {}
-            if found.st_ino != self._inode or found.st_size < self._end:  # another file, or cut back: from its start
+            if found.st_ino != self._inode or found.st_size < self._end:  # another file, or truncated: start again
                 self._held, self._inode, self._end, self.damage = {}, found.st_ino, 0, []
             if found.st_size > self._end:
                 self._held = self._held | self._read_on()
@@ -65,7 +66,7 @@ class SampleLogReader:
         return read
 
     def record(self, key: Key) -> TreeRecord | None:
-        """The trajectory of an answer; None where it has none. Raises FormatError where it is damaged."""
+        """The trajectory of an answer, or None. Raises FormatError if it is damaged."""
         logged = self.answers().get(key)
         if logged is None:
             return None

@@ -1,9 +1,9 @@
-"""The viewer over HTTP, for the person at this machine alone.
+"""Serves the viewer over HTTP, only for the person at this machine.
 
-Safe by these rules, each of which a test holds: it listens on 127.0.0.1; a request whose Host names another machine is refused (so
-that no web page can reach it under a name of its own), and so is one without the token, or one that changes anything; answers are
-JSON from `Library` or one of three files known beforehand, so no path in a request is ever opened; the page may load nothing from
-elsewhere and run nothing but its own script.
+A test checks each of these rules: The server listens on 127.0.0.1. It refuses a request whose Host names another machine (so
+that no web page can reach it under its own name), a request without the token, and a request that changes anything. Its
+answers are JSON from `Library` or one of three fixed files, so it never opens a path from a request. The page may load nothing
+from elsewhere and run only its own script.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from arpo.errors import ArpoError, ConfigError
 from arpo.view.library import Library, NotHereError, as_text
 from arpo.view.page import built_page
 
-PORT = 8470  # where it listens if that is free, so that a forwarded port stays the same
+PORT = 8470  # used if it is free, so that a forwarded port stays the same
 HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any port: ssh may forward another
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; "
@@ -44,7 +44,7 @@ _HEADERS = {
 
 
 class TokenGuard:
-    """Lets a request through to `app` if it may be answered, and puts the safety headers on every answer."""
+    """Passes allowed requests to `app`, and sets the security headers of every answer."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._token, self._cookie = app, token, cookie_of(token)
@@ -78,13 +78,13 @@ class TokenGuard:
         return None
 
     def _tokens(self, request: Request) -> list[str]:
-        """Every token that a request brings: a wrong one must not hide the right one."""
+        """Every token in a request: a wrong one must not hide the right one."""
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         return [bearer, request.cookies.get(self._cookie, ""), request.query_params.get("token", "")]
 
 
 def application(library: Library, token: str) -> Starlette:
-    """The web application over `library`; who knows `token` may read."""
+    """The web application over `library`. Clients with `token` may read."""
     page = built_page()
 
     async def index(request: Request) -> Response:
@@ -99,7 +99,7 @@ def application(library: Library, token: str) -> Starlette:
         return Response(page.style, media_type="text/css; charset=utf-8")
 
     async def api(request: Request) -> Response:
-        asked = {name: value for name, value in request.query_params.items() if name != "token"}  # that was for the guard
+        asked = {name: value for name, value in request.query_params.items() if name != "token"}  # the guard checks the token
         return await run_in_threadpool(_answer, library, request.url.path, asked)
 
     routes = [
@@ -114,8 +114,8 @@ def application(library: Library, token: str) -> Starlette:
 
 
 def serve(library: Library, *, port: int | None = None, browser: bool = True) -> None:
-    """Serve until interrupted. `port`: None for the usual one, or any free one where that is taken. Raises ConfigError where a
-    port that was asked for is taken."""
+    """Serve until interrupted. With `port` None it uses the default port, or any free one if that is taken. Raises
+    ConfigError if the requested port is taken."""
     import uvicorn
 
     token = secrets.token_urlsafe(24)
@@ -132,12 +132,12 @@ def serve(library: Library, *, port: int | None = None, browser: bool = True) ->
 
 
 def cookie_of(token: str) -> str:
-    """The cookie's name. Cookies do not know ports: each server has its own, so that two can be open at once."""
+    """The cookie's name. Cookies ignore ports, so every server has its own name and several can be open at once."""
     return f"arpo_view_{hashlib.sha256(token.encode()).hexdigest()[:8]}"
 
 
 def _listen(port: int | None) -> socket.socket:
-    """A socket on 127.0.0.1 that accepts at once: the browser may come before the server does."""
+    """A socket on 127.0.0.1 that accepts connections at once, since the browser may connect before the server runs."""
     for number in [PORT, 0] if port is None else [port]:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,7 +160,7 @@ def _answer(library: Library, path: str, query: Mapping[str, str]) -> Response:
         return _error(404, str(error))
     except ArpoError as error:
         return _error(400, str(error))
-    except OSError as error:  # the run is moved or cut back at this moment
+    except OSError as error:  # the run is moved or truncated at this moment
         return _error(500, f"{Path(error.filename).name if error.filename else 'a file'}: {error.strerror or error}")
 
 
@@ -169,7 +169,7 @@ def _error(status: int, text: str) -> Response:
 
 
 def _is_here(host: str) -> bool:
-    """True where a Host header names this machine by one of its own names, with or without a port."""
+    """True if a Host header names this machine, with or without a port."""
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, ""

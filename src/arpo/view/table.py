@@ -1,6 +1,6 @@
-"""The table of trees: which fit a query, in what order, and how branching did in them (Trees in api.ts).
+"""The table of trees: the trees that match a query, their order, and the effect of branching in them (Trees in api.ts).
 
-Knows the index's columns and the query's words, which are never part of an SQL statement: they go in as values.
+Knows the index's columns and the query's words. The words are never part of an SQL statement, only its values.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from arpo.view.index import COLUMNS, RunIndex, as_row
 from arpo.view.query import Query
 
 Answer = dict[str, Any]
-Where = tuple[str, list[Any]]  # an SQL condition, and the values of its question marks
+Where = tuple[str, list[Any]]  # an SQL condition, and the values of its placeholders
 _SORTS = (
     *("step", "task", "family", "leaves", "reward_mean", "reward_max", "reward_min", "calls", "errors", "branches", "tokens"),
     "helped",
@@ -28,7 +28,7 @@ _HELPED = {1: "helped", 0: "same", -1: "hurt", None: "unbranched"}
 
 
 def table_answer(index: RunIndex, query: Query) -> Answer:
-    """Trees. A step that is asked for is read at once; others are, sooner or later, by whoever keeps the index up to date."""
+    """Trees. It indexes a requested step at once; the library's thread indexes the others."""
     step, helped = query.maybe_whole("step"), query.maybe_whole("helped")
     others = _where(query)
     order, offset, limit = _order(query.text("sort")), query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
@@ -50,7 +50,7 @@ def table_answer(index: RunIndex, query: Query) -> Answer:
 
 
 def no_table() -> Answer:
-    """Of a folder that holds evaluations alone."""
+    """The empty table of a folder with only evaluations."""
     facets: Answer = {name: [] for name in ("steps", "families", "tools", "endings", "errors")}
     nothing: Answer = {"total": 0, "rows": [], "indexed": {"steps": 0, "of": 0}, "reward_mean": None}
     return {**nothing, "branching": dict.fromkeys(_HELPED.values(), 0), "facets": facets}
@@ -61,7 +61,7 @@ def _split(row: Sequence[Any]) -> tuple[int, Sequence[Any]]:
 
 
 def _where(query: Query) -> Where:
-    """What the query asks of a tree, but for whether branching helped in it."""
+    """The conditions of the query, except whether branching helped."""
     found: Where = ("1", [])
     for name, condition in _WHOLE.items():
         found = _and(found, _if(condition, query.maybe_whole(name)))
@@ -100,13 +100,13 @@ def _order(sort: str | None) -> str:
 
 
 def _branching(index: RunIndex, where: Where) -> Answer:
-    """In how many trees branching helped, hurt, made no difference, or could not be judged."""
+    """The numbers of trees in which branching helped, hurt, made no difference, or could not be judged."""
     counted = dict(index.rows(f"SELECT helped, COUNT(*) FROM trees WHERE {where[0]} GROUP BY helped", where[1]))
     return {name: counted.get(value, 0) for value, name in _HELPED.items()}
 
 
 def _facets(index: RunIndex) -> Answer:
-    """What there is to choose from, over the whole run."""
+    """The choices for the filters, over the whole run."""
 
     def distinct(query: str) -> list[str]:
         return [value for (value,) in index.rows(f"SELECT DISTINCT {query} ORDER BY 1")]

@@ -1,7 +1,7 @@
-"""A recorded tree in a terminal, for people who work over ssh. Without colours it says the same in words.
+"""Prints a recorded tree in a terminal, for people who work over ssh. Without colours it says the same in words.
 
-Knows rich and the answer that also draws the page's tree (Tree in api.ts). What a model or a tool wrote is shown as text: signs
-that would steer a terminal, or turn the direction of writing, are spelled out.
+Knows rich and the JSON that also draws the page's tree (Tree in api.ts). Text from a model or a tool is made safe: characters
+that would control the terminal, or change the direction of writing, are spelled out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Answer = Mapping[str, Any]
 
 
 def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS) -> None:
-    """Question and rule, then every segment under its parent with decision, ending and reward."""
+    """Print question and rule, then every segment below its parent with decision, ending and reward."""
     task, growth = answer["task"], answer["growth"]
     rule = ", ".join(f"{key} {value}" for key, value in answer["rule"].items() if key != "rule")
     _say(console, f"{task['id']}, step {answer['step']}", "bold")
@@ -45,19 +45,19 @@ def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS
 
 
 def print_table(console: Console, rows: Sequence[Answer], title: str) -> None:
-    """The trees of a step, to choose a task from."""
+    """List the trees of a step, from which to choose a task."""
     table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0), expand=True)
     columns = [name for name, least in _COLUMNS.items() if console.width >= least]
     for name in columns:
         left = name in ("task", "question", "helped")
-        rest: dict[str, Any] = {"ratio": 1, "overflow": "ellipsis"} if name == columns[-1] else {}  # it takes what the others leave
+        rest: dict[str, Any] = {"ratio": 1, "overflow": "ellipsis"} if name == columns[-1] else {}  # it takes the remaining width
         table.add_column(name, justify="left" if left else "right", no_wrap=True, **rest)
     for row in rows:
         table.add_row(*(Text(_cell(row, name)) for name in columns))
     console.print(table)
 
 
-_LEAST_WIDTHS = (0, 80, 0, 80, 66, 66, 40, 40, 90)  # characters of a terminal from which on a column is shown
+_LEAST_WIDTHS = (0, 80, 0, 80, 66, 66, 40, 40, 90)  # minimum width of a terminal, in characters, that shows a column
 _COLUMNS = dict(
     zip(("task", "leaves", "reward", "best", "calls", "errors", "branches", "helped", "question"), _LEAST_WIDTHS, strict=True)
 )
@@ -104,7 +104,7 @@ def _node(node: Answer, leaf: Answer | None, most_chars: int) -> Text:
 
 
 def _paid_off(decision: Answer) -> Text:
-    """What the siblings' lines ended with, against the probe's; nothing where there is nothing to compare."""
+    """The rewards of the siblings' lines next to the probe's; empty if there is nothing to compare."""
     known = [reward for reward in decision["siblings"] if reward is not None]
     if decision["probe"] is None or not known:
         return Text()

@@ -1,6 +1,6 @@
-"""One record as the answers that draw a tree (Tree) and tint its text (Tokens): see api.ts.
+"""Turns one record into the JSON that draws a tree (Tree) and colours its text (Tokens): see api.ts.
 
-Pure: a record and a tokenizer in, JSON values out. Refuses to know files, requests and pixels.
+Pure functions of a record and a tokenizer. Refuses to know files, requests and pixels.
 """
 
 import math
@@ -23,14 +23,14 @@ from arpo.view.pieces import Pieces
 from arpo.view.rows import discarded, text_note
 
 Answer = dict[str, Any]
-_DIGITS = 5  # of a log-probability or an entropy: what a float32 holds, and no more to send
+_DIGITS = 5  # of a log-probability or an entropy: about the precision of float32
 
 
 def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
     """Tree: every segment in preorder with its text, decision and credit; every leaf with its reward."""
     shown = _TreeView(record, pieces)
     task = record.notes.get("task")
-    growth = record.growth
+    config = record.config
     return {
         "step": record.tree.step,
         "task": {
@@ -39,12 +39,12 @@ def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
             "answers": list(task.get("answers", ())) if isinstance(task, dict) else [],
             "family": text_note(record, "family"),
         },
-        "rule": as_json(asdict(growth.rule)) if is_dataclass(growth.rule) else {"rule": repr(growth.rule)},  # type: ignore[arg-type]
+        "rule": as_json(asdict(config.rule)) if is_dataclass(config.rule) else {"rule": repr(config.rule)},  # type: ignore[arg-type]
         "growth": {
-            "leaves": growth.leaves,
-            "roots": None if isinstance(growth.roots, Pilot) else growth.roots,
-            "head": growth.head,
-            "seed": growth.seed,
+            "leaves": config.leaves,
+            "roots": None if isinstance(config.roots, Pilot) else config.roots,
+            "head": config.head,
+            "seed": config.seed,
         },
         "nodes": shown.nodes(),
         "leaves": shown.leaves(),
@@ -54,7 +54,7 @@ def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
 
 
 def tokens_answer(record: TreeRecord, node: str, pieces: Pieces | None) -> Answer:
-    """Tokens of one segment. Raises ConfigError where the tree has no such node."""
+    """Tokens of one segment. Raises ConfigError if the tree has no such node."""
     tree = record.tree
     try:
         kind, place = node[:1], read_place("-" if node == "-" else node[1:])
@@ -111,7 +111,7 @@ def said(record: TreeRecord, made: TipDecision, budget: int | None) -> str:
 
 
 class _TreeView:
-    """A record with what several of its nodes need."""
+    """A record with the values that several of its nodes need."""
 
     def __init__(self, record: TreeRecord, pieces: Pieces | None) -> None:
         self.record, self.tree, self.pieces = record, record.tree, pieces
@@ -154,7 +154,7 @@ class _TreeView:
             **self._node(f"t{show(place)}", place, parent, "turn", turn.tokens, text),
             "role": turn.role.value,
             "finish": turn.finish.value,
-            "head": _number(head_entropy(turn.entropies, self.record.growth.head)) if turn.tokens else None,
+            "head": _number(head_entropy(turn.entropies, self.record.config.head)) if turn.tokens else None,
             "entropy": _number(math.fsum(turn.entropies) / len(turn.entropies)) if turn.entropies else None,
             "calls": [{"tool": c.name, "arguments": as_json(c.arguments), "error": c.error} for c in turn.calls],
             "credit": as_json(self.credit.get(place)),
@@ -224,8 +224,8 @@ class _TreeView:
 
 
 def _planned_roots(record: TreeRecord) -> int:
-    """N: as configured; under a pilot, the roots that are no fills."""
-    roots = record.growth.roots
+    """N: the configured number, or, with a pilot, the number of roots that are not fills."""
+    roots = record.config.roots
     if not isinstance(roots, Pilot):
         return roots
     fills = {place[0] for place, turn in record.tree.turns.items() if turn.role is Role.FILL}
@@ -234,8 +234,8 @@ def _planned_roots(record: TreeRecord) -> int:
 
 
 def _budgets(record: TreeRecord) -> dict[Place, int]:
-    """Leaves that were still to give when each decision was made: decisions are recorded in the order in which they were made."""
-    left = record.growth.leaves - _planned_roots(record)
+    """The budget that was left at every decision. The record holds decisions in the order in which they became final."""
+    left = record.config.leaves - _planned_roots(record)
     budgets = {}
     for place, made in record.decisions.items():
         budgets[place] = left
@@ -268,12 +268,12 @@ def _listed(value: object) -> list[Any]:
 
 
 def _learner(values: object, length: int) -> list[float | None] | None:
-    """What the record's notes hold for a turn, where that fits its tokens."""
+    """The values in the record's notes for a turn, if they match its tokens."""
     return _numbers(values) if isinstance(values, array) and len(values) == length else None
 
 
 def _number(value: float | None) -> float | None:
-    """JSON knows no NaN and no infinity."""
+    """`value` for JSON, which has no NaN and no infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

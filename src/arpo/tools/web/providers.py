@@ -201,10 +201,10 @@ def _ask_retrieval(asked: SearchRequest) -> HttpRequest:
 
 
 def _read_retrieval(value: Any) -> list[Passage]:
-    from arpo.search.passages import passage_of
+    from arpo.search.passages import passage_from
 
     (hits,) = value["result"]
-    return [passage_of(hit.get("document", hit), "result") for hit in hits]
+    return [passage_from(hit.get("document", hit), "result") for hit in hits]
 
 
 PROVIDERS = {

@@ -15,7 +15,7 @@ from arpo.recipe.run import RunConfig
 from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
 from arpo.tasks.data import DataConfig, load
-from arpo.tasks.given import write_tasks
+from arpo.tasks.in_memory import write_tasks
 from tiny_project import TinyProject, question
 
 ROWS = [{"question": f"{n} + {n}?", "answer": 2 * n} for n in range(5)]
@@ -51,7 +51,7 @@ def test_tasks_and_rows_may_be_mixed_and_columns_named() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"train": ROWS}, r"data\.train\.source: .*one split is wanted, not a dict\. It has train"),
+        ({"train": ROWS}, r"data\.train\.source: .*expected one split, not a dict\. It has train"),
         (ROWS[0], r"data\.train\.source: .*It has question, answer"),
         (["1 + 1?"], r"data\.train\.source: .*item 1 is neither"),
         (b"rows", r"data\.train\.source: .*got a bytes"),
@@ -99,7 +99,7 @@ def test_a_run_keeps_what_it_was_given(tiny_project: TinyProject, tmp_path: Path
 
 def test_what_cannot_be_kept_is_refused_before_there_is_a_folder(tiny_project: TinyProject, tmp_path: Path) -> None:
     made = load_recipe(tiny_project.recipe)
-    for odd, says in (({"tools": [print]}, "tools of its own"), ({"metadata": {"made": object()}}, "JSON cannot say")):
+    for odd, says in (({"tools": [print]}, "its own tools"), ({"metadata": {"made": object()}}, "JSON cannot hold")):
         given = [Task(id="odd", messages=({"role": "user", "content": "?"},), answers=("1",), **odd)]
         run = made.model_copy(update={"data": type(made.data)(train={"source": given})})
         with pytest.raises(ConfigError, match=rf"data\.train\.source: .*{says}.*'odd'.*pkg\.my_data"):
