@@ -74,7 +74,7 @@ def entry(number: int) -> Entry:
     return Entry(key=key, tool="search", version="", arguments=words, status=CallStatus.OK, text=text, made=time.time())
 
 
-def gateway_over(file: Path | None, tool: Search) -> ToolGateway:
+def traffic_over(file: Path | None, tool: Search) -> ToolGateway:
     cache = {"cache": {"file": str(file), "max_mb": 100_000}} if file else {}
     return build_gateway(ToolsConfig(offered=(tool,), **cache), [(tool,)])
 
@@ -88,15 +88,15 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 
 def around_a_call(calls: int, folder: Path) -> dict[str, float]:
-    """CPU microseconds of a call of a tool that does nothing: bare, through a gateway with nothing configured, limited, with
+    """CPU microseconds of a call of a tool that does nothing: bare, through the traffic with nothing configured, limited, with
     accounts that are kept on the disk, and the same where each call costs money."""
     tool = Search(cacheable=False)
     tools, call = {"search": tool}, Call(name="search", arguments={"query": "x"})
-    plain = gateway_over(None, tool)
+    plain = traffic_over(None, tool)
     limits = {"rate": 1e9, "concurrency": 64, "calls": 10**9, "money": 1e9}
     limited = build_gateway(ToolsConfig(offered=(tool,), limits=limits), [(tool,)])
     paid_tool = Paid(cacheable=False)
-    kept, paid = gateway_over(None, tool), gateway_over(None, paid_tool)
+    kept, paid = traffic_over(None, tool), traffic_over(None, paid_tool)
     for number, tool_gateway in enumerate((kept, paid)):
         tool_gateway.keep(folder / f"accounts{number}")
     sides: dict[str, Callable[[], Any]] = {
@@ -124,7 +124,7 @@ def one_process(store: Store, num_entries: int, calls: int) -> dict[str, Any]:
     """Latencies of hits and misses through the whole way, over a store of `num_entries`."""
     draw = random.Random(0)
     tool = Search()
-    tool_gateway = gateway_over(store.path, tool)
+    tool_gateway = traffic_over(store.path, tool)
     tools = {"search": tool}
     hits: list[float] = []
     misses: list[float] = []
@@ -158,7 +158,7 @@ def entries(count: int) -> Iterator[Entry]:
 def worker(file: str, number: int, num_entries: int, calls: int, start: Any, report: Any) -> None:
     """90 % hits and 10 % new queries, some of which other processes ask at the same time."""
     draw, tool = random.Random(number), Search()
-    tool_gateway = gateway_over(Path(file), tool)
+    tool_gateway = traffic_over(Path(file), tool)
     times: dict[str, list[float]] = {"hit": [], "miss": []}
 
     async def work() -> None:
@@ -199,7 +199,7 @@ def many_processes(file: Path, num_entries: int, processes: int, calls: int) -> 
 
 def same_query(file: str, fails: bool, start: Any, report: Any) -> None:
     tool = Search(SEARCH_S, fails=fails)
-    tool_gateway = gateway_over(Path(file), tool)
+    tool_gateway = traffic_over(Path(file), tool)
 
     async def ask() -> str:
         return (await tool_gateway.call({"search": tool}, Call(name="search", arguments={"query": "the same"}), CONTEXT)).text
@@ -213,7 +213,7 @@ def same_query(file: str, fails: bool, start: Any, report: Any) -> None:
 def in_flight(folder: Path) -> dict[str, Any]:
     """16 equal queries at once: in one process, and in 16."""
     tool = Search(SEARCH_S)
-    tool_gateway = gateway_over(folder / "one.sqlite", tool)
+    tool_gateway = traffic_over(folder / "one.sqlite", tool)
 
     async def all_at_once() -> None:
         call = Call(name="search", arguments={"query": "the same"})

@@ -184,7 +184,7 @@ def put_clocks(clocks: Clocks) -> None:
 
 
 def _tools() -> tuple[Any, str]:
-    """Where tools are called: with --before, libraries meet this script that have no gateway yet."""
+    """Where tools are called: with --before, libraries meet this script that do not have traffic yet."""
     try:
         from arpo.tools.gateway import ToolGateway
     except ModuleNotFoundError:
