@@ -1,4 +1,4 @@
-"""A tool that counts its calls, and one with its traffic."""
+"""A tool that counts its calls, and one behind its gateway."""
 
 import asyncio
 from pathlib import Path
@@ -42,8 +42,8 @@ class Search(ToolBase):
             self.at_once -= 1
 
 
-class Asked:
-    """A tool with its traffic."""
+class Gated:
+    """A tool behind its gateway."""
 
     def __init__(self, tool: Any, tmp_path: Path | None = None, **config: Any) -> None:
         file = {"cache": {"file": str(tmp_path / "calls.sqlite"), **config.pop("cache", {})}} if tmp_path else {}
@@ -56,7 +56,7 @@ class Asked:
         return await self.tool_gateway.call({self.tool.name: self.tool}, call, CONTEXT)
 
 
-def live(reply: Any, **config: Any) -> Asked:
+def live(reply: Any, **config: Any) -> Gated:
     tool = Search(reply)
     tool.cacheable = False
-    return Asked(tool, **config)
+    return Gated(tool, **config)

@@ -22,13 +22,13 @@ class Web(Search):
     cacheable = True
 
 
-def with_traffic(tokenizer, tool, play=unsure, **settings):
+def with_gateway(tokenizer, tool, play=unsure, **settings):
     who = agent(tokenizer, play, tool)
     return replace(who, tool_gateway=build_gateway(ToolsConfig(offered=(tool,), **settings), [(tool,)]))
 
 
 def grown(tokenizer, tool, rules, **settings):
-    return asyncio.run(rollouts(with_traffic(tokenizer, tool, **settings), rules, *TASKS))
+    return asyncio.run(rollouts(with_gateway(tokenizer, tool, **settings), rules, *TASKS))
 
 
 def test_training_a_second_time_costs_no_call_and_grows_the_same_trees(tokenizer, tmp_path):
@@ -45,7 +45,7 @@ def test_training_a_second_time_costs_no_call_and_grows_the_same_trees(tokenizer
 def test_a_call_that_was_not_recorded_ends_its_branch_under_that_name(tokenizer, tmp_path):
     file = {"cache": {"file": str(tmp_path / "record.sqlite")}}
     rules = config(leaves=4, roots=4, rule="none")
-    asyncio.run(rollouts(with_traffic(tokenizer, Web(), mode="record", **file), rules, task(0)))
+    asyncio.run(rollouts(with_gateway(tokenizer, Web(), mode="record", **file), rules, task(0)))
     missed = grown(tokenizer, tool := Web(), rules, mode="replay", **file)
     endings = [ending for one in missed for ending in one.grown.tree.endings.values()]
     assert StopReason.REPLAY_MISS in endings and StopReason.TOOL_FAILED not in endings and tool.calls == 0
@@ -111,6 +111,6 @@ def test_what_stops_the_run_comes_out_as_it_is(tokenizer, settings, words):
             raise KeyError("broken")
         return "fine"
 
-    who = with_traffic(tokenizer, Search(reply=reply), limits=settings)
+    who = with_gateway(tokenizer, Search(reply=reply), limits=settings)
     with pytest.raises(ToolsStoppedError, match=words):
         run(rollouts(who, config(leaves=8, roots=8, rule="none"), *TASKS))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from traffic_world import CONTEXT, Asked, Search, live
+from gateway_world import CONTEXT, Gated, Search, live
 
 from arpo.core.tree import Call, CallStatus
 from arpo.endpoint.config import ServedModel
@@ -73,7 +73,7 @@ def test_waiting_for_a_place_is_no_part_of_a_calls_deadline():
     async def main():
         tool = Search(seconds=4.0)
         tool.cacheable = False
-        ask = Asked(tool, limits={"concurrency": 1})
+        ask = Gated(tool, limits={"concurrency": 1})
         outcomes = await asyncio.gather(*(ask(str(i)) for i in range(4)))
         assert [o.status for o in outcomes] == [CallStatus.OK] * 4 and tool.most_at_once == 1
 
@@ -144,7 +144,7 @@ def test_one_call_that_never_works_does_not_hold_up_the_others():
             return await super().__call__(arguments, context)
 
     async def main():
-        ask = Asked(Poisoned(seconds=0.1))
+        ask = Gated(Poisoned(seconds=0.1))
 
         async def others():
             return [await ask(str(i)) for i in range(200)]
@@ -192,7 +192,7 @@ def test_a_budget_of_calls_stops_the_run_and_counts_across_a_resumption():
 
 def test_a_budget_of_money_stops_the_run_and_the_cache_costs_nothing(tmp_path):
     async def main():
-        ask = Asked(Search(lambda number: ToolResult(text="x", cost=0.4)), tmp_path, limits={"money": 1.0})
+        ask = Gated(Search(lambda number: ToolResult(text="x", cost=0.4)), tmp_path, limits={"money": 1.0})
         for query in "aaabbbccc":
             await ask(query)
         with pytest.raises(ToolsStoppedError, match=r"1\.2 in money for 3 calls"):
@@ -229,7 +229,7 @@ def test_every_call_is_accounted_for(tmp_path):
         def reply(number):
             return [ProviderError("503"), "a", KeyError("b"), "c"][min(number, 3)]
 
-        ask = Asked(Search(reply, seconds=0.02), tmp_path)
+        ask = Gated(Search(reply, seconds=0.02), tmp_path)
         await asyncio.gather(ask("a"), ask("a"))
         await ask("a"), await ask("b"), await ask("c")
         await ask.tool_gateway.call({"search": ask.tool}, Call(name="serch"), CONTEXT)
@@ -319,7 +319,7 @@ def test_a_tool_completes_and_normalises_its_arguments_and_may_stumble(tmp_path)
             return {**arguments, "query": arguments["query"].casefold()}
 
     async def main():
-        ask = Asked(Folded(), tmp_path)
+        ask = Gated(Folded(), tmp_path)
         await ask("Lima")
         assert (await ask("LIMA")).cached and ask.tool.calls == 1
         await ask(None), await ask(None)
@@ -336,11 +336,11 @@ def test_a_tool_that_is_not_ready_stops_a_run_before_it_starts_but_no_replay(tmp
             if not self.key:
                 raise ConfigError("needs a key", where="key_env", hint="Put it into the environment variable X")
 
-    asyncio.run(Asked(Keyless(), tmp_path, mode="record")("x"))
+    asyncio.run(Gated(Keyless(), tmp_path, mode="record")("x"))
     Keyless.key = ""
     with pytest.raises(ConfigError, match=r"tools.offered.0.options.key_env: needs a key"):
-        Asked(Keyless(), tmp_path)
-    assert asyncio.run(Asked(Keyless(), tmp_path, mode="replay")("x")).cached
+        Gated(Keyless(), tmp_path)
+    assert asyncio.run(Gated(Keyless(), tmp_path, mode="replay")("x")).cached
 
 
 def _spend_in_process(folder, paid):
@@ -380,7 +380,7 @@ def test_money_that_a_killed_process_spent_counts_against_the_next_one(tmp_path)
 
 def test_what_a_call_cost_counts_although_who_asked_first_has_left(tmp_path):
     async def main():
-        ask = Asked(Search(lambda number: ToolResult(text="x", cost=2.0), seconds=0.05), tmp_path)
+        ask = Gated(Search(lambda number: ToolResult(text="x", cost=2.0), seconds=0.05), tmp_path)
         first = asyncio.create_task(ask())
         await asyncio.sleep(0.01)
         second = asyncio.create_task(ask())
@@ -393,7 +393,7 @@ def test_what_a_call_cost_counts_although_who_asked_first_has_left(tmp_path):
 
 def test_accounts_of_recorded_calls_are_those_of_the_calls(tmp_path):
     async def main():
-        ask = Asked(Search(lambda number: KeyError("b") if number == 1 else ToolResult(text="x", cost=0.5)), tmp_path)
+        ask = Gated(Search(lambda number: KeyError("b") if number == 1 else ToolResult(text="x", cost=0.5)), tmp_path)
         outcomes = [await ask(query) for query in ("a", "a", "b", "c")]
         outcomes.append(await ask.tool_gateway.call({"search": ask.tool}, Call(name="serch"), CONTEXT))
         assert usage_of(outcomes, {"search"}) == ask.tool_gateway.spent()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traffic_world import CONTEXT, Asked, Search
+from gateway_world import CONTEXT, Gated, Search
 
 from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, ToolError
@@ -27,13 +27,13 @@ from arpo.tools.search import SearchTool
 
 def test_a_result_is_asked_for_once_whatever_the_spelling(tmp_path):
     async def main():
-        ask = Asked(Search(), tmp_path)
+        ask = Gated(Search(), tmp_path)
         first = await ask("caf\u00e9")
         same = [await ask("cafe\u0301"), await ask("caf\u00e9", k=3), await ask("caf\u00e9", k=3.0)]
         other = await ask("caf\u00e9", k=4)
         assert ask.tool.calls == 2 and not first.cached and not other.cached
         assert all(o.cached and o.text == first.text and not o.ran and o.answered for o in same)
-        again = Asked(Search(), tmp_path)  # another process, later
+        again = Gated(Search(), tmp_path)  # another process, later
         assert (await again("caf\u00e9")).cached and again.tool.calls == 0
 
     asyncio.run(main())
@@ -46,12 +46,12 @@ def test_space_is_another_call_but_for_tools_that_say_it_is_not(tmp_path):
         return between.join(query)
 
     async def main():
-        ask = Asked(joined, tmp_path)
+        ask = Gated(joined, tmp_path)
         for between in (" ", "", "\n", ", ", ","):
             assert (await ask("ab", between=between)).text == f"a{between}b"
         search: Any = SearchTool([{"text": "Lima is in Peru."}])
         search.cacheable = True
-        ask = Asked(search, tmp_path)
+        ask = Gated(search, tmp_path)
         assert not (await ask("Lima")).cached and (await ask(" Lima\n")).cached
 
     asyncio.run(main())
@@ -68,8 +68,8 @@ def test_two_tools_of_one_name_that_say_no_version_do_not_answer_for_each_other(
 
     async def main():
         for module in ("one", "another"):  # two projects that share the user's cache
-            assert (await Asked(looking_up(module), tmp_path)("x")).text == module
-        assert (await Asked(looking_up("one"), tmp_path)("x")).cached
+            assert (await Gated(looking_up(module), tmp_path)("x")).text == module
+        assert (await Gated(looking_up("one"), tmp_path)("x")).cached
 
     asyncio.run(main())
 
@@ -80,7 +80,7 @@ def test_another_version_tool_or_set_of_options_has_results_of_its_own(tmp_path)
 
     async def main():
         for one in (Search(), Newer(), Search(name="other")):
-            await Asked(one, tmp_path)()
+            await Gated(one, tmp_path)()
             assert one.calls == 1
 
     asyncio.run(main())
@@ -97,7 +97,7 @@ def test_freshness_is_shorter_where_nothing_was_found_and_none_for_errors(tmp_pa
             return replies[arguments["query"]]
 
     async def main():
-        ask = Asked(Both(), tmp_path, cache={"days": 1000, "empty_days": 1e-9})
+        ask = Gated(Both(), tmp_path, cache={"days": 1000, "empty_days": 1e-9})
         for query, calls in (("something", 1), ("nothing", 2), ("error", 2)):
             before = ask.tool.calls
             await ask(query)
@@ -113,7 +113,7 @@ def test_tools_that_do_not_say_so_are_not_cached_and_a_recipe_may_say_so(tmp_pat
         cacheable = False
 
     async def main():
-        ask = Asked(Silent(), tmp_path)
+        ask = Gated(Silent(), tmp_path)
         await ask(), await ask()
         assert ask.tool.calls == 2 and ask.tool_gateway.cache is None and not list(tmp_path.iterdir())
 
@@ -153,13 +153,13 @@ def test_a_stateful_tool_cannot_be_kept(tmp_path):
         async def close(self, state): ...
 
     with pytest.raises(ConfigError, match="has a state"):
-        Asked(Stateful(), tmp_path)
+        Gated(Stateful(), tmp_path)
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path):
     (tmp_path / "calls.sqlite").write_text("these are no tables, and it is long enough to be seen as a file of something else" * 20)
     with pytest.raises(ConfigError, match=r"calls.sqlite: cannot be used as a cache: .*not a database"):
-        Asked(Search(), tmp_path)
+        Gated(Search(), tmp_path)
 
 
 # --- calls under way
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_cache_is_named(tmp_path):
 
 def test_equal_calls_under_way_run_once_and_all_get_the_answer(tmp_path):
     async def main():
-        ask = Asked(Search(seconds=0.05), tmp_path)
+        ask = Gated(Search(seconds=0.05), tmp_path)
         outcomes = await asyncio.gather(*(ask("same") for _ in range(16)), ask("other"))
         assert ask.tool.calls == 2 and {o.text for o in outcomes[:16]} == {"found same"}
         assert sum(o.shared for o in outcomes) == 15 and sum(o.ran for o in outcomes) == 2
@@ -179,7 +179,7 @@ def test_a_file_that_somebody_keeps_locked_holds_up_calls_once(tmp_path, monkeyp
     monkeypatch.setattr("arpo.tools.store.BUSY_S", 0.3)
 
     async def main():
-        ask, waits = Asked(Search(), tmp_path), []
+        ask, waits = Gated(Search(), tmp_path), []
         write = ask.tool_gateway.cache.store.claim
         monkeypatch.setattr(ask.tool_gateway.cache.store, "claim", lambda *each: waits.append(each) or write(*each))
         other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
@@ -194,7 +194,7 @@ def test_a_file_that_somebody_keeps_locked_holds_up_calls_once(tmp_path, monkeyp
 
 def test_a_file_that_is_damaged_while_it_is_used_is_given_up_and_no_call_with_it(tmp_path):
     async def main():
-        ask = Asked(Search(), tmp_path)
+        ask = Gated(Search(), tmp_path)
         assert (await ask("before")).text == "found before"
         other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
         other.execute("DROP TABLE leases")
@@ -208,7 +208,7 @@ def test_a_file_that_is_damaged_while_it_is_used_is_given_up_and_no_call_with_it
 
 def test_who_asked_first_may_leave_without_taking_the_answer_away(tmp_path):
     async def main():
-        ask = Asked(Search(seconds=0.05), tmp_path)
+        ask = Gated(Search(seconds=0.05), tmp_path)
         first = asyncio.create_task(ask())
         await asyncio.sleep(0.01)
         second = asyncio.create_task(ask())
@@ -227,7 +227,7 @@ def test_who_asked_first_may_leave_without_taking_the_answer_away(tmp_path):
 
 def test_who_asks_while_the_same_call_is_being_given_up_is_not_given_up_with_it(tmp_path):
     async def main():
-        ask = Asked(Search(seconds=0.2), tmp_path)
+        ask = Gated(Search(seconds=0.2), tmp_path)
         first = asyncio.create_task(ask())
         await asyncio.sleep(0.1)
         first.cancel()
@@ -242,7 +242,7 @@ def test_who_asks_while_the_same_call_is_being_given_up_is_not_given_up_with_it(
 @pytest.mark.parametrize("written", [True, False], ids=["while its result is written", "while it asks for its turn"])
 def test_who_leaves_while_the_file_is_busy_leaves_no_lease_and_loses_no_result(tmp_path, written):
     async def main():
-        ask = Asked(Search(seconds=0.1), tmp_path)
+        ask = Gated(Search(seconds=0.1), tmp_path)
         await ask("a file that is there")
         other = sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)
         asking = asyncio.create_task(ask()) if written else None
@@ -267,7 +267,7 @@ def test_who_leaves_while_the_file_is_busy_leaves_no_lease_and_loses_no_result(t
 
 def _ask_in_process(folder, seconds, report, barrier):
     async def main():
-        ask = Asked(Search(seconds=seconds), Path(folder))
+        ask = Gated(Search(seconds=seconds), Path(folder))
         barrier.wait()
         outcome = await ask()
         report.put((ask.tool.calls, outcome.text, outcome.shared or outcome.cached))
@@ -301,7 +301,7 @@ def _fail_in_process(folder, report, barrier, asking):
     async def main():
         tool = SearchForAll(lambda number: ToolError("no such page"), seconds=2.0)
         tool.asking, tool.everybody, tool.deadline_s = asking, barrier.parties, 60.0
-        ask = Asked(tool, Path(folder))
+        ask = Gated(tool, Path(folder))
         barrier.wait()
         with asking.get_lock():
             asking.value += 1
@@ -333,7 +333,7 @@ def test_a_process_that_is_killed_in_its_call_keeps_nobody_waiting_for_long(tmp_
     monkeypatch.setattr("arpo.tools.cache.LEASE_S", 0.5)
 
     async def before():
-        await Asked(Search(), tmp_path)("kept")
+        await Gated(Search(), tmp_path)("kept")
 
     asyncio.run(before())
     context = multiprocessing.get_context("fork")
@@ -346,7 +346,7 @@ def test_a_process_that_is_killed_in_its_call_keeps_nobody_waiting_for_long(tmp_
     process.join()
 
     async def main():
-        ask = Asked(Search(), tmp_path)
+        ask = Gated(Search(), tmp_path)
         assert (await ask("kept")).cached, "what was there is still there"
         assert (await ask()).ran
 
@@ -363,15 +363,15 @@ def test_a_record_replays_without_a_single_call_errors_included(tmp_path):
     async def asked(ask):
         return [await ask(query) for query in ("a", "b", "c", "a")]
 
-    recording = Asked(Search(reply), tmp_path, mode="record")
+    recording = Gated(Search(reply), tmp_path, mode="record")
     told = asyncio.run(asked(recording))
     assert recording.tool.calls == 3 and [o.status for o in told] == [CallStatus.OK, CallStatus.ERROR, CallStatus.OK, CallStatus.OK]
-    replaying = Asked(Search(), tmp_path, mode="replay")
+    replaying = Gated(Search(), tmp_path, mode="replay")
     again = asyncio.run(asked(replaying))
     assert replaying.tool.calls == 0 and [(o.status, o.text, o.fault) for o in again] == [(o.status, o.text, o.fault) for o in told]
     with pytest.raises(ReplayMissError, match=r'search\({"query":"d"}\) is not in the record'):
         asyncio.run(replaying("d"))
-    assert not asyncio.run(Asked(Search(), tmp_path)("a")).cached, "a live run takes nothing from a record"
+    assert not asyncio.run(Gated(Search(), tmp_path)("a")).cached, "a live run takes nothing from a record"
 
 
 def test_a_replay_without_a_record_and_a_record_of_nothing_are_mistakes(tmp_path):
@@ -379,6 +379,6 @@ def test_a_replay_without_a_record_and_a_record_of_nothing_are_mistakes(tmp_path
         cacheable = False
 
     with pytest.raises(ConfigError, match="no recorded call to replay"):
-        Asked(Search(), tmp_path, mode="replay")
+        Gated(Search(), tmp_path, mode="replay")
     with pytest.raises(ConfigError, match="nothing to record"):
-        Asked(Silent(), tmp_path, mode="record")
+        Gated(Silent(), tmp_path, mode="record")
