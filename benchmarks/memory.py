@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from _figures import at_most, finish
 from _shapes import model_of
-from arpo.engines.wrapper import EngineWrapper
+from arpo.engines.base import EngineWrapper
 from rich.console import Console
 
 from arpo.engines import SamplingParams, Weights
