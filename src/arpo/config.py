@@ -16,7 +16,8 @@ else:
 
 class _Told(ModelMetaclass):
     def __call__(cls, *given: Any, **values: Any) -> Any:
-        """What Python code constructs is refused as a recipe's part would be. (Pydantic validates groups inside without this.)"""
+        """What Python code constructs is refused as a recipe's part would be. (Pydantic validates groups inside without
+        this.)"""
         try:
             return super().__call__(*given, **values)
         except ValidationError as error:
@@ -27,8 +28,8 @@ class _Told(ModelMetaclass):
 
 
 class Config(BaseModel, metaclass=_Told):
-    """A part of a recipe. It lives in the file of what it configures and imports nothing heavy. Constructed with what cannot be, it
-    raises ConfigError."""
+    """A part of a recipe. It lives in the file of what it configures and imports nothing heavy. Constructed with what
+    cannot be, it raises ConfigError."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True
@@ -36,8 +37,8 @@ class Config(BaseModel, metaclass=_Told):
 
 
 def conflict(message: str, *keys: str) -> PydanticCustomError:
-    """What a validator of a whole model raises: the values at `keys` of it (dots reach into groups) cannot go together. A recipe's
-    mistake is shown at the one of them that was laid over the others, else at the first."""
+    """What a validator of a whole model raises: the values at `keys` of it (dots reach into groups) cannot go together.
+    A recipe's mistake is shown at the one of them that was laid over the others, else at the first."""
     return PydanticCustomError(CONFLICT, "{what}", {"what": message, "keys": keys})
 
 

@@ -16,5 +16,6 @@ def prepare_process() -> None:
     # Spinning OpenMP threads slow a busy machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    # Large tensors in huge pages, where the system has them: fewer page faults (some 10 % of an update's time on a CPU).
+    # Large tensors in huge pages, where the system has them: fewer page faults (some 10 % of an update's time on a
+    # CPU).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,5 +1,5 @@
-"""How a command ends: an error made on purpose, or a file that cannot be had, is one clear message, Ctrl-C a word; bugs keep
-their traceback."""
+"""How a command ends: an error made on purpose, or a file that cannot be had, is one clear message, Ctrl-C a word; bugs
+keep their traceback."""
 
 import os
 import sys
@@ -50,7 +50,8 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def path(text: str) -> Path:
-    """A path of the command line. Nothing, as an unset variable of a shell leaves it, is none: it would mean this folder."""
+    """A path of the command line. Nothing, as an unset variable of a shell leaves it, is none: it would mean this
+    folder."""
     if not text.strip() or "\0" in text:
         raise typer.BadParameter("is no path" if text.strip() else "is empty")
     return Path(text)

@@ -21,10 +21,11 @@ KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D l
 
 
 def talk(source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
-    """Talk with the model that `source` names: a run's, an exported one or a recipe's with their own tools, or with those of
-    `recipe`, which a plain model needs.
+    """Talk with the model that `source` names: a run's, an exported one or a recipe's with their own tools, or with
+    those of `recipe`, which a plain model needs.
 
-    `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other ArpoErrors.
+    `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other
+    ArpoErrors.
     """
     console = console or Console(soft_wrap=True)
     found = spoken_with(source, recipe)
@@ -95,7 +96,8 @@ class _Talk:
             self.messages = [*messages, {"role": "assistant", "content": answer}]
 
     def fitting(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds all)."""
+        """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds
+        all)."""
         run = self.components.run
         room = run.rollout.branch_tokens - 2 * run.rollout.turn_tokens - run.chat.result_tokens
         kept = messages

@@ -1,4 +1,5 @@
-"""`arpo doctor`: what works on this machine, how fast, and what to change. Looks only; installs and downloads nothing."""
+"""`arpo doctor`: what works on this machine, how fast, and what to change. Looks only; installs and downloads
+nothing."""
 
 import asyncio
 import importlib.metadata as metadata
@@ -63,7 +64,8 @@ class MatmulSpeed:
 
 
 def examine() -> Iterator[Diagnosis]:
-    """Everything that can be found out in half a minute, finding by finding; the last one says how long the quickstart takes."""
+    """Everything that can be found out in half a minute, finding by finding; the last one says how long the quickstart
+    takes."""
     yield _python()
     yield from _torch()
     yield _threads()

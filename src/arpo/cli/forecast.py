@@ -1,4 +1,5 @@
-"""How long the quickstart takes on this machine, from a model of its shape with random weights: nothing is fetched for it."""
+"""How long the quickstart takes on this machine, from a model of its shape with random weights: nothing is fetched for
+it."""
 
 import asyncio
 from dataclasses import dataclass

@@ -31,8 +31,8 @@ LATER = "ask once more when it is back; a run waits for tools.limits.patience_s"
 
 
 def show_tools(recipe: str, words: Sequence[str]) -> bool:
-    """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object). Without a tool all are listed,
-    and each is called once. Returns whether every call was answered well. Raises ConfigError."""
+    """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object). Without a tool all
+    are listed, and each is called once. Returns whether every call was answered well. Raises ConfigError."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
     asked = words[len(settings) :]
@@ -85,7 +85,8 @@ def prompt_text(run: RunConfig, tools: Sequence[Tool]) -> str:
 
 
 def _by_template(run: RunConfig, tools: Sequence[Tool]) -> str:
-    """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this machine."""
+    """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this
+    machine."""
     from arpo.models.sources import at_hand
 
     folder = at_hand(run.model.source)

@@ -83,7 +83,8 @@ def pack(record: TreeRecord) -> dict[str, object]:
 
 
 def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
-    """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the frame."""
+    """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the
+    frame."""
     if (schema := value["schema"]) not in READABLE:
         readable = " and ".join(map(str, READABLE))
         newer = ": a newer version wrote it" if isinstance(schema, int) and schema > SCHEMA else ""

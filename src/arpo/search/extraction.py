@@ -40,8 +40,8 @@ def html_to_text(content: bytes | str) -> Extracted:
 def pdf_to_text(content: bytes, *, cpu_s: float = math.inf) -> Extracted:
     """The text of a PDF's first MAX_PAGES pages.
 
-    Raises FormatError for a file that is not a PDF, is damaged or locked, or takes this thread longer than `cpu_s` seconds of
-    processor time: two kilobytes can expand to a day of work.
+    Raises FormatError for a file that is not a PDF, is damaged or locked, or takes this thread longer than `cpu_s`
+    seconds of processor time: two kilobytes can expand to a day of work.
     """
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about every defect that it could handle
     deadline = time.thread_time() + cpu_s
