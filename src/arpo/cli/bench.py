@@ -1,4 +1,4 @@
-"""Benchmarks are scripts: `benchmarks/NAME.py` in a checkout. This finds and runs them; what they measure is theirs."""
+"""Finds and runs benchmarks, which are scripts: `benchmarks/NAME.py` in a checkout."""
 
 import ast
 import subprocess
@@ -34,7 +34,7 @@ def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
     while True:
         try:
             return child.wait()
-        except KeyboardInterrupt:  # the script got it too, and ends in its own way
+        except KeyboardInterrupt:  # the script also gets it and ends by itself
             continue
 
 

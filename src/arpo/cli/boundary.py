@@ -16,20 +16,20 @@ from arpo.errors import ArpoError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MISTAKE = 2  # exit code of an ArpoError or an OSError: something that the user can put right
-INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+MISTAKE = 2  # exit code of an ArpoError or an OSError, which the user can fix
+INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell what went wrong in one message on stderr, and exit."""
+    """Print one error message to stderr, and exit."""
     try:
         yield
     except ArpoError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(MISTAKE) from error
     except OSError as error:
-        if error.filename is None:  # a bug's, or the network's
+        if error.filename is None:  # from a bug, or from the network
             raise
         print(f"error: {os.fsdecode(error.filename)}: {error.strerror or type(error).__name__}", file=sys.stderr)
         raise typer.Exit(MISTAKE) from error

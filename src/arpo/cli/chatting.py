@@ -1,6 +1,6 @@
-"""`arpo chat`: questions from the keyboard, answers as they are written.
+"""`arpo chat` reads questions from the keyboard and prints answers while the model writes them.
 
-Knows a terminal and a conversation. How an answer comes about, `arpo.rollout.ask` knows.
+Knows a terminal and a conversation. `arpo.rollout.ask` knows how to get an answer.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def talk(source: str, recipe: str | None = None, *, console: Console | None = No
 
 
 def _unhurried(found: ResolvedModel) -> RunConfig:
-    """The run without its limit on prompts: a conversation grows, and its oldest part is forgotten instead."""
+    """The run without its limit on prompts: a conversation grows, and drops its oldest part instead."""
     return found.run.model_copy(update={"chat": found.run.chat.model_copy(update={"prompt_tokens": None})})
 
 
@@ -82,7 +82,7 @@ class _Talk:
                 self.answer(said)
 
     def answer(self, question: str) -> None:
-        """Show the agent's answer. One that is stopped or fails leaves the conversation as it was."""
+        """Print the agent's answer. A stopped or failed answer leaves the conversation unchanged."""
         self.asked += 1
         messages = self.fitting([*self.messages, {"role": "user", "content": question}])
         seed = Random(f"{self.components.run.seed}/chat/{self.asked}").getrandbits(63)
