@@ -10,8 +10,7 @@ from arpo.errors import ConfigError, nearest
 
 
 def scripts() -> dict[str, Path]:
-    """Benchmarks by name (`quickstart-compare` is `quickstart_compare.py`), of the checkout or of the current
-    folder."""
+    """Benchmarks by name (`quickstart-compare` is `quickstart_compare.py`), from the checkout or the current folder."""
     for folder in (Path(__file__).parents[3] / "benchmarks", Path("benchmarks")):
         if folder.is_dir():
             return {path.stem.replace("_", "-"): path for path in sorted(folder.glob("[a-z]*.py"))}
@@ -19,8 +18,7 @@ def scripts() -> dict[str, Path]:
 
 
 def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
-    """Run one and return its exit code; without a name, list all. Raises ConfigError where there is none of that
-    name."""
+    """Run a benchmark and return its exit code; without a name, list all. Raises ConfigError for an unknown name."""
     found = scripts()
     if not found:
         raise ConfigError("there are no benchmarks here", hint="They are part of the repository: run this in a checkout")

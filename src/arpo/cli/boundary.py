@@ -1,5 +1,5 @@
-"""How a command ends: an error made on purpose, or a file that cannot be had, is one clear message, Ctrl-C a word; bugs
-keep their traceback."""
+"""How a command ends: an error of arpo or an unusable file gives one clear message, and Ctrl-C a single word. Bugs keep
+their traceback."""
 
 import os
 import sys
@@ -50,7 +50,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def path(text: str) -> Path:
-    """A path of the command line. Nothing, as an unset variable of a shell leaves it, is none: it would mean this
+    """A path from the command line. An empty text, as from an unset shell variable, is refused: it would mean this
     folder."""
     if not text.strip() or "\0" in text:
         raise typer.BadParameter("is no path" if text.strip() else "is empty")

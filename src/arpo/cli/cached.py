@@ -54,8 +54,8 @@ def export(store: Store, out: Path | None, tool: str) -> Iterator[str]:
 
 
 def load(into: Path | None, file: Path, tool: str, argument: str) -> str:
-    """Record what `file` holds in the store `into` (else the user's), for replay; what to say about it. Raises
-    ConfigError and FormatError, naming file and line: then nothing was recorded."""
+    """Record the results in `file` in the store `into` (else the user's), for replay. Returns a message. Raises
+    ConfigError, or FormatError, which names file and line; then it records nothing."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

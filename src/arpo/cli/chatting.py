@@ -21,10 +21,10 @@ KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D l
 
 
 def talk(source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
-    """Talk with the model that `source` names: a run's, an exported one or a recipe's with their own tools, or with
-    those of `recipe`, which a plain model needs.
+    """Talk with the model that `source` names: the model of a run, an exported model or the model of a recipe, with its
+    tools or with those of `recipe`, which any other model needs.
 
-    `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other
+    `read` shows a prompt and returns the next line; EOFError ends the talk. Raises ConfigError and the other
     ArpoErrors.
     """
     console = console or Console(soft_wrap=True)

@@ -1,5 +1,4 @@
-"""`arpo doctor`: what works on this machine, how fast, and what to change. Looks only; installs and downloads
-nothing."""
+"""`arpo doctor` reports what works on this machine, how fast, and what to change. It installs and downloads nothing."""
 
 import asyncio
 import importlib.metadata as metadata
@@ -64,8 +63,7 @@ class MatmulSpeed:
 
 
 def examine() -> Iterator[Diagnosis]:
-    """Everything that can be found out in half a minute, finding by finding; the last one says how long the quickstart
-    takes."""
+    """Run all checks, in half a minute, and yield every finding. The last one estimates the time of the quickstart."""
     yield _python()
     yield from _torch()
     yield _threads()

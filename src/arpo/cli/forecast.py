@@ -1,5 +1,5 @@
-"""How long the quickstart takes on this machine, from a model of its shape with random weights: nothing is fetched for
-it."""
+"""Estimates the time of the quickstart on this machine with a model of the same shape and random weights, without
+downloads."""
 
 import asyncio
 from dataclasses import dataclass

@@ -11,8 +11,8 @@ from arpo.search.passages import Passage
 
 
 def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
-    """Index `docs` into the new folder `out`; what to say about it. `skip`: without the pages and PDFs that cannot be
-    read."""
+    """Index `docs` into the new folder `out`. Returns a message. With `skip` it leaves out unreadable pages and
+    PDFs."""
     from arpo.search.index import build_index
 
     start = time.perf_counter()

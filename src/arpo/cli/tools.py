@@ -85,8 +85,7 @@ def prompt_text(run: RunConfig, tools: Sequence[Tool]) -> str:
 
 
 def _by_template(run: RunConfig, tools: Sequence[Tool]) -> str:
-    """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this
-    machine."""
+    """The prompt of the recipe's first question with the model's chat template, if the model is on this machine."""
     from arpo.models.sources import at_hand
 
     folder = at_hand(run.model.source)
