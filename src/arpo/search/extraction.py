@@ -55,5 +55,5 @@ def pdf_to_text(content: bytes, *, cpu_s: float = math.inf) -> Extracted:
         pages = tuple(page.extract_text(visitor_operand_before=check_time) for page in reader.pages[:MAX_PAGES])
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except Exception as error:
-        raise FormatError(f"not a readable PDF: {type(error).__name__}: {error}") from error
+        raise FormatError(f"not a PDF that can be read: {type(error).__name__}: {error}") from error
     return Extracted(" ".join(title.split()), pages)
