@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from _figures import at_most, finish
 from _shapes import model_of
-from arpo.engines.base import EngineWrapper
 from rich.console import Console
 
 from arpo.engines import SamplingParams, Weights
+from arpo.engines.base import EngineWrapper
 from arpo.engines.config import EngineConfig
 from arpo.engines.scripted import ScriptedEngine
 from arpo.recipe.load import load_recipe

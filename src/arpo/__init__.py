@@ -1,4 +1,5 @@
-"""Train tool-using language agents with reinforcement learning: trees of rollouts that branch where the policy turns unsure (ARPO).
+"""Train tool-using language agents with reinforcement learning: trees of rollouts that branch where the policy turns
+unsure (ARPO).
 
     import arpo
 

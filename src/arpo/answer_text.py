@@ -30,8 +30,8 @@ CLOSED = ("yes", "no")  # answers that get no partial credit
 
 
 def tokens(text: str) -> list[str]:
-    """The words and numbers of `text`, with folded case and without accents, punctuation and articles. Numbers stay whole
-    ("1,000" becomes "1000"); every Chinese or Japanese character is a token.
+    """The words and numbers of `text`, with folded case and without accents, punctuation and articles. Numbers stay
+    whole ("1,000" becomes "1000"); every Chinese or Japanese character is a token.
 
     A final "a" stays ("vitamin A"). Text without any word becomes one token.
     """

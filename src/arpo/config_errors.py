@@ -1,5 +1,5 @@
-"""Turns pydantic's errors into a ConfigError that a person can act on: file, line, key, value, and the nearest valid key
-or the expected type.
+"""Turns pydantic's errors into a ConfigError that a person can act on: file, line, key, value, and the nearest valid
+key or the expected type.
 
 Knows the keys of configuration models (pydantic models and dataclasses). Refuses to know what any key means.
 """
@@ -39,7 +39,8 @@ NO_SECRETS = "a recipe is written to the run's folder: keep keys in the environm
 
 
 def config_error(error: ValidationError, recipe: Located, model: type) -> ConfigError:
-    """All mistakes that pydantic reports in `recipe`, as one ConfigError: the first with its place, the others after it."""
+    """All mistakes that pydantic reports in `recipe`, as one ConfigError: the first with its place, the others after
+    it."""
     by_keys: dict[Keys, list[str]] = {}
     for detail in error.errors(include_url=False):
         keys = _keys(detail, recipe.value)
@@ -148,7 +149,8 @@ def _which(keys: Keys, value: dict[str, Any], model: type) -> str:
 
 
 def keys_at(model: type, keys: Keys, value: Any = None) -> set[str]:
-    """The keys that the group at `keys` may hold. `value` is the whole recipe; it selects among the members of a union."""
+    """The keys that the group at `keys` may hold. `value` is the whole recipe; it selects among the members of a
+    union."""
     groups, at = [model], value
     for key in keys:
         groups = _narrowed(groups, at)

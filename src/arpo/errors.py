@@ -45,8 +45,8 @@ class ToolError(ArpoError):
 
 
 class ProviderError(ToolError):
-    """The service behind a tool did not answer: an infrastructure failure, so the model does not see it and never trains
-    on it.
+    """The service behind a tool did not answer: an infrastructure failure, so the model does not see it and never
+    trains on it.
 
     `retriable`: the same call may succeed later (429, 5xx, a broken connection), after `retry_after_s` seconds if the
     provider says so. Not retriable: every call fails until a user acts (a wrong key, an exhausted account). A call that
@@ -59,8 +59,8 @@ class ProviderError(ToolError):
 
 
 class ToolsStoppedError(ArpoError):
-    """Tool calls cannot continue, so the run stops: a budget is used up, a tool fails too often, or a provider refuses us
-    or stays down. The run keeps its results and can be resumed."""
+    """Tool calls cannot continue, so the run stops: a budget is used up, a tool fails too often, or a provider refuses
+    us or stays down. The run keeps its results and can be resumed."""
 
 
 class FormatError(ArpoError):

@@ -31,8 +31,8 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine like `asyncio.run`, also where a loop already runs, as in a notebook's cell. Returns its result.
 
-    In that case the coroutine gets a thread with its own loop, and the caller's loop blocks until it ends, as it does in
-    any synchronous function. Ctrl-C cancels the coroutine and raises KeyboardInterrupt once it has ended.
+    In that case the coroutine gets a thread with its own loop, and the caller's loop blocks until it ends, as it does
+    in any synchronous function. Ctrl-C cancels the coroutine and raises KeyboardInterrupt once it has ended.
     """
     try:
         asyncio.get_running_loop()

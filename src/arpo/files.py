@@ -17,7 +17,8 @@ PARTIAL = ".partial-"  # prefix of unfinished files; it identifies what a killed
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> Path:
-    """Write a whole file atomically: a reader, or a crash at any moment, sees the old content or the new one, never a part.
+    """Write a whole file atomically: a reader, or a crash at any moment, sees the old content or the new one, never a
+    part.
 
     The content goes to a temporary file in the same folder, which is synced and then renamed to `path`.
     """
@@ -74,7 +75,8 @@ def _umask() -> int:
 
 
 def as_json(value: Any) -> Any:
-    """`value` as JSON values: numbers that are not finite become None, NumPy scalars and arrays Python's, paths text."""
+    """`value` as JSON values: numbers that are not finite become None, NumPy scalars and arrays Python's, paths
+    text."""
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, int):

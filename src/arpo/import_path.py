@@ -21,8 +21,8 @@ def refuse_while_imported(what: str) -> None:
 def import_from_path(path: str, where: str) -> Any:
     """The object at an import path (`package.module:name`).
 
-    Raises ConfigError, which names `where`, if `path` is not an import path, its module cannot be imported, or the module
-    has no such name.
+    Raises ConfigError, which names `where`, if `path` is not an import path, its module cannot be imported, or the
+    module has no such name.
     """
     module, _, names = path.partition(":")
     if not module or not names:
@@ -71,7 +71,8 @@ def import_path(value: Any) -> str:
 
 
 def import_folder(value: Any) -> Path | None:
-    """The folder that must be on Python's path for `import_path(value)`; None if the module is installed or has no file."""
+    """The folder that must be on Python's path for `import_path(value)`; None if the module is installed or has no
+    file."""
     module = (value if hasattr(value, "__qualname__") else type(value)).__module__
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or "site-packages" in Path(file).parts:

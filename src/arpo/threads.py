@@ -21,8 +21,8 @@ def is_asynchronous(function: Callable[..., Any]) -> bool:
 
 
 async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
-    """Call `function(*arguments)` in a thread. Returns its result or raises its error. A cancelled call leaves the thread
-    running.
+    """Call `function(*arguments)` in a thread. Returns its result or raises its error. A cancelled call leaves the
+    thread running.
 
     A SystemExit or KeyboardInterrupt from the function becomes a RuntimeError: foreign code may not end the process.
     """
@@ -33,8 +33,8 @@ async def run_off_loop(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -> Callable[[], None]:
-    """A thread's target that calls `function(*arguments)` in the caller's context and settles `future` with the result or
-    the error."""
+    """A thread's target that calls `function(*arguments)` in the caller's context and settles `future` with the result
+    or the error."""
     context = copy_context()
 
     def work() -> None:
@@ -53,8 +53,8 @@ def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -
 
 
 async def settled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function(*arguments)` and await its result, whether the function is asynchronous, returns an awaitable, or is
-    synchronous (then it runs in its own thread)."""
+    """Call `function(*arguments)` and await its result, whether the function is asynchronous, returns an awaitable, or
+    is synchronous (then it runs in its own thread)."""
     result = await (function(*arguments) if is_asynchronous(function) else run_off_loop(function, *arguments))
     return await result if inspect.isawaitable(result) else result
 

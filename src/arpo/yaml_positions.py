@@ -1,8 +1,8 @@
 """Reads YAML and keeps the position of every key, so that an error can point at it.
 
 Reads a subset of YAML 1.2: mappings with text keys, lists, text, numbers, true/false, null. `1e-5` is a number and `no`
-is text, as people expect. Duplicate keys, tags, cycles and aliases that expand without end are ConfigErrors with a line.
-Refuses to know what a recipe is.
+is text, as people expect. Duplicate keys, tags, cycles and aliases that expand without end are ConfigErrors with a
+line. Refuses to know what a recipe is.
 """
 
 import math
@@ -42,8 +42,8 @@ class Located:
         return ""
 
     def over(self, base: "Located", tags: Mapping[Keys, str]) -> "Located":
-        """These values laid over `base`: groups merge key by key, everything else replaces. `tags` maps the path of a group
-        to the key that names its kind: a group of another kind replaces the group of `base`."""
+        """These values laid over `base`: groups merge key by key, everything else replaces. `tags` maps the path of a
+        group to the key that names its kind: a group of another kind replaces the group of `base`."""
         places = dict(base.places)
         value = _merge(base.value, self.value, (), self.places, places, tags)
         places[()] = self.place(())
@@ -78,8 +78,8 @@ def _same_kind(value: dict[str, Any], old: dict[str, Any], tag: str | None) -> b
 
 
 def read(path: Path, name: str = "") -> Located:
-    """Read the YAML file at `path`; messages call it `name`. Raises ConfigError if it cannot be read or is not a group of
-    keys."""
+    """Read the YAML file at `path`; messages call it `name`. Raises ConfigError if it cannot be read or is not a group
+    of keys."""
     name = name or str(path)
     try:
         text = path.read_text(encoding="utf-8")

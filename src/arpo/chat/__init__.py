@@ -1,4 +1,5 @@
-"""Chat formats connect tokens and text: they turn a task into a prompt, read a turn, and write the results of its calls.
+"""Chat formats connect tokens and text: they turn a task into a prompt, read a turn, and write the results of its
+calls.
 
 Nothing is tokenised twice: text is a view of tokens. A format encodes text from tools so that nothing in it can act.
 """
@@ -53,8 +54,9 @@ class ChatFormat(Protocol):
     def observe(
         self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """Tokens of the observation that answers `turn`, up to the point where the policy writes again, and the results,
-        with `cut` set on those that exceed the token limit. If `calls_left` is 0, the text tells the model to answer now."""
+        """Tokens of the observation that answers `turn`, up to the point where the policy writes again, and the
+        results, with `cut` set on those that exceed the token limit. If `calls_left` is 0, the text tells the model to
+        answer now."""
         ...
 
     def encode_turn(self, text: str) -> array[int]:
@@ -62,8 +64,8 @@ class ChatFormat(Protocol):
         ...
 
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text that a policy would write for `step`; `first` marks the first turn after the prompt. Raises FormatError
-        for a step that the format cannot express."""
+        """The text that a policy would write for `step`; `first` marks the first turn after the prompt. Raises
+        FormatError for a step that the format cannot express."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str: ...

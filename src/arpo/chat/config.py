@@ -18,13 +18,14 @@ class ChatConfig(Config):
     """How tasks become prompts and how turns are read."""
 
     format: Literal["tags", "template", "native"] = "tags"
-    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON calls in `<tool_call>`,
-    as Qwen and Hermes write them; if the template writes no calls or other ones (Llama, Mistral, Gemma, Qwen3-Coder), the
-    system prompt describes them. `native`: the tool calls of a chat endpoint (only with engine.kind openai)."""
+    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON calls in
+    `<tool_call>`, as Qwen and Hermes write them; if the template writes no calls or other ones (Llama, Mistral, Gemma,
+    Qwen3-Coder), the system prompt describes them. `native`: the tool calls of a chat endpoint (only with engine.kind
+    openai)."""
     system: str | None = None
-    """The system prompt; `paper` is a longer one in the style of the paper. With `tags`, `{tools}` stands for the list of
-    tools and `{example}` for the tag of the first one; double all other braces. None: the format's short text. Empty:
-    none."""
+    """The system prompt; `paper` is a longer one in the style of the paper. With `tags`, `{tools}` stands for the list
+    of tools and `{example}` for the tag of the first one; double all other braces. None: the format's short text.
+    Empty: none."""
     result_tokens: int = Field(default=512, ge=8)
     """Maximum number of tokens of one tool result that the model sees."""
     prompt_tokens: int | None = Field(default=None, ge=1)

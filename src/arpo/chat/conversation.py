@@ -23,7 +23,8 @@ def _placeholder(number: int) -> str:
 
 
 class Conversation:
-    """The template of one tokenizer. The template gets `options` unchanged (for instance `{"enable_thinking": False}`)."""
+    """The template of one tokenizer. The template gets `options` unchanged (for instance
+    `{"enable_thinking": False}`)."""
 
     def __init__(self, text: TokenText, options: Mapping[str, Any] | None = None) -> None:
         self._text, self.options = text, dict(options or {})
@@ -34,9 +35,9 @@ class Conversation:
         return bool(getattr(self._text.tokenizer, "chat_template", None))
 
     def glue(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
-        """The text before, between and after the contents of `messages` (one piece more than there are messages). It ends
-        with the header of the assistant's next message and does not depend on the contents. Raises ConfigError if the
-        template cannot render such a conversation."""
+        """The text before, between and after the contents of `messages` (one piece more than there are messages). It
+        ends with the header of the assistant's next message and does not depend on the contents. Raises ConfigError if
+        the template cannot render such a conversation."""
         roles = [{key: value for key, value in message.items() if key != "content"} for message in messages]
         key = json.dumps([roles, list(tools)], sort_keys=True)
         if key not in self._cache:
@@ -69,12 +70,14 @@ class Conversation:
 
     @cached_property
     def opens_thought(self) -> bool:
-        """True if the header of an assistant's message ends inside a thought, as in the templates of reasoning models."""
+        """True if the header of an assistant's message ends inside a thought, as in the templates of reasoning
+        models."""
         return self.exists and self.glue([USER])[-1].rstrip().endswith("<think>")
 
     @cached_property
     def lead(self) -> str:
-        """Whitespace between the header and the assistant's text that is not part of the header: the model writes it."""
+        """Whitespace between the header and the assistant's text that is not part of the header: the model writes
+        it."""
         if not self.exists:
             return ""
         header, before_text = self.glue([USER])[-1], self.glue([USER, ASSISTANT, USER])[1]
@@ -97,8 +100,8 @@ class Conversation:
         return tuple(ends)
 
     def prompt(self, system: str, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Tokens of a prompt: `system` is written text, the contents of `messages` are untrusted (nothing in them acts). If
-        the template has no place for a system prompt, the first message begins with it."""
+        """Tokens of a prompt: `system` is written text, the contents of `messages` are untrusted (nothing in them
+        acts). If the template has no place for a system prompt, the first message begins with it."""
         texts = [encodable(str(message["content"])) for message in messages]
         contents: list[list[Piece]] = [[(text, self._text.untrusted(text))] for text in texts]
         roles: list[Mapping[str, str]] = list(messages)

@@ -4,8 +4,8 @@
     turn          the assistant's message from the endpoint, with its finish_reason
     observation   [a message of the role `tool` for each call]
 
-Knows messages and calls. Only the engine `openai` writes turns of this format, and it reads the same lines (`conversation`).
-Refuses to know tokenizers: the served model has its own.
+Knows messages and calls. Only the engine `openai` writes turns of this format, and it reads the same lines
+(`conversation`). Refuses to know tokenizers: the served model has its own.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -60,7 +60,8 @@ class NativeFormat:
         return array("i", checked_length(list(packed.encode(line)), task, self.prompt_tokens))
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
-        """The calls of an assistant's message, or its answer: the content of answer tags or a box, else the whole text."""
+        """The calls of an assistant's message, or its answer: the content of answer tags or a box, else the whole
+        text."""
         message = read_object(packed.decode(tokens))
         if message is None:
             return ParsedTurn(text=packed.decode(tokens), well_formed=False)

@@ -2,8 +2,8 @@
 
     four ASCII characters at a time -> 1 << 28 | their 7-bit codes        any other character -> its code point
 
-A number holds about four characters of English or one of Chinese. That is close enough to a tokenizer for limits in tokens
-to keep their meaning. Every text has one encoding, and texts that were encoded separately decode together.
+A number holds about four characters of English or one of Chinese. That is close enough to a tokenizer for limits in
+tokens to keep their meaning. Every text has one encoding, and texts that were encoded separately decode together.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12

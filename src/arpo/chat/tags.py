@@ -5,8 +5,8 @@
     observation   \\n<result>…</result>\\n                          then the policy continues the same message
     turn          <think>…</think><answer>…</answer>              the branch is finished
 
-Rules: the tag of a tool is its name. The first closing tag ends the turn, so a turn makes at most one call. Characters of the
-last token after the closing tag stay in the context and have no meaning.
+Rules: the tag of a tool is its name. The first closing tag ends the turn, so a turn makes at most one call. Characters
+of the last token after the closing tag stay in the context and have no meaning.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -58,9 +58,9 @@ def _first_sentence(text: str) -> str:
 class TagFormat:
     """The tag protocol for one tokenizer and one set of tools.
 
-    `system` may contain `{tools}` (see `describe`) and `{example}` (the first tool's empty tag); double all other braces.
-    `result_tokens` caps each result, including the mark of a cut. `prompt_tokens` caps the prompt (None: no limit). Raises
-    ConfigError for tools whose names cannot be tags.
+    `system` may contain `{tools}` (see `describe`) and `{example}` (the first tool's empty tag); double all other
+    braces. `result_tokens` caps each result, including the mark of a cut. `prompt_tokens` caps the prompt (None: no
+    limit). Raises ConfigError for tools whose names cannot be tags.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class TagFormat:
         self._prefilled = self._conversation.opens_thought
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
-        """Prompt tokens. Raises ConfigError for tools that this format does not know, FormatError for a prompt that is too
-        long."""
+        """Prompt tokens. Raises ConfigError for tools that this format does not know, FormatError for a prompt that is
+        too long."""
         unknown = [tool.name for tool in tools if tool.name not in self._tools]
         if unknown:
             raise ConfigError("the chat format does not know these tools", value=unknown, hint="build one for them")
@@ -115,8 +115,8 @@ class TagFormat:
         return checked_length(self._conversation.prompt(system, task.messages), task, self.prompt_tokens)
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
-        """The one call or the answer of a turn. A well-formed turn has an optional (or required) thought, then one tag, and
-        nothing else."""
+        """The one call or the answer of a turn. A well-formed turn has an optional (or required) thought, then one tag,
+        and nothing else."""
         ended = bool(tokens) and tokens[-1] in self.stop_tokens
         tokens = tokens[:-1] if ended else tokens
         text = self._text.decode(tokens)
@@ -159,10 +159,11 @@ class TagFormat:
         return tokens, tuple(results)
 
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text of a turn: `step.thought`, then its one call or `step.answer`. The first turn continues a thought that the
-        template has opened.
+        """The text of a turn: `step.thought`, then its one call or `step.answer`. The first turn continues a thought
+        that the template has opened.
 
-        Raises FormatError for a step that the protocol cannot express (several calls, an unknown tool, a tag inside text).
+        Raises FormatError for a step that the protocol cannot express (several calls, an unknown tool, a tag inside
+        text).
         """
         opened = first and self._prefilled
         thought = f"{'' if opened else '<think>'}{step.thought}</think>" if step.thought or self.require_think or opened else ""

@@ -3,8 +3,8 @@
     turn          …<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call> (any number) <end of turn>
     observation   the template's text from there to the assistant's next message: the results, and the next header
 
-Rules: a turn ends with the end-of-turn token. If a turn lacks it (because it was cut off), the observation begins with it.
-Glue comes from rendered placeholders, so sampled text is never rendered or tokenised again.
+Rules: a turn ends with the end-of-turn token. If a turn lacks it (because it was cut off), the observation begins with
+it. Glue comes from rendered placeholders, so sampled text is never rendered or tokenised again.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -45,10 +45,11 @@ def tool_schema(tool: Tool) -> dict[str, Any]:
 
 
 class TemplateFormat:
-    """The model's own format for one tokenizer and one set of tools. Raises ConfigError for a model without a chat template.
+    """The model's own format for one tokenizer and one set of tools. Raises ConfigError for a model without a chat
+    template.
 
-    If the template writes tools and calls in the style of Hermes, it lists the tools and shows results as messages of the
-    role `tool`. Otherwise the format describes the tools after `system` and writes results as user messages.
+    If the template writes tools and calls in the style of Hermes, it lists the tools and shows results as messages of
+    the role `tool`. Otherwise the format describes the tools after `system` and writes results as user messages.
     """
 
     stop: tuple[str, ...] = ()
@@ -92,7 +93,8 @@ class TemplateFormat:
         except ConfigError:
             return False
         text = "".join(pieces)
-        # some templates use another notation between these tags (Qwen3-Coder, GLM): only JSON has a key for the arguments
+        # some templates use another notation between these tags (Qwen3-Coder, GLM): only JSON has a key for the
+        # arguments
         return "qztool" in text and "<tool_call>" in text and re.search(r"""["']arguments["']""", text) is not None
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
@@ -106,7 +108,8 @@ class TemplateFormat:
         return checked_length(tokens, task, self.prompt_tokens)
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
-        """All calls of a turn, or its answer: the content of answer tags or a box, else the whole text after the thought."""
+        """All calls of a turn, or its answer: the content of answer tags or a box, else the whole text after the
+        thought."""
         ended = bool(tokens) and tokens[-1] in self.stop_tokens
         text = self._text.decode(tokens[:-1] if ended else tokens)
         _, closing, rest = text.rpartition("</think>")
@@ -129,7 +132,8 @@ class TemplateFormat:
     def observe(
         self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """The end of the turn (if the policy did not write it), the results in the template's form, and the next header."""
+        """The end of the turn (if the policy did not write it), the results in the template's form, and the next
+        header."""
         glue = self._between(outcomes)
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
         pieces, results = [glue[0]], []
@@ -159,7 +163,8 @@ class TemplateFormat:
         return self._glue[names]
 
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text of a turn: the thought in think tags (which the template may have opened), then all calls or the answer."""
+        """The text of a turn: the thought in think tags (which the template may have opened), then all calls or the
+        answer."""
         opened = self._conversation.opens_thought
         thinks = bool(step.thought) or self.require_think or opened
         thought = ("" if opened else "<think>\n") + f"{step.thought}\n</think>\n\n" if thinks else ""

@@ -23,8 +23,8 @@ MAX_CHARS_PER_TOKEN = 32  # text beyond this many characters per allowed token i
 class TokenText:
     """The encoder of one tokenizer. `tags` names the tags of the protocol (`"search"` for `<search>` and `</search>`).
 
-    It works on copies of the tokenizer's backend, so that its settings do not affect other users of the tokenizer. Raises
-    ConfigError for a tokenizer without a fast backend.
+    It works on copies of the tokenizer's backend, so that its settings do not affect other users of the tokenizer.
+    Raises ConfigError for a tokenizer without a fast backend.
     """
 
     def __init__(self, tokenizer: Any, tags: Iterable[str] = ()) -> None:
@@ -56,7 +56,8 @@ class TokenText:
         return token in self._acting
 
     def opening(self) -> list[int]:
-        """Tokens that the tokenizer puts before any text (a beginning-of-sequence token), for prompts without a template."""
+        """Tokens that the tokenizer puts before any text (a beginning-of-sequence token), for prompts without a
+        template."""
         probe = self._opening.encode("a", add_special_tokens=False).ids
         whole = self._opening.encode("a", add_special_tokens=True).ids
         return whole[: whole.index(probe[0])] if probe and probe[0] in whole else []
@@ -65,8 +66,8 @@ class TokenText:
         return list(self._trusting.encode(text, add_special_tokens=False).ids) if text else []
 
     def written(self, text: str) -> list[int]:
-        """Tokens of text as a policy writes it: tags of the protocol become their added tokens, other special tokens are
-        spelled out."""
+        """Tokens of text as a policy writes it: tags of the protocol become their added tokens, other special tokens
+        are spelled out."""
         tokens: list[int] = []
         at = 0
         for match in self._special_tag.finditer(text):
@@ -90,20 +91,21 @@ class TokenText:
         return [token for character in text for token in self._encode(character) if token not in self._acting]
 
     def joined(self, pieces: Sequence[Piece]) -> list[int]:
-        """Tokens of pieces that start a text, or follow a special token, encoded as one text: a token may span two pieces (a
-        full stop and a newline, in Qwen's vocabulary). If the joined text contained an acting token that the pieces do not,
-        the tokens of the single pieces in a row."""
+        """Tokens of pieces that start a text, or follow a special token, encoded as one text: a token may span two
+        pieces (a full stop and a newline, in Qwen's vocabulary). If the joined text contained an acting token that the
+        pieces do not, the tokens of the single pieces in a row."""
         separate = [token for _, tokens in pieces for token in tokens]
         joined = list(self._opening.encode("".join(text for text, _ in pieces), add_special_tokens=False).ids)
         return joined if [t for t in joined if self.acts(t)] == [t for t in separate if self.acts(t)] else separate
 
     def disarm(self, text: str) -> str:
-        """`text` with a visible dot in every tag of the protocol: `<answer>` becomes `<.answer>`. Names of tools have no
-        dots."""
+        """`text` with a visible dot in every tag of the protocol: `<answer>` becomes `<.answer>`. Names of tools have
+        no dots."""
         return self._tag.sub(r"\1.\2", text)
 
     def tool_text(self, text: str, limit: int) -> tuple[list[int], bool]:
-        """Tokens of text from a tool, at most `limit` of them (including the mark of a cut), and whether the text was cut.
+        """Tokens of text from a tool, at most `limit` of them (including the mark of a cut), and whether the text was
+        cut.
 
         Tags of the protocol are disarmed, also those that only the tokenizer's normaliser creates.
         """
@@ -146,8 +148,9 @@ def _copy(backend: Any, *, literal: bool) -> Any:
 
 
 def _treat_as_middle(backend: Any) -> bool:
-    """Make `backend` encode every text as the middle of a text. SentencePiece vocabularies put a blank before a text and
-    remove it when they decode, which would add or lose a blank in the middle. Returns True if the encoding changed."""
+    """Make `backend` encode every text as the middle of a text. SentencePiece vocabularies put a blank before a text
+    and remove it when they decode, which would add or lose a blank in the middle. Returns True if the encoding
+    changed."""
     encoding_changed = False
     for name in ("normalizer", "pre_tokenizer", "decoder"):
         part = getattr(backend, name)

@@ -1,4 +1,4 @@
-"""Benchmarks are scripts: `benchmarks/NAME.py` in a checkout. This finds and runs them; what they measure is theirs."""
+"""Finds and runs benchmarks, which are scripts: `benchmarks/NAME.py` in a checkout."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ from arpo.errors import ConfigError, nearest
 
 
 def scripts() -> dict[str, Path]:
-    """Benchmarks by name (`quickstart-compare` is `quickstart_compare.py`), of the checkout or of the current folder."""
+    """Benchmarks by name (`quickstart-compare` is `quickstart_compare.py`), from the checkout or the current folder."""
     for folder in (Path(__file__).parents[3] / "benchmarks", Path("benchmarks")):
         if folder.is_dir():
             return {path.stem.replace("_", "-"): path for path in sorted(folder.glob("[a-z]*.py"))}
@@ -18,7 +18,7 @@ def scripts() -> dict[str, Path]:
 
 
 def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
-    """Run one and return its exit code; without a name, list all. Raises ConfigError where there is none of that name."""
+    """Run a benchmark and return its exit code; without a name, list all. Raises ConfigError for an unknown name."""
     found = scripts()
     if not found:
         raise ConfigError("there are no benchmarks here", hint="They are part of the repository: run this in a checkout")
@@ -32,7 +32,7 @@ def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
     while True:
         try:
             return child.wait()
-        except KeyboardInterrupt:  # the script got it too, and ends in its own way
+        except KeyboardInterrupt:  # the script also gets it and ends by itself
             continue
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: an error made on purpose, or a file that cannot be had, is one clear message, Ctrl-C a word; bugs keep
+"""How a command ends: an error of arpo or an unusable file gives one clear message, and Ctrl-C a single word. Bugs keep
 their traceback."""
 
 import os
@@ -16,20 +16,20 @@ from arpo.errors import ArpoError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MISTAKE = 2  # exit code of an ArpoError or an OSError: something that the user can put right
-INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+MISTAKE = 2  # exit code of an ArpoError or an OSError, which the user can fix
+INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell what went wrong in one message on stderr, and exit."""
+    """Print one error message to stderr, and exit."""
     try:
         yield
     except ArpoError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(MISTAKE) from error
     except OSError as error:
-        if error.filename is None:  # a bug's, or the network's
+        if error.filename is None:  # from a bug, or from the network
             raise
         print(f"error: {os.fsdecode(error.filename)}: {error.strerror or type(error).__name__}", file=sys.stderr)
         raise typer.Exit(MISTAKE) from error
@@ -50,7 +50,8 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def path(text: str) -> Path:
-    """A path of the command line. Nothing, as an unset variable of a shell leaves it, is none: it would mean this folder."""
+    """A path from the command line. An empty text, as from an unset shell variable, is refused: it would mean this
+    folder."""
     if not text.strip() or "\0" in text:
         raise typer.BadParameter("is no path" if text.strip() else "is empty")
     return Path(text)

@@ -1,4 +1,4 @@
-"""`arpo cache` and its options. What they do is in `arpo.cli.cached`, imported when one of them runs."""
+"""The options of `arpo cache`. `arpo.cli.cached` does the work and is imported when a command runs."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
-"""`arpo cache`: what tools were asked, as a file: how much, out, in, and away.
+"""`arpo cache` shows, exports, imports and deletes the cached results of tools.
 
-Knows the store and three forms of a file: exported lines, a JSON object of queries and results, JSON lines of the two.
+Knows the store and three file formats: exported lines, a JSON object of queries and results, and JSON lines of both.
 """
 
 import json
@@ -17,7 +17,7 @@ from arpo.tools.store import Entry, Store, as_line, read_line
 
 
 def store_at(file: Path | None, tool: str = "") -> Store:
-    """The store in `file`, else the user's. Raises ConfigError where there is none, or none of `tool` in it."""
+    """The store in `file`, else the user's. Raises ConfigError if there is none, or if it holds nothing of `tool`."""
     path = file or cache_folder() / "tools.sqlite"
     if not path.is_file():
         raise ConfigError("nothing has been cached or recorded here", value=str(path), hint="Another file: --file")
@@ -29,7 +29,7 @@ def store_at(file: Path | None, tool: str = "") -> Store:
 
 
 def stats(store: Store) -> str:
-    """How much of which tool is there, and since when."""
+    """A table of the entries by tool, with their sizes and dates."""
     entries, size, recorded = store.totals()
     lines = [f"{store.path}: {entries:,} results ({recorded:,} recorded), {size / 2**20:,.1f} MB"]
     for tool, version, count, of_record, held, first, last in store.by_tool():
@@ -40,7 +40,7 @@ def stats(store: Store) -> str:
 
 
 def export(store: Store, out: Path | None, tool: str) -> Iterator[str]:
-    """Every entry as a JSON line: into `out`, or yielded."""
+    """Every entry as a JSON line, written to `out` or yielded."""
     lines = map(as_line, store.entries(tool))
     if out is None:
         yield from lines
@@ -54,8 +54,8 @@ def export(store: Store, out: Path | None, tool: str) -> Iterator[str]:
 
 
 def load(into: Path | None, file: Path, tool: str, argument: str) -> str:
-    """Record what `file` holds in the store `into` (else the user's), for replay; what to say about it. Raises ConfigError and
-    FormatError, naming file and line: then nothing was recorded."""
+    """Record the results in `file` in the store `into` (else the user's), for replay. Returns a message. Raises
+    ConfigError, or FormatError, which names file and line; then it records nothing."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

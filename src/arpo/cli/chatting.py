@@ -1,6 +1,6 @@
-"""`arpo chat`: questions from the keyboard, answers as they are written.
+"""`arpo chat` reads questions from the keyboard and prints answers while the model writes them.
 
-Knows a terminal and a conversation. How an answer comes about, `arpo.rollout.ask` knows.
+Knows a terminal and a conversation. `arpo.rollout.ask` knows how to get an answer.
 """
 
 import asyncio
@@ -21,10 +21,11 @@ KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D l
 
 
 def talk(source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
-    """Talk with the model that `source` names: a run's, an exported one or a recipe's with their own tools, or with those of
-    `recipe`, which a plain model needs.
+    """Talk with the model that `source` names: the model of a run, an exported model or the model of a recipe, with its
+    tools or with those of `recipe`, which any other model needs.
 
-    `read` gives the next line after showing its prompt; EOFError ends the talk. Raises ConfigError and the other ArpoErrors.
+    `read` shows a prompt and returns the next line; EOFError ends the talk. Raises ConfigError and the other
+    ArpoErrors.
     """
     console = console or Console(soft_wrap=True)
     found = resolve_for_chat(source, recipe)
@@ -44,7 +45,7 @@ def talk(source: str, recipe: str | None = None, *, console: Console | None = No
 
 
 def _unhurried(found: ResolvedModel) -> RunConfig:
-    """The run without its limit on prompts: a conversation grows, and its oldest part is forgotten instead."""
+    """The run without its limit on prompts: a conversation grows, and drops its oldest part instead."""
     return found.run.model_copy(update={"chat": found.run.chat.model_copy(update={"prompt_tokens": None})})
 
 
@@ -81,7 +82,7 @@ class _Talk:
                 self.answer(said)
 
     def answer(self, question: str) -> None:
-        """Show the agent's answer. One that is stopped or fails leaves the conversation as it was."""
+        """Print the agent's answer. A stopped or failed answer leaves the conversation unchanged."""
         self.asked += 1
         messages = self.fitting([*self.messages, {"role": "user", "content": question}])
         seed = Random(f"{self.components.run.seed}/chat/{self.asked}").getrandbits(63)
@@ -95,7 +96,8 @@ class _Talk:
             self.messages = [*messages, {"role": "assistant", "content": answer}]
 
     def fitting(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds all)."""
+        """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds
+        all)."""
         run = self.components.run
         room = run.rollout.branch_tokens - 2 * run.rollout.turn_tokens - run.chat.result_tokens
         kept = messages

@@ -104,7 +104,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Sampled answers a question (else evaluation.samples).")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Greedy answers alone.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder; nothing is asked twice.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="With --resume: ask once more what the world ended.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="With --resume: ask again what infrastructure failures ended.")] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="Also measure entropies around tool results.")] = False,
     out: Annotated[
         Path | None, typer.Option(parser=path, metavar="DIR", help="Where to write (else the run's folder, or below here).")

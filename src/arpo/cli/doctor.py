@@ -1,4 +1,4 @@
-"""`arpo doctor`: what works on this machine, how fast, and what to change. Looks only; installs and downloads nothing."""
+"""`arpo doctor` reports what works on this machine, how fast, and what to change. It installs and downloads nothing."""
 
 import asyncio
 import importlib.metadata as metadata
@@ -37,7 +37,7 @@ EXTRAS = {
     "serve": ("starlette", "`arpo view`, and serving a search index"),
     "tracking": ("wandb", "Weights & Biases, MLflow"),
 }
-NEEDED_MEMORY_GB, NEEDED_DISK_GB = 10.0, 4.0  # what the quickstart takes at its peak
+NEEDED_MEMORY_GB, NEEDED_DISK_GB = 10.0, 4.0  # the quickstart's peak
 
 
 class Level(StrEnum):
@@ -63,7 +63,7 @@ class MatmulSpeed:
 
 
 def examine() -> Iterator[Diagnosis]:
-    """Everything that can be found out in half a minute, finding by finding; the last one says how long the quickstart takes."""
+    """Run all checks, in half a minute, and yield every finding. The last one estimates the time of the quickstart."""
     yield _python()
     yield from _torch()
     yield _threads()
@@ -79,7 +79,7 @@ def examine() -> Iterator[Diagnosis]:
 
 
 def show(findings: Iterator[Diagnosis]) -> bool:
-    """Print findings as they come. True where none is a problem."""
+    """Print findings as they come. Returns True if none is a problem."""
     from rich.console import Console
     from rich.table import Table
 
@@ -137,12 +137,12 @@ def _torch() -> Iterator[Diagnosis]:
 
 
 def _quickstart() -> Diagnosis:
-    """Train and sample a model of the quickstart's shape for some seconds, and plan its run with what that took."""
+    """Train and sample a model of the quickstart's shape for some seconds, and estimate its run from the timings."""
     try:
         from arpo.cli.forecast import forecast_quickstart
 
         expected = forecast_quickstart()
-    except (ImportError, OSError):  # what is missing is a finding above
+    except (ImportError, OSError):  # an earlier finding reports what is missing
         return Diagnosis("quickstart", "how long it would take cannot be measured", Level.NOTE)
     return Diagnosis("quickstart", f"takes about {expected.minutes:.0f} minutes here, installation apart ({expected.text})")
 
@@ -160,7 +160,7 @@ def _bfloat16() -> Diagnosis:
 
 
 def matmul_speed(size: int = 768) -> MatmulSpeed:
-    """Measure how fast the CPU multiplies in either precision (about 0.1 s); the best of five counts."""
+    """Measure the CPU's speed of matrix products in both precisions (about 0.1 s). The best of five counts."""
     import torch
 
     def best(dtype: Any) -> float:
@@ -225,7 +225,7 @@ def _disk() -> Iterator[Diagnosis]:
 
 
 def _versions() -> Iterator[Diagnosis]:
-    """Installed against needed and tested versions, one line each."""
+    """Compare installed with required and tested versions, one line for each."""
     needed = {}
     try:
         for line in metadata.requires("arpo") or ():
@@ -250,7 +250,7 @@ def _versions() -> Iterator[Diagnosis]:
 
 
 def _vllm() -> Diagnosis:
-    """Whether vLLM is here, or beside this in an environment of its own, in versions that go together."""
+    """Check vLLM in this environment, or in its own one, and whether the versions fit together."""
     from arpo.engines.vllm.versions import BESIDE, FITS, Environment
     from arpo.errors import ConfigError
 
@@ -272,7 +272,7 @@ def _vllm() -> Diagnosis:
 
 
 def _sandbox() -> Diagnosis:
-    """Run two lines in the python tool: a sum that must work, and a look at a file that must not."""
+    """Run two programs in the python tool: a sum, which must work, and reading a file, which must not."""
     from arpo.core.tree import CallStatus
     from arpo.errors import ConfigError
     from arpo.tasks import Task
@@ -298,7 +298,7 @@ def _sandbox() -> Diagnosis:
 
 
 def _levels() -> Diagnosis:
-    """Enter every sandbox for CPython that this machine might allow; a program inside looks for ways out."""
+    """Enter every sandbox for CPython that this machine might allow, and run a program that looks for ways out."""
     from arpo.sandbox.levels import ADVICE, probe
 
     found = probe()

@@ -1,4 +1,4 @@
-"""What the options of `arpo eval` ask for: a recipe's own held-out tasks, or benchmarks."""
+"""Runs `arpo eval` from its options: on a recipe's held-out tasks, or on benchmarks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def measure(
     entropy: bool = False,
     out: Path | None,
 ) -> None:
-    """Raises ConfigError for options that need another one."""
+    """Raise ConfigError for options that need another one."""
     from arpo.evaluation.presets import preset as settings_of
     from arpo.recipe.load import load_recipe
 
@@ -63,7 +63,8 @@ def measure(
 
 
 def study_these(paths: Sequence[Path], *, entropy: bool, judge: str | None, out: Path | None) -> None:
-    """Raises ConfigError for a judge that cannot be one."""
+    """Raise ConfigError for an unusable judge."""
+
     from arpo.evaluation.analysis import analyse
     from arpo.options import custom
     from arpo.recipe.evaluation import JudgeConfig

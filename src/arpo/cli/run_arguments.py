@@ -10,8 +10,8 @@ from arpo.runs.folder import RunFolder, check_is_run
 
 
 def run_from_arguments(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> RunConfig:
-    """The configuration of `recipe` with `overrides`. With `resume` the configuration of the run in that folder, with which it
-    last continued; then every argument is an override."""
+    """The configuration of `recipe` with `overrides`. With `resume` the configuration of the run in that folder, with
+    which it last continued; then every argument is an override."""
     if resume is None:
         if recipe is None:
             raise ConfigError("no recipe was named", hint=f"Name a file, or a bundled one: {', '.join(bundled())}")

@@ -1,6 +1,6 @@
-"""`arpo tools`: a recipe's tools as the model sees them, and calls of them by hand.
+"""`arpo tools` shows a recipe's tools as the model sees them, and calls them by hand.
 
-Calls take the way that a run's calls take: cache, limits and replay as the recipe has them.
+Calls go the same way as the calls of a run, with the recipe's cache, limits and replay.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from arpo.tools.config import build_each
 from arpo.tools.gateway import ToolGateway, build_unchecked, recorded_offers, tools_not_ready
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
-MOST_CHARS = 2_000  # of a result that is shown
-PATIENCE_S, RETRIES = 10.0, 1  # somebody sits before the screen: a provider that is down is said soon, whatever a run would wait
+MOST_CHARS = 2_000  # of a printed result
+PATIENCE_S, RETRIES = 10.0, 1  # a person waits, so a provider that is down is reported sooner than in a run
 LATER = "ask once more when it is back; a run waits for tools.limits.patience_s"
 
 
 def show_tools(recipe: str, words: Sequence[str]) -> bool:
-    """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object). Without a tool all are listed,
-    and each is called once. Returns whether every call was answered well. Raises ConfigError."""
+    """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object). Without a tool all
+    are listed, and each is called once. Returns whether every call was answered well. Raises ConfigError."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
     asked = words[len(settings) :]
@@ -72,7 +72,7 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
 
 
 def prompt_text(run: RunConfig, tools: Sequence[ToolBase]) -> str:
-    """What the prompt says of the tools."""
+    """The text about the tools in the prompt."""
     if run.chat.format == "template":
         return _by_template(run, tools)
     if run.chat.format == "native":
@@ -85,7 +85,7 @@ def prompt_text(run: RunConfig, tools: Sequence[ToolBase]) -> str:
 
 
 def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
-    """The prompt of the recipe's first question, as the model's chat template writes it, where the model is on this machine."""
+    """The prompt of the recipe's first question with the model's chat template, if the model is on this machine."""
     from arpo.models.sources import at_hand
 
     folder = at_hand(run.model.source)
@@ -100,7 +100,7 @@ def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
 
 
 def example_arguments(tool: Tool, question: str) -> dict[str, Any]:
-    """Arguments that fit the tool's schema: what it gives as an example, else a first guess; text is `question`."""
+    """Arguments that fit the tool's schema: its examples, else a guess; a text is `question`."""
     properties = tool.schema.get("properties", {})
     needed = tool.schema.get("required", ()) or list(properties)[:1]
     return {name: _example(name, properties.get(name, {}), tool.schema, question) for name in needed}
@@ -124,7 +124,7 @@ def _example(name: str, about: Mapping[str, Any], whole: Mapping[str, Any], ques
 
 
 def _question(run: RunConfig) -> str:
-    """The first question that the run trains on: what a model might look for."""
+    """The first training question, as an example of a query."""
     from arpo.tasks.data import load
 
     first = next(iter(load(run.data.train)), None)
@@ -191,7 +191,7 @@ async def _call_all(
 async def _call(
     tool_gateway: ToolGateway, tools: Mapping[str, ToolBase], call: Call, run: RunConfig, console: Console
 ) -> ToolCallResult | None:
-    """One call, with a state of its own where the tool has states. None: the record does not hold it."""
+    """Make one call, with its own state if the tool has states. None if the record does not hold the call."""
     task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
     tool = tools[call.name]
     state = await settled(tool.open, task) if isinstance(tool, StatefulTool) else None

@@ -1,4 +1,4 @@
-"""`arpo view` and `arpo show`: recorded runs in the browser, in one file, or in the terminal."""
+"""`arpo view` and `arpo show` present recorded runs in the browser, in one file, or in the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from arpo.view.terminal import MOST_CHARS, print_table, print_tree
 
 
 def view(runs: Sequence[Path], *, port: int | None, browser: bool, export: Path | None, tree: str | None) -> None:
-    """Serve the runs until interrupted, or with `export` write them as one page. Raises ConfigError."""
+    """Serve the runs until interrupted, or write them as one page with `export`. Raises ConfigError."""
     if tree is not None and export is None:
         raise ConfigError("needs --export PAGE.html: on the page itself every tree has its address", where="--tree", value=tree)
     if export is not None:
@@ -43,9 +43,10 @@ def _step_and_task(text: str) -> tuple[int, str]:
 
 
 def show(run: Path, *, task: str | None, step: int | None, whole: bool, console: Console | None = None) -> None:
-    """Print the tree of `task` (without `step`: of the last that has it); without a task, list the trees of a step.
+    """Print the tree of `task` (without `step`: of the last step that has one). Without a task, list the trees of a
+    step.
 
-    Raises ConfigError where there is none."""
+    Raises ConfigError if there is none."""
     console = console or Console(soft_wrap=False)
     library = Library([run])
     try:

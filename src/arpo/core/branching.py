@@ -363,8 +363,8 @@ class Pilot(_StrictKeys):
         _require_finite(self, "beta")
 
     def roots(self, leaves: int, root_head: float, tool_heads: tuple[float, ...]) -> int:
-        """N = `M * sigmoid(beta * (H_root - mean H_tool))`, rounded half up and clamped to [1, M]; M if there was no tool
-        call."""
+        """N = `M * sigmoid(beta * (H_root - mean H_tool))`, rounded half up and clamped to [1, M]; M if there was no
+        tool call."""
         if not tool_heads:
             return leaves
         x = self.beta * (root_head - math.fsum(tool_heads) / len(tool_heads))

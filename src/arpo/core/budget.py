@@ -1,10 +1,12 @@
-"""The budget counts the leaves that one tree may still grow and decides which tip gets them (docs/method.md, section 4).
+"""The budget counts the leaves that one tree may still grow and decides which tip gets them (docs/method.md, section
+4).
 
 The budget serves tips in a canonical order that does not depend on timing: by depth, then score (highest first), then
-path. In that order a tip that wants w siblings gets `min(w, B, C_r)`, where B leaves are left in the tree and C_r leaves
-are left to the tip's root. Tips become known in any order. `settle` makes a decision final as soon as no event to come
-can change it, so the result equals serving in canonical order. What can still come is an exact count: it follows from
-the running lines, the rule's maximum at each depth, and the depth of the deepest tip that the call limit allows.
+path. In that order a tip that wants w siblings gets `min(w, B, C_r)`, where B leaves are left in the tree and C_r
+leaves are left to the tip's root. Tips become known in any order. `settle` makes a decision final as soon as no event
+to come can change it, so the result equals serving in canonical order. What can still come is an exact count: it
+follows from the running lines, the rule's maximum at each depth, and the depth of the deepest tip that the call limit
+allows.
 
 Knows counts, places and scores. Refuses to know tokens, rules, tools and the places of fills.
 """
@@ -96,7 +98,8 @@ class Budget:
         return excess
 
     def _final(self, want: Want) -> int | None:
-        """The number of siblings that `want` gets, or None while a tip that may precede it can still change the number."""
+        """The number of siblings that `want` gets, or None while a tip that may precede it can still change the
+        number."""
         root, room = want.place[0], self.room[want.place[0]]
         if not (want.wanted and self.left and room):
             return 0
@@ -112,15 +115,15 @@ class Budget:
         return min(self.room[root], self._can_add(root, before, want.depth))
 
     def _can_add(self, root: int, tips: Iterable[Want], last: int | None = None) -> int:
-        """The maximum number of leaves that `tips`, all lines of `root` and their descendants can add at tips down to depth
-        `last`."""
+        """The maximum number of leaves that `tips`, all lines of `root` and their descendants can add at tips down to
+        depth `last`."""
         last = len(self._most) if last is None else last
         from_lines = sum(count * (self._lines_from(depth, last) - 1) for depth, count in self._lines[root].items())
         return from_lines + sum(tip.wanted * self._lines_from(tip.depth + 1, last) for tip in tips)
 
     def _lines_from(self, depth: int, last: int) -> int:
-        """The number of lines that one line, whose next tip has this depth, can become below depth `last`, if every tip adds
-        the maximum to every line."""
+        """The number of lines that one line, whose next tip has this depth, can become below depth `last`, if every tip
+        adds the maximum to every line."""
         if (depth, last) not in self._become:
             lines = 1
             for most in self._most[depth - 1 : last]:

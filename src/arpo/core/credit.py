@@ -73,8 +73,8 @@ def credit(trees: Sequence[ScoredTree], config: AdvantageConfig) -> list[Credite
 
     Leaves without a score leave the group. A group (a task's leaves, or the batch for reinforce++) with fewer than two
     scored leaves, or with equal rewards, teaches nothing: all its advantages are 0. The standard deviation is the
-    population's, with the weights of `weighting` (TRL and verl divide by n - 1, which scales all advantages of a group by
-    sqrt((n - 1) / n)).
+    population's, with the weights of `weighting` (TRL and verl divide by n - 1, which scales all advantages of a group
+    by sqrt((n - 1) / n)).
 
     Raises ConfigError if leave-one-out by root meets a tree with a single root, and ValueError for a score that is not
     finite or belongs to a leaf that the policy did not finish.
@@ -96,7 +96,8 @@ def credit(trees: Sequence[ScoredTree], config: AdvantageConfig) -> list[Credite
 
 
 def mixed(scored: ScoredTree) -> bool:
-    """True if a group can teach something: at least two scored leaves whose rewards differ (DAPO's dynamic sampling)."""
+    """True if a group can teach something: at least two scored leaves whose rewards differ (DAPO's dynamic
+    sampling)."""
     return len({score.reward for score in scored.scores.values()}) > 1
 
 

@@ -34,8 +34,8 @@ def bounds_from_top_k(logprobs_K: Sequence[float], vocab_size: int) -> tuple[flo
 
     With tail mass `r = 1 - sum p`, the tail adds at most `r ln((V - K) / r)` (if it is uniform) and at least
     `r ln(1 / p_K)` (if it is concentrated in tokens as likely as the K-th). The estimate to store is the midpoint. The
-    order of the values does not matter. Leave out a sampled token that is not among the K most likely: with it the lower
-    bound does not hold. Raises ValueError for more than V values, or for a probability above 1.
+    order of the values does not matter. Leave out a sampled token that is not among the K most likely: with it the
+    lower bound does not hold. Raises ValueError for more than V values, or for a probability above 1.
     """
     K = len(logprobs_K)
     if not 0 < K <= vocab_size:
@@ -49,15 +49,18 @@ def bounds_from_top_k(logprobs_K: Sequence[float], vocab_size: int) -> tuple[flo
     if tail <= 0 or vocab_size == K or smallest == -math.inf:
         return known, known
     high = tail * math.log((vocab_size - K) / tail)
-    # rounding can leave a tail larger than V - K tokens as likely as the K-th can hold: both bounds are the uniform tail
+    # rounding can leave a tail larger than V - K tokens as likely as the K-th can hold: both bounds are the uniform
+    # tail
     low = min(tail * -smallest, high)
     return known + max(0.0, low), known + max(0.0, high)
 
 
 def head_entropy(entropies: Sequence[float], head: int) -> float:
-    """Mean of the first `head` values (of all if there are fewer), summed in token order in float64; 0.0 for an empty turn.
+    """Mean of the first `head` values (of all if there are fewer), summed in token order in float64; 0.0 for an empty
+    turn.
 
-    A loop adds them up because `sum` rounds differently from Python 3.12 on, and replay must decide the same everywhere.
+    A loop adds them up because `sum` rounds differently from Python 3.12 on, and replay must decide the same
+    everywhere.
     """
     total, count = 0.0, min(head, len(entropies))
     for index in range(count):

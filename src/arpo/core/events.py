@@ -13,7 +13,8 @@ from arpo.core.tree import Call, Observation, Role, StopReason, Turn
 # --- commands: what the driver does
 @dataclass(frozen=True, slots=True)
 class SampleTurn:
-    """Sample the turn at `place`; its context is `tree.context(place[:-1])`. `attempt` counts from 0 and keys the seed."""
+    """Sample the turn at `place`; its context is `tree.context(place[:-1])`. `attempt` counts from 0 and keys the
+    seed."""
 
     place: Place
     role: Role
@@ -32,8 +33,8 @@ class RunCalls:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The decision at the tip `place` is final: `granted` siblings start (their `SampleTurn`s follow). The driver may now
-    fork a captured tool state, or drop it if `granted` is 0."""
+    """The decision at the tip `place` is final: `granted` siblings start (their `SampleTurn`s follow). The driver may
+    now fork a captured tool state, or drop it if `granted` is 0."""
 
     place: Place
     decision: Decision
@@ -47,8 +48,8 @@ Command = SampleTurn | RunCalls | Decided
 # --- events: what the driver reports
 @dataclass(frozen=True, slots=True)
 class HeadKnown:
-    """The first k tokens of the turn at `place` exist (fewer if the turn ended earlier). Only probes need this event: the
-    rule judges a tip by the first head reported for its probe, or by the finished probe if none was reported."""
+    """The first k tokens of the turn at `place` exist (fewer if the turn ended earlier). Only probes need this event:
+    the rule judges a tip by the first head reported for its probe, or by the finished probe if none was reported."""
 
     place: Place
     entropies: array[float]
@@ -65,8 +66,8 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """All calls of a turn have results. With an `ending` the branch cannot continue after this observation (token limit):
-    the tree does not take the observation, and the turn at its place becomes the leaf."""
+    """All calls of a turn have results. With an `ending` the branch cannot continue after this observation (token
+    limit): the tree does not take the observation, and the turn at its place becomes the leaf."""
 
     observation: Observation
     ending: StopReason | None = None

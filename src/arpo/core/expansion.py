@@ -69,8 +69,8 @@ class ExpansionConfig:
     retries: int = 1
     """How often a turn, or the calls of a turn, run again after an infrastructure failure."""
     deepest: int = DEEPEST
-    """Maximum number of observations on a path, from the call limit. A line past its last tip cannot use what is left of
-    the budget, so other tips need not wait for it."""
+    """Maximum number of observations on a path, from the call limit. A line past its last tip cannot use what is left
+    of the budget, so other tips need not wait for it."""
 
     def __post_init__(self) -> None:
         if self.leaves < 1:
@@ -249,8 +249,8 @@ class Expansion:
     # --- judging tips
 
     def _judge(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Place | None:
-        """Apply the rule to the tip before the probe at `place`, whose head is known. Returns the tip, if there is one to
-        judge."""
+        """Apply the rule to the tip before the probe at `place`, whose head is known. Returns the tip, if there is one
+        to judge."""
         tip_place = place[:-1]
         if self._sampling[place] is not Role.PROBE or tip_place in self._judged or self._is_fill(place):
             return None
@@ -311,7 +311,8 @@ class Expansion:
             self._budget.start_line(root, 1)
 
     def _settle(self, fresh: Place | None) -> list[Command]:
-        """The commands that follow from what is known: the other roots once the pilot has ended, final decisions, fills."""
+        """The commands that follow from what is known: the other roots once the pilot has ended, final decisions,
+        fills."""
         commands: list[Command] = []
         if self._budget is None:
             if self._sampling or self._calling:

@@ -2,7 +2,9 @@
 
 A frame delimits itself, so a writer can append frames to a file while a reader reads it:
 
-    magic "ARPO" | length of the body (uint32) | crc32 of the body (uint32) | body: zlib of JSON (see `codec`)      little-endian
+    magic "ARPO" | length of the body (uint32) | crc32 of the body (uint32) | body: zlib of JSON (see `codec`)
+
+Integers are little-endian.
 
 Knows bytes. Refuses to know files: callers open them, flush them and name them.
 """
@@ -50,7 +52,8 @@ class TreeRecord:
     advantages: Mapping[Place, float] = field(default_factory=dict)
     credit: Mapping[tuple[Place, Place], float] = field(default_factory=dict)
     notes: Mapping[str, object] = field(default_factory=dict)
-    """What else a reader needs, as JSON values and arrays ('i', 'f', 'd'): the tokenizer's name, learner log-probabilities."""
+    """What else a reader needs, as JSON values and arrays ('i', 'f', 'd'): the tokenizer's name, learner
+    log-probabilities."""
     schema: int = SCHEMA
 
     @classmethod
@@ -99,11 +102,11 @@ def decode(stream: BinaryIO | bytes) -> Frames:
 
 
 class Frames(Iterator[TreeRecord]):
-    """Iterates over records up to the last whole frame. A frame that a killed writer left incomplete is no error: `tail`
-    counts its bytes.
+    """Iterates over records up to the last whole frame. A frame that a killed writer left incomplete is no error:
+    `tail` counts its bytes.
 
-    Raises FormatError, which names the frame and the byte at which it starts, for anything else that is not a frame, and
-    for a record of a schema that this version does not know.
+    Raises FormatError, which names the frame and the byte at which it starts, for anything else that is not a frame,
+    and for a record of a schema that this version does not know.
     """
 
     def __init__(self, stream: BinaryIO) -> None:

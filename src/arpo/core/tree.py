@@ -1,4 +1,5 @@
-"""The rollout tree of one task. Every segment has one author, and the tree stores it once however many branches share it.
+"""The rollout tree of one task. Every segment has one author, and the tree stores it once however many branches share
+it.
 
 Knows places, segments and endings. Refuses to know text, tools, models, time and where the tokens came from.
 
@@ -135,7 +136,8 @@ Segment = Prompt | Turn | Observation
 
 
 class RolloutTree:
-    """An append-only tree. Two trees are equal if they hold the same segments and endings, whatever order they grew in."""
+    """An append-only tree. Two trees are equal if they hold the same segments and endings, whatever order they grew
+    in."""
 
     __slots__ = ("_children", "endings", "observations", "prompt", "step", "task", "turns")
 
@@ -165,7 +167,8 @@ class RolloutTree:
             self.observations[place] = segment
 
     def end(self, place: Place, ending: StopReason) -> None:
-        """Make the turn at `place` a leaf. A leaf whose turn the engine never wrote (ENGINE_FAILED) has only an ending."""
+        """Make the turn at `place` a leaf. A leaf whose turn the engine never wrote (ENGINE_FAILED) has only an
+        ending."""
         if place in self.endings or place in self.observations:
             raise ValueError(f"turn {show(place)} already has an observation or an ending")
         if place not in self.turns:
@@ -199,7 +202,8 @@ class RolloutTree:
             yield (turn,) if depth == len(place) else (turn, self.observations[here])
 
     def context(self, place: Place) -> array[int]:
-        """Tokens before the next turn after `place`: the prompt, and turns and observations up to the one at `place`."""
+        """Tokens before the next turn after `place`: the prompt, and turns and observations up to the one at
+        `place`."""
         tokens = array("i", self.prompt.tokens)
         for depth in range(1, len(place) + 1):
             tokens.extend(self.turns[place[:depth]].tokens)
@@ -248,8 +252,8 @@ class Branch:
 def probe_lines(tree: RolloutTree, planned_roots: int) -> list[Place]:
     """Leaves of the planned roots' probe lines: root k, then the probe at every tip, without siblings and fills.
 
-    They are what the policy would have written without branching, so means over them compare with GRPO's. A line that has
-    not ended yet does not count.
+    They are what the policy would have written without branching, so means over them compare with GRPO's. A line that
+    has not ended yet does not count.
     """
     return [leaf for leaf in tree.leaves() if leaf[0] < planned_roots and not any(leaf[1:])]
 

@@ -18,8 +18,8 @@ from arpo.yaml_positions import dump
 
 
 def model_card(run: RunConfig, *, step: int, name: str, results: str) -> str:
-    """The card in Markdown with the Hub's front matter. `step` 0 is a cold start without reinforcement learning. `results` is a
-    table from one of the functions below, or empty."""
+    """The card in Markdown with the Hub's front matter. `step` 0 is a cold start without reinforcement learning.
+    `results` is a table from one of the functions below, or empty."""
     parts = [
         _front_matter(run.model.source),
         f"# {name.rpartition('/')[2]}",

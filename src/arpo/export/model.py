@@ -19,11 +19,12 @@ RECIPE = "recipe.yaml"
 
 
 def export(name: str | Path, out: Path | str, *, push: str | None = None) -> Path:
-    """Write the model of a run (the best checkpoint if it validated, else the last) or of one checkpoint to the folder `out`.
+    """Write the model of a run (the best checkpoint if it validated, else the last) or of one checkpoint to the folder
+    `out`.
 
     `AutoModelForCausalLM.from_pretrained(out)` loads it; LoRA is merged. The folder's recipe.yaml lets `arpo chat` and
-    `arpo eval` use the same tools and prompt as training. `push` also uploads it to the Hub as `org/name`; a new repository
-    is private. Raises ConfigError if `out` is not empty, if there is no such run, or if the Hub refuses.
+    `arpo eval` use the same tools and prompt as training. `push` also uploads it to the Hub as `org/name`; a new
+    repository is private. Raises ConfigError if `out` is not empty, if there is no such run, or if the Hub refuses.
     """
     found = resolve_model(str(name))
     target = empty_folder(Path(out))

@@ -20,11 +20,11 @@ _HEADER_MB = 256
 
 def identity(*folders: Path) -> str:
     """A digest of 16 hexadecimal digits of the model in `folders` (the model's folder, and optionally one with trained
-    weights or adapters). It covers the configuration, the tokenizer, the chat template, and the name, type, shape and both
-    ends of every tensor.
+    weights or adapters). It covers the configuration, the tokenizer, the chat template, and the name, type, shape and
+    both ends of every tensor.
 
-    The digest does not depend on the place of the folder or the number of files. It reads a few kB per tensor, so a large
-    model takes about as long as opening it. Raises ConfigError for a file of weights that cannot be read.
+    The digest does not depend on the place of the folder or the number of files. It reads a few kB per tensor, so a
+    large model takes about as long as opening it. Raises ConfigError for a file of weights that cannot be read.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -67,8 +67,8 @@ def _config(path: Path) -> bytes:
 
 
 def _tensors(path: Path) -> Iterator[bytes]:
-    """A digest of every tensor in a safetensors file. The file holds the length of the header (uint64), the header (JSON
-    with offsets) and the data."""
+    """A digest of every tensor in a safetensors file. The file holds the length of the header (uint64), the header
+    (JSON with offsets) and the data."""
     with path.open("rb") as file:
         try:
             (length,) = struct.unpack("<Q", file.read(8))

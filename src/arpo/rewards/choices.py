@@ -53,8 +53,8 @@ def read_choice(text: str) -> frozenset[str]:
 
 
 def _stated(match: re.Match[str]) -> frozenset[str]:
-    """The letters that a statement names. A lower-case letter counts only in parentheses or after a colon at the end, because
-    of "the answer is a dog"."""
+    """The letters that a statement names. A lower-case letter counts only in parentheses or after a colon at the end,
+    because of "the answer is a dog"."""
     letters = match[1] or match[2]
     at_the_end = ":" in match[0] and match.end() == len(match.string.rstrip(" ."))
     is_letter = match[1] or at_the_end or letters == letters.upper() or re.search(r"[A-Z]", letters)

@@ -21,9 +21,10 @@ class RewardConfig(Config):
     """The reward: the paper's rule over an answer measure, or a function of your own."""
 
     answer: Measure = "auto"
-    r"""How to compare an answer with the golds: `exact`, `f1`, `contains` (tokens, numbers whole), `maths` (equivalence),
-    `numeric` (units, tolerance), `choice` (a letter), `short` (a number, date or phrase), `gaia` (its authors' rule), or
-    `auto`: the verifier or measure that the task names, else maths for golds that are numbers or contain LaTeX, else f1."""
+    r"""How to compare an answer with the golds: `exact`, `f1`, `contains` (tokens, numbers whole), `maths`
+    (equivalence), `numeric` (units, tolerance), `choice` (a letter), `short` (a number, date or phrase), `gaia` (its
+    authors' rule), or `auto`: the verifier or measure that the task names, else maths for golds that are numbers or
+    contain LaTeX, else f1."""
     bonus: float = Field(default=0.0, ge=0)
     """Added to the reward of a right answer if all `bonus_tools` ran (the paper: 0.1)."""
     bonus_tools: tuple[str, ...] = ()

@@ -1,5 +1,5 @@
-r"""Normalises formulas: removes boxes, dollars, spacing, units and degrees, writes `\dfrac` as `\frac` and `70 000` as a
-number. Compares what needs no algebra: numbers, numbers with a base, words.
+r"""Normalises formulas: removes boxes, dollars, spacing, units and degrees, writes `\dfrac` as `\frac` and `70 000` as
+a number. Compares what needs no algebra: numbers, numbers with a base, words.
 
 Knows notation. Refuses to know algebra: `maths` does.
 """

@@ -30,8 +30,8 @@ MAX_CHARS = 2_000  # a longer answer is not a formula
 
 
 class MathsVerifier:
-    """Compares answers in a worker process, which starts at the first comparison. Thread-safe. Calls block, so run them off
-    the event loop.
+    """Compares answers in a worker process, which starts at the first comparison. Thread-safe. Calls block, so run them
+    off the event loop.
 
     `seconds` is the processor time that one pair may take.
     """

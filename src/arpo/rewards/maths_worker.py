@@ -1,9 +1,9 @@
-"""The worker process of `maths`: reads pairs as JSON lines and answers whether they are equal. It runs as a file and imports
-nothing from arpo.
+"""The worker process of `maths`: reads pairs as JSON lines and answers whether they are equal. It runs as a file and
+imports nothing from arpo.
 
-A pair that exceeds its processor time counts as not equal. The limit cannot interrupt one long operation in C code: then
-the parent kills this process or, if the parent itself was killed, the kernel does (`ends_with_its_reader`). math-verify's
-own limits are off: they cannot be nested, and they count wall time.
+A pair that exceeds its processor time counts as not equal. The limit cannot interrupt one long operation in C code:
+then the parent kills this process or, if the parent itself was killed, the kernel does (`ends_with_its_reader`).
+math-verify's own limits are off: they cannot be nested, and they count wall time.
 """
 
 import contextlib
@@ -36,8 +36,9 @@ def out_of_time(*_: object) -> NoReturn:
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Inside this context the process ends together with its parent: the kernel sends SIGIO when the pipe closes, and SIGIO
-    ends a process that does not handle it. Nothing else can arrive: the parent sends the next pair after this answer."""
+    """Inside this context the process ends together with its parent: the kernel sends SIGIO when the pipe closes, and
+    SIGIO ends a process that does not handle it. Nothing else can arrive: the parent sends the next pair after this
+    answer."""
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)

@@ -1,4 +1,5 @@
-"""Measures of an answer: those that compare two texts, by name, and the measure of a recipe, which scores a task's answer."""
+"""Measures of an answer: those that compare two texts, by name, and the measure of a recipe, which scores a task's
+answer."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

@@ -1,4 +1,5 @@
-r"""Reads numbers exactly: `-5`, `1,000`, `1.5`, `12/5`, `\frac12`, `\dfrac{1}{2}`, `$5$`. `maths` handles everything else."""
+r"""Reads numbers exactly: `-5`, `1,000`, `1.5`, `12/5`, `\frac12`, `\dfrac{1}{2}`, `$5$`. `maths` handles everything
+else."""
 
 import re
 from fractions import Fraction

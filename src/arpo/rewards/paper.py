@@ -5,8 +5,8 @@
     format right, answer right       accuracy, plus the bonus if all bonus tools ran without failing
 
 Source: arXiv 2507.19849, the hierarchical reward of section 3.3 (there the bonus is 0.1, for search and Python; the
-default here is 0). The format depends on the model's text and the bonus on the results of calls: text that only looks like
-a call earns nothing.
+default here is 0). The format depends on the model's text and the bonus on the results of calls: text that only looks
+like a call earns nothing.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -168,8 +168,8 @@ def agree(left: Quantity, right: Quantity, tolerance: Fraction = TOLERANCE) -> b
 
 
 def close(left: Fraction, right: Fraction, tolerance: Fraction = TOLERANCE) -> bool:
-    """True for equal whole numbers, and for others that differ by at most `tolerance` times the larger and have the same
-    sign."""
+    """True for equal whole numbers, and for others that differ by at most `tolerance` times the larger and have the
+    same sign."""
     if left == right or (left.denominator == right.denominator == 1):
         return left == right
     return left * right > 0 and abs(left - right) <= tolerance * max(abs(left), abs(right))

@@ -1,7 +1,8 @@
-"""Compares short answers of benchmarks: numbers as numbers, dates as dates, lists as GAIA does, everything else as phrases.
+"""Compares short answers of benchmarks: numbers as numbers, dates as dates, lists as GAIA does, everything else as
+phrases.
 
-Deliberately strict: a sentence that hedges, denies, or names two things is wrong. A judge is more lenient. Refuses to know
-formulas.
+Deliberately strict: a sentence that hedges, denies, or names two things is wrong. A judge is more lenient. Refuses to
+know formulas.
 """
 
 import re
@@ -50,7 +51,8 @@ def short(answer: str, gold: str) -> float:
 
 
 def says(answer: str, gold: str) -> bool:
-    """True if `answer` contains the words of `gold` in a row as a separate name, neither denied nor next to another one.
+    """True if `answer` contains the words of `gold` in a row as a separate name, neither denied nor next to another
+    one.
 
     Chinese does not separate words: there a gold of one or two characters must be the whole answer (王 is not 王建华).
     """
@@ -98,8 +100,8 @@ def _excluded(words: list[str]) -> bool:
 
 
 def gaia(answer: str, gold: str) -> float:
-    """GAIA's rule (arXiv 2311.12983): numbers exactly, comma-separated lists item by item, other text without spaces and
-    punctuation."""
+    """GAIA's rule (arXiv 2311.12983): numbers exactly, comma-separated lists item by item, other text without spaces
+    and punctuation."""
     number = gaia_number(gold)
     if number is not None and ("," not in gold or gaia_number(answer) == number):  # 132,133,134 may be a list
         return float(gaia_number(answer) == number)

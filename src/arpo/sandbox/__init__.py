@@ -12,7 +12,7 @@
                                       niceness    priorities
                                       namespaces, landlock, seccomp, scratch, linux
 
-Both sides share `setup`, `limits`, `messages`, `packets` and `payload`. A call's program and its output pass through the
-zygote as descriptors that it does not read, since its children inherit its memory. Only `levels` imports another part of
-arpo (its errors).
+Both sides share `setup`, `limits`, `messages`, `packets` and `payload`. A call's program and its output pass through
+the zygote as descriptors that it does not read, since its children inherit its memory. Only `levels` imports another
+part of arpo (its errors).
 """

@@ -1,9 +1,9 @@
 """Forks a process that holds variables. The two processes share the state so far and nothing that follows.
 
-The kernel separates memory. Folders separate files: each process restricts itself to its own folder (with Landlock, which can
-only be narrowed) and creates the folders of its forks inside its own room. Open files and pipes would stay shared, and the
-restriction applies to one thread only, so a process with open files or several threads is not forked. `seccomp` refuses shared
-mappings to sessions from the start.
+The kernel separates memory. Folders separate files: each process restricts itself to its own folder (with Landlock,
+which can only be narrowed) and creates the folders of its forks inside its own room. Open files and pipes would stay
+shared, and the restriction applies to one thread only, so a process with open files or several threads is not forked.
+`seccomp` refuses shared mappings to sessions from the start.
 """
 
 import _thread
@@ -37,8 +37,9 @@ class Home:
 
 
 def fork(home: Home, readable: Sequence[str] | None, keep: Collection[int]) -> int:
-    """Like os.fork, and sets up `home` in both processes. Both may still read `readable` (None: without Landlock); `keep` lists
-    the descriptors that may be open. Raises OSError or RecursionError if this process cannot be forked; it is then unchanged."""
+    """Like os.fork, and sets up `home` in both processes. Both may still read `readable` (None: without Landlock);
+    `keep` lists the descriptors that may be open. Raises OSError or RecursionError if this process cannot be forked; it
+    is then unchanged."""
     if home.bound >= MOST_TIMES_BOUND:
         raise OSError(errno.E2BIG, "bound too often")
     threads = _thread._count() or linux.has_threads()

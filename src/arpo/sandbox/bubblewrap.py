@@ -17,7 +17,8 @@ def found() -> str | None:
 
 
 def command(bwrap: str, view: View, program: Sequence[str], *, own_users: bool) -> list[str]:
-    """The command that runs `program` in a private view. `own_users` adds a user namespace, which everybody but root needs."""
+    """The command that runs `program` in a private view. `own_users` adds a user namespace, which everybody but root
+    needs."""
     words = [bwrap, *_SPACES, "--as-pid-1", "--cap-drop", "ALL"]
     for capability in _SETUP_CAPABILITIES:
         words += ["--cap-add", capability]

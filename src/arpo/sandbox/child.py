@@ -47,9 +47,9 @@ class Cell:
 
 
 def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collection[int] = (), session: bool = False) -> int:
-    """Restrict this process permanently. `ruleset` is a Landlock ruleset (-1: none), `output` becomes descriptors 1 and 2, and
-    the descriptors in `keep` stay open. Returns the descriptor that receives requests to start processes, or -1 if the
-    process may not start any.
+    """Restrict this process permanently. `ruleset` is a Landlock ruleset (-1: none), `output` becomes descriptors 1 and
+    2, and the descriptors in `keep` stay open. Returns the descriptor that receives requests to start processes, or -1
+    if the process may not start any.
     """
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)
@@ -87,8 +87,8 @@ def attach(output: int) -> io.BufferedWriter:
 
 
 def detach(buffer: io.BufferedWriter) -> None:
-    """Detach the output of the last call of a session, so that nothing is written between calls. This drops text that did not
-    fit, which would otherwise start the next output."""
+    """Detach the output of the last call of a session, so that nothing is written between calls. This drops text that
+    did not fit, which would otherwise start the next output."""
     nowhere = os.open("/dev/null", os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

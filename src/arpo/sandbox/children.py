@@ -17,7 +17,8 @@ GRACE_S = 0.5  # of wall time, for a program's last words
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRequest:
-    """A requested call. `program` and `output` are descriptors (see `payload`), which the zygote closes and never reads."""
+    """A requested call. `program` and `output` are descriptors (see `payload`), which the zygote closes and never
+    reads."""
 
     number: int
     seconds: float
@@ -174,7 +175,8 @@ class ChildSlot:
 
 
 def lead_group(pid: int) -> None:
-    """Put the child in its own group. Parent and child both do this, so that the group exists before it can be killed."""
+    """Put the child in its own group. Parent and child both do this, so that the group exists before it can be
+    killed."""
     try:
         os.setpgid(pid, pid)
     except OSError:  # already gone

@@ -1,4 +1,5 @@
-"""Enters the sandbox: turns a process of the trainer into one that can do no harm, and only then imports packages and serves.
+"""Enters the sandbox: turns a process of the trainer into one that can do no harm, and only then imports packages and
+serves.
 
 Runs in a fresh interpreter, with only the standard library and ctypes. The order matters: every step drops a right.
 """
@@ -106,16 +107,17 @@ def _be_first_to_go() -> None:
 
 
 def _have_descriptors() -> None:
-    """Raise the limit on descriptors as far as possible: a session takes four, and the usual limit (1024) is too low. Calls
-    get a lower one."""
+    """Raise the limit on descriptors as far as possible: a session takes four, and the usual limit (1024) is too low.
+    Calls get a lower one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = child.CLOSE_TO if hard == resource.RLIM_INFINITY else min(hard, child.CLOSE_TO)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _leave_processes_to_others() -> None:
-    """Limit the number of threads, which the whole machine shares and whose kernel memory counts for no process. The kernel
-    counts them by user, so the threads that already run (of all users, since only that is known) are added to the limit."""
+    """Limit the number of threads, which the whole machine shares and whose kernel memory counts for no process. The
+    kernel counts them by user, so the threads that already run (of all users, since only that is known) are added to
+    the limit."""
     try:
         with open("/proc/loadavg", encoding="ascii") as file:
             running = int(file.read().split()[3].partition("/")[2])
@@ -140,7 +142,8 @@ def _take_control() -> socket.socket:
 
 
 def address_space() -> int:
-    """Bytes of address space in use, to a megabyte, measured by trying limits, since there is no /proc. Runs in a child."""
+    """Bytes of address space in use, to a megabyte, measured by trying limits, since there is no /proc. Runs in a
+    child."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     low, high = 0, 1 << 46
     while high - low > 1 << 20:

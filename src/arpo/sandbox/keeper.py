@@ -1,9 +1,9 @@
-"""Manages the sessions: processes that hold variables between calls, fork when a trajectory branches, and end when there are
-too many.
+"""Manages the sessions: processes that hold variables between calls, fork when a trajectory branches, and end when
+there are too many.
 
-A session's process has run a program, so the keeper trusts nothing that it says: a claimed fork must belong to its process
-group, which no process inside can leave, and its forks are counted where it requests them. A process that reports the end of
-its call, or a fork, is stopped until there is work: nothing would limit what else it does.
+A session's process has run a program, so the keeper trusts nothing that it says: a claimed fork must belong to its
+process group, which no process inside can leave, and its forks are counted where it requests them. A process that
+reports the end of its call, or a fork, is stopped until there is work: nothing would limit what else it does.
 """
 
 import os
@@ -29,7 +29,8 @@ class Sessions:
         self.live: dict[str, Session] = {}
 
     def begin(self, name: str, request: ChildRequest) -> bool:
-        """Start a call in a session. Returns False if the call must wait for that session, or for room for a new one."""
+        """Start a call in a session. Returns False if the call must wait for that session, or for room for a new
+        one."""
         session = self.live.get(name)
         if session is None and not request.new:
             request.close()
@@ -181,7 +182,8 @@ class Sessions:
         return -1
 
     def _opened_member(self, pid: int, session: Session) -> int | None:
-        """`pid` as a descriptor, if it belongs to that session's group (which no process inside can leave) and is new."""
+        """`pid` as a descriptor, if it belongs to that session's group (which no process inside can leave) and is
+        new."""
         try:
             known = any(other.pid == pid for other in self.live.values())
             return os.pidfd_open(pid) if pid > 1 and not known and os.getpgid(pid) == session.family.group else None
@@ -189,7 +191,8 @@ class Sessions:
             return None
 
     def forget(self, name: str) -> None:
-        """End a session and its running call, and free its resources. The scratch folder goes with the last of its family."""
+        """End a session and its running call, and free its resources. The scratch folder goes with the last of its
+        family."""
         session = self.live.pop(name, None)
         if session is None:
             return
@@ -207,8 +210,8 @@ class Sessions:
 
 
 def _heard(session: Session, size: int) -> int | None:
-    """A number of `size` bytes from a session; None for anything else, of which nothing stays in memory, since calls inherit
-    it."""
+    """A number of `size` bytes from a session; None for anything else, of which nothing stays in memory, since calls
+    inherit it."""
     said = bytearray(size + 1)
     try:
         got = session.control.recv_into(said)

@@ -1,7 +1,8 @@
 """Landlock restricts the files that a process and its children may access, permanently (Linux 5.13).
 
-Older versions of Landlock handle less: below ABI 2 they always refuse moves between folders; they do not handle truncation
-below 3, TCP below 4, device ioctls below 5, and signals and abstract sockets below 6. `seccomp` closes these gaps.
+Older versions of Landlock handle less: below ABI 2 they always refuse moves between folders; they do not handle
+truncation below 3, TCP below 4, device ioctls below 5, and signals and abstract sockets below 6. `seccomp` closes these
+gaps.
 """
 
 import ctypes
@@ -39,8 +40,9 @@ def handled(version: int) -> int:
 
 
 def build(read: Sequence[str], write: Sequence[str], *, execute: bool, devices: Sequence[str] = ()) -> int:
-    """A ruleset as a file descriptor. It allows reading `read` (and executing, with `execute`), all access to the scratch
-    folder `write`, and reading and writing `devices`. Missing paths are left out. Raises OSError without Landlock.
+    """A ruleset as a file descriptor. It allows reading `read` (and executing, with `execute`), all access to the
+    scratch folder `write`, and reading and writing `devices`. Missing paths are left out. Raises OSError without
+    Landlock.
     """
     version = abi()
     scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL if version >= 6 else 0

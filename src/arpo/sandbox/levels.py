@@ -2,8 +2,9 @@
 
     bubblewrap   private root, processes, network and users by bwrap; Landlock and seccomp around every call
     namespaces   the same by arpo, if bwrap is not installed
-    landlock     without namespaces (some containers, AppArmor): Landlock and seccomp around every call block files, network and
-                 signals; names of files and running processes stay visible, and files are counted instead of bounded
+    landlock     without namespaces (some containers, AppArmor): Landlock and seccomp around every call block files,
+                 network and signals; names of files and running processes stay visible, and files are counted
+                 instead of bounded
     weak         a fresh interpreter with rlimits and nothing else, only if the recipe names it
 
 A requested level that this machine does not allow is a ConfigError. There is no fallback to a weaker level.
@@ -95,7 +96,8 @@ def words(sandbox: WarmSandbox) -> str:
 
 
 def enter(level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0) -> WarmSandbox:
-    """A sandbox of exactly this level. Raises StartError if it does not start, or if a program finds a way out of it."""
+    """A sandbox of exactly this level. Raises StartError if it does not start, or if a program finds a way out of
+    it."""
     if linux.ARCHITECTURE not in TABLES:
         raise StartError(f"needs Linux on x86-64 or aarch64 (this is {os.uname().sysname} on {os.uname().machine})")
     if not hasattr(os, "memfd_create"):

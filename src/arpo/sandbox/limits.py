@@ -51,9 +51,9 @@ def apply(limits: Limits, *, address_space: int) -> None:
 
 
 def grant_cpu(limits: Limits, used_s: float, *, hard: bool) -> None:
-    """Limit processor time to `cpu_seconds` from now on: a timer that the program can handle (SIGPROF), then the kernel's limit
-    in whole seconds (SIGXCPU), and with `hard` the kill one second later. A session gets its time call by call, and the zygote
-    kills it."""
+    """Limit processor time to `cpu_seconds` from now on: a timer that the program can handle (SIGPROF), then the
+    kernel's limit in whole seconds (SIGXCPU), and with `hard` the kill one second later. A session gets its time call
+    by call, and the zygote kills it."""
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds, HARD_CPU_GRACE_S)
     soft = math.ceil(used_s + limits.cpu_seconds)
     most = soft + HARD_CPU_GRACE_S if hard else resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -1,4 +1,5 @@
-"""System calls that Python's standard library lacks, through ctypes. Knows numbers and flags. Refuses to know their purpose.
+"""System calls that Python's standard library lacks, through ctypes. Knows numbers and flags. Refuses to know their
+purpose.
 
 Imports on every platform; calls raise OSError where the kernel lacks them.
 """
@@ -86,7 +87,8 @@ def pivot_root(new: str, old: str) -> None:
 
 
 def make_read_only(target: str, *, devices: bool = False) -> None:
-    """Make the mount at `target` and all below it read-only, without set-user-id and, unless `devices`, without device files."""
+    """Make the mount at `target` and all below it read-only, without set-user-id and, unless `devices`, without device
+    files."""
     flags = _ATTR_RDONLY | _ATTR_NOSUID | (0 if devices else _ATTR_NODEV)
     attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
     syscall(
@@ -120,8 +122,8 @@ def kill_session(first: int) -> None:
 
 
 def has_threads() -> bool:
-    """True if this process has a second thread, also one that Python does not know yet. Without /proc the kernel tells: it
-    refuses this call to a process with several threads. False if the call is not allowed."""
+    """True if this process has a second thread, also one that Python does not know yet. Without /proc the kernel tells:
+    it refuses this call to a process with several threads. False if the call is not allowed."""
     try:
         unshare(CLONE_THREAD)
     except OSError as error:

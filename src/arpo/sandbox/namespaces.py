@@ -1,5 +1,5 @@
-"""Creates a private view of the machine with namespaces: its own processes, network, users and a read-only root that shows
-only selected paths.
+"""Creates a private view of the machine with namespaces: its own processes, network, users and a read-only root that
+shows only selected paths.
 
 Runs in the process that becomes the sandbox, before it imports the recipe's packages.
 """
@@ -23,7 +23,8 @@ _OLD = "/.outside"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The visible files: `read` lists real paths, which keep their places; `links` lists symbolic links (place, target)."""
+    """The visible files: `read` lists real paths, which keep their places; `links` lists symbolic links (place,
+    target)."""
 
     read: tuple[str, ...]
     links: tuple[tuple[str, str], ...] = ()
@@ -37,10 +38,11 @@ class View:
 
 
 def enter(view: View) -> None:
-    """Become process 1 of new namespaces that show only `view`. The calling process waits and ends with the same status.
+    """Become process 1 of new namespaces that show only `view`. The calling process waits and ends with the same
+    status.
 
-    Root needs no user namespace and drops its rights later (`become_nobody`), except on machines that require one. Raises
-    OSError if the machine allows no namespaces.
+    Root needs no user namespace and drops its rights later (`become_nobody`), except on machines that require one.
+    Raises OSError if the machine allows no namespaces.
     """
     spaces = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
     try:
@@ -97,8 +99,8 @@ def _show(path: str) -> None:
 
 
 def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
-    """Mount a file system of bounded size in every folder. After this nothing can be mounted, and no other file written.
-    (Devices still accept writes; their modes and times, which belong to the machine, cannot change.)"""
+    """Mount a file system of bounded size in every folder. After this nothing can be mounted, and no other file
+    written. (Devices still accept writes; their modes and times, which belong to the machine, cannot change.)"""
     for device in DEVICES:
         linux.make_read_only(device, devices=True)
     for folder in folders:
@@ -109,8 +111,8 @@ def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
 
 
 def give_up_rights(needed: Sequence[str], folders: Sequence[str]) -> None:
-    """Drop all capabilities and turn root into a user without rights, who owns `folders`. If that user could not read `needed`
-    (a Python in root's home without a private root), the process keeps root's id, without capabilities."""
+    """Drop all capabilities and turn root into a user without rights, who owns `folders`. If that user could not read
+    `needed` (a Python in root's home without a private root), the process keeps root's id, without capabilities."""
     if os.geteuid() == 0 and _can(os.setgroups, []) and all(map(_readable_to_nobody, needed)):
         for folder in folders:
             os.chown(folder, NOBODY, NOBODY)

@@ -1,8 +1,8 @@
-"""Priorities of processes: first the trainer, then short calls, then calls that compute for long. The more long calls there
-are, the lower their priority.
+"""Priorities of processes: first the trainer, then short calls, then calls that compute for long. The more long calls
+there are, the lower their priority.
 
-The kernel weights processes by niceness (one step is a factor of 1.25). If it groups them by session (autogroup), it first
-weights the sandbox as a whole. No process in the sandbox can raise its priority.
+The kernel weights processes by niceness (one step is a factor of 1.25). If it groups them by session (autogroup), it
+first weights the sandbox as a whole. No process in the sandbox can raise its priority.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Messages between the trainer and the program inside: one JSON object per packet, with its descriptors.
 
-Never pickle, since neither side trusts the other. Never a program or its output: they travel only as descriptors (`payload`).
+Never pickle, since neither side trusts the other. Never a program or its output: they travel only as descriptors
+(`payload`).
 """
 
 import json

@@ -1,7 +1,7 @@
 """The input and the output of a call as descriptors: a program with its seed, and memory for its output.
 
-The trainer creates both and reads the output. The zygote in between passes them on unread, so that no other program can find
-them in the memory that it inherits.
+The trainer creates both and reads the output. The zygote in between passes them on unread, so that no other program can
+find them in the memory that it inherits.
 """
 
 import fcntl

@@ -1,4 +1,5 @@
-"""A fair semaphore: it grants a number of places in the order of requests, to calls of any event loop and any thread."""
+"""A fair semaphore: it grants a number of places in the order of requests, to calls of any event loop and any
+thread."""
 
 import asyncio
 import contextlib

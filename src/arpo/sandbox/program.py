@@ -1,4 +1,5 @@
-"""Runs a program like a notebook cell: it prints the value of the last expression, or an error in one line with its line number.
+"""Runs a program like a notebook cell: it prints the value of the last expression, or an error in one line with its
+line number.
 
 Runs in a forked child, which the program may have changed in any way: the reader of the output must not trust it.
 """
@@ -36,8 +37,8 @@ def listen() -> None:
 
 
 def run(source: str, names: dict[str, Any], limits: Limits, *, label: str = "<program>", last: bool = True) -> int:
-    """Run `source` in `names`. Its output, its last value or its error go to descriptor 1. `last` means that this process ends
-    afterwards, so it waits for the program's threads."""
+    """Run `source` in `names`. Its output, its last value or its error go to descriptor 1. `last` means that this
+    process ends afterwards, so it waits for the program's threads."""
     try:
         try:
             body, expression = _compiled(source, label)

@@ -1,5 +1,5 @@
-"""Scratch folders: empties them after every call, whatever a program left there, and watches those without a bounded file
-system."""
+"""Scratch folders: empties them after every call, whatever a program left there, and watches those without a bounded
+file system."""
 
 import contextlib
 import os
@@ -65,8 +65,8 @@ def _cleared(place: int) -> list[str]:
 
 
 def place_for(megabytes: int) -> str:
-    """The place for scratch folders without a bounded mount: memory if it has twice the room that they can take (there files are
-    created and removed a hundred times faster than on some disks), else the folder of temporary files."""
+    """The place for scratch folders without a bounded mount: memory if it has twice the room that they can take (there
+    files are created and removed a hundred times faster than on some disks), else the folder of temporary files."""
     memory = "/dev/shm"
     with contextlib.suppress(OSError):
         free = os.statvfs(memory)
@@ -76,8 +76,8 @@ def place_for(megabytes: int) -> str:
 
 
 def overflows(folder: str, most_bytes: int, most_files: int) -> bool:
-    """True if `folder` holds more than these limits, as far as is visible while a program writes to it, or hides files in
-    folders that are deeper than `DEEPEST` or cannot be read."""
+    """True if `folder` holds more than these limits, as far as is visible while a program writes to it, or hides files
+    in folders that are deeper than `DEEPEST` or cannot be read."""
     size = files = 0
     ahead = [(folder, 0)]
     while ahead:

@@ -2,9 +2,9 @@
 
 It does not use libseccomp, since the program inside has only Python's standard library.
 
-The filter checks the arguments of calls that are harmless only with some of them: signals go only to the process itself, new
-namespaces and processes are refused, and sockets exist only as connected pairs. It cannot follow pointers, so calls that
-would need it (connect, sendmsg, clone3, openat2) are not allowed at all.
+The filter checks the arguments of calls that are harmless only with some of them: signals go only to the process
+itself, new namespaces and processes are refused, and sockets exist only as connected pairs. It cannot follow pointers,
+so calls that would need it (connect, sendmsg, clone3, openat2) are not allowed at all.
 """
 
 import ctypes
@@ -134,8 +134,8 @@ def _checks(policy: SeccompPolicy) -> dict[str, Code]:
 
 
 def _truncating_as_it_says(argument: int) -> Code:
-    """Opening may truncate only where the mode says that it writes: the kernel truncates in the others too, and Landlock below
-    ABI 3 asks for what the mode says. (openat2, with its flags behind a pointer, is not on the list.)"""
+    """Opening may truncate only where the mode says that it writes: the kernel truncates in the others too, and
+    Landlock below ABI 3 asks for what the mode says. (openat2, with its flags behind a pointer, is not on the list.)"""
     return [
         (_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
         (_IF_ANY_BIT, 1, 0, _TRUNCATING),

@@ -1,7 +1,8 @@
 """A session inside its own process: it waits for programs, runs them on the same names, and forks itself when told to.
 
-Commands come as one byte with descriptors: `R` (run; output, program), `F` (fork; the new one's own socket). Answers are the ending
-as one byte (run) or the new process's number as eight (fork; -1 where it cannot). What holds the other end believes neither.
+Commands come as one byte with descriptors: `R` (run; output, program), `F` (fork; the new one's own socket). Answers
+are the ending as one byte (run) or the new process's number as eight (fork; -1 where it cannot). What holds the other
+end believes neither.
 """
 
 import os

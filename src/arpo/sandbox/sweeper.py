@@ -1,7 +1,7 @@
 """A process next to the zygote that empties scratch folders and detects when they overflow.
 
-The next program must not learn the names of a program's files, so no process from which calls are forked may read such a
-folder. This process may read it, since nothing is forked from it.
+The next program must not learn the names of a program's files, so no process from which calls are forked may read such
+a folder. This process may read it, since nothing is forked from it.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Numbers of the system calls that `seccomp` speaks of, from the kernel's headers (aarch64 has fewer: it never had the old ones).
+"""Numbers of the system calls that `seccomp` speaks of, from the kernel's headers (aarch64 has fewer: it never had the
+old ones).
 
 The table of x86-64 is run by the tests. That of aarch64 is written from the same headers and has never been run.
 """

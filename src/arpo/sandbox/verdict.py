@@ -1,5 +1,5 @@
-"""How a call ended, and the text that the model sees. The trainer derives both from the zygote's answer and the program's
-output."""
+"""How a call ended, and the text that the model sees. The trainer derives both from the zygote's answer and the
+program's output."""
 
 import signal
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from arpo.sandbox.limits import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """The result of a call. `ending` is "ok", "error", "time", "cpu", or "" if the call did not run. `gone`: the session no
-    longer exists (or, if the call did not run, did not exist)."""
+    """The result of a call. `ending` is "ok", "error", "time", "cpu", or "" if the call did not run. `gone`: the
+    session no longer exists (or, if the call did not run, did not exist)."""
 
     text: str
     ending: str = "ok"

@@ -1,5 +1,5 @@
-"""The files of this machine that the code inside may see: the interpreter, the standard library, installed packages and shared
-libraries.
+"""The files of this machine that the code inside may see: the interpreter, the standard library, installed packages and
+shared libraries.
 
 It sees no home, no project, no /etc and no /proc: only what imports need.
 """

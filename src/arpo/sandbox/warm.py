@@ -1,7 +1,8 @@
 """The trainer's side: starts the program inside, sends it calls, and restarts it when it dies.
 
-Works in any event loop, and in several at once, since one thread reads the answers. It sends no more calls than can run, so
-that the program inside holds nothing of a waiting call. It reads a program's output from memory that no other program ever had.
+Works in any event loop, and in several at once, since one thread reads the answers. It sends no more calls than can
+run, so that the program inside holds nothing of a waiting call. It reads a program's output from memory that no other
+program ever had.
 """
 
 import asyncio
@@ -60,7 +61,8 @@ ENVIRONMENT = {
 
 
 class StartError(Exception):
-    """The sandbox did not start. `stage` is "enter" (the machine does not allow it) or "import"; `name` is what failed."""
+    """The sandbox did not start. `stage` is "enter" (the machine does not allow it) or "import"; `name` is what
+    failed."""
 
     def __init__(self, reason: str, stage: str = "enter", name: str = "") -> None:
         super().__init__(reason)
@@ -208,8 +210,8 @@ def _read_answers(inside: "weakref.ref[Inside]", control: socket.socket) -> None
 class WarmSandbox:
     """Runs up to `at_once` programs concurrently, each in a fork of an interpreter that has imported `imports`.
 
-    `level` sets the isolation (see `levels`). Raises StartError if the sandbox does not start. If the program inside dies, it
-    is restarted, and the calls that it ran are repeated once.
+    `level` sets the isolation (see `levels`). Raises StartError if the sandbox does not start. If the program inside
+    dies, it is restarted, and the calls that it ran are repeated once.
     """
 
     def __init__(
@@ -288,7 +290,8 @@ class WarmSandbox:
         session: str | None = None,
         past: Sequence[tuple[str, int]] | None = None,
     ) -> Ran:
-        """Run `code`, optionally in `session`. With `past` the session is opened first, and those calls (code and seed) run.
+        """Run `code`, optionally in `session`. With `past` the session is opened first, and those calls (code and seed)
+        run.
 
         Raises Died if the program inside dies twice because of it, and StartError if it cannot be restarted.
         """
@@ -341,7 +344,8 @@ class WarmSandbox:
         return Begun(number, future, output, self.limits, seconds)
 
     def count(self) -> dict[str, int]:
-        """The resources of the program inside: descriptors, files in unused scratch folders, such folders, calls, sessions."""
+        """The resources of the program inside: descriptors, files in unused scratch folders, such folders, calls,
+        sessions."""
         _, future = self._now().ask({"op": "count"})
         return {name: int(number) for name, number in future.result(timeout=START_S).items() if name != "id"}
 

@@ -1,7 +1,7 @@
 """A subprocess with rlimits and no isolation, for machines that allow nothing better and users who choose it.
 
-The program can read and write the same files as its user, use the network, and signal other processes. Only its environment,
-its limits and its folder are separate.
+The program can read and write the same files as its user, use the network, and signal other processes. Only its
+environment, its limits and its folder are separate.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The program inside: forks one child per call, watches it, and reports its end.
 
-It trusts nothing that a child says, and holds no right that a child could gain. A child inherits its memory, so it never reads
-a call's program or output: their descriptors pass through it and are closed before it forks the next call.
+It trusts nothing that a child says, and holds no right that a child could gain. A child inherits its memory, so it
+never reads a call's program or output: their descriptors pass through it and are closed before it forks the next call.
 
 One thread with one selector handles children that end, answers of sessions, requests to fork, and deadlines.
 """
@@ -193,7 +193,8 @@ class Zygote:
             os._exit(ending)
 
     def listen(self, ours: socket.socket, permits: int) -> seccomp.Forks | None:
-        """Receive the listener for the child's forks. Until then the child runs our code, so it sends it at once or is dead."""
+        """Receive the listener for the child's forks. Until then the child runs our code, so it sends it at once or is
+        dead."""
         ours.settimeout(5.0)
         try:
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)

@@ -1,7 +1,7 @@
 """Dense retrieval: exact search by cosine over the vectors of a sentence-embedding model.
 
-Knows sentence-transformers models (the extra `dense`) and a matrix of unit vectors. It loads the model when it encodes the
-first text.
+Knows sentence-transformers models (the extra `dense`) and a matrix of unit vectors. It loads the model when it encodes
+the first text.
 """
 
 import importlib.util
@@ -73,7 +73,8 @@ class Dense:
 
 
 def write_vectors(path: Path, texts: Sequence[str], encoder: Encoder, progress: Callable[[str, float], None]) -> tuple[int, int]:
-    """Encode `texts` into a .npy file at `path`, batch by batch, so that memory never holds all vectors. Returns its shape."""
+    """Encode `texts` into a .npy file at `path`, batch by batch, so that memory never holds all vectors. Returns its
+    shape."""
     rows, dimension = len(texts), len(encoder.query("a"))
     vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, dimension))
     for at in range(0, rows, BATCH * 16):
@@ -131,7 +132,8 @@ def _in_cache(source: str) -> bool:
 
 
 def _check_hub(source: str) -> None:
-    """Raise ConfigError if the Hub is unreachable or lacks this model. Libraries that load a model take minutes to notice."""
+    """Raise ConfigError if the Hub is unreachable or lacks this model. Libraries that load a model take minutes to
+    notice."""
     from huggingface_hub import HfApi
 
     try:

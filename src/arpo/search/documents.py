@@ -1,4 +1,5 @@
-"""Reads the documents to search: a list, a JSONL or parquet file, a folder of texts, web pages and PDFs, or the `atlas`.
+"""Reads the documents to search: a list, a JSONL or parquet file, a folder of texts, web pages and PDFs, or the
+`atlas`.
 
 Knows files and the shapes in which corpora circulate. Refuses to know how to search passages.
 """
@@ -16,12 +17,13 @@ WEB = ("web pages and PDFs need trafilatura and pypdf", install("web"))
 
 
 def read_documents(source: object) -> list[Passage]:
-    """The passages of `source`: `"atlas"`, a path, or an iterable of mappings with `text` (or `contents`) and perhaps `title`.
+    """The passages of `source`: `"atlas"`, a path, or an iterable of mappings with `text` (or `contents`) and perhaps
+    `title`.
 
-    A JSONL or parquet file holds one passage per line or row. A folder yields its .txt, .md, .html and .pdf files in pieces
-    of about 1,000 characters, titled by file name (a page by its title), and the lines and rows of its .jsonl and .parquet
-    files, without hidden folders and indexes. Raises ConfigError if there is no document, and FormatError, which names file
-    and line, for an entry that is not a document.
+    A JSONL or parquet file holds one passage per line or row. A folder yields its .txt, .md, .html and .pdf files in
+    pieces of about 1,000 characters, titled by file name (a page by its title), and the lines and rows of its .jsonl
+    and .parquet files, without hidden folders and indexes. Raises ConfigError if there is no document, and FormatError,
+    which names file and line, for an entry that is not a document.
     """
     if isinstance(source, str) and source == "atlas":
         from arpo.tasks import atlas
@@ -39,8 +41,8 @@ def read_documents(source: object) -> list[Passage]:
 
 
 def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) -> Iterator[Passage]:
-    """The passages of a file, or of all files below a folder in order of their names. Raises like `read_documents`. With
-    `skipped`, an unreadable page or PDF in a folder is left out, and `skipped` gets the error."""
+    """The passages of a file, or of all files below a folder in order of their names. Raises like `read_documents`.
+    With `skipped`, an unreadable page or PDF in a folder is left out, and `skipped` gets the error."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             kind, name = file.suffix.lower(), file.relative_to(path)

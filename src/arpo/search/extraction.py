@@ -40,8 +40,8 @@ def html_to_text(content: bytes | str) -> Extracted:
 def pdf_to_text(content: bytes, *, cpu_s: float = math.inf) -> Extracted:
     """The text of a PDF's first MAX_PAGES pages.
 
-    Raises FormatError for a file that is not a PDF, is damaged or locked, or takes this thread longer than `cpu_s` seconds of
-    processor time: two kilobytes can expand to a day of work.
+    Raises FormatError for a file that is not a PDF, is damaged or locked, or takes this thread longer than `cpu_s`
+    seconds of processor time: two kilobytes can expand to a day of work.
     """
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about every defect that it could handle
     deadline = time.thread_time() + cpu_s
@@ -55,5 +55,5 @@ def pdf_to_text(content: bytes, *, cpu_s: float = math.inf) -> Extracted:
         pages = tuple(page.extract_text(visitor_operand_before=check_time) for page in reader.pages[:MAX_PAGES])
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except Exception as error:
-        raise FormatError(f"not a readable PDF: {type(error).__name__}: {error}") from error
+        raise FormatError(f"not a PDF that can be read: {type(error).__name__}: {error}") from error
     return Extracted(" ".join(title.split()), pages)

@@ -64,7 +64,8 @@ class Index:
         return [(self.passages[number], score) for number, score in self.rank(query, k)]
 
     def rank(self, query: str, k: int) -> list[tuple[int, float]]:
-        """At most `k` passages for `query` as (number, score), best first. The mode selects BM25, cosine or fused ranks.
+        """At most `k` passages for `query` as (number, score), best first. The mode selects BM25, cosine or fused
+        ranks.
 
         Lexical results share a word with the query; dense results are the nearest ones, however far.
         """
@@ -78,8 +79,8 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path | str, mode: str = "", encoder: str = "") -> "Index":
-        """The index in `folder`, memory-mapped. With an empty `mode` it is hybrid if it has vectors, else lexical. `encoder`
-        is the place of the embedding model on this machine, if it differs from the manifest's.
+        """The index in `folder`, memory-mapped. With an empty `mode` it is hybrid if it has vectors, else lexical.
+        `encoder` is the place of the embedding model on this machine, if it differs from the manifest's.
 
         Raises ConfigError if there is no index, and FormatError if a file is missing, truncated or of another version.
         """
@@ -99,9 +100,9 @@ def build_index(
 ) -> dict[str, Any]:
     """Index `passages` into a new `folder`. Returns the manifest (the content of index.json).
 
-    The folder appears only when it is complete. `encoder` names an embedding model for dense retrieval. Memory holds the
-    words of the passages while they are counted, about 10 bytes per character. Raises ConfigError if there are no passages
-    or the folder exists.
+    The folder appears only when it is complete. `encoder` names an embedding model for dense retrieval. Memory holds
+    the words of the passages while they are counted, about 10 bytes per character. Raises ConfigError if there are no
+    passages or the folder exists.
     """
     folder = Path(folder).expanduser()
     if folder.exists():
@@ -135,8 +136,8 @@ def build_index(
 
 
 def fuse(rankings: Sequence[Sequence[int]], k: int) -> list[tuple[int, float]]:
-    """Reciprocal rank fusion: at most `k` passages of `rankings` (best first) as (number, score), best first; equal scores
-    by number."""
+    """Reciprocal rank fusion: at most `k` passages of `rankings` (best first) as (number, score), best first; equal
+    scores by number."""
     scores: dict[int, float] = {}
     for ranking in rankings:
         for rank, passage in enumerate(ranking, 1):

@@ -1,6 +1,8 @@
-"""BM25 over passages (Robertson and Zaragoza 2009, in Lucene's form, by bm25s), in memory or memory-mapped from a folder.
+"""BM25 over passages (Robertson and Zaragoza 2009, in Lucene's form, by bm25s), in memory or memory-mapped from a
+folder.
 
-Knows words and scores. Of equal scores the first passage wins, so that results depend only on the passages and the query.
+Knows words and scores. Of equal scores the first passage wins, so that results depend only on the passages and the
+query.
 """
 
 from collections.abc import Iterable
@@ -75,8 +77,8 @@ class Lexical:
 
 
 class _MappedWords:
-    """A vocabulary on disk: concatenated sorted words and binary search. A lookup takes a few microseconds, and nothing has
-    to be loaded."""
+    """A vocabulary on disk: concatenated sorted words and binary search. A lookup takes a few microseconds, and nothing
+    has to be loaded."""
 
     def __init__(self, spelled: NDArray[np.uint8], ends: NDArray[np.int64], numbers: NDArray[np.int32]) -> None:
         self._spelled, self._ends, self._numbers = spelled, ends, numbers

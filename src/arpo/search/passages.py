@@ -47,8 +47,8 @@ def from_mappings(documents: Iterable[Any], where: str) -> list[Passage]:
 
 
 def cut(text: str, paragraphs: str = "\n\n", chars: int = PASSAGE_CHARS) -> list[str]:
-    """`text` in pieces of about `chars` characters. It joins whole paragraphs, and cuts longer ones between sentences, else
-    between words."""
+    """`text` in pieces of about `chars` characters. It joins whole paragraphs, and cuts longer ones between sentences,
+    else between words."""
     pieces: list[str] = []
     for paragraph in filter(None, map(_on_one_line, text.split(paragraphs))):
         for part in _shortened(paragraph, chars):

@@ -3,9 +3,9 @@
     POST /retrieve  {"queries": [text, ...], "topk": 3, "return_scores": true}
     -> {"result": [[{"document": {"id", "title", "text", "contents", "source"}, "score": 12.3}, ...], ...]}
 
-Without `return_scores` a result is only the document, as in Search-R1. `contents` is `"Title"` with the text on the next line,
-the form of a passage in Search-R1's corpora and clients. GET /health describes the index. An invalid request gets status 400
-with {"error": what would be right}.
+Without `return_scores` a result is only the document, as in Search-R1. `contents` is `"Title"` with the text on the
+next line, the form of a passage in Search-R1's corpora and clients. GET /health describes the index. An invalid request
+gets status 400 with {"error": what would be right}.
 """
 
 import errno

@@ -1,6 +1,7 @@
 """Splits text into words for matching, which ignore case, accents and plural s.
 
-Chinese and Japanese do not separate words: there every pair of neighbouring characters is a word, like Lucene's bigrams.
+Chinese and Japanese do not separate words: there every pair of neighbouring characters is a word, like Lucene's
+bigrams.
 """
 
 import re

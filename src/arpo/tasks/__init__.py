@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One question. `messages` are chat messages (`{"role", "content"}`) without the system prompt that the recipe adds.
+    """One question. `messages` are chat messages (`{"role", "content"}`) without the system prompt that the recipe
+    adds.
 
-    A task may bring its own surroundings: `documents` (for tools that search `CallContext.task`), `tools` (in addition to
-    the recipe's) and `setup` (a JSON value with which stateful tools open).
+    A task may bring its own surroundings: `documents` (for tools that search `CallContext.task`), `tools` (in addition
+    to the recipe's) and `setup` (a JSON value with which stateful tools open).
     """
 
     id: str

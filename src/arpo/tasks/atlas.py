@@ -1,7 +1,7 @@
 """The atlas: a small world of real facts to search, with questions whose golds and gold passages are exact.
 
-It covers countries, cities, borders and chemical elements (see `atlas_data/SOURCES.md`). Knows passages, splits, the mix
-of families and the oracle's traces. Refuses to know models and tools: any search index can take `documents()`.
+It covers countries, cities, borders and chemical elements (see `atlas_data/SOURCES.md`). Knows passages, splits, the
+mix of families and the oracle's traces. Refuses to know models and tools: any search index can take `documents()`.
 
 The splits share no entities: a country, city or element that is the subject, an intermediate step or the answer of a
 validation or test question is none of these in a training question or trace. (A training search may return passages
@@ -38,8 +38,8 @@ def tasks(split: str, families: Sequence[str] | Mapping[str, float] | None = Non
     """Tasks of a split ("train", "validation", "test") in a fixed order, mixed so that any prefix holds every family.
 
     `families` selects some of `FAMILIES`, with equal weights or a weight for each. The list ends when one of them runs
-    out, so that the mix stays constant. Ids do not depend on the selection. Raises ConfigError for an unknown split, family
-    or weight.
+    out, so that the mix stays constant. Ids do not depend on the selection. Raises ConfigError for an unknown split,
+    family or weight.
     """
     return [task for task, _ in _mixed(split, families)]
 

@@ -1,7 +1,8 @@
 """Questions about the atlas, with their answers and the passages that hold the facts.
 
 Knows families, templates and the facts that a question needs. Refuses to know how to write a trace (`atlas_oracle`) and
-how to mix tasks (`atlas`). Every entity of a question (its subject, intermediate steps and answer) belongs to one split.
+how to mix tasks (`atlas`). Every entity of a question (its subject, intermediate steps and answer) belongs to one
+split.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +76,8 @@ class Quiz:
         return int(text) if text.isdigit() else None
 
     def pool(self, kind: str) -> tuple[str, ...]:
-        """The entities that a comparison of this kind may use: only one-word names, so that one search finds them all."""
+        """The entities that a comparison of this kind may use: only one-word names, so that one search finds them
+        all."""
         pool = self.cities if kind == "people" else self.elements if kind in ELEMENT_KINDS else self.countries
         return tuple(name for name in pool if name.isalpha())
 

@@ -1,8 +1,8 @@
 """The facts of the atlas and the passages that state them.
 
-Knows the bundled rows (`atlas_data/world.jsonl`, which `scripts/build_atlas.py` builds) and the one short English sentence
-for every fact. Refuses to know questions, queries and traces. Numbers are digits without separators, so that code can use
-them.
+Knows the bundled rows (`atlas_data/world.jsonl`, which `scripts/build_atlas.py` builds) and the one short English
+sentence for every fact. Refuses to know questions, queries and traces. Numbers are digits without separators, so that
+code can use them.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Peculiarities in the rows of single benchmarks: golds inside solutions, encrypted text, questions that need a picture.
+"""Peculiarities in the rows of single benchmarks: golds inside solutions, encrypted text, questions that need a
+picture.
 
 Pure functions of one row. Refuses to know files and the benchmark that a row comes from.
 """
@@ -66,8 +67,8 @@ def hle_row(row: Row, place: str) -> Row | Skipped:
 
 
 def xbench_row(row: Row, place: str) -> Row | Skipped:
-    """Decrypt a row of xbench, which publishes question and answer as base64 of the text XOR the repeated `canary`. A row
-    without a canary is not encrypted.
+    """Decrypt a row of xbench, which publishes question and answer as base64 of the text XOR the repeated `canary`. A
+    row without a canary is not encrypted.
 
     Source: the function that the authors publish with the data set. Raises FormatError for text that does not decrypt.
     """

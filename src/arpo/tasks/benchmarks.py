@@ -1,7 +1,7 @@
 """The public benchmarks: where to find each one, its prompt, and the measure that scores its answers.
 
-Knows a short entry for every benchmark. Refuses to know the peculiarities of rows (`benchmark_rows`), how to find a file
-(`benchmark_files`), how to compare answers (`arpo.rewards`) and how to run an evaluation (`arpo.evaluation`).
+Knows a short entry for every benchmark. Refuses to know the peculiarities of rows (`benchmark_rows`), how to find a
+file (`benchmark_files`), how to compare answers (`arpo.rewards`) and how to run an evaluation (`arpo.evaluation`).
 
 >>> benchmark("gsm8k").metric
 'maths'

@@ -110,12 +110,14 @@ class LoadReport:
 
 
 def load(config: DataConfig) -> list[Task]:
-    """Load the tasks of a source. Raises ConfigError (a wrong source; `where` is the key) or FormatError (wrong content)."""
+    """Load the tasks of a source. Raises ConfigError (a wrong source; `where` is the key) or FormatError (wrong
+    content)."""
     return load_with_report(config)[0]
 
 
 def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = task_from_row) -> tuple[list[Task], LoadReport]:
-    """Load the tasks of a source, with a report on its rows. `read` makes a task from a row, like `rows.task_from_row`."""
+    """Load the tasks of a source, with a report on its rows. `read` makes a task from a row, like
+    `rows.task_from_row`."""
     mend, tasks, skipped, notes = TextRepair(), [], [], []
     rows, ids = 0, Counter[str]()
     columns = {str(key): column for key, column in config.columns.items()}
@@ -361,8 +363,8 @@ def _check_task(task: Task, place: str) -> None:
 
 
 def _count_duplicates(tasks: list[Task], *, drop: bool) -> tuple[list[Task], int]:
-    """The tasks (without later copies if `drop`) and the number of repeated questions. Raises FormatError for a repeated
-    id."""
+    """The tasks (without later copies if `drop`) and the number of repeated questions. Raises FormatError for a
+    repeated id."""
     seen: set[str] = set()
     ids: set[str] = set()
     kept = []

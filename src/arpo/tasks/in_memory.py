@@ -2,7 +2,8 @@
 
 Knows rows, tasks and their JSON lines. Refuses to know where a run's folder lies.
 
-    {"task": {"id": "one", "messages": [...], "answers": ["2"], "source": "", "metadata": {}, "documents": [], "setup": null}}
+    {"task": {"id": "one", "messages": [...], "answers": ["2"], "source": "", "metadata": {},
+              "documents": [], "setup": null}}
 """
 
 import json
@@ -28,8 +29,8 @@ class InMemoryTasks:
 
 
 def as_source(source: Any) -> Any:
-    """What `data.train.source` takes: a name as it is; a list, a generator or a data set of rows or tasks as InMemoryTasks. Raises
-    ValueError for what is neither."""
+    """What `data.train.source` takes: a name as it is; a list, a generator or a data set of rows or tasks as
+    InMemoryTasks. Raises ValueError for what is neither."""
     if isinstance(source, str | InMemoryTasks) or source is None:
         return source
     if isinstance(source, Mapping):

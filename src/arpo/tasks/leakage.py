@@ -3,9 +3,9 @@
 A question leaks if another text has the same words in the same order, or nearly so: if the two share most of their
 *information*. The information of a word is its squared inverse document frequency over both sets, as in the cosine of
 TF-IDF. The words of a template occur in many questions and weigh almost nothing; the name that a question asks about
-weighs most. So punctuation, another order of clauses or a few extra words do not hide a copy, and two questions that only
-share a template are not copies. A long question with one changed number is a copy: numbers are common words, and the rest
-of its text occurs nowhere else.
+weighs most. So punctuation, another order of clauses or a few extra words do not hide a copy, and two questions that
+only share a template are not copies. A long question with one changed number is a copy: numbers are common words, and
+the rest of its text occurs nowhere else.
 
 Knows texts. Refuses to know where they come from.
 """
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A question that occurs elsewhere: its id, the id of the other task, and the share of its information there (1.0: the
-    same words in the same order)."""
+    """A question that occurs elsewhere: its id, the id of the other task, and the share of its information there (1.0:
+    the same words in the same order)."""
 
     id: str
     question: str
@@ -64,8 +64,8 @@ class Leakage:
 
 
 def leaks(questions: Sequence[Task], training: Iterable[Task]) -> Leakage:
-    """The members of `questions` that occur in `training`. It compares only texts that share a rare word, so the time grows
-    with the number of words in both sets, not with their product."""
+    """The members of `questions` that occur in `training`. It compares only texts that share a rare word, so the time
+    grows with the number of words in both sets, not with their product."""
     training = list(training)
     question_texts = [question_words(task) for task in questions]
     training_texts = [question_words(task) for task in training]
@@ -106,8 +106,8 @@ class _NearCopies:
         self.by_rare_word = self._index()
 
     def _index(self) -> dict[str, list[int]]:
-        """The numbers of questions by rare word. A text with none of a question's rare words holds less than `MIN_SHARE` of
-        its information."""
+        """The numbers of questions by rare word. A text with none of a question's rare words holds less than
+        `MIN_SHARE` of its information."""
         by_rare_word: dict[str, list[int]] = defaultdict(list)
         for number, words in enumerate(self.word_sets):
             left = (1 - MIN_SHARE) * self.totals[number] + 1e-9  # a margin for rounding
@@ -130,7 +130,8 @@ class _NearCopies:
         return shares
 
     def _agrees(self, number: int, text: Words, reverse: float) -> bool:
-        """True if order and length agree too. `reverse` is the share of the text's information that the question holds."""
+        """True if order and length agree too. `reverse` is the share of the text's information that the question
+        holds."""
         question = self.questions[number]
         if len(question) >= QUOTE_WORDS and f" {' '.join(question)} " in f" {' '.join(text)} ":
             return True
@@ -144,8 +145,8 @@ def _pairs(words: Words) -> frozenset[Words]:
 
 
 def _information(questions: Sequence[frozenset[T]], training: Sequence[frozenset[T]]) -> dict[T, float]:
-    """`ln(N / n)^2` for every word that occurs in `n` of `N` texts. A word of both sets counts one text less: a copy of a
-    question does not make its words less informative."""
+    """`ln(N / n)^2` for every word that occurs in `n` of `N` texts. A word of both sets counts one text less: a copy of
+    a question does not make its words less informative."""
     in_questions, in_training = (Counter(word for words in texts for word in words) for texts in (questions, training))
     total = len(questions) + len(training)
 

@@ -1,6 +1,7 @@
 """Reads a row of foreign data: finds the columns of question and answers, and repairs damaged characters.
 
-Knows the shapes in which question sets circulate. Refuses to know files: a row is a mapping with the place it comes from.
+Knows the shapes in which question sets circulate. Refuses to know files: a row is a mapping with the place it comes
+from.
 
     question   question | problem | Question | prompt (text, or chat messages) | ...
     answer     text | number | list of them | GSM8K's solution that ends in "#### n" | reward_model.ground_truth
@@ -27,7 +28,8 @@ ANSWER_COLUMNS = (
     "output",
 )
 ROLES = ("system", "user", "assistant")
-# A control character that comes from reading LaTeX's backslash and letter as an escape sequence: "\boxed", "\frac", "\vec".
+# A control character that comes from reading LaTeX's backslash and letter as an escape sequence: "\boxed", "\frac",
+# "\vec".
 ESCAPED = re.compile(r"\x08(?=oxed|egin|inom|eta\b|ar\b|mod\b|ig)|\x0c(?=rac|orall)|\x0b(?=ec\b|dots\b)|\x07(?=lpha\b|ngle\b)")
 LETTER = {"\x08": "\\b", "\x0c": "\\f", "\x0b": "\\v", "\x07": "\\a"}
 STRAY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -69,9 +71,9 @@ def task_from_row(
 ) -> Task | Skipped:
     """The task in a row, or the reason why there is none (a blank question or answer).
 
-    The task's id is the row's `id` (text or a whole number), else `name`. `columns` may name the columns of "question" and
-    "answer" (dots reach into a column). Raises FormatError, which names place, key and value, if a column is missing or has
-    a wrong type.
+    The task's id is the row's `id` (text or a whole number), else `name`. `columns` may name the columns of "question"
+    and "answer" (dots reach into a column). Raises FormatError, which names place, key and value, if a column is
+    missing or has a wrong type.
     """
     question_key = _column(row, "question", QUESTION_COLUMNS, columns, place)
     answer_key = _column(row, "answer", ANSWER_COLUMNS, columns, place)

@@ -43,8 +43,8 @@ def load_traces(path: str | Path) -> list[Trace]:
             {"thought": "...", "calls": [{"name": "search", "arguments": {"query": "..."}}], "results": ["..."]},
             {"answer": "..."}]}
 
-    `id`, `thought`, `results`, `source` and `metadata` are optional; `messages` may replace `question`. Raises FormatError,
-    which names file, line, key and value.
+    `id`, `thought`, `results`, `source` and `metadata` are optional; `messages` may replace `question`. Raises
+    FormatError, which names file, line, key and value.
     """
     path = Path(path)
     try:

@@ -1,4 +1,5 @@
-"""The entropy page: mean entropy by position around tool results (the paper's figure), and how well a rise predicts a gain.
+"""The entropy page: mean entropy by position around tool results (the paper's figure), and how well a rise predicts a
+gain.
 
 Knows the index's sums and tips. Refuses to know records.
 """

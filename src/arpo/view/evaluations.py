@@ -28,8 +28,8 @@ _SORTS: Mapping[str, Callable[[Asked], Any]] = {
 
 
 class Evaluations:
-    """The evaluations in a folder: finished ones from their files, running ones from the log of their answers. A file is read
-    again only after a change."""
+    """The evaluations in a folder: finished ones from their files, running ones from the log of their answers. A file
+    is read again only after a change."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,16 +41,16 @@ class Evaluations:
         self._findings = Memo(lambda: _object(folder / _RESULTS), folder / _RESULTS)
 
     def names(self) -> list[str]:
-        """Names of the finished evaluations in the order of their files, then of the running ones. Other JSON files do not
-        count."""
+        """Names of the finished evaluations in the order of their files, then of the running ones. Other JSON files do
+        not count."""
         found = sorted((self.folder / "evaluation").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
         written = [path.stem for path in found if not path.name.startswith(".") and self._written(path.stem) is not None]
         logged = {} if self.asking is None else dict.fromkeys(key[0] for key in self.asking.answers())
         return list(dict.fromkeys((*written, *logged)))
 
     def get(self, name: str) -> Results:
-        """The results of an evaluation. Raises ConfigError for a name that is not in `names`, so that no name leads out of the
-        folder."""
+        """The results of an evaluation. Raises ConfigError for a name that is not in `names`, so that no name leads out
+        of the folder."""
         if name not in self.names():
             raise ConfigError("there is no such evaluation", where=str(self.folder / "evaluation"), value=name)
         written, going = self._written(name), self._logged(name)

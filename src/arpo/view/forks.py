@@ -1,7 +1,7 @@
 """Measures which forks paid off: compares the line of a sibling with the line of its probe.
 
-A line continues through probes, so both are independent samples of the policy from the same tip, whatever forks below them.
-Knows records. Refuses to know how the comparison is displayed.
+A line continues through probes, so both are independent samples of the policy from the same tip, whatever forks below
+them. Knows records. Refuses to know how the comparison is displayed.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ def forks(record: TreeRecord) -> list[Fork]:
 
 
 def helped(found: list[Fork]) -> int | None:
-    """1: some sibling ended better than its probe; -1: none did, and some ended worse; 0: all equal; None: there is nothing to
-    compare."""
+    """1: some sibling ended better than its probe; -1: none did, and some ended worse; 0: all equal; None: there is
+    nothing to compare."""
     better, equal, worse = (sum(column) for column in zip(*(fork.compared for fork in found), strict=True)) if found else (0, 0, 0)
     if not better + equal + worse:
         return None

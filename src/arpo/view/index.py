@@ -1,7 +1,8 @@
 """An index over a run's event logs: one row per tree, with the byte at which its frame starts.
 
-It lies in the user's cache, never in the run's folder, and can always be rebuilt: if a step's file has grown or was replaced,
-the index reads the whole file again, on demand or in `catch_up`. Knows SQLite. Refuses to know requests over HTTP.
+It lies in the user's cache, never in the run's folder, and can always be rebuilt: if a step's file has grown or was
+replaced, the index reads the whole file again, on demand or in `catch_up`. Knows SQLite. Refuses to know requests over
+HTTP.
 """
 
 import hashlib
@@ -42,7 +43,8 @@ class RunIndex:
     """The index of one run. Safe to use from several threads; several processes may share its file."""
 
     def __init__(self, run: RunFolder, folder: Path | None = None) -> None:
-        """`folder` holds the index (default: `view` in the user's cache). The index is in memory if it cannot be written."""
+        """`folder` holds the index (default: `view` in the user's cache). The index is in memory if it cannot be
+        written."""
         self.run = run
         self._lock = threading.RLock()
         self._database = _open(run.path, cache_folder() / "view" if folder is None else folder)
@@ -84,7 +86,8 @@ class RunIndex:
             self.read_step(step)
 
     def read_step(self, step: int) -> None:
-        """Read a step's file up to its last whole frame. A damaged frame ends the reading and becomes the step's error."""
+        """Read a step's file up to its last whole frame. A damaged frame ends the reading and becomes the step's
+        error."""
         path = self.run.events_path(step)
         identity = file_identity(path)  # taken before reading, so that data appended meanwhile makes the step pending again
         found: list[tuple[int, TreeFacts]] = []
@@ -163,8 +166,8 @@ def _prepared(path: Path | str) -> sqlite3.Connection:
 
 
 def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:
-    """The last frame of every task, in the order in which tasks first appear. It yields all whole frames before it raises
-    FormatError."""
+    """The last frame of every task, in the order in which tasks first appear. It yields all whole frames before it
+    raises FormatError."""
     latest: dict[str, int] = {}
     wrong = None
     with path.open("rb") as file:

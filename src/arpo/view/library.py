@@ -112,8 +112,8 @@ class Library:
             self._stop.wait(_LOOK_AGAIN_S)
 
     def _go_on(self) -> bool:
-        """Wait while requests arrive, since reading a step takes the interpreter lock from the answering thread. Returns False
-        when the library is closed."""
+        """Wait while requests arrive, since reading a step takes the interpreter lock from the answering thread.
+        Returns False when the library is closed."""
         patience = time.monotonic() + _PATIENCE_S
         while (now := time.monotonic()) < min(self._asked + _QUIET_S, patience):
             self._stop.wait(min(self._asked + _QUIET_S, patience) - now)
@@ -128,7 +128,8 @@ class Library:
                 viewed.index.catch_up()
 
     def answer(self, path: str, given: Mapping[str, str] | None = None, *, most_rows: int | None = None) -> Answer:
-        """The answer to `path` with the values of its query. Raises NotHereError, and ConfigError for an invalid query."""
+        """The answer to `path` with the values of its query. Raises NotHereError, and ConfigError for an invalid
+        query."""
         self._asked = time.monotonic()
         try:
             return self._answer(path, given, most_rows)

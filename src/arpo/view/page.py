@@ -1,8 +1,8 @@
-"""The page that is built from viewer/ (one HTML file, one script, one style sheet), and the export of a run as one file with
-page and data.
+"""The page that is built from viewer/ (one HTML file, one script, one style sheet), and the export of a run as one file
+with page and data.
 
-The export opens without a server and without a network: its policy forbids loading anything, and allows only its two blocks
-of code, by their hashes. Data lie in a block that no browser executes, with every `<` escaped.
+The export opens without a server and without a network: its policy forbids loading anything, and allows only its two
+blocks of code, by their hashes. Data lie in a block that no browser executes, with every `<` escaped.
 """
 
 import base64
@@ -56,9 +56,9 @@ def built_page() -> ViewerPage:
 def export(library: Library, path: Path, tree: tuple[int, str] | None = None, *, most_bytes: int = MOST_BYTES) -> str:
     """Write the runs as one page to `path`. Returns a text about what was left out, or "".
 
-    With `tree`, a step and a task of the first run, the page holds only that tree with its tokens. Otherwise it holds all
-    tables, charts and entropies, and up to `most_bytes` of trees and answers, the latest steps first. Raises ConfigError if
-    the tree does not exist.
+    With `tree`, a step and a task of the first run, the page holds only that tree with its tokens. Otherwise it holds
+    all tables, charts and entropies, and up to `most_bytes` of trees and answers, the latest steps first. Raises
+    ConfigError if the tree does not exist.
     """
     page = built_page()
     library.catch_up()

@@ -28,7 +28,8 @@ class Pieces:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def split(self, tokens: Sequence[int]) -> list[str]:
-        """The text of every token; joined they equal `text(tokens)`. A character of several tokens belongs to the last one."""
+        """The text of every token; joined they equal `text(tokens)`. A character of several tokens belongs to the last
+        one."""
         stream, text = DecodeStream(skip_special_tokens=False), self.text(tokens)
         pieces = [stream.step(self._tokenizer, token) or "" for token in tokens]
         joined = "".join(pieces)

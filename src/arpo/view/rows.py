@@ -1,4 +1,5 @@
-"""Turns one record into the values of the index: a row of the table of trees, sums of entropies by position, and its tips.
+"""Turns one record into the values of the index: a row of the table of trees, sums of entropies by position, and its
+tips.
 
 Pure functions of a record. Refuses to know where records lie and where rows go.
 """

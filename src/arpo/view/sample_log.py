@@ -37,8 +37,8 @@ class SampleLogReader:
         self.damage: list[str] = []  # errors of invalid lines; the other lines count
 
     def answers(self) -> Mapping[Key, Logged]:
-        """Read new lines. Of two lines for one answer the later one counts. A last line without a newline is incomplete and
-        left out."""
+        """Read new lines. Of two lines for one answer the later one counts. A last line without a newline is incomplete
+        and left out."""
         with self._lock:
             try:
                 found = self.path.stat()

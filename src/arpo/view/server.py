@@ -1,9 +1,9 @@
 """Serves the viewer over HTTP, only for the person at this machine.
 
-A test checks each of these rules: The server listens on 127.0.0.1. It refuses a request whose Host names another machine (so
-that no web page can reach it under its own name), a request without the token, and a request that changes anything. Its
-answers are JSON from `Library` or one of three fixed files, so it never opens a path from a request. The page may load nothing
-from elsewhere and run only its own script.
+A test checks each of these rules: The server listens on 127.0.0.1. It refuses a request whose Host names another
+machine (so that no web page can reach it under its own name), a request without the token, and a request that changes
+anything. Its answers are JSON from `Library` or one of three fixed files, so it never opens a path from a request. The
+page may load nothing from elsewhere and run only its own script.
 """
 
 import hashlib

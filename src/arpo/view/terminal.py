@@ -1,7 +1,7 @@
 """Prints a recorded tree in a terminal, for people who work over ssh. Without colours it says the same in words.
 
-Knows rich and the JSON that also draws the page's tree (Tree in api.ts). Text from a model or a tool is made safe: characters
-that would control the terminal, or change the direction of writing, are spelled out.
+Knows rich and the JSON that also draws the page's tree (Tree in api.ts). Text from a model or a tool is made safe:
+characters that would control the terminal, or change the direction of writing, are spelled out.
 """
 
 from collections.abc import Mapping, Sequence

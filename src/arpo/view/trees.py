@@ -234,7 +234,8 @@ def _planned_roots(record: TreeRecord) -> int:
 
 
 def _budgets(record: TreeRecord) -> dict[Place, int]:
-    """The budget that was left at every decision. The record holds decisions in the order in which they became final."""
+    """The budget that was left at every decision. The record holds decisions in the order in which they became
+    final."""
     left = record.config.leaves - _planned_roots(record)
     budgets = {}
     for place, made in record.decisions.items():
