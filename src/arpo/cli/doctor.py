@@ -34,7 +34,6 @@ EXTRAS = {
     "mcp": ("mcp", "tools of MCP servers"),
     "dense": ("sentence_transformers", "dense and hybrid search"),
     "vllm": ("vllm", "the engine vllm (or give it an environment of its own: docs/vllm.md)"),
-    "serve": ("starlette", "`arpo view`, and serving a search index"),
     "tracking": ("wandb", "Weights & Biases, MLflow"),
 }
 NEEDED_MEMORY_GB, NEEDED_DISK_GB = 10.0, 4.0  # the quickstart's peak
