@@ -3,7 +3,7 @@ import re
 import pytest
 from synthetic_run import write_run
 
-from arpo.display.markdown import markdown_table
+from arpo.display.tables import markdown_table
 from arpo.errors import ConfigError
 from arpo.report.run_report import write_report
 from arpo.runs.folder import RunFolder

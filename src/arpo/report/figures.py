@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo.display.charts import Line, Panel
-from arpo.evaluation.results import Results
+from arpo.evaluation.results import BenchmarkResult
 from arpo.runs.folder import VALIDATION
 
 History = Sequence[Mapping[str, Any]]
@@ -24,7 +24,7 @@ class Figure:
     columns: int = 2
 
 
-def figures(history: History, results: Mapping[str, Results]) -> list[Figure]:
+def figures(history: History, results: Mapping[str, BenchmarkResult]) -> list[Figure]:
     """All figures of a run. Metrics that no step has are left out of them."""
     return [
         _reward(history, results),
@@ -51,7 +51,7 @@ def prefixed(history: History, prefix: str) -> dict[str, str]:
     return {key: key.removeprefix(prefix).replace("_", " ") for key in found}
 
 
-def _reward(history: History, results: Mapping[str, Results]) -> Figure:
+def _reward(history: History, results: Mapping[str, BenchmarkResult]) -> Figure:
     return Figure(
         name="reward",
         title="Reward and accuracy",
@@ -72,7 +72,7 @@ def _three_means(history: History, name: str) -> list[Line]:
     ]
 
 
-def _validation(results: Mapping[str, Results]) -> list[Line]:
+def _validation(results: Mapping[str, BenchmarkResult]) -> list[Line]:
     found = sorted(((step, r.accuracy) for name, r in results.items() if (step := _step_of(name)) is not None), key=lambda f: f[0])
     if not found:
         return []

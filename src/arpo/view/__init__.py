@@ -8,9 +8,9 @@
     pieces       recorded tokens as text, piece by piece
     entropies    curves around tool results, and calibration
     overview     runs, their recipes, events and metrics
-    evaluations  held-out questions
-    asking       the answers of an evaluation of benchmarks, as they come
-    kept         a value that is made again when its files have changed
+    evaluations  evaluations of a run, or the benchmarks of an evaluation
+    sample_log   the samples of an evaluation, as they come
+    memo         a value that is made again when its files have changed
     library      a request to its answer
     server       HTTP on this machine alone
     page         the built page, and the export
