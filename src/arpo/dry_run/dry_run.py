@@ -91,7 +91,7 @@ async def _try(work: _Work, console: Console) -> DryRun:
                 await start()
         rollouts, alone_s = await _grow(components, order[:1], console)
         [credited] = credit([rollouts[0].scored], run.advantage)
-        shown.tree(console, rollouts[0])
+        shown.tree(console, rollouts[0], credited)
         shown.rewards(console, rollouts[0], credited)
         shown.loss_mask(console, rollouts[0], credited)
         num_more = min(len(order) - 1, math.floor(PATIENCE_S / max(alone_s, 0.01)))
