@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def evaluate_model(recipe: str, run: RunConfig, request: EvalRequest, *, console
     for text in setting.notes():
         _say(console, text)
     with ExitStack() as stack:
-        opened = [stack.enter_context(_open(each, request, console)) for each in planned]
+        opened = [stack.enter_context(_open(each, request)) for each in planned]
         setting.tool_gateway.keep(opened[0].folder)
         try:
             run_sync(_generate_all(model, setting, source, opened, request, console))
@@ -109,10 +108,9 @@ def evaluate_model(recipe: str, run: RunConfig, request: EvalRequest, *, console
 
 
 @contextmanager
-def _open(planned: _Planned, request: EvalRequest, console: Console) -> Iterator[_Planned]:
+def _open(planned: _Planned, request: EvalRequest) -> Iterator[_Planned]:
     """With what earlier starts asked in the same folder."""
-    tell = partial(_say, console)
-    with open_evaluation(planned.folder, planned.manifest, resume=request.resume, tell=tell) as manifest:
+    with open_evaluation(planned.folder, planned.manifest, resume=request.resume) as manifest:
         yield replace(planned, manifest=manifest)
 
 

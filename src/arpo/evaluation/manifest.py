@@ -13,7 +13,7 @@ evaluations the same. Refuses to know how questions are asked.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
@@ -195,9 +195,7 @@ def write_manifest(folder: Path, manifest: EvalManifest) -> None:
 
 
 @contextmanager
-def open_evaluation(
-    folder: Path, manifest: EvalManifest, *, resume: bool, replace_other: bool = False, tell: Callable[[str], None] = lambda _: None
-) -> Iterator[EvalManifest]:
+def open_evaluation(folder: Path, manifest: EvalManifest, *, resume: bool, replace_other: bool = False) -> Iterator[EvalManifest]:
     """Lock `folder` for writing samples of `manifest`, new or with `resume` an earlier start's; write and yield the manifest
     of both.
 
@@ -214,7 +212,7 @@ def open_evaluation(
         folder.rename(_free_name(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock.take(folder / "lock", tell=tell)
+        lock = Lock.take(folder / "lock")
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror or error})", where="--out", value=str(folder)) from error
     try:
