@@ -63,7 +63,7 @@ class Viewed:
 
     @cached_property
     def pieces(self) -> Pieces | None:
-        return Pieces.of(self.path)
+        return Pieces.from_run(self.path)
 
     def record(self, step: int, task: str) -> TreeRecord:
         """The tree of a task; the last one asked for stays in memory, since its segments are asked for next."""

@@ -14,7 +14,7 @@ class Pieces:
         self._tokenizer = tokenizer
 
     @classmethod
-    def of(cls, run: Path) -> "Pieces | None":
+    def from_run(cls, run: Path) -> "Pieces | None":
         """The tokenizer in a run's folder; None where there is none that can be read."""
         path = run / "tokenizer" / "tokenizer.json"
         if not path.is_file():
