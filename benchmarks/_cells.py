@@ -24,7 +24,9 @@ from pydantic import ValidationError
 from arpo.config import Config
 from arpo.core.branching import Paper
 from arpo.errors import ArpoError, ConfigError, FormatError
-from arpo.evaluation.results import Results, Sample, read_all_results
+from arpo.evaluation.manifest import EvalManifest
+from arpo.evaluation.results import BenchmarkResult, benchmark_result, by_name, read_evaluations
+from arpo.evaluation.samples import SampleRecord, read_samples
 from arpo.files import as_json, read_json, write_atomic
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig, plain
@@ -86,17 +88,25 @@ class Cell(Config):
     steps: list[dict[str, float | None]]
 
     @cached_property
-    def results(self) -> dict[str, Results]:
+    def results(self) -> dict[str, BenchmarkResult]:
         """The evaluations, with their figures computed again from the answers."""
         return {name: self._results(name, answers) for name, answers in self.evaluation.items()}
 
-    def _results(self, name: str, answers: Answers) -> Results:
+    def _results(self, name: str, answers: Answers) -> BenchmarkResult:
         samples = [
-            Sample(id=id, family=answers.family.get(id, ""), accuracy=value, correct=value >= 0.5, reward=value)
+            SampleRecord(
+                benchmark=name,
+                id=id,
+                family=answers.family.get(id, ""),
+                accuracy=value,
+                correct=value >= 0.5,
+                reward=value,
+            )
             for id, value in answers.accuracy.items()
         ]
-        model = f"{self.method}-s{self.seed}"
-        return Results.of(name, model, samples, settings=answers.settings, seed=int(answers.settings.get("seed", 0)))
+        about = {"name": name, "model": f"{self.method}-s{self.seed}", "recipe": "", "preset": ""}
+        manifest = EvalManifest(**about, benchmarks=(), samples=1, settings=answers.settings, decides={})
+        return benchmark_result(manifest, name, samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,11 +292,11 @@ def _cell_of(method: str, seed: int, folder: RunFolder, run: RunConfig) -> Cell:
         seconds=summary["seconds"],
         evaluation={
             name: Answers(
-                accuracy=results.accuracy_by_question,
-                family={sample.id: sample.family for sample in results.samples},
-                settings=as_json(results.settings),
+                accuracy=dict(by_name({name: results})[name].by_question),
+                family={s.id: s.family for s in read_samples(folder.path / "evaluation" / name).values()},
+                settings=as_json(results.manifest.settings),
             )
-            for name, results in read_all_results(folder.path).items()
+            for name, results in read_evaluations(folder.path).items()
             if name in ("before", "before-greedy", "after", "after-greedy")
         },
         steps=[{key: line[key] for key in KEPT if key in line} for line in history],

@@ -23,10 +23,10 @@ from _cells import METHODS, Cell, Plan, carry_out, cell_run, check_begun, finish
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from arpo.display.tables import ShownTable
 from arpo.errors import ArpoError, ConfigError, nearest
-from arpo.evaluation.comparison_report import ShownTable
-from arpo.evaluation.comparison_report import tables as compared_tables
-from arpo.evaluation.run_comparison import ComparedRun, Comparison, draw_comparison
+from arpo.evaluation.comparison import ComparedRun, Comparison, Evaluated, draw_comparison
+from arpo.evaluation.comparison_tables import tables as compared_tables
 from arpo.evaluation.statistics import Estimate, over_seeds
 from arpo.files import json_line, write_atomic
 from arpo.sft.cache import SFTCache
@@ -141,16 +141,18 @@ def cells_of(plan: Plan) -> list[Cell]:
 
 
 def compared(cell: Cell) -> ComparedRun:
-    results = {name: found for name in ("after", "after-greedy") if (found := cell.results.get(name)) is not None}
-    return ComparedRun(name=f"{cell.method}-s{cell.seed}", method=cell.method, history=cell.steps, results=results)
+    found = {name: Evaluated(result=each) for name in ("after", "after-greedy") if (each := cell.results.get(name)) is not None}
+    return ComparedRun(name=f"{cell.method}-s{cell.seed}", method=cell.method, history=cell.steps, evaluations=found)
 
 
 def from_start(cells: Sequence[Cell]) -> Comparison:
     """The cells with their cold start as the first method, so that differences are what training brought."""
     before = {
-        after: found for after in ("after", "after-greedy") if (found := cells[0].results.get(after.replace("after", "before")))
+        after: Evaluated(result=found)
+        for after in ("after", "after-greedy")
+        if (found := cells[0].results.get(after.replace("after", "before")))
     }
-    start = ComparedRun(name=START, method=START, history=[], results=before)
+    start = ComparedRun(name=START, method=START, history=[], evaluations=before)
     return Comparison(runs=[start, *map(compared, cells)])
 
 
@@ -202,7 +204,7 @@ def resolution(accuracy: float, questions: int, seeds: int) -> float:
 def resolution_of(cells: Sequence[Cell]) -> tuple[float, int, int]:
     """The difference that these cells can tell, with the fewest questions of a cell and the fewest seeds of a method."""
     asked = [found for cell in cells if (found := cell.results.get("after")) is not None]
-    questions = min((results.num_questions for results in asked), default=0)
+    questions = min((results.questions for results in asked), default=0)
     methods = [cell.method for cell in cells]
     seeds = min(methods.count(method) for method in methods)
     accuracy = sum(results.accuracy.mean for results in asked) / max(1, len(asked))

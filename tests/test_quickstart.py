@@ -12,7 +12,7 @@ import pytest
 from arpo.core.record import replay
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
-from arpo.evaluation.results import read_all_results
+from arpo.evaluation.results import read_evaluations
 from arpo.models.sources import fetch
 from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint
@@ -76,7 +76,7 @@ def test_its_report_has_plots_and_nothing_is_missing(finished: RunFolder) -> Non
     for name in ("recipe.yaml", "environment.json", "notes.jsonl", "samples.jsonl", "tokenizer", "tensorboard", "events"):
         assert (finished.path / name).exists(), name
     assert not (finished.path / "lock").exists()
-    assert set(read_all_results(finished.path)) == {"before", "before-greedy", "after", "after-greedy"}
+    assert set(read_evaluations(finished.path)) == {"before", "before-greedy", "after", "after-greedy"}
 
 
 def test_its_trees_replay_and_their_calls_are_counted(finished: RunFolder) -> None:

@@ -70,7 +70,7 @@ def test_sft_leaves_a_model_that_eval_and_chat_take(tiny_project: TinyProject, t
     assert (out / "model.safetensors").is_file() and "supervised cold start" in (out / "README.md").read_text()
     asked = arpo("eval", tiny_project.recipe, "--model", out, "--limit", 2, "--greedy")
     [written] = Path("evaluation").iterdir()
-    assert asked.exit_code == 0 and written.name.startswith("tiny-") and written.name.endswith("-model-test-greedy.json")
+    assert asked.exit_code == 0 and written.name.startswith("tiny-") and written.name.endswith("-model-test-greedy")
     for options in ((), ("--recipe", tiny_project.recipe)):
         talked = arpo("chat", out, *options, typed="Parity of 3\n/quit\n")
         assert talked.exit_code == 0 and "tools: parity" in talked.output
@@ -82,7 +82,7 @@ def test_eval_of_a_run_writes_into_the_run(tiny_run: Path, tmp_path: Path) -> No
     run = Path(shutil.copytree(tiny_run, tmp_path / "copy"))
     done = arpo("eval", run, "--limit", 3, "--samples", 2)
     assert done.exit_code == 0 and "pass@2" in done.output and "step 2 (the last)" in done.output
-    assert {"test.json", "test-greedy.json", "before.json"} <= {path.name for path in (run / "evaluation").iterdir()}
+    assert {"test", "test-greedy", "before"} <= {path.name for path in (run / "evaluation").iterdir()}
 
 
 def test_compare(tiny_run: Path, tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from arpo.display.bar import Bar, Quarters
+from arpo.display.progress import Quarters, WorkProgress
 
 
 def shown(*calls: tuple[str, float], terminal: bool = False) -> str:
     file = io.StringIO()
-    with Bar(Console(file=file, width=80, force_terminal=terminal)) as bar:
+    with WorkProgress(Console(file=file, width=80, force_terminal=terminal)) as bar:
         for what, done in calls:
             bar(what, done)
     return file.getvalue()
@@ -38,13 +38,19 @@ def test_a_terminal_gets_a_bar_once_something_is_known() -> None:
 
 def test_a_failure_leaves_no_bar_behind() -> None:
     console = Console(file=io.StringIO(), force_terminal=True)
-    with pytest.raises(RuntimeError), Bar(console) as bar:
+    with pytest.raises(RuntimeError), WorkProgress(console) as bar:
         bar("fetching x", 0.0)
         bar("fetching x", 0.4)
         raise RuntimeError
-    with Bar(console) as another:  # rich allows one live display at a time
+    with WorkProgress(console) as another:  # rich allows one live display at a time
         another("fetching x", 0.0)
         another("fetching x", 0.4)
+
+
+def test_a_detail_may_change_and_is_no_new_work() -> None:
+    calls = [(f"reading documents ({n})", 0.0) for n in (5, 10)]
+    assert shown(*calls, ("counting words", 0.0)).splitlines() == ["reading documents ...", "counting words ..."]
+    assert "(10)" in shown(*calls, terminal=True)
 
 
 def test_quarters_pass_once() -> None:

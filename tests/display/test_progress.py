@@ -3,7 +3,7 @@ import math
 
 from rich.console import Console
 
-from arpo.display.progress import Progress, duration, summary_line
+from arpo.display.progress import EvalProgress, Progress, duration, summary_line
 
 
 class Clock:
@@ -80,3 +80,19 @@ def test_a_terminal_shows_phase_and_bar():
 def test_a_line_leaves_out_what_a_step_lacks():
     assert summary_line({"reward/leaves": None, "accuracy/probe_lines": float("nan"), "calls/answered": 3}) == "tool calls 3"
     assert [duration(s) for s in (0.4, 59, 65, 3725)] == ["0 s", "59 s", "1:05", "1:02:05"]
+
+
+def test_an_evaluation_is_a_line_a_quarter_of_what_is_new():
+    console, clock = plain(), Clock()
+    with EvalProgress(console, 8, title="gsm8k", before=4, clock=clock) as progress:
+        for number in range(4):
+            clock.now += 10
+            progress.add(float(number % 2), failed=number == 0)
+    assert console.file.getvalue().splitlines() == [
+        "evaluating gsm8k: 6 of 8, accuracy 50%, 1 failed, about 20 s left",
+        "evaluating gsm8k: 8 of 8, accuracy 50%, 1 failed",
+    ]
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with EvalProgress(terminal, 2) as progress:
+        progress.add(1.0, failed=False)
+    assert "evaluating: 1 of 2, accuracy 100%" in terminal.file.getvalue()

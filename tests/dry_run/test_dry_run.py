@@ -45,7 +45,7 @@ def test_it_shows_prompt_tree_rewards_mask_gates_and_costs_and_writes_nothing(
         "28 tasks",
         "its tree: 6 leaves",
         "rise",
-        "wants",
+        "wanted",
         "advantage",
         "trained",
         "gates",

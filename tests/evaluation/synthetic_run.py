@@ -4,8 +4,10 @@ import math
 import random
 from pathlib import Path
 
-from arpo.evaluation.results import Results, Sample
+from arpo.evaluation.results import EvalResults
+from arpo.evaluation.samples import SampleRecord
 from arpo.runs.folder import RunFolder
+from evaluation_folder import write_evaluation
 
 RECIPE = """\
 name: {name}
@@ -109,14 +111,15 @@ def metrics_of(step: int, steps: int, rng: random.Random, *, rule: str = "paper"
     return metrics
 
 
-def evaluation(name: str, accuracy: float, *, questions: int = 80, samples: int = 2, seed: int = 0, **settings: object) -> Results:
+def some_samples(name: str, accuracy: float, *, questions: int = 80, samples: int = 2, seed: int = 0) -> list[SampleRecord]:
     made = []
     for q in range(questions):
         ease = random.Random(f"ease/{q}").gauss(0, 0.2) - 0.1 * (q % len(FAMILIES) - 1.5)
         for s in range(samples):
             right = random.Random(f"{seed}/{name}/{q}/{s}").random() < accuracy + ease
             made.append(
-                Sample(
+                SampleRecord(
+                    benchmark="test",
                     id=f"q{q:03d}",
                     sample=s,
                     family=FAMILIES[q % len(FAMILIES)],
@@ -133,7 +136,14 @@ def evaluation(name: str, accuracy: float, *, questions: int = 80, samples: int 
                     transcript=f"<think> look it up </think><search> place {q} </search>",
                 )
             )
-    return Results.of(name, "SmolLM2-135M", made, settings={"temperature": 1.0, **settings}, seed=seed)
+    return made
+
+
+def evaluation(folder: Path, accuracy: float, *, seed: int = 0, **sizes: int) -> EvalResults:
+    """Of synthetic samples, in `folder`."""
+    results = write_evaluation(folder, some_samples(folder.name, accuracy, seed=seed, **sizes), seed=seed)
+    assert results is not None
+    return results
 
 
 def write_run(
@@ -159,12 +169,12 @@ def write_run(
         for step in (1, steps):
             run.append_sample(step, SAMPLE, task="q7", question="What is the capital of Peru?", reward=1.0, accuracy=1.0)
         if evaluated:
-            evaluation("before", 0.45, seed=seed).write(path / "evaluation")
+            evaluation(path / "evaluation" / "before", 0.45, seed=seed)
             for step in range(4, steps + 1, 4):
                 level = 0.45 + gain * step / steps
-                evaluation(f"validation-{step:06d}", level, questions=40, seed=seed, step=step).write(path / "evaluation")
+                evaluation(path / "evaluation" / f"validation-{step:06d}", level, questions=40, seed=seed)
             if finished:
-                evaluation("after", 0.45 + gain, seed=seed).write(path / "evaluation")
+                evaluation(path / "evaluation" / "after", 0.45 + gain, seed=seed)
         if finished:
             run.write_summary(
                 status="finished",

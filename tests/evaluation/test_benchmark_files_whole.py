@@ -7,7 +7,7 @@ import pytest
 from known_answers import says, write_played
 from rich.console import Console
 
-from arpo.evaluation.benchmarks import Wanted, run_benchmarks
+from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.questions import choose
 from arpo.evaluation.samples import read_samples
 from arpo.recipe.load import load_recipe
@@ -23,12 +23,12 @@ def test_golds_score_and_wrong_answers_do_not(tiny_project, tmp_path):
     assert len(chosen) >= 9
     tasks = [task for each in chosen for task in each.tasks]
     run = load_recipe(played.recipe, ["rollout.turn_tokens=8000", "rollout.branch_tokens=40000", "engine.slots=64"])
-    wanted = {"names": ["all"], "data": FILES, "limit": MOST}
+    request = {"benchmarks": ["all"], "data": FILES, "limit": MOST}
     for right in (True, False):
         played.play({task.question: says(task.answers[0] if right else "zyzzyva") for task in tasks})
         out = tmp_path / f"out-{right}"
         console = Console(file=io.StringIO(), width=140)
-        found = run_benchmarks(str(played.recipe), run, Wanted(**wanted, out=out), console=console)
+        [found] = evaluate_model(str(played.recipe), run, EvalRequest(**request, out=out), console=console)
         unlike = {
             answer.id: (answer.ending, answer.answer, answer.gold, answer.failure)
             for answer in read_samples(out).values()

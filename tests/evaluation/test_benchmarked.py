@@ -18,7 +18,7 @@ from rich.console import Console
 from arpo.core.record import replay
 from arpo.errors import ConfigError, EngineError, FormatError
 from arpo.evaluation.analysis import keep
-from arpo.evaluation.benchmarks import Wanted, run_benchmarks
+from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.manifest import read_manifest
 from arpo.evaluation.questions import choose, read_shard
 from arpo.evaluation.recompute import show_results
@@ -45,9 +45,9 @@ def played(tiny_project: TinyProject, tmp_path: Path) -> Played:
 def ask(played: Played, out: Path, *overrides: str, names="gsm8k", **wanted):
     console = screen()
     run = load_recipe(played.recipe, overrides)
-    return run_benchmarks(
-        str(played.recipe), run, Wanted(names=names.split(","), data=played.data, out=out, **wanted), console=console
-    )
+    request = EvalRequest(benchmarks=names.split(","), data=played.data, out=out, **wanted)
+    [results] = evaluate_model(str(played.recipe), run, request, console=console)
+    return results
 
 
 def test_who_knows_the_golds_is_always_right_and_who_does_not_never(played, tmp_path):
@@ -66,7 +66,7 @@ def test_what_is_left_behind(played, tmp_path):
     out = tmp_path / "out"
     ask(played, out, limit=3)
     results = json.loads((out / "results.json").read_text())
-    assert results["schema"] == "arpo/results/1" and results["benchmarks"]["gsm8k"]["accuracy"]["mean"] == 1
+    assert results["schema"] == "arpo/results/2" and results["benchmarks"]["gsm8k"]["accuracy"]["mean"] == 1
     assert "GSM8K" in (out / "report.md").read_text() and "GSM8K" in (out / "report.html").read_text()
     for key, answer in read_samples(out).items():
         record = read_record(out, key)
@@ -155,8 +155,9 @@ def test_a_reward_that_raises_is_an_outcome(played, tmp_path):
     source.write_text("".join(json.dumps(row) + "\n" for row in SUMS))
     module = f"picky_{played.folder.parent.name[-1]}"
     run = load_recipe(played.recipe, [f"reward={module}:score"])
-    wanted = Wanted(names=[str(source)], out=tmp_path / "out")
-    found = run_benchmarks(str(played.recipe), run, wanted, console=screen()).benchmark["own"]
+    request = EvalRequest(benchmarks=[str(source)], out=tmp_path / "out")
+    [results] = evaluate_model(str(played.recipe), run, request, console=screen())
+    found = results.benchmark["own"]
     nines = [row for row in SUMS if "9" in row["question"]]
     assert found.endings[NOT_SCORED] == len(nines) and all("no nines" in reason for reason in found.failures)
     assert found.accuracy.mean == pytest.approx(1 - len(nines) / 12), "questions of one's own are scored by the recipe's reward"
@@ -232,8 +233,8 @@ def test_questions_that_the_run_was_trained_on_are_named(tiny_run, played, tmp_p
         "".join(json.dumps(row) + "\n" for row in [*rows, {"id": "new", "question": "Parity of 99", "answer": "odd"}])
     )
     console = screen()
-    wanted = Wanted(names=[str(source)], out=tmp_path / "out")
-    found = run_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=console)
+    request = EvalRequest(benchmarks=[str(source)], out=tmp_path / "out")
+    [found] = evaluate_model(str(tiny_run), load_recipe(tiny_run), request, console=console)
     assert (
         "trained on 3 of 4 questions" in console.file.getvalue()
         and "trained on 3 of 4" in (tmp_path / "out" / "report.md").read_text()
@@ -252,8 +253,8 @@ def test_parts_bring_their_tool_calls_studies_and_verdicts(tiny_run, played, tmp
     )
     parts, called = [tmp_path / "part1", tmp_path / "part2"], 0
     for number, part in enumerate(parts, 1):
-        wanted = Wanted(names=[str(source)], out=part, shard=(number, 2))
-        run_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
+        request = EvalRequest(benchmarks=[str(source)], out=part, shard=(number, 2))
+        evaluate_model(str(tiny_run), load_recipe(tiny_run), request, console=screen())
         called += read_usage(part)["parity"]["asked"]
         judged = [
             Verdict(key=f"{number}", benchmark="both", id=a.id, sample=0, judge="j at u", prompt="p", question=a.question,
@@ -279,6 +280,6 @@ def test_a_resumed_evaluation_keeps_what_was_said_of_training(tiny_run, played, 
     for name, rest in (("first", rows), ("second", [{"id": "new", "question": "Parity of 99", "answer": "odd"}])):
         source = played.data / f"{name}.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rest))
-        wanted = Wanted(names=[str(source)], out=tmp_path / "out", resume=name == "second")
-        found = run_benchmarks(str(tiny_run), load_recipe(tiny_run), wanted, console=screen())
+        request = EvalRequest(benchmarks=[str(source)], out=tmp_path / "out", resume=name == "second")
+        [found] = evaluate_model(str(tiny_run), load_recipe(tiny_run), request, console=screen())
     assert "first: the run was trained on 3 of 3 questions" in found.studies["leakage"]["warnings"][0]

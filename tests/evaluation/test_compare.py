@@ -5,8 +5,8 @@ from rich.console import Console
 from synthetic_run import write_run
 
 from arpo.errors import ConfigError
-from arpo.evaluation.comparison_report import compare, tables
-from arpo.evaluation.run_comparison import read_comparison
+from arpo.evaluation.comparison import read_comparison
+from arpo.evaluation.comparison_tables import compare, tables
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arpo.evaluation.benchmark_results import results_of, write_results
 from arpo.evaluation.lm_eval_export import export_lm_eval
 from arpo.evaluation.manifest import BenchmarkManifest, EvalManifest
 from arpo.evaluation.reports import tables
+from arpo.evaluation.results import EvalResults, write_results
 from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.statistics import Estimate, mean_of_estimates, pass_at, rate, ratio
 
@@ -30,10 +30,9 @@ def made(answers, samples=1, **changes):
         for name in names
     )  # fmt: skip
     settings = {"temperature": 0.6, "top_p": 0.95, "seed": 1, "max_calls": 3, "branch_tokens": 100}
-    asked = EvalManifest(
-        model="org/m", recipe="r", preset="", benchmarks=benchmarks, samples=samples, settings=settings, decides={}, **changes
-    )
-    return results_of(asked, answers)
+    about = {"name": "own", "model": "org/m", "recipe": "r", "preset": ""}
+    asked = EvalManifest(**about, benchmarks=benchmarks, samples=samples, settings=settings, decides={}, **changes)
+    return EvalResults.from_samples(asked, answers)
 
 
 def answer(id, accuracy=1.0, *, benchmark="own", sample=0, calls=0, **more):
@@ -126,7 +125,7 @@ def test_groups_measures_and_failures():
 def test_a_study_brings_its_own_tables_and_stays(tmp_path):
     found = made([answer("q1"), answer("q2", 0.0)])
     study = {"tables": [{"title": "Judged", "head": ["who", "right"], "rows": [["judge", 0.5]]}], "warnings": ["disagrees"]}
-    shown = tables(type(found)(asked=found.asked, benchmarks=found.benchmarks, mean=found.mean, studies={"judge": study}))
+    shown = tables(type(found)(manifest=found.manifest, benchmarks=found.benchmarks, mean=found.mean, studies={"judge": study}))
     assert shown[-1].title == "Judged" and shown[-1].rows == [["judge", "0.5"]]
     assert json.loads(write_results(tmp_path, found).read_text())["studies"] == {}
 

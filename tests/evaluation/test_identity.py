@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from arpo.assembly.resolve import resolve_model
 from arpo.errors import ConfigError
-from arpo.evaluation.benchmarks import Wanted, run_benchmarks
+from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.manifest import read_manifest
 from arpo.evaluation.recompute import show_results
 from arpo.models.identity import EDGE, identity
@@ -92,8 +92,8 @@ def test_only_the_same_model_goes_on(tiny_project, model, tmp_path):
     played = write_played(tiny_project, tmp_path / "project", next(NUMBERS))
 
     def ask(where: Path, out: str, **more):
-        wanted = Wanted(names=["gsm8k"], data=played.data, model=str(where), out=tmp_path / out, **more)
-        return run_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
+        request = EvalRequest(benchmarks=["gsm8k"], data=played.data, model=str(where), out=tmp_path / out, **more)
+        return evaluate_model(str(played.recipe), load_recipe(played.recipe), request, console=Console(file=io.StringIO()))
 
     ask(model, "out", limit=2)
     assert read_manifest(tmp_path / "out").identity == identity(model)
@@ -112,9 +112,9 @@ def test_only_the_same_model_goes_on(tiny_project, model, tmp_path):
 
 def test_a_model_that_cannot_be_had_leaves_no_folder_behind(tiny_project, tmp_path):
     played = write_played(tiny_project, tmp_path / "project", next(NUMBERS))
-    wanted = Wanted(names=["gsm8k"], data=played.data, model=str(tmp_path), out=tmp_path / "out")
+    request = EvalRequest(benchmarks=["gsm8k"], data=played.data, model=str(tmp_path), out=tmp_path / "out")
     with pytest.raises(ConfigError, match=r"config\.json"):
-        run_benchmarks(str(played.recipe), load_recipe(played.recipe), wanted, console=Console(file=io.StringIO()))
+        evaluate_model(str(played.recipe), load_recipe(played.recipe), request, console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
 
 

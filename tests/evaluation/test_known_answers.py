@@ -13,8 +13,8 @@ import pytest
 from arpo.answer_text import exact
 from arpo.chat.tags import TagFormat
 from arpo.engines.scripted import ScriptedEngine
-from arpo.evaluation.evaluate import evaluate
-from arpo.evaluation.results import Results
+from arpo.evaluation.generate import EvalQuestion, generate
+from arpo.evaluation.samples import SampleRecord
 from arpo.rewards import Reward
 from arpo.rewards.config import RewardConfig, build_reward
 from arpo.rollout.agent import Agent
@@ -47,8 +47,8 @@ def reward() -> Reward:
     return build_reward(RewardConfig())
 
 
-def asked(tokenizer: Any, tasks: list[Task], answers: dict[str, str]) -> Results:
-    """An evaluation of an agent that looks a question's id up, and then answers as `answers` has it."""
+def asked(tokenizer: Any, tasks: list[Task], answers: dict[str, str]) -> list[SampleRecord]:
+    """The samples of an agent that looks a question's id up, and then answers as `answers` has it."""
     form = partial(TagFormat, tokenizer)
     chat = form((Library(),))
     ids = {chat.render(task, (Library(),)).tobytes(): task.id for task in tasks}
@@ -61,20 +61,25 @@ def asked(tokenizer: Any, tasks: list[Task], answers: dict[str, str]) -> Results
         return f"<think>Now I know.</think><answer>The answer is \\boxed{{{answers[seen]}}}</answer>"
 
     who = Agent(engine=ScriptedEngine(play, tokenizer), tools=(Library(),), format=form, vocab_size=len(tokenizer))
-    rules = RolloutConfig(**SIZES)
-    # Few at a time: formulas wait for each other in one process, and that counts against a reward's 30 s.
-    return asyncio.run(evaluate(who, tasks, reward(), rules, name="known", model="script", in_flight=20))
+    rules = RolloutConfig(**SIZES).flat(leaves=1, temperature=1.0, top_p=1.0)
+    questions = [EvalQuestion(task.source, task, 0) for task in tasks]
+
+    async def samples() -> list[SampleRecord]:
+        # Few at a time: formulas wait for each other in one process, and that counts against a reward's 30 s.
+        return [each.sample async for each in generate(who, questions, reward(), rules, seed=0, in_flight=20)]
+
+    return asyncio.run(samples())
 
 
 def held(tokenizer: Any, name: str, limit: int | None) -> None:
     tasks = benchmark(name).tasks(data=DATA, limit=limit)
     right = asked(tokenizer, tasks, {task.id: Random(task.id).choice(task.answers) for task in tasks})
-    assert [s.answer for s in right.samples if not s.correct] == [] and right.accuracy.mean == 1.0
-    assert {(s.calls, s.ending, s.family) for s in right.samples} == {(1, "finished", name)}
+    assert [s.answer for s in right if not s.correct] == [] and all(s.accuracy == 1.0 for s in right)
+    assert {(s.calls, s.ending, s.family) for s in right} == {(1, "finished", name)}
     wrong = asked(tokenizer, tasks, {task.id: WRONG for task in tasks})
-    assert [(s.answer, s.gold) for s in wrong.samples if s.accuracy] == [] and wrong.accuracy.mean == 0.0
+    assert [(s.answer, s.gold) for s in wrong if s.accuracy] == []
     others = asked(tokenizer, tasks, {task.id: other.answers[0] for task, other in pairwise([*tasks, tasks[0]])})
-    unlike = [s for s in others.samples if s.answer is None or not any(exact(s.answer, gold) for gold in s.gold)]
+    unlike = [s for s in others if s.answer is None or not any(exact(s.answer, gold) for gold in s.gold)]
     fooled = [(s.answer, s.gold) for s in unlike if s.correct]
     assert len(unlike) > len(tasks) / 2 and len(fooled) <= len(tasks) / 25, fooled  # Madrid is half of Real Madrid
 

@@ -194,7 +194,7 @@ def test_seeds_get_a_t_interval():
 
 
 def test_estimates_read_back_with_their_holes():
-    assert math.isnan(Estimate.of({"mean": 0.5, "low": None, "high": None, "n": 1}).low)
+    assert math.isnan(Estimate.from_json({"mean": 0.5, "low": None, "high": None, "n": 1}).low)
     assert str(Estimate(math.nan, math.nan, math.nan, 0)) == "-"
     assert Estimate(0.5, 0.4, 0.6, 9).percent == "50.0 % [40.0, 60.0]"
 

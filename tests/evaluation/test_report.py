@@ -3,7 +3,7 @@ import re
 import pytest
 from synthetic_run import write_run
 
-from arpo.display.markdown import markdown_table
+from arpo.display.tables import markdown_table
 from arpo.errors import ConfigError
 from arpo.report.run_report import write_report
 from arpo.runs.folder import RunFolder
@@ -21,7 +21,7 @@ def test_a_finished_run_is_told_whole(tmp_path):
 def test_every_picture_that_is_named_is_there(tmp_path):
     path = write_report(write_run(tmp_path / "run"))
     named = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text())
-    assert len(named) == 8
+    assert [name.rpartition("/")[2] for name in named] == ["reward.png", "tools.png", "branching.png", "learner.png"]
     assert all((path.parent / name).read_bytes().startswith(b"\x89PNG") for name in named)
 
 
@@ -43,7 +43,7 @@ def test_a_run_that_is_still_written_says_so(tmp_path):
 
 def test_grpo_has_no_branching_figure(tmp_path):
     path = write_report(write_run(tmp_path / "run", rule="none", steps=3, evaluated=False))
-    assert "Siblings wanted" not in path.read_text() and (path.parent / "plots" / "tokens.png").exists()
+    assert "Siblings wanted" not in path.read_text() and (path.parent / "plots" / "branching.png").exists()
 
 
 def test_text_of_a_model_cannot_break_out_of_its_block(tmp_path):

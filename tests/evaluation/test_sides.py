@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from arpo.errors import ConfigError
-from arpo.evaluation.comparison import read_sides
-from arpo.evaluation.comparison_tables import all_evaluations, compare_evaluations
+from arpo.evaluation.comparison import read_comparison
+from arpo.evaluation.comparison_tables import compare
 from arpo.evaluation.manifest import BenchmarkManifest, EvalManifest, write_manifest
 from arpo.evaluation.samples import SampleLog, SampleRecord
 
@@ -20,7 +20,10 @@ def evaluation(folder, right, *, model="a", seed=0, questions=20, digest="d"):
     settings = {"temperature": 1.0, "top_p": 1.0, "seed": seed, "max_calls": 3, "branch_tokens": 100}
     folder.mkdir(parents=True)
     write_manifest(
-        folder, EvalManifest(model=model, recipe="r", preset="", benchmarks=(benchmark,), samples=1, settings=settings, decides={})
+        folder,
+        EvalManifest(
+            name="own", model=model, recipe="r", preset="", benchmarks=(benchmark,), samples=1, settings=settings, decides={}
+        ),
     )
     with SampleLog(folder) as log:
         for n, id in enumerate(ids):
@@ -38,8 +41,7 @@ def test_changed_questions_are_named_and_differences_paired(tmp_path):
     a = evaluation(tmp_path / "before", {0, 1, 2, 3})
     b = evaluation(tmp_path / "after", {1, 2, 3, 4, 5, 6, 7, 8}, model="b")
     console = Console(file=io.StringIO(), width=200)
-    sides = compare_evaluations([a, b], tmp_path / "out", console)
-    paired = sides.difference(sides.sides[1], "own")
+    paired = compare([a, b], tmp_path / "out", console=console).difference("after", "own")
     assert paired.difference.mean == pytest.approx(4 / 20) and paired.difference.low < 0.2 < paired.difference.high
     assert paired.p_value == pytest.approx(2 * (1 + 6) / 2**6), "one lost and five gained: sign flips counted by hand"
     changed = [json.loads(line) for line in (tmp_path / "out" / "changed.jsonl").read_text().splitlines()]
@@ -52,24 +54,24 @@ def test_changed_questions_are_named_and_differences_paired(tmp_path):
 def test_seeds_of_one_model_are_one_side(tmp_path):
     a = [evaluation(tmp_path / f"a-{seed}", set(range(seed + 3)), seed=seed) for seed in range(3)]
     b = [evaluation(tmp_path / f"b-{seed}", set(range(10)), model="b", seed=seed) for seed in range(3)]
-    first, second = read_sides([*a, *b]).sides
-    assert first.accuracy("own").n == 3 and first.accuracy("own").mean == pytest.approx(4 / 20)
-    assert second.accuracy("own").mean == 0.5 and len(first.answers) == 3
-    alone = read_sides(a).sides
-    assert len(alone) == 3, "seeds alone are compared with each other"
+    found = read_comparison([*a, *b])
+    first, second = found.methods
+    assert first == "a-0 and 2 more seeds"
+    assert found.accuracy(first, "own").n == 3 and found.accuracy(first, "own").mean == pytest.approx(4 / 20)
+    assert found.accuracy(second, "own").mean == 0.5 and len(found.methods[first]) == 3
+    assert len(read_comparison(a).methods) == 3, "seeds alone are compared with each other"
 
 
 def test_other_questions_under_one_name_are_told(tmp_path):
     a, b = evaluation(tmp_path / "a", {1}), evaluation(tmp_path / "b", {1}, model="b", digest="e", questions=10)
     console = Console(file=io.StringIO(), width=200)
-    sides = compare_evaluations([a, b], None, console)
-    assert sides.difference(sides.sides[1], "own").difference.n == 10 and "other questions" in console.file.getvalue()
+    found = compare([a, b], console=console)
+    assert found.difference("b", "own").difference.n == 10 and "other questions" in console.file.getvalue()
 
 
 def test_evaluations_are_not_compared_with_runs(tmp_path, tiny_run):
     a = evaluation(tmp_path / "a", {1})
     with pytest.raises(ConfigError, match="compared with evaluations"):
-        all_evaluations([a, tiny_run])
-    assert not all_evaluations([tiny_run]) and all_evaluations([a])
+        read_comparison([a, tiny_run])
     with pytest.raises(ConfigError, match="at least two"):
-        read_sides([a])
+        read_comparison([a])

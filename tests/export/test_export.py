@@ -15,7 +15,8 @@ from rich.console import Console
 from arpo.assembly.components import model_folder
 from arpo.assembly.resolve import resolve_model
 from arpo.errors import CheckpointError, ConfigError
-from arpo.evaluation.run_eval import evaluate_named
+from arpo.evaluation.evaluate import EvalRequest, evaluate_model
+from arpo.evaluation.samples import read_samples
 from arpo.export.model import export
 from arpo.recipe.load import load_recipe
 from arpo.training.pipeline import train
@@ -124,10 +125,18 @@ def test_lora_is_merged(tiny_project: TinyProject, tmp_path: Path) -> None:
     folder = train(run, out=tmp_path / "run", console=Console(quiet=True))
     out = export(folder, tmp_path / "out")
     asked = load_recipe(folder, ["engine.deterministic=true", "evaluation={limit: 4, greedy_limit: 4}"])
-    places = {"out": tmp_path / "asked", "console": Console(quiet=True)}
-    as_trained = evaluate_named(str(folder), asked, **places)
-    as_exported = evaluate_named(str(folder), asked, model=str(out), **places)
-    assert [r.samples for r in as_trained] == [r.samples for r in as_exported], "the engine has the adapters merged, too"
+    places = {"trained": None, "exported": str(out)}
+    for name, model in places.items():
+        request = EvalRequest(model=model, out=tmp_path / name)
+        evaluate_model(str(folder), asked, request, console=Console(quiet=True))
+    as_trained, as_exported = (
+        [
+            {key: s.transcript for key, s in read_samples(each).items()}
+            for each in sorted((tmp_path / name / "evaluation").iterdir())
+        ]
+        for name in places
+    )
+    assert as_trained == as_exported and all(as_trained), "the engine has the adapters merged, too"
     base = AutoModelForCausalLM.from_pretrained(tiny_project.model)
     trained = peft.PeftModel.from_pretrained(base, folder / "checkpoints" / "step-000001" / "model")
     merged = loaded(out)

@@ -8,7 +8,7 @@ from small_world import ANSWER, Search, agent, config, results_in, right, rollou
 from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, StopReason
 from arpo.core.credit import CreditedTree
-from arpo.evaluation.evaluate import evaluate
+from arpo.evaluation.generate import EvalQuestion, Generated, generate
 from arpo.rollout.collect import record_of
 from arpo.tools import ToolResult
 from arpo.training.metrics import Metrics, TreeStats, step_metrics
@@ -65,5 +65,10 @@ def test_an_evaluation_counts_them_too(tokenizer):
 
     for tool, ending in ((long(), "branch_length"), (Search(), "finished")):
         who = agent(tokenizer, play, tool)
-        results = asyncio.run(evaluate(who, [task()], right, config(branch_tokens=300), name="n", model="m"))
-        assert [(sample.calls, sample.ending) for sample in results.samples] == [(1, ending)] and tool.calls == 1
+        flat = config(branch_tokens=300).flat(leaves=1, temperature=1.0, top_p=1.0)
+
+        async def generated(who=who, flat=flat) -> list[Generated]:
+            return [each async for each in generate(who, [EvalQuestion("n", task(), 0)], right, flat, seed=0, in_flight=1)]
+
+        [only] = asyncio.run(generated())
+        assert (only.sample.calls, only.sample.ending, tool.calls, len(only.outcomes)) == (1, ending, 1, 1)

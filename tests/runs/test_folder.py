@@ -122,13 +122,13 @@ def test_cutting_back_takes_out_what_came_later_and_keeps_it_aside(tmp_path):
             run.append_tree(step, tree(f"step {step}"))
             run.note(f"note {step}", step=step)
         for name in ("before", "validation-000002", "validation-000004"):
-            (path / "evaluation" / f"{name}.json").write_text("{}")
+            (path / "evaluation" / name).mkdir()
     with RunFolder.create(path, "name: y\n", {}, resume=True) as run:
         run.goes_on_with("name: y\n")
         aside = run.cut_back(3)
         assert [m["step"] for m in run.metrics()] == [1, 2, 3] and run.event_steps() == [1, 2, 3] and len(run.notes()) == 3
         assert sorted(p.name for p in (aside / "events").iterdir()) == ["step-000004.frames", "step-000005.frames"]
-        assert [p.name for p in (aside / "evaluation").iterdir()] == ["validation-000004.json"]
+        assert [p.name for p in (aside / "evaluation").iterdir()] == ["validation-000004"]
         assert sorted(p.stem for p in (path / "evaluation").iterdir()) == ["before", "validation-000002"]
         assert len((aside / "metrics.jsonl").read_text().splitlines()) == 5
         run.append_metrics(4, {"a": "again"})

@@ -1,20 +1,25 @@
 """The cache of cold starts: found again by what decides the weights, whole or not at all, never a failure kept."""
 
-import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from arpo.evaluation.results import Results, Sample
+from arpo.evaluation.manifest import EvalManifest, open_evaluation
+from arpo.evaluation.questions import BenchmarkQuestions, EvalSpec
+from arpo.evaluation.results import EvalResults, summarise
+from arpo.evaluation.samples import SampleLog, SampleRecord
 from arpo.recipe.load import load_recipe
+from arpo.recipe.run import RunConfig
 from arpo.sft.cache import SFTCache
+from arpo.tasks import Task
 from tiny_models import tiny_model
 from tiny_project import TinyProject, write_tiny_project
 
-ASKED = {"questions": 2, "samples": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+ASKED = EvalSpec(name="before", questions=2, samples=1, temperature=1.0, top_p=1.0, seed=0)
 
 
 @pytest.fixture
@@ -31,9 +36,17 @@ def start(project: TinyProject, *overrides: str) -> SFTCache:
     return SFTCache(load_recipe(project.recipe, overrides))
 
 
-def some_results(endings: Sequence[str] = ("finished", "finished")) -> Results:
-    samples = [Sample(id=f"q{i}", accuracy=1.0, correct=True, reward=1.0, ending=ending) for i, ending in enumerate(endings)]
-    return Results.of("before", "a model", samples, settings={"seconds": 2.5})
+def evaluation(folder: Path, endings: Sequence[str] = ("finished", "finished")) -> Path:
+    """A folder with samples that ended so."""
+    tasks = [Task(id=f"q{i}", messages=[{"role": "user", "content": f"{i}?"}], answers=("x",)) for i in range(len(endings))]
+    manifest = EvalManifest.from_run(
+        RunConfig(data={"train": {"source": "a.jsonl"}}), ASKED, [BenchmarkQuestions.from_tasks("test", tasks)], model="m"
+    )
+    with open_evaluation(folder, manifest, resume=True), SampleLog(folder) as log:
+        for task, ending in zip(tasks, endings, strict=True):
+            log.append(SampleRecord(benchmark="test", id=task.id, accuracy=1.0, correct=True, reward=1.0, ending=ending), None)
+        summarise(folder, manifest, seconds=2.5)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -91,32 +104,37 @@ def test_files_count_by_what_is_in_them(project: TinyProject, file: str) -> None
     assert start(project).key != before
 
 
-def test_other_questions_are_asked_anew(project: TinyProject) -> None:
-    start(project).keep_results("before", ASKED, some_results())
-    found = start(project, "name=second", "seed=4").results("before", ASKED)
-    assert found is not None and found.name == "before" and found.settings == {"seconds": 2.5}
-    assert start(project).results("before", {**ASKED, "seed": 1}) is None
-    assert start(project).results("before-greedy", ASKED) is None
+def test_other_questions_are_asked_anew(project: TinyProject, tmp_path: Path) -> None:
+    start(project).keep_evaluation(ASKED, evaluation(tmp_path / "before"))
+
+    def found(spec: EvalSpec = ASKED, *changes: str) -> EvalResults | None:
+        return start(project, *changes).evaluation(spec, tmp_path / "copy" / spec.name)
+
+    again = found(ASKED, "name=second", "seed=4")
+    assert again is not None and again.name == "before" and again.seconds == 2.5
+    assert (tmp_path / "copy" / "before" / "samples.jsonl").read_bytes() == (tmp_path / "before" / "samples.jsonl").read_bytes()
+    assert found(replace(ASKED, seed=1)) is None
+    assert found(replace(ASKED, name="before-greedy")) is None
     for change in ("rollout.turn_tokens=23", "reward={answer: f1}", "data.test.limit=4", "evaluation.split=validation"):
-        assert start(project, change).results("before", ASKED) is None, change
+        assert found(ASKED, change) is None, change
     questions = project.folder / "test.jsonl"
     questions.write_text(questions.read_text().replace("even", "odd"))
-    assert start(project).results("before", ASKED) is None
+    assert found() is None
 
 
-def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(project: TinyProject, tokenizer: Any) -> None:
+def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(project: TinyProject, tokenizer: Any, tmp_path: Path) -> None:
     own = start(project)
     assert own.model is None
     kept = own.keep(tiny_model("llama").float(), tokenizer)
     assert own.model == kept == start(project).model
-    own.keep_results("before", ASKED, some_results())
+    own.keep_evaluation(ASKED, evaluation(tmp_path / "before"))
     weights = kept / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-50])
     assert start(project).model is None
     assert start(project).keep(tiny_model("llama").float(), tokenizer) == kept
     assert weights.read_bytes() == content and start(project).model == kept
-    assert start(project).results("before", ASKED) is None, "measured on weights that are gone"
+    assert start(project).evaluation(ASKED, tmp_path / "copy") is None, "measured on weights that are gone"
 
 
 def test_what_a_killed_process_left_unfinished_goes(project: TinyProject, tokenizer: Any) -> None:
@@ -129,18 +147,20 @@ def test_what_a_killed_process_left_unfinished_goes(project: TinyProject, tokeni
     assert not any(path.exists() for path in left) and [path.name for path in start.path.iterdir()] == ["model"]
 
 
-def test_damaged_results_count_as_none(project: TinyProject) -> None:
-    own = start(project)
-    own.keep_results("before", ASKED, some_results())
-    (path,) = (own.path / "evaluation").glob("*.json")
-    for content in ("", "{", json.dumps({"schema": "something"}), json.dumps([])):
-        path.write_text(content)
-        assert own.results("before", ASKED) is None, content
-    own.keep_results("before", ASKED, some_results())
-    assert own.results("before", ASKED) is not None
+def test_a_damaged_evaluation_counts_as_none(project: TinyProject, tmp_path: Path) -> None:
+    own, measured = start(project), evaluation(tmp_path / "before")
+    own.keep_evaluation(ASKED, measured)
+    (kept,) = (own.path / "evaluation").iterdir()
+    for name in ("samples.jsonl", "evaluation.json", "results.json", "MANIFEST.json"):
+        content = (kept / name).read_bytes()
+        (kept / name).write_bytes(content[:-9])
+        assert own.evaluation(ASKED, tmp_path / "copy" / "before") is None, name
+        (kept / name).write_bytes(content)
+    own.keep_evaluation(ASKED, measured)
+    assert own.evaluation(ASKED, tmp_path / "copy" / "before") is not None
 
 
-def test_what_the_world_spoilt_is_not_kept(project: TinyProject) -> None:
+def test_what_the_world_spoilt_is_not_kept(project: TinyProject, tmp_path: Path) -> None:
     own = start(project)
-    own.keep_results("before", ASKED, some_results(["finished", "engine_failed"]))
-    assert own.results("before", ASKED) is None
+    own.keep_evaluation(ASKED, evaluation(tmp_path / "before", ["finished", "engine_failed"]))
+    assert own.evaluation(ASKED, tmp_path / "copy") is None

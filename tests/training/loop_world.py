@@ -30,7 +30,7 @@ PLAIN = ("tools=[]", "rollout.max_calls=0", "rollout.rule=none", "rollout.leaves
 def training(
     project: TinyProject, out: Path, play: Play | None, *overrides: str, clock: Callable[[], float] | None = None, **parts: Any
 ) -> Iterator[Trainer]:
-    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps, callbacks."""
+    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps, callbacks, resume."""
     run = load_recipe(project.recipe, ["cold_start=null", *overrides])
     components = build_components(run, project.model)
     if play:
@@ -49,7 +49,10 @@ def training(
     num_steps = parts.get("num_steps", run.train.steps)
     learner = build_learner(components, optim=run.optim, num_updates=num_steps, tell=print)
     progress = Progress(num_steps, minutes=run.train.minutes, console=Console(quiet=True), **({"clock": clock} if clock else {}))
-    with RunFolder.create(out, "run: tests", {}) as folder, Trackers(out, (), settings={}) as trackers:
+    with (
+        RunFolder.create(out, "run: tests", {}, resume=parts.get("resume", False)) as folder,
+        Trackers(out, (), settings={}) as trackers,
+    ):
         tasks, validation = (read_tasks(run, split)[0] for split in ("train", "validation"))
         state = parts.get("state", TrainState())
         yield Trainer(

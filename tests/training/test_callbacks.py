@@ -9,7 +9,7 @@ from loop_world import PLAIN, mixed_on_odd, training
 from rich.console import Console
 
 import arpo
-from arpo.evaluation.results import Results
+from arpo.evaluation.results import EvalResults
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
 from arpo.training.callbacks import Callbacks
@@ -24,7 +24,7 @@ class Heard(arpo.Callback):
         assert metrics["groups/all"] > 0
         self.heard.append(("step", step))
 
-    def on_evaluation(self, step: int, results: Results) -> None:
+    def on_evaluation(self, step: int, results: EvalResults) -> None:
         assert 0 <= results.accuracy.mean <= 1
         self.heard.append((results.name, step))
 

@@ -1,11 +1,15 @@
 """Validation while training: the best is kept, and when a run ends early."""
 
+import asyncio
+import shutil
 from pathlib import Path
 
-from loop_world import PLAIN, Play, answer, go, mixed_on_odd, texts
+import pytest
+from loop_world import PLAIN, Play, answer, go, mixed_on_odd, texts, training
 
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import ScriptedEngine
+from arpo.evaluation.samples import read_samples
 from arpo.runs import checkpoint
 from tiny_project import TinyProject, question
 
@@ -56,3 +60,41 @@ def test_fewer_steps_are_done_rather_than_overrun(tiny_project: TinyProject, tmp
     assert trainer.state.step == 4 and now[0] <= 60 and "overrun" in trainer.ended_early
     assert [line["seconds/step"] for line in folder.metrics()] == [12, 12, 12, 12] and trainer.state.seconds == 48
     assert checkpoint.newest(folder.path / "checkpoints")[0] is not None
+
+
+def test_a_run_killed_in_a_validation_asks_only_what_is_missing(tiny_project: TinyProject, tmp_path: Path) -> None:
+    plan = ("train.steps=2", "train.eval_every=1", "train.save_every=9", "train.eval_limit=5", "engine.slots=1")
+    asked: list[int] = []
+
+    class KilledError(Exception):
+        pass
+
+    def dies(engine: ScriptedEngine, number: int, text: str, params: SamplingParams) -> str:
+        if number >= 31:  # validation
+            asked.append(number)
+            if len(asked) == 3:
+                raise KilledError
+        return mixed_on_odd(engine, number, text, params)
+
+    def lives(engine: ScriptedEngine, number: int, text: str, params: SamplingParams) -> str:
+        asked.extend([number] if number >= 31 else [])
+        return mixed_on_odd(engine, number, text, params)
+
+    with pytest.raises(KilledError):
+        go(tiny_project, tmp_path / "run", dies, *PLAIN, *plan)
+    folder = tmp_path / "run" / "evaluation" / "validation-000001"
+    before = read_samples(folder)
+    saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert len(before) == 2 and saved is not None and (saved.state.step, saved.state.validated) == (1, 0)
+    shutil.copytree(tmp_path / "run", tmp_path / "resumed", ignore=shutil.ignore_patterns("lock"))
+
+    asked.clear()
+    with training(tiny_project, tmp_path / "resumed", lives, *PLAIN, *plan, state=saved.state, resume=True) as trainer:
+        asyncio.run(trainer.validate())
+    after = read_samples(tmp_path / "resumed" / "evaluation" / "validation-000001")
+    assert len(asked) == 3 and len(after) == 5 and {key: after[key] for key in before} == before
+    assert trainer.state.validated == 1 and trainer.state.best_step == 1
+    asked.clear()
+    with training(tiny_project, tmp_path / "resumed", lives, *PLAIN, *plan, state=saved.state, resume=True) as trainer:
+        asyncio.run(trainer.validate())
+    assert not asked and trainer.state.validated == 1, "a validation that is whole is read, not made again"

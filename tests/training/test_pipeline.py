@@ -26,6 +26,7 @@ from arpo.engines import Weights
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ArpoError, CheckpointError, EngineError, GateError
+from arpo.evaluation.manifest import read_manifest
 from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
@@ -312,8 +313,8 @@ def test_a_failure_is_written_down_and_not_cached(tiny_project: TinyProject, tmp
     assert summary["status"] == "failed" and "the script fails" in summary["reason"] and "evaluation_before" in summary["seconds"]
     start = SFTCache(load_recipe(tiny_project.recipe, [*QUIET, *plan]))
     assert start.model is not None, "the cold start had come out well"
-    kept = [json.loads(path.read_text()) for path in (start.path / "evaluation").glob("*.json")]
-    assert all(results["settings"]["seed"] != 77 for results in kept)
+    kept = [read_manifest(folder) for folder in (start.path / "evaluation").iterdir()]
+    assert all(manifest.settings["seed"] != 77 for manifest in kept)
 
 
 def test_a_run_without_time_for_a_step_has_failed(tiny_project: TinyProject, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """A whole run of the tiny project, from its cold start to its report."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from arpo.core.place import show
+from arpo.evaluation.results import read_results
+from arpo.evaluation.samples import read_samples
 from arpo.runs.folder import RunFolder
 
 
@@ -44,7 +45,7 @@ def test_recorded_tokens_can_be_read_with_the_runs_own_tokenizer(tiny_run: Path)
 
 
 def test_the_cold_start_taught_the_protocol(tiny_run: Path) -> None:
-    before = json.loads((tiny_run / "evaluation" / "before.json").read_text())
-    called = [sample["calls"] > 0 for sample in before["samples"]]
+    folder = tiny_run / "evaluation" / "before"
+    called = [sample.calls > 0 for sample in read_samples(folder).values()]
     assert sum(called) > len(called) / 2, "a model that never calls a tool makes the other tests empty"
-    assert set(before["by_family"]) == {"one digit", "two digits"}
+    assert set(read_results(folder).benchmarks[0].by_family) == {"one digit", "two digits"}

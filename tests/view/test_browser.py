@@ -12,12 +12,13 @@ from browser import serious, served, watched
 from playwright.sync_api import expect
 from recorded import NASTY
 
-from arpo.evaluation.results import Results, Sample
+from arpo.evaluation.manifest import read_manifest, write_manifest
 from arpo.evaluation.samples import SampleLog, SampleRecord
 from arpo.runs.folder import RunFolder
 from arpo.runs.lock import Lock
 from arpo.view.library import Library
 from arpo.view.page import export
+from evaluation_folder import write_evaluation
 
 pytestmark = pytest.mark.slow
 
@@ -157,8 +158,8 @@ def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, 
             known = {"train/ratio_p50": 1.0, "train/ratio_p99": 1.0 + step, "train/ratio_p05": 0.9}
             on_policy = {"train/loss": 0.0, "groups/all": 4.0}
             run.append_metrics(step, {"reward/leaves": 0.1 * step, **spread, **known, **on_policy, "odd/<b>": 1.0})
-        held_out = Sample(id="1", accuracy=0.75, correct=True, reward=1.0)
-        Results.of("validation-000003", "mine", [held_out]).write(run.path / "evaluation")
+        held_out = SampleRecord(benchmark="validation", id="1", accuracy=0.75, correct=True, reward=1.0)
+        write_evaluation(run.path / "evaluation" / "validation-000003", [held_out], model="mine")
     with served(Library([tmp_path / "new"], cache=tmp_path / "i")) as address, watched(browser) as page:
         page.goto(address)
         lag = page.locator(".chart", has_text="staleness, lag")
@@ -175,12 +176,12 @@ def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, 
 
 def test_an_evaluation_that_goes_on_is_followed(tmp_path, browser):
     folder = tmp_path / "going"
-    folder.mkdir()
-    (folder / "asked.json").write_text('{"model": "mine", "samples": 1, "benchmarks": [{"name": "sums", "ids": ["1", "2", "3"]}]}')
     given = {"benchmark": "sums", "accuracy": 1.0, "correct": True, "reward": 1.0, "ending": "finished", "question": "What?"}
     failed = {**given, "accuracy": 0.0, "correct": False, "ending": "engine_failed", "failure": "<b>overloaded</b>"}
-    with SampleLog(folder) as log, held(folder):
-        log.append(SampleRecord(**given, id="1"), None)
+    write_evaluation(folder, [SampleRecord(**given, id="1")], model="mine", finished=False)
+    manifest = read_manifest(folder)
+    write_manifest(folder, replace(manifest, benchmarks=(replace(manifest.benchmarks[0], ids=("1", "2", "3")),)))
+    with SampleLog(folder) as log, held(folder):  # noqa: SIM117
         with served(Library([folder], cache=tmp_path / "i")) as address, watched(browser) as page:
             page.goto(address)
             rows = page.locator(".rows tbody tr")

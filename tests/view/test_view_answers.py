@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from arpo.core.place import show
 from arpo.core.tree import probe_lines
 from arpo.errors import ConfigError
-from arpo.evaluation.samples import SampleLog, SampleRecord
+from arpo.evaluation.samples import SampleLog, read_samples
 from arpo.runs.folder import RunFolder
 from arpo.training.metrics import POSITIONS
 from arpo.view.forks import forks
@@ -269,19 +269,20 @@ def test_an_answer_that_was_recorded_in_full_has_its_tree(tiny_run, tmp_path, co
     library = Library([folder], cache=tmp_path / "i")
     row = library.answer("/api/runs/asked/evaluation", {"name": "after"})["rows"][0]
     asked = {"name": "after", "id": row["id"], "sample": str(row["sample"])}
+    assert library.answer("/api/runs/asked/sample", asked)["tree"]["task"]["id"] == row["id"]
     records = list(RunFolder(tiny_run).trees(1))[:2]
-    given = SampleRecord(**{name: value for name, value in row.items() if name != "failed"}, benchmark="after")
-    with SampleLog(folder) as log:
+    after = folder / "evaluation" / "after"
+    given = next(each for key, each in read_samples(after).items() if key[1:] == (row["id"], row["sample"]))
+    with SampleLog(after) as log:
         for record in records:  # of two lines for one answer the later counts
             log.append(given, record)
-        log.append(replace(given, benchmark="other"), None)
         log.append(replace(given, sample=99), None)
-    with (folder / "samples.jsonl").open("a") as file:
+    with (after / "samples.jsonl").open("a") as file:
         file.write('{"cut')
     answer = library.answer("/api/runs/asked/sample", asked)
     assert contract.faults(answer, "Sample") == []
     assert answer["tree"]["task"]["id"] == records[1].tree.task and answer["tree"]["step"] == 0
-    assert library.answer("/api/runs/asked/sample", {**asked, "name": "before"})["tree"] is None
+    assert library.answer("/api/runs/asked/sample", {**asked, "sample": "99"})["tree"] is None
     library.close()
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from contract import Contract
 
-from arpo.evaluation.results import Results
+from arpo.evaluation.manifest import BenchmarkManifest, EvalManifest, read_manifest, write_manifest
+from arpo.evaluation.results import FILE as RESULTS
+from arpo.evaluation.results import summarise
 from arpo.evaluation.samples import FILE, SampleLog, SampleRecord
-from arpo.files import write_json
 from arpo.view.library import Library, as_text
 from arpo.view.sample_log import SampleLogReader
 
@@ -28,8 +29,12 @@ def going(tmp_path):
     """A folder that an evaluation is being written into: 3 of 8 answers are there."""
     folder = tmp_path / "going"
     folder.mkdir()
-    benchmarks = [{"name": "sums", "ids": [f"sums/{n}" for n in range(4)]}]
-    write_json(folder / "asked.json", {"model": "a model", "samples": 2, "settings": {"seed": 1}, "benchmarks": benchmarks})
+    ids = tuple(f"sums/{n}" for n in range(4))
+    about = {"title": "Sums", "metric": "exact match", "judged": False, "num_all": 4, "digest": "d"}
+    benchmarks = (BenchmarkManifest(name="sums", ids=ids, **about),)
+    settings = {"temperature": 1.0, "top_p": 1.0, "seed": 1}
+    about = {"name": "going", "model": "a model", "recipe": "r", "preset": ""}
+    write_manifest(folder, EvalManifest(**about, benchmarks=benchmarks, samples=2, settings=settings, decides={}))
     with SampleLog(folder) as log:
         log.append(answer(0, seconds=1.5, measures={"f1": 0.5}), None)
         log.append(answer(1, right=False), None)
@@ -74,38 +79,34 @@ def test_failed_answers_are_found_and_say_why(library):
 
 
 def test_what_is_finished_counts_until_the_log_holds_more(library, going):
-    answers = [one.answer for one in SampleLogReader(going).answers().values()]
-    Results.of("sums", "as it was written", answers).write(going / "evaluation")
-    estimate = {"mean": 1.0, "low": None, "high": None, "n": 1}
-    found = {"answers": 3, "metric": "exact match", "measures": {"f1": estimate}, "costs": {"turns": {**estimate, "mean": None}}}
-    write_json(going / "results.json", {"benchmarks": {"sums": found}})
+    summarise(going, read_manifest(going))
+    path = going / RESULTS
+    path.write_text(path.read_text().replace('"metric": "exact match"', '"metric": "as it was written"'))
     table = asked(library, "evaluation", name="sums")
     assert Contract().faults(table, "Evaluation") == []
-    assert (table["model"], table["metric"], table["measures"], table["costs"]) == (
-        "as it was written",
-        "exact match",
-        {"f1": estimate},
-        {},
-    )
+    assert table["metric"] == "as it was written" and table["measures"]["f1"]["mean"] == pytest.approx(0.5 / 3)
+    assert "turns" in table["costs"] and library.answer("/api/runs")["runs"][0]["state"] == "finished"
     with SampleLog(going) as log:
         log.append(answer(3), None)
     table = asked(library, "evaluation", name="sums")
-    assert (table["model"], table["answers"], table["measures"]) == ("a model", 4, {})
+    assert (table["metric"], table["answers"]) == ("exact match", 4)
+    path.write_text("{")
+    assert asked(library, "evaluation", name="sums")["answers"] == 4, "damaged results are computed anew"
 
 
 def test_the_log_is_read_on_cut_back_and_begun_anew(going):
     log = SampleLogReader(going)
-    assert [key[1] for key in log.answers()] == ["sums/0", "sums/1", "sums/2"]
+    assert [key[1] for key in log.samples()] == ["sums/0", "sums/1", "sums/2"]
     path = going / FILE
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"schema": "arpo/sam')  # a line that is being written
-    assert len(log.answers()) == 3
+    assert len(log.samples()) == 3
     path.write_bytes(whole + (whole.splitlines()[0] + b"\n").replace(b'"accuracy": 1.0', b'"accuracy": 0.5'))
-    assert len(log.answers()) == 3 and log.answers()["sums", "sums/0", 0].answer.accuracy == 0.5  # the later line counts
+    assert len(log.samples()) == 3 and log.samples()["sums", "sums/0", 0].sample.accuracy == 0.5  # the later line counts
     path.write_bytes(whole.splitlines(keepends=True)[0])
-    assert [key[1] for key in log.answers()] == ["sums/0"]
+    assert [key[1] for key in log.samples()] == ["sums/0"]
     path.unlink()
-    assert log.answers() == {}
+    assert log.samples() == {}
 
 
 @pytest.mark.parametrize(
@@ -126,5 +127,6 @@ def test_a_damaged_line_is_named_and_the_others_count(library, going, line):
 
 def test_a_run_folders_own_samples_are_no_evaluation(tiny_run, tmp_path):
     library = Library([tiny_run], cache=tmp_path / "i")
-    assert library.runs["tiny"].evaluations.asking is None
+    names = library.runs["tiny"].evaluations.names()
+    assert "before" in names and set(names) == {path.name for path in (tiny_run / "evaluation").iterdir()}
     library.close()

@@ -196,14 +196,9 @@ def compare(
     """
     from rich.console import Console
 
-    from arpo.evaluation.comparison_report import compare as put_side_by_side
-    from arpo.evaluation.comparison_tables import all_evaluations, compare_evaluations
+    from arpo.evaluation.comparison_tables import compare as compare_folders
 
-    console = Console(soft_wrap=True)
-    if all_evaluations(runs):
-        compare_evaluations(runs, out, console)
-    else:
-        put_side_by_side(runs, out, console=console)
+    compare_folders(runs, out, console=Console(soft_wrap=True))
 
 
 @app.command()

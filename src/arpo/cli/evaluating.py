@@ -1,4 +1,4 @@
-"""Runs `arpo eval` from its options: on a recipe's held-out tasks, or on benchmarks."""
+"""What the options of `arpo eval` and `arpo study` ask for."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,28 +24,20 @@ def measure(
     entropy: bool = False,
     out: Path | None,
 ) -> None:
-    """Raise ConfigError for options that need another one."""
-    from arpo.evaluation.presets import preset as settings_of
+    """Raises ConfigError for options that need another one."""
+    from arpo.evaluation.evaluate import EvalRequest, evaluate_model
+    from arpo.evaluation.questions import preset as settings_of
+    from arpo.evaluation.questions import read_shard
     from arpo.recipe.load import load_recipe
 
     settings = settings_of(preset).overrides if preset is not None else ()
     run = load_recipe(recipe, [*settings, *overrides])
-    if benchmark is None:
-        alone = {"--data": data, "--ids": ids, "--shard": shard, "--resume": resume, "--again": again, "--entropy": entropy}
-        if given := [name for name, value in alone.items() if value]:
-            raise ConfigError(f"{given[0]} goes with --benchmark", hint="e.g. --benchmark gsm8k,bamboogle")
-        from arpo.evaluation.run_eval import asked_differently, evaluate_named
-
-        run = asked_differently(run, limit=limit, samples=samples)
-        evaluate_named(recipe, run, model=model, greedy_only=greedy, out=out)
-        return
+    if benchmark is None and data is not None:
+        raise ConfigError("--data goes with --benchmark", hint="e.g. --benchmark gsm8k,bamboogle")
     if again and not resume:
         raise ConfigError("--again goes with --resume")
-    from arpo.evaluation.benchmarks import Wanted, run_benchmarks
-    from arpo.evaluation.questions import read_shard
-
-    wanted = Wanted(
-        names=benchmark.split(","),
+    request = EvalRequest(
+        benchmarks=() if benchmark is None else benchmark.split(","),
         data=data,
         limit=limit,
         ids=tuple(each.strip() for each in (ids or "").split(",") if each.strip()),
@@ -59,7 +51,7 @@ def measure(
         again=again,
         entropy=entropy,
     )
-    run_benchmarks(recipe, run, wanted)
+    evaluate_model(recipe, run, request)
 
 
 def study_these(paths: Sequence[Path], *, entropy: bool, judge: str | None, out: Path | None) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from arpo.display.progress import WorkProgress
 from arpo.errors import FormatError
 from arpo.files import as_seen_from_here
 from arpo.search.passages import Passage
@@ -18,8 +19,8 @@ def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
     start = time.perf_counter()
     unread: list[str] = []
     source = _passages(docs, (lambda error: unread.append(str(error))) if skip else None)
-    with _IndexProgress() as shown:
-        about = build_index(source, out, encoder=_encoder(encoder), progress=shown)
+    with WorkProgress() as progress:
+        about = build_index(source, out, encoder=_encoder(encoder), progress=progress)
     size = sum(about["files"].values()) / 1e6
     seconds = time.perf_counter() - start
     dense = f", vectors of {about['dimension']}" if about["dimension"] else ""
@@ -57,19 +58,3 @@ def _encoder(source: str) -> str:
     from arpo.models.sources import fetch
 
     return str(fetch(source))
-
-
-class _IndexProgress:
-    """Progress on one line of a terminal; silent elsewhere."""
-
-    def __enter__(self) -> "_IndexProgress":
-        return self
-
-    def __call__(self, doing: str, done: float) -> None:
-        if sys.stderr.isatty():
-            percent = f" {done:.0%}" if done else ""
-            print(f"\r{doing}{percent}\033[K", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

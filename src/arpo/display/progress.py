@@ -1,6 +1,7 @@
-"""What somebody who watches a run sees: a live display in a terminal, one plain line a step elsewhere.
+"""Progress of long work, on rich: a live line or bar in a terminal; elsewhere a plain line at each step, or at each quarter.
 
-Knows phases, steps and the clock. Refuses to know what happens in a phase; it never reads a run folder and nothing depends on it.
+`Progress` is for training, `EvalProgress` for evaluations, `WorkProgress` for downloads, conversions and indexing. Knows counts,
+phases and the clock. Refuses to know what the work is; it reads no files, and no result depends on it.
 
     with Progress(12, minutes=15) as progress:
         for step in range(12):
@@ -17,6 +18,8 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -175,3 +178,110 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+class Quarters:
+    """When another plain line is worth printing."""
+
+    def __init__(self) -> None:
+        self._reached = 0
+
+    def passed(self, share: float) -> bool:
+        """True where `share` (0 to 1) has come past another quarter since the last call."""
+        reached, before = int(4 * share + 1e-9), self._reached
+        self._reached = max(reached, before)
+        return reached > before
+
+
+class _Line:
+    """A live bar with a text in a terminal, which starts at the first update; elsewhere a plain line at each quarter."""
+
+    def __init__(self, console: Console, *, share: float = 0.0) -> None:
+        self.console, self._quarters = console, Quarters()
+        self._quarters.passed(share)
+        self._live: RichProgress | None = None
+
+    def update(self, share: float, *, live: str, plain: str) -> None:
+        if not self.console.is_terminal:
+            if self._quarters.passed(share):
+                self.say(plain)
+            return
+        if self._live is None:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), TaskProgressColumn())
+            self._live = RichProgress(*columns, console=self.console, transient=True)
+            self._live.add_task(live, total=1.0)
+            self._live.start()
+        self._live.update(self._live.task_ids[0], completed=share, description=live)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class EvalProgress:
+    """Counts samples: `add` for each. `before` of `total` were there already and are not part of the estimate."""
+
+    def __init__(
+        self, console: Console, total: int, *, title: str = "", before: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.total, self.title, self.done, self.new = total, title, before, 0
+        self._right = 0.0
+        self._failed = 0
+        self._clock, self._started = clock, clock()
+        self._line = _Line(console, share=before / total if total else 1.0)
+
+    def __enter__(self) -> "EvalProgress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._line.stop()
+
+    def add(self, accuracy: float, *, failed: bool) -> None:
+        self.done += 1
+        self.new += 1
+        self._right += accuracy
+        self._failed += failed
+        self._line.update(self.done / self.total, live=self.text, plain=self.text)
+
+    @property
+    def text(self) -> str:
+        """`evaluating gsm8k: 120 of 1,319, accuracy 41%, 3 failed, about 4:10 left`: accuracy of the new samples."""
+        parts = [f"{f'evaluating {self.title}'.rstrip()}: {self.done:,} of {self.total:,}"]
+        if self.new:
+            parts.append(f"accuracy {self._right / self.new:.0%}")
+        if self._failed:
+            parts.append(f"{self._failed:,} failed")
+        if self.new and self.done < self.total:
+            parts.append(f"about {duration((self._clock() - self._started) / self.new * (self.total - self.done))} left")
+        return ", ".join(parts)
+
+
+class WorkProgress:
+    """Called with the name of the work and the share of it that is done (0 to 1). Work first heard of at 1 is only named.
+
+    What stands in brackets after the name (`reading documents (5,000)`) may change; it shows in a terminal.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, soft_wrap=True)
+        self._work = ""
+        self._line = _Line(self.console)
+
+    def __enter__(self) -> "WorkProgress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._line.stop()
+
+    def __call__(self, work: str, share: float) -> None:
+        name, _, detail = work.partition(" (")
+        if name == self._work:
+            self._line.update(share, live=f"({detail}" if detail else " ", plain=f"{name}: {share:.0%}")
+            return
+        self._line.stop()
+        self._work, self._line = name, _Line(self.console)
+        self._line.say(work if share >= 1 else f"{name} ...")

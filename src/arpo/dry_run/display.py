@@ -10,24 +10,23 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from arpo.assembly.components import Components
 from arpo.core.credit import CreditedTree
-from arpo.core.entropy import head_entropy
-from arpo.core.expansion import TipDecision
 from arpo.core.place import Place, show
-from arpo.core.tree import CallStatus, Observation, Prompt, RolloutTree, Segment, Turn
+from arpo.core.tree import Observation, Prompt, RolloutTree, Segment, Turn
 from arpo.display.progress import duration
 from arpo.dry_run.estimate import RunEstimate, Timings
 from arpo.learner.packing import pack
-from arpo.rollout.collect import Rollout
+from arpo.rollout.collect import Rollout, record_of
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport
 from arpo.training.first_step_checks import Gate
 from arpo.training.metrics import Metrics
+from arpo.view.terminal import print_segments
+from arpo.view.trees import tree_answer
 
-MAX_CHARS = 240  # of a turn or a result in the tree
+MAX_CHARS = 240  # of an answer
 TRAINED, ALSO_TRAINED, GIVEN = "green", "bright_green", "dim"
 
 
@@ -74,17 +73,13 @@ def _stops(stop: Sequence[str]) -> str:
 # --- the tree
 
 
-def tree(console: Console, rollout: Rollout) -> None:
+def tree(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
     """Every turn with its head entropy, what the rule decided after each result, and how each leaf ended."""
     grown = rollout.grown
-    config = grown.expansion.config
-    heading(
-        console,
-        f"its tree: {config.leaves} leaves from {grown.planned_roots} roots, rule {getattr(config.rule, 'rule', config.rule)}",
-    )
-    top = Tree(Text("prompt", style="bold"), guide_style="dim")
-    _grow(top, rollout, ())
-    console.print(top)
+    growth = grown.expansion.config
+    rule = getattr(growth.rule, "rule", growth.rule)
+    heading(console, f"its tree: {growth.leaves} leaves from {grown.planned_roots} roots, rule {rule}")
+    print_segments(console, tree_answer(record_of(rollout, credited), grown.chat))
     tips = [d for d in grown.expansion.decisions.values() if d.tip is not None]
     wanted = sum(d.decided.decision.wanted for d in tips)
     say(
@@ -92,54 +87,6 @@ def tree(console: Console, rollout: Rollout) -> None:
         f"{len(tips)} tips: {wanted} branches wanted, {grown.expansion.num_branches} granted, {len(grown.expansion.fills)} further "
         f"roots to use the budget up",
     )
-
-
-def _grow(node: Tree, rollout: Rollout, place: Place) -> None:
-    tree = rollout.grown.tree
-    below = {child for child in (*tree.turns, *tree.endings) if child[:-1] == place}  # an aborted leaf may lack a turn
-    for child in sorted(below):
-        _grow(node.add(_turn_text(rollout, child)), rollout, child)
-
-
-def _turn_text(rollout: Rollout, place: Place) -> Text:
-    grown = rollout.grown
-    tree = grown.tree
-    text = Text()
-    if turn := tree.turns.get(place):
-        head = head_entropy(turn.entropies, grown.expansion.config.head) if turn.tokens else float("nan")
-        text.append(f"{show(place)} {turn.role.value}", style="bold cyan")
-        text.append(f"  {len(turn.tokens)} tokens, head {head:.2f} nats\n", style="dim")
-        text.append(_short(grown.chat.text(turn.tokens)))
-    if observation := tree.observations.get(place):
-        text.append("\n" + _short(grown.chat.text(observation.tokens)), style="dim")
-        for outcome in observation.outcomes:
-            if outcome.status is not CallStatus.OK or outcome.cut:
-                text.append(f"\n{outcome.tool}: {outcome.status.value}{', cut' if outcome.cut else ''}", style="yellow")
-        if decision := grown.expansion.decisions.get(place):
-            text.append("\n" + _decision(decision), style="magenta" if decision.decided.granted else "dim magenta")
-    if place in tree.endings:
-        text.append("\n")
-        text.append_text(_ending(rollout, place))
-    return text
-
-
-def _decision(made: TipDecision) -> str:
-    tip, decision = made.tip, made.decided.decision
-    if tip is None:
-        return "no decision: the branch was aborted before the next head was known"
-    known = {"head", "baseline", "rise", "rise_low", "rise_high"}
-    terms = "".join(f", {name} {value:.2f}" for name, value in decision.terms.items() if name not in known)
-    rise = f"rise {tip.rise:+.2f} ({tip.head:.2f} after {tip.baseline:.2f})"
-    return f"{rise}{terms}: wants {decision.wanted}, gets {made.decided.granted}"
-
-
-def _ending(rollout: Rollout, leaf: Place) -> Text:
-    score = rollout.scored.scores.get(leaf)
-    ending = rollout.grown.tree.endings[leaf].value.replace("_", " ")
-    if score is None:
-        return Text(f"{ending}: no reward", style="red")
-    style = "green" if score.accuracy >= 0.5 else "yellow" if score.reward >= 0 else "red"
-    return Text(f"{ending}, reward {score.reward:g}", style=style)
 
 
 def _short(text: str) -> str:

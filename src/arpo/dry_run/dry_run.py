@@ -92,7 +92,7 @@ async def _try(work: _Work, console: Console) -> DryRun:
             await components.agent.engine.start()
         rollouts, alone_s = await _grow(components, order[:1], console)
         [credited] = credit([rollouts[0].scored], run.advantage)
-        display.tree(console, rollouts[0])
+        display.tree(console, rollouts[0], credited)
         display.rewards(console, rollouts[0], credited)
         display.loss_mask(console, rollouts[0], credited)
         num_more = min(len(order) - 1, math.floor(PATIENCE_S / max(alone_s, 0.01)))

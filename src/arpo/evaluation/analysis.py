@@ -1,31 +1,34 @@
-"""Further looks at recorded answers: tool-call quality, entropies around tool results, a judge beside the rule.
+"""Studies of recorded samples: tool-call quality, entropies around tool results, a judge beside the rule, questions trained on.
 
-Knows what is kept where: under "studies" in an evaluation's results.json, from which its reports show it. Studies of runs are
-printed, and written where they are wanted. How each figure is had, `quality`, `entropy`, `judge` and `verdicts` know.
+Knows where a study is kept: under "studies" in an evaluation's results.json, from which its reports show it. Studies of runs are
+printed, and written where they are wanted. How each figure is computed, `quality`, `entropy`, `judge` and `verdicts` know.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from arpo.errors import ConfigError
+from arpo.assembly.components import read_tasks
+from arpo.errors import ArpoError, ConfigError, first_line
 from arpo.evaluation import entropy, quality, verdicts
-from arpo.evaluation.benchmark_results import FILE as RESULTS
-from arpo.evaluation.benchmark_results import read_results_file, read_studies
 from arpo.evaluation.judge import Judge, judge_answers
-from arpo.evaluation.manifest import is_evaluation, read_manifest
-from arpo.evaluation.reports import write_all
+from arpo.evaluation.manifest import EvalManifest, check_form, is_evaluation, read_manifest
+from arpo.evaluation.questions import BenchmarkQuestions
+from arpo.evaluation.reports import study_tables, write_all
+from arpo.evaluation.results import read_studies, summarise
 from arpo.evaluation.samples import read_samples
 from arpo.evaluation.trajectories import read_recorded
 from arpo.event_loop import run_sync
 from arpo.files import as_seen_from_here, write_json
 from arpo.recipe.evaluation import JudgeConfig
+from arpo.recipe.load import load_recipe
+from arpo.tasks.leakage import Leak, Leakage, leaks
 
 Study = Mapping[str, Any]
+OVERLAP = "leakage"  # the study of questions that the model was trained on
 
 
 def analyse(
@@ -45,6 +48,8 @@ def analyse(
     console = console or Console(soft_wrap=True)
     if judge is not None and not all(map(is_evaluation, paths)):
         raise ConfigError("a judge looks at evaluations", where="--judge", hint="those that `arpo eval --benchmark` wrote")
+    for path in paths:
+        check_form(path)
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [as_seen_from_here(path) for path in paths]
@@ -67,6 +72,7 @@ def analyse(
             found["judge" if len(paths) == 1 else f"judge of {name}"] = said
     for path in paths if kept else ():
         keep(path, found)
+        write_all(path, read_manifest(path))
     if out is not None and not kept:
         write_json(out / "study.json", {"schema": "arpo/study/1", "of": names, "studies": found})
     for each in found.values() if shown else ():
@@ -98,28 +104,63 @@ def judge_evaluation(folder: Path, config: JudgeConfig, console: Console) -> Stu
 
 
 def keep(folder: Path, studies: Mapping[str, Study]) -> None:
-    """Put studies into FOLDER/results.json, and write its reports anew."""
-    asked = read_manifest(folder)
-    if not (folder / RESULTS).is_file():
-        write_all(folder, asked)
-    value = read_results_file(folder)
-    value["studies"] = {**value["studies"], **studies}
-    write_json(folder / RESULTS, value)
-    write_all(folder, asked)
+    """Put studies into FOLDER/results.json."""
+    summarise(folder, read_manifest(folder), studies=studies)
 
 
-def show(console: Console, found: Study) -> None:
+def show(console: Console, study: Study) -> None:
     """Print a study's tables and warnings."""
-    for given in found["tables"]:
-        table = Table(title=given["title"], title_justify="left", caption=given.get("note") or None, caption_justify="left")
-        for number, name in enumerate(given["head"]):
-            table.add_column(Text(name), justify="left" if number == 0 else "right")
-        for row in given["rows"]:
-            table.add_row(*map(Text, row))
-        console.print(table)
-    for warning in found.get("warnings", ()):
+    for table in study_tables(study):
+        console.print(table.rich())
+    for warning in study.get("warnings", ()):
         console.print(f"warning: {warning}", highlight=False, markup=False)
 
 
 def _file(name: str) -> str:
     return "".join(character if character.isalnum() else "-" for character in name)
+
+
+# --- questions that the model was trained on
+
+
+def training_overlap(run: Path | None, chosen: Sequence[BenchmarkQuestions]) -> dict[str, Any]:
+    """A study of the questions of `chosen` that the run in the folder `run` was trained on: warnings, and leaks by benchmark.
+    Nothing for a model of no run: what that was trained on is not known."""
+    if run is None:
+        return {}
+    try:
+        training, _ = read_tasks(load_recipe(run), "train")
+    except ArpoError as error:
+        return {"warnings": [f"the training tasks cannot be read, so nothing is known of shared questions ({first_line(error)})"]}
+    found = {each.name: leaks(each.tasks, training) for each in chosen}
+    return {
+        "warnings": [_says(each.title, found[each.name]) for each in chosen if found[each.name]],
+        "shared": {name: [asdict(leak) for leak in leaked.leaks] for name, leaked in found.items()},
+        "training_tasks": len(training),
+    }
+
+
+def merge_overlaps(studies: Iterable[Mapping[str, Any]], manifest: EvalManifest) -> dict[str, Any]:
+    """Such studies of parts of what `manifest` asks, or of what was asked before and now, as one. Nothing where there is none."""
+    given = [study for study in studies if study]
+    if len(given) < 2:
+        return dict(given[0]) if given else {}
+    shared: dict[str, dict[str, Leak]] = {}
+    for name, entries in ((name, entries) for study in given for name, entries in study.get("shared", {}).items()):
+        shared.setdefault(name, {}).update({entry["id"]: Leak(**{"question": entry["id"], **entry}) for entry in entries})
+    ordered = {name: sorted(found.values(), key=lambda leak: -leak.share) for name, found in shared.items()}
+    unread = [text for study in given if "shared" not in study for text in study["warnings"]]
+    says = [
+        _says(each.title, Leakage(each.questions, tuple(ordered[each.name])))
+        for each in manifest.benchmarks
+        if ordered.get(each.name)
+    ]
+    return {
+        "warnings": [*dict.fromkeys(unread), *says],
+        "shared": {name: [asdict(leak) for leak in found] for name, found in ordered.items()},
+        "training_tasks": max(study.get("training_tasks", 0) for study in given),
+    }
+
+
+def _says(title: str, found: Leakage) -> str:
+    return f"{title}: the run was trained on {found}"

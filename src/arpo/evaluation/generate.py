@@ -1,13 +1,13 @@
-"""Ask an agent many questions at once, and hand out each answer as soon as it is scored, whatever finishes first.
+"""Generate and score the samples of an evaluation, many at once; each is yielded as soon as it is scored.
 
-Every sample of a question is a tree of its own with one branch, so that it can be written down alone. Knows rollouts and failures.
-Refuses to know files and statistics.
+The rollout is that of training without branches: every sample is a tree with one leaf. Knows rollouts and failures. Refuses to know
+files and statistics.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -15,11 +15,10 @@ from arpo.answer_text import contains, exact, f1
 from arpo.core.branching import StepStats
 from arpo.core.credit import ScoredTree
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Branch
+from arpo.core.tree import Branch, ToolCallResult
 from arpo.engines.base import EngineBase
 from arpo.errors import ConfigError, FormatError, RewardError
-from arpo.evaluation.evaluate import STEP, sample_of
-from arpo.evaluation.samples import NOT_ASKED, NOT_SCORED, SampleRecord
+from arpo.evaluation.samples import NOT_ASKED, NOT_SCORED, Key, SampleRecord
 from arpo.rewards import Reward
 from arpo.rollout.agent import Agent
 from arpo.rollout.collect import Rollout, record_of, score
@@ -27,40 +26,52 @@ from arpo.rollout.config import RolloutConfig
 from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 
-_IN_WORDS = frozenset(
-    {"f1", "exact", "contains", "short"}
-)  # measures of short texts: the others of this kind are given beside them
+STEP = "evaluation"  # of the keys of random numbers: one word for all evaluations, so that draws do not depend on a name
+_IN_WORDS = frozenset({"f1", "exact", "contains", "short"})  # measures of short texts, which get exact, f1 and contains too
 
 
 @dataclass(frozen=True, slots=True)
 class EvalQuestion:
-    """One sample that is wanted: `number` counts the answers to one task from 0."""
+    """One sample to be generated: `number` counts the answers to one task from 0."""
 
     benchmark: str
     task: Task
     number: int
 
+    @property
+    def key(self) -> Key:
+        return self.benchmark, self.task.id, self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A scored sample. `record`: its trajectory, None where the question could not be asked; `outcomes`: of all its tool calls."""
+
+    sample: SampleRecord
+    record: TreeRecord | None = None
+    outcomes: Sequence[ToolCallResult] = ()
+
 
 async def generate(
     agent: Agent, questions: Iterable[EvalQuestion], reward: Reward, rollout: RolloutConfig, *, seed: int, in_flight: int
-) -> AsyncGenerator[tuple[SampleRecord, TreeRecord | None], None]:
-    """Yield an answer with its trajectory (None where there is none) for each of `questions`, `in_flight` of them at a time.
+) -> AsyncGenerator[Generated, None]:
+    """Yield a sample for each of `questions`, generating `in_flight` of them at a time.
 
-    `rollout` is flat, with one leaf (`RolloutConfig.flat`). Randomness is keyed by seed, task and number. A question that the world
-    ended is an answer with its `failure`. What propagates is a bug, or ToolsStoppedError: then what runs is cancelled.
+    `rollout` is flat, with one leaf (`RolloutConfig.flat`). Randomness is keyed by seed, task and number, so two models asked with
+    one seed face the same draws. Where infrastructure fails the sample has a `failure`. What propagates is a bug, or
+    ToolsStoppedError: then the samples under way are cancelled.
     """
-
-    async def one(question: EvalQuestion) -> tuple[SampleRecord, TreeRecord | None]:
-        return await _answer(agent, question, reward, rollout, seed)
-
-    waiting, running = iter(questions), set[asyncio.Task[tuple[SampleRecord, TreeRecord | None]]]()
+    waiting, running = iter(questions), set[asyncio.Task[Generated]]()
     try:
         while True:
-            running |= {asyncio.create_task(one(question)) for question in islice(waiting, in_flight - len(running))}
+            running |= {
+                asyncio.create_task(_generate_one(agent, question, reward, rollout, seed))
+                for question in islice(waiting, in_flight - len(running))
+            }
             if not running:
                 return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for finished in sorted(done, key=lambda task: task.exception() is not None):  # answers first: none is lost to a bug
+            for finished in sorted(done, key=lambda task: task.exception() is not None):  # samples first: a bug loses none
                 yield finished.result()
     finally:
         for unfinished in running:
@@ -68,9 +79,7 @@ async def generate(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _answer(
-    agent: Agent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int
-) -> tuple[SampleRecord, TreeRecord | None]:
+async def _generate_one(agent: Agent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int) -> Generated:
     started, task = time.perf_counter(), question.task
     try:
         chat, tools = agent.chat(task)
@@ -78,58 +87,56 @@ async def _answer(
         if room <= 0:
             raise ConfigError(f"the prompt leaves no room for a turn in rollout.branch_tokens ({rollout.branch_tokens})")
     except (FormatError, ConfigError) as error:  # longer than chat.prompt_tokens, or than a branch
-        return _not_asked(question, str(error), time.perf_counter() - started), None
-    stats = StepStats(step=f"{STEP}/{question.number}")
-    grown = await rollout_tree(agent, task, rollout, stats=stats, seed=seed)
+        return Generated(_not_asked(question, str(error), time.perf_counter() - started))
+    grown = await rollout_tree(agent, task, rollout, stats=StepStats(step=f"{STEP}/{question.number}"), seed=seed)
     failure = ""
     try:
         done = await score(grown, reward, rollout.reward_deadline_s)
     except RewardError as error:
         failure, done = str(error), Rollout(grown=grown, scored=ScoredTree(grown.tree, {}), transcripts={})
-    return _of(question, done, agent.engine, failure, time.perf_counter() - started), record_of(done)
+    branch = grown.tree.branches()[0]
+    outcomes = [*chain(*(seen.outcomes for seen in branch.observations)), *grown.discarded.get(branch.leaf, ())]
+    sample = _sample(question, done, outcomes, agent.engine, failure, time.perf_counter() - started)
+    return Generated(sample, record_of(done), outcomes)
 
 
 def _not_asked(question: EvalQuestion, reason: str, seconds: float) -> SampleRecord:
+    wrong = SampleRecord(**_about(question), accuracy=0.0, correct=False, reward=0.0)
+    return replace(wrong, ending=NOT_ASKED, failure=reason, seconds=seconds)
+
+
+def _sample(
+    question: EvalQuestion, done: Rollout, outcomes: Sequence[ToolCallResult], engine: EngineBase, failure: str, seconds: float
+) -> SampleRecord:
+    grown = done.grown
+    branch = grown.tree.branches()[0]
+    score, transcript = done.scored.scores.get(branch.leaf), done.transcripts.get(branch.leaf)
+    answer = transcript.answer if transcript else None
+    if not failure and not score:
+        failure = "; ".join([*(why for _, why in grown.failures), *grown.states.lost]) or branch.ending.value
+    read, written = _read_tokens(grown, branch), sum(len(turn.tokens) for turn in branch.turns)
     return SampleRecord(
-        **_what(question),
-        accuracy=0.0,
-        correct=False,
-        reward=0.0,
-        ending=NOT_ASKED,
-        failure=reason,
+        **_about(question),
+        answer=answer,
+        accuracy=score.accuracy if score else 0.0,
+        correct=bool(score and score.accuracy >= 0.5),
+        reward=score.reward if score else 0.0,
+        measures=_measures(answer, question.task),
+        calls=sum(outcome.answered for outcome in outcomes),
+        asked_calls=sum(len(turn.calls) for turn in branch.turns),
+        turns=len(branch.turns),
+        tokens=written,
+        read_tokens=read,
         seconds=seconds,
+        tool_s=grown.tool_s,
+        cost=sum(outcome.cost for outcome in outcomes) + engine.cost(read, written),
+        ending=NOT_SCORED if failure and not branch.ending.aborted else branch.ending.value,
+        failure=failure,
+        transcript="".join(grown.chat.text(segment.tokens) for segment in grown.tree.path(branch.leaf)[1:]),
     )
 
 
-def _of(question: EvalQuestion, done: Rollout, engine: EngineBase, failure: str, seconds: float) -> SampleRecord:
-    branch = done.grown.tree.branches()[0]
-    sample: dict[str, Any] = asdict(sample_of(done, branch))
-    outcomes = [
-        *chain(*(observation.outcomes for observation in branch.observations)),
-        *done.grown.discarded.get(branch.leaf, ()),
-    ]
-    read, written = _read_tokens(done.grown, branch), sample["tokens"]
-    if not failure and not done.scored.scores:
-        failure = "; ".join([*(why for _, why in done.grown.failures), *done.grown.states.lost]) or branch.ending.value
-    ending = NOT_SCORED if failure and not branch.ending.aborted else branch.ending.value
-    return SampleRecord(
-        **{  # what the benchmark says of itself counts before what the sample guessed
-            **sample,
-            **_what(question),
-            "ending": ending,
-            "asked_calls": sum(len(turn.calls) for turn in branch.turns),
-            "turns": len(branch.turns),
-            "read_tokens": read,
-            "seconds": seconds,
-            "tool_s": done.grown.tool_s,
-            "cost": sum(outcome.cost for outcome in outcomes) + engine.cost(read, written),
-            "failure": failure,
-            "measures": _measures(sample["answer"], question.task),
-        }
-    )
-
-
-def _what(question: EvalQuestion) -> dict[str, Any]:
+def _about(question: EvalQuestion) -> dict[str, Any]:
     task = question.task
     return {
         "benchmark": question.benchmark,

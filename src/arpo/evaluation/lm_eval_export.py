@@ -1,4 +1,4 @@
-"""The findings of an evaluation in the form of lm-evaluation-harness 0.4, for tools and leaderboards that read it.
+"""The results of an evaluation in the form of lm-evaluation-harness 0.4, for tools and leaderboards that read it.
 
     OUT/MODEL/results_TIME.json             results, configs, versions, n-samples, ...
               samples_BENCHMARK_TIME.jsonl  a line a question: doc, target, resps, filtered_resps and the metrics
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import arpo
-from arpo.evaluation.benchmark_results import BenchmarkResult, EvalResults
+from arpo.evaluation.results import BenchmarkResult, EvalResults
 from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.statistics import Estimate
 from arpo.files import json_line, write_atomic, write_json
@@ -25,44 +25,44 @@ FILTER = "none"
 _HALF_WIDTHS = 2 * 1.959964  # of a 95 % interval in standard errors
 
 
-def export_lm_eval(findings: EvalResults, answers: Iterable[SampleRecord], out: Path, *, at: float | None = None) -> Path:
-    """Write the files of `findings` below `out` and return the results file. `at`: seconds since 1970, now without it."""
-    asked = findings.asked
-    started = asked.starts[0] if asked.starts else time.time()
+def export_lm_eval(results: EvalResults, answers: Iterable[SampleRecord], out: Path, *, at: float | None = None) -> Path:
+    """Write the files of `results` below `out` and return the results file. `at`: seconds since 1970, now without it."""
+    manifest = results.manifest
+    started = manifest.starts[0] if manifest.starts else time.time()
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(time.time() if at is None else at)) + ".000000"
-    model = re.sub(r"[\"<>:/\|\\?\*\[\]]+", "__", asked.model)
-    given: dict[str, list[SampleRecord]] = {each.name: [] for each in findings.benchmarks}
+    model = re.sub(r"[\"<>:/\|\\?\*\[\]]+", "__", manifest.model)
+    given: dict[str, list[SampleRecord]] = {each.name: [] for each in results.benchmarks}
     for answer in answers:
         given[answer.benchmark].append(answer)
-    for each in findings.benchmarks:
-        lines = b"".join(map(json_line, _samples(given[each.name], asked.settings)))
+    for each in results.benchmarks:
+        lines = b"".join(map(json_line, _samples(given[each.name], manifest.settings)))
         write_atomic(out / model / f"samples_{each.name}_{stamp}.jsonl", lines)
-    names = {each.name: each for each in findings.benchmarks}
+    names = {each.name: each for each in results.benchmarks}
     value = {
         "results": {name: _result(each) for name, each in names.items()},
         "group_subtasks": {name: [] for name in names},
-        "configs": {name: _config(each, asked.settings, asked.samples) for name, each in names.items()},
+        "configs": {name: _config(each, manifest.settings, manifest.samples) for name, each in names.items()},
         "versions": dict.fromkeys(names, arpo.__version__),
         "n-shot": dict.fromkeys(names, 0),
         "higher_is_better": {name: dict.fromkeys(_metrics(each), True) for name, each in names.items()},
-        "n-samples": {name: {"original": _size(findings, each), "effective": each.questions} for name, each in names.items()},
+        "n-samples": {name: {"original": _size(results, each), "effective": each.questions} for name, each in names.items()},
         "config": {
             "model": "arpo",
-            "model_args": {"pretrained": asked.model},
-            "limit": asked.parts.get("limit"),
-            "gen_kwargs": dict(asked.settings),
-            "random_seed": asked.settings.get("seed"),
+            "model_args": {"pretrained": manifest.model},
+            "limit": manifest.parts.get("limit"),
+            "gen_kwargs": dict(manifest.settings),
+            "random_seed": manifest.settings.get("seed"),
         },
         "date": started,
         "model_source": "arpo",
-        "model_name": asked.model,
+        "model_name": manifest.model,
         "model_name_sanitized": model,
     }
     return write_json(out / model / f"results_{stamp}.json", value)
 
 
-def _size(findings: EvalResults, each: BenchmarkResult) -> int:
-    said = findings.asked.benchmark.get(each.name)
+def _size(results: EvalResults, each: BenchmarkResult) -> int:
+    said = results.manifest.benchmark.get(each.name)
     return said.num_all if said else each.questions
 
 

@@ -1,6 +1,6 @@
-"""Parts of one evaluation, asked by several processes or machines, put together.
+"""Merge parts of one evaluation that several processes or machines have made.
 
-Knows folders of evaluations: answers, tool calls and verdicts of judges go along. Refuses to mix answers to different questions, or
+Knows folders of evaluations: samples, tool calls and verdicts of judges go along. Refuses to mix answers to different questions, or
 of different models, and to know what answers come to.
 """
 
@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import ConfigError
 from arpo.evaluation import verdicts
-from arpo.evaluation.benchmark_results import read_studies
-from arpo.evaluation.manifest import EvalManifest, both, opened, read_manifest, write_manifest
-from arpo.evaluation.overlap import STUDY
-from arpo.evaluation.overlap import together as overlaps_together
+from arpo.evaluation.analysis import OVERLAP, merge_overlaps
+from arpo.evaluation.manifest import EvalManifest, merge_benchmarks, open_evaluation, read_manifest, write_manifest
+from arpo.evaluation.results import read_studies
 from arpo.evaluation.samples import FILE as SAMPLES
 from arpo.evaluation.samples import Key, SampleRecord, read_lines, read_samples
 from arpo.files import json_line, read_json_lines, write_json
@@ -28,14 +27,14 @@ def merge(folders: Sequence[Path], out: Path) -> EvalManifest:
     parts = [read_manifest(folder) for folder in folders]
     whole = parts[0]
     for folder, part in zip(folders[1:], parts[1:], strict=True):
-        if differences := whole.same_as(part):
+        if differences := whole.differences(part):
             raise ConfigError(f"was asked otherwise than {folders[0]} ({'; '.join(differences[:3])})", where=str(folder))
-        whole = replace(whole, benchmarks=both(whole, part), samples=max(whole.samples, part.samples))
+        whole = replace(whole, benchmarks=merge_benchmarks(whole, part), samples=max(whole.samples, part.samples))
     kept = {
         name: value for name, value in whole.parts.items() if name != "shard" and all(p.parts.get(name) == value for p in parts)
     }
-    whole = replace(whole, parts=kept, starts=tuple(sorted(start for part in parts for start in part.starts)))
-    with opened(out, whole, resume=False):
+    whole = replace(whole, name=out.name, parts=kept, starts=tuple(sorted(start for part in parts for start in part.starts)))
+    with open_evaluation(out, whole, resume=False):
         write_manifest(out, whole)
         _write_answers(folders, out)
         _write_verdicts(folders, out)
@@ -53,10 +52,10 @@ def studies_of_parts(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     isolation: dict[str, str] = {}
     for each in studies:
         isolation |= each.get("tools", {}).get("isolation", {})
-    spent = usage.read_usage(out)
-    shared = overlaps_together([each.get(STUDY, {}) for each in studies], read_manifest(out))
-    tools = {"tools": usage.as_study(spent, isolation)} if spent else {}
-    return {**tools, **({STUDY: shared} if shared else {}), **_judged(studies, out)}
+    calls = usage.together(each.get("tools", {}).get("accounts", {}) for each in studies)
+    overlap = merge_overlaps([each.get(OVERLAP, {}) for each in studies], read_manifest(out))
+    tools = {"tools": usage.as_study(calls, isolation)} if calls else {}
+    return {**tools, **({OVERLAP: overlap} if overlap else {}), **_judged(studies, out)}
 
 
 def _judged(studies: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
@@ -87,10 +86,7 @@ def _write_answers(folders: Sequence[Path], out: Path) -> None:
     chosen: dict[Key, tuple[int, int, bool]] = {}  # where the line that counts stands, and whether it failed
     for number, folder in enumerate(folders):
         for line, value in enumerate(read_lines(folder)):
-            try:
-                answer = SampleRecord.of(value)
-            except (TypeError, KeyError, ValueError) as error:
-                raise FormatError(f"{folder / SAMPLES}, line {line + 1} is no answer: {error!r}") from error
+            answer = SampleRecord.from_line(value, f"{folder / SAMPLES}, line {line + 1}")
             if answer.key not in chosen or not answer.failed or chosen[answer.key][2]:
                 chosen[answer.key] = (number, line, answer.failed)
     wanted = {(number, line) for number, line, _ in chosen.values()}

@@ -1,18 +1,22 @@
-"""Which questions an evaluation asks: benchmarks by name, or any other source of tasks, and a part of them.
+"""What an evaluation asks, and how: benchmarks, other sources of tasks or a recipe's held-out tasks; settings and presets.
 
-Knows names and selections. Refuses to know how a benchmark is read (`arpo.tasks.benchmarks`) and asked.
+Knows names, selections and settings of sampling. Refuses to know how a benchmark is read (`arpo.tasks.benchmarks`) and how
+answers are generated.
 """
 
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from arpo.errors import ConfigError, FormatError, nearest
+from arpo.recipe.evaluation import EvalConfig
 from arpo.tasks import Task
 from arpo.tasks.benchmarks import BENCHMARKS, benchmark
 from arpo.tasks.data import IMPORT_PATH, SUFFIXES, DataConfig, load_with_report
@@ -21,22 +25,82 @@ ALL = "all"  # every benchmark that has a file in --data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSpec:
+    """How an evaluation is sampled: `samples` answers to each of the first `questions` questions (None: all)."""
+
+    name: str  # of the evaluation: its folder is called so
+    questions: int | None
+    samples: int
+    temperature: float  # 0: greedy
+    top_p: float
+    seed: int
+    k: tuple[int, ...] = ()  # pass@k is reported for these, besides powers of 2
+
+    @property
+    def greedy(self) -> "EvalSpec":
+        """The same with one greedy answer to each question."""
+        return replace(self, samples=1, temperature=0.0, top_p=1.0)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that decides the answers, besides the model, the questions and the limits of a rollout."""
+        return {name: value for name, value in asdict(self).items() if name not in ("name", "k")}
+
+
+def eval_specs(config: EvalConfig, name: str) -> list[EvalSpec]:
+    """What a recipe asks for: sampled answers as `name`, and greedy ones as `name-greedy` unless `greedy_limit` is 0."""
+    sampled = EvalSpec(
+        name=name,
+        questions=config.limit,
+        samples=config.samples,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+        k=config.k,
+    )
+    greedy = replace(sampled.greedy, name=f"{name}-greedy", questions=config.greedy_limit)
+    return [sampled] if config.greedy_limit == 0 else [sampled, greedy]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkQuestions:
-    """A benchmark and those of its tasks that are asked."""
+    """A benchmark, or a recipe's held-out tasks, and the tasks of it that are asked."""
 
     name: str
     title: str
-    metric: str  # "" where each task, or the recipe, says so itself
-    judged: bool  # its authors let a model judge: the rule here is another measure
-    public: bool  # one of `arpo.tasks.benchmarks`: its own measure counts, not the recipe's
+    metric: str = ""  # "" where each task, or the recipe, names its measure
+    judged: bool = False  # its authors let a model judge: the rule here is another measure
+    public: bool = False  # one of `arpo.tasks.benchmarks`: scored by its own measure, not by the recipe's reward
     tasks: tuple[Task, ...]
     num_all: int  # tasks before a part was chosen
-    digest: str  # of ids, questions and answers of all of them: two folders with one digest were asked the same
+    digest: str  # of ids, questions and answers of all of them: folders with one digest hold answers to the same questions
+
+    @classmethod
+    def from_tasks(
+        cls, name: str, tasks: Sequence[Task], *, title: str = "", metric: str = "", judged: bool = False, public: bool = False
+    ) -> "BenchmarkQuestions":
+        """Raises FormatError where an id stands for several tasks."""
+        counts = Counter(task.id for task in tasks)
+        if twice := [id for id, count in counts.items() if count > 1]:
+            raise FormatError(f"{title or name}: {len(twice)} ids stand for several questions (first: {twice[0]!r})")
+        content = json.dumps([[task.id, task.question, list(task.answers)] for task in tasks], ensure_ascii=False)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return cls(
+            name=name,
+            title=title or name,
+            metric=metric,
+            judged=judged,
+            public=public,
+            tasks=tuple(tasks),
+            num_all=len(tasks),
+            digest=digest,
+        )
 
     def part(
         self, *, ids: Sequence[str] = (), limit: int | None = None, shard: tuple[int, int] | None = None
     ) -> "BenchmarkQuestions":
-        """Those that fit one of `ids` (whole, or with `*`), of these the first `limit`, of these every n-th from the i-th on."""
+        """The tasks that match one of `ids` (whole, or with `*`); of these the first `limit`; of these every n-th from the
+        i-th on."""
         tasks = [t for t in self.tasks if not ids or any(t.id == each or fnmatchcase(t.id, each) for each in ids)][:limit]
         return replace(self, tasks=tuple(tasks if shard is None else tasks[shard[0] - 1 :: shard[1]]))
 
@@ -68,6 +132,17 @@ def choose(
     whole = [_read(name, data) for name in wanted]
     if twice := [name for name, count in Counter(each.name for each in whole).items() if count > 1]:
         raise ConfigError("two sources have one name", where="--benchmark", value=twice[0])
+    return select(whole, ids=ids, limit=limit, shard=shard)
+
+
+def select(
+    whole: Sequence[BenchmarkQuestions],
+    *,
+    ids: Sequence[str] = (),
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+) -> list[BenchmarkQuestions]:
+    """The part of each of `whole`, without those of which nothing is left. Raises ConfigError where nothing is left of all."""
     chosen = [each.part(ids=ids, limit=limit, shard=shard) for each in whole]
     for pattern in ids:
         known = [task.id for each in whole for task in each.tasks]
@@ -104,22 +179,65 @@ def _read(name: str, data: Path | None) -> BenchmarkQuestions:
     if _is_source(name):
         tasks, _ = load_with_report(DataConfig(source=name, split="test"))
         title = Path(name).stem if name.endswith(SUFFIXES) else re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-        return _asked(title, title, "", judged=False, public=False, tasks=tasks)
+        return BenchmarkQuestions.from_tasks(title, tasks)
     entry = benchmark(name)
     tasks = entry.tasks(data=data)
-    return _asked(entry.name, entry.title, entry.metric, judged=entry.judged, public=True, tasks=tasks)
+    return BenchmarkQuestions.from_tasks(
+        entry.name, tasks, title=entry.title, metric=entry.metric, judged=entry.judged, public=True
+    )
 
 
 def _is_source(name: str) -> bool:
     return name == "atlas" or name.startswith(("gym:", "hf:")) or name.endswith(SUFFIXES) or bool(IMPORT_PATH.fullmatch(name))
 
 
-def _asked(name: str, title: str, metric: str, *, judged: bool, public: bool, tasks: Sequence[Task]) -> BenchmarkQuestions:
-    twice = [each for each, count in Counter(task.id for task in tasks).items() if count > 1]
-    if twice:
-        raise FormatError(f"{title}: {len(twice)} ids stand for several questions (first: {twice[0]!r})")
-    said = json.dumps([[task.id, task.question, list(task.answers)] for task in tasks], ensure_ascii=False)
-    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return BenchmarkQuestions(
-        name=name, title=title, metric=metric, judged=judged, public=public, tasks=tuple(tasks), num_all=len(tasks), digest=digest
-    )
+# --- presets
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Published settings, laid over a recipe before the command line's own. Source of the numbers: arXiv 2507.19849.
+
+    Tools stay the recipe's: where passages come from depends on keys and corpora.
+    """
+
+    says: str
+    overrides: tuple[str, ...]
+    tools: tuple[str, ...]  # that an agent is expected to have under it
+
+
+_SAMPLING = ("evaluation.temperature=0.6", "evaluation.top_p=0.95", "evaluation.greedy_limit=0")
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "arpo-reasoning": Preset(
+            "temperature 0.6, top-p 0.95, 3 calls, snippets of search results, answers of 4,096 tokens in all",
+            (
+                *_SAMPLING,
+                "rollout.max_calls=3",
+                "rollout.turn_tokens=2048",
+                "rollout.branch_tokens=5632",
+                "chat.result_tokens=1024",
+            ),
+            ("search", "python"),
+        ),
+        "arpo-deepsearch": Preset(
+            "temperature 0.6, top-p 0.95, 5 calls, pages opened and summarised, answers of 10,000 tokens in all",
+            (
+                *_SAMPLING,
+                "rollout.max_calls=5",
+                "rollout.turn_tokens=4096",
+                "rollout.branch_tokens=12000",
+                "chat.result_tokens=2048",
+            ),
+            ("search", "page", "python"),
+        ),
+    }
+)
+
+
+def preset(name: str) -> Preset:
+    """Raises ConfigError naming the nearest."""
+    if name not in PRESETS:
+        raise ConfigError("there is no such preset", where="--preset", value=name, hint=nearest(name, PRESETS))
+    return PRESETS[name]

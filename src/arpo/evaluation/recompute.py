@@ -1,4 +1,4 @@
-"""Findings of evaluations that are there already: shown anew, parts put together, written in other forms. `arpo results`."""
+"""Results of evaluations from the samples on disk: computed again, merged, written in other forms. `arpo results`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from rich.console import Console
 
 from arpo.errors import ConfigError
 from arpo.evaluation.analysis import analyse, keep
-from arpo.evaluation.benchmark_results import EvalResults, read_studies
 from arpo.evaluation.lm_eval_export import export_lm_eval
 from arpo.evaluation.manifest import read_manifest
 from arpo.evaluation.merge_shards import merge, studies_of_parts
-from arpo.evaluation.reports import print_results_tables, write_all
+from arpo.evaluation.reports import print_results, write_all
+from arpo.evaluation.results import EvalResults, read_results, read_studies
 from arpo.evaluation.samples import read_samples
 
 
@@ -24,18 +24,18 @@ def show_results(
     console = console or Console(soft_wrap=True)
     if out is None and len(folders) > 1:
         raise ConfigError("several folders are put together in a new one", where="--out", hint="Name it")
-    asked = read_manifest(folders[0]) if out is None else merge(folders, out)
+    manifest = read_manifest(folders[0]) if out is None else merge(folders, out)
     folder = out or folders[0]
-    findings = write_all(folder, asked)
-    if findings is None:
+    results = write_all(folder, manifest)
+    if results is None:
         raise ConfigError("holds no answers yet", where=str(folder))
     if out is not None:
         keep(out, studies_of_parts(folders, out))
         analyse([out], entropies=any("entropy" in read_studies(part) for part in folders), console=console, shown=False)
-        findings = write_all(folder, asked) or findings
-    print_results_tables(console, findings)
+        results = read_results(folder)
+    print_results(console, results)
     written = [f"{folder}/report.md, report.html, results.json"]
     if lm_eval is not None:
-        written.append(str(export_lm_eval(findings, read_samples(folder).values(), lm_eval)))
+        written.append(str(export_lm_eval(results, read_samples(folder).values(), lm_eval)))
     console.print(f"written: {', '.join(written)}", highlight=False, markup=False)
-    return findings
+    return results

@@ -1,4 +1,4 @@
-"""The findings of an evaluation as people read them: in a terminal, as report.md, and as report.html in one file.
+"""The results of an evaluation as people read them: in a terminal, as report.md, and as report.html in one file.
 
 Knows how figures are shown. Refuses to compute any.
 """
@@ -8,121 +8,109 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from arpo.display.charts import Line, Panel, draw
-from arpo.evaluation.benchmark_results import COSTS, EvalResults, read_studies, results_of, write_results
-from arpo.evaluation.comparison_report import ShownTable
+from arpo.display.tables import ShownTable
 from arpo.evaluation.manifest import EvalManifest
-from arpo.evaluation.results import POWERS, Results, Sample
-from arpo.evaluation.samples import SampleRecord, read_samples
+from arpo.evaluation.results import COSTS, POWERS, EvalResults, summarise
 from arpo.evaluation.statistics import Estimate
 from arpo.files import write_atomic
 
 CURVES = "plots/curves.png"
-_SAMPLE_FIELDS = tuple(f.name for f in fields(Sample))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     title: str
     path: Path  # from the evaluation's folder on
-    says: str
+    caption: str
 
 
 Part = ShownTable | Picture
 
 
-def write_all(folder: Path, asked: EvalManifest) -> EvalResults | None:
-    """Everything that follows from a folder's answers: results.json, report.md, report.html, plots, and each benchmark's answers as
-    `arpo view` reads them. None where there is no answer yet."""
-    answers = list(read_samples(folder).values())
-    if not answers:
+def write_all(folder: Path, manifest: EvalManifest) -> EvalResults | None:
+    """Everything that follows from a folder's samples: results.json, report.md, report.html, plots. None where there is no sample
+    yet."""
+    results = summarise(folder, manifest)
+    if results is None:
         return None
-    findings = results_of(asked, answers, read_studies(folder))
-    write_results(folder, findings)
-    _write_for_view(folder, findings, answers)
-    parts: list[Part] = [*tables(findings)]
-    if drawn := draw(folder / CURVES, _panels(findings)):
-        says = (
+    parts: list[Part] = [*tables(results)]
+    if drawn := draw(folder / CURVES, _panels(results)):
+        caption = (
             "What the accuracy would be had every answer to come within so many tool calls; and pass@k. Bands: 95 % over questions."
         )
-        parts.append(Picture(title="Accuracy against tool calls and samples", path=drawn.relative_to(folder), says=says))
-    parts += _pictures(findings.studies, folder)
-    opening = _opening(findings)
+        parts.append(Picture(title="Accuracy against tool calls and samples", path=drawn.relative_to(folder), caption=caption))
+    parts += _pictures(results.studies, folder)
+    opening = _opening(results)
     write_atomic(folder / "report.md", _markdown(opening, parts))
     write_atomic(folder / "report.html", _page(folder, opening, parts))
-    return findings
+    return results
 
 
-def print_results_tables(console: Console, findings: EvalResults) -> None:
-    for table in tables(findings):
+def print_results(console: Console, results: EvalResults) -> None:
+    console.print(f"{results.name} ({results.sampling}): {results.model}", style="bold", highlight=False, markup=False)
+    for table in tables(results):
         console.print(table.rich())
-    for text in _warnings(findings):
+    for text in _warnings(results):
         console.print(text, highlight=False, markup=False)
-
-
-def _write_for_view(folder: Path, findings: EvalResults, answers: Sequence[SampleRecord]) -> None:
-    for each in findings.benchmarks:
-        samples = [Sample(**{name: getattr(a, name) for name in _SAMPLE_FIELDS}) for a in answers if a.benchmark == each.name]
-        settings = {**findings.asked.settings, "samples": findings.asked.samples, "questions": each.questions}
-        Results.of(each.name, findings.asked.model, samples, settings=settings).write(folder / "evaluation")
 
 
 # --- tables
 
 
-def tables(findings: EvalResults) -> list[ShownTable]:
+def tables(results: EvalResults) -> list[ShownTable]:
     """Scores, what an answer cost, pass@k, accuracy by level and category, endings, failures; those that have rows."""
     found = [
-        _scores(findings),
-        _measures(findings),
-        _passes(findings),
-        _costs(findings),
+        _scores(results),
+        _measures(results),
+        _passes(results),
+        _costs(results),
         *(
             ShownTable(title=f"{each.title}, by {what}", head=[what, "questions", "accuracy"], rows=_groups(groups))
-            for each in findings.benchmarks
+            for each in results.benchmarks
             for what, groups in (("level", each.by_level), ("category", each.by_category), ("family", each.by_family))
         ),
-        _endings(findings),
-        _failures(findings),
-        *_studies(findings.studies),
+        _endings(results),
+        _failures(results),
+        *(table for study in results.studies.values() for table in study_tables(study)),
     ]
     return [table for table in found if table.rows]
 
 
-def _scores(findings: EvalResults) -> ShownTable:
-    rows = [[each.title, str(each.questions), each.metric or "-", each.accuracy.percent] for each in findings.benchmarks]
+def _scores(results: EvalResults) -> ShownTable:
+    rows = [[each.title, str(each.questions), each.metric or "-", each.accuracy.percent] for each in results.benchmarks]
     if len(rows) > 1:
-        rows.append(["mean", "", "", findings.mean.percent])
-    judged = [each.title for each in findings.benchmarks if each.judged]
+        rows.append(["mean", "", "", results.mean.percent])
+    judged = [each.title for each in results.benchmarks if each.judged]
     note = "95 % intervals over questions." + (
         f" The authors of {', '.join(judged)} let a model judge: a rule is mostly stricter, now and then kinder." if judged else ""
     )
     return ShownTable(title="Accuracy", head=["benchmark", "questions", "measure", "accuracy"], rows=rows, note=note)
 
 
-def _measures(findings: EvalResults) -> ShownTable:
-    names = sorted({name for each in findings.benchmarks for name in each.measures})
-    rows = [[each.title, *(_percent(each.measures.get(name)) for name in names)] for each in findings.benchmarks if each.measures]
+def _measures(results: EvalResults) -> ShownTable:
+    names = sorted({name for each in results.benchmarks for name in each.measures})
+    rows = [[each.title, *(_percent(each.measures.get(name)) for name in names)] for each in results.benchmarks if each.measures]
     return ShownTable(title="The same answers by other measures", head=["benchmark", *names], rows=rows)
 
 
-def _passes(findings: EvalResults) -> ShownTable:
-    ks = sorted({k for each in findings.benchmarks for k in each.pass_at})
+def _passes(results: EvalResults) -> ShownTable:
+    ks = sorted({k for each in results.benchmarks for k in each.pass_at})
     ks = [k for k in ks if k > 1 and (k in POWERS or k == max(ks))]
-    rows = [[each.title, *(_percent(each.pass_at.get(k)) for k in ks)] for each in findings.benchmarks] if ks else []
+    rows = [[each.title, *(_percent(each.pass_at.get(k)) for k in ks)] for each in results.benchmarks] if ks else []
     note = "Unbiased: 1 - C(n - c, k) / C(n, k), mean over questions; an answer counts as right from an accuracy of 0.5 on."
     return ShownTable(title="pass@k", head=["benchmark", *(f"pass@{k}" for k in ks)], rows=rows, note=note)
 
 
-def _costs(findings: EvalResults) -> ShownTable:
-    names = [name for name in COSTS if any(each.costs[name].mean for each in findings.benchmarks)]
-    rows = [[each.title, *(amount(each.costs[name]) for name in names), _plain(each.productivity)] for each in findings.benchmarks]
+def _costs(results: EvalResults) -> ShownTable:
+    names = [name for name in COSTS if any(each.costs[name].mean for each in results.benchmarks)]
+    rows = [[each.title, *(amount(each.costs[name]) for name in names), _plain(each.productivity)] for each in results.benchmarks]
     note = "Means of an answer with 95 % intervals over questions. Productivity: right answers a tool call."
     return ShownTable(title="What an answer costs", head=["benchmark", *names, "productivity"], rows=rows, note=note)
 
@@ -131,21 +119,20 @@ def _groups(groups: Mapping[str, Estimate]) -> list[list[str]]:
     return [[name, str(estimate.n), estimate.percent] for name, estimate in groups.items()] if len(groups) > 1 else []
 
 
-def _endings(findings: EvalResults) -> ShownTable:
-    names = sorted({name for each in findings.benchmarks for name in each.endings})
-    rows = [[each.title, *(f"{each.endings.get(name, 0) / each.answers:.1%}" for name in names)] for each in findings.benchmarks]
+def _endings(results: EvalResults) -> ShownTable:
+    names = sorted({name for each in results.benchmarks for name in each.endings})
+    rows = [[each.title, *(f"{each.endings.get(name, 0) / each.answers:.1%}" for name in names)] for each in results.benchmarks]
     return ShownTable(title="How answers ended", head=["benchmark", *(name.replace("_", " ") for name in names)], rows=rows)
 
 
-def _failures(findings: EvalResults) -> ShownTable:
-    rows = [[each.title, reason, str(count)] for each in findings.benchmarks for reason, count in each.failures.items()]
-    note = "The world ended these, not the model; they count as wrong. Asked once more with --resume --again."
+def _failures(results: EvalResults) -> ShownTable:
+    rows = [[each.title, reason, str(count)] for each in results.benchmarks for reason, count in each.failures.items()]
+    note = "Infrastructure failed, not the model; they count as wrong. Asked once more with --resume --again."
     return ShownTable(title="Failures", head=["benchmark", "reason", "answers"], rows=rows[:20], note=note, left=2)
 
 
-def _studies(studies: Mapping[str, Any]) -> list[ShownTable]:
-    """A study that brings tables (`tables`: [{title, head, rows, note}]) is shown with them."""
-    given = [table for study in studies.values() if isinstance(study, Mapping) for table in study.get("tables", ())]
+def study_tables(study: object) -> list[ShownTable]:
+    """The tables that a study brings (`tables`: [{title, head, rows, note}])."""
     return [
         ShownTable(
             title=str(table["title"]),
@@ -153,14 +140,14 @@ def _studies(studies: Mapping[str, Any]) -> list[ShownTable]:
             rows=[[str(cell) for cell in row] for row in table["rows"]],
             note=str(table.get("note", "")),
         )
-        for table in given
+        for table in (study.get("tables", ()) if isinstance(study, Mapping) else ())
     ]
 
 
 def _pictures(studies: Mapping[str, Any], folder: Path) -> list[Picture]:
     """What studies have drawn (`pictures`: [{title, path, says}], paths from the folder on), as far as it is there."""
     given = [picture for study in studies.values() if isinstance(study, Mapping) for picture in study.get("pictures", ())]
-    found = [Picture(title=str(each["title"]), path=Path(each["path"]), says=str(each["says"])) for each in given]
+    found = [Picture(title=str(each["title"]), path=Path(each["path"]), caption=str(each["says"])) for each in given]
     return [each for each in found if (folder / each.path).is_file()]
 
 
@@ -185,9 +172,9 @@ def _plain(estimate: Estimate) -> str:
     )
 
 
-def _panels(findings: EvalResults) -> list[Panel]:
-    budgets = [_curve(each.title, each.by_budget) for each in findings.benchmarks if len(each.by_budget) > 1]
-    passes = [_curve(each.title, each.pass_at) for each in findings.benchmarks if len(each.pass_at) > 1]
+def _panels(results: EvalResults) -> list[Panel]:
+    budgets = [_curve(each.title, each.by_budget) for each in results.benchmarks if len(each.by_budget) > 1]
+    passes = [_curve(each.title, each.pass_at) for each in results.benchmarks if len(each.pass_at) > 1]
     return [
         Panel(title="Accuracy within a budget of tool calls", lines=budgets, x_label="tool calls allowed", percent=True),
         Panel(title="pass@k", lines=passes, x_label="k", percent=True),
@@ -208,28 +195,28 @@ def _curve(label: str, points: Mapping[int, Estimate]) -> Line:
 # --- text
 
 
-def _opening(findings: EvalResults) -> list[tuple[str, str]]:
-    asked = findings.asked
-    settings = asked.settings
+def _opening(results: EvalResults) -> list[tuple[str, str]]:
+    manifest = results.manifest
+    settings = manifest.settings
     how = "greedy" if not settings.get("temperature") else f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}"
     facts = [
-        ("model", asked.model),
-        ("recipe", asked.recipe + (f", preset {asked.preset}" if asked.preset else "")),
-        ("answers", f"{asked.samples} a question, {how}, seed {settings.get('seed')}"),
+        ("model", manifest.model),
+        ("recipe", manifest.recipe + (f", preset {manifest.preset}" if manifest.preset else "")),
+        ("answers", f"{manifest.samples} a question, {how}, seed {settings.get('seed')}"),
         ("limits", f"{settings['max_calls']} tool calls, {settings['branch_tokens']:,} tokens"),
     ]
-    facts += [("part", ", ".join(f"{name} {_listed(value)}" for name, value in asked.parts.items()))] if asked.parts else []
-    return [*facts, *(("note", text) for text in _warnings(findings))]
+    facts += [("part", ", ".join(f"{name} {_listed(value)}" for name, value in manifest.parts.items()))] if manifest.parts else []
+    return [*facts, *(("note", text) for text in _warnings(results))]
 
 
-def _warnings(findings: EvalResults) -> list[str]:
+def _warnings(results: EvalResults) -> list[str]:
     found: list[str] = []
-    for each in findings.benchmarks:
+    for each in results.benchmarks:
         if each.missing:
             found.append(f"{each.title}: {each.missing:,} answers are still missing: go on with --resume")
         if lost := sum(each.failures.values()):
             found.append(f"{each.title}: {lost:,} of {each.answers:,} answers failed and count as wrong; see Failures")
-    for name, study in findings.studies.items():
+    for name, study in results.studies.items():
         found += [f"{name}: {text}" for text in (study.get("warnings", ()) if isinstance(study, Mapping) else ())]
     return found
 
@@ -243,7 +230,7 @@ def _markdown(opening: Sequence[tuple[str, str]], parts: Sequence[Part]) -> str:
     shown = [
         part.markdown()
         if isinstance(part, ShownTable)
-        else f"## {part.title}\n\n![{part.title}]({part.path.as_posix()})\n\n{part.says}"
+        else f"## {part.title}\n\n![{part.title}]({part.path.as_posix()})\n\n{part.caption}"
         for part in parts
     ]
     return "\n\n".join(["# Evaluation", facts, *shown]) + "\n"
@@ -290,4 +277,6 @@ def _cells(tag: str, cells: Sequence[str], left: int) -> str:
 def _picture(folder: Path, picture: Picture) -> str:
     raw = base64.b64encode((folder / picture.path).read_bytes()).decode("ascii")
     title = html.escape(picture.title)
-    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{raw}"><p class="note">{html.escape(picture.says)}</p>'
+    return (
+        f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{raw}"><p class="note">{html.escape(picture.caption)}</p>'
+    )

@@ -1,204 +1,160 @@
-"""Measure a job's model on its recipe's tasks, sampled and greedy: `arpo eval`, and the evaluations of a run.
+"""Generate the samples that an evaluation lacks, store them and compute the figures: of held-out tasks and benchmarks alike.
 
-Knows what a recipe asks for and how results are shown. How a question is asked and scored, `evaluate` knows.
+Knows the order of things in one folder. Every sample is on disk before the next one counts. Refuses to know where a model
+comes from: `evaluate` (the command) and training bring its components.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from arpo.assembly.components import Components, build_components, build_setting, model_folder, read_tasks
-from arpo.assembly.resolve import ResolvedModel, label_of, resolve_folder, resolve_model
-from arpo.core.tree import StopReason
-from arpo.display.bar import Quarters
-from arpo.errors import ConfigError
-from arpo.evaluation.evaluate import evaluate
-from arpo.evaluation.results import Results, Sample
-from arpo.event_loop import run_sync
-from arpo.files import expanded
-from arpo.recipe.evaluation import EvalConfig
-from arpo.recipe.run import RunConfig
-from arpo.rollout.agent import check_prompts
-from arpo.runs.folder import is_run
+from arpo.assembly.components import Components
+from arpo.chat import Transcript
+from arpo.core.score import Score
+from arpo.core.tree import StopReason, ToolCallResult
+from arpo.display.progress import EvalProgress
+from arpo.errors import ArpoError, EngineError, RewardError, ToolError
+from arpo.evaluation.generate import EvalQuestion, generate
+from arpo.evaluation.manifest import EvalManifest, open_evaluation
+from arpo.evaluation.questions import BenchmarkQuestions, EvalSpec
+from arpo.evaluation.results import FILE as RESULTS
+from arpo.evaluation.results import EvalResults, read_results, summarise
+from arpo.evaluation.samples import NOT_SCORED, SampleLog, SampleRecord, read_samples
+from arpo.evaluation.trajectories import read_recorded
+from arpo.rewards import Reward
+from arpo.rewards.config import RewardConfig, build_reward
 from arpo.tasks import Task
-from arpo.tools.usage import in_words
+from arpo.tools import isolation_of
+from arpo.tools.usage import as_study, together, usage_of
+
+GIVE_UP = 64  # samples of which all failed: what stands behind the engine or a tool is down
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalSpec:
-    """One way to ask: the first `questions` of the tasks (None: all), `samples` answers to each."""
+async def evaluate_tasks(
+    components: Components, tasks: Sequence[Task], spec: EvalSpec, folder: Path, *, model: str, split: str, console: Console
+) -> EvalResults:
+    """Ask a run's model the first of `tasks`, those of its `split`, and keep everything in `folder`; `model`: its name there.
 
-    name: str
-    questions: int | None
-    samples: int
-    temperature: float  # 0: greedy
-    top_p: float
-    seed: int
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """All that decides the answers, besides the model and the limits of a rollout."""
-        return {name: value for name, value in asdict(self).items() if name != "name"}
-
-
-def eval_specs(config: EvalConfig, name: str) -> list[EvalSpec]:
-    """What a recipe asks for: sampled answers as `name`, greedy ones as `name-greedy` (unless it wants none)."""
-    sampled = EvalSpec(
-        name=name,
-        questions=config.limit,
-        samples=config.samples,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.seed,
-    )
-    greedy = EvalSpec(name=f"{name}-greedy", questions=config.greedy_limit, samples=1, temperature=0.0, top_p=1.0, seed=config.seed)
-    return [sampled] if config.greedy_limit == 0 else [sampled, greedy]
-
-
-def asked_differently(run: RunConfig, *, limit: int | None, samples: int | None) -> RunConfig:
-    """`run` with at most `limit` questions, sampled or greedy, and so many samples, where they are given."""
-    config = run.evaluation
-    if limit is not None:
-        greedy_limit = limit if config.greedy_limit is None else min(limit, config.greedy_limit)
-        config = config.model_copy(update={"limit": limit, "greedy_limit": greedy_limit})
-    if samples is not None:
-        config = config.model_copy(update={"samples": samples, "k": tuple(k for k in config.k if k <= samples)})
-    return run.model_copy(update={"evaluation": config})
-
-
-async def run_eval(components: Components, tasks: Sequence[Task], asking: EvalSpec, *, model: str, console: Console) -> Results:
-    """The job's model asked the first of `tasks`; how far it is shows in a terminal all the time, elsewhere at each quarter."""
-    asked, quarters = tasks[: asking.questions], Quarters()
-    check_prompts(components.agent, asked, components.run.rollout)
-
-    def watch(done: int, total: int, right: float) -> None:
-        text = f"evaluating: {asking.name} {done}/{total}, accuracy {right:.0%}"
-        status.update(text)
-        if not console.is_terminal and quarters.passed(done / total):
-            console.print(text, highlight=False, markup=False)
-
-    with console.status(f"evaluating: {asking.name} 0/{len(asked)}") as status:
-        return await evaluate(
-            components.agent,
-            asked,
-            components.reward,
-            components.run.rollout,
-            name=asking.name,
-            model=model,
-            samples=asking.samples,
-            temperature=asking.temperature,
-            top_p=asking.top_p,
-            seed=asking.seed,
-            in_flight=components.run.engine.slots,
-            ks=components.run.evaluation.k,
-            watch=watch,
-        )
-
-
-def evaluate_named(
-    recipe: str,
-    run: RunConfig,
-    *,
-    model: str | None = None,
-    greedy_only: bool = False,
-    out: Path | None = None,
-    console: Console | None = None,
-) -> list[Results]:
-    """Measure a model on the tasks of `run`, print the figures and write them to `evaluation/NAME.json`.
-
-    The model is `model` (anything that `named_model` knows), else the one that the run in the folder `recipe` came to, else the
-    source of the recipe. Files go below `out`, else into the run's folder, else into the current one. Raises ConfigError.
+    What an earlier start of the run has asked of the same model is not asked again; samples of something else step aside. Raises
+    EngineError, ToolError or RewardError where not one sample could be had.
     """
-    console = console or Console(soft_wrap=True)
-    tasks, _ = read_tasks(run, run.evaluation.split)
-    if not tasks:
-        where = f"data.{run.evaluation.split}"
-        raise ConfigError("this recipe has no tasks to be asked", where=where, hint=f"Add {where}, or set evaluation.split")
-    found = evaluated_model(recipe, run, model)
-    split = run.evaluation.split
-    name = split if found.folder else f"{run.name}-{slug(found.label)}-{split}"
-    asked = [a for a in eval_specs(run.evaluation, name) if a.temperature == 0 or not greedy_only]
-    if not asked:
-        raise ConfigError("this recipe asks for no greedy answers", where="evaluation.greedy_limit", hint="Raise it")
-    console.print(f"model: {found.label}", highlight=False, markup=False)
-    results = run_sync(_measure(found, tasks, asked, console))
-    paths = [each.write((out or found.folder or Path(".")) / "evaluation") for each in results]
-    print_results(console, results)
-    for each in results:
-        if each.calls:
-            console.print(f"{how(each)}: {in_words(each.calls)}", highlight=False, markup=False)
-    console.print(f"written: {', '.join(map(str, paths))}", highlight=False, markup=False)
+    held_out = BenchmarkQuestions.from_tasks(split, tasks).part(limit=spec.questions)
+    manifest = EvalManifest.from_run(components.run, spec, [held_out], model=model)
+    with open_evaluation(folder, manifest, resume=True, replace_other=True) as whole:
+        return await run_eval(components, [held_out], spec, whole, folder, console=console)
+
+
+async def run_eval(
+    components: Components,
+    benchmarks: Sequence[BenchmarkQuestions],
+    spec: EvalSpec,
+    manifest: EvalManifest,
+    folder: Path,
+    *,
+    console: Console,
+    again: bool = False,
+) -> EvalResults:
+    """Generate what `folder` lacks of `spec` for `benchmarks`, and write its results.json, whatever happens.
+
+    `manifest`: of all that the folder holds, as `open_evaluation` gives it. `again`: failed samples count as lacking.
+    """
+    left, began = missing(folder, benchmarks, spec.samples, again=again), time.monotonic()
+    tools = components.agent.tools
+    earlier, outcomes = _earlier_calls(folder, {tool.name for tool in tools}), list[ToolCallResult]()
+    try:
+        if left:
+            await _generate(components, benchmarks, left, spec, folder, outcomes, console)
+    finally:
+        calls = together([earlier, usage_of(outcomes, {tool.name for tool in tools})])
+        studies = {"tools": as_study(calls, isolation_of(tools))} if calls else {}
+        results = summarise(folder, manifest, studies=studies, seconds=time.monotonic() - began if left else 0.0)
+    if results is None:
+        raise EngineError(f"evaluation {manifest.name!r}: nothing was answered")
     return results
 
 
-def evaluated_model(recipe: str, run: RunConfig, model: str | None) -> ResolvedModel:
-    if model is not None:
-        return resolve_model(model, run)
-    folder = expanded(recipe)
-    if is_run(folder):
-        return replace(resolve_folder(folder), run=run)
-    return ResolvedModel(label=label_of(run), run=run)
+def missing(folder: Path, benchmarks: Sequence[BenchmarkQuestions], samples: int, *, again: bool = False) -> list[EvalQuestion]:
+    """What is asked and `folder` lacks: the first sample of every question before the second of any, so that an early stop says
+    most."""
+    done = {key for key, sample in read_samples(folder).items() if not (again and sample.failed)}
+    return [question for question in _questions(benchmarks, samples) if question.key not in done]
 
 
-async def _measure(found: ResolvedModel, tasks: Sequence[Task], asked: Sequence[EvalSpec], console: Console) -> list[Results]:
-    setting = build_setting(found.run)
-    for text in setting.notes():
-        console.print(text, highlight=False, markup=False)
-    components = build_components(found.run, model_folder(found.run, found.weights), found.weights, setting=setting)
-    try:
-        return [await run_eval(components, tasks, each, model=found.label, console=console) for each in asked]
-    finally:
-        await components.agent.engine.close()
+def _questions(benchmarks: Sequence[BenchmarkQuestions], samples: int) -> Iterator[EvalQuestion]:
+    for number in range(samples):
+        for each in benchmarks:
+            yield from (EvalQuestion(each.name, task, number) for task in each.tasks)
 
 
-def slug(label: str) -> str:
-    """For a file's name: the last two parts of a folder or Hub id (many folders are just called `model`)."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(Path(label).parts[-2:])).strip("-.") or "model"
+async def _generate(
+    components: Components,
+    benchmarks: Sequence[BenchmarkQuestions],
+    left: Sequence[EvalQuestion],
+    spec: EvalSpec,
+    folder: Path,
+    outcomes: list[ToolCallResult],
+    console: Console,
+) -> None:
+    """Write a sample for each of `left`; `outcomes` collects those of tool calls, without their texts."""
+    rollout = components.run.rollout.flat(leaves=1, temperature=spec.temperature, top_p=spec.top_p)
+    reward = _reward(components, {each.name: each for each in benchmarks})
+    num_asked = spec.samples * sum(len(each.tasks) for each in benchmarks)
+    answered = any(not sample.failed for sample in read_samples(folder).values())
+    failed: list[SampleRecord] | None = None if answered else []  # None: something was answered
+    coming = generate(components.agent, left, reward, rollout, seed=spec.seed, in_flight=components.run.engine.slots)
+    progress = EvalProgress(console, num_asked, title=spec.name, before=num_asked - len(left))
+    with SampleLog(folder) as log, progress:
+        async with aclosing(coming):
+            async for each in coming:
+                log.append(each.sample, each.record)
+                outcomes += [replace(outcome, text="") for outcome in each.outcomes]
+                progress.add(each.sample.accuracy, failed=each.sample.failed)
+                failed = None if failed is None or not each.sample.failed else [*failed, each.sample]
+                if failed is not None and len(failed) >= GIVE_UP:
+                    break
+    if failed:
+        raise _nothing_answered(spec.name, failed)
 
 
-def print_results(console: Console, results: Sequence[Results]) -> None:
-    """Accuracy and pass@k with intervals, what an answer cost, and accuracy by family (with questions); a column an evaluation."""
-    if not results:
-        return
-    table = Table(title="accuracy on held-out questions, 95 % intervals", title_justify="left")
-    table.add_column("")
-    for each in results:
-        table.add_column(how(each), justify="right", no_wrap=True)
-    table.add_row("accuracy", *(each.accuracy.percent for each in results))
-    for k in sorted({k for each in results for k in each.pass_at if k > 1}):
-        table.add_row(f"pass@{k}", *(each.pass_at[k].percent if k in each.pass_at else "-" for each in results))
-    table.add_row("questions", *(str(each.num_questions) for each in results), end_section=True)
-    for label, form, value in _COSTS:
-        table.add_row(label, *(form.format(_mean(map(value, each.samples))) for each in results))
-    families = sorted({family for each in results for family in each.by_family})
-    for number, family in enumerate(families if len(families) > 1 else ()):
-        if number == 0:
-            table.add_section()
-        table.add_row(Text(family), *(f"{e.percent}  of {e.n}" if (e := each.by_family.get(family)) else "-" for each in results))
-    console.print(table)
+def _nothing_answered(name: str, failed: Sequence[SampleRecord]) -> ArpoError:
+    endings = {sample.ending for sample in failed}
+    by_tools = {StopReason.TOOL_FAILED, StopReason.REPLAY_MISS}
+    kind = RewardError if endings == {NOT_SCORED} else ToolError if endings <= by_tools else EngineError
+    return kind(
+        f"evaluation {name!r}: not one of the first {len(failed)} questions could be answered. First cause: {failed[0].failure}. "
+        "What was asked is kept: go on with --resume --again once the cause is gone"
+    )
 
 
-_COSTS: tuple[tuple[str, str, Callable[[Sample], float]], ...] = (
-    ("tool calls an answer", "{:.1f}", lambda sample: sample.calls),
-    ("tokens an answer", "{:.0f}", lambda sample: sample.tokens),
-    ("finished by itself", "{:.0%}", lambda sample: sample.ending == StopReason.FINISHED.value),
-)
+def _earlier_calls(folder: Path, tools: Container[str]) -> Mapping[str, Any]:
+    """The tool calls of earlier starts: from their results.json, or from the trajectories where a start was killed."""
+    samples = read_samples(folder)
+    if not samples:
+        return {}
+    if (folder / RESULTS).is_file():
+        results = read_results(folder)
+        if sum(each.answers for each in results.benchmarks) == len(samples):
+            return results.tool_calls
+    trees = (each.record.tree for each in read_recorded(folder))
+    return usage_of((call for tree in trees for seen in tree.observations.values() for call in seen.outcomes), tools)
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def _reward(components: Components, benchmarks: Mapping[str, BenchmarkQuestions]) -> Reward:
+    """A public benchmark is scored by its own measure, whatever the recipe trains on; other questions by the recipe's reward."""
+    if not any(each.public for each in benchmarks.values()):
+        return components.reward
+    config = components.run.reward
+    settings = {"answer": "auto", "bonus": 0.0, "bonus_tools": ()}
+    builds = isinstance(config, RewardConfig) and not config.use
+    public = build_reward(config.model_copy(update=settings) if builds else RewardConfig())
 
+    async def reward(task: Task, transcript: Transcript) -> Score:
+        is_public = (each := benchmarks.get(task.source)) is not None and each.public
+        return await (public if is_public else components.reward)(task, transcript)
 
-def how(results: Results) -> str:
-    """`greedy`, or `4 sampled`."""
-    settings = results.settings
-    if settings.get("temperature") == 0:
-        return "greedy"
-    return "sampled" if settings.get("samples", 1) == 1 else f"{settings['samples']} sampled"
+    return reward

@@ -1,13 +1,13 @@
-"""Every answer of an evaluation as a line on disk, written the moment it is there.
+"""The samples of an evaluation: one line on disk for each answer, written as soon as the answer is scored.
 
-    samples.jsonl: one JSON object a line: an `Answer`, and under "record" the whole trajectory in the form of `arpo.core.codec`
+    samples.jsonl: a JSON object a line: a `SampleRecord`, and under "record" the trajectory in the form of `arpo.core.codec`
 
-Knows lines. Refuses to know how answers are made and what is computed from them. A line that a killed process has not finished is
-cut off before the next one is written; of two lines for one sample the later counts.
+Knows lines. Refuses to know how answers are generated and what is computed from them. A line that a killed process has not
+finished is cut off before the next one is written; of two lines for one sample the later counts.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -17,32 +17,45 @@ from arpo.core.codec import pack, unpack
 from arpo.core.record import TreeRecord
 from arpo.core.tree import StopReason
 from arpo.errors import FormatError
-from arpo.evaluation.results import Sample
 from arpo.files import json_line, read_json_lines
 
 FILE = "samples.jsonl"
 SCHEMA = "arpo/sample/1"
-NOT_ASKED = "not_asked"  # the ending of a question that could not even be put: its prompt is too long
+NOT_ASKED = "not_asked"  # the ending where the prompt is too long to be sent
 NOT_SCORED = "not_scored"  # the ending of an answer whose reward failed
 Key = tuple[str, str, int]  # benchmark, id, number of the sample
-_ABORTED = {ending.value for ending in StopReason if ending.aborted} | {NOT_ASKED, NOT_SCORED}
+_FAILED = {ending.value for ending in StopReason if ending.aborted} | {NOT_ASKED, NOT_SCORED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRecord(Sample):
-    """One answer to one question of a benchmark, with what it cost and, where nobody could have been right, why (`failure`)."""
+class SampleRecord:
+    """One answer to one question, what it cost and, where infrastructure failed, why (`failure`)."""
 
-    benchmark: str
+    benchmark: str  # the benchmark's name, or the split of a recipe's held-out tasks
+    id: str  # of the question
+    sample: int = 0  # numbers the answers to a question from 0
+    family: str = ""
+    level: str = ""
     category: str = ""
-    metric: str = ""  # the measure that `accuracy` was taken by
+    metric: str = ""  # the measure behind `accuracy`
+    question: str = ""
+    gold: Sequence[str] = ()
+    answer: str | None = None
+    accuracy: float  # 0 to 1, as the reward's Score has it
+    correct: bool  # what pass@k counts
+    reward: float
+    measures: Mapping[str, float] = field(default_factory=dict)  # further measures by name, 0 to 1
+    calls: int = 0  # tool calls that ran
     asked_calls: int = 0  # tool calls that the model wrote, refused ones included
     turns: int = 0
+    tokens: int = 0  # written by the policy
     read_tokens: int = 0  # of context before each turn, summed: what an endpoint bills as input
-    seconds: float = 0.0  # from the question to the score, waiting for others included
-    tool_s: float = 0.0  # of which in tools, summed over calls
+    seconds: float = 0.0  # from the question to the score, including time in queues
+    tool_s: float = 0.0  # of `seconds`, the time in tools, summed over calls
     cost: float = 0.0  # money: tools, and the engine where it knows its price
-    failure: str = ""  # why the world, not the model, ended it
-    measures: Mapping[str, float] = field(default_factory=dict)  # further measures by name, 0 to 1
+    ending: str = ""
+    failure: str = ""
+    transcript: str = ""  # the trajectory as text
 
     @property
     def key(self) -> Key:
@@ -50,18 +63,23 @@ class SampleRecord(Sample):
 
     @property
     def failed(self) -> bool:
-        """True where the world ended it: it counts as wrong, and its `failure` says why."""
-        return self.ending in _ABORTED
+        """True where infrastructure failed, not the model: the answer counts as wrong, and `failure` says why."""
+        return self.ending in _FAILED
 
     @classmethod
-    def of(cls, value: Mapping[str, Any]) -> "SampleRecord":
-        """From a line. Raises TypeError, KeyError or ValueError for another."""
+    def from_line(cls, value: Mapping[str, Any], where: str) -> "SampleRecord":
+        """`value`: a line of samples.jsonl; `where`: its place, for messages. Raises FormatError where it is something else."""
         known = {f.name for f in fields(cls)}
-        return cls(**{**{key: item for key, item in value.items() if key in known}, "gold": tuple(value["gold"])})
+        try:
+            if value.get("schema") != SCHEMA:
+                raise FormatError(f"{where}: schema is {value.get('schema')!r}, expected {SCHEMA!r}")
+            return cls(**{**{key: item for key, item in value.items() if key in known}, "gold": tuple(value["gold"])})
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{where} is no sample: {error!r:.300}") from error
 
 
 class SampleLog:
-    """Appends answers to FOLDER/samples.jsonl, each with one write, whole or not at all."""
+    """Appends samples to FOLDER/samples.jsonl, each with one write, whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -75,9 +93,9 @@ class SampleLog:
         os.fsync(self._file.fileno())
         self._file.close()
 
-    def append(self, answer: SampleRecord, record: TreeRecord | None) -> None:
+    def append(self, sample: SampleRecord, record: TreeRecord | None) -> None:
         """Raises OSError where the disk is full: what was there before stays readable."""
-        line = json_line({"schema": SCHEMA, **asdict(answer), "record": None if record is None else pack(record)})
+        line = json_line({"schema": SCHEMA, **asdict(sample), "record": None if record is None else pack(record)})
         before, left = os.fstat(self._file.fileno()).st_size, memoryview(line)
         try:
             while left:
@@ -96,19 +114,16 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_samples(folder: Path) -> dict[Key, SampleRecord]:
-    """The answers in a folder, without their trajectories, in the order in which they were first given."""
+    """The samples in a folder, without their trajectories, in the order in which they were first written."""
     found: dict[Key, SampleRecord] = {}
     for number, line in enumerate(read_lines(folder), 1):
-        try:
-            answer = SampleRecord.of(line)
-        except (TypeError, KeyError, ValueError) as error:
-            raise FormatError(f"{folder / FILE}, line {number} is no answer: {error!r}") from error
-        found[answer.key] = answer
+        sample = SampleRecord.from_line(line, f"{folder / FILE}, line {number}")
+        found[sample.key] = sample
     return found
 
 
 def read_record(folder: Path, key: Key) -> TreeRecord | None:
-    """The trajectory of one answer; None where it has none. Raises FormatError."""
+    """The trajectory of one sample; None where it has none. Raises FormatError."""
     found = None
     for line in read_lines(folder):
         if (line.get("benchmark"), line.get("id"), line.get("sample")) == key:

@@ -44,7 +44,7 @@ class Estimate:
         return f"{100 * self.mean:.1f} %{interval}"
 
     @classmethod
-    def of(cls, value: Mapping[str, Any]) -> "Estimate":
+    def from_json(cls, value: Mapping[str, Any]) -> "Estimate":
         """From `{"mean", "low", "high", "n"}` as JSON holds it (null: NaN)."""
         mean, low, high = (math.nan if value[name] is None else float(value[name]) for name in ("mean", "low", "high"))
         return cls(mean, low, high, int(value["n"]))

@@ -6,9 +6,8 @@ from typing import Any
 
 import arpo
 from arpo.chat.config import ChatConfig
-from arpo.display.markdown import markdown_table
-from arpo.evaluation.results import Results
-from arpo.evaluation.run_eval import how
+from arpo.display.tables import markdown_table
+from arpo.evaluation.results import EvalResults
 from arpo.evaluation.statistics import Estimate
 from arpo.files import expanded
 from arpo.recipe.run import RunConfig, plain
@@ -38,15 +37,16 @@ def table_of_run(summary: Mapping[str, Any], step: int) -> str:
         found = [summary.get(f"{key}_{when}") for when in ("before", "after", "gain")]
         if any(found):
             asked = next(value["n"] for value in found if value)
-            rows.append([label, *(Estimate.of(value).percent if value else "-" for value in found), str(asked)])
+            rows.append([label, *(Estimate.from_json(value).percent if value else "-" for value in found), str(asked)])
     last = summary.get("steps", step)
     of = "this model" if step == last else f"the run's last step ({last}), not of this checkpoint (step {step})"
     return _table(["answers", "before", "after", "paired difference", "questions"], rows, f"`after` is that of {of}.")
 
 
-def table_of_results(results: Sequence[Results]) -> str:
-    """Results of the exported model itself."""
-    return _table(["answers", "accuracy", "questions"], [[how(r), r.accuracy.percent, str(r.num_questions)] for r in results], "")
+def table_of_results(results: Sequence[EvalResults]) -> str:
+    """What was measured on this very model."""
+    rows = [[each.sampling, each.accuracy.percent, str(len(each.by_question))] for each in results]
+    return _table(["answers", "accuracy", "questions"], rows, "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:

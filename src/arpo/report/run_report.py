@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from arpo.display.charts import draw
-from arpo.display.markdown import markdown_table
 from arpo.display.progress import duration
-from arpo.evaluation.results import Results, read_all_results
+from arpo.display.tables import markdown_table
+from arpo.evaluation.results import BenchmarkResult, by_name, read_evaluations
 from arpo.evaluation.statistics import paired_difference
 from arpo.files import write_atomic
 from arpo.report.figures import History, figures
@@ -32,7 +32,7 @@ def write_report(run_folder: Path | str, *, state: str = "") -> Path:
 
     Raises ConfigError where the folder holds no run."""
     run = RunFolder(run_folder)
-    history, results, summary = run.metrics(), read_all_results(run.path), run.summary()
+    history, results, summary = run.metrics(), by_name(read_evaluations(run.path)), run.summary()
     finals = {name: r for name, r in results.items() if not name.startswith(VALIDATION)}
     sections = [
         _opening(run, history, state or run.state()),
@@ -77,12 +77,12 @@ def _opening(run: RunFolder, history: History, state: str) -> str:
     return f"# Run `{run.path.resolve().name}`\n\n{markdown_table(['', ''], facts)}\n\nWritten {time.strftime('%Y-%m-%d %H:%M')}."
 
 
-def _evaluations(finals: Mapping[str, Results]) -> str:
+def _evaluations(finals: Mapping[str, BenchmarkResult]) -> str:
     if not finals:
         return ""
     ks = sorted({k for r in finals.values() for k in r.pass_at if k > 1})[-2:]
     rows = [
-        [name, r.num_questions, len(r.samples), r.accuracy.percent, f"{r.reward.mean:.3f}",
+        [name, r.questions, r.answers, r.accuracy.percent, f"{r.reward.mean:.3f}",
          *(r.pass_at[k].percent if k in r.pass_at else "-" for k in ks)]
         for name, r in finals.items()
     ]  # fmt: skip
@@ -93,20 +93,18 @@ def _evaluations(finals: Mapping[str, Results]) -> str:
         f"**{100 * d.difference.mean:+.1f} points** "
         f"[{100 * d.difference.low:+.1f}, {100 * d.difference.high:+.1f}], p = {d.p_value:.2g}"
         for before, after in _pairs(finals)
-        if (d := paired_difference(finals[before].accuracy_by_question, finals[after].accuracy_by_question))
+        if (d := paired_difference(finals[before].by_question, finals[after].by_question))
     ]
     return text + ("\n\n" + "\n".join(differences) if differences else "")
 
 
-def _pairs(finals: Mapping[str, Results]) -> list[tuple[str, str]]:
+def _pairs(finals: Mapping[str, BenchmarkResult]) -> list[tuple[str, str]]:
     """Names that differ in before/after alone and share questions."""
     named = [(name, name.replace("before", "after")) for name in finals if "before" in name]
-    return [
-        (a, b) for a, b in named if b in finals and finals[a].accuracy_by_question.keys() & finals[b].accuracy_by_question.keys()
-    ]
+    return [(a, b) for a, b in named if b in finals and finals[a].by_question.keys() & finals[b].by_question.keys()]
 
 
-def _families(finals: Mapping[str, Results]) -> str:
+def _families(finals: Mapping[str, BenchmarkResult]) -> str:
     sections = []
     for title, attribute in (("family", "by_family"), ("level", "by_level")):
         groups = {name: getattr(r, attribute) for name, r in finals.items() if getattr(r, attribute)}
@@ -122,20 +120,17 @@ def _gates(summary: Mapping[str, Any]) -> str:
     gates = summary.get("gates")
     if not isinstance(gates, list) or not gates:
         return ""
-    rows = []
-    for gate in gates:
-        measured = gate.get("measured")
-        rows.append(
-            [
-                gate["what"],
-                f"{gate['goal']:.2f}",
-                "-" if measured is None else f"{measured:.2f}",
-                "yes" if gate["holds"] else "**no**",
-            ]
-        )
-    return "## Gates\n\nMeasured on the first collected step, before its update.\n\n" + markdown_table(
-        ["", "at least", "measured", "holds"], rows
-    )
+    rows = [
+        [
+            gate["what"],
+            f"{gate['goal']:.2f}",
+            "-" if gate.get("measured") is None else f"{gate['measured']:.2f}",
+            "yes" if gate["holds"] else "**no**",
+        ]
+        for gate in gates
+    ]
+    table = markdown_table(["", "at least", "measured", "holds"], rows)
+    return f"## Gates\n\nMeasured on the first collected step, before its update.\n\n{table}"
 
 
 def _calls(folder: Path, history: History) -> str:
@@ -223,7 +218,7 @@ def _environment(started: Sequence[Mapping[str, Any]]) -> str:
 # --- plots
 
 
-def _plots(folder: Path, history: History, results: Mapping[str, Results]) -> str:
+def _plots(folder: Path, history: History, results: Mapping[str, BenchmarkResult]) -> str:
     if not history:
         return "No step is finished yet."
     parts = ["## Curves"]

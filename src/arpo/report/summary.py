@@ -40,6 +40,6 @@ def _accuracies(summary: Mapping[str, Any]) -> Table:
         table.add_column("sampled" if key == "accuracy" else key, justify="right", no_wrap=True)
     for label, when in (("before", "before"), ("after", "after"), ("gain (paired)", "gain")):
         found = [summary.get(f"{key}_{when}") for key in asked]
-        table.add_row(label, *(Estimate.of(value).percent if value else "-" for value in found))
+        table.add_row(label, *(Estimate.from_json(value).percent if value else "-" for value in found))
     table.add_row("questions", *(str((summary.get(f"{key}_after") or summary[f"{key}_before"])["n"]) for key in asked))
     return table

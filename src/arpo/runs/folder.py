@@ -10,7 +10,7 @@
         events/step-000012.frames   the trees of a step (arpo.core.record): a frame as each is scored, another when it has credit
         tokenizer/             the model's, in the Hugging Face form: recorded tokens can be read without the model
         checkpoints/           written by arpo.runs.checkpoint
-        evaluation/NAME.json   written by arpo.evaluation
+        evaluation/NAME/       evaluations of held-out tasks (arpo.evaluation.manifest)
         summary.json, report.md, plots/, tensorboard/
         cut/                   what a resumed run did again: kept, not read
         lock                   held while a process writes here
@@ -38,7 +38,7 @@ RESUMED = "recipe.resumed.yaml"
 ENVIRONMENT = "environment.json"
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 VALIDATION = "validation"  # evaluations whose names start so were made during training
-_OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)\.(?:frames|json)$")
+_OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)(?:\.frames)?$")
 
 
 def is_run(path: Path) -> bool:
@@ -189,7 +189,7 @@ class RunFolder:
         aside = self.path / "cut" / f"{_next_number(self.path / 'cut'):03d}-after-step-{step:06d}"
         for name in _LINES:
             self._cut_lines(self.path / name, step, aside)
-        for path in (*self._event_files(), *(self.path / "evaluation").glob(f"{VALIDATION}-*.json")):
+        for path in (*self._event_files(), *(self.path / "evaluation").glob(f"{VALIDATION}-*")):
             if _step_of(path) > step:
                 (aside / path.parent.name).mkdir(parents=True, exist_ok=True)
                 os.replace(path, aside / path.parent.name / path.name)

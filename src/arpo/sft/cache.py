@@ -1,7 +1,7 @@
 """The cache of cold starts and of evaluations of them, so that a second run need not repeat either.
 
-    <cache>/cold-starts/<key>/model/             trained weights, a complete folder
-                              evaluation/*.json  results, named after the evaluation and its settings
+    <cache>/cold-starts/<key>/model/             trained weights, a whole folder
+                              evaluation/*/      evaluations, named by what was asked
 
 The key is a hash of everything that decides the weights, files included. A damaged entry counts as none and is made
 anew.
@@ -14,21 +14,20 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from arpo.core.credit import CreditedTree
-from arpo.core.tree import StopReason
-from arpo.errors import ConfigError, FormatError
-from arpo.evaluation.results import Results, read_results
-from arpo.files import expanded
+from arpo.errors import ConfigError
+from arpo.evaluation.questions import EvalSpec
+from arpo.evaluation.results import EvalResults, read_results
+from arpo.files import PARTIAL, expanded
 from arpo.models.sources import cache_folder
 from arpo.recipe.run import RunConfig, plain
-from arpo.runs.atomic import clear_partial, fault, whole_folder
+from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
 from arpo.runs.lock import Lock
 from arpo.search import words
 from arpo.tasks.in_memory import InMemoryTasks
@@ -36,7 +35,6 @@ from arpo.tasks.in_memory import InMemoryTasks
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
-_ABORTED = {ending.value for ending in StopReason if ending.aborted}
 
 
 class SFTCache:
@@ -77,20 +75,23 @@ class SFTCache:
                     tokenizer.save_pretrained(folder)
         return self.path / "model"
 
-    def results(self, name: str, key: Mapping[str, Any]) -> Results | None:
-        """The cached results of the evaluation `name` with the settings `key`, or None."""
-        path = self._results_path(name, key)
-        try:
-            return replace(read_results(path), name=name) if path.exists() else None
-        except FormatError:
+    def evaluation(self, spec: EvalSpec, target: Path) -> EvalResults | None:
+        """Copy what was measured on this start under `spec` to the folder `target`, instead of what is there; None where nothing
+        sound was kept."""
+        kept = self._evaluation_path(spec)
+        if fault(kept) is not None:
             return None
+        shutil.rmtree(target, ignore_errors=True)
+        partial = target.with_name(f"{PARTIAL}{target.name}")
+        shutil.copytree(kept, partial, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+        partial.rename(target)
+        return read_results(target)
 
-    def keep_results(self, name: str, key: Mapping[str, Any], results: Results) -> None:
-        """Store results, unless the infrastructure failed under a sample: then another run may measure better."""
-        path = self._results_path(name, key)
-        if not any(sample.ending in _ABORTED for sample in results.samples):
-            with self._locked():
-                replace(results, name=path.stem).write(path.parent)
+    def keep_evaluation(self, spec: EvalSpec, folder: Path) -> None:
+        """Store the evaluation in `folder`, unless infrastructure failed for a sample: then another run may measure better."""
+        if not any(each.failures for each in read_results(folder).benchmarks):
+            with self._locked(), whole_folder(self._evaluation_path(spec)) as partial:
+                shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("lock", f"{PARTIAL}*"), dirs_exist_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -104,9 +105,8 @@ class SFTCache:
         finally:
             lock.release()
 
-    def _results_path(self, name: str, key: Mapping[str, Any]) -> Path:
-        hashed = digest(dict(key), _decides_answers(self.run))
-        return self.path / "evaluation" / f"{name}-{hashed}.json"
+    def _evaluation_path(self, spec: EvalSpec) -> Path:
+        return self.path / "evaluation" / f"{spec.name}-{digest(spec.key, _decides_answers(self.run))}"
 
 
 def bundled_checkpoints() -> list[tuple[Path, str]]:

@@ -20,8 +20,10 @@ from arpo.core.credit import CreditedTree
 from arpo.display.progress import Progress, duration
 from arpo.engines import Weights
 from arpo.errors import ArpoError, ConfigError
-from arpo.evaluation.results import Results
-from arpo.evaluation.run_eval import eval_specs, print_results, run_eval
+from arpo.evaluation.questions import eval_specs
+from arpo.evaluation.reports import print_results
+from arpo.evaluation.results import EvalResults
+from arpo.evaluation.run_eval import evaluate_tasks
 from arpo.export.card import model_card, table_of_results
 from arpo.export.model import empty_folder, write_card, write_model, write_recipe
 from arpo.learner import MAX_SKIPPED, Learner
@@ -137,7 +139,7 @@ async def _sft(run: RunConfig, out: Path, console: Console) -> None:
     tasks, _ = read_tasks(run, run.evaluation.split)
     cache = SFTCache(run, bundled=False)
     components = build_components(run, fetch(run.model.source), cache.model)
-    results: list[Results] = []
+    results: list[EvalResults] = []
     try:
         if cache.model is None:
             cache.check_writable()
@@ -147,10 +149,13 @@ async def _sft(run: RunConfig, out: Path, console: Console) -> None:
             tell("cold start: made before, taken from the cache")
         write_model(run.model, cache.model, out)
         write_recipe(out, run)
-        for spec in eval_specs(run.evaluation, run.evaluation.split) if tasks else ():
-            results.append(await run_eval(components, tasks, spec, model=str(out), console=console))
+        split = run.evaluation.split
+        for spec in eval_specs(run.evaluation, split) if tasks else ():
+            folder = out / "evaluation" / spec.name
+            results.append(await evaluate_tasks(components, tasks, spec, folder, model=str(out), split=split, console=console))
     finally:
         await components.agent.engine.close()
-    print_results(console, results)
+    for each in results:
+        print_results(console, each)
     write_card(out, model_card(run, step=0, name=out.name, results=table_of_results(results)))
     tell(f"model: {out}")

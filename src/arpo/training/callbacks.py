@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from arpo.evaluation.results import Results
+    from arpo.evaluation.results import EvalResults
 
 
 class Callback:
@@ -19,7 +19,7 @@ class Callback:
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` (from 1) is finished; `metrics` is its line of metrics.jsonl."""
 
-    def on_evaluation(self, step: int, results: "Results") -> None:
+    def on_evaluation(self, step: int, results: "EvalResults") -> None:
         """The weights of step `step` (0: before training) were measured: `results.name`, `results.accuracy.mean`."""
 
     def on_checkpoint(self, step: int, path: Path) -> None:
@@ -48,7 +48,7 @@ class Callbacks(Callback):
             with _named("on_step", step):
                 callback.on_step(step, metrics)
 
-    def on_evaluation(self, step: int, results: "Results") -> None:
+    def on_evaluation(self, step: int, results: "EvalResults") -> None:
         for callback in self.all:
             with _named("on_evaluation", step):
                 callback.on_evaluation(step, results)

@@ -20,7 +20,8 @@ from arpo.display.progress import Progress
 from arpo.engines import Weights
 from arpo.engines.stats import Prefill
 from arpo.errors import ArpoError, GateError
-from arpo.evaluation.run_eval import eval_specs, run_eval
+from arpo.evaluation.questions import eval_specs
+from arpo.evaluation.run_eval import evaluate_tasks
 from arpo.learner import MAX_SKIPPED, Learner, Update
 from arpo.rollout.collect import Rollout, record_of
 from arpo.runs import checkpoint
@@ -276,17 +277,20 @@ class Trainer:
         self.callbacks.on_step(self.state.step, metrics)
 
     async def validate(self, *, last: bool = False) -> None:
-        """Measure sampled accuracy on validation tasks, every `train.eval_every` steps and after the last one, and keep
-        the best step."""
+        """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the best.
+
+        The checkpoint comes first: a run that is killed meanwhile goes on with the same weights, and asks only what is missing.
+        """
         every, step = self.run.train.eval_every, self.state.step
         last = last or step == self.num_steps  # before the last checkpoint, which then holds the result
         if not every or not (last or step % every == 0) or self.state.validated == step or not self.validation:
             return
+        await self.save(last=True)
         self.progress.phase("validation")
         (sampled, *_) = eval_specs(self.run.evaluation, f"{VALIDATION}-{step:06d}")
         spec = replace(sampled, questions=self.run.train.eval_limit, samples=1)
-        results = await run_eval(self.components, self.validation, spec, model=f"step {step}", console=Console(quiet=True))
-        results.write(self.folder.path / "evaluation")
+        folder, model, quiet = self.folder.path / "evaluation" / spec.name, f"{self.run.name}, step {step}", Console(quiet=True)
+        results = await evaluate_tasks(self.components, self.validation, spec, folder, model=model, split=VALIDATION, console=quiet)
         self.trackers.log({"validation/accuracy": results.accuracy.mean}, step)
         accuracy = results.accuracy.mean
         gain = self.run.train.early_stop.min_gain if self.run.train.early_stop else 0.0
@@ -294,7 +298,6 @@ class Trainer:
         self.note(f"validation accuracy {results.accuracy.percent}" + (" (the best so far)" if better else ""))
         if better:
             self.state = replace(self.state, validated=step, best=accuracy, best_step=step, stale_evaluations=0)
-            await self.save(last=True)
         else:
             self.state = replace(self.state, validated=step, stale_evaluations=self.state.stale_evaluations + 1)
         self.callbacks.on_evaluation(step, results)

@@ -4,7 +4,7 @@ Knows the order of the stages and the run's minutes. Refuses to know how a stage
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
@@ -19,8 +19,9 @@ from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
 from arpo.display.progress import Progress
 from arpo.errors import ArpoError, CheckpointError
-from arpo.evaluation.results import Results, read_all_results
-from arpo.evaluation.run_eval import eval_specs, run_eval
+from arpo.evaluation.questions import EvalSpec, eval_specs
+from arpo.evaluation.results import EvalResults, read_evaluations
+from arpo.evaluation.run_eval import evaluate_tasks
 from arpo.evaluation.statistics import paired_difference
 from arpo.import_path import refuse_while_imported
 from arpo.learner import Learner
@@ -220,40 +221,43 @@ class _Pipeline:
 
     async def measure(
         self, components: Components, tasks: Sequence[Task], when: str, *, step: int = 0, cached: bool = False
-    ) -> dict[str, Results]:
+    ) -> dict[str, EvalResults]:
         """Sampled and greedy accuracy on held-out tasks, under the names `when` and `when-greedy`."""
-        measured: dict[str, Results] = {}
+        measured: dict[str, EvalResults] = {}
+        split, model = self.run.evaluation.split, f"{self.run.name}, step {step}" if step else self.run.name
         with self.phase(f"evaluation_{when}"):
             for spec in eval_specs(self.run.evaluation, when) if tasks else ():
-                results = self.cache.results(spec.name, spec.key) if cached else None
+                folder = self.folder.path / "evaluation" / spec.name
+                results = self.cache.evaluation(spec, folder) if cached else None
                 if results is None:
-                    began = time.monotonic()
-                    results = await run_eval(components, tasks, spec, model=self.run.name, console=self.console)
-                    results = replace(results, settings={**results.settings, "seconds": round(time.monotonic() - began, 1)})
+                    check_prompts(components.agent, tasks[: spec.questions], self.run.rollout)
+                    console = self.console
+                    results = await evaluate_tasks(components, tasks, spec, folder, model=model, split=split, console=console)
                     if cached:
-                        self.keep_results(spec.name, spec.key, results)
-                results.write(self.folder.path / "evaluation")
-                self.say(f"{spec.name}: accuracy {results.accuracy.percent} on {results.num_questions} held-out questions")
-                if results.calls:
-                    self.say(f"{spec.name}: {in_words(results.calls)}")
+                        self.keep_evaluation(spec, folder)
+                accuracy = results.accuracy
+                self.say(f"{spec.name}: accuracy {accuracy.percent} on {len(results.by_question)} held-out questions")
+                if results.tool_calls:
+                    self.say(f"{spec.name}: {in_words(results.tool_calls)}")
                 measured[spec.name] = results
                 self.callbacks.on_evaluation(step, results)
         return measured
 
-    def keep_results(self, name: str, key: Mapping[str, Any], results: Results) -> None:
-        """Cache results for other runs. A failure is a warning: this run does not need them."""
+    def keep_evaluation(self, spec: EvalSpec, folder: Path) -> None:
+        """For other runs: that it fails harms none of this one's."""
         try:
-            self.cache.keep_results(name, key, results)
+            self.cache.keep_evaluation(spec, folder)
         except OSError as error:
             self.say(f"not kept in the cache ({error.strerror}: {self.cache.path}): what was measured", level="warning")
 
-    def _earlier(self, when: str) -> dict[str, Results]:
-        """The results that an earlier start of this run measured."""
+    def _earlier(self, when: str) -> dict[str, EvalResults]:
+        """What an earlier start of this run measured."""
         names = {spec.name for spec in eval_specs(self.run.evaluation, when)}
-        return {name: results for name, results in read_all_results(self.folder.path).items() if name in names}
+        return {name: results for name, results in read_evaluations(self.folder.path).items() if name in names}
 
-    async def learn(self, components: Components, tasks: dict[str, list[Task]], before: dict[str, Results]) -> dict[str, Any]:
-        """Train, then hand the best weights to the engine. Returns facts for the summary."""
+    async def learn(self, components: Components, tasks: dict[str, list[Task]], before: dict[str, EvalResults]) -> dict[str, Any]:
+        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
+        summary."""
         config, state = self.run.train, self.saved.state if self.saved else TrainState()
         num_steps = config.num_steps(len(tasks["train"]))
         learner = self.learner(components, num_steps * config.updates_per_step)
@@ -276,7 +280,7 @@ class _Pipeline:
                 progress=progress,
                 trackers=trackers,
                 min_steps=MIN_STEPS if self.unplanned.plan else 0,
-                reserve_s=CLOSING_S + sum(results.settings.get("seconds", 0.0) for results in before.values()),
+                reserve_s=CLOSING_S + sum(results.seconds for results in before.values()),
                 callbacks=self.callbacks,
             )
             state = await trainer.train()
@@ -315,9 +319,9 @@ class _Pipeline:
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step
 
-    def close(self, before: dict[str, Results], after: dict[str, Results], facts: dict[str, Any]) -> None:
-        """Write summary, report and the last table. A run that trained nothing has failed, whatever it measured. The
-        status is written last: a run that is killed before that resumes here."""
+    def close(self, before: dict[str, EvalResults], after: dict[str, EvalResults], facts: dict[str, Any]) -> None:
+        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is finished when
+        all is there: killed before, it is resumed to here."""
         status = "finished" if facts["model_step"] else "failed"
         history = self.folder.metrics()
         totals = {"tool_calls": "calls/answered", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
@@ -357,17 +361,18 @@ class _Pipeline:
         self.console.print(text if level == "info" else f"warning: {text}", highlight=False, markup=False)
 
 
-def _accuracies(before: dict[str, Results], after: dict[str, Results]) -> dict[str, Any]:
+def _accuracies(before: dict[str, EvalResults], after: dict[str, EvalResults]) -> dict[str, Any]:
     """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, and by family
     `families_before` and `families_after` (of sampled answers), as far as they were measured."""
     facts: dict[str, Any] = {}
     for when, results in (("before", before.get("before")), ("after", after.get("after"))):
         if results:
-            facts[f"families_{when}"] = {family: asdict(accuracy) for family, accuracy in sorted(results.by_family.items())}
+            families = sorted(results.benchmarks[0].by_family.items())
+            facts[f"families_{when}"] = {family: asdict(accuracy) for family, accuracy in families}
     for key, suffix in (("accuracy", ""), ("greedy", "-greedy")):
         first, last = before.get(f"before{suffix}"), after.get(f"after{suffix}")
         facts |= {f"{key}_{when}": asdict(r.accuracy) for when, r in (("before", first), ("after", last)) if r}
         if first and last:
-            paired = paired_difference(first.accuracy_by_question, last.accuracy_by_question)
+            paired = paired_difference(first.by_question, last.by_question)
             facts[f"{key}_gain"] = {**asdict(paired.difference), "p_value": paired.p_value}
     return facts

@@ -8,11 +8,11 @@
     pieces       decodes recorded tokens
     entropies    curves around tool results, and calibration
     overview     runs, their recipes, events and metrics
-    evaluations  held-out questions
-    sample_log   the answers of a running evaluation of benchmarks
-    memo         caches a value until its files change
-    library      answers requests
-    server       HTTP for this machine only
+    evaluations  evaluations of a run, or the benchmarks of an evaluation
+    sample_log   the samples of an evaluation, as they come
+    memo         a value that is made again when its files have changed
+    library      a request to its answer
+    server       HTTP on this machine alone
     page         the built page, and the export
 
 The viewer reads runs and writes nothing into their folders. viewer/src/api.ts describes its answers.

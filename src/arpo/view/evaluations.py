@@ -1,213 +1,212 @@
-"""Evaluations of a run: their results, and every answer with its transcript (Evaluation and Sample in api.ts)."""
+"""Evaluations in a folder: what was measured, and every answer with its transcript (Evaluation and Sample in api.ts).
+
+A run has evaluations of its own below `evaluation/`; a folder of `arpo eval` is one, and each of its benchmarks is shown as one.
+"""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from arpo.errors import ConfigError
-from arpo.evaluation.results import Results, read_results
-from arpo.evaluation.results import Sample as Asked
+from arpo.errors import ArpoError, ConfigError
+from arpo.evaluation.manifest import FILE as MANIFEST
+from arpo.evaluation.manifest import EvalManifest, is_evaluation, read_manifest
+from arpo.evaluation.results import FILE as RESULTS
+from arpo.evaluation.results import BenchmarkResult, EvalResults, benchmark_result, read_results
+from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.statistics import Estimate
-from arpo.files import as_json, read_json
+from arpo.files import as_json
 from arpo.runs.lock import is_held
 from arpo.view.memo import Memo
 from arpo.view.pieces import Pieces
 from arpo.view.query import Query
-from arpo.view.sample_log import ABORTED, SampleLogReader
+from arpo.view.sample_log import SampleLogReader
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
-_ASKED, _RESULTS = "asked.json", "results.json"  # the files of an evaluation of benchmarks
-_SORTS: Mapping[str, Callable[[Asked], Any]] = {
+_ROW = ("id", "sample", "family", "level", "accuracy", "correct", "reward", "answer", "gold", "question", "calls", "tokens",
+        "ending")  # fmt: skip
+_SORTS: Mapping[str, Callable[[SampleRecord], Any]] = {
     name: lambda s, name=name: getattr(s, name)  # type: ignore[misc]
     for name in ("id", "family", "level", "reward", "accuracy", "calls", "tokens", "ending", "correct")
 }
 
 
+class _Folder:
+    """One evaluation. Its files are read again only when they have changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.log = path, SampleLogReader(path)
+        self._manifest = Memo(self._read_manifest, path / MANIFEST)
+        self._results = Memo(self._read_results, path / RESULTS, path / MANIFEST)
+        self._computed: dict[str, BenchmarkResult] = {}  # by benchmark, from the log, where results.json says less
+
+    @property
+    def manifest(self) -> EvalManifest:
+        return self._manifest.get()
+
+    def samples(self, benchmark: str) -> list[SampleRecord]:
+        """In the order of their ids."""
+        found = [logged.sample for key, logged in self.log.samples().items() if key[0] == benchmark]
+        return sorted(found, key=lambda sample: sample.key)
+
+    def benchmarks(self) -> list[str]:
+        """Those with samples."""
+        return list(dict.fromkeys(key[0] for key in self.log.samples()))
+
+    def result(self, benchmark: str, samples: list[SampleRecord]) -> BenchmarkResult:
+        """As results.json has it, or computed where that does not know of as many samples. `samples`: those of `benchmark`."""
+        results = self._results.get()
+        written = None if results is None else results.benchmark.get(benchmark)
+        found = written if written and written.answers == len(samples) else self._computed.get(benchmark)
+        if found is None or found.answers != len(samples):
+            found = self._computed[benchmark] = benchmark_result(self.manifest, benchmark, samples)
+        return found
+
+    def _read_manifest(self) -> EvalManifest:
+        return read_manifest(self.path)
+
+    def _read_results(self) -> EvalResults | None:
+        """None where the file is missing, or something else: the figures are computed then."""
+        try:
+            return read_results(self.path) if (self.path / RESULTS).is_file() else None
+        except ArpoError:
+            return None
+
+
 class Evaluations:
-    """The evaluations in a folder: finished ones from their files, running ones from the log of their answers. A file
-    is read again only after a change."""
+    """The evaluations of a run, or the benchmarks of an evaluation, by name; finished or going on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._kept: dict[str, Memo[Results | None]] = {}
-        is_run = (folder / "recipe.yaml").is_file()  # the sample log of a run is not an evaluation
-        self.asking = None if is_run else SampleLogReader(folder)
-        self._going: dict[str, tuple[int, Results]] = {}  # by name: number of answers, and their results
-        self._asked = Memo(lambda: _object(folder / _ASKED), folder / _ASKED)
-        self._findings = Memo(lambda: _object(folder / _RESULTS), folder / _RESULTS)
+        self.is_run = (folder / "recipe.yaml").is_file()
+        self._folders: dict[Path, _Folder] = {}
 
     def names(self) -> list[str]:
-        """Names of the finished evaluations in the order of their files, then of the running ones. Other JSON files do
-        not count."""
-        found = sorted((self.folder / "evaluation").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
-        written = [path.stem for path in found if not path.name.startswith(".") and self._written(path.stem) is not None]
-        logged = {} if self.asking is None else dict.fromkeys(key[0] for key in self.asking.answers())
-        return list(dict.fromkeys((*written, *logged)))
+        """In the order in which they were begun."""
+        return list(self._places())
 
-    def get(self, name: str) -> Results:
-        """The results of an evaluation. Raises ConfigError for a name that is not in `names`, so that no name leads out
-        of the folder."""
-        if name not in self.names():
-            raise ConfigError("there is no such evaluation", where=str(self.folder / "evaluation"), value=name)
-        written, going = self._written(name), self._logged(name)
-        if written is None or (going is not None and len(going.samples) > len(written.samples)):  # it was resumed
-            assert going is not None
-            return going
-        return written
+    def _places(self) -> dict[str, tuple[_Folder, str]]:
+        """By name: the folder and the benchmark."""
+        paths = [self.folder] if not self.is_run and is_evaluation(self.folder) else []
+        paths += [path for path in (self.folder / "evaluation").glob("*") if is_evaluation(path)]
+        folders = [self._folders.setdefault(path, _Folder(path)) for path in paths]
+        places: dict[str, tuple[_Folder, str]] = {}
+        for folder in sorted(folders, key=lambda each: (each.manifest.starts[:1], each.path.name)):
+            benchmarks = folder.benchmarks()
+            for benchmark in benchmarks if folder.path == self.folder or folder.manifest.name == folder.path.name else ():
+                inside = folder.path.name if len(benchmarks) == 1 else f"{folder.path.name}/{benchmark}"
+                places[benchmark if folder.path == self.folder else inside] = (folder, benchmark)
+        return places
+
+    def get(self, name: str) -> "ShownEvaluation":
+        """Raises ConfigError where there is none of that name: names are those of `names`, so none leads out of the folder."""
+        places = self._places()
+        if name not in places:
+            raise ConfigError("there is no such evaluation", where=str(self.folder), value=name)
+        return ShownEvaluation(name, *places[name])
 
     def summaries(self) -> list[Answer]:
         return [summary(self.get(name)) for name in self.names()]
 
     def is_live(self) -> bool:
-        return self.asking is not None and is_held(self.folder / "lock")
+        return not self.is_run and is_held(self.folder / "lock")
 
     def state(self) -> str:
-        """The state, in the words of a run's state."""
-        whole = self.asking is None or not self.asking.path.exists() or (self.folder / _RESULTS).exists()
-        return "still going" if self.is_live() else "finished" if whole else "cut off before its end"
-
-    def finding(self, name: str) -> Mapping[str, Any]:
-        """The entry of a benchmark in results.json; empty if there is none, or if it belongs to other answers."""
-        found = self._findings.get().get("benchmarks", {})
-        one = found.get(name, {}) if isinstance(found, dict) else {}
-        return one if isinstance(one, dict) and one.get("answers") == len(self.get(name).samples) else {}
-
-    def missing(self, name: str) -> int:
-        """The number of missing answers; 0 if it is unknown."""
-        asked = self._asked.get()
-        benchmarks, samples = asked.get("benchmarks"), asked.get("samples")
-        if not isinstance(benchmarks, list) or not isinstance(samples, int):
-            return 0
-        wanted = sum(len(one.get("ids", ())) * samples for one in benchmarks if isinstance(one, dict) and one.get("name") == name)
-        return max(wanted - len(self.get(name).samples), 0)
-
-    def _written(self, name: str) -> Results | None:
-        path = self.folder / "evaluation" / f"{name}.json"
-        if name not in self._kept:
-            self._kept[name] = Memo(lambda: _read(path), path)
-        return self._kept[name].get()
-
-    def _logged(self, name: str) -> Results | None:
-        answers = () if self.asking is None else tuple(one.answer for key, one in self.asking.answers().items() if key[0] == name)
-        if not answers:
-            return None
-        if name not in self._going or self._going[name][0] != len(answers):
-            asked = self._asked.get()
-            settings = asked.get("settings", {})
-            self._going[name] = len(answers), Results.of(name, str(asked.get("model", "")), answers, settings=settings)
-        return self._going[name][1]
+        """In the words of a run's state."""
+        if self.is_live():
+            return "still going"
+        whole = (self.folder / RESULTS).exists() or not is_evaluation(self.folder)
+        return "finished" if whole else "cut off before its end"
 
 
-def _read(path: Path) -> Results | None:
-    """The results in a file; None if it is gone or holds something else."""
-    value = read_json(path) if path.exists() else None
-    is_one = isinstance(value, dict) and str(value.get("schema", "")).startswith("arpo/evaluation/")
-    return read_results(path) if is_one else None
+class ShownEvaluation:
+    """One benchmark's samples at one moment, with their figures."""
+
+    def __init__(self, name: str, folder: _Folder, benchmark: str) -> None:
+        self.name, self.benchmark, self.log = name, benchmark, folder.log
+        self.manifest = folder.manifest
+        self.samples = folder.samples(benchmark)
+        self.result = folder.result(benchmark, self.samples)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path) if path.exists() else {}
-    return value if isinstance(value, dict) else {}
-
-
-def summary(results: Results) -> Answer:
+def summary(shown: ShownEvaluation) -> Answer:
     """EvaluationSummary."""
+    result, manifest = shown.result, shown.manifest
     return {
-        "name": results.name,
-        "model": results.model,
-        "questions": results.num_questions,
-        "answers": len(results.samples),
-        "failed": sum(s.ending in ABORTED for s in results.samples),
-        "accuracy": _estimate(results.accuracy),
-        "reward": _estimate(results.reward),
-        "settings": as_json(results.settings),
+        "name": shown.name,
+        "model": manifest.model,
+        "questions": result.questions,
+        "answers": result.answers,
+        "failed": sum(s.failed for s in shown.samples),
+        "accuracy": _estimate(result.accuracy),
+        "reward": _estimate(result.reward),
+        "settings": as_json({**manifest.settings, "samples": manifest.samples}),
     }
 
 
 def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answer:
-    """Evaluation: figures, and the rows that match `query` (SamplesQuery). Raises ConfigError for an unknown name."""
-    results = evaluations.get(name)
+    """Evaluation: figures, and the rows that fit `query` (SamplesQuery). Raises ConfigError where there is none of that name."""
+    shown = evaluations.get(name)
     family, level, ending, correct, failed, words = (query.text(n) for n in ("family", "level", "ending", "correct", "failed", "q"))
     sort, offset, limit = query.text("sort") or "id", query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
     query.finish()
     rows = [
         s
-        for s in results.samples
+        for s in shown.samples
         if (family is None or s.family == family)
         and (level is None or s.level == level)
         and (ending is None or s.ending == ending)
         and (correct is None or s.correct == (correct == "1"))
-        and (failed is None or (s.ending in ABORTED) == (failed == "1"))
+        and (failed is None or s.failed == (failed == "1"))
         and (words is None or words.lower() in f"{s.id}\n{s.question}\n{s.answer or ''}".lower())
     ]
     key = sort.removeprefix("-")
     if key not in _SORTS:
         raise ConfigError("no such column to sort by", where="sort", value=sort, hint=f"one of {', '.join(_SORTS)}")
     rows.sort(key=_SORTS[key], reverse=sort.startswith("-"))
-    groups: dict[str, Mapping[Any, Estimate]] = {"by_family": results.by_family, "by_level": results.by_level}
-    groups["pass_at"] = results.pass_at
+    result = shown.result
+    groups = {name: getattr(result, name) for name in ("by_family", "by_level", "pass_at")}
+    failures = Counter(s.failure.partition("\n")[0][:200] or s.ending for s in shown.samples if s.failed)
     return {
-        **summary(results),
+        **summary(shown),
         **{name: {str(key): _estimate(value) for key, value in group.items()} for name, group in groups.items()},
-        **_found(evaluations, results),
+        "metric": result.metric,
+        "missing": result.missing,
+        **{name: _measured(getattr(result, name)) for name in ("measures", "costs", "by_budget")},
+        "failures": dict(failures.most_common(20)),
+        "damage": shown.log.damage[:20],
         "facets": {
-            "families": sorted({s.family for s in results.samples if s.family}),
-            "levels": sorted({s.level for s in results.samples if s.level}),
-            "endings": sorted({s.ending for s in results.samples if s.ending}),
+            "families": sorted({s.family for s in shown.samples if s.family}),
+            "levels": sorted({s.level for s in shown.samples if s.level}),
+            "endings": sorted({s.ending for s in shown.samples if s.ending}),
         },
         "total": len(rows),
         "rows": [_row(s) for s in rows[offset : offset + limit]],
     }
 
 
-def _found(evaluations: Evaluations, results: Results) -> Answer:
-    """The figures of a benchmark besides its accuracy, and the reasons why answers failed."""
-    found, asking = evaluations.finding(results.name), evaluations.asking
-    logged = [] if asking is None else [one.answer for key, one in asking.answers().items() if key[0] == results.name]
-    failures = Counter(answer.failure.partition("\n")[0][:200] or answer.ending for answer in logged if answer.failed)
-    return {
-        "metric": str(found.get("metric", "")),
-        "missing": evaluations.missing(results.name),
-        **{group: _measured(found.get(group)) for group in ("measures", "costs", "by_budget")},
-        "failures": dict(failures.most_common(20)),
-        "damage": [] if asking is None else asking.damage[:20],
-    }
-
-
-def _measured(group: object) -> Answer:
-    """The estimates in results.json that have a value, by name."""
-    known = group.items() if isinstance(group, dict) else ()
-    return {name: as_json(one) for name, one in known if isinstance(one, dict) and isinstance(one.get("mean"), int | float)}
+def _measured(group: Mapping[Any, Estimate]) -> Answer:
+    """Those that have a value."""
+    return {str(name): as_json(asdict(one)) for name, one in group.items() if not math.isnan(one.mean)}
 
 
 def sample_answer(evaluations: Evaluations, name: str, id: str, number: int, pieces: Pieces | None) -> Answer:
-    """Sample, with its tree if the evaluation was recorded in full. Raises ConfigError for an unknown question."""
-    for sample in evaluations.get(name).samples:
+    """Sample, with its tree where there is one. Raises ConfigError where nobody asked that."""
+    shown = evaluations.get(name)
+    for sample in shown.samples:
         if (sample.id, sample.sample) == (id, number):
-            key, asking = (name, id, number), evaluations.asking
-            record = None if asking is None else asking.record(key)
+            record = shown.log.record(sample.key)
             tree = None if record is None else {**tree_answer(record, pieces), "step": 0, "tokenizer": False}  # of no step
-            logged = None if asking is None else asking.answers().get(key)
-            answer = None if logged is None else logged.answer
-            return {
-                **_row(sample),
-                "transcript": sample.transcript,
-                "tree": tree,
-                "failure": "" if answer is None else answer.failure,
-                "measures": {} if answer is None else as_json(answer.measures),
-                "seconds": None if answer is None else answer.seconds,
-                "cost": None if answer is None else answer.cost,
-            }
+            more = ("transcript", "failure", "measures", "seconds", "cost")
+            return {**_row(sample), **{name: as_json(getattr(sample, name)) for name in more}, "tree": tree}
     raise ConfigError("there is no such answer", where=f"evaluation {name}", value=f"{id}, sample {number}")
 
 
-def _row(sample: Asked) -> Answer:
-    row = {field.name: as_json(getattr(sample, field.name)) for field in fields(Asked) if field.name != "transcript"}
-    return {**row, "failed": sample.ending in ABORTED}
+def _row(sample: SampleRecord) -> Answer:
+    return {**{name: as_json(getattr(sample, name)) for name in _ROW}, "failed": sample.failed}
 
 
 def _estimate(value: Estimate) -> Answer | None:

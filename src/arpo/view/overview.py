@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError
+from arpo.evaluation.manifest import check_form, is_evaluation
 from arpo.files import as_json
 from arpo.runs.folder import RunFolder
 from arpo.yaml_positions import flat, read
@@ -16,10 +17,11 @@ Answer = dict[str, Any]
 
 
 def open_run(path: Path) -> RunFolder | None:
-    """The run in a folder; None if it holds only evaluations. Raises ConfigError if it holds neither."""
+    """The run in a folder; None where it holds evaluations alone. Raises ConfigError where it holds neither."""
+    check_form(path)
     if (path / "recipe.yaml").is_file():
         return RunFolder(path)
-    if any((path / "evaluation").glob("*.json")) or (path / "asked.json").is_file():
+    if is_evaluation(path) or any(map(is_evaluation, (path / "evaluation").glob("*"))):
         return None
     hint = "a run folder has a recipe.yaml; `arpo eval --out DIR` leaves evaluations in DIR"
     raise ConfigError("this folder holds no run" if path.exists() else "there is no such folder", where=str(path), hint=hint)

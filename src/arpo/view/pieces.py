@@ -15,7 +15,7 @@ class Pieces:
 
     @classmethod
     def from_run(cls, run: Path) -> "Pieces | None":
-        """The tokenizer in a run's folder; None if it is missing or unreadable."""
+        """The tokenizer in a run's folder; None where there is none that can be read."""
         path = run / "tokenizer" / "tokenizer.json"
         if not path.is_file():
             return None

@@ -1,6 +1,6 @@
-"""Reads the answers of an evaluation of benchmarks from its log, while it runs and afterwards.
+"""The samples of an evaluation, read from its log: while it goes on, and after.
 
-Knows `samples.jsonl` (`arpo.evaluation.samples`) and the byte at which every line starts. Refuses to know figures.
+Knows `samples.jsonl` (`arpo.evaluation.samples`) and at which byte each sample's line starts. Refuses to know figures.
 """
 
 import json
@@ -10,19 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arpo.core.record import TreeRecord
-from arpo.core.tree import StopReason
 from arpo.errors import FormatError
-from arpo.evaluation.samples import FILE, NOT_ASKED, NOT_SCORED, SCHEMA, Key, SampleRecord, record_in
-
-ABORTED = {ending.value for ending in StopReason if ending.aborted} | {
-    NOT_ASKED,
-    NOT_SCORED,
-}  # endings that say nothing about the model
+from arpo.evaluation.samples import FILE, Key, SampleRecord, record_in
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    answer: SampleRecord
+class LoggedSample:
+    sample: SampleRecord
     start: int  # the byte at which its line starts
 
 
@@ -32,13 +26,12 @@ class SampleLogReader:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self._lock = threading.Lock()
-        self._held: dict[Key, Logged] = {}
+        self._held: dict[Key, LoggedSample] = {}
         self._inode, self._end = 0, 0
-        self.damage: list[str] = []  # errors of invalid lines; the other lines count
+        self.damage: list[str] = []  # lines that are no samples, in words; the others count all the same
 
-    def answers(self) -> Mapping[Key, Logged]:
-        """Read new lines. Of two lines for one answer the later one counts. A last line without a newline is incomplete
-        and left out."""
+    def samples(self) -> Mapping[Key, LoggedSample]:
+        """Of two lines for one sample the later. A last line without its newline is one that is being written: it is left out."""
         with self._lock:
             try:
                 found = self.path.stat()
@@ -50,24 +43,24 @@ class SampleLogReader:
                 self._held = self._held | self._read_on()
             return self._held
 
-    def _read_on(self) -> dict[Key, Logged]:
-        read: dict[Key, Logged] = {}
+    def _read_on(self) -> dict[Key, LoggedSample]:
+        read: dict[Key, LoggedSample] = {}
         with self.path.open("rb") as file:
             file.seek(self._end)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    answer = _answer(line, f"{self.path.name}, byte {self._end}")
-                    read[answer.key] = Logged(answer, self._end)
+                    sample = _sample(line, f"{self.path.name}, byte {self._end}")
+                    read[sample.key] = LoggedSample(sample, self._end)
                 except FormatError as wrong:
                     self.damage.append(str(wrong))
                 self._end += len(line)
         return read
 
     def record(self, key: Key) -> TreeRecord | None:
-        """The trajectory of an answer, or None. Raises FormatError if it is damaged."""
-        logged = self.answers().get(key)
+        """The trajectory of a sample; None where it has none. Raises FormatError where it is damaged."""
+        logged = self.samples().get(key)
         if logged is None:
             return None
         with self.path.open("rb") as file:
@@ -76,12 +69,10 @@ class SampleLogReader:
         return None if line.get("record") is None else record_in(line)
 
 
-def _answer(line: bytes, where: str) -> SampleRecord:
+def _sample(line: bytes, where: str) -> SampleRecord:
     """Raises FormatError."""
     try:
         value = json.loads(line)
-        if value.get("schema") != SCHEMA:
-            raise FormatError(f"{where}: schema is {value.get('schema')!r}, expected {SCHEMA!r}")
-        return SampleRecord.of(value)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{where}: this line is no answer: {error!r:.300}") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is no sample: {error!r:.300}") from error
+    return SampleRecord.from_line(value, where)

@@ -1,4 +1,4 @@
-"""Prints a recorded tree in a terminal, for people who work over ssh. Without colours it says the same in words.
+"""A tree in a terminal, recorded (`arpo show`) or just grown (`--try`). Without colours it says the same in words.
 
 Knows rich and the JSON that also draws the page's tree (Tree in api.ts). Text from a model or a tool is made safe:
 characters that would control the terminal, or change the direction of writing, are spelled out.
@@ -27,6 +27,13 @@ def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS
     _say(console, f"right answers: {' or '.join(map(repr, task['answers'])) or 'none given'}")
     roots = "roots by pilot" if growth["roots"] is None else f"{growth['roots']} roots"
     _say(console, f"{growth['leaves']} leaves from {roots}, rule {answer['rule'].get('rule')}{f' ({rule})' if rule else ''}")
+    print_segments(console, answer, most_chars=most_chars)
+    for failure in answer["failures"]:
+        _say(console, failure, "red")
+
+
+def print_segments(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS) -> None:
+    """Every segment under its parent with decision, ending and reward."""
     leaves = {leaf["node"]: leaf for leaf in answer["leaves"]}
     shown: dict[str, Tree] = {}
     for node in answer["nodes"]:
@@ -40,8 +47,6 @@ def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS
         else:
             shown[node["id"]] = shown[node["parent"]].add(text)
     console.print(shown["-"])
-    for failure in answer["failures"]:
-        _say(console, failure, "red")
 
 
 def print_table(console: Console, rows: Sequence[Answer], title: str) -> None:

@@ -8,7 +8,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from arpo.core.branching import Pilot
 from arpo.core.entropy import head_entropy
@@ -26,7 +26,13 @@ Answer = dict[str, Any]
 _DIGITS = 5  # of a log-probability or an entropy: about the precision of float32
 
 
-def tree_answer(record: TreeRecord, pieces: Pieces | None) -> Answer:
+class Decoder(Protocol):
+    """Turns tokens into text: `Pieces`, or a chat format."""
+
+    def text(self, tokens: Sequence[int]) -> str: ...
+
+
+def tree_answer(record: TreeRecord, pieces: Decoder | None) -> Answer:
     """Tree: every segment in preorder with its text, decision and credit; every leaf with its reward."""
     shown = _TreeView(record, pieces)
     task = record.notes.get("task")
@@ -113,7 +119,7 @@ def said(record: TreeRecord, made: TipDecision, budget: int | None) -> str:
 class _TreeView:
     """A record with the values that several of its nodes need."""
 
-    def __init__(self, record: TreeRecord, pieces: Pieces | None) -> None:
+    def __init__(self, record: TreeRecord, pieces: Decoder | None) -> None:
         self.record, self.tree, self.pieces = record, record.tree, pieces
         self.below: dict[Place, int] = defaultdict(int)
         for leaf in self.tree.endings:
