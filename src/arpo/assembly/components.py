@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from arpo.chat import ChatFormat
 from arpo.chat.config import build_chat
 from arpo.engines import Engine
 from arpo.engines.config import EngineConfig
@@ -18,7 +17,7 @@ from arpo.models.loading import compute_dtype, load_model
 from arpo.recipe.run import RunConfig
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import Agent, EvalAgent
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
 from arpo.tools import Tool, isolation_notes, isolation_of
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
     from arpo.learner.local import Learner
+
+F = TypeVar("F")  # a chat format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,28 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Components:
+class EvalComponents:
+    """What evaluation and chat need of a run."""
+
     run: RunConfig
-    model: Any  # a transformers or PEFT model; None: it is served elsewhere
-    tokenizer: Any  # None where the served model has its own
-    dtype: "torch.dtype | None"  # of matrix products
-    agent: Agent
+    agent: EvalAgent
     reward: Reward
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Keep what reads the tokens of recorded trajectories; those of a served model have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components(EvalComponents):
+    """What training needs: a model in this process."""
+
+    agent: Agent
+    model: Any  # a transformers or PEFT model
+    tokenizer: Any
+    dtype: "torch.dtype"  # of matrix products
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
 
 
 def read_tasks(run: RunConfig, split: str) -> tuple[list[Task], LoadReport | None]:
@@ -90,14 +106,10 @@ def build_setting(run: RunConfig) -> Setting:
 
 def build_components(run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None) -> Components:
     """Build every part of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model folder; with LoRA it
-    holds the adapters alone); `world` is built too unless it is given. Raises ConfigError where a part cannot be set up.
+    holds the adapters alone); `setting` is built too unless it is given. Raises ConfigError where a part cannot be set up.
 
     torch's own random numbers (new adapters, dropout) start from the seed of what comes first: the cold start's, else the run's.
     """
-    if run.engine.kind == "openai":
-        from arpo.assembly.served import served_components
-
-        return served_components(run, setting or build_setting(run))
     import torch
 
     setting = setting or build_setting(run)
@@ -124,6 +136,17 @@ def build_components(run: RunConfig, source: Path, weights: Path | None = None, 
     )
 
 
+def build_eval_components(
+    run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None
+) -> EvalComponents:
+    """What evaluation and chat need of `run`, whose model may be served elsewhere (engine.kind openai)."""
+    if run.engine.kind == "openai":
+        from arpo.assembly.served import served_components
+
+        return served_components(run, setting or build_setting(run))
+    return build_components(run, source, weights, setting=setting)
+
+
 def _check_room(run: RunConfig, context: int | None) -> None:
     """Refuse branches that could outgrow the engine, which would lose the longest of them, one by one."""
     if context is not None and run.rollout.branch_tokens > context:
@@ -133,11 +156,11 @@ def _check_room(run: RunConfig, context: int | None) -> None:
         )
 
 
-def formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequence[Tool]], ChatFormat]:
+def formats(build: Callable[[Sequence[Tool]], F]) -> Callable[[Sequence[Tool]], F]:
     """`build`, keeping the format of the set of tools that was asked for last (nearly always the agent's own)."""
-    last: list[tuple[tuple[Tool, ...], ChatFormat]] = []
+    last: list[tuple[tuple[Tool, ...], F]] = []
 
-    def of(tools: Sequence[Tool]) -> ChatFormat:
+    def of(tools: Sequence[Tool]) -> F:
         if not last or len(last[0][0]) != len(tools) or any(a is not b for a, b in zip(last[0][0], tools, strict=True)):
             last[:] = [(tuple(tools), build(tools))]
         return last[0][1]
@@ -159,7 +182,6 @@ def build_learner(
     from arpo.learner.local import Learner
     from arpo.learner.parity import choose_packing
 
-    assert components.dtype is not None  # of a model that is served elsewhere nothing is learned: `refuse_training`
     tree, reason = choose_packing(components.model, components.run.train.packing)
     if reason:
         tell(f"training flat, every trajectory alone: {reason}")

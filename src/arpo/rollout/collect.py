@@ -15,10 +15,10 @@ from arpo.core.tree import Branch
 from arpo.errors import ToolError
 from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import EvalAgent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.together import together
-from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
+from arpo.rollout.tree_rollout import TaskRollout
 from arpo.tasks import Task
 
 
@@ -26,7 +26,7 @@ from arpo.tasks import Task
 class Rollout:
     """A scored tree with how it grew and, by leaf, its transcript."""
 
-    grown: TreeRollout
+    grown: TaskRollout
     scored: ScoredTree
     transcripts: Mapping[Place, Transcript]
 
@@ -35,7 +35,7 @@ class Rollout:
         return self.grown.task
 
 
-async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollout:
+async def score(grown: TaskRollout, reward: Reward, deadline_s: float) -> Rollout:
     """Score every leaf that the world did not end, then close the states of tools. Raises RewardError.
 
     A leaf whose final states cannot be had (a tool is down) goes without a score, like one that the world ended.
@@ -67,7 +67,7 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
     )
 
 
-async def transcript(grown: TreeRollout, branch: Branch) -> Transcript:
+async def transcript(grown: TaskRollout, branch: Branch) -> Transcript:
     """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called none)."""
     return Transcript(
         turns=tuple(grown.parsed[turn.place] for turn in branch.turns),
@@ -78,7 +78,7 @@ async def transcript(grown: TreeRollout, branch: Branch) -> Transcript:
 
 
 async def collect(
-    agent: Agent,
+    agent: EvalAgent,
     tasks: Iterable[Task],
     reward: Reward,
     config: RolloutConfig,
@@ -97,7 +97,7 @@ async def collect(
 
     async def one(task: Task) -> Rollout:
         async with room or nullcontext():
-            grown = await rollout_tree(agent, task, config, stats=stats, seed=seed)
+            grown = await agent.rollout(task, config, stats=stats, seed=seed)
         return await score(grown, reward, config.reward_deadline_s)
 
     growing: deque[asyncio.Task[Rollout]] = deque()

@@ -14,7 +14,7 @@ def record_of(
 ) -> TreeRecord:
     """The rollout's tree with its scores (and credit, once there is one), task and texts. `learner`: the log-probabilities
     of trained turns' tokens by the learner's weights at the start of the step."""
-    task, grown, chat = rollout.task, rollout.grown, rollout.grown.chat
+    task, grown = rollout.task, rollout.grown
     notes = {
         "task": {
             "id": task.id,
@@ -24,8 +24,8 @@ def record_of(
             "family": str(task.metadata.get("family", "")),
             **({"calls": calls} if (calls := task.metadata.get("calls")) else {}),
         },
-        "texts": {show(segment.place): chat.text(segment.tokens) for segment in grown.tree.turns.values()},
-        "prompt": chat.text(grown.tree.prompt.tokens),
+        "texts": {show(place): grown.turn_text(place) for place in grown.tree.turns},
+        "prompt": grown.prompt_text(),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
         "discarded": {show(leaf): [outcome.tool for outcome in made] for leaf, made in grown.discarded.items()},

@@ -6,7 +6,6 @@ Knows rewards and texts. Refuses to know when and where they are shown.
 from collections.abc import Sequence
 
 from arpo.core.place import Place, show
-from arpo.core.tree import Prompt
 from arpo.rollout.collect import Rollout
 
 MOST_CHARS = 1_200  # of a branch
@@ -26,7 +25,7 @@ def best_and_worst(batch: Sequence[Rollout]) -> list[str]:
 
 def _text(name: str, reward: float, rollout: Rollout, leaf: Place) -> str:
     grown = rollout.grown
-    written = "".join(grown.chat.text(s.tokens) for s in grown.tree.path(leaf) if not isinstance(s, Prompt)).strip()
+    written = grown.text(leaf).strip()
     if len(written) > MOST_CHARS:
         written = f"{written[: MOST_CHARS // 2]} … {written[-MOST_CHARS // 2 :]}"
     ending = grown.tree.endings[leaf].value.replace("_", " ")

@@ -159,7 +159,11 @@ class WeightSender:
 
         loop = asyncio.get_running_loop()
         self._source = SnapshotSource(snapshot)
-        self._client = SyncClient(self.call, loop, lambda error: loop.call_soon_threadsafe(self._fail, error))
+
+        def failed(error: Exception) -> None:
+            loop.call_soon_threadsafe(self._fail, error)
+
+        self._client = SyncClient(self.call, loop, failed)
         info = init_info(self.backend, self.host, await self.num_workers(), self._source)
         meet = partial(WeightTransferTrainerFactory.trainer_init, info, client=self._client, source=self._source)
         self._engine = await self._in_thread(meet, snapshot.device)
