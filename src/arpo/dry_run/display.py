@@ -22,6 +22,7 @@ from arpo.display.progress import duration
 from arpo.dry_run.estimate import RunEstimate, Timings
 from arpo.learner.packing import pack
 from arpo.rollout.collect import Rollout
+from arpo.rollout.tree_rollout import TreeRollout
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport
 from arpo.training.first_step_checks import Gate
@@ -109,9 +110,9 @@ def _turn_text(rollout: Rollout, place: Place) -> Text:
         head = head_entropy(turn.entropies, grown.expansion.config.head) if turn.tokens else float("nan")
         text.append(f"{show(place)} {turn.role.value}", style="bold cyan")
         text.append(f"  {len(turn.tokens)} tokens, head {head:.2f} nats\n", style="dim")
-        text.append(_short(grown.chat.text(turn.tokens)))
+        text.append(_short(grown.turn_text(place)))
     if observation := tree.observations.get(place):
-        text.append("\n" + _short(grown.chat.text(observation.tokens)), style="dim")
+        text.append("\n" + _short(grown.observation_text(place)), style="dim")
         for outcome in observation.outcomes:
             if outcome.status is not CallStatus.OK or outcome.cut:
                 text.append(f"\n{outcome.tool}: {outcome.status.value}{', cut' if outcome.cut else ''}", style="yellow")
@@ -193,6 +194,7 @@ def loss_mask(console: Console, rollout: Rollout, credited: CreditedTree) -> Non
     table.add_column("tokens", overflow="fold")
     table.add_column("trained", justify="right", no_wrap=True)
     at = count()
+    assert isinstance(rollout.grown, TreeRollout)  # what is trained on has tokens
     for segment in rollout.grown.tree.path(leaf):
         text, hits = Text(), 0
         for token in segment.tokens:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from arpo.assembly.components import Components, Setting, build_components, build_setting, model_folder
+from arpo.assembly.components import EvalComponents, Setting, build_eval_components, build_setting, model_folder
 from arpo.assembly.resolve import ResolvedModel
 from arpo.chat import Transcript
 from arpo.core.score import Score
@@ -172,7 +172,7 @@ def _folder(found: ResolvedModel, chosen: Sequence[BenchmarkQuestions], wanted: 
     return Path("evaluations") / f"{slug(str(found.folder) if found.folder else found.label)}-{slug(what)}{how}{part}"
 
 
-def _say_missing(console: Console, components: Components, name: str) -> None:
+def _say_missing(console: Console, components: EvalComponents, name: str) -> None:
     """Say which tools a preset was published with that this agent has not."""
     if missing := [tool for tool in preset(name).tools if tool not in {each.name for each in components.agent.tools}]:
         _say(console, f"warning: preset {name} was published with {', '.join(missing)}, which this recipe does not offer")
@@ -200,12 +200,10 @@ async def _ask(
     console: Console,
     num_asked: int,
 ) -> None:
-    components = build_components(found.run, source, found.weights, setting=setting)
+    components = build_eval_components(found.run, source, found.weights, setting=setting)
     if asked.preset:
         _say_missing(console, components, asked.preset)
-    save = getattr(components.tokenizer, "save_pretrained", None)
-    if save is not None:
-        save(folder / "tokenizer")
+    components.save_tokenizer(folder / "tokenizer")
     config = found.run.evaluation
     rollout = found.run.rollout.flat(leaves=1, temperature=asked.settings["temperature"], top_p=asked.settings["top_p"])
     reward = _reward(components, {each.name: each for each in chosen})
@@ -221,9 +219,9 @@ async def _ask(
                     if failed is not None and len(failed) >= GIVE_UP:
                         break
     finally:
-        await components.agent.engine.close()
+        await components.agent.close()
         setting.tool_gateway.write_down()
-        if (spent := components.agent.engine.spent) is not None:
+        if (spent := components.agent.spent) is not None:
             _say(console, f"endpoint: {spent}")
     if failed:
         raise EngineError(
@@ -232,7 +230,7 @@ async def _ask(
         )
 
 
-def _reward(components: Components, chosen: Mapping[str, BenchmarkQuestions]) -> Reward:
+def _reward(components: EvalComponents, chosen: Mapping[str, BenchmarkQuestions]) -> Reward:
     """A public benchmark is scored by its own measure, whatever the recipe trains on; other questions by the recipe's reward."""
     own = components.run.reward
     settings = {"answer": "auto", "bonus": 0.0, "bonus_tools": ()}

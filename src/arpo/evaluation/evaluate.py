@@ -5,11 +5,10 @@ from dataclasses import replace
 from itertools import chain
 
 from arpo.core.branching import StepStats
-from arpo.core.place import Place
 from arpo.core.tree import Branch, ToolCallResult
 from arpo.evaluation.results import POWERS, Results, Sample
 from arpo.rewards import Reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import EvalAgent
 from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
@@ -21,7 +20,7 @@ Watch = Callable[[int, int, float], None]  # questions done, questions in all, a
 
 
 async def evaluate(
-    agent: Agent,
+    agent: EvalAgent,
     tasks: Sequence[Task],
     reward: Reward,
     rollout: RolloutConfig,
@@ -85,9 +84,9 @@ def sample_of(rollout: Rollout, branch: Branch) -> Sample:
         gold=task.answers,
         question=task.question,
         calls=sum(outcome.answered for outcome in outcomes),
-        tokens=sum(len(turn.tokens) for turn in branch.turns),
+        tokens=sum(rollout.grown.num_written(turn.place) for turn in branch.turns),
         ending=branch.ending.value,
-        transcript=_text(rollout, leaf),
+        transcript=rollout.grown.text(leaf),
     )
 
 
@@ -97,8 +96,3 @@ def _outcomes(rollout: Rollout) -> Iterator[ToolCallResult]:
         for observation in branch.observations:
             yield from observation.outcomes
         yield from rollout.grown.discarded.get(branch.leaf, ())
-
-
-def _text(rollout: Rollout, leaf: Place) -> str:
-    chat = rollout.grown.chat
-    return "".join(chat.text(segment.tokens) for segment in rollout.grown.tree.path(leaf)[1:])

@@ -15,16 +15,13 @@ from arpo.answer_text import contains, exact, f1
 from arpo.core.branching import StepStats
 from arpo.core.credit import ScoredTree
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Branch
-from arpo.engines.base import EngineBase
 from arpo.errors import ConfigError, FormatError, RewardError
 from arpo.evaluation.evaluate import STEP, sample_of
 from arpo.evaluation.samples import NOT_ASKED, NOT_SCORED, SampleRecord
 from arpo.rewards import Reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import EvalAgent
 from arpo.rollout.collect import Rollout, record_of, score
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 
 _IN_WORDS = frozenset(
@@ -42,7 +39,7 @@ class EvalQuestion:
 
 
 async def generate(
-    agent: Agent, questions: Iterable[EvalQuestion], reward: Reward, rollout: RolloutConfig, *, seed: int, in_flight: int
+    agent: EvalAgent, questions: Iterable[EvalQuestion], reward: Reward, rollout: RolloutConfig, *, seed: int, in_flight: int
 ) -> AsyncGenerator[tuple[SampleRecord, TreeRecord | None], None]:
     """Yield an answer with its trajectory (None where there is none) for each of `questions`, `in_flight` of them at a time.
 
@@ -69,24 +66,22 @@ async def generate(
 
 
 async def _answer(
-    agent: Agent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int
+    agent: EvalAgent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int
 ) -> tuple[SampleRecord, TreeRecord | None]:
     started, task = time.perf_counter(), question.task
     try:
-        chat, tools = agent.chat(task)
-        room = rollout.branch_tokens - len(chat.render(task, tools))
-        if room <= 0:
+        if agent.num_prompt_tokens(task) >= rollout.branch_tokens:
             raise ConfigError(f"the prompt leaves no room for a turn in rollout.branch_tokens ({rollout.branch_tokens})")
     except (FormatError, ConfigError) as error:  # longer than chat.prompt_tokens, or than a branch
         return _not_asked(question, str(error), time.perf_counter() - started), None
     stats = StepStats(step=f"{STEP}/{question.number}")
-    grown = await rollout_tree(agent, task, rollout, stats=stats, seed=seed)
+    grown = await agent.rollout(task, rollout, stats=stats, seed=seed)
     failure = ""
     try:
         done = await score(grown, reward, rollout.reward_deadline_s)
     except RewardError as error:
         failure, done = str(error), Rollout(grown=grown, scored=ScoredTree(grown.tree, {}), transcripts={})
-    return _of(question, done, agent.engine, failure, time.perf_counter() - started), record_of(done)
+    return _of(question, done, failure, time.perf_counter() - started), record_of(done)
 
 
 def _not_asked(question: EvalQuestion, reason: str, seconds: float) -> SampleRecord:
@@ -101,14 +96,14 @@ def _not_asked(question: EvalQuestion, reason: str, seconds: float) -> SampleRec
     )
 
 
-def _of(question: EvalQuestion, done: Rollout, engine: EngineBase, failure: str, seconds: float) -> SampleRecord:
+def _of(question: EvalQuestion, done: Rollout, failure: str, seconds: float) -> SampleRecord:
     branch = done.grown.tree.branches()[0]
     sample: dict[str, Any] = asdict(sample_of(done, branch))
     outcomes = [
         *chain(*(observation.outcomes for observation in branch.observations)),
         *done.grown.discarded.get(branch.leaf, ()),
     ]
-    read, written = _read_tokens(done.grown, branch), sample["tokens"]
+    places = [turn.place for turn in branch.turns]
     if not failure and not done.scored.scores:
         failure = "; ".join([*(why for _, why in done.grown.failures), *done.grown.states.lost]) or branch.ending.value
     ending = NOT_SCORED if failure and not branch.ending.aborted else branch.ending.value
@@ -119,10 +114,10 @@ def _of(question: EvalQuestion, done: Rollout, engine: EngineBase, failure: str,
             "ending": ending,
             "asked_calls": sum(len(turn.calls) for turn in branch.turns),
             "turns": len(branch.turns),
-            "read_tokens": read,
+            "read_tokens": sum(map(done.grown.num_read, places)),
             "seconds": seconds,
             "tool_s": done.grown.tool_s,
-            "cost": sum(outcome.cost for outcome in outcomes) + engine.cost(read, written),
+            "cost": sum(outcome.cost for outcome in outcomes) + sum(map(done.grown.money, places)),
             "failure": failure,
             "measures": _measures(sample["answer"], question.task),
         }
@@ -142,10 +137,6 @@ def _what(question: EvalQuestion) -> dict[str, Any]:
         "question": str(task.metadata.get("question") or task.question),
         "gold": task.answers,
     }
-
-
-def _read_tokens(grown: TreeRollout, branch: Branch) -> int:
-    return sum(len(grown.tree.context(turn.place[:-1])) for turn in branch.turns)
 
 
 def _measures(answer: str | None, task: Task) -> Mapping[str, float]:

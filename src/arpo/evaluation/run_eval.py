@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from arpo.assembly.components import Components, build_components, build_setting, model_folder, read_tasks
+from arpo.assembly.components import EvalComponents, build_eval_components, build_setting, model_folder, read_tasks
 from arpo.assembly.resolve import ResolvedModel, label_of, resolve_folder, resolve_model
 from arpo.core.tree import StopReason
 from arpo.display.bar import Quarters
@@ -72,7 +72,7 @@ def asked_differently(run: RunConfig, *, limit: int | None, samples: int | None)
     return run.model_copy(update={"evaluation": config})
 
 
-async def run_eval(components: Components, tasks: Sequence[Task], asking: EvalSpec, *, model: str, console: Console) -> Results:
+async def run_eval(components: EvalComponents, tasks: Sequence[Task], asking: EvalSpec, *, model: str, console: Console) -> Results:
     """The job's model asked the first of `tasks`; how far it is shows in a terminal all the time, elsewhere at each quarter."""
     asked, quarters = tasks[: asking.questions], Quarters()
     check_prompts(components.agent, asked, components.run.rollout)
@@ -150,11 +150,11 @@ async def _measure(found: ResolvedModel, tasks: Sequence[Task], asked: Sequence[
     setting = build_setting(found.run)
     for text in setting.notes():
         console.print(text, highlight=False, markup=False)
-    components = build_components(found.run, model_folder(found.run, found.weights), found.weights, setting=setting)
+    components = build_eval_components(found.run, model_folder(found.run, found.weights), found.weights, setting=setting)
     try:
         return [await run_eval(components, tasks, each, model=found.label, console=console) for each in asked]
     finally:
-        await components.agent.engine.close()
+        await components.agent.close()
 
 
 def slug(label: str) -> str:
