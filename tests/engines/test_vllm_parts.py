@@ -7,13 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from engine_contract import until
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -24,15 +22,13 @@ from arpo.core.tree import FinishReason
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
 from arpo.engines.sampling import intervals
-from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
 from arpo.engines.vllm.chunk_assembler import EVERY, ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.guard import KEY, BearerGuard
 from arpo.engines.vllm.launch import as_flags
 from arpo.engines.vllm.publisher import PREFIX, Publisher
-from arpo.engines.vllm.transport import Piece, WeightSnapshot
+from arpo.engines.vllm.transport import Piece
 from arpo.engines.vllm.versions import FITS, Environment
-from arpo.engines.vllm.workers import Receiver
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe
 
@@ -105,7 +101,8 @@ def test_chunks_are_the_pieces_cut_anew(data):
         ({"options": {"dtype": "float16"}}, "set by engine.dtype"),
         ({"options": {"--enforce-eager": True}}, "write 'enforce_eager'"),
         ({"options": {"logprobs_mode": "raw_logprobs"}}, "not free"),
-        ({"weights": "broadcast", "options": {"worker_extension_cls": "a.B"}}, "need this option for themselves"),
+        ({"weights": "broadcast"}, "'broadcast' is gone: write nccl where.*files without GPUs"),
+        ({"options": {"weight_transfer_config": {"backend": "nccl"}}}, "set by engine.vllm.weights"),
         ({"top_k": 0}, "greater than or equal to 1"),
     ],
 )
@@ -249,143 +246,7 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
         Publisher(model, folder=tmp_path / "file").first()
 
 
-# -- weights through a collective -----------------------------------------------------------------------------------------
-
-
-class Worker(Receiver):
-    """vLLM's worker, as far as weights go. elsewhere: on another machine."""
-
-    elsewhere = False
-
-    def __init__(self, rank, world_size):
-        self.device = torch.device("cpu")
-        self.parallel_config = SimpleNamespace(rank=rank, world_size=world_size, data_parallel_size=1, data_parallel_index=0)
-        self.got = {}
-
-    def arpo_place(self):
-        return super().arpo_place() | ({"memory": ["another machine's"]} if self.elsewhere else {})
-
-    def reload_weights(self, weights_iterator):
-        self.got = {name: value for name, value in weights_iterator if not name.startswith("unused")}
-
-
-@pytest.fixture(params=["shared", "gloo"])
-def backend(request, monkeypatch):
-    monkeypatch.setattr(Worker, "elsewhere", request.param == "gloo")
-    return request.param
-
-
-def linked(num_workers, **said):
-    workers = [Worker(rank, num_workers) for rank in range(num_workers)]
-
-    async def call(method, **arguments):
-        return await asyncio.gather(*(asyncio.to_thread(getattr(worker, method), **arguments) for worker in workers))
-
-    return WeightBroadcast(call, **{"transfer_s": 20.0} | said), workers
-
-
-def offered(tensors, version=1):
-    return WeightSnapshot(
-        None, version, f"x/{version}", parts=lambda: ((name, value, value.dtype) for name, value in tensors.items())
-    )
-
-
-def shared_memory():
-    """What this process still has of it."""
-    open_files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
-    return [each for each in (*open_files, *Path("/proc/self/maps").read_text().splitlines()) if "arpo-weights" in each]
-
-
-async def test_every_worker_gets_every_tensor_bit_by_bit(monkeypatch, backend):
-    monkeypatch.setattr("arpo.engines.vllm.workers.CHUNK", 1000)
-    tensors = {
-        "odd": torch.randn(7).bfloat16(),
-        "after it": torch.randn(3, 5),
-        "large": torch.randn(40, 30),
-        "empty": torch.empty(0, 4),
-        "a number": torch.tensor(3),
-        "unused": torch.randn(2),
-        "turned": torch.randn(6, 4).T,
-    }
-    link, workers = linked(2)
-    for factor in (1, 2):
-        sent = {name: value * factor for name, value in tensors.items()}
-        await link.send(offered(sent))
-        assert link.backend == backend
-        for worker in workers:
-            assert worker.got.keys() == sent.keys() - {"unused"}
-            assert all(
-                torch.equal(worker.got[name], sent[name]) and worker.got[name].dtype == sent[name].dtype for name in worker.got
-            )
-    link.close()
-
-
-async def test_workers_that_cannot_open_this_processs_memory_get_them_otherwise(monkeypatch):
-    def refuses(size, device, handles):
-        raise PermissionError("no memory of others here")
-
-    monkeypatch.setattr("arpo.engines.vllm.workers.opened", refuses)
-    link, workers = linked(2)
-    await link.send(offered({"a": torch.ones(3)}))
-    assert link.backend == "gloo" and all(torch.equal(worker.got["a"], torch.ones(3)) for worker in workers)
-    link.close()
-
-
-async def test_nothing_is_left_of_memory_that_was_shared():
-    link, workers = linked(1)
-    for number in range(3):
-        await link.send(offered({"a": torch.full((1000,), number)}))
-    assert link.backend == "shared"
-    await until(lambda: not shared_memory())
-    assert torch.equal(workers[0].got["a"], torch.full((1000,), 2)), "it has them for its own"
-    link.close()
-
-
-async def test_workers_that_left_are_met_again(backend):
-    link, workers = linked(1)
-    await link.send(offered({"a": torch.ones(3)}))
-    workers[0].arpo_leave()
-    await link.send(offered({"a": torch.zeros(3)}))
-    assert torch.equal(workers[0].got["a"], torch.zeros(3))
-    link.close()
-
-
-async def test_a_worker_that_cannot_load_is_said_and_holds_up_nobody(backend):
-    link, workers = linked(1)
-
-    def fails(weights_iterator):
-        next(weights_iterator)
-        raise ValueError("no such tensor")
-
-    workers[0].reload_weights = fails
-    with pytest.raises(LinkError, match="no such tensor"):
-        await link.send(offered({"a": torch.ones(40_000_000), "b": torch.ones(3)}))
-
-
-async def test_workers_that_never_answer_are_given_up():
-    link, _ = linked(1, transfer_s=0.5)
-
-    async def silent(method, **arguments):
-        await asyncio.sleep(100)
-
-    link.call = silent
-    with pytest.raises(LinkError, match=r"longer than 0\.5 s"):
-        await link.send(offered({"a": torch.ones(3)}))
-
-
-async def test_a_transfer_can_be_broken_off(backend):
-    link, _ = linked(1)
-    plain = link.call
-
-    async def slow(method, **arguments):
-        if method == "arpo_receive":
-            link.close()
-            await asyncio.sleep(100)
-        return await plain(method, **arguments)
-
-    link.call = slow
-    with pytest.raises(LinkError, match="broken off"):
-        await link.send(offered({"a": torch.ones(3)}))
+# -- weights without a file -----------------------------------------------------------------------------------------------
 
 
 async def test_what_is_offered_is_what_would_be_written(make_model, tmp_path):

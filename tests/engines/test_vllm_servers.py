@@ -16,6 +16,7 @@ from vllm_contract import LONG, VllmContract, build, shared_by
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.replica import Replica
+from arpo.engines.vllm.settings import Settings
 from arpo.engines.vllm.versions import Environment
 from arpo.errors import ConfigError
 
@@ -114,14 +115,15 @@ class TestServers(VllmContract):
         await engine.update_weights(Weights(9, network.state_dict()))
         agrees(network, prompt, await write(engine, prompt, max_tokens=20, seed=1))
 
-    async def test_servers_started_without_the_flag_for_a_collective_are_a_config_error(
-        self, engine, prompt, network, tokenizer, keyed
+    async def test_servers_that_take_no_weights_without_files_are_a_config_error(
+        self, engine, prompt, network, tokenizer, keyed, monkeypatch
     ):
         await write(engine, prompt, max_tokens=2)
         urls = (engine.form.launcher.servers[0].url,)
-        with pytest.raises(ConfigError, match=r"--worker-extension-cls arpo\.engines\.vllm\.workers\.Receiver"):
-            broadcast = build(network, tokenizer, mode="endpoints", urls=urls, weights="broadcast", key_env=keyed)
-            await write(broadcast, prompt, max_tokens=3)
+        monkeypatch.setattr(Settings, "_check_can_send", lambda self: None)
+        second = build(network, tokenizer, mode="endpoints", urls=urls, weights="nccl", key_env=keyed)
+        with pytest.raises(ConfigError, match=r"does not take weights by nccl.*--weight-transfer-config '{\"backend\": \"nccl\"}'"):
+            await write(second, prompt, max_tokens=3)
 
     async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer, keyed):
         urls = (engine.form.launcher.servers[0].url,)

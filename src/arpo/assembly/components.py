@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from arpo.chat import ChatFormat
 from arpo.chat.config import build_chat
 from arpo.engines import Weights
 from arpo.engines.base import EngineBase, with_defaults
@@ -23,7 +22,7 @@ from arpo.models.loading import compute_dtype, load_model
 from arpo.recipe.run import RunConfig
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import Agent, EvalAgent
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
 from arpo.tools import Tool, ToolBase, isolation_notes, isolation_of
@@ -32,6 +31,9 @@ from arpo.tools.gateway import ToolGateway, build_gateway, recorded_offers
 
 if TYPE_CHECKING:
     import torch
+
+
+F = TypeVar("F")  # a chat format or a dialogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +56,30 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Components:
+class EvalComponents:
+    """What evaluation and chat need of a run."""
+
     run: RunConfig
-    model: Any
-    """A transformers or PEFT model; None: an endpoint serves it."""
-    tokenizer: Any
-    """None where the endpoint tokenizes."""
-    dtype: "torch.dtype | None"
-    """Of matrix products."""
-    agent: Agent
+    agent: EvalAgent
     reward: Reward
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Keep what reads the tokens of recorded trajectories; those of a served model have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components(EvalComponents):
+    """What training needs: a model in this process."""
+
+    agent: Agent
+    model: Any
+    """A transformers or PEFT model."""
+    tokenizer: Any
+    dtype: "torch.dtype"
+    """Of matrix products."""
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
 
     def weights(self, version: int) -> Weights:
         """The model's weights as they are now, for an engine."""
@@ -107,10 +123,6 @@ def build_components(run: RunConfig, source: Path, weights: Path | None = None, 
     torch's global generator (new adapters, dropout) starts from the seed of the first stage: the cold start's, else the
     run's.
     """
-    if run.engine.kind == "openai":
-        from arpo.assembly.served import served_components
-
-        return served_components(run, setting or build_setting(run))
     import torch
 
     setting = setting or build_setting(run)
@@ -137,6 +149,17 @@ def build_components(run: RunConfig, source: Path, weights: Path | None = None, 
     )
 
 
+def build_eval_components(
+    run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None
+) -> EvalComponents:
+    """What evaluation and chat need of `run`, whose model may be served elsewhere (engine.kind openai)."""
+    if run.engine.kind == "openai":
+        from arpo.assembly.served import served_components
+
+        return served_components(run, setting or build_setting(run))
+    return build_components(run, source, weights, setting=setting)
+
+
 def _check_room(run: RunConfig, context: int | None) -> None:
     """Refuse branches that could outgrow the engine, which would lose the longest of them, one by one."""
     if context is not None and run.rollout.branch_tokens > context:
@@ -146,11 +169,11 @@ def _check_room(run: RunConfig, context: int | None) -> None:
         )
 
 
-def formats(build: Callable[[Sequence[Tool]], ChatFormat]) -> Callable[[Sequence[Tool]], ChatFormat]:
+def formats(build: Callable[[Sequence[Tool]], F]) -> Callable[[Sequence[Tool]], F]:
     """`build` with a cache of one: the format of the last set of tools, which nearly always is the agent's."""
-    last: list[tuple[tuple[Tool, ...], ChatFormat]] = []
+    last: list[tuple[tuple[Tool, ...], F]] = []
 
-    def of(tools: Sequence[Tool]) -> ChatFormat:
+    def of(tools: Sequence[Tool]) -> F:
         if not last or len(last[0][0]) != len(tools) or any(a is not b for a, b in zip(last[0][0], tools, strict=True)):
             last[:] = [(tuple(tools), build(tools))]
         return last[0][1]
@@ -173,7 +196,6 @@ def build_learner(
     from arpo.learner.local import LocalLearner
     from arpo.learner.policy import choose_packing
 
-    assert components.dtype is not None  # `refuse_training` refused the model of an endpoint
     tree, reason = choose_packing(components.model, components.run.train.packing)
     if reason:
         tell(f"training flat, every trajectory alone: {reason}")

@@ -3,18 +3,23 @@
 Knows what of `model.source` is still needed: its tokenizer where the chat format writes tokens, nothing with `native`.
 """
 
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arpo.chat.config import build_chat
-from arpo.engines.openai import ONLY_EVALUATION, OpenAIEngine
+from arpo.chat.token_text import TokenText
+from arpo.endpoint.client import Endpoint
 from arpo.errors import ConfigError, first_line
 from arpo.files import expanded
 from arpo.recipe.run import RunConfig
-from arpo.rollout.agent import Agent
+from arpo.served import ONLY_EVALUATION, Dialogue
+from arpo.served.agent import ServedAgent
+from arpo.served.completions import CompletionDialogue
+from arpo.served.native import NativeDialogue
+from arpo.tools import Tool
 
 if TYPE_CHECKING:
-    from arpo.assembly.components import Components, Setting
+    from arpo.assembly.components import EvalComponents, Setting
 
 WHERE = "engine.endpoint"
 
@@ -26,21 +31,37 @@ def refuse_training(run: RunConfig) -> None:
         raise ConfigError(ONLY_EVALUATION, where="engine.kind", value="openai", hint=hint)
 
 
-def served_components(run: RunConfig, setting: "Setting") -> "Components":
-    """As `arpo.assembly.components.build_components`. Raises ConfigError where the key or the tokenizer is missing."""
-    from arpo.assembly.components import Components, formats
+def served_components(run: RunConfig, setting: "Setting") -> "EvalComponents":
+    """As `arpo.assembly.components.build_eval_components`. Raises ConfigError where the key or the tokenizer is
+    missing."""
+    from arpo.assembly.components import EvalComponents, formats
 
     assert run.engine.endpoint is not None  # the configuration's own check
-    tokenizer = None if run.chat.format == "native" else read_tokenizer(run.model.source)
-    sizes = {} if tokenizer is None else {"vocab_size": len(tokenizer)}
-    engine = OpenAIEngine(run.engine.endpoint, tokenizer, **sizes, tell=setting.tool_gateway.tell)
-    engine.endpoint.ready(WHERE)
-    format_for = formats(partial(build_chat, run.chat, tokenizer))
-    format_for(setting.tools)
-    agent = Agent(
-        engine=engine, tools=setting.tools, format=format_for, vocab_size=engine.vocab_size, tool_gateway=setting.tool_gateway
-    )
-    return Components(run=run, model=None, tokenizer=tokenizer, dtype=None, agent=agent, reward=setting.reward)
+    endpoint = Endpoint(run.engine.endpoint, "model's endpoint", tell=setting.tool_gateway.tell)
+    endpoint.ready(WHERE)
+    dialogue_for = formats(_dialogues(run))
+    dialogue_for(setting.tools)  # a chat format that does not fit the model or the tools is reported now
+    agent = ServedAgent(endpoint=endpoint, tools=setting.tools, dialogue=dialogue_for, tool_gateway=setting.tool_gateway)
+    return EvalComponents(run=run, agent=agent, reward=setting.reward)
+
+
+def _dialogues(run: RunConfig) -> Callable[[Sequence[Tool]], Dialogue[Any]]:
+    chat, endpoint = run.chat, run.engine.endpoint
+    assert endpoint is not None
+    if chat.format == "native":
+        if chat.system == "paper":
+            raise ConfigError("the paper's system prompt is written for the tag protocol", where="chat.system", value="paper")
+        native = NativeDialogue(
+            system=chat.system or "",
+            result_tokens=chat.result_tokens,
+            prompt_tokens=chat.prompt_tokens,
+            require_boxed=chat.require_boxed,
+            no_calls_left=chat.no_calls_left,
+        )
+        return lambda tools: native
+    tokenizer = read_tokenizer(run.model.source)
+    spelling = TokenText(tokenizer)
+    return lambda tools: CompletionDialogue(build_chat(chat, tokenizer, tools), spelling, prompt=endpoint.prompt)
 
 
 def read_tokenizer(source: str) -> Any:

@@ -41,13 +41,13 @@ class ChatConfig(Config):
 
 
 def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "ChatFormat":
-    """The chat format of a recipe. Raises ConfigError if the model or the tools do not fit it."""
+    """The chat format of a recipe that writes tokens. Raises ConfigError if the model or the tools do not fit it."""
     from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, TagFormat
     from arpo.chat.template import TemplateFormat
     from arpo.errors import ConfigError
 
     if config.format == "native":
-        return _native(config, tools)
+        raise ConfigError("an endpoint's own tool calls are no format of tokens", where="chat.format", value="native")
     tags = config.format == "tags"
     system = {None: SYSTEM if tags else "", "paper": PAPER_SYSTEM if tags else ""}.get(config.system, config.system)
     if config.system == "paper" and not tags:
@@ -68,19 +68,3 @@ def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "Ch
         raise ConfigError(
             f"the system prompt cannot be filled in: {error!r}", where="chat.system", hint="double literal braces"
         ) from error
-
-
-def _native(config: ChatConfig, tools: Sequence[Tool]) -> "ChatFormat":
-    from arpo.chat.native import NativeFormat
-    from arpo.errors import ConfigError
-
-    if config.system == "paper":
-        raise ConfigError("the paper's system prompt is written for the tag protocol", where="chat.system", value="paper")
-    return NativeFormat(
-        tools,
-        system=config.system or "",
-        result_tokens=config.result_tokens,
-        prompt_tokens=config.prompt_tokens,
-        require_boxed=config.require_boxed,
-        no_calls_left=config.no_calls_left,
-    )

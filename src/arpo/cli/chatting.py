@@ -10,7 +10,7 @@ from random import Random
 
 from rich.console import Console
 
-from arpo.assembly.components import Components, build_components, build_setting, model_folder
+from arpo.assembly.components import EvalComponents, build_eval_components, build_setting, model_folder
 from arpo.assembly.resolve import ResolvedModel, resolve_for_chat
 from arpo.errors import ArpoError
 from arpo.recipe.run import RunConfig
@@ -32,7 +32,7 @@ def talk(source: str, recipe: str | None = None, *, console: Console | None = No
     setting = build_setting(found.run)
     for text in setting.notes():
         console.print(text, highlight=False, markup=False)
-    components = build_components(_unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting)
+    components = build_eval_components(_unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting)
     tools = ", ".join(tool.name for tool in components.agent.tools) or "none"
     console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}", highlight=False, markup=False)
     with contextlib.suppress(ImportError):
@@ -41,7 +41,7 @@ def talk(source: str, recipe: str | None = None, *, console: Console | None = No
         try:
             _Talk(components, runner, console, read).go_on()
         finally:
-            runner.run(components.agent.engine.close())
+            runner.run(components.agent.close())
 
 
 def _unhurried(found: ResolvedModel) -> RunConfig:
@@ -50,7 +50,7 @@ def _unhurried(found: ResolvedModel) -> RunConfig:
 
 
 class _Talk:
-    def __init__(self, components: Components, runner: asyncio.Runner, console: Console, read: Callable[[str], str]) -> None:
+    def __init__(self, components: EvalComponents, runner: asyncio.Runner, console: Console, read: Callable[[str], str]) -> None:
         self.components, self.runner, self.console, self.read = components, runner, console, read
         self.messages: list[dict[str, str]] = []
         self.asked = 0
@@ -108,9 +108,7 @@ class _Talk:
         return kept
 
     def num_tokens(self, messages: list[dict[str, str]]) -> int:
-        task = Task(id="chat", messages=tuple(messages), answers=())
-        chat, tools = self.components.agent.chat(task)
-        return len(chat.render(task, tools))
+        return self.components.agent.num_prompt_tokens(Task(id="chat", messages=tuple(messages), answers=()))
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, style="dim")

@@ -19,6 +19,7 @@ from arpo.display.progress import duration
 from arpo.dry_run.estimate import RunEstimate, Timings
 from arpo.learner.packing import pack
 from arpo.rollout.collect import Rollout, record_of
+from arpo.rollout.tree_rollout import TreeRollout
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport
 from arpo.training.first_step_checks import Gate
@@ -76,9 +77,10 @@ def _stops(stop: Sequence[str]) -> str:
 def tree(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
     """Every turn with its head entropy, what the rule decided after each result, and how each leaf ended."""
     grown = rollout.grown
-    growth = grown.expansion.config
-    rule = getattr(growth.rule, "rule", growth.rule)
-    heading(console, f"its tree: {growth.leaves} leaves from {grown.planned_roots} roots, rule {rule}")
+    assert isinstance(grown, TreeRollout)  # what is trained on has tokens
+    config = grown.expansion.config
+    rule = getattr(config.rule, "rule", config.rule)
+    heading(console, f"its tree: {config.leaves} leaves from {grown.planned_roots} roots, rule {rule}")
     print_segments(console, tree_answer(record_of(rollout, credited), grown.chat))
     tips = [d for d in grown.expansion.decisions.values() if d.tip is not None]
     wanted = sum(d.decided.decision.wanted for d in tips)
@@ -140,6 +142,7 @@ def loss_mask(console: Console, rollout: Rollout, credited: CreditedTree) -> Non
     table.add_column("tokens", overflow="fold")
     table.add_column("trained", justify="right", no_wrap=True)
     at = count()
+    assert isinstance(rollout.grown, TreeRollout)  # what is trained on has tokens
     for segment in rollout.grown.tree.path(leaf):
         text, hits = Text(), 0
         for token in segment.tokens:

@@ -5,7 +5,6 @@ Knows the protocol `arpo.engines:Engine`. Refuses to know any model.
 
 from collections.abc import AsyncIterator, Sequence
 
-from arpo.endpoint.client import Spent
 from arpo.engines import Chunk, Engine, SamplingParams, Weights
 from arpo.engines.stats import EngineStats
 from arpo.errors import EngineError
@@ -17,7 +16,6 @@ class EngineBase:
 
     context: int | None = None  # most tokens of a prompt and its turn; None: no limit is known
     stats: EngineStats | None = None  # running totals; None: the engine counts nothing
-    spent: Spent | None = None  # tokens and money as a served model's endpoint counts them
 
     def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
         raise NotImplementedError
@@ -33,10 +31,6 @@ class EngineBase:
 
     async def close(self) -> None:
         """Nothing to end."""
-
-    def cost(self, read: int, written: int) -> float:
-        """Money for so many tokens; 0 for a model of our own."""
-        return 0.0
 
 
 class EngineWrapper(EngineBase):
@@ -54,10 +48,6 @@ class EngineWrapper(EngineBase):
     def stats(self) -> EngineStats | None:  # type: ignore[override]
         return self.engine.stats
 
-    @property
-    def spent(self) -> Spent | None:  # type: ignore[override]
-        return self.engine.spent
-
     def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
         return self.engine.sample(prompt, params)
 
@@ -72,9 +62,6 @@ class EngineWrapper(EngineBase):
 
     async def close(self) -> None:
         await self.engine.close()
-
-    def cost(self, read: int, written: int) -> float:
-        return self.engine.cost(read, written)
 
 
 class _WithDefaults(EngineBase):

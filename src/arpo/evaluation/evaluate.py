@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arpo.assembly.components import Components, Setting, build_components, build_setting, model_folder, read_tasks
+from arpo.assembly.components import EvalComponents, Setting, build_eval_components, build_setting, model_folder, read_tasks
 from arpo.assembly.resolve import ResolvedModel, label_of, resolve_folder, resolve_model
 from arpo.errors import ConfigError
 from arpo.evaluation.analysis import OVERLAP, analyse, keep, merge_overlaps, training_overlap
@@ -123,7 +123,7 @@ async def _generate_all(
     console: Console,
 ) -> None:
     """The model is loaded where anything is left to be asked."""
-    components: Components | None = None
+    components: EvalComponents | None = None
     try:
         for each in planned:
             left = missing(each.folder, each.questions, each.spec.samples, again=request.again)
@@ -133,20 +133,19 @@ async def _generate_all(
             if not left:
                 continue
             if components is None:
-                components = build_components(model.run, source, model.weights, setting=setting)
+                components = build_eval_components(model.run, source, model.weights, setting=setting)
                 _say_missing_tools(console, components, request.preset)
-            if (save := getattr(components.tokenizer, "save_pretrained", None)) is not None:
-                save(each.folder / "tokenizer")
+            components.save_tokenizer(each.folder / "tokenizer")
             await run_eval(components, each.questions, each.spec, each.manifest, each.folder, console=console, again=request.again)
     finally:
         setting.tool_gateway.write_down()
         if components is not None:
-            await components.agent.engine.close()
-            if (spent := getattr(components.agent.engine, "spent", None)) is not None:
+            await components.agent.close()
+            if (spent := components.agent.spent) is not None:
                 _say(console, f"endpoint: {spent}")
 
 
-def _say_missing_tools(console: Console, components: Components, name: str) -> None:
+def _say_missing_tools(console: Console, components: EvalComponents, name: str) -> None:
     """Say which tools a preset was published with that this agent has not."""
     expected = preset(name).tools if name else ()
     if absent := [tool for tool in expected if tool not in {each.name for each in components.agent.tools}]:

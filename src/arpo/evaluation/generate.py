@@ -15,15 +15,13 @@ from arpo.answer_text import contains, exact, f1
 from arpo.core.branching import StepStats
 from arpo.core.credit import ScoredTree
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Branch, ToolCallResult
-from arpo.engines.base import EngineBase
+from arpo.core.tree import ToolCallResult
 from arpo.errors import ConfigError, FormatError, RewardError
 from arpo.evaluation.samples import NOT_ASKED, NOT_SCORED, Key, SampleRecord
 from arpo.rewards import Reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import EvalAgent
 from arpo.rollout.collect import Rollout, record_of, score
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
 from arpo.tasks import Task
 
 STEP = "evaluation"  # of the keys of random numbers: one word for all evaluations, so that draws do not depend on a name
@@ -53,7 +51,7 @@ class Generated:
 
 
 async def generate(
-    agent: Agent, questions: Iterable[EvalQuestion], reward: Reward, rollout: RolloutConfig, *, seed: int, in_flight: int
+    agent: EvalAgent, questions: Iterable[EvalQuestion], reward: Reward, rollout: RolloutConfig, *, seed: int, in_flight: int
 ) -> AsyncGenerator[Generated, None]:
     """Yield a sample for each of `questions`, generating `in_flight` of them at a time.
 
@@ -79,16 +77,15 @@ async def generate(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _generate_one(agent: Agent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int) -> Generated:
+async def _generate_one(agent: EvalAgent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int) -> Generated:
     started, task = time.perf_counter(), question.task
     try:
-        chat, tools = agent.chat(task)
-        room = rollout.branch_tokens - len(chat.render(task, tools))
-        if room <= 0:
+        if agent.num_prompt_tokens(task) >= rollout.branch_tokens:
             raise ConfigError(f"the prompt leaves no room for a turn in rollout.branch_tokens ({rollout.branch_tokens})")
     except (FormatError, ConfigError) as error:  # longer than chat.prompt_tokens, or than a branch
         return Generated(_not_asked(question, str(error), time.perf_counter() - started))
-    grown = await rollout_tree(agent, task, rollout, stats=StepStats(step=f"{STEP}/{question.number}"), seed=seed)
+    stats = StepStats(step=f"{STEP}/{question.number}")
+    grown = await agent.rollout(task, rollout, stats=stats, seed=seed)
     failure = ""
     try:
         done = await score(grown, reward, rollout.reward_deadline_s)
@@ -96,7 +93,7 @@ async def _generate_one(agent: Agent, question: EvalQuestion, reward: Reward, ro
         failure, done = str(error), Rollout(grown=grown, scored=ScoredTree(grown.tree, {}), transcripts={})
     branch = grown.tree.branches()[0]
     outcomes = [*chain(*(seen.outcomes for seen in branch.observations)), *grown.discarded.get(branch.leaf, ())]
-    sample = _sample(question, done, outcomes, agent.engine, failure, time.perf_counter() - started)
+    sample = _sample(question, done, outcomes, failure, time.perf_counter() - started)
     return Generated(sample, record_of(done), outcomes)
 
 
@@ -106,7 +103,7 @@ def _not_asked(question: EvalQuestion, reason: str, seconds: float) -> SampleRec
 
 
 def _sample(
-    question: EvalQuestion, done: Rollout, outcomes: Sequence[ToolCallResult], engine: EngineBase, failure: str, seconds: float
+    question: EvalQuestion, done: Rollout, outcomes: Sequence[ToolCallResult], failure: str, seconds: float
 ) -> SampleRecord:
     grown = done.grown
     branch = grown.tree.branches()[0]
@@ -114,7 +111,7 @@ def _sample(
     answer = transcript.answer if transcript else None
     if not failure and not score:
         failure = "; ".join([*(why for _, why in grown.failures), *grown.states.lost]) or branch.ending.value
-    read, written = _read_tokens(grown, branch), sum(len(turn.tokens) for turn in branch.turns)
+    places = [turn.place for turn in branch.turns]
     return SampleRecord(
         **_about(question),
         answer=answer,
@@ -125,14 +122,14 @@ def _sample(
         calls=sum(outcome.answered for outcome in outcomes),
         asked_calls=sum(len(turn.calls) for turn in branch.turns),
         turns=len(branch.turns),
-        tokens=written,
-        read_tokens=read,
+        tokens=sum(map(grown.num_written, places)),
+        read_tokens=sum(map(grown.num_read, places)),
         seconds=seconds,
         tool_s=grown.tool_s,
-        cost=sum(outcome.cost for outcome in outcomes) + engine.cost(read, written),
+        cost=sum(outcome.cost for outcome in outcomes) + sum(map(grown.money, places)),
         ending=NOT_SCORED if failure and not branch.ending.aborted else branch.ending.value,
         failure=failure,
-        transcript="".join(grown.chat.text(segment.tokens) for segment in grown.tree.path(branch.leaf)[1:]),
+        transcript=grown.text(branch.leaf),
     )
 
 
@@ -149,10 +146,6 @@ def _about(question: EvalQuestion) -> dict[str, Any]:
         "question": str(task.metadata.get("question") or task.question),
         "gold": task.answers,
     }
-
-
-def _read_tokens(grown: TreeRollout, branch: Branch) -> int:
-    return sum(len(grown.tree.context(turn.place[:-1])) for turn in branch.turns)
 
 
 def _measures(answer: str | None, task: Task) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arpo.assembly.components import Components
+from arpo.assembly.components import EvalComponents
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.core.tree import StopReason, ToolCallResult
@@ -36,7 +36,7 @@ GIVE_UP = 64  # samples of which all failed: what stands behind the engine or a 
 
 
 async def evaluate_tasks(
-    components: Components, tasks: Sequence[Task], spec: EvalSpec, folder: Path, *, model: str, split: str, console: Console
+    components: EvalComponents, tasks: Sequence[Task], spec: EvalSpec, folder: Path, *, model: str, split: str, console: Console
 ) -> EvalResults:
     """Ask a run's model the first of `tasks`, those of its `split`, and keep everything in `folder`; `model`: its name there.
 
@@ -50,7 +50,7 @@ async def evaluate_tasks(
 
 
 async def run_eval(
-    components: Components,
+    components: EvalComponents,
     benchmarks: Sequence[BenchmarkQuestions],
     spec: EvalSpec,
     manifest: EvalManifest,
@@ -92,7 +92,7 @@ def _questions(benchmarks: Sequence[BenchmarkQuestions], samples: int) -> Iterat
 
 
 async def _generate(
-    components: Components,
+    components: EvalComponents,
     benchmarks: Sequence[BenchmarkQuestions],
     left: Sequence[EvalQuestion],
     spec: EvalSpec,
@@ -144,7 +144,7 @@ def _earlier_calls(folder: Path, tools: Container[str]) -> Mapping[str, Any]:
     return usage_of((call for tree in trees for seen in tree.observations.values() for call in seen.outcomes), tools)
 
 
-def _reward(components: Components, benchmarks: Mapping[str, BenchmarkQuestions]) -> Reward:
+def _reward(components: EvalComponents, benchmarks: Mapping[str, BenchmarkQuestions]) -> Reward:
     """A public benchmark is scored by its own measure, whatever the recipe trains on; other questions by the recipe's reward."""
     if not any(each.public for each in benchmarks.values()):
         return components.reward

@@ -18,9 +18,9 @@ from arpo.errors import EngineError, ToolError
 from arpo.event_loop import task_group
 from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
-from arpo.rollout.agent import Agent
+from arpo.rollout.agent import EvalAgent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
+from arpo.rollout.tree_rollout import TaskRollout
 from arpo.tasks import Task
 
 
@@ -28,7 +28,7 @@ from arpo.tasks import Task
 class Rollout:
     """A scored tree with how it grew and, by leaf, its transcript."""
 
-    grown: TreeRollout
+    grown: TaskRollout
     scored: ScoredTree
     transcripts: Mapping[Place, Transcript]
 
@@ -37,7 +37,7 @@ class Rollout:
         return self.grown.task
 
 
-async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollout:
+async def score(grown: TaskRollout, reward: Reward, deadline_s: float) -> Rollout:
     """Score every leaf that no infrastructure failure ended, then close the states of tools. Raises RewardError.
 
     A leaf whose final states cannot be read (a tool is down) has no score, like one that a failure ended.
@@ -69,7 +69,7 @@ async def score(grown: TreeRollout, reward: Reward, deadline_s: float) -> Rollou
     )
 
 
-async def transcript(grown: TreeRollout, branch: Branch) -> Transcript:
+async def transcript(grown: TaskRollout, branch: Branch) -> Transcript:
     """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called
     none)."""
     return Transcript(
@@ -81,7 +81,7 @@ async def transcript(grown: TreeRollout, branch: Branch) -> Transcript:
 
 
 async def collect(
-    agent: Agent,
+    agent: EvalAgent,
     tasks: Iterable[Task],
     reward: Reward,
     config: RolloutConfig,
@@ -102,7 +102,7 @@ async def collect(
 
     async def one(task: Task) -> Rollout:
         async with room or nullcontext():
-            grown = await rollout_tree(agent, task, config, stats=stats, seed=seed)
+            grown = await agent.rollout(task, config, stats=stats, seed=seed)
         return await score(grown, reward, config.reward_deadline_s)
 
     growing: deque[asyncio.Task[Rollout]] = deque()
@@ -143,7 +143,7 @@ def record_of(
 ) -> TreeRecord:
     """The rollout's tree with its scores (and credit, once there is one), task and texts. `learner`: the
     log-probabilities of trained turns' tokens by the learner's weights at the start of the step."""
-    task, grown, chat = rollout.task, rollout.grown, rollout.grown.chat
+    task, grown = rollout.task, rollout.grown
     notes = {
         "task": {
             "id": task.id,
@@ -153,8 +153,8 @@ def record_of(
             "family": str(task.metadata.get("family", "")),
             **({"calls": calls} if (calls := task.metadata.get("calls")) else {}),
         },
-        "texts": {show(segment.place): chat.text(segment.tokens) for segment in grown.tree.turns.values()},
-        "prompt": chat.text(grown.tree.prompt.tokens),
+        "texts": {show(place): grown.turn_text(place) for place in grown.tree.turns},
+        "prompt": grown.prompt_text(),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
         "discarded": {show(leaf): [outcome.tool for outcome in made] for leaf, made in grown.discarded.items()},

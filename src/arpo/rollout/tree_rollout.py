@@ -12,10 +12,11 @@ and propagates as it is.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from arpo.chat import ChatFormat, ParsedTurn
 from arpo.core.branching import StepStats
@@ -36,23 +37,25 @@ from arpo.core.tree import (
 from arpo.engines import Chunk, SamplingParams
 from arpo.errors import ConfigError, EngineError, ToolError
 from arpo.event_loop import task_group
-from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import States, ToolStates
 from arpo.rollout.turn_builder import TurnBuilder
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolBase
 from arpo.tools.cache import ReplayMissError
+from arpo.tools.gateway import ToolGateway
+
+if TYPE_CHECKING:
+    from arpo.rollout.agent import Agent
 
 NOT_RUN = "no calls left: this one did not run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TreeRollout:
-    """A finished tree with what its rewards, record and metrics need."""
+class TaskRollout(ABC):
+    """A finished tree with what its rewards, record and metrics need, whoever wrote its turns."""
 
     task: Task
-    chat: ChatFormat
     expansion: Expansion
     parsed: Mapping[Place, ParsedTurn]  # what every turn says
     states: ToolStates  # final states of tools; closed by whoever scores the tree
@@ -73,18 +76,68 @@ class TreeRollout:
         assert self.expansion.planned_roots is not None
         return self.expansion.planned_roots
 
+    @abstractmethod
+    def prompt_text(self) -> str: ...
+
+    @abstractmethod
+    def turn_text(self, place: Place) -> str:
+        """The turn at `place` as people read it."""
+
+    @abstractmethod
+    def observation_text(self, place: Place) -> str:
+        """What the model read after the turn at `place`."""
+
+    @abstractmethod
+    def num_read(self, place: Place) -> int:
+        """Tokens before the turn at `place`."""
+
+    @abstractmethod
+    def num_written(self, place: Place) -> int:
+        """Tokens of the turn at `place`."""
+
+    def money(self, place: Place) -> float:
+        """What the turn at `place` cost."""
+        return 0.0
+
+    def text(self, leaf: Place) -> str:
+        """A branch after its prompt."""
+        parts = []
+        for depth in range(1, len(leaf) + 1):
+            place = leaf[:depth]
+            if place in self.tree.turns:
+                parts.append(self.turn_text(place))
+            if place in self.tree.observations:
+                parts.append(self.observation_text(place))
+        return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeRollout(TaskRollout):
+    """A tree of tokens, whose text `chat` reads."""
+
+    chat: ChatFormat
+
+    def prompt_text(self) -> str:
+        return self.chat.text(self.tree.prompt.tokens)
+
+    def turn_text(self, place: Place) -> str:
+        return self.chat.text(self.tree.turns[place].tokens)
+
+    def observation_text(self, place: Place) -> str:
+        return self.chat.text(self.tree.observations[place].tokens)
+
+    def num_read(self, place: Place) -> int:
+        return len(self.tree.context(place[:-1]))
+
+    def num_written(self, place: Place) -> int:
+        return len(self.tree.turns[place].tokens)
+
 
 async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> TreeRollout:
     """Grow the tree of `task`. Raises ConfigError where its prompt leaves no room for a turn."""
     chat, tools = agent.chat(task)
     prompt = chat.render(task, tools)
-    if len(prompt) >= config.branch_tokens:
-        raise ConfigError(
-            f"the prompt of task {task.id} has {len(prompt)} tokens and leaves no room for a turn",
-            where="rollout.branch_tokens",
-            value=config.branch_tokens,
-            hint="raise rollout.branch_tokens or leave this task out",
-        )
+    check_room(task, len(prompt), config)
     expansion = Expansion(
         RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
         leaves=config.leaves,
@@ -98,18 +151,29 @@ async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats
         retries=config.retries,
         deepest=config.max_calls,
     )
-    return await _Driver(agent, task, config, chat, tools, expansion).run()
+    return await TreeDriver(agent, task, config, chat, tools, expansion).run()
 
 
-class _Driver:
-    """Carries out an expansion's commands and feeds it what happened."""
+def check_room(task: Task, num_tokens: int, config: RolloutConfig) -> None:
+    """Raises ConfigError where the prompt of `task`, of so many tokens, leaves no room for a turn."""
+    if num_tokens >= config.branch_tokens:
+        raise ConfigError(
+            f"the prompt of task {task.id} has {num_tokens} tokens and leaves no room for a turn",
+            where="rollout.branch_tokens",
+            value=config.branch_tokens,
+            hint="raise rollout.branch_tokens or leave this task out",
+        )
+
+
+class RolloutDriver(ABC):
+    """Carries out an expansion's commands and feeds it what happened. How a turn is sampled, a subclass knows."""
 
     group: asyncio.TaskGroup
 
     def __init__(
-        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[ToolBase, ...], expansion: Expansion
+        self, task: Task, config: RolloutConfig, tools: tuple[ToolBase, ...], tool_gateway: ToolGateway, expansion: Expansion
     ) -> None:
-        self.agent, self.task, self.config, self.chat = agent, task, config, chat
+        self.task, self.config, self.tool_gateway = task, config, tool_gateway
         self.expansion, self.tree = expansion, expansion.tree
         self.tools = {tool.name: tool for tool in tools}
         self.states = ToolStates(tools, task, config.tool_deadline_s)
@@ -119,37 +183,49 @@ class _Driver:
         self.judged_at: dict[Place, float] = {}  # by tip; seconds
         self.tool_s = self.waited_s = 0.0
 
-    async def run(self) -> TreeRollout:
+    @abstractmethod
+    async def sample(self, command: SampleTurn) -> None:
+        """Sample the turn and feed it, or its failure."""
+
+    @abstractmethod
+    def observe(self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None) -> Returned:
+        """What the model reads of `results`, one a call; `calls_left`: see `ChatFormat.observe`."""
+
+    async def carry_out(self) -> None:
         try:
             async with task_group() as self.group:
                 self._obey(self.expansion.start())
         except BaseException:
             await self.states.close()
             raise
-        return TreeRollout(
-            task=self.task,
-            chat=self.chat,
-            expansion=self.expansion,
-            parsed=self.parsed,
-            states=self.states,
-            failures=tuple(self.failures),
-            discarded={p: tuple(made.values()) for p, made in self.outcomes.items() if made and p not in self.tree.observations},
-            tool_s=self.tool_s,
-            waited_s=self.waited_s,
-        )
 
-    def _feed(self, event: Event) -> None:
+    def outcome(self) -> dict[str, Any]:
+        """The fields of a `TaskRollout`."""
+        return {
+            "task": self.task,
+            "expansion": self.expansion,
+            "parsed": self.parsed,
+            "states": self.states,
+            "failures": tuple(self.failures),
+            "discarded": {
+                place: tuple(made.values()) for place, made in self.outcomes.items() if made and place not in self.tree.observations
+            },
+            "tool_s": self.tool_s,
+            "waited_s": self.waited_s,
+        }
+
+    def feed(self, event: Event) -> None:
         self._obey(self.expansion.feed(event))
 
-    def _fail(self, place: Place, ending: StopReason, reason: object) -> None:
+    def fail(self, place: Place, ending: StopReason, reason: object) -> None:
         self.failures.append((place, str(reason)))
-        self._feed(Failed(place, ending))
+        self.feed(Failed(place, ending))
 
     def _obey(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
                 case SampleTurn():
-                    self.group.create_task(self._sample(command))
+                    self.group.create_task(self.sample(command))
                 case RunCalls():
                     self.group.create_task(self._run_calls(command))
                 case Decided():
@@ -161,58 +237,16 @@ class _Driver:
         if command.granted == 0 and self.states.tools:
             self.group.create_task(self.states.drop(command.place))
 
-    # --- turns
-
-    async def _sample(self, command: SampleTurn) -> None:
-        place, tip = command.place, command.place[:-1]
-        context = self.tree.context(tip)
-        room = self.config.branch_tokens - len(context)
-        unjudged = command.role is Role.PROBE and tip not in self.judged_at
-        draft = TurnBuilder()
-        try:
-            async with aclosing(self._chunks(command, context, room)) as chunks:
-                async for chunk in chunks:
-                    draft.add(chunk)
-                    if unjudged and len(draft.tokens) >= self.config.head and not draft.finish:
-                        unjudged = False
-                        self.judged_at[tip] = _now()
-                        self._feed(draft.head(place, self.config.head))
-            if draft.finish is None or not draft.tokens:
-                raise EngineError("the engine's answer broke off")
-        except EngineError as error:
-            self._fail(place, StopReason.ENGINE_FAILED, error)
-            return
-        if unjudged:
-            self.judged_at[tip] = _now()
-        said = self.parsed[place] = self.chat.parse(draft.tokens)
-        turn = draft.turn(place, command.role, said.calls if draft.finish is FinishReason.STOP else ())
-        self._feed(TurnEnded(turn, self._ending(turn, room)))
-
-    def _chunks(self, command: SampleTurn, context: Sequence[int], room: int) -> AsyncGenerator[Chunk, None]:
-        random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
-        params = SamplingParams(
-            max_tokens=min(self.config.turn_tokens, room),
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            stop=self.chat.stop,
-            stop_tokens=self.chat.stop_tokens,
-            seed=random.getrandbits(63),
-            head=self.config.head if command.role is Role.PROBE else 0,
-            tree=f"{self.tree.step}/{self.task.id}",
-        )
-        chunks = self.agent.engine.sample(context, params)
-        return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
-
-    def _ending(self, turn: Turn, room: int) -> StopReason | None:
-        """How the branch ends with `turn`, which had `room` tokens left in its branch; None where its calls are to
-        run."""
+    def ending(self, turn: Turn, num_tokens: int, room: int) -> StopReason | None:
+        """How the branch ends with `turn`, of so many tokens of the `room` left in its branch; None where its calls are
+        to run."""
         if turn.finish is FinishReason.LENGTH:
-            return StopReason.TURN_LENGTH if len(turn.tokens) < room else StopReason.BRANCH_LENGTH
+            return StopReason.TURN_LENGTH if num_tokens < room else StopReason.BRANCH_LENGTH
         if not turn.calls:
             return StopReason.FINISHED
         if self._calls_left(turn.place) <= 0:
             return StopReason.CALL_LIMIT
-        return StopReason.BRANCH_LENGTH if len(turn.tokens) >= room else None  # no result would fit
+        return StopReason.BRANCH_LENGTH if num_tokens >= room else None  # no result would fit
 
     def _calls_left(self, place: Place) -> int:
         """Calls that the turn at `place` may still make: the limit less those of the turns before it."""
@@ -230,9 +264,9 @@ class _Driver:
             if observed.ending is None and self._may_branch(place):
                 await self.states.capture(place)
         except ToolError as error:
-            self._fail(place, StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED, error)
+            self.fail(place, StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED, error)
             return
-        self._feed(observed)
+        self.feed(observed)
 
     async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]) -> None:
         """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
@@ -250,7 +284,7 @@ class _Driver:
 
         async def work(queue: list[tuple[int, Call, CallContext]]) -> None:
             for number, call, context in queue:
-                outcome = await self.agent.tool_gateway.call(self.tools, call, context)
+                outcome = await self.tool_gateway.call(self.tools, call, context)
                 self.tool_s += outcome.seconds
                 if outcome.status is CallStatus.UNAVAILABLE:
                     down.append(f"{outcome.tool}: {outcome.text}")
@@ -265,16 +299,73 @@ class _Driver:
             raise ToolError("; ".join(down))
 
     def _observed(self, command: RunCalls, left: int, outcomes: Mapping[int, ToolCallResult]) -> Returned:
-        place, turn = command.place, self.tree.turns[command.place]
         refused = [ToolCallResult(tool=call.name, status=CallStatus.REFUSED, text=NOT_RUN) for call in command.calls[left:]]
         told = max(0, left - len(command.calls)) if self.config.at_call_limit == "tell" else None
-        tokens, seen = self.chat.observe(turn, [*(outcomes[number] for number in sorted(outcomes)), *refused], told)
-        used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
-        full = used >= self.config.branch_tokens
-        return Returned(Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None)
+        return self.observe(command, [*(outcomes[number] for number in sorted(outcomes)), *refused], told)
 
     def _may_branch(self, place: Place) -> bool:
         return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.config.most(len(place)) > 0
+
+
+class TreeDriver(RolloutDriver):
+    """Samples tokens from the agent's engine."""
+
+    def __init__(
+        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[ToolBase, ...], expansion: Expansion
+    ) -> None:
+        super().__init__(task, config, tools, agent.tool_gateway, expansion)
+        self.engine, self.chat = agent.engine, chat
+
+    async def run(self) -> TreeRollout:
+        await self.carry_out()
+        return TreeRollout(**self.outcome(), chat=self.chat)
+
+    async def sample(self, command: SampleTurn) -> None:
+        place, tip = command.place, command.place[:-1]
+        context = self.tree.context(tip)
+        room = self.config.branch_tokens - len(context)
+        unjudged = command.role is Role.PROBE and tip not in self.judged_at
+        draft = TurnBuilder()
+        try:
+            async with aclosing(self._chunks(command, context, room)) as chunks:
+                async for chunk in chunks:
+                    draft.add(chunk)
+                    if unjudged and len(draft.tokens) >= self.config.head and not draft.finish:
+                        unjudged = False
+                        self.judged_at[tip] = _now()
+                        self.feed(draft.head(place, self.config.head))
+            if draft.finish is None or not draft.tokens:
+                raise EngineError("the engine's answer broke off")
+        except EngineError as error:
+            self.fail(place, StopReason.ENGINE_FAILED, error)
+            return
+        if unjudged:
+            self.judged_at[tip] = _now()
+        said = self.parsed[place] = self.chat.parse(draft.tokens)
+        turn = draft.turn(place, command.role, said.calls if draft.finish is FinishReason.STOP else ())
+        self.feed(TurnEnded(turn, self.ending(turn, len(turn.tokens), room)))
+
+    def _chunks(self, command: SampleTurn, context: Sequence[int], room: int) -> AsyncGenerator[Chunk, None]:
+        random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
+        params = SamplingParams(
+            max_tokens=min(self.config.turn_tokens, room),
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            stop=self.chat.stop,
+            stop_tokens=self.chat.stop_tokens,
+            seed=random.getrandbits(63),
+            head=self.config.head if command.role is Role.PROBE else 0,
+            tree=f"{self.tree.step}/{self.task.id}",
+        )
+        chunks = self.engine.sample(context, params)
+        return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
+
+    def observe(self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None) -> Returned:
+        place, turn = command.place, self.tree.turns[command.place]
+        tokens, seen = self.chat.observe(turn, results, calls_left)
+        used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
+        full = used >= self.config.branch_tokens
+        return Returned(Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None)
 
 
 def _now() -> float:

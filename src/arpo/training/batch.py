@@ -15,7 +15,6 @@ from arpo.assembly.components import Components
 from arpo.core.branching import StepStats, WindowedRule
 from arpo.core.credit import mixed
 from arpo.core.place import Place, show
-from arpo.core.tree import Prompt
 from arpo.core.window import next_stats
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import TrainConfig
@@ -134,7 +133,7 @@ def best_and_worst(batch: Sequence[Rollout]) -> list[str]:
 
 def _text(name: str, reward: float, rollout: Rollout, leaf: Place) -> str:
     grown = rollout.grown
-    written = "".join(grown.chat.text(s.tokens) for s in grown.tree.path(leaf) if not isinstance(s, Prompt)).strip()
+    written = grown.text(leaf).strip()
     if len(written) > MAX_CHARS:
         written = f"{written[: MAX_CHARS // 2]} … {written[-MAX_CHARS // 2 :]}"
     ending = grown.tree.endings[leaf].value.replace("_", " ")

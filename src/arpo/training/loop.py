@@ -186,7 +186,7 @@ class Trainer:
     def _keep_sample(self, rollout: Rollout) -> None:
         """Write one trajectory of the step as text, for the report."""
         for leaf, score in list(rollout.scored.scores.items())[:1]:
-            text = "".join(rollout.grown.chat.text(segment.tokens) for segment in rollout.grown.tree.path(leaf))
+            text = rollout.grown.prompt_text() + rollout.grown.text(leaf)
             self.folder.append_sample(
                 self.step,
                 text,

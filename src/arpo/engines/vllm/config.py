@@ -18,6 +18,7 @@ OWN = {  # what other keys of a recipe say, or what this engine must decide itse
     "logprobs_mode": None,
     "enable_prefix_caching": None,
     "enable_sleep_mode": "engine.vllm.sleep",
+    "weight_transfer_config": "engine.vllm.weights",
 }
 
 
@@ -52,10 +53,9 @@ class VllmConfig(Config):
     sleep: bool = False
     """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main memory)."""
 
-    weights: Literal["files", "broadcast"] = "files"
-    """How new weights reach vLLM. `files`: through a folder that the learner and every server see. `broadcast`: without a file, by
-    NCCL where every worker has a GPU of its own, through shared memory where all have the learner's one GPU (CUDA IPC) or, without
-    GPUs, its machine, else by gloo."""
+    weights: Literal["files", "nccl", "ipc"] = "files"
+    """How new weights reach vLLM. `files`: through a folder that the learner and every server see, by default in shared memory.
+    `nccl`, `ipc`: by vLLM's own weight transfer, to GPUs that the learner does not use, or to the learner's own (CUDA IPC)."""
 
     transfer_s: float = Field(default=300.0, gt=0)
     """How long a server may take over new weights before it counts as lost."""
@@ -72,6 +72,16 @@ class VllmConfig(Config):
 
     options: dict[str, Any] = Field(default={})
     """Passed on to vLLM: engine arguments by name, such as {tensor_parallel_size: 2, enforce_eager: true}."""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _is_no_broadcast(cls, weights: Any) -> Any:
+        if weights == "broadcast":
+            raise ValueError(
+                "'broadcast' is gone: write nccl where vLLM has GPUs that the learner does not use, ipc where it has the learner's "
+                "own, and files without GPUs"
+            )
+        return weights
 
     @field_validator("urls")
     @classmethod
@@ -111,8 +121,6 @@ class VllmConfig(Config):
             raise conflict(f"the mode {self.mode} starts no servers: set mode to serve", next(k for k in keys if keys[k]), "mode")
         if self.devices and len(self.devices) != self.replicas:
             raise conflict(f"{len(self.devices)} devices for {self.replicas} replicas: give one of each", "devices", "replicas")
-        if self.weights == "broadcast" and "worker_extension_cls" in self.options:
-            raise conflict("the weights broadcast need this option for themselves", "options", "weights")
         if self.sleep and self.mode == "endpoints":
             raise conflict(
                 "servers that you started sleep only if you started them so: this is for in_process and serve", "sleep", "mode"

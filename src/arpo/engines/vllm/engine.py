@@ -1,7 +1,7 @@
 """The engine `vllm`: what both ways of running it share.
 
 A thread with an event loop of its own talks to vLLM, so that nothing which happens on the caller's loop (or to it) holds up or
-breaks a request. Knows turns, stops, weights and when to start; how vLLM is reached, a `Form` knows.
+breaks a request. Knows turns, stops, weights and when to start; how vLLM is reached, a `Transport` knows.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class VllmEngine(EngineBase):
             dtype=settings.dtype,
             folder=Path(said.weights_folder).expanduser() if said.weights_folder else None,
             unties=settings.unties,
-            offers=said.weights == "broadcast",
+            offers=said.weights != "files",
         )
         return cls(
             settings.form(tell=_say),

@@ -26,8 +26,7 @@ from arpo.errors import ConfigError
 
 GRACE_S = 15.0  # between asking a server to end and ending it
 CHILD = Path(__file__).with_name("child.py")
-SHIPPED = Path("arpo_vllm_workers.py")  # what runs in the servers is copied beside them, which need not have arpo
-SHIPPED_GUARD = Path("arpo_vllm_guard.py")
+GUARD = "arpo_vllm_guard"  # the module as which the servers, which need not have arpo, find a copy of `guard.py`
 
 
 @dataclass(slots=True)
@@ -60,8 +59,7 @@ class Launcher:
         """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end of its
         log for one that does not start."""
         self._home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
-        for name, shipped in (("workers.py", SHIPPED), ("guard.py", SHIPPED_GUARD)):
-            shutil.copyfile(CHILD.with_name(name), self._home / shipped)
+        shutil.copyfile(CHILD.with_name("guard.py"), self._home / f"{GUARD}.py")
         for number, server in enumerate(self.servers):
             server.log = self._home / f"server-{number}.log"
             self._start(server, folder)
@@ -82,12 +80,19 @@ class Launcher:
     async def revive(self, url: str, folder: Callable[[], Awaitable[Path]]) -> bool:
         """Start the server at `url` again if it has ended, each time after a longer wait, with the model that
         `folder` gives. True where it is not running yet."""
-        server = next(each for each in self.servers if each.url == url)
+        server = next(server for server in self.servers if server.url == url)
         if server.process is not None and server.process.poll() is None:
             return False
         if time.monotonic() >= server.next_start:
             self._start(server, await folder())
         return True
+
+    def end(self, url: str) -> None:
+        """End the server at `url` at once; `revive` starts it again."""
+        server = next(server for server in self.servers if server.url == url)
+        if server.process is not None:
+            _close(server.process)
+            _kill(server.process)
 
     async def stop(self) -> None:
         """End every server, and what it started."""
@@ -99,9 +104,7 @@ class Launcher:
             shutil.rmtree(self._home, ignore_errors=True)
 
     def _start(self, server: Started, folder: Path) -> None:
-        if server.process is not None:
-            _close(server.process)
-            _kill(server.process)
+        self.end(server.url)
         command = [self.python, "-c", CHILD.read_text(), *self.flags(server.url, folder)]
         environment = {**os.environ, **self.environment, "VLLM_SERVER_DEV_MODE": "1", KEY: self.key}
         environment.pop("VLLM_API_KEY", None)  # somebody else's: it would ask for that one too
@@ -127,7 +130,7 @@ class Launcher:
 
 
 FLAGS = (
-    *("--middleware", f"{SHIPPED_GUARD.stem}.Guard"),
+    *("--middleware", f"{GUARD}.BearerGuard"),
     *("--served-model-name", "arpo"),
     *("--uvicorn-log-level", "warning"),
     "--disable-uvicorn-access-log",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arpo.engines import SamplingParams
-from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
 from arpo.engines.vllm.transport import Piece, WeightSnapshot
+from arpo.engines.vllm.weight_sender import TransferError, WeightSender
 from arpo.errors import ArpoError, ConfigError, EngineError, first_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LOOK_S = 0.5  # between looks at whether the core lives, while vLLM is waited fo
 
 
 class InProcess:
-    """A `Form`. Everything runs on one event loop."""
+    """A `Transport`. Everything runs on one event loop."""
 
     def __init__(self, settings: "Settings", tell: Callable[[str], None] = lambda text: None) -> None:
         self.settings, self.tell = settings, tell
@@ -34,7 +34,7 @@ class InProcess:
         self._changing = asyncio.Lock()  # one start, update of weights, sleep or waking at a time
         self._asleep = False
         self._version = 0
-        self._link: WeightBroadcast | None = None
+        self._sender: WeightSender | None = None  # None: weights go by files
 
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -72,9 +72,11 @@ class InProcess:
                 await self._unless_dead(self._update_weights(published))
             except EngineDeadError:
                 return  # as above
+            except TransferError as error:  # what it holds may be half old, half new
+                self.tell(f"vLLM is started again with new weights, which did not reach it: {error}")
+                self._give_up()
             except BaseException as error:  # what it holds may be half old, half new
-                self.llm.output_processor.propagate_error(EngineDeadError())
-                self._shut_down()
+                self._give_up()
                 if isinstance(error, Exception):
                     raise EngineError(f"vLLM cannot load new weights: {first_line(error)}") from error
                 raise
@@ -89,19 +91,24 @@ class InProcess:
         await self.llm.resume_generation()
 
     async def _hand_over(self, published: WeightSnapshot) -> None:
-        """Through the collective, where the recipe says so and it works; else by files."""
-        if self._link is not None:
-            try:
-                await self._link.send(published)
-                return
-            except LinkError as error:
-                self.tell(f"new weights go to vLLM by a file this time: {error}")
-        await self._call("reload_weights", weights_path=str(await published.written()))
+        if self._sender is not None:
+            await self._sender.send(published)
+        else:
+            await self._call("reload_weights", weights_path=str(await published.written()))
 
-    async def _call(self, method: str, **arguments: Any) -> Sequence[Any]:
-        """Run a method of every worker."""
-        said: Sequence[Any] = await self.llm.collective_rpc(method, kwargs=arguments)
-        return said
+    async def _call(self, method: str, **arguments: Any) -> None:
+        """Run a method of every worker; vLLM's weight transfer is such methods too."""
+        await self.llm.collective_rpc(method, kwargs=arguments)
+
+    async def _num_workers(self) -> int:
+        return int(self.llm.vllm_config.parallel_config.world_size_across_dp)
+
+    def _give_up(self) -> None:
+        """Fail the requests in flight; the next one starts vLLM again."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self.llm.output_processor.propagate_error(EngineDeadError())
+        self._shut_down()
 
     async def sleep(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -172,8 +179,8 @@ class InProcess:
             self.llm.shutdown()
             self.llm.shutdown = lambda timeout=None: None  # its __del__ would do it again, at the interpreter's end in vain
             self.llm, self._asleep = None, False
-            if self._link is not None:
-                self._link.close()
+            if self._sender is not None:
+                self._sender.close()
 
     async def _wake(self) -> None:
         if self._asleep:
@@ -197,7 +204,7 @@ class InProcess:
             ) from error
         await self._unless_dead(self.llm.update_weight_version(self.published.label))
         self._version = self.published.version
-        self._link = WeightBroadcast(self._call, transfer_s=self.settings.vllm.transfer_s) if self.settings.broadcasts else None
+        self._sender = self.settings.sender(self._call, self._num_workers)
 
 
 def _columns(flat: Any, num_tokens: int, top_k: int) -> tuple[list[float], np.ndarray]:

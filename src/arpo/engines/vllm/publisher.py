@@ -30,8 +30,8 @@ SHARED_MEMORY = Path("/dev/shm")
 class Publisher:
     """model: what the weights belong to (its config is written beside them). dtype: what they are written in; None: as they are.
     folder: where; None: shared memory where it has room, else the temporary folder. unties: write a head that is tied to the
-    embeddings once more, as a matrix of its own. offers: weights go through a collective, and
-    to a folder only where one is needed."""
+    embeddings once more, as a matrix of its own. offers: weights go to vLLM without
+    a file, and to a folder only where one is needed."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Publisher:
         return self.offer(state, version) if self.offers else self.write(state, version)
 
     def offer(self, state: Any, version: int) -> WeightSnapshot:
-        """The same for a collective: written to a folder only where somebody needs one, by `Published.written`, which may be
-        asked for while `state` is as it is."""
+        """The same for `WeightSender`. `WeightSnapshot.written` writes a folder where a server needs one, as long as `state` does
+        not change."""
         label, device = f"{self.run}/{version}", next(self.model.parameters()).device
         if not isinstance(state, Mapping):
             return WeightSnapshot(Path(state), version, label, parts=partial(_read, Path(state)), device=device)

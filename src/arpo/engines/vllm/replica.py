@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 
 from arpo.engines import SamplingParams
-from arpo.engines.vllm.broadcast import LinkError, WeightBroadcast
 from arpo.engines.vllm.publisher import PREFIX
 from arpo.engines.vllm.transport import Piece, WeightSnapshot
+from arpo.engines.vllm.weight_sender import TransferError, WeightSender
 from arpo.errors import ConfigError, EngineError
 
 EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
@@ -26,11 +26,6 @@ KEEP = {"mode": "keep", "clear_cache": "false"}  # of requests in flight
 HEALTH_S = 10.0  # an answer about its health that takes longer is none
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
 NEEDED = "VLLM_SERVER_DEV_MODE=1 and the flags --enable-scale-out --enable-prompt-tokens-details --logprobs-mode processed_logprobs"
-
-
-EXTEND = (
-    "Start it with --worker-extension-cls arpo.engines.vllm.workers.Receiver (docs/vllm.md), or set engine.vllm.weights to files"
-)
 
 
 class LostError(Exception):
@@ -50,7 +45,7 @@ class Replica:
         self.version = 0
         self.live = 0
         self.loads = 0
-        self.link: WeightBroadcast | None = None  # through which weights come, where not through files
+        self.sender: WeightSender | None = None  # through which weights come, where not through files
         self.why = ""  # it was taken out
         self.bringing = asyncio.Lock()  # one change of weights at a time
         self._asking: set[asyncio.Task[httpx.Response]] = set()  # what it has not begun to answer
@@ -99,14 +94,14 @@ class Replica:
     async def publish(self, published: WeightSnapshot) -> None:
         """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
         server answers and cannot. It stays paused then: what it holds may be half old, half new."""
-        folder = await published.written() if self.link is None else None
+        folder = await published.written() if self.sender is None else None
         await self._post("/pause", params=KEEP)
-        if self.link is None:
-            await self.call("reload_weights", weights_path=str(folder))
+        if self.sender is None:
+            await self._post("/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
         else:
             try:
-                await self.link.send(published)
-            except LinkError as error:
+                await self.sender.send(published)
+            except TransferError as error:
                 raise LostError(str(error)) from error
         await self._post("/reset_prefix_cache", params={"reset_running_requests": "true"})
         await self.name(published)
@@ -116,18 +111,20 @@ class Replica:
         """Write on. One that is not paused does not mind."""
         await self._post("/resume")
 
-    async def call(self, method: str, **arguments: Any) -> Sequence[Any]:
-        """Run a method of every worker."""
-        given = {"method": method, "kwargs": arguments}
-        said: Sequence[Any] = (await self._post("/collective_rpc", json=given)).json()["results"]
-        return said
+    async def transfer(self, route: str, **arguments: Any) -> None:
+        """Call a route of vLLM's weight transfer."""
+        await self._post(f"/{route}", json=arguments)
 
-    async def meet(self, published: WeightSnapshot) -> None:
-        """Where weights come through a collective: join it. Raises LostError."""
-        if self.link is not None:
+    async def num_workers(self) -> int:
+        """Processes that hold a part of the model."""
+        return int((await self._get("/get_world_size")).json()["world_size"])
+
+    async def join(self, published: WeightSnapshot) -> None:
+        """Where weights come without files: meet the workers. Raises LostError."""
+        if self.sender is not None:
             try:
-                await self.link.meet(published)
-            except LinkError as error:
+                await self.sender.join(published)
+            except TransferError as error:
                 raise LostError(str(error)) from error
 
     async def name(self, published: WeightSnapshot) -> None:
@@ -141,9 +138,14 @@ class Replica:
         the model has its head tied to its embeddings."""
         said = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
         model = said["model_config"]
-        if self.link is not None and not str(said["parallel_config"]["worker_extension_cls"]).endswith("workers.Receiver"):
-            what = f"the workers of the server at {self.url} cannot take weights without files"
-            raise ConfigError(what, where="engine.vllm.weights", value="broadcast", hint=EXTEND)
+        if self.sender is not None and (said.get("weight_transfer_config") or {}).get("backend") != self.sender.backend:
+            flag = f"""--weight-transfer-config '{{"backend": "{self.sender.backend}"}}'"""
+            raise ConfigError(
+                f"the server at {self.url} does not take weights by {self.sender.backend}",
+                where="engine.vllm.weights",
+                value=self.sender.backend,
+                hint=f"Start it with {flag} (docs/vllm.md), or set engine.vllm.weights to files",
+            )
         wrong = {
             "--logprobs-mode": (model["logprobs_mode"], "processed_logprobs", model["logprobs_mode"] != "processed_logprobs"),
             "--max-logprobs": (model["max_logprobs"], self.top_k + 1, 0 <= model["max_logprobs"] <= self.top_k),
@@ -180,8 +182,8 @@ class Replica:
     async def drop(self) -> None:
         """It is down: end what still waits for its answers."""
         self.up = False
-        if self.link is not None:
-            self.link.close()
+        if self.sender is not None:
+            self.sender.close()
         for asking in self._asking:
             asking.cancel()
         for response in list(self._answers):
@@ -298,7 +300,7 @@ def _ties(folder: Path) -> bool:
 
 def _by_version(pieces: Sequence[Piece], start: int, spans: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
     """`pieces`, the first of which begins at token `start` of its turn, cut where the weights changed: `spans` is vLLM's list of
-    labels with the tokens that they wrote, which end in the version (see `Published`)."""
+    labels with the tokens that they wrote, which end in the version (see `WeightSnapshot`)."""
     for piece in pieces:
         end = start + len(piece.tokens)
         marks = sorted({start, end, *(int(span["start"]) for span in spans if start < int(span["start"]) < end)})

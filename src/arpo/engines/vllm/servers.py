@@ -27,9 +27,9 @@ HOMES = 8192  # trees whose replica is remembered
 
 
 class Servers:
-    """A `Form` over `replicas`. context: tokens that they must be able to read; tied: see `Replica.check`. launcher: starts and
-    ends them; None: somebody else does. patience_s: how long a request waits while none is up. transfer_s: how long one may take
-    over new weights. tell: hears of losses, returns."""
+    """A `Transport` over `replicas`. context: tokens that they must be able to read. tied: see `Replica.check`. launcher: starts
+    and ends them; None: somebody else does. patience_s: how long a request waits while none is up. transfer_s: how long one may
+    take over new weights. tell: hears of losses and returns."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Servers:
                 if loaded:
                     await replica.name(published)
                     await replica.check(self.context, tied=self.tied)
-                    await replica.meet(published)
+                    await replica.join(published)
                 elif not await replica.holds(published):
                     await replica.check(self.context, tied=self.tied)
                     await replica.publish(published)
@@ -165,6 +165,8 @@ class Servers:
                     await replica.resume()  # it may have been lost just before
         except (LostError, TimeoutError) as error:
             await self._lose(replica, str(error) or f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)")
+            if replica.sender is not None and self.launcher is not None:
+                self.launcher.end(replica.url)  # a worker may wait for the rest of them for ever
             return
         except BaseException:  # refused or cancelled, it may be paused, with half of them
             await replica.drop()

@@ -2,19 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from arpo.engines.config import EngineConfig, has_fast_bf16
-from arpo.engines.vllm.broadcast import LOOPBACK, WeightBroadcast, address_towards
 from arpo.engines.vllm.config import VllmConfig
-from arpo.engines.vllm.launch import SHIPPED, Launcher
+from arpo.engines.vllm.launch import Launcher
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.servers import Servers
 from arpo.engines.vllm.transport import Transport
+from arpo.engines.vllm.weight_sender import LOOPBACK, Call, WeightSender, address_towards
 from arpo.errors import ConfigError
 from arpo.files import expanded
 
@@ -59,6 +59,8 @@ class Settings:
         from arpo.engines.vllm.process import InProcess
         from arpo.engines.vllm.versions import Environment, check_here
 
+        if self.vllm.weights != "files":
+            self._check_can_send()
         if self.vllm.mode == "in_process":
             check_here()
             return InProcess(self, tell)
@@ -68,17 +70,25 @@ class Settings:
         Environment.of(python).check(python)
         devices = self.vllm.devices or (None,) * self.vllm.replicas
         arguments = {name: value for name, value in self.arguments().items() if name != "skip_tokenizer_init" or not self.tokenizes}
-        if self.broadcasts:
-            arguments["worker_extension_cls"] = f"{SHIPPED.stem}.Receiver"  # arpo need not be installed there
         launcher = Launcher(python, arguments, self.environment(), devices, self.vllm.start_s)
         return self._servers([server.url for server in launcher.servers], launcher, tell)
+
+    def _check_can_send(self) -> None:
+        """Raises ConfigError where this process cannot send weights by vLLM's weight transfer."""
+        from arpo.engines.vllm.versions import Environment
+
+        where, value = "engine.vllm.weights", self.vllm.weights
+        if not self.on_gpu:
+            raise ConfigError("the learner has no GPU here", where=where, value=value, hint="Without one, weights go by files")
+        if problem := Environment.here().problem():
+            raise ConfigError(f"vLLM sends the weights, and {problem[0]}", where=where, value=value, hint=problem[1])
 
     def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
         key = launcher.key if launcher else _key(self.vllm.key_env) if self.vllm.key_env else None
         replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
-        for replica in replicas if self.broadcasts else ():
+        for replica in replicas:
             host = LOOPBACK if launcher else address_towards(replica.url)
-            replica.link = WeightBroadcast(replica.call, host=host, transfer_s=self.vllm.transfer_s)
+            replica.sender = self.sender(replica.transfer, replica.num_workers, host)
         sleeps = self.vllm.sleep and self.on_gpu
         return Servers(
             replicas,
@@ -96,9 +106,11 @@ class Settings:
         """Whether the model runs in the core's own process, which on a CPU saves a process and its memory."""
         return not {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"} & self.vllm.options.keys()
 
-    @property
-    def broadcasts(self) -> bool:
-        return self.vllm.weights == "broadcast"
+    def sender(self, call: Call, num_workers: Callable[[], Awaitable[int]], host: str = LOOPBACK) -> WeightSender | None:
+        """What sends new weights to one vLLM; None: they go by files."""
+        if self.vllm.weights == "files":
+            return None
+        return WeightSender(self.vllm.weights, call, num_workers, host=host, transfer_s=self.vllm.transfer_s)
 
     @property
     def unties(self) -> bool:
@@ -125,8 +137,8 @@ class Settings:
         else:
             own |= {"kv_cache_memory_bytes": int(self.config.memory_gb * 2**30), "block_size": BLOCK, "enforce_eager": True}
             own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
-        if self.broadcasts:
-            own["worker_extension_cls"] = "arpo.engines.vllm.workers.Receiver"
+        if self.vllm.weights != "files":
+            own["weight_transfer_config"] = {"backend": self.vllm.weights}
         return own | self.vllm.options
 
     def environment(self) -> dict[str, str]:
@@ -136,6 +148,8 @@ class Settings:
         if not self.on_gpu:
             wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
             wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self.one_process else {}
+        if self.vllm.weights == "ipc":  # vLLM unpickles CUDA's handles, which come from this run alone: its servers ask for a key
+            wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         return {name: value for name, value in wanted.items() if name not in os.environ}
 
 

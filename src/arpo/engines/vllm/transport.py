@@ -39,7 +39,7 @@ class WeightSnapshot:
     version: int
     label: str
     write: Callable[[], Path] | None = None
-    parts: Callable[[], Parts] | None = None  # for a collective: names of a checkpoint, tensors, and their types there
+    parts: Callable[[], Parts] | None = None  # for `WeightSender`: names of a checkpoint, tensors, and their types there
     device: torch.device | None = None  # the learner's; None: main memory
     readers: int = 0  # servers that are being started from the folder, which therefore stays
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)

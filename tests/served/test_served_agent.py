@@ -1,24 +1,26 @@
-"""The engine of served models: whole rollouts over a real server on this machine, with tags as text and with native calls."""
+"""Agents of served models: whole rollouts over a real server on this machine, with tags as text and with native calls."""
 
 import copy
-import math
 from typing import Any
 
 import pytest
 
 import arpo
-from arpo.chat.native import NativeFormat
 from arpo.chat.tags import TagFormat
+from arpo.chat.token_text import TokenText
 from arpo.core.branching import StepStats
+from arpo.core.credit import ScoredTree
+from arpo.core.record import decode, encode, replay
 from arpo.core.tree import FinishReason, StopReason
+from arpo.endpoint.client import Endpoint
 from arpo.endpoint.client import Reply as Said
-from arpo.engines import SamplingParams, Weights
 from arpo.engines.config import EndpointEngineConfig, EngineConfig
-from arpo.engines.openai import OpenAIEngine, with_stop
-from arpo.errors import ConfigError, EngineError, ToolsStoppedError
-from arpo.rollout.agent import Agent
+from arpo.errors import ConfigError, ToolsStoppedError
+from arpo.rollout.collect import Rollout, record_of
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
+from arpo.served.agent import ServedAgent, ServedRollout
+from arpo.served.completions import CompletionDialogue, with_stop
+from arpo.served.native import NativeDialogue
 from arpo.tasks import Task
 from localhost import Asked, Reply, serving
 from published_formats import published
@@ -47,19 +49,22 @@ def message(content: str | None, *calls: str, finish: str = "stop") -> Reply:
     return Reply({"choices": [{"message": told, "finish_reason": "tool_calls" if made else finish}]})
 
 
-def agent(url: str, tokenizer: Any = None, **settings: Any) -> Agent:
+def agent(url: str, tokenizer: Any = None, **settings: Any) -> ServedAgent:
     config = EndpointEngineConfig(**{"url": f"{url}/v1", "model": "m", "retries": 1, **settings})
-    sizes = {"vocab_size": len(tokenizer)} if tokenizer else {}
-    engine = OpenAIEngine(config, tokenizer, **sizes)
-    form = (lambda tools: TagFormat(tokenizer, tools)) if tokenizer else (lambda tools: NativeFormat(tools, system="Be brief."))
-    return Agent(engine=engine, tools=(search,), format=form, vocab_size=engine.vocab_size)
+
+    def dialogue(tools: Any) -> Any:
+        if tokenizer is None:
+            return NativeDialogue(system="Be brief.")
+        return CompletionDialogue(TagFormat(tokenizer, tools), TokenText(tokenizer), prompt=config.prompt)
+
+    return ServedAgent(endpoint=Endpoint(config, "model's endpoint"), tools=(search,), dialogue=dialogue)
 
 
-async def grown(one: Agent, **limits: Any) -> TreeRollout:
+async def grown(one: ServedAgent, **limits: Any) -> ServedRollout:
     try:
-        return await rollout_tree(one, TASK, LIMITS.model_copy(update=limits), stats=StepStats(step="test"), seed=3)
+        return await one.rollout(TASK, LIMITS.model_copy(update=limits), stats=StepStats(step="test"), seed=3)
     finally:
-        await one.engine.close()
+        await one.close()
 
 
 def native_world(asked: Asked) -> Reply:
@@ -77,8 +82,42 @@ async def test_native_calls_reach_the_tools_and_their_results_the_model() -> Non
     assert len({body["seed"] for body in bodies}) == 4 and all(0 <= body["seed"] < 2**31 for body in bodies)
     assert [tree.parsed[0, 0].answer, tree.parsed[1, 0].answer] == ["Lima", "Lima"]
     assert set(tree.tree.endings.values()) == {StopReason.FINISHED}
-    turn = tree.tree.turns[0,]
-    assert all(math.isnan(x) for x in turn.logprobs) and turn.bounds is not None and set(turn.bounds[0]) == {0.0}
+    assert not any(turn.tokens for turn in tree.tree.turns.values())
+    assert tree.turn_text((0,)) == '<tool_call>search({"query": "Peru"})</tool_call>'
+    assert tree.observation_text((0,)) == "<tool_response>Peru: Lima is the capital</tool_response>"
+    assert "user: Capital of Peru?" in tree.prompt_text() and "tools: search" in tree.prompt_text()
+
+
+async def test_tokens_and_money_are_those_that_the_endpoint_counts() -> None:
+    def world(asked: Asked) -> Reply:
+        said = native_world(asked)
+        told = {"prompt_tokens": 1000, "prompt_tokens_details": {"cached_tokens": 500}, "completion_tokens": 50}
+        return Reply({**said.content, "usage": told})
+
+    with serving(world) as site:
+        one = agent(site.url, price_in=2.0, price_cached=1.0, price_out=10.0)
+        tree = await grown(one, branch_tokens=5000)
+    assert (tree.num_read((0,)), tree.num_written((0, 0))) == (1000, 50)
+    assert tree.money((0,)) == pytest.approx(0.002) and one.spent.money == pytest.approx(4 * 0.002)
+
+
+async def test_its_record_is_written_read_and_replayed_as_any_other() -> None:
+    with serving(native_world) as site:
+        tree = await grown(agent(site.url))
+    record = record_of(Rollout(grown=tree, scored=ScoredTree(tree.tree, {}), transcripts={}))
+    [again] = decode(encode(record))
+    assert again == record and replay(again) == tree.tree
+    texts = record.notes["texts"]
+    assert isinstance(texts, dict) and "Lima" in texts["0.0"]
+
+
+async def test_who_listens_hears_turns_and_results_as_they_come() -> None:
+    heard: list[tuple[str, bool]] = []
+    with serving(native_world) as site:
+        one = agent(site.url).heard_by(lambda text, by_agent: heard.append((text, by_agent)), TASK)
+        await grown(one, leaves=1, roots=1)
+    assert [by_agent for _, by_agent in heard] == [True, False, True]
+    assert "Lima is the capital" in heard[1][0] and "boxed{Lima}" in heard[2][0]
 
 
 async def test_tags_go_over_completions_and_their_closing_tags_come_back(tokenizer: Any) -> None:
@@ -106,9 +145,10 @@ async def test_a_context_as_text_begins_once_and_has_no_blank_that_nobody_wrote(
     backend.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", start)])
     says = iter(["<think>a</think><search>Peru", "<think>b</think><answer>Lima"])
     with serving(lambda _: completion(next(says))) as site:
-        one = await grown(agent(site.url, tokenizer), leaves=1, roots=1)
+        one = agent(site.url, tokenizer)
+        await grown(one, leaves=1, roots=1)
     first, second = (asked.json["prompt"] for asked in site.asked)
-    assert one.tree.prompt.tokens[0] == start and first.startswith("[INST] ")
+    assert one.dialogue([search]).begin(TASK, [search]).tokens[0] == start and first.startswith("[INST] ")
     assert second.startswith(first + "<think>a</think><search>Peru</search>\n<result>Peru: Lima is")
 
 
@@ -116,7 +156,7 @@ async def test_contexts_can_be_sent_as_tokens(tokenizer: Any) -> None:
     with serving(lambda _: completion("<think>x</think><answer>Lima</answer>", stop_reason="</answer>")) as site:
         tree = await grown(agent(site.url, tokenizer, prompt="tokens"))
         sent = site.asked[0].json["prompt"]
-    assert sent == list(tree.tree.prompt.tokens) and tree.parsed[0,].answer == "Lima"
+    assert sent == list(TagFormat(tokenizer, [search]).render(TASK, [search])) and tree.parsed[0,].answer == "Lima"
 
 
 async def test_cut_and_plainly_ended_turns(tokenizer: Any) -> None:
@@ -124,7 +164,7 @@ async def test_cut_and_plainly_ended_turns(tokenizer: Any) -> None:
         assert set((await grown(agent(site.url, tokenizer))).tree.endings.values()) == {StopReason.TURN_LENGTH}
     with serving(lambda _: completion("I do not know.")) as site:
         tree = await grown(agent(site.url, tokenizer))
-    assert tree.tree.turns[0,].tokens[-1] == tokenizer.eos_token_id and not tree.parsed[0,].well_formed
+    assert tree.turns[0,].context.tokens[-1] == tokenizer.eos_token_id and not tree.parsed[0,].well_formed
     with serving(lambda _: message("Li", finish="length")) as site:
         assert set((await grown(agent(site.url))).tree.endings.values()) == {StopReason.TURN_LENGTH}
 
@@ -166,19 +206,8 @@ async def test_a_question_that_cannot_be_asked_is_an_outcome_and_a_wrong_key_the
 async def test_broken_answers_are_asked_again() -> None:
     left = [Reply('{"choices": [{"mess'), Reply(status=503), message("Lima")]
     with serving(lambda _: left.pop(0) if len(left) > 1 else left[0]) as site:
-        one = agent(site.url, retries=3)
-        chunks = [c async for c in one.engine.sample(NativeFormat([]).render(TASK, []), SamplingParams(max_tokens=5))]
-        await one.engine.close()
-    assert chunks[0].finish is FinishReason.STOP and NativeFormat([]).text(chunks[0].tokens) == "Lima"
-
-
-async def test_it_cannot_be_trained(tokenizer: Any) -> None:
-    one = agent("http://127.0.0.1:9", tokenizer).engine
-    with pytest.raises(ConfigError, match="not trained on"):
-        await one.update_weights(Weights(1, {}))
-    await one.close()
-    with pytest.raises(EngineError, match="closed"):
-        await anext(one.sample([1], SamplingParams(max_tokens=1)))
+        tree = await grown(agent(site.url, retries=3), leaves=1, roots=1)
+    assert tree.turns[0,].finish is FinishReason.STOP and tree.turn_text((0,)) == "Lima"
 
 
 def test_a_recipe_says_what_lacks() -> None:
