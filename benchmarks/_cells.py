@@ -1,4 +1,5 @@
-"""A cell of the comparison: one method with one seed, as a run in a process of its own, and as a small file once it is finished.
+"""A cell of the comparison: one method with one seed, as a run in a process of its own, and as a small file once it is
+finished.
 
     OUT/cells/arpo-s0.json   figures of a finished cell: enough for every table and plot, so cells can be kept and moved alone
         runs/arpo-s0/        its run folder; checkpoints are removed once the cell is finished (one takes 1.6 GB in the quickstart)
@@ -120,7 +121,8 @@ class Plan:
     out: Path
 
     def order(self) -> list[tuple[str, int]]:
-        """Cells seed by seed, so that every method soon has one; within a seed, arpo before the random one that needs its rates."""
+        """Cells seed by seed, so that every method soon has one; within a seed, arpo before the random one that needs
+        its rates."""
         methods = sorted(self.methods, key=("grpo", "arpo", "random", "fixed").index)
         return [(method, seed) for seed in self.seeds for method in methods]
 
@@ -132,8 +134,9 @@ class Plan:
 
 
 def cell_overrides(plan: Plan, method: str, seed: int, rates: tuple[float, ...] = (0.5,)) -> list[str]:
-    """What makes `plan`'s recipe the run of one cell. All methods have the same leaves, cold start, questions and draws; all but
-    grpo have the same roots. `fixed` wants as many siblings at the first tool result as fill the tree. Raises ConfigError."""
+    """What makes `plan`'s recipe the run of one cell. All methods have the same leaves, cold start, questions and
+    draws; all but grpo have the same roots. `fixed` wants as many siblings at the first tool result as fill the tree.
+    Raises ConfigError."""
     base = load_recipe(plan.recipe, plan.overrides)
     rollout = base.rollout
     if not isinstance(rollout.rule, Paper) or not isinstance(rollout.roots, int) or rollout.roots >= rollout.leaves:
@@ -158,7 +161,8 @@ def cell_run(plan: Plan, method: str, seed: int, rates: tuple[float, ...] = (0.5
 
 
 def rates_of(cell: Cell | None, seed: int) -> tuple[float, ...]:
-    """p_d at depth 1, 2, ... for the random rule: how often ARPO's cell of that seed wanted a branch there. Raises CellError."""
+    """p_d at depth 1, 2, ... for the random rule: how often ARPO's cell of that seed wanted a branch there. Raises
+    CellError."""
     if cell is None or not cell.want_rates:
         why = "is not finished" if cell is None else "never came to a tool result"
         raise CellError(f"random takes its rates from arpo's cell of seed {seed}, which {why}")
@@ -214,7 +218,8 @@ def check_begun(plan: Plan) -> None:
 def carry_out(plan: Plan, method: str, seed: int) -> Cell:
     """Run the cell in a process of its own, or go on with it, and keep its figures.
 
-    Raises CellError or another ArpoError where it fails; Ctrl-C lets the process write a checkpoint and raises KeyboardInterrupt.
+    Raises CellError or another ArpoError where it fails; Ctrl-C lets the process write a checkpoint and raises
+    KeyboardInterrupt.
     """
     rates = rates_of(finished(plan, "arpo", seed), seed) if method == "random" else (0.5,)
     run = cell_run(plan, method, seed, rates)
@@ -228,13 +233,16 @@ def carry_out(plan: Plan, method: str, seed: int) -> Cell:
         if code:
             raise CellError(f"exit code {code}, last words: {last or 'none'} (all of them: {log})")
     cell = _cell_of(method, seed, RunFolder(folder), run)
-    write_atomic(plan.cell_file(method, seed), json.dumps(as_json(cell.model_dump()), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(
+        plan.cell_file(method, seed), json.dumps(as_json(cell.model_dump()), indent=1, ensure_ascii=False) + "\n"
+    )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return cell
 
 
 def _arguments(plan: Plan, method: str, seed: int, folder: Path, rates: tuple[float, ...]) -> list[str]:
-    """Of `arpo train`: go on from a checkpoint, or start anew (what was there is moved aside). Empty: the run is finished."""
+    """Of `arpo train`: go on from a checkpoint, or start anew (what was there is moved aside). Empty: the run is
+    finished."""
     if (folder / "recipe.yaml").exists():
         if RunFolder(folder).is_live():
             raise CellError(f"another process is writing {folder}: wait for it, or stop it")
@@ -247,8 +255,8 @@ def _arguments(plan: Plan, method: str, seed: int, folder: Path, rates: tuple[fl
 
 
 def _process(command: list[str], log: Path, label: str) -> tuple[int, str]:
-    """Exit code and last line. Output goes to `log` and, line by line, to stdout. The process has a session of its own, so that
-    Ctrl-C reaches it once, from here."""
+    """Exit code and last line. Output goes to `log` and, line by line, to stdout. The process has a session of its own,
+    so that Ctrl-C reaches it once, from here."""
     environment = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", **os.environ, "PYTHONUNBUFFERED": "1"}
     last = ""
     with log.open("a", encoding="utf-8") as file, subprocess.Popen(

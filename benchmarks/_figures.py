@@ -30,8 +30,8 @@ def at_least(what: str, least: float, measured: float) -> Goal:
 
 
 def finish(name: str, figures: Mapping[str, Any], goals: Sequence[Goal]) -> int:
-    """Print goals as lines and everything as one JSON object, last. Returns an exit code: 0 whether goals hold or not, since a
-    figure that disappoints is a result, not a failure."""
+    """Print goals as lines and everything as one JSON object, last. Returns an exit code: 0 whether goals hold or not,
+    since a figure that disappoints is a result, not a failure."""
     for goal in goals:
         shown = "not measured" if goal.measured is None else f"{goal.measured:.4g}"
         print(f"{'holds ' if goal.holds else 'MISSED'}  {goal.what}: {shown} (goal {goal.goal})")

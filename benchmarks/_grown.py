@@ -64,7 +64,13 @@ def grow(seed: int, lengths: Lengths, *, leaves: int, roots: int) -> Grown:
     """A finished tree, its events in an order as tools and turns might finish, and rewards of 0 and 1 drawn by leaf."""
     world = _World(Random(f"grown/{seed}"), lengths)
     config = ExpansionConfig(
-        leaves=leaves, roots=roots, rule=Paper(), head=HEAD, vocab_size=lengths.vocab_size, stats=StepStats(step=1), seed=seed
+        leaves=leaves,
+        roots=roots,
+        rule=Paper(),
+        head=HEAD,
+        vocab_size=lengths.vocab_size,
+        stats=StepStats(step=1),
+        seed=seed,
     )
     prompt = Prompt(tokens=world.tokens(lengths.prompt))
     expansion = Expansion.from_config(RolloutTree(f"task-{seed}", 1, prompt), config)

@@ -1,7 +1,8 @@
 """The requests of a rollout: noted as they are made, and made again without the rollout.
 
-A request is made when something happened in its tree: a turn's head came, or a turn ended. The replay waits for the same event and
-for nothing else, and writes as many tokens; a prompt that contains an earlier turn contains what the replay wrote for it.
+A request is made when something happened in its tree: a turn's head came, or a turn ended. The replay waits for the
+same event and for nothing else, and writes as many tokens; a prompt that contains an earlier turn contains what the
+replay wrote for it.
 """
 
 import asyncio
@@ -84,7 +85,8 @@ class Noting(EngineWrapper):
         return made
 
     def _parent(self, number: int) -> tuple[int | None, int]:
-        """The earlier request of whose prompt and turn the longest part begins the prompt of this one, and that length."""
+        """The earlier request of whose prompt and turn the longest part begins the prompt of this one, and that
+        length."""
         prompt, best, kept = self.asked[number].prompt, None, 0
         for earlier, one in enumerate(self.asked[:number]):
             length = len(one.prompt)

@@ -1,8 +1,9 @@
-"""Whether two trainers compute the same loss: TRL's recorded completions given to our learner, both in float32 on the same weights.
+"""Whether two trainers compute the same loss: TRL's recorded completions given to our learner, both in float32 on the
+same weights.
 
-The old log-probabilities are those of the weights before a small random change, so that ratios and clipping play their part: with
-r = 1 the value of the loss would say nothing about the log-probabilities. Advantages are drawn, the same for both: rewards that
-happen to be alike would make every loss 0.
+The old log-probabilities are those of the weights before a small random change, so that ratios and clipping play their
+part: with r = 1 the value of the loss would say nothing about the log-probabilities. Advantages are drawn, the same for
+both: rewards that happen to be alike would make every loss 0.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ def compare(trainer: Any, batch: dict[str, Any], run: RunConfig, groups: int) ->
     model, leaves = trainer.model, run.rollout.leaves
     config = LossConfig(aggregation="sequence", tis_cap=None, clip_low=run.loss.clip_low, clip_high=run.loss.clip_high)
     learner = LocalLearner(
-        model, loss=config, optim=run.optim, num_updates=1, token_budget=run.train.token_budget, tree=True, dtype=torch.float32
+        model,
+        loss=config,
+        optim=run.optim,
+        num_updates=1,
+        token_budget=run.train.token_budget,
+        tree=True,
+        dtype=torch.float32,
     )
     rows = {key: value[: groups * leaves] for key, value in batch.items() if key != "num_items_in_batch"}
     rows["advantages"] = torch.randn(len(rows["advantages"]), generator=torch.Generator().manual_seed(0))
@@ -110,8 +117,12 @@ def as_trees(rows: dict[str, Any], leaves: int) -> list[CreditedTree]:
 
 
 def _grow(tree: RolloutTree, root: int, tokens: Sequence[int], wrote: Sequence[int]) -> Place:
-    """One trajectory as a line of turns (`wrote` 1) and observations (0); results that nothing follows train nothing."""
-    runs = [(mine, [token for token, _ in run]) for mine, run in groupby(zip(tokens, wrote, strict=True), key=lambda pair: pair[1])]
+    """One trajectory as a line of turns (`wrote` 1) and observations (0); results that nothing follows train
+    nothing."""
+    runs = [
+        (mine, [token for token, _ in run])
+        for mine, run in groupby(zip(tokens, wrote, strict=True), key=lambda pair: pair[1])
+    ]
     runs = runs if runs[-1][0] else runs[:-1]
     place: Place = (root,)
     for number, (mine, part) in enumerate(runs):

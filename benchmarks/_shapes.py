@@ -39,8 +39,8 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 def model_of(
     shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Any:
-    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own; `changes`: other
-    numbers."""
+    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own;
+    `changes`: other numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     numbers = {**SHAPES[shape], **changes}

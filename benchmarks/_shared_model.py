@@ -1,8 +1,8 @@
 """The model, tasks and tools that both sides of `against_trl.py` train with, as a recipe and folders.
 
-The chat template is one that TRL knows how to read calls from (Qwen 2.5's, taken from the installed TRL), put on SmolLM2's
-tokenizer, which has the same ChatML tokens. A short cold start teaches the model to call `search` in it: without one neither side
-would ever call a tool. It is kept.
+The chat template is one that TRL knows how to read calls from (Qwen 2.5's, taken from the installed TRL), put on
+SmolLM2's tokenizer, which has the same ChatML tokens. A short cold start teaches the model to call `search` in it:
+without one neither side would ever call a tool. It is kept.
 
 Knows files and settings. Refuses to know trainers.
 """
@@ -32,8 +32,8 @@ TEMPLATE = "qwen2_5.jinja"
 
 
 def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: int | None = None) -> RunConfig:
-    """The recipe of our side, with `rule: none`. Its model lies under `out`, cold-started by so many `updates` (None: by what it
-    takes to call tools). Raises ConfigError without TRL."""
+    """The recipe of our side, with `rule: none`. Its model lies under `out`, cold-started by so many `updates` (None:
+    by what it takes to call tools). Raises ConfigError without TRL."""
     base, trained = out / "base", out / "model"
     if not (base / "config.json").is_file():
         _tiny(base) if quick else _smollm2(base)
@@ -73,7 +73,9 @@ def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: i
 def template() -> str:
     spec = find_spec("trl")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("TRL is not installed", where="benchmark", hint=f"{install('bench')}, with -c constraints.txt")
+        raise ConfigError(
+            "TRL is not installed", where="benchmark", hint=f"{install('bench')}, with -c constraints.txt"
+        )
     return (Path(spec.submodule_search_locations[0]) / "chat_templates" / TEMPLATE).read_text(encoding="utf-8")
 
 
@@ -98,7 +100,9 @@ def _tiny(folder: Path) -> None:
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Sequence([split, byte_level]), decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(_texts(), trainer)
     tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
@@ -112,7 +116,9 @@ def _tiny(folder: Path) -> None:
 def _texts() -> list[str]:
     traces = atlas.traces("train", limit=200, families=FAMILIES)
     said = [
-        f"{step.thought} {step.answer or ''} {[dict(call.arguments) for call in step.calls]}" for t in traces for step in t.steps
+        f"{step.thought} {step.answer or ''} {[dict(call.arguments) for call in step.calls]}"
+        for t in traces
+        for step in t.steps
     ]
     asked = [task.question for task in atlas.tasks("train", FAMILIES)[:400]]
     return [template(), *said, *asked, *(document["text"] for document in atlas.documents()[:200])]

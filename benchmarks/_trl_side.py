@@ -1,7 +1,7 @@
 """One side of `against_trl.py`: TRL's GRPOTrainer on the same model, tasks, tools and lengths, with its phases timed.
 
-What TRL is given: all generations of a step in one batch, no divergence (so no reference model), no vLLM, no checkpoints, no
-gradient checkpointing, the same precision of matrix products, fused AdamW.
+What TRL is given: all generations of a step in one batch, no divergence (so no reference model), no vLLM, no
+checkpoints, no gradient checkpointing, the same precision of matrix products, fused AdamW.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def make_trainer(
     out: Path,
     after_step: Callable[[dict[str, float], dict[str, Any]], None],
 ) -> Any:
-    """A trainer of `steps` steps over `tasks` in their order. `after_step` gets each step's figures, and the batch that was trained
-    on as TRL's loss takes it, as soon as the step has ended."""
+    """A trainer of `steps` steps over `tasks` in their order. `after_step` gets each step's figures, and the batch that
+    was trained on as TRL's loss takes it, as soon as the step has ended."""
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from transformers.utils import logging as hf_logging
@@ -43,7 +43,8 @@ def make_trainer(
     hf_logging.disable_progress_bar()
     logging.getLogger("trl").setLevel(logging.ERROR)
     prompts = [
-        {"prompt": [{"role": "system", "content": run.chat.system}, *map(dict, task.messages)], "task": task.id} for task in tasks
+        {"prompt": [{"role": "system", "content": run.chat.system}, *map(dict, task.messages)], "task": task.id}
+        for task in tasks
     ]
     trainer = GRPOTrainer(
         model=model,
@@ -67,7 +68,9 @@ def make_trainer(
     return trainer
 
 
-def _config(run: RunConfig, steps: int, tasks_per_step: int, completion: int, out: Path, *, use_cpu: bool, bf16: bool) -> Any:
+def _config(
+    run: RunConfig, steps: int, tasks_per_step: int, completion: int, out: Path, *, use_cpu: bool, bf16: bool
+) -> Any:
     """The recipe's settings in TRL's words."""
     from trl import GRPOConfig
 
@@ -115,7 +118,9 @@ class _Clock:
 
     def __init__(self, trainer: Any) -> None:
         self.seconds = dict.fromkeys(("sampling", "rest"), 0.0)
-        self.counts = dict.fromkeys(("trajectories", "tokens_sampled", "tool_calls", "tokens_trained", "tokens_computed"), 0.0)
+        self.counts = dict.fromkeys(
+            ("trajectories", "tokens_sampled", "tool_calls", "tokens_trained", "tokens_computed"), 0.0
+        )
         self.batch: list[Any] = []  # what the last step was trained on, as TRL holds it
         generate, score = trainer._generate, trainer._generate_and_score_completions
 

@@ -1,16 +1,17 @@
 """A training step beside TRL's GRPOTrainer: seconds by phase, and the same loss on the same trajectories.
 
-Same model, tasks, tools, leaves, lengths, precision and chat template; the sides take turns in one process. A round is one step of
-TRL, one of ours with the rule `none` (GRPO, as TRL does it), and one of ours with ARPO. Then TRL's completions go through both
-losses in float32.
+Same model, tasks, tools, leaves, lengths, precision and chat template; the sides take turns in one process. A round is
+one step of TRL, one of ours with the rule `none` (GRPO, as TRL does it), and one of ours with ARPO. Then TRL's
+completions go through both losses in float32.
 
     python benchmarks/against_trl.py [--rounds 3] [--quick] [--out runs/against-trl]
 
-Needs the extra `bench` (TRL 1.16) and memory for two trained copies of the model. The first run makes a model that calls tools: a
-cold start of a few minutes, kept in OUT.
+Needs the extra `bench` (TRL 1.16) and memory for two trained copies of the model. The first run makes a model that
+calls tools: a cold start of a few minutes, kept in OUT.
 
-What differs: TRL generates in rounds of padded batches and runs the calls of one trajectory after those of another; ours overlap.
-TRL has no limit a turn, so our turns may be as long as a completion. Rewards are the same rule, each side's own code.
+What differs: TRL generates in rounds of padded batches and runs the calls of one trajectory after those of another;
+ours overlap. TRL has no limit a turn, so our turns may be as long as a completion. Rewards are the same rule, each
+side's own code.
 """
 
 import argparse
@@ -80,7 +81,9 @@ class Ours:
         return {
             "step": marks[-1] - marks[0],
             "cpu": time.process_time() - cpu,
-            **{name: b - a for name, (a, b) in zip(("sampling", "update", "publication"), pairwise(marks), strict=True)},
+            **{
+                name: b - a for name, (a, b) in zip(("sampling", "update", "publication"), pairwise(marks), strict=True)
+            },
             "trajectories": sum(len(tree.leaves()) for tree in trees),
             "tokens_sampled": sum(len(turn.tokens) for tree in trees for turn in tree.turns.values()),
             "tool_calls": sum(len(seen.outcomes) for tree in trees for seen in tree.observations.values()),
@@ -132,11 +135,14 @@ def run_rounds(given: argparse.Namespace, run: RunConfig) -> dict[str, Any]:
     )
     trainer = make(copy.deepcopy(start), bf16=given.dtype == "bfloat16", after_step=after_step)
     if not same_prompts(trainer, prompts(ours, tasks[: given.tasks])):
-        raise SystemExit("error: TRL's prompts are not ours: this comparison was written for the TRL in constraints.txt")
+        raise SystemExit(
+            "error: TRL's prompts are not ours: this comparison was written for the TRL in constraints.txt"
+        )
     trainer.train()
     same = compare(make(start, bf16=False, after_step=after_step), last[0], run, groups=min(given.tasks, 2))
     middle = {
-        side: {name: statistics.median(each[name] for each in all_of[1:]) for name in all_of[0]} for side, all_of in seen.items()
+        side: {name: statistics.median(each[name] for each in all_of[1:]) for name in all_of[0]}
+        for side, all_of in seen.items()
     }
     return {"median": middle, "rounds": {side: all_of[1:] for side, all_of in seen.items()}, "same_loss": same}
 
@@ -156,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=8, help="tasks a step")
     parser.add_argument("--leaves", type=int, default=8)
-    parser.add_argument("--completion", type=int, default=192, help="most tokens after the prompt, tool results included")
+    parser.add_argument(
+        "--completion", type=int, default=192, help="most tokens after the prompt, tool results included"
+    )
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix products, on both sides"
     )
@@ -170,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given.out = given.out or Path("runs") / ("against-trl-quick" if given.quick else "against-trl")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     try:
-        run = prepared(given.out, quick=given.quick, completion=given.completion, leaves=given.leaves, updates=given.updates)
+        run = prepared(
+            given.out, quick=given.quick, completion=given.completion, leaves=given.leaves, updates=given.updates
+        )
     except ArpoError as error:
         raise SystemExit(f"error: {error}") from error
     given.dtype = _dtype(given.dtype)
@@ -179,7 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     goals: list[Goal] = [
         at_most("our step to TRL's, rule none, same model and tasks", 0.5, figures["ratios"]["none_step"]),
         at_most("our step to TRL's, ARPO", 0.5, figures["ratios"]["arpo_step"]),
-        at_most("relative difference of the losses on TRL's trajectories, float32", 1e-4, figures["same_loss"]["loss_relative"]),
+        at_most(
+            "relative difference of the losses on TRL's trajectories, float32",
+            1e-4,
+            figures["same_loss"]["loss_relative"],
+        ),
         at_most("the same of their gradients", 1e-4, figures["same_loss"]["gradient_relative"]),
     ]
     return finish("against_trl", figures, goals)

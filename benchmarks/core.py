@@ -1,11 +1,12 @@
-"""What the method itself costs: expansion, credit and packing of trees of 16 leaves and 4,000 tokens, without model and tools.
+"""What the method itself costs: expansion, credit and packing of trees of 16 leaves and 4,000 tokens, without model and
+tools.
 
     arpo bench core                    1,000 trees
     arpo bench core -- --quick         100
 
-Trees are grown first, off the clock; measured is what a run does with their events: a fresh expansion is fed with them, the tree
-is credited and laid out for training, alone in a pack. One thread, seconds of the processor. Shown beside it: the time to write the
-tree's record (a run does so twice a tree).
+Trees are grown first, off the clock; measured is what a run does with their events: a fresh expansion is fed with them,
+the tree is credited and laid out for training, alone in a pack. One thread, seconds of the processor. Shown beside it:
+the time to write the tree's record (a run does so twice a tree).
 """
 
 import argparse
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="100 trees")
     options = parser.parse_args(arguments)
     figures = measure(100 if options.quick else options.trees)
-    return finish("core", figures, [at_most("expansion, credit and packing, ms a tree", MOST_MS, figures["ms_a_tree"]["in all"])])
+    return finish(
+        "core", figures, [at_most("expansion, credit and packing, ms a tree", MOST_MS, figures["ms_a_tree"]["in all"])]
+    )
 
 
 def measure(num_trees: int) -> dict[str, Any]:

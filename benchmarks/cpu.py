@@ -1,11 +1,11 @@
-"""What a CPU makes of its cores: sampling in lanes against all threads in one batch, updates that keep freed memory against updates
-that give it back, LoRA against every weight.
+"""What a CPU makes of its cores: sampling in lanes against all threads in one batch, updates that keep freed memory
+against updates that give it back, LoRA against every weight.
 
     arpo bench cpu                 a model of the quickstart's shape with random weights: nothing is fetched
     arpo bench cpu -- --quick      2 of 30 layers
 
-Every side runs in processes of its own, by turns. Training counts tokens through forward, backward and optimizer; sampling counts
-tokens of prompts and of turns, 64 turns of 24 tokens at once in 8 trees.
+Every side runs in processes of its own, by turns. Training counts tokens through forward, backward and optimizer;
+sampling counts tokens of prompts and of turns, 64 turns of 24 tokens at once in 8 trees.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{side:14} {rate:8.1f} tokens/s   {faults[side]:10,.0f} page faults")
     goals = [
         at_least("sampling in lanes over one batch on all threads", 1.3, rates["lanes"] / rates["threads"]),
-        at_least("updates that keep freed memory over updates that give it back", 1.0, rates["kept"] / rates["given back"]),
+        at_least(
+            "updates that keep freed memory over updates that give it back", 1.0, rates["kept"] / rates["given back"]
+        ),
         at_least("LoRA's updates over those of every weight", 1.2, rates["kept"] / rates["every weight"]),
         at_least("tokens/s trained", 200, rates["kept"]),
     ]
@@ -110,7 +112,9 @@ def _train(learner: LocalLearner) -> dict[str, float]:
     random = Random(0)
     rates = []
     for _ in range(UPDATES):
-        trees: list[CreditedTree] = [path_of_tokens([random.randrange(3, 40_000) for _ in range(TOKENS)]) for _ in range(TRACES)]
+        trees: list[CreditedTree] = [
+            path_of_tokens([random.randrange(3, 40_000) for _ in range(TOKENS)]) for _ in range(TRACES)
+        ]
         before, began = _faults(), time.perf_counter()
         learner.sft_step(trees)
         rates.append(TRACES * TOKENS / (time.perf_counter() - began))

@@ -1,13 +1,15 @@
-"""What the rollout costs an engine: its throughput under our driver and without it, forks, new weights, and whole steps.
+"""What the rollout costs an engine: its throughput under our driver and without it, forks, new weights, and whole
+steps.
 
     .venv-vllm/bin/arpo bench engine                                    vLLM in this process (make vllm)
     arpo bench engine -- --mode serve --python .venv-vllm/bin/python    behind servers of its own
     arpo bench engine -- --device cuda                                  on a GPU
 
-The quickstart's trees grow on the engine with its tools, which answer within milliseconds. Then the requests that this made are
-sent again without trees, tools, chat and credit, straight to vLLM where it is in this process: each as soon as what it had waited
-for (another turn's end or head) is there, with as many tokens and the same log-probabilities asked for. Both begin with no known
-prefix, in turn. Then weights are handed over, and short runs are trained with sampling in turn and one step ahead.
+The quickstart's trees grow on the engine with its tools, which answer within milliseconds. Then the requests that this
+made are sent again without trees, tools, chat and credit, straight to vLLM where it is in this process: each as soon as
+what it had waited for (another turn's end or head) is there, with as many tokens and the same log-probabilities asked
+for. Both begin with no known prefix, in turn. Then weights are handed over, and short runs are trained with sampling in
+turn and one step ahead.
 """
 
 import argparse
@@ -59,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if steps:
         in_turn, ahead = steps
         figures["steps"] = {"staleness 0": in_turn, "staleness 1": ahead}
-        goals.append(_figures.at_most(f"{options.steps} steps one ahead over {options.steps} in turn", 1.0, ahead / in_turn))
+        goals.append(
+            _figures.at_most(f"{options.steps} steps one ahead over {options.steps} in turn", 1.0, ahead / in_turn)
+        )
         print(f"{options.steps} training steps: {in_turn:.1f} s in turn, {ahead:.1f} s one step ahead")
     return _figures.finish("engine", figures, goals)
 
@@ -95,7 +99,13 @@ def _steps(options: argparse.Namespace, folder: Path, staleness: int) -> float:
 
 
 def _train(options: argparse.Namespace, out: Path, *settings: str) -> list[dict[str, Any]]:
-    plain = ("train.minutes=null", "train.gates=null", "train.eval_every=null", "train.save_every=null", "data.test=null")
+    plain = (
+        "train.minutes=null",
+        "train.gates=null",
+        "train.eval_every=null",
+        "train.save_every=null",
+        "data.test=null",
+    )
     train(load_recipe(RECIPE, [*plain, *settings]), out=out, console=Console(stderr=True, soft_wrap=True))
     return RunFolder(out).metrics()
 
@@ -120,7 +130,9 @@ async def _measure(options: argparse.Namespace, run: RunConfig) -> tuple[dict[st
         f"{middle['requests']:.0f} requests, {middle['tokens']:.0f} tokens: {middle['ours_tokens_per_s']:.0f} tokens/s under the "
         f"rollout, {middle['bare_tokens_per_s']:.0f} without it"
     )
-    print(f"prompts: {middle['computed']:.0f} tokens computed, {middle['unique']:.0f} unique, {middle['flat']:.0f} sent")
+    print(
+        f"prompts: {middle['computed']:.0f} tokens computed, {middle['unique']:.0f} unique, {middle['flat']:.0f} sent"
+    )
     print(f"new weights: {loaded['seconds']:.2f} s in all, of which the engine stands {loaded['taken_s']:.2f} s")
     goals = [_figures.at_least("throughput under the rollout over the same requests without it", 0.95, middle["ratio"])]
     again = (middle["computed"] - middle["unique"]) / middle["requests"]
@@ -136,7 +148,13 @@ async def _rollout(components: Components, tasks: Sequence[Any]) -> tuple[Noting
     agent = replace(components.agent, engine=noting)
     began = time.perf_counter()
     rollouts = collect(
-        agent, tasks, components.reward, components.run.rollout, stats=StepStats(step=1), seed=SEED, in_flight=len(tasks)
+        agent,
+        tasks,
+        components.reward,
+        components.run.rollout,
+        stats=StepStats(step=1),
+        seed=SEED,
+        in_flight=len(tasks),
     )
     async for _ in rollouts:
         pass
@@ -194,7 +212,9 @@ async def _through(engine: Any, prompt: Sequence[int], params: SamplingParams) -
         yield chunk.tokens
 
 
-async def _straight(llm: Any, top_k: int, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Sequence[int]]:
+async def _straight(
+    llm: Any, top_k: int, prompt: Sequence[int], params: SamplingParams
+) -> AsyncIterator[Sequence[int]]:
     import vllm
     from vllm.sampling_params import RequestOutputKind
 

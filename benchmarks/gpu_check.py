@@ -1,12 +1,13 @@
-"""What works on this machine's GPU: FlexAttention, a training step, vLLM's new weights by CUDA IPC and NCCL, and its sleep.
+"""What works on this machine's GPU: FlexAttention, a training step, vLLM's new weights by CUDA IPC and NCCL, and its
+sleep.
 
     arpo bench gpu-check                            FlexAttention and the step
     .venv-vllm/bin/arpo bench gpu-check             all of it (make vllm)
     arpo bench gpu-check -- --only flex --shape tiny
 
-Weights are random; nothing is fetched. Every check runs in a process of its own, so that one that fails leaves the others. A check
-whose GPU or package is missing is skipped and says so: it counts neither as held nor as missed. NCCL needs two GPUs, since vLLM's
-has to be another than the learner's.
+Weights are random; nothing is fetched. Every check runs in a process of its own, so that one that fails leaves the
+others. A check whose GPU or package is missing is skipped and says so: it counts neither as held nor as missed. NCCL
+needs two GPUs, since vLLM's has to be another than the learner's.
 """
 
 import argparse
@@ -60,14 +61,19 @@ def flex(_shape: str) -> Checked:
     names = ("output", "query's gradient", "key's gradient", "value's gradient")
     distances = {name: relative(one, other) for name, one, other in zip(names, *sides, strict=True)}
     figures = {"tokens": batch.num_unique, "relative distance": distances}
-    return figures, [at_most("FlexAttention from dense attention, worst relative distance", 1e-2, max(distances.values()))]
+    return figures, [
+        at_most("FlexAttention from dense attention, worst relative distance", 1e-2, max(distances.values()))
+    ]
 
 
 def step(shape: str) -> Checked:
-    """One update of a whole model in bfloat16: its memory and seconds, and that every trained weight stays finite and one moves."""
+    """One update of a whole model in bfloat16: its memory and seconds, and that every trained weight stays finite and
+    one moves."""
     model = model_of(shape, device="cuda")
     loss, optim = LossConfig(tis_cap=None), OptimConfig(lr=1e-4)
-    learner = LocalLearner(model, loss=loss, optim=optim, num_updates=2, token_budget=8192, tree=True, dtype=torch.bfloat16)
+    learner = LocalLearner(
+        model, loss=loss, optim=optim, num_updates=2, token_budget=8192, tree=True, dtype=torch.bfloat16
+    )
     weight = model.get_input_embeddings().weight
     before, batch = weight.detach().clone(), trees(8)
     learner.update(batch)  # compiles

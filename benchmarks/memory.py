@@ -2,8 +2,9 @@
 
     arpo bench memory [-- --steps 500] [--quick]
 
-One process, measured at every publication of weights: a real learner (a tiny model) and a scripted agent that searches the
-atlas. A fifth of the steps is warm-up (caches fill, the allocator settles); over the rest a line is fitted through each series.
+One process, measured at every publication of weights: a real learner (a tiny model) and a scripted agent that searches
+the atlas. A fifth of the steps is warm-up (caches fill, the allocator settles); over the rest a line is fitted through
+each series.
 """
 
 import argparse
@@ -125,7 +126,11 @@ def main() -> int:
         "objects_a_step": round(grown["objects"] / len(series["objects"]), 2),
     }
     goals = [
-        at_most("memory grown over the steps after the warm-up, share of it all", 0.03, grown["rss_mb"] / series["rss_mb"][0]),
+        at_most(
+            "memory grown over the steps after the warm-up, share of it all",
+            0.03,
+            grown["rss_mb"] / series["rss_mb"][0],
+        ),
         at_most("Python objects grown a step (a step's few remembered figures)", 5, figures["objects_a_step"]),
         at_most("descriptors grown", 1, grown["descriptors"]),
         at_most("threads grown", 1, grown["threads"]),

@@ -4,12 +4,12 @@
     arpo bench packing -- --quick                          fewer trees, rounds and layers
     arpo bench packing -- --device cuda --shape Qwen2.5-1.5B
 
-Three sides do one update on the same trajectories, in packs of the same size: `packed` computes what trajectories share once,
-`prompt` shares a task's prompt alone, `flat` shares nothing (`train.packing: flat` is slower, since it
-runs each trajectory alone). All are the library's learner; `flat` is a forest of single branches to it. Weights are random.
+Three sides do one update on the same trajectories, in packs of the same size: `packed` computes what trajectories share
+once, `prompt` shares a task's prompt alone, `flat` shares nothing (`train.packing: flat` is slower, since it runs each
+trajectory alone). All are the library's learner; `flat` is a forest of single branches to it. Weights are random.
 
-The recorded step is the first of a quickstart run: `quickstart_step.frames` holds its trees and their credit, without texts. On a
-GPU, where these would be too small, trees are grown from lengths typical of search agents.
+The recorded step is the first of a quickstart run: `quickstart_step.frames` holds its trees and their credit, without
+texts. On a GPU, where these would be too small, trees are grown from lengths typical of search agents.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def recorded_trees() -> Trees:
     """The trees of the recorded step that can teach something, with the credit that they were trained with."""
     with RECORDED.open("rb") as frames:
-        newest = {record.tree.task: record.credited for record in decode(frames)}  # of two frames the later has the credit
+        newest = {
+            record.tree.task: record.credited for record in decode(frames)
+        }  # of two frames the later has the credit
     return [tree for tree in newest.values() if any(tree.credit.values())]
 
 
@@ -115,7 +117,9 @@ def learner_of(model: Any, budget: int, dtype: torch.dtype) -> LocalLearner:
     return LocalLearner(model, loss=LOSS, optim=OPTIM, num_updates=1, token_budget=budget, tree=True, dtype=dtype)
 
 
-def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int | None) -> tuple[dict[str, Any], list[Goal]]:
+def compare(
+    trees: Trees, options: argparse.Namespace, rounds: int, layers: int | None
+) -> tuple[dict[str, Any], list[Goal]]:
     """Seconds of an update by side, and whether packing saves as much time as it saves tokens."""
     model = model_of(options.shape, layers=layers, device=options.device)
     learner = learner_of(model, options.budget, torch.bfloat16)
@@ -129,16 +133,14 @@ def compare(trees: Trees, options: argparse.Namespace, rounds: int, layers: int 
     for other in ("flat", "prompt"):
         shares = {kind: found["packed"][kind] / found[other][kind] for kind in ("tokens", "seconds", "cpu_seconds")}
         found[f"packed/{other}"] = {kind: round(share, 4) for kind, share in shares.items()}
-        what = (
-            f"seconds of packed over {other} ({shares['seconds']:.3f}), over tokens of packed over {other} ({shares['tokens']:.3f})"
-        )
+        what = f"seconds of packed over {other} ({shares['seconds']:.3f}), over tokens of packed over {other} ({shares['tokens']:.3f})"
         goals.append(at_most(what, 1.15, shares["seconds"] / shares["tokens"]))
     return found, goals
 
 
 def by_leaves(trees: Trees, options: argparse.Namespace, rounds: int) -> tuple[dict[str, Any], list[Goal]]:
-    """Seconds for one tree of 8, 16, 32 and 64 leaves in one pack, against a straight line. The recorded trees have 8 leaves;
-    these are grown from their lengths. Ten layers, so that the largest fits into little memory."""
+    """Seconds for one tree of 8, 16, 32 and 64 leaves in one pack, against a straight line. The recorded trees have 8
+    leaves; these are grown from their lengths. Ten layers, so that the largest fits into little memory."""
     turns = [turn for tree in trees for turn in tree.tree.turns.values()]
     seen = [observation for tree in trees for observation in tree.tree.observations.values()]
     lengths = Lengths(
@@ -168,8 +170,8 @@ def by_leaves(trees: Trees, options: argparse.Namespace, rounds: int) -> tuple[d
 
 
 def gradients(trees: Trees, shape: str, layers: int | None) -> tuple[dict[str, Any], list[Goal]]:
-    """Distance of the packed gradient from the flat one, over the length of the latter: in float64 (at most 4 layers), and in bf16
-    beside what bf16 itself is off float32."""
+    """Distance of the packed gradient from the flat one, over the length of the latter: in float64 (at most 4 layers),
+    and in bf16 beside what bf16 itself is off float32."""
     model = model_of(shape, layers=min(4, layers or 4), dtype=torch.float64)
     flat = sharing_nothing(trees)
     exact = _distance(gradient(model, trees, torch.float64), gradient(model, flat, torch.float64))
@@ -207,13 +209,16 @@ def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def _in_turn(
     learner: LocalLearner, sides: dict[str, Trees], rounds: int
 ) -> tuple[dict[str, list[tuple[float, float]]], dict[str, int]]:
-    """(seconds, seconds of the processor) of every update, the sides taking turns after one that warms up; and tokens computed."""
+    """(seconds, seconds of the processor) of every update, the sides taking turns after one that warms up; and tokens
+    computed."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     tokens: dict[str, int] = {}
     for number in range(rounds + 1):
         for name in list(sides) if number % 2 else reversed(sides):
             wall, cpu = time.perf_counter(), time.process_time()
-            tokens[name] = int(learner.update(sides[name]).metrics["tokens_trained"])  # a number: whatever a GPU had to do is done
+            tokens[name] = int(
+                learner.update(sides[name]).metrics["tokens_trained"]
+            )  # a number: whatever a GPU had to do is done
             if number:
                 seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return seconds, tokens
@@ -226,7 +231,10 @@ def _middle(seconds: Sequence[tuple[float, float]]) -> dict[str, float]:
 def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Slope and intercept of the least squares of relative deviations."""
     weight = torch.tensor(y, dtype=torch.float64).reciprocal()
-    left = torch.stack([torch.tensor(x, dtype=torch.float64), torch.ones(len(x), dtype=torch.float64)], 1) * weight[:, None]
+    left = (
+        torch.stack([torch.tensor(x, dtype=torch.float64), torch.ones(len(x), dtype=torch.float64)], 1)
+        * weight[:, None]
+    )
     slope, fixed = torch.linalg.lstsq(left, torch.ones(len(x), 1, dtype=torch.float64)).solution[:, 0].tolist()
     return slope, fixed
 

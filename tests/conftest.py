@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before torch loads. Networks of tests are so small that a second thread costs more than it computes, and several workers of
+# Before torch loads. Networks of tests are so small that a second thread costs more than it computes, and several
+# workers of
 # pytest-xdist share the machine. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -18,7 +19,9 @@ from tiny_project import finished_tiny_run, tiny_files, tiny_project, tiny_run
 
 __all__ = ["finished_tiny_run", "tiny_files", "tiny_project", "tiny_run"]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores Ctrl-C, and so would its children
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's job in the background ignores Ctrl-C, and so would its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("any machine", deadline=None)  # how long an example takes says how busy the machine is
@@ -54,13 +57,17 @@ LINES = [
 
 
 def train_tokenizer(template: str | None = CHATML) -> Any:
-    """A byte-level BPE with `<|im_end|>` as end of turn and `<tool_call>` as an added token that is not special (as in Qwen)."""
+    """A byte-level BPE with `<|im_end|>` as end of turn and `<tool_call>` as an added token that is not special (as in
+    Qwen)."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -106,7 +113,8 @@ PIXEL = bytes.fromhex(
 
 
 def sketched(path: Path | str, panels: Sequence[Any], *, columns: int = 2) -> Path | None:
-    """Stands for `arpo.display.charts.draw`: the same files, without the seconds that matplotlib takes for eight of them."""
+    """Stands for `arpo.display.charts.draw`: the same files, without the seconds that matplotlib takes for eight of
+    them."""
     if not any(value is not None for panel in panels for line in panel.lines for value in line.y):
         return None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +124,11 @@ def sketched(path: Path | str, panels: Sequence[Any], *, columns: int = 2) -> Pa
 
 @pytest.fixture(autouse=True)
 def quick_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports of runs that a test makes in this process have sketches for plots: most of a tiny run's time would go into them.
+    """Reports of runs that a test makes in this process have sketches for plots: most of a tiny run's time would go
+    into them.
 
-    `finished_tiny_run` is made before this holds and has real ones, as have all runs by a command and tests marked `real_plots`.
+    `finished_tiny_run` is made before this holds and has real ones, as have all runs by a command and tests marked
+    `real_plots`.
     """
     if not request.node.get_closest_marker("real_plots"):
         monkeypatch.setattr("arpo.report.run_report.draw", sketched)

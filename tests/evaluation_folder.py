@@ -12,14 +12,21 @@ _STARTS = itertools.count(1)
 
 
 def write_evaluation(
-    folder: Path, samples: Sequence[SampleRecord], *, model: str = "SmolLM2-135M", finished: bool = True, **settings: object
+    folder: Path,
+    samples: Sequence[SampleRecord],
+    *,
+    model: str = "SmolLM2-135M",
+    finished: bool = True,
+    **settings: object,
 ) -> EvalResults | None:
     """The folder of an evaluation; `finished`: with its results.json."""
     ids: dict[str, dict[str, None]] = {}
     for sample in samples:
         ids.setdefault(sample.benchmark, {})[sample.id] = None
     benchmarks = tuple(
-        BenchmarkManifest(name=name, title=name, metric="", judged=False, ids=tuple(found), num_all=len(found), digest="d")
+        BenchmarkManifest(
+            name=name, title=name, metric="", judged=False, ids=tuple(found), num_all=len(found), digest="d"
+        )
         for name, found in ids.items()
     )
     limits = {"temperature": 1.0, "top_p": 1.0, "seed": 0, "max_calls": 3, "branch_tokens": 100}

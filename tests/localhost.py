@@ -28,8 +28,8 @@ class Asked:
 
 @dataclass
 class Reply:
-    """What comes back. `length` claims another size than `content` has; `wait_s` lets the client wait for the first byte; `drip_s`
-    sends a byte at a time."""
+    """What comes back. `length` claims another size than `content` has; `wait_s` lets the client wait for the first
+    byte; `drip_s` sends a byte at a time."""
 
     content: bytes | str | dict[str, Any] | list[Any] = b""
     status: int = 200

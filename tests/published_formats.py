@@ -1,11 +1,14 @@
-"""Chat formats as model families publish them, in small: each with its special tokens, its kind of vocabulary and a template of the
-same structure (default system prompts, roles that must alternate, thoughts that are opened or stripped, calls in its own way).
+"""Chat formats as model families publish them, in small: each with its special tokens, its kind of vocabulary and a
+template of the same structure (default system prompts, roles that must alternate, thoughts that are opened or stripped,
+calls in its own way).
 """
 
 from functools import cache
 from typing import Any
 
-SPLIT = r"""[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""  # as in Llama 3, Qwen
+SPLIT = (
+    r"""[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""  # as in Llama 3, Qwen
+)
 LINES = [
     "<think>I look up the capital of Peru.</think><search>capital of Peru</search>\n<result>Peru: Lima is the capital.</result>\n",
     "<think>\nLima it is.\n</think>\n\nThe answer is Lima.\n\n# Tools\n\nYou may call one or more functions.\nWhere is Lima?\n",
@@ -19,10 +22,10 @@ QWEN_TOOLS = (
     "# Tools\n\nYou may call functions. Their signatures stand within <tools></tools>:\n<tools>"
     "{% for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor %}\n</tools>\n\nCALLS<|im_end|>\n"
 )
-HERMES_CALLS = 'For each call return\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
-XML_CALLS = (
-    "For each call return\n<tool_call>\n<function=its_name>\n<parameter=its_name>\nvalue\n</parameter>\n</function>\n</tool_call>"
+HERMES_CALLS = (
+    'For each call return\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
+XML_CALLS = "For each call return\n<tool_call>\n<function=its_name>\n<parameter=its_name>\nvalue\n</parameter>\n</function>\n</tool_call>"
 QWEN_TURNS = (
     "{% for message in messages %}{% if message.role == 'tool' %}"
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
@@ -37,9 +40,14 @@ QWEN_TURNS = (
 
 def _qwen(default: str = "", calls: str = HERMES_CALLS, assistant: str = "message.content", header: str = "") -> str:
     alone = f"{{% else %}}<|im_start|>system\n{default}<|im_end|>\n" if default else ""
-    system = "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}" + alone
+    system = (
+        "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"
+        + alone
+    )
     tools = (
-        QWEN_TOOLS.replace("SYSTEM_END", "'\\n\\n'").replace("SYSTEM", f"{default}\n\n" if default else "").replace("CALLS", calls)
+        QWEN_TOOLS.replace("SYSTEM_END", "'\\n\\n'")
+        .replace("SYSTEM", f"{default}\n\n" if default else "")
+        .replace("CALLS", calls)
     )
     turns = QWEN_TURNS.replace("ASSISTANT", assistant).replace("HEADER", header)
     return "{% if tools %}" + tools + system + "{% endif %}" + turns
@@ -83,7 +91,9 @@ MISTRAL_OLD = (
 )
 GEMMA = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% set turns = messages %}" + ALTERNATE + "{% set role = 'model' if message.role == 'assistant' else message.role %}"
+    "{% set turns = messages %}"
+    + ALTERNATE
+    + "{% set role = 'model' if message.role == 'assistant' else message.role %}"
     "{{ '<start_of_turn>' + role + '\\n' + message.content | trim + '<end_of_turn>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
@@ -118,7 +128,9 @@ THINK_TAGS = ["<think>", "</think>", "<tool_response>", "</tool_response>"]
 QWEN = {"special": CHATML, "added": CALL_TAGS, "eos": "<|im_end|>", "pad": "<|endoftext|>"}
 QWEN3 = {**QWEN, "added": [*CALL_TAGS, *THINK_TAGS]}
 SENTENCES = {"special": ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], "bos": "<s>", "eos": "</s>", "pieces": "first"}
-EMPTY_THOUGHT = "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+EMPTY_THOUGHT = (
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+)
 
 FORMATS: dict[str, dict[str, Any]] = {
     "qwen2.5": {**QWEN, "template": _qwen("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")},
@@ -153,7 +165,12 @@ FORMATS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 REASONING = ("qwen3-thinking", "r1-distill")  # whose template opens the thought
-HERMES_STYLE = ("qwen2.5", "qwen3", "qwen3-thinking", "hermes3")  # whose template writes tools and calls as this format reads them
+HERMES_STYLE = (
+    "qwen2.5",
+    "qwen3",
+    "qwen3-thinking",
+    "hermes3",
+)  # whose template writes tools and calls as this format reads them
 
 
 @cache

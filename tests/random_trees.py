@@ -1,4 +1,5 @@
-"""Random credited trees for the tests of packing, attention and losses: shapes and numbers from a seed, credit as in section 6."""
+"""Random credited trees for the tests of packing, attention and losses: shapes and numbers from a seed, credit as in
+section 6."""
 
 from array import array
 from random import Random
@@ -22,7 +23,8 @@ def random_tree(
     blend: float = 0.0,
     lost: float = 0.0,
 ) -> CreditedTree:
-    """A tree of at most `leaves` leaves from `roots` roots, at most `depth` turns a path. Lengths are drawn from the given ranges.
+    """A tree of at most `leaves` leaves from `roots` roots, at most `depth` turns a path. Lengths are drawn from the
+    given ranges.
 
     `blend` is a of section 6 (0 soft, 1 hard); a share `lost` of leaves gets no credit (ended by the world)."""
     random = Random(f"tree/{seed}")
@@ -36,7 +38,9 @@ def random_tree(
             tree.grow(_turn(random, place, role, random.randint(*turn), vocab))
             if len(place) >= depth or random.random() < 0.2:
                 return tree.end(place, StopReason.FINISHED)
-            tree.grow(Observation(place=place, tokens=_tokens(random, random.randint(*observation), vocab), outcomes=()))
+            tree.grow(
+                Observation(place=place, tokens=_tokens(random, random.randint(*observation), vocab), outcomes=())
+            )
             tips.append(place)
             place, role = (*place, 0), Role.PROBE
 

@@ -1,4 +1,5 @@
-"""The benchmark beside TRL: what it hands from one side to the other is the same thing, and a small run comes to its figures."""
+"""The benchmark beside TRL: what it hands from one side to the other is the same thing, and a small run comes to its
+figures."""
 
 import json
 import subprocess
@@ -26,7 +27,11 @@ def test_rows_of_trl_become_trees_with_the_same_tokens_and_credit():
     (tree,) = same_loss.as_trees(rows, leaves=2)
     grown = tree.tree
     assert list(grown.prompt.tokens) == [7, 8]
-    assert {place: list(turn.tokens) for place, turn in grown.turns.items()} == {(0,): [1, 2], (0, 0): [3], (1,): [4, 5, 6]}
+    assert {place: list(turn.tokens) for place, turn in grown.turns.items()} == {
+        (0,): [1, 2],
+        (0, 0): [3],
+        (1,): [4, 5, 6],
+    }
     assert {place: list(seen.tokens) for place, seen in grown.observations.items()} == {(0,): [50, 51]}
     assert tree.advantages == {(0, 0): 0.5, (1,): -0.5}
     assert tree.credit == {((0,), (0, 0)): 0.5, ((0, 0), (0, 0)): 0.5, ((1,), (1,)): -0.5}

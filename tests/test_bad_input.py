@@ -1,8 +1,9 @@
-"""Everything that may come in wrong, and the tests that say what then happens: a list in the order in which a run meets it.
+"""Everything that may come in wrong, and the tests that say what then happens: a list in the order in which a run meets
+it.
 
-The tests themselves stand where their subject is tested; this file holds that each of them is there. What a user did wrong ends a
-command with exit code 2 and one message (place, value, what would be right); what a model or a tool did wrong is data; what the
-world did wrong is asked again. See "What always holds" in ARCHITECTURE.md.
+The tests themselves stand where their subject is tested; this file holds that each of them is there. What a user did
+wrong ends a command with exit code 2 and one message (place, value, what would be right); what a model or a tool did
+wrong is data; what the world did wrong is asked again. See "What always holds" in ARCHITECTURE.md.
 """
 
 import ast
@@ -177,4 +178,6 @@ def test_it_is_tested(wrong: str) -> None:
     for named in LIST[wrong]:
         file, _, name = named.partition("::")
         tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
-        assert any(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == name for part in tree.body), named
+        assert any(
+            isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == name for part in tree.body
+        ), named

@@ -1,4 +1,5 @@
-"""Benchmarks of speed, small: each runs to its end as a user would start it, and ends with one JSON object of the agreed form."""
+"""Benchmarks of speed, small: each runs to its end as a user would start it, and ends with one JSON object of the
+agreed form."""
 
 import json
 import os
@@ -38,7 +39,9 @@ def last_line(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
         sign, number = goal["goal"].split()
         assert sign in ("<=", ">=") and float(number) > 0
         assert isinstance(goal["measured"], float) and isinstance(goal["holds"], bool)
-        assert goal["holds"] == (goal["measured"] <= float(number) if sign == "<=" else goal["measured"] >= float(number))
+        assert goal["holds"] == (
+            goal["measured"] <= float(number) if sign == "<=" else goal["measured"] >= float(number)
+        )
     assert {"cpu", "commit", "load"} <= set(said["machine"])
     return said
 

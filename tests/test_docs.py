@@ -1,8 +1,9 @@
-"""README and docs say what is so: their code runs, their commands parse, their links lead somewhere, their tables name what exists.
+"""README and docs say what is so: their code runs, their commands parse, their links lead somewhere, their tables name
+what exists.
 
-A block of Python is run where a comment before it says so: `<!-- runs -->` (anywhere), `<!-- runs in: example -->` (in the folder
-that `arpo init` writes, on a tiny model), `<!-- runs in: run -->` (with a finished run), `<!-- runs where there is a sandbox -->`.
-Of `<!-- runs with TRL -->` only what is passed to TRL is checked, where TRL is installed.
+A block of Python is run where a comment before it says so: `<!-- runs -->` (anywhere), `<!-- runs in: example -->` (in
+the folder that `arpo init` writes, on a tiny model), `<!-- runs in: run -->` (with a finished run), `<!-- runs where
+there is a sandbox -->`. Of `<!-- runs with TRL -->` only what is passed to TRL is checked, where TRL is installed.
 Every block of YAML is a recipe, or part of one.
 """
 
@@ -23,7 +24,9 @@ import typer
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,9 @@ def test_block_runs_with_a_sandbox(block: Block) -> None:
 @pytest.mark.parametrize("block", [block for block in PYTHON if block.mark == "runs in: run"], ids=str)
 def test_block_runs_with_a_run(block: Block, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert '"runs/quickstart"' in block.text
-    exec(compile(block.text.replace('"runs/quickstart"', repr(str(tiny_run))), str(block), "exec"), {"__name__": "block"})
+    exec(
+        compile(block.text.replace('"runs/quickstart"', repr(str(tiny_run))), str(block), "exec"), {"__name__": "block"}
+    )
     assert capsys.readouterr().out
 
 
@@ -119,7 +124,13 @@ def test_example_of_the_readme_trains(tmp_path: Path, tokenizer: object) -> None
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=script.parent, env=environment, capture_output=True, text=True, timeout=900, check=False
+        [sys.executable, str(script)],
+        cwd=script.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     summary = json.loads((script.parent / "runs" / "shop" / "summary.json").read_text())
@@ -166,7 +177,9 @@ async def test_shop_of_the_tools_page_answers_many_calls_at_once() -> None:
     entries = build_entries(offered.offered)
     tools = {tool.name: tool for entry in entries for tool in entry}
     tool_gateway = build_gateway(offered, entries)
-    context = CallContext(task=Task(id="t", messages=({"role": "user", "content": ""},), answers=("",)), deadline_s=5, seed=0)
+    context = CallContext(
+        task=Task(id="t", messages=({"role": "user", "content": ""},), answers=("",)), deadline_s=5, seed=0
+    )
 
     async def ask(name: str, **arguments: object) -> str:
         return (await tool_gateway.call(tools, Call(name=name, arguments=arguments), context)).text
@@ -219,7 +232,9 @@ PAGE_FOR_OTHERS = (ROOT / "docs" / "coming-from-trl-or-verl.md").read_text(encod
 def settings_table(heading: str) -> list[tuple[list[str], list[str]]]:
     """(their names, ours) of each row of a table of settings; ours are empty where there is no counterpart."""
     section = PAGE_FOR_OTHERS.split(f"## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.split("|---|\n")[1].splitlines() if line.startswith("| `")]
+    rows = [
+        line.strip("| ").split(" | ") for line in section.split("|---|\n")[1].splitlines() if line.startswith("| `")
+    ]
     return [(re.findall(r"`([^`]+)`", row[0]), re.findall(r"`([\w.]+\.\w+)`", row[1])) for row in rows]
 
 
@@ -230,7 +245,9 @@ def test_our_side_of_the_tables_for_others_names_keys_that_exist(heading: str) -
     rows = settings_table(heading) if "settings" in heading else []
     ours = [name for _, names in rows for name in names]
     if not rows:
-        ours = re.findall(r"`((?:rollout|train|advantage|tools|cold_start)\.[\w.]+)`", PAGE_FOR_OTHERS.split(heading)[1])
+        ours = re.findall(
+            r"`((?:rollout|train|advantage|tools|cold_start)\.[\w.]+)`", PAGE_FOR_OTHERS.split(heading)[1]
+        )
     assert len(ours) > 5
     for name in ours:
         group, _, key = name.rpartition(".")
@@ -377,7 +394,9 @@ def test_recipe_page_is_current() -> None:
 
 
 def test_recipe_page_has_a_meaning_for_every_key() -> None:
-    bare = [line for line in (ROOT / "docs" / "recipes.md").read_text().splitlines() if re.fullmatch(r"\| `.*\|  \|", line)]
+    bare = [
+        line for line in (ROOT / "docs" / "recipes.md").read_text().splitlines() if re.fullmatch(r"\| `.*\|  \|", line)
+    ]
     assert bare == []
 
 
@@ -415,6 +434,11 @@ def test_extras_are_installed_in_one_way() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     texts = {path: path.read_text() for path in (*PAGES, *ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/*.py"))}
     assert not [path for path, text in texts.items() if re.search(r"\barpo\[[a-z]+\]", text)]
-    named = [name for text in texts.values() for some in re.findall(r"install '\.\[([a-z,]+)\]'", text) for name in some.split(",")]
+    named = [
+        name
+        for text in texts.values()
+        for some in re.findall(r"install '\.\[([a-z,]+)\]'", text)
+        for name in some.split(",")
+    ]
     named += [name for text in texts.values() for name in re.findall(r"""\binstall\(["']([a-z]+)["']\)""", text)]
     assert {"hub", "web", "gym", "tracking"} <= set(named) <= set(extras)

@@ -56,7 +56,9 @@ def test_ctrl_c_inside_a_running_loop_cancels_the_work_and_waits_for_it() -> Non
             raise
 
     async def cell() -> None:
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook: asyncio.run here set its own
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # as in a notebook: asyncio.run here set its own
         try:
             run_sync(work())
         finally:

@@ -22,7 +22,9 @@ def test_a_module_that_is_nowhere_is_told_where_it_is_looked_for() -> None:
     assert "tools.0.use" in str(error.value)
 
 
-def test_a_module_whose_own_import_is_missing_is_told_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_whose_own_import_is_missing_is_told_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of_a_file(tmp_path, monkeypatch, "needs_more", "import no_such_package\n")
     with pytest.raises(arpo.ConfigError, match="No module named 'no_such_package'") as error:
         import_from_path("needs_more:price", "tools.0.use")
@@ -37,8 +39,15 @@ def test_a_module_whose_own_import_is_missing_is_told_only_that(tmp_path: Path, 
         ("made_inside:<lambda>", "inside a function.*reward.use=FILE:NAME"),
     ],
 )
-def test_what_only_its_own_process_could_find_says_so(path: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of_a_file(tmp_path, monkeypatch, "made_inside", "def main():\n    def score(task, transcript): return 0.0\n    return score\n")
+def test_what_only_its_own_process_could_find_says_so(
+    path: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_a_file(
+        tmp_path,
+        monkeypatch,
+        "made_inside",
+        "def main():\n    def score(task, transcript): return 0.0\n    return score\n",
+    )
     with pytest.raises(arpo.ConfigError, match=why):
         import_from_path(path, "reward.use")
 
@@ -46,7 +55,8 @@ def test_what_only_its_own_process_could_find_says_so(path: str, why: str, tmp_p
 def test_a_script_that_trains_when_it_is_imported_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: Any
 ) -> None:
-    """`arpo eval RUN` imports the file for its reward: with `again=True` in it, the run would be moved aside and done again."""
+    """`arpo eval RUN` imports the file for its reward: with `again=True` in it, the run would be moved aside and done
+    again."""
     before = sorted(tiny_run.parent.iterdir())
     of_a_file(
         tmp_path,

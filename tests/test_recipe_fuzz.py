@@ -47,10 +47,14 @@ scalars = st.one_of(
     st.integers(-3, 40),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=8),
-    st.sampled_from(["auto", "none", "paper", "pilot", "atlas", "search", "a:b", "1e-5", "x.jsonl", "paper:", "\0", "{", "../.."]),
+    st.sampled_from(
+        ["auto", "none", "paper", "pilot", "atlas", "search", "a:b", "1e-5", "x.jsonl", "paper:", "\0", "{", "../.."]
+    ),
 )
 words = st.sampled_from(sorted({str(path[-1]) for path in KEYS})) | st.text(min_size=1, max_size=6)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6
+)
 lenient = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -1,7 +1,8 @@
-"""Real recipes, damaged as people and editors damage them: a run that reads back equal, or one ConfigError that says where.
+"""Real recipes, damaged as people and editors damage them: a run that reads back equal, or one ConfigError that says
+where.
 
-`test_recipe_fuzz.py` puts any value at any key; here the structure itself is changed: keys lost, misspelt, moved or doubled, groups
-turned into lists, anchors, tabs, wrong encodings, numbers without end.
+`test_recipe_fuzz.py` puts any value at any key; here the structure itself is changed: keys lost, misspelt, moved or
+doubled, groups turned into lists, anchors, tabs, wrong encodings, numbers without end.
 """
 
 import copy
@@ -77,7 +78,9 @@ def mutate(recipe: Any, draw: Any) -> Any:
     elif how == "move":
         recipe[misspelt(str(key), draw) if draw(st.booleans()) else str(key)] = copy.deepcopy(group[key])
     elif how == "retype":
-        group[key] = {str: [str(group[key])], int: str(group[key]), dict: list, list: dict}.get(type(group[key]), "text")
+        group[key] = {str: [str(group[key])], int: str(group[key]), dict: list, list: dict}.get(
+            type(group[key]), "text"
+        )
         group[key] = [] if group[key] is list else {} if group[key] is dict else group[key]
     elif how == "wrap":
         group[key] = [group[key]] if draw(st.booleans()) else {"value": group[key]}
@@ -91,7 +94,11 @@ def mutate(recipe: Any, draw: Any) -> Any:
 def misspelt(word: str, draw: Any) -> str:
     at = draw(st.integers(0, max(0, len(word) - 1)))
     return (
-        draw(st.sampled_from([word[:at] + word[at + 1 :], word + "s", word.upper(), word.replace("_", "-"), f" {word}", "base"]))
+        draw(
+            st.sampled_from(
+                [word[:at] + word[at + 1 :], word + "s", word.upper(), word.replace("_", "-"), f" {word}", "base"]
+            )
+        )
         or "x"
     )
 
@@ -193,7 +200,9 @@ LINES = [
     "out: ~nobody/x",
     "a: " + "[" * 100 + "]" * 100,
     "a: " + "{a: " * 60 + "1" + "}" * 60,
-    "\n".join(["a: &a [1, 1]", *(f"{y}: &{y} [{', '.join([f'*{x}'] * 8)}]" for x, y in ("ab", "bc", "cd", "de", "ef"))]),  # a bomb
+    "\n".join(
+        ["a: &a [1, 1]", *(f"{y}: &{y} [{', '.join([f'*{x}'] * 8)}]" for x, y in ("ab", "bc", "cd", "de", "ef"))]
+    ),  # a bomb
 ]
 
 
@@ -217,7 +226,8 @@ def test_recipes_with_damaged_bytes(name: str, data: st.DataObject) -> None:
     raw = TEXTS[name].encode()
     at, to = (data.draw(st.integers(0, len(raw))) for _ in range(2))
     put = data.draw(
-        st.binary(max_size=4) | st.sampled_from([b"\xff", b"\xc3", b"\t", b"\r", b"\x00", b"\xef\xbb\xbf", b"*a", b"&a ", b"!!"])
+        st.binary(max_size=4)
+        | st.sampled_from([b"\xff", b"\xc3", b"\t", b"\r", b"\x00", b"\xef\xbb\xbf", b"*a", b"&a ", b"!!"])
     )
     load(raw[:at] + put + raw[at if data.draw(st.booleans()) else to :])
 
@@ -234,7 +244,22 @@ def test_a_mark_before_utf8_is_no_part_of_the_first_key() -> None:
 
 # --- the command line
 
-PARTS = ["tools", "0", "1", "-1", "²", "٣", "99999999999999999999", "rollout", "rule", "data", "train", "options", "", " "]
+PARTS = [
+    "tools",
+    "0",
+    "1",
+    "-1",
+    "²",
+    "٣",
+    "99999999999999999999",
+    "rollout",
+    "rule",
+    "data",
+    "train",
+    "options",
+    "",
+    " ",
+]
 dotted = st.one_of(
     st.sampled_from(KEYS),
     st.sampled_from(KEYS).map(lambda key: key + ".x"),
@@ -273,7 +298,20 @@ def test_any_overrides(name: str, given_: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["tools.²=x", "tools.٣=x", "tools." + "9" * 5000 + "=x", "tools.-1=x", "..=1", " =1", "=", "", "a", "\0=1", "\ud800=1"]
+    "key",
+    [
+        "tools.²=x",
+        "tools.٣=x",
+        "tools." + "9" * 5000 + "=x",
+        "tools.-1=x",
+        "..=1",
+        " =1",
+        "=",
+        "",
+        "a",
+        "\0=1",
+        "\ud800=1",
+    ],
 )
 def test_keys_that_no_recipe_has(key: str) -> None:
     assert "command line" in str(load(RECIPE, key))

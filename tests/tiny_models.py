@@ -1,5 +1,5 @@
-"""Tiny randomly initialised models in exact float64: rotary embeddings and norms compute in float64, too, where transformers uses
-float32, so that two ways of computing one thing agree to rounding."""
+"""Tiny randomly initialised models in exact float64: rotary embeddings and norms compute in float64, too, where
+transformers uses float32, so that two ways of computing one thing agree to rounding."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,8 @@
 """A whole project in miniature: a tiny model, a tool, a reward by exact match, tasks, traces and a recipe.
 
-Everything in it is real, so that a run (cold start, training, evaluation, report) takes seconds. The question is whether a
-number is odd or even; after its cold start the model calls the tool and is right about half of the time. `RECIPE` may be
-changed with `key=value` as usual.
+Everything in it is real, so that a run (cold start, training, evaluation, report) takes seconds. The question is
+whether a number is odd or even; after its cold start the model calls the tool and is right about half of the time.
+`RECIPE` may be changed with `key=value` as usual.
 """
 
 import json
@@ -62,8 +62,8 @@ class TinyProject:
 
 
 def tiny_llama(tokenizer: Any = None, **changes: Any) -> Any:
-    """2 layers, hidden size 32, 4 heads over 2 key heads, with the vocabulary and special tokens of `tokenizer`; always the same
-    weights. `changes`: other values of the config."""
+    """2 layers, hidden size 32, 4 heads over 2 key heads, with the vocabulary and special tokens of `tokenizer`; always
+    the same weights. `changes`: other values of the config."""
     import torch
     import transformers
 
@@ -126,7 +126,9 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Iter
     written = _contents(project)
     yield project
     now = _contents(project)
-    assert [path.name for path in written if now.get(path) != written[path]] == [], "a test changed files that all tests share"
+    assert [path.name for path in written if now.get(path) != written[path]] == [], (
+        "a test changed files that all tests share"
+    )
 
 
 def _contents(project: TinyProject) -> dict[Path, bytes]:

@@ -1,4 +1,5 @@
-"""An event loop in which waiting takes no time: the clock jumps to the next timer, so latencies of hours are exact and free."""
+"""An event loop in which waiting takes no time: the clock jumps to the next timer, so latencies of hours are exact and
+free."""
 
 import asyncio
 import selectors

@@ -18,7 +18,9 @@ LETTER_OR_DIGIT = rf"[^\W_{HAN}]"
 # a sign belongs to a number unless a character comes right before it ("1990-1995" is two years, "GPT-4" has no -4)
 SIGN = rf"(?:(?<![.)])(?<![^\W{HAN}])[-+])?"
 INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
-NUMBER = rf"(?>{SIGN}(?:{INTEGER}(?:\.\d+)*|\.\d+)(?:/\d+(?:\.\d+)?)*%?)(?!{LETTER})"  # -5, 1.5, 1,000, 12/5, 3/4/2020, 5%
+NUMBER = (
+    rf"(?>{SIGN}(?:{INTEGER}(?:\.\d+)*|\.\d+)(?:/\d+(?:\.\d+)?)*%?)(?!{LETTER})"  # -5, 1.5, 1,000, 12/5, 3/4/2020, 5%
+)
 MEASURE = rf"{SIGN}\d{LETTER_OR_DIGIT}*(?:[.,/]\d{LETTER_OR_DIGIT}*)*"  # 10th, -1.5kg
 ACRONYM = rf"(?:{LETTER}\.){{2,}}"  # U.S.
 WORD = rf"{LETTER}{LETTER_OR_DIGIT}*(?:['’]{LETTER_OR_DIGIT}+|\.\d{LETTER_OR_DIGIT}*)*"  # obama's, v1.2.3

@@ -117,7 +117,12 @@ def _message(detail: Mapping[str, Any], keys: Keys, value: dict[str, Any], model
         for prefix, expected in _SHOULD_BE.items():
             if stem.startswith(prefix):
                 return f"should be {expected}{_which(keys, value, model) if expected == GROUP else ''}"
-    return str(detail["msg"]).replace("Input should", "should").replace("String should", "should").replace("Value error, ", "")
+    return (
+        str(detail["msg"])
+        .replace("Input should", "should")
+        .replace("String should", "should")
+        .replace("Value error, ", "")
+    )
 
 
 def _choice(value: object, quoted: Iterable[str]) -> str:
@@ -176,7 +181,9 @@ def _narrowed(groups: Sequence[type], value: Any) -> list[type]:
         return list(groups)
 
     def fits(group: type) -> bool:
-        fixed = {name: typing.get_args(kind) for name, kind in _fields(group).items() if typing.get_origin(kind) is Literal}
+        fixed = {
+            name: typing.get_args(kind) for name, kind in _fields(group).items() if typing.get_origin(kind) is Literal
+        }
         return all(value.get(name, words[0]) in words for name, words in fixed.items() if len(words) == 1)
 
     return [group for group in groups if fits(group)] or list(groups)

@@ -53,7 +53,9 @@ class ProviderError(ToolError):
     the *model* got wrong (a bad query, a page that does not exist) is a ToolError. Never put a key in the message.
     """
 
-    def __init__(self, message: str, *, retriable: bool = True, retry_after_s: float | None = None, provider: str = "") -> None:
+    def __init__(
+        self, message: str, *, retriable: bool = True, retry_after_s: float | None = None, provider: str = ""
+    ) -> None:
         self.retriable, self.retry_after_s, self.provider = retriable, retry_after_s, provider
         super().__init__(message)
 

@@ -15,7 +15,9 @@ _importing: ContextVar[str] = ContextVar("_importing", default="")
 def refuse_while_imported(what: str) -> None:
     """Raise ConfigError if a file that a run names calls `what` at import time: reading a run must not start one."""
     if module := _importing.get():
-        raise ConfigError(f"{module} calls {what} as soon as it is imported", hint='Put that below `if __name__ == "__main__":`')
+        raise ConfigError(
+            f"{module} calls {what} as soon as it is imported", hint='Put that below `if __name__ == "__main__":`'
+        )
 
 
 def import_from_path(path: str, where: str) -> Any:
@@ -49,7 +51,9 @@ def _missing(module: str, name: str, parent: Any, where: str, path: str) -> Conf
     last = path.replace(":", ".").rpartition(".")[2]
     hint = f"Write it at the top level of a file, and name that: {where}=FILE:{last if last.isidentifier() else 'NAME'}"
     if module == "__main__":
-        return ConfigError("is defined in a notebook or at a prompt, which nothing can import", where=where, value=path, hint=hint)
+        return ConfigError(
+            "is defined in a notebook or at a prompt, which nothing can import", where=where, value=path, hint=hint
+        )
     if name in ("<locals>", "<lambda>"):
         return ConfigError("is defined inside a function, which nothing can import", where=where, value=path, hint=hint)
     hint = nearest(name, [word for word in dir(parent) if not word.startswith("_")])

@@ -183,7 +183,9 @@ class _Builder:
 
     def _group(self, node: yaml.MappingNode, at: Keys) -> dict[str, Any]:
         if any(key.tag.endswith(":merge") for key, _ in node.value):
-            raise ConfigError("`<<` is not supported here: a recipe builds on another by `base: NAME`", where=self._where(node))
+            raise ConfigError(
+                "`<<` is not supported here: a recipe builds on another by `base: NAME`", where=self._where(node)
+            )
         group: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
@@ -215,7 +217,9 @@ def lookup(value: Any, keys: Keys) -> Any:
     """The value at `keys` in a tree of JSON-like values, or None."""
     for key in keys:
         exists = (
-            key in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(key, int) and key < len(value)
+            key in value
+            if isinstance(value, Mapping)
+            else isinstance(value, list) and isinstance(key, int) and key < len(value)
         )
         if not exists:
             return None

@@ -16,7 +16,9 @@ def test_tasks_that_cannot_be_read_are_named_by_split_and_key(tmp_path: Path) ->
     recipe.write_text("data: {train: {source: atlas}, test: {source: nowhere.jsonl}, validation: {split: dev}}\n")
     run = load_recipe(recipe)
     assert len(read_tasks(run, "train")[0]) > 0
-    with pytest.raises(ConfigError, match=r"^data\.test\.source: no such file.*nowhere\.jsonl.*recipe's path is read from its own"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.test\.source: no such file.*nowhere\.jsonl.*recipe's path is read from its own"
+    ):
         read_tasks(run, "test")
     with pytest.raises(ConfigError, match=r"^data\.validation\.split: unknown split of atlas \(got 'dev'\)"):
         read_tasks(run, "validation")
@@ -32,7 +34,8 @@ class Silent:
 def test_an_engine_that_lacks_something_is_refused_before_it_is_used() -> None:
     config = EngineConfig(kind="test_components:silent")
     with pytest.raises(
-        ConfigError, match=r"engine\.kind: this engine has no update_weights and no sleep \(got 'test_components:silent'\)"
+        ConfigError,
+        match=r"engine\.kind: this engine has no update_weights and no sleep \(got 'test_components:silent'\)",
     ):
         build_engine(config, torch.nn.Linear(1, 1), None)
 

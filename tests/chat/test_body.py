@@ -13,7 +13,9 @@ from arpo.tools import CallContext
 from arpo.tools.call import run_call
 from arpo.tools.function import tool
 
-CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7)
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7
+)
 
 
 @dataclass
@@ -63,7 +65,9 @@ def of_text(word: str | None = None) -> str:
         (of_text, {"word": '{"a": 1}'}, "'{\"a\": 1}'"),
     ],
 )
-def test_what_is_written_is_read_back_and_the_tool_takes_it(called: Any, arguments: dict[str, Any], result: str) -> None:
+def test_what_is_written_is_read_back_and_the_tool_takes_it(
+    called: Any, arguments: dict[str, Any], result: str
+) -> None:
     call = read_body(called, write_body(called, arguments))
     assert call.arguments == arguments
     outcome = asyncio.run(run_call([called], call, CONTEXT))

@@ -46,7 +46,11 @@ def test_a_prompt_has_the_tokens_of_its_rendering(name: str) -> None:
     if name in HERMES_STYLE:
         tools = [tool_schema(tool) for tool in TOOLS]
     else:
-        listed = SYSTEM + template.text(tokens).partition(SYSTEM)[2].partition("as <tool_response>.")[0] + "as <tool_response>."
+        listed = (
+            SYSTEM
+            + template.text(tokens).partition(SYSTEM)[2].partition("as <tool_response>.")[0]
+            + "as <tool_response>."
+        )
         assert '"name": "search"' in listed and "<tool_call>" in listed
     assert list(tokens) == written_as(name, asked(name, listed or SYSTEM), tools)[1]
 
@@ -82,7 +86,9 @@ def test_blanks_that_nobody_wrote_do_not_come_in(name: str, form: str) -> None:
     own = chat.encode_turn("<search>x</search>")
     seen = chat.text(chat.observe(turn(own), [outcome("In Peru.")], 1)[0])
     assert ("<result>In Peru.</result>\n" if form == "tags" else "<tool_response>\nIn Peru.\n</tool_response>") in seen
-    assert chat.text(own).startswith("<search>x</search>") and chat.parse(own).text == chat.text(own[: len(own) - (form != "tags")])
+    assert chat.text(own).startswith("<search>x</search>") and chat.parse(own).text == chat.text(
+        own[: len(own) - (form != "tags")]
+    )
     assert chat.text(chat.encode_turn(" x")).startswith(" x")
 
 
@@ -109,7 +115,8 @@ def test_a_turn_ends_with_the_templates_own_token(name: str) -> None:
 
 @every
 def test_another_question_after_an_answer(name: str) -> None:
-    """Templates that join the system prompt to the last message have no place for it here: the first message begins with it."""
+    """Templates that join the system prompt to the last message have no place for it here: the first message begins
+    with it."""
     messages = [{"role": role, "content": text} for role, text in (("user", "a1"), ("assistant", "b2"), ("user", "c3"))]
     for form in ("tags", "template"):
         chat = chat_of(name, form)
@@ -137,7 +144,10 @@ def test_a_thought_that_the_template_opened_is_not_opened_again(name: str) -> No
         for said in (step("Look.", (CALL,)), step("", (CALL,)), step("Done.", answer="Lima"), step("", answer="Lima")):
             tokens = chat.encode_turn(chat.write(said, True))
             whole = head + chat.text(tokens)
-            assert whole.count("<think>") == head.count("<think>") and whole.count("</think>") == head.count("</think>") + 1
+            assert (
+                whole.count("<think>") == head.count("<think>")
+                and whole.count("</think>") == head.count("</think>") + 1
+            )
             parsed = chat.parse(tokens)
             assert parsed.well_formed and parsed.calls == said.calls and parsed.answer == said.answer
     later = chat_of(name, "tags").write(step("Look.", (CALL,)))

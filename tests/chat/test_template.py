@@ -43,7 +43,8 @@ def test_written_calls_parse_to_themselves(template, calls):
 
 
 def test_a_conversation_has_the_tokens_of_its_rendering(tokenizer, template):
-    """Segments written one by one equal the whole conversation rendered at once (for text in which nothing needs disarming)."""
+    """Segments written one by one equal the whole conversation rendered at once (for text in which nothing needs
+    disarming)."""
     said = template.write(
         step("", (Call(name="search", arguments={"query": "Lima"}), Call(name="python", arguments={"code": "1"})))
     )
@@ -118,7 +119,10 @@ OPEN = "a <tool_call> is not closed"
         ("<tool_call></tool_call>", [NO_OBJECT]),
         ('<tool_call>{"name": ["search"]}</tool_call>', [NO_OBJECT]),
         ('<tool_call>{"name": "search", "arguments": "Lima"}</tool_call>', ['"arguments" is not a JSON object']),
-        ('<tool_call>{"name": "serch", "arguments": {}}</tool_call>', ["there is no tool 'serch': did you mean 'search'?"]),
+        (
+            '<tool_call>{"name": "serch", "arguments": {}}</tool_call>',
+            ["there is no tool 'serch': did you mean 'search'?"],
+        ),
         ('<tool_call>{"name": "search", "arguments": {}}</tool_call>', ["'query'"]),
         ('<tool_call>{"name": "search", "arguments": {"query": "<tool_call>"}}</tool_call>', [""]),
     ],
@@ -185,7 +189,8 @@ def test_a_model_without_template_says_what_to_do(make_tokenizer):
 
 def test_templates_without_system_role_get_it_in_the_first_message(make_tokenizer, plain_tokenizer):
     refusing = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + plain_tokenizer.chat_template
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + plain_tokenizer.chat_template
     )
     folded = TemplateFormat(make_tokenizer(refusing), TOOLS, system="Be brief.")
     assert "<|im_start|>user\nBe brief.\n\nWhere?<|im_end|>" in folded.text(folded.render(task("Where?"), []))

@@ -1,4 +1,5 @@
-"""What stands between marks: as a regular expression finds it, in linear time also where a model opens mark after mark."""
+"""What stands between marks: as a regular expression finds it, in linear time also where a model opens mark after
+mark."""
 
 import re
 
@@ -7,7 +8,22 @@ from hypothesis import strategies as st
 
 from arpo.final_answer import boxed, enclosed, final_answer
 
-PIECES = ["\\boxed{", "\\fbox {", "{", "}", "\\", "\\{", "\\}", "\\\\", "a", "<answer>", "</answer>", "<t>", "</t>", "\n"]
+PIECES = [
+    "\\boxed{",
+    "\\fbox {",
+    "{",
+    "}",
+    "\\",
+    "\\{",
+    "\\}",
+    "\\\\",
+    "a",
+    "<answer>",
+    "</answer>",
+    "<t>",
+    "</t>",
+    "\n",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=16).map("".join))

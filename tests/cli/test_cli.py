@@ -26,7 +26,9 @@ def loaded_by(code: str) -> set[str]:
     """Heavy packages that are imported after `code` ran."""
     listing = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, env=environment, check=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, env=environment, check=True, timeout=600
+    )
     return set(done.stdout.split("\n")[-2].split())
 
 

@@ -13,7 +13,21 @@ from typer.testing import CliRunner, Result
 from arpo.cli.commands import app
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
-ODD = ["", " ", "\0", "~nobody/x", "nowhere", "/dev/null", "/proc/nowhere", "a" * 300, "x" * 5000, "..", "-", "é\u2028", "a:b"]
+ODD = [
+    "",
+    " ",
+    "\0",
+    "~nobody/x",
+    "nowhere",
+    "/dev/null",
+    "/proc/nowhere",
+    "a" * 300,
+    "x" * 5000,
+    "..",
+    "-",
+    "é\u2028",
+    "a:b",
+]
 
 
 def arpo(*arguments: str) -> Result:
@@ -103,7 +117,11 @@ def test_a_mistake_says_what_is_wrong(line: str, says: str) -> None:
 def test_a_project_s_folder_is_no_run_to_resume() -> None:
     Path("recipe.yaml").write_text("data: {train: {source: atlas}}")
     done = arpo("train", "--resume", ".")
-    assert done.exit_code == 2 and "no run to resume" in done.output and "arpo train recipe.yaml" in " ".join(done.output.split())
+    assert (
+        done.exit_code == 2
+        and "no run to resume" in done.output
+        and "arpo train recipe.yaml" in " ".join(done.output.split())
+    )
     assert [path.name for path in Path().iterdir()] == ["recipe.yaml"]
 
 
@@ -113,7 +131,9 @@ def test_a_project_s_folder_is_no_run_to_resume() -> None:
 def test_any_wrong_arguments(command: str, data: st.DataObject) -> None:
     """Every place of every command takes something that is nowhere: no combination may be taken for right."""
     options = [
-        parameter for parameter in _parameters(command) if parameter.param_type_name == "option" and parameter.name != "help"
+        parameter
+        for parameter in _parameters(command)
+        if parameter.param_type_name == "option" and parameter.name != "help"
     ]
     line = [command]
     for option in data.draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():

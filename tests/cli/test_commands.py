@@ -65,7 +65,9 @@ def test_try(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:
 
 def test_sft_leaves_a_model_that_eval_and_chat_take(tiny_project: TinyProject, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    done = arpo("sft", tiny_project.recipe, "cold_start.steps=3", "evaluation={limit: 3, greedy_limit: 0}", "--out", out)
+    done = arpo(
+        "sft", tiny_project.recipe, "cold_start.steps=3", "evaluation={limit: 3, greedy_limit: 0}", "--out", out
+    )
     assert done.exit_code == 0 and "loss" in done.output and "accuracy" in done.output
     assert (out / "model.safetensors").is_file() and "supervised cold start" in (out / "README.md").read_text()
     asked = arpo("eval", tiny_project.recipe, "--model", out, "--limit", 2, "--greedy")
@@ -122,7 +124,9 @@ def test_chat_with_the_model_of_a_recipe(tiny_project: TinyProject) -> None:
         (["train", "RECIPE", "--try", "tools=[nowhere:tool]"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_message_and_leave_nothing(tiny_project: TinyProject, arguments: list[str], expected: str) -> None:
+def test_mistakes_are_one_message_and_leave_nothing(
+    tiny_project: TinyProject, arguments: list[str], expected: str
+) -> None:
     done = arpo(*[str(tiny_project.recipe) if argument == "RECIPE" else argument for argument in arguments])
     assert done.exit_code == 2 and expected in done.output, done.output
     assert done.output.count("error:") == 1 and not list(Path().iterdir())

@@ -19,14 +19,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def findings(cache: Path) -> list[Diagnosis]:
-    """Of this machine, with an empty cache: what takes long is imported and tried once. The quickstart is timed on 2 layers."""
+    """Of this machine, with an empty cache: what takes long is imported and tried once. The quickstart is timed on 2
+    layers."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ARPO_CACHE", str(cache))
         environment.setattr(forecast, "quickstart_model", partial(forecast.quickstart_model, layers=2))
         return list(examine())
 
 
-def test_it_looks_at_everything_and_finds_this_machine_fit(findings: list[Diagnosis], capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_looks_at_everything_and_finds_this_machine_fit(
+    findings: list[Diagnosis], capsys: pytest.CaptureFixture[str]
+) -> None:
     looked_at = {finding.what for finding in findings}
     assert {
         "python",

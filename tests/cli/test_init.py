@@ -72,11 +72,18 @@ def test_its_reward_tells_right_from_wrong_from_malformed(example: Path) -> None
 def test_its_recipe_trains_as_it_is_written(
     example: Path, tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As its README says, from its own folder; only smaller: on a tiny model, whose tokenizer needs more tokens a word."""
+    """As its README says, from its own folder; only smaller: on a tiny model, whose tokenizer needs more tokens a
+    word."""
     model = write_tiny_model(tmp_path / "model", tokenizer)
     monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(example)
-    small = ["train.steps=1", "train.tasks_per_step=2", "cold_start.epochs=0.1", "rollout.turn_tokens=96", "evaluation.limit=2"]
+    small = [
+        "train.steps=1",
+        "train.tasks_per_step=2",
+        "cold_start.epochs=0.1",
+        "rollout.turn_tokens=96",
+        "evaluation.limit=2",
+    ]
     done = CliRunner().invoke(app, ["train", "recipe.yaml", f"model.source={model}", *small])
     assert done.exit_code == 0, done.output
     summary = json.loads(Path("runs/shop/summary.json").read_text())

@@ -6,9 +6,16 @@ import sys
 
 
 def in_a_process(code: str, **settings: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "KMP_", "THP_", "MALLOC_"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "KMP_", "THP_", "MALLOC_"))
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**environment, **settings}, capture_output=True, text=True, timeout=600, check=True
+        [sys.executable, "-c", code],
+        env={**environment, **settings},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
     )
     return done.stdout.strip()
 

@@ -37,7 +37,9 @@ def test_tools_are_shown_as_the_model_sees_them_and_called() -> None:
     assert failed.exit_code == 1 and "ZeroDivisionError" in failed.output and "error" in failed.output
 
 
-def test_only_the_tool_that_is_run_needs_its_key_and_the_list_says_whose_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_tool_that_is_run_needs_its_key_and_the_list_says_whose_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("SERPER_API_KEY", raising=False)
     monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
     headers = "{Authorization: Bearer $NO_SUCH_TOKEN}"
@@ -122,13 +124,20 @@ def test_what_is_exported_can_be_imported(tmp_path: Path) -> None:
 
 def test_files_that_hold_something_else_are_named(tmp_path: Path) -> None:
     assert "nothing has been cached" in arpo("cache", "stats").output
-    for content, said in (('{"a": 1}', "should be a text"), ("[1]", "a line is an object"), ("x", "not JSON"), ("", "")):
+    for content, said in (
+        ('{"a": 1}', "should be a text"),
+        ("[1]", "a line is an object"),
+        ("x", "not JSON"),
+        ("", ""),
+    ):
         (tmp_path / "file").write_text(content)
         answer = arpo("cache", "import", tmp_path / "file", "--file", tmp_path / "new.sqlite")
         assert said in answer.output and (answer.exit_code == 2 or not content), answer.output
         assert not content or not (tmp_path / "new.sqlite").exists()
     replay = ("tools.0.cache.keep=true", "tools.mode=replay", f"tools.cache.file={tmp_path / 'none.sqlite'}")
-    assert arpo("tools", "quickstart", *replay, "search", "x").exit_code == 2 and not (tmp_path / "none.sqlite").exists()
+    assert (
+        arpo("tools", "quickstart", *replay, "search", "x").exit_code == 2 and not (tmp_path / "none.sqlite").exists()
+    )
     (tmp_path / "file").write_text('{"a": "b"}')
     arpo("cache", "import", tmp_path / "file")
     for command in ("clear", "export"):

@@ -1,4 +1,5 @@
-"""Section 4 served literally: a whole depth at a time, all its tips known before the first is served. Slow, and without a clock."""
+"""Section 4 served literally: a whole depth at a time, all its tips known before the first is served. Slow, and without
+a clock."""
 
 import math
 

@@ -41,7 +41,8 @@ def floats(values) -> array:
 
 @dataclass(frozen=True)
 class World:
-    """`fails`: probability that a request fails (before any token, or while tools run); `go_on`: that a turn calls a tool."""
+    """`fails`: probability that a request fails (before any token, or while tools run); `go_on`: that a turn calls a
+    tool."""
 
     seed: int
     go_on: float = 0.7
@@ -116,11 +117,19 @@ class Drive:
     def _answer(self, command: SampleTurn | RunCalls) -> Event:
         place, attempt = command.place, command.attempt
         if isinstance(command, RunCalls):
-            return Failed(place, StopReason.TOOL_FAILED) if self.world.calls_fail(place, attempt) else self.world.returned(place)
+            return (
+                Failed(place, StopReason.TOOL_FAILED)
+                if self.world.calls_fail(place, attempt)
+                else self.world.returned(place)
+            )
         if self.world.turn_fails(place, attempt):
             return Failed(place, StopReason.ENGINE_FAILED)
         turn = self.world.turn(place, command.role, attempt)
-        if command.role is Role.PROBE and (place, attempt) not in self.heads_sent and self.timing.random() < self.early_heads:
+        if (
+            command.role is Role.PROBE
+            and (place, attempt) not in self.heads_sent
+            and self.timing.random() < self.early_heads
+        ):
             self.heads_sent.add((place, attempt))
             bounds = turn.bounds and (turn.bounds[0][:HEAD], turn.bounds[1][:HEAD])
             return HeadKnown(place, turn.entropies[:HEAD], bounds)

@@ -81,7 +81,9 @@ def test_line_past_the_last_call_can_use_nothing():
 def test_an_earlier_line_reserves_no_more_than_it_can_become():
     made = budget(leaves=2 + 5, roots=2, root_cap=7)
     assert ask(made, (0,), 0, 0.0) == [((0,), 0)]
-    assert ask(made, (0, 0), 1, 0.0) == [((0, 0), 1)]  # root 1 stands before depth 1: two tips at depth 2 at most, so three leaves
+    assert ask(made, (0, 0), 1, 0.0) == [
+        ((0, 0), 1)
+    ]  # root 1 stands before depth 1: two tips at depth 2 at most, so three leaves
 
 
 def test_tip_that_wants_more_than_its_root_has_room_for_gets_the_room_at_once():

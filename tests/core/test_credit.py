@@ -99,13 +99,16 @@ def test_attribution_by_brute_force(trees, blend):
         assert set(credited.credit) == pairs
         for turn, leaf in pairs:
             below = [a for other, a in advantages.items() if other[: len(turn)] == turn]
-            assert credited.credit[turn, leaf] == pytest.approx(blend * fmean(below) + (1 - blend) * advantages[leaf], abs=1e-12)
+            assert credited.credit[turn, leaf] == pytest.approx(
+                blend * fmean(below) + (1 - blend) * advantages[leaf], abs=1e-12
+            )
 
 
 @settings(max_examples=60, deadline=None)
 @given(batches, st.floats(0, 1))
 def test_blends_move_credit_between_leaves_but_not_between_turns(trees, blend):
-    """With the ratio at 1 and a token mean, the gradient of a shared token is the sum of its credits: the same for every blend."""
+    """With the ratio at 1 and a token mean, the gradient of a shared token is the sum of its credits: the same for
+    every blend."""
     soft = credit(trees, AdvantageConfig(blend=0.0))
     other = credit(trees, AdvantageConfig(blend=blend))
     for one, two in zip(soft, other, strict=True):
@@ -130,12 +133,15 @@ def test_worked_example():
     grown = grow(World(seed=0, go_on=1.0, deepest=1), rule=Fixed(), leaves=3, roots=1)
     assert grown.tree.leaves() == [(0, 0), (0, 1), (1, 0)]
     tree = ScoredTree(
-        grown.tree, {leaf: Score(reward=r, accuracy=r) for leaf, r in zip(grown.tree.leaves(), (1.0, 0.0, 0.0), strict=True)}
+        grown.tree,
+        {leaf: Score(reward=r, accuracy=r) for leaf, r in zip(grown.tree.leaves(), (1.0, 0.0, 0.0), strict=True)},
     )
     (plain,) = credit([tree], AdvantageConfig(estimator="dr_grpo"))
     assert plain.advantages == pytest.approx({(0, 0): 2 / 3, (0, 1): -1 / 3, (1, 0): -1 / 3})
     (weighted,) = credit([tree], AdvantageConfig(estimator="dr_grpo", weighting="tree", blend=0.5))
-    assert weighted.advantages == pytest.approx({(0, 0): 0.75, (0, 1): -0.25, (1, 0): -0.25})  # a fill is a root of its own
+    assert weighted.advantages == pytest.approx(
+        {(0, 0): 0.75, (0, 1): -0.25, (1, 0): -0.25}
+    )  # a fill is a root of its own
     assert weighted.credit[(0,), (0, 0)] == pytest.approx(0.5 * 0.25 + 0.5 * 0.75)
     (out,) = credit([tree], AdvantageConfig(estimator="rloo", weighting="tree"))
     assert out.advantages == pytest.approx({(0, 0): 1.0, (0, 1): 0.0, (1, 0): -0.5})
@@ -163,7 +169,9 @@ def test_groups_that_teach_nothing_get_zero(estimator):
 
 def test_leave_one_out_by_root_needs_two_roots():
     grown = grow(World(seed=1, go_on=1.0, deepest=2), rule=Fixed(siblings=3), leaves=4, roots=1, root_cap=4)
-    tree = ScoredTree(grown.tree, {leaf: Score(reward=float(n), accuracy=0) for n, leaf in enumerate(grown.tree.leaves())})
+    tree = ScoredTree(
+        grown.tree, {leaf: Score(reward=float(n), accuracy=0) for n, leaf in enumerate(grown.tree.leaves())}
+    )
     assert {leaf[0] for leaf in grown.tree.leaves()} == {0}
     with pytest.raises(ConfigError, match="single root"):
         credit([tree], AdvantageConfig(estimator="rloo", weighting="tree"))
@@ -174,7 +182,9 @@ def test_leave_one_out_by_root_needs_two_roots():
 def test_scores_of_what_is_no_finished_leaf_are_refused():
     tree = scored_tree(5, fails=0.0)
     fine = Score(reward=1.0, accuracy=1.0)
-    failed = next(t for t in (scored_tree(n, fails=0.6) for n in range(50)) if any(e.aborted for e in t.tree.endings.values()))
+    failed = next(
+        t for t in (scored_tree(n, fails=0.6) for n in range(50)) if any(e.aborted for e in t.tree.endings.values())
+    )
     aborted = next(leaf for leaf, ending in failed.tree.endings.items() if ending.aborted)
     for wrong in (
         ScoredTree(tree.tree, {(77,): fine}),
@@ -187,7 +197,12 @@ def test_scores_of_what_is_no_finished_leaf_are_refused():
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [({"estimator": "ppo"}, "estimator"), ({"weighting": "root"}, "weighting"), ({"blend": 1.1}, "blend"), ({"eps": -1.0}, "eps")],
+    [
+        ({"estimator": "ppo"}, "estimator"),
+        ({"weighting": "root"}, "weighting"),
+        ({"blend": 1.1}, "blend"),
+        ({"eps": -1.0}, "eps"),
+    ],
 )
 def test_wrong_settings_are_refused_by_name(values, named):
     with pytest.raises(ValueError, match=named):

@@ -80,7 +80,8 @@ def test_defect_1_baseline_is_of_the_own_root():
 
 
 def test_defect_2_entropy_is_measured_after_the_tool_result():
-    """The turn before the call is sure throughout; what follows the result is not. Nothing is decided until that is seen."""
+    """The turn before the call is sure throughout; what follows the result is not. Nothing is decided until that is
+    seen."""
     growing = expansion(rule=Paper(), leaves=2, roots=1)
     growing.start()
     growing.feed(TurnEnded(turn((0,), Role.ROOT, [0.1] * 8)))
@@ -131,7 +132,8 @@ def test_defect_4_trajectories_without_a_tool_call_never_branch():
 
 
 def test_defect_5_missing_leaves_start_from_the_prompt_at_once_and_together():
-    """16 leaves, 8 roots, no tool call: the moment that no root can branch, all missing leaves are asked for in one go."""
+    """16 leaves, 8 roots, no tool call: the moment that no root can branch, all missing leaves are asked for in one
+    go."""
     growing = expansion(rule=Paper(), leaves=16, roots=8)
     growing.start()
     fills: list[list] = []
@@ -218,6 +220,8 @@ def test_defect_15_randomness_is_keyed_and_never_global():
 def test_defect_5_without_branching_all_leaves_start_at_once():
     """Without branching, M leaves are M samples from the prompt, asked for at once: no rounds, no further request."""
     tree = RolloutTree("t", 0, Prompt(tokens=array("i", [1])))
-    growing = Expansion(tree, leaves=6, roots=4, rule=Never(), head=4, vocab_size=VOCAB, stats=StepStats(step=0), seed=0)
+    growing = Expansion(
+        tree, leaves=6, roots=4, rule=Never(), head=4, vocab_size=VOCAB, stats=StepStats(step=0), seed=0
+    )
     asked = growing.start()
     assert [c.role for c in asked] == [Role.ROOT] * 4 + [Role.FILL] * 2

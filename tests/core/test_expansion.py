@@ -63,7 +63,9 @@ def situations(draw):
         "roots": draw(st.one_of(st.integers(1, leaves), st.just(Pilot()))),
         "root_cap": draw(st.sampled_from([None, None, 1, 2, 3])),
         "retries": draw(st.integers(0, 2)),
-        "stats": StepStats(step=draw(st.sampled_from([0, 7, "test"])), window=draw(st.sampled_from([(), (0.5, 1.5, 1.0)]))),
+        "stats": StepStats(
+            step=draw(st.sampled_from([0, 7, "test"])), window=draw(st.sampled_from([(), (0.5, 1.5, 1.0)]))
+        ),
         "seed": draw(st.integers(0, 100)),
     }
 
@@ -127,7 +129,9 @@ def test_budget_laws_hold_at_every_moment(situation, timing):
     drive._obey(growing.start())
     while drive.pending:
         drive.step()
-        started = [c.place for c in drive.commands if isinstance(c, SampleTurn) and c.attempt == 0 and c.role is not Role.PROBE]
+        started = [
+            c.place for c in drive.commands if isinstance(c, SampleTurn) and c.attempt == 0 and c.role is not Role.PROBE
+        ]
         assert len(started) == len(set(started)) <= leaves
         if growing.planned_roots is not None:
             cap = growing.config.cap(growing.planned_roots)
@@ -141,7 +145,9 @@ def test_budget_laws_hold_at_every_moment(situation, timing):
             assert 0 <= c.granted <= c.decision.wanted
             siblings = [p for p in growing.tree.turns | growing.tree.endings if p[:-1] == c.place and p[-1] > 0]
             assert len(siblings) == c.granted
-    assert all(not any(place[1:]) for place in growing.tree.endings if place[0] >= growing.planned_roots)  # fills never branch
+    assert all(
+        not any(place[1:]) for place in growing.tree.endings if place[0] >= growing.planned_roots
+    )  # fills never branch
 
 
 def test_pilot_alone_starts_and_counts_as_root_0():
@@ -319,7 +325,8 @@ class Everywhere:
 
 @pytest.mark.parametrize("root_1_ends", ["first", "last"])
 def test_no_tip_below_the_deepest_branches_whatever_the_timing(root_1_ends):
-    """Root 0 makes more calls than any rule is asked about. Then its tips want nothing: what they would get depended on timing."""
+    """Root 0 makes more calls than any rule is asked about. Then its tips want nothing: what they would get depended on
+    timing."""
     growing = expansion(rule=Everywhere(), leaves=4, roots=2, root_cap=3, deepest=2 * DEEPEST)
     growing.start()
     world, place = World(seed=0, go_on=1.0, deepest=2 * DEEPEST), (0,)
@@ -333,6 +340,8 @@ def test_no_tip_below_the_deepest_branches_whatever_the_timing(root_1_ends):
         growing.feed(TurnEnded(world.turn(place, Role.PROBE)))
     if root_1_ends == "last":
         growing.feed(end)
-    assert {len(tip): made.decided.granted for tip, made in growing.decisions.items() if made.decided.granted} == {DEEPEST: 1}
+    assert {len(tip): made.decided.granted for tip, made in growing.decisions.items() if made.decided.granted} == {
+        DEEPEST: 1
+    }
     assert len(growing.decisions) == DEEPEST + 3
     assert growing.fills == [(2,)]

@@ -55,7 +55,10 @@ def records(draw):
     leaves = draw(st.integers(1, 8))
     grown = grow(
         World(
-            seed=seed, fails=draw(st.sampled_from([0.0, 0.3])), cut=draw(st.sampled_from([0.0, 0.3])), interval=draw(st.booleans())
+            seed=seed,
+            fails=draw(st.sampled_from([0.0, 0.3])),
+            cut=draw(st.sampled_from([0.0, 0.3])),
+            interval=draw(st.booleans()),
         ),
         seed,
         rule=draw(st.sampled_from(RULES)),
@@ -106,7 +109,9 @@ def test_a_tree_that_is_still_growing_can_be_recorded_and_replayed(record):
 
 
 def small(seed=1, **values):
-    return TreeRecord.from_expansion(grow(World(seed=seed, go_on=0.9), **{"rule": Paper(), "leaves": 4, "roots": 2, **values}))
+    return TreeRecord.from_expansion(
+        grow(World(seed=seed, go_on=0.9), **{"rule": Paper(), "leaves": 4, "roots": 2, **values})
+    )
 
 
 def test_frames_follow_each_other_in_any_stream():
@@ -131,7 +136,11 @@ def test_damage_is_named_by_frame_and_byte():
     whole = encode(small(0))
     flipped = bytearray(encode(small(1)))
     flipped[40] ^= 1
-    for wrong in (bytes(flipped), b"junk and more junk", whole[:4] + struct.pack("<II", 5, zlib.crc32(b"12345")) + b"12345"):
+    for wrong in (
+        bytes(flipped),
+        b"junk and more junk",
+        whole[:4] + struct.pack("<II", 5, zlib.crc32(b"12345")) + b"12345",
+    ):
         found = decode(whole + wrong)
         assert next(found) == small(0)
         with pytest.raises(FormatError, match=f"frame 1 at byte {len(whole)}"):
@@ -160,7 +169,9 @@ def test_where_a_result_came_from_is_kept():
     assert {name: getattr(read, name) for name in came} == came
 
 
-@pytest.mark.parametrize("changes", [{"events": [["huh", "0"]]}, {"turns": [{}]}, {"endings": {"9.9": "finished"}}, {"growth": {}}])
+@pytest.mark.parametrize(
+    "changes", [{"events": [["huh", "0"]]}, {"turns": [{}]}, {"endings": {"9.9": "finished"}}, {"growth": {}}]
+)
 def test_a_record_that_holds_nonsense_is_a_format_error(changes):
     with pytest.raises(FormatError, match="frame 0 at byte 0"):
         next(decode(reframe(small(), **changes)))
@@ -173,7 +184,8 @@ def test_what_a_model_or_a_tool_wrote_cannot_act():
     turn = replace(record.tree.turns[place], calls=(Call(name="\x00", arguments=nasty, error="{}"),))
     record.tree.turns[place] = turn
     said = replace(
-        record.tree.observations[place], outcomes=(ToolCallResult(tool="i", status=CallStatus.ERROR, text='{"map": 1}', cut=True),)
+        record.tree.observations[place],
+        outcomes=(ToolCallResult(tool="i", status=CallStatus.ERROR, text='{"map": 1}', cut=True),),
     )
     record.tree.observations[place] = said
     (again,) = decode(encode(record))

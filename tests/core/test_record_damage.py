@@ -1,4 +1,5 @@
-"""Damaged event logs: what is read is right, the rest a clean end or a FormatError, and no length costs memory of its own."""
+"""Damaged event logs: what is read is right, the rest a clean end or a FormatError, and no length costs memory of its
+own."""
 
 import contextlib
 import io
@@ -27,7 +28,9 @@ lenient = settings(max_examples=300, deadline=None, suppress_health_check=[Healt
 
 
 def small(seed: int) -> TreeRecord:
-    return TreeRecord.from_expansion(grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2), notes={"of": [seed, None]})
+    return TreeRecord.from_expansion(
+        grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2), notes={"of": [seed, None]}
+    )
 
 
 RECORDS = [small(seed) for seed in range(3)]
@@ -119,7 +122,23 @@ odd = st.one_of(
     st.floats(),
     st.text(max_size=6),
     st.sampled_from(
-        ["0", "0.0", "0.0.0.0", "-1", "1e9", "AAAA", "AA", "\ud800", "paper", "finished", "turn", [], {}, [[]], {"": None}]
+        [
+            "0",
+            "0.0",
+            "0.0.0.0",
+            "-1",
+            "1e9",
+            "AAAA",
+            "AA",
+            "\ud800",
+            "paper",
+            "finished",
+            "turn",
+            [],
+            {},
+            [[]],
+            {"": None},
+        ]
     ),
 )
 
@@ -147,7 +166,9 @@ def test_a_missing_key_is_a_record_or_a_format_error(at: tuple[Any, ...]) -> Non
     group = VALUE
     for key in at[:-1]:
         group = group[key]
-    raw = reframed(zlib.compress(json.dumps(changed(VALUE, at[:-1], {k: v for k, v in group.items() if k != at[-1]})).encode()))
+    raw = reframed(
+        zlib.compress(json.dumps(changed(VALUE, at[:-1], {k: v for k, v in group.items() if k != at[-1]})).encode())
+    )
     read(raw)
 
 

@@ -1,4 +1,5 @@
-"""A record as an earlier commit wrote it: `records/` holds a file of two trees, written anew only when the schema changes."""
+"""A record as an earlier commit wrote it: `records/` holds a file of two trees, written anew only when the schema
+changes."""
 
 import json
 import struct
@@ -44,11 +45,19 @@ def test_a_stored_record_is_read_and_replays() -> None:
     for seed, record in enumerate(records):
         now = TreeRecord.from_expansion(grow(World(seed=seed, go_on=0.9), rule=Paper(), leaves=4, roots=2))
         assert record.tree.turns == now.tree.turns and record.decisions == now.decisions
-    (outcome,) = [outcome for seen in records[0].tree.observations.values() for outcome in seen.outcomes if outcome.fault]
+    (outcome,) = [
+        outcome for seen in records[0].tree.observations.values() for outcome in seen.outcomes if outcome.fault
+    ]
     assert outcome == ToolCallResult(
         tool="search", status=CallStatus.ERROR, text="KeyError: 'x'", cut=True, fault="raised KeyError"
     )
-    assert (outcome.seconds, outcome.cached, outcome.shared, outcome.attempts, outcome.cost) == (0.5, True, True, 3, 0.01)
+    assert (outcome.seconds, outcome.cached, outcome.shared, outcome.attempts, outcome.cost) == (
+        0.5,
+        True,
+        True,
+        3,
+        0.01,
+    )
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def test_aepo_is_damped_by_consecutive_wants():
         least = (0.5 / (1 - 0.05 * before) - 0.5) / 0.2
         assert rule(tip(1 + least + 1e-6, wanted_before=before), STATS, Random(0)).wanted == 1
         assert rule(tip(1 + least - 1e-6, wanted_before=before), STATS, Random(0)).wanted == 0
-    assert rule(tip(0.0, 7.0, wanted_before=40), STATS, Random(0)).wanted == 0  # the penalty stops at 1: two negatives make no P
+    assert (
+        rule(tip(0.0, 7.0, wanted_before=40), STATS, Random(0)).wanted == 0
+    )  # the penalty stops at 1: two negatives make no P
 
 
 def test_fixed_forks_at_its_depth_alone():
@@ -151,7 +153,9 @@ def test_flips_says_whether_any_value_between_the_bounds_decides_otherwise(rule,
         (seen.head, seen.baseline),
     ]:
         values = {name: head if "head" in name else baseline for name in exact}
-        point = Tip(**{**{f: getattr(seen, f) for f in Tip.__dataclass_fields__}, **values, "head": head, "baseline": baseline})
+        point = Tip(
+            **{**{f: getattr(seen, f) for f in Tip.__dataclass_fields__}, **values, "head": head, "baseline": baseline}
+        )
         others.add(rule(point, STATS, Random(seed)).wanted)
     assert decision.flips == (len(others) > 1)
 
@@ -160,7 +164,9 @@ def test_bounds_of_turns_reach_the_decision():
     grown = grow(World(seed=2, go_on=1.0, interval=True), rule=Paper(), leaves=8, roots=4)
     flips = [made.decided.decision.flips for made in grown.decisions.values()]
     assert any(flips) and not all(flips)
-    assert not any(made.decided.decision.flips for made in grow(World(seed=2, go_on=1.0), rule=Paper()).decisions.values())
+    assert not any(
+        made.decided.decision.flips for made in grow(World(seed=2, go_on=1.0), rule=Paper()).decisions.values()
+    )
 
 
 def test_pilot_plans_by_the_sigmoid():
@@ -195,7 +201,13 @@ def test_recipes_build_rules_by_name():
         assert Recipe.model_validate({"rule": {"rule": name}}).rule == cls()
     assert Recipe.model_validate({"rule": {"rule": "random", "rates": [0.1, 0.2]}}).rule == Chance(rates=(0.1, 0.2))
     assert Recipe.model_validate({"rule": {"rule": "paper", "tau": 0.6}, "roots": {"beta": 2}}).roots == Pilot(beta=2.0)
-    assert Recipe(rule=Paper()).model_dump()["rule"] == {"rule": "paper", "alpha": 0.5, "beta": 0.2, "tau": 0.5, "siblings": 1}
+    assert Recipe(rule=Paper()).model_dump()["rule"] == {
+        "rule": "paper",
+        "alpha": 0.5,
+        "beta": 0.2,
+        "tau": 0.5,
+        "siblings": 1,
+    }
 
 
 @pytest.mark.parametrize(

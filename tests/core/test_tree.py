@@ -39,7 +39,9 @@ trees = st.builds(
 def test_tree_laws(tree):
     for place in tree.turns:
         assert place[:-1] == () or place[:-1] in tree.observations
-        assert (place in tree.observations) != (place in tree.endings)  # finished trees: every turn goes on or is a leaf
+        assert (place in tree.observations) != (
+            place in tree.endings
+        )  # finished trees: every turn goes on or is a leaf
     for place in [(), *tree.turns]:
         assert tree.children(place) == sorted(p for p in tree.turns if p[:-1] == place and p)  # the slow twin
     assert tree.leaves() == sorted(tree.endings)
@@ -59,7 +61,9 @@ def test_branches_concatenate_what_the_tree_stores_once(tree):
                 tokens += tree.observations[place].tokens
         assert branch.tokens == tokens
         assert [turn.place for turn in branch.turns] == path
-        assert tree.context(branch.leaf[:-1]) == (tokens[: len(tokens) - len(tree.turns[branch.leaf].tokens)] if wrote else tokens)
+        assert tree.context(branch.leaf[:-1]) == (
+            tokens[: len(tokens) - len(tree.turns[branch.leaf].tokens)] if wrote else tokens
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,7 +132,8 @@ def test_equality_ignores_the_order_of_growth():
 
 
 def test_probe_lines_are_plain_policy_samples():
-    """Without siblings and fills, the probe lines are the trajectories that the same policy writes without branching."""
+    """Without siblings and fills, the probe lines are the trajectories that the same policy writes without
+    branching."""
     world = World(seed=4, go_on=0.8)
     grown = grow(world, rule=Fixed(siblings=2), leaves=12, roots=4)
     lines = probe_lines(grown.tree, grown.planned_roots)
@@ -146,7 +151,9 @@ def test_fork_weights_are_the_chance_of_a_random_walk(tree, random):
         children = sorted({leaf[: len(place) + 1] for leaf in leaves if leaf[: len(place)] == place and leaf != place})
         if not children:
             return {place: chance}
-        return {leaf: weight for child in children for leaf, weight in walk(child, chance / len(children), leaves).items()}
+        return {
+            leaf: weight for child in children for leaf, weight in walk(child, chance / len(children), leaves).items()
+        }
 
     assert fork_weights(tree) == pytest.approx(walk((), 1.0, tree.leaves()))
     some = random.sample(tree.leaves(), random.randint(1, len(tree.leaves())))

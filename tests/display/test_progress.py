@@ -27,7 +27,8 @@ def test_plain_output_is_one_line_a_step_without_control_codes():
             progress.phase("update")
             clock.now += 10
             progress.step(
-                {"reward/leaves": 0.5, "accuracy/probe_lines": 0.25 * step, "tokens/generated": 3000} | progress.timings()
+                {"reward/leaves": 0.5, "accuracy/probe_lines": 0.25 * step, "tokens/generated": 3000}
+                | progress.timings()
             )
         progress.say("[bold]not markup[/bold]")
     lines = console.file.getvalue().splitlines()
@@ -78,7 +79,10 @@ def test_a_terminal_shows_phase_and_bar():
 
 
 def test_a_line_leaves_out_what_a_step_lacks():
-    assert summary_line({"reward/leaves": None, "accuracy/probe_lines": float("nan"), "calls/answered": 3}) == "tool calls 3"
+    assert (
+        summary_line({"reward/leaves": None, "accuracy/probe_lines": float("nan"), "calls/answered": 3})
+        == "tool calls 3"
+    )
     assert [duration(s) for s in (0.4, 59, 65, 3725)] == ["0 s", "59 s", "1:05", "1:02:05"]
 
 

@@ -89,7 +89,9 @@ def test_without_a_cold_start_it_says_so_and_still_measures(
     trial, shown = shown_trial(load_recipe(tiny_project.recipe))
     assert "not cold-started yet" in shown and "gates are checked in the first step, after the cold start" in shown
     assert "FAILS" not in shown and "holds" not in shown, "a model is not held against what its cold start teaches"
-    assert trial.timings.made_up and trial.timings.update_s > 0  # a model of noise is never right, so no group has mixed rewards
+    assert (
+        trial.timings.made_up and trial.timings.update_s > 0
+    )  # a model of noise is never right, so no group has mixed rewards
     assert trial.estimate.cold_start_s > 0
     assert not (tmp_path / "empty" / "cold-starts").exists()
 

@@ -12,7 +12,11 @@ from localhost import Asked, Reply, serving
 
 SAID: dict[str, Any] = {
     "choices": [{"message": {"role": "assistant", "content": "Lima"}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 500_000, "prompt_tokens_details": {"cached_tokens": 400_000}},
+    "usage": {
+        "prompt_tokens": 1_000_000,
+        "completion_tokens": 500_000,
+        "prompt_tokens_details": {"cached_tokens": 400_000},
+    },
 }
 ASKED = [{"role": "user", "content": "Capital of Peru?"}]
 

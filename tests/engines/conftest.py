@@ -51,7 +51,12 @@ def spell(tokenizer):
     return pieces(tokenizer)
 
 
-VLLM_SIZES = {"context": 1200, "num_attention_heads": 4, "head_dim": 32, "hidden_size": 64}  # its CPU kernels want heads of 32
+VLLM_SIZES = {
+    "context": 1200,
+    "num_attention_heads": 4,
+    "head_dim": 32,
+    "hidden_size": 64,
+}  # its CPU kernels want heads of 32
 
 
 @pytest.fixture(scope="session")

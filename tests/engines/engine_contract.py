@@ -1,5 +1,5 @@
-"""What every engine must do, whatever writes its tokens. A test class inherits it and gives `engine` and `prompt`; where a
-network writes them, also `network` (float32) and `other`, a second one of the same shape."""
+"""What every engine must do, whatever writes its tokens. A test class inherits it and gives `engine` and `prompt`;
+where a network writes them, also `network` (float32) and `other`, a second one of the same shape."""
 
 import asyncio
 import math
@@ -48,19 +48,24 @@ async def until(true, seconds=120.0):
 
 
 def plain(network, prompt, tokens, temperature=1.0):
-    """Log-probabilities [n] at `temperature`, entropies [n] at temperature 1 and logits [n, V] of `tokens` after `prompt`, by one
-    forward without any cache."""
+    """Log-probabilities [n] at `temperature`, entropies [n] at temperature 1 and logits [n, V] of `tokens` after
+    `prompt`, by one forward without any cache."""
     import torch
 
     with torch.no_grad():
         logits = network(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].float()
     logp = torch.log_softmax(logits / (temperature or 1.0), -1)
     at_one = torch.log_softmax(logits, -1)
-    return logp.gather(1, torch.tensor(list(tokens))[:, None])[:, 0].tolist(), (-(at_one.exp() * at_one).sum(-1)).tolist(), logits
+    return (
+        logp.gather(1, torch.tensor(list(tokens))[:, None])[:, 0].tolist(),
+        (-(at_one.exp() * at_one).sum(-1)).tolist(),
+        logits,
+    )
 
 
 def agrees(network, prompt, turn, temperature=1.0, tolerance=1e-4):
-    """Whether a turn has the numbers of a plain forward: entropies exactly, or inside the interval that the engine states."""
+    """Whether a turn has the numbers of a plain forward: entropies exactly, or inside the interval that the engine
+    states."""
     logprobs, entropies, _ = plain(network, prompt, turn.tokens, temperature)
     assert max(abs(a - b) for a, b in zip(turn.logprobs, logprobs, strict=True)) < tolerance
     if temperature not in (0.0, 1.0):
@@ -179,7 +184,9 @@ class EngineContract:
             ends.append(len(text))
         pieces = (text[start : start + length] for start in range(0, len(text), 3) for length in (1, 2, 5, 11))
         stops = list(dict.fromkeys(piece for piece in pieces if readable(piece)))
-        asked = (write(engine, prompt, max_tokens=30, temperature=0.0, stop=("never said", stop.decode())) for stop in stops)
+        asked = (
+            write(engine, prompt, max_tokens=30, temperature=0.0, stop=("never said", stop.decode())) for stop in stops
+        )
         for stop, turn in zip(stops, await asyncio.gather(*asked), strict=True):
             found = text.find(stop) + len(stop)
             assert turn.tokens == free[: next(i for i, end in enumerate(ends) if end >= found) + 1]

@@ -16,7 +16,8 @@ def words(length, seed):
 
 
 async def tree(engine, task, random=None):
-    """Two roots of `task`, after each a tip with a probe and two siblings, which go on once more. `random`: in any timing."""
+    """Two roots of `task`, after each a tip with a probe and two siblings, which go on once more. `random`: in any
+    timing."""
     prompt, found = words(30 + 41 * task, task), {}
 
     async def pause():

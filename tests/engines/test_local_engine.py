@@ -15,7 +15,8 @@ FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma"]
 
 
 def plain(model, prompt, tokens, temperature=1.0):
-    """Log-probabilities and entropies of `tokens` after `prompt` by one forward without any cache: [n], [n]; logits [n, V]."""
+    """Log-probabilities and entropies of `tokens` after `prompt` by one forward without any cache: [n], [n]; logits [n,
+    V]."""
     with torch.no_grad():
         logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].float()
     logp = torch.log_softmax(logits / (temperature or 1.0), -1)
@@ -133,7 +134,8 @@ async def test_identical_prompts_cost_one_prefill(model):
 
 
 async def test_a_fork_equals_a_fresh_request(model):
-    """A tree as rollout grows it: the probe and its siblings start at a tip, some while the probe runs, some after its end."""
+    """A tree as rollout grows it: the probe and its siblings start at a tip, some while the probe runs, some after its
+    end."""
     engine = LocalEngine(model, dtype="float32")
     root = prompt_of(70)
     first = await write(engine, root, max_tokens=15, seed=1)
@@ -152,7 +154,9 @@ async def test_a_fork_equals_a_fresh_request(model):
     assert engine.stats.prefill_tokens <= before + 1 + 31
     for prompt, turn in [(tip, s) for s in (*siblings, later)] + [(onward, after)]:
         agrees(model, prompt, turn)
-        fresh = await write(LocalEngine(model, dtype="float32"), prompt, max_tokens=len(turn.tokens), seed=0, temperature=0.0)
+        fresh = await write(
+            LocalEngine(model, dtype="float32"), prompt, max_tokens=len(turn.tokens), seed=0, temperature=0.0
+        )
         known = await write(engine, prompt, max_tokens=len(turn.tokens), seed=0, temperature=0.0)
         assert fresh.tokens == known.tokens
     assert later.tokens == siblings[0].tokens
@@ -346,17 +350,24 @@ async def test_lanes_compute_what_the_model_computes_and_a_tree_stays_in_its_own
     engine = LocalEngine(model, dtype="float32", lanes=3, slots=6)
     prompts = [prompt_of(50 + number, number) for number in range(9)]
     turns = await asyncio.gather(
-        *(in_tree(engine, f"tree {number}", prompt, max_tokens=12, seed=number) for number, prompt in enumerate(prompts))
+        *(
+            in_tree(engine, f"tree {number}", prompt, max_tokens=12, seed=number)
+            for number, prompt in enumerate(prompts)
+        )
     )
     for prompt, chunks in zip(prompts, turns, strict=True):
         tokens = [t for c in chunks for t in c.tokens]
         logp, _, _ = plain(model, prompt, tokens)
         torch.testing.assert_close(torch.tensor([x for c in chunks for x in c.logprobs]), logp, atol=2e-4, rtol=0)
-    assert [lane.decoder.stats.requests for lane in engine.lanes] == [3, 3, 3], "new trees go to the lane with the fewest requests"
+    assert [lane.decoder.stats.requests for lane in engine.lanes] == [3, 3, 3], (
+        "new trees go to the lane with the fewest requests"
+    )
     computed = engine.stats.prefill_tokens
     assert computed == sum(map(len, prompts)) and engine.stats.decode_tokens == 9 * 12
     again = [p + [t for c in chunks for t in c.tokens] for p, chunks in zip(prompts, turns, strict=True)]
-    await asyncio.gather(*(in_tree(engine, f"tree {number}", p, max_tokens=4, seed=1) for number, p in enumerate(again)))
+    await asyncio.gather(
+        *(in_tree(engine, f"tree {number}", p, max_tokens=4, seed=1) for number, p in enumerate(again))
+    )
     assert engine.stats.prefill_tokens - computed == 9, "a tree finds its own prefix: its last token alone is computed"
     await engine.close()
 
@@ -370,7 +381,9 @@ async def test_all_lanes_get_new_weights_at_one_moment(make_model):
         for number, prompt in enumerate(prompts)
     ]
     first = [await anext(stream) for stream in streams]
-    await asyncio.gather(engine.update_weights(Weights(1, new.state_dict())), engine.update_weights(Weights(2, new.state_dict())))
+    await asyncio.gather(
+        engine.update_weights(Weights(1, new.state_dict())), engine.update_weights(Weights(2, new.state_dict()))
+    )
     assert [lane.decoder.version for lane in engine.lanes] == [2, 2] and engine.version == 2
     for prompt, head, stream in zip(prompts, first, streams, strict=True):
         chunks = [head] + [c async for c in stream]

@@ -21,7 +21,12 @@ def slots_of(rows: int, memory_rows: int = 64) -> Slots:
     shape = Shape(LAYERS, HEADS, KV_HEADS, DIM)
     token_bytes = LAYERS * 2 * KV_HEADS * DIM * 4
     return Slots(
-        shape, dtype=torch.float32, device=torch.device("cpu"), memory=memory_rows * 8 * BLOCK * token_bytes, most=rows, evicts=True
+        shape,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        memory=memory_rows * 8 * BLOCK * token_bytes,
+        most=rows,
+        evicts=True,
     )
 
 
@@ -48,7 +53,9 @@ def enter(slots: Slots, prompt: list[int], written: int) -> Owner | None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    arrivals=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3 * BLOCK), st.integers(1, BLOCK), st.booleans()), max_size=14),
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 3 * BLOCK), st.integers(1, BLOCK), st.booleans()), max_size=14
+    ),
     seed=st.integers(0, 9),
 )
 def test_blocks_under_one_number_hold_the_same_keys(arrivals, seed):
@@ -93,7 +100,9 @@ def test_attention_over_shared_pages_is_attention_over_ones_own(members):
     reach = [slots.rows[row].known for row in rows]
     write = (range(len(rows)), rows, [count - 1 for count in reach])
     query, key, value = (torch.randn(1, n, len(rows), DIM) for n in (HEADS, KV_HEADS, KV_HEADS))
-    layout = Layout(slots.store, reach=reach, pages=slots.pages(rows, reach), heads_per_key=HEADS // KV_HEADS, write=write)
+    layout = Layout(
+        slots.store, reach=reach, pages=slots.pages(rows, reach), heads_per_key=HEADS // KV_HEADS, write=write
+    )
     alone = [CachePage(block, row, [i]) for i, row in enumerate(rows) for block in range(-(-reach[i] // BLOCK))]
     apart = Layout(slots.store, reach=reach, pages=alone, heads_per_key=HEADS // KV_HEADS, write=write)
     for layer in range(LAYERS):
@@ -108,7 +117,8 @@ def test_attention_over_shared_pages_is_attention_over_ones_own(members):
 
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_a_page_read_to_different_depths_and_scores_that_exp_cannot_hold(size):
-    """Pages of one row may differ in weight by more than a float32 can say, and a reader may see a part of a shared page alone."""
+    """Pages of one row may differ in weight by more than a float32 can say, and a reader may see a part of a shared
+    page alone."""
     torch.manual_seed(0)
     store = torch.randn(1, 2, 2, 1, KV_HEADS, BLOCK, DIM)
     reach = [1, 5, BLOCK, BLOCK + 1, 2 * BLOCK]

@@ -13,7 +13,10 @@ STOPS = ("</search>", "</python>", "🙂é", "x")
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.sampled_from(["</sea", "rch>", "</", "search>", "pyth", "on>", "🙂", "é", " ", "a", "</python", ">"]), max_size=12),
+    st.lists(
+        st.sampled_from(["</sea", "rch>", "</", "search>", "pyth", "on>", "🙂", "é", " ", "a", "</python", ">"]),
+        max_size=12,
+    ),
     st.data(),
 )
 def test_agrees_with_searching_the_whole_text(parts, data):

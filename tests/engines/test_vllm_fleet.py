@@ -1,5 +1,5 @@
-"""What the driver of vLLM's servers does where they hang, die or change their weights at a bad moment: played by a server of the
-same routes whose moments a test chooses."""
+"""What the driver of vLLM's servers does where they hang, die or change their weights at a bad moment: played by a
+server of the same routes whose moments a test chooses."""
 
 import asyncio
 import json
@@ -25,7 +25,8 @@ SETTINGS = {
 
 
 class Played:
-    """vLLM's server, as far as its routes go. `at`: what it does before it answers a route, by path; `asked`: paths, in order."""
+    """vLLM's server, as far as its routes go. `at`: what it does before it answers a route, by path; `asked`: paths, in
+    order."""
 
     def __init__(self):
         self.at, self.asked, self.label, self.paused, self.asleep, self.url = {}, [], "", False, False, ""
@@ -66,7 +67,12 @@ class Played:
 def event_of(tokens, *, finish=None, spans=()):
     content = [{"logprob": -1.0, "top_logprobs": [{"logprob": -1.0}] * 3} for _ in tokens]
     versions = [{"version": label, "start": start, "end": end} for label, start, end in spans]
-    choice = {"token_ids": tokens, "logprobs": {"content": content}, "finish_reason": finish, "weight_versions": versions}
+    choice = {
+        "token_ids": tokens,
+        "logprobs": {"content": content},
+        "finish_reason": finish,
+        "weight_versions": versions,
+    }
     return {"choices": [choice], "usage": {"prompt_tokens_details": {"cached_tokens": 0}} if finish else None}
 
 
@@ -154,7 +160,13 @@ async def test_a_request_that_a_hanging_server_never_began_goes_elsewhere():
 
 @pytest.mark.parametrize(
     ("path", "healthy"),
-    [("/pause", True), ("/collective_rpc", True), ("/reset_prefix_cache", True), ("/resume", True), ("/collective_rpc", False)],
+    [
+        ("/pause", True),
+        ("/collective_rpc", True),
+        ("/reset_prefix_cache", True),
+        ("/resume", True),
+        ("/collective_rpc", False),
+    ],
 )
 async def test_a_server_that_hangs_over_new_weights_holds_up_nobody_and_comes_back_with_them(path, healthy):
     hung, well = Played(), Played()
@@ -236,7 +248,9 @@ async def test_the_folder_from_which_a_server_starts_stays_until_it_has(tmp_path
         await replicas[0].drop()
         await until(lambda: starting.read is not None)
         folders += [await load(version) for version in (1, 2)]
-        assert [folder.exists() for folder in folders] == [starting.read == folder or folder == folders[-1] for folder in folders]
+        assert [folder.exists() for folder in folders] == [
+            starting.read == folder or folder == folders[-1] for folder in folders
+        ]
         assert starting.read == folders[0]
         played.at = {}
         await until(lambda: replicas[0].up)

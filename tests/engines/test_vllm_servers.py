@@ -1,5 +1,5 @@
-"""vLLM behind two servers keeps the contract of engines, and outlives the loss of one. The learner's side needs no vLLM: it runs
-beside an environment that has it (`make test-vllm`)."""
+"""vLLM behind two servers keeps the contract of engines, and outlives the loss of one. The learner's side needs no
+vLLM: it runs beside an environment that has it (`make test-vllm`)."""
 
 import asyncio
 import os
@@ -50,8 +50,16 @@ class TestServers(VllmContract):
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             assert (await client.get("/health")).status_code == 200
             for headers in ({}, {"Authorization": "Bearer guessed"}, {"Origin": "http://evil.example"}):
-                for path in ("/collective_rpc", "/pause", "/reset_prefix_cache", "/inference/v1/generate", "/v1/completions"):
-                    assert (await client.post(path, json={"method": "reload_weights"}, headers=headers)).status_code == 401
+                for path in (
+                    "/collective_rpc",
+                    "/pause",
+                    "/reset_prefix_cache",
+                    "/inference/v1/generate",
+                    "/v1/completions",
+                ):
+                    assert (
+                        await client.post(path, json={"method": "reload_weights"}, headers=headers)
+                    ).status_code == 401
                 for path in ("/v1/models", "/openapi.json", "/metrics", "/server_info"):
                     assert (await client.get(path, headers=headers)).status_code == 401
         assert engine.form.launcher.key not in " ".join(psutil.Process(server.process.pid).cmdline())
@@ -60,7 +68,9 @@ class TestServers(VllmContract):
         async def spread(*trees):
             """Live requests of each replica while every tree has four."""
             turns = [
-                asyncio.create_task(write(engine, prompt, max_tokens=100, seed=i, tree=tree)) for tree in trees for i in range(4)
+                asyncio.create_task(write(engine, prompt, max_tokens=100, seed=i, tree=tree))
+                for tree in trees
+                for i in range(4)
             ]
             await until(lambda: sum(replica.live for replica in engine.form.replicas) == len(turns))
             live = sorted(replica.live for replica in engine.form.replicas)
@@ -106,7 +116,9 @@ class TestServers(VllmContract):
             leader.resume()
         await until(lambda: home.up, seconds=60)
 
-    async def test_endpoints_are_servers_that_somebody_else_started(self, engine, network, other, prompt, tokenizer, keyed):
+    async def test_endpoints_are_servers_that_somebody_else_started(
+        self, engine, network, other, prompt, tokenizer, keyed
+    ):
         urls = tuple(server.url for server in engine.form.launcher.servers)
         second = build(other, tokenizer, mode="endpoints", urls=urls, key_env=keyed)
         turn = await write(second, prompt, max_tokens=20, seed=1)
@@ -122,7 +134,9 @@ class TestServers(VllmContract):
         urls = (engine.form.launcher.servers[0].url,)
         monkeypatch.setattr(Settings, "_check_can_send", lambda self: None)
         second = build(network, tokenizer, mode="endpoints", urls=urls, weights="nccl", key_env=keyed)
-        with pytest.raises(ConfigError, match=r"does not take weights by nccl.*--weight-transfer-config '{\"backend\": \"nccl\"}'"):
+        with pytest.raises(
+            ConfigError, match=r"does not take weights by nccl.*--weight-transfer-config '{\"backend\": \"nccl\"}'"
+        ):
             await write(second, prompt, max_tokens=3)
 
     async def test_a_server_that_cannot_read_as_much_is_a_config_error(self, engine, make_model, tokenizer, keyed):

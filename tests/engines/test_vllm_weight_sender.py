@@ -22,7 +22,12 @@ from arpo.engines.vllm.weight_sender import SnapshotSource, SyncClient, Transfer
 from arpo.errors import ConfigError
 
 VLLM = importlib.util.find_spec("vllm") is not None
-TENSORS = {"odd": torch.randn(7).bfloat16(), "large": torch.randn(40, 30), "turned": torch.randn(6, 4).T, "one": torch.tensor(3.0)}
+TENSORS = {
+    "odd": torch.randn(7).bfloat16(),
+    "large": torch.randn(40, 30),
+    "turned": torch.randn(6, 4).T,
+    "one": torch.tensor(3.0),
+}
 needs_vllm = [
     pytest.mark.vllm,
     pytest.mark.skipif(not VLLM, reason="vLLM has an environment of its own: make test-vllm"),
@@ -80,7 +85,10 @@ class TestAgainstVllm:
         return sent
 
     async def test_nccl_sends_a_checkpoint_as_its_workers_read_it(self, sent):
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo, NCCLWeightTransferUpdateInfo
+        from vllm.distributed.weight_transfer.nccl_engine import (
+            NCCLWeightTransferInitInfo,
+            NCCLWeightTransferUpdateInfo,
+        )
 
         calls = []
 
@@ -92,7 +100,9 @@ class TestAgainstVllm:
         for factor in (1, 2):
             await sender.send(snapshot({name: value * factor for name, value in TENSORS.items()}))
         update = ["start_weight_update", "update_weights", "finish_weight_update"]
-        assert [route for route, _ in calls] == ["init_weight_transfer_engine", *update, *update], "it meets the workers once"
+        assert [route for route, _ in calls] == ["init_weight_transfer_engine", *update, *update], (
+            "it meets the workers once"
+        )
         first = NCCLWeightTransferInitInfo(**calls[0][1]["init_info"])
         assert (first.world_size, first.rank_offset, first.packed) == (3, 1, True)
         told = NCCLWeightTransferUpdateInfo(**calls[2][1]["update_info"])
@@ -202,7 +212,9 @@ class TestOverAStandInForNccl(WeightsContract):
             patch.setattr(weight_sender, "init_info", unpacked)
 
             def again():
-                engine = build(vllm_network, tokenizer, weights="nccl", options={"worker_extension_cls": "cpu_nccl.Extension"})
+                engine = build(
+                    vllm_network, tokenizer, weights="nccl", options={"worker_extension_cls": "cpu_nccl.Extension"}
+                )
                 engine.again = again
                 return engine
 
@@ -216,7 +228,9 @@ class TestOverAStandInForNccl(WeightsContract):
         await engine.load(Weights(1, other.state_dict()))
         assert not any(each.folder for each in engine.publisher._kept)
 
-    async def test_where_a_transfer_fails_vllm_is_started_again_with_the_weights(self, engine, prompt, other, capfd, monkeypatch):
+    async def test_where_a_transfer_fails_vllm_is_started_again_with_the_weights(
+        self, engine, prompt, other, capfd, monkeypatch
+    ):
         await write(engine, prompt, max_tokens=2)
         engine.form._sender.close()
         monkeypatch.setattr(engine.form._sender, "host", "192.0.2.1")  # of no machine

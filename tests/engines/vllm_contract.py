@@ -1,4 +1,5 @@
-"""What vLLM must do in either form, beyond what every engine must: cheap forks, weights in the middle of a turn, recovery."""
+"""What vLLM must do in either form, beyond what every engine must: cheap forks, weights in the middle of a turn,
+recovery."""
 
 import asyncio
 from random import Random
@@ -89,7 +90,9 @@ class WeightsContract:
             assert {chunk.version for chunk in turn.chunks} == {version}
             agrees(model, prompt, turn)
 
-    async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(self, engine, prompt, network, other):
+    async def test_weights_that_change_in_the_middle_write_the_rest_on_a_context_read_anew(
+        self, engine, prompt, network, other
+    ):
         stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=3, head=5))
         chunks = [await anext(stream)]
         await engine.update_weights(Weights(1, other.state_dict()))
@@ -126,7 +129,9 @@ class VllmContract(WeightsContract, EngineContract):
         with torch.no_grad():
             logits = network(torch.tensor([[*prompt, *turn.tokens]])).logits[0, len(prompt) - 1 : -1]
         top = torch.log_softmax(logits.double(), -1).topk(20).values.tolist()
-        for row, low, high in zip(top, *([x for c in turn.chunks for x in c.bounds[side]] for side in (0, 1)), strict=True):
+        for row, low, high in zip(
+            top, *([x for c in turn.chunks for x in c.bounds[side]] for side in (0, 1)), strict=True
+        ):
             assert (low, high) == pytest.approx(bounds_from_top_k(row, logits.shape[1]), abs=2e-4)
 
     async def test_a_token_outside_the_vocabulary_is_an_engine_error(self, engine, prompt):

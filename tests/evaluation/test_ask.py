@@ -83,8 +83,11 @@ def test_equal_questions_get_equal_answers(tiny_run: Path, tmp_path: Path) -> No
     assert transcripts[0] == transcripts[1] != transcripts[2]
 
 
-def test_held_out_tasks_through_either_entrance_give_the_same_samples(tiny_project: TinyProject, tmp_path: Path) -> None:
-    """As a recipe's held-out tasks and as a source that --benchmark names, with an engine whose answers are its draws."""
+def test_held_out_tasks_through_either_entrance_give_the_same_samples(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
+    """As a recipe's held-out tasks and as a source that --benchmark names, with an engine whose answers are its
+    draws."""
     (tiny_project.folder / "drawn_agent.py").write_text(DRAWN)
     changes = ["engine.kind=drawn_agent:build", "evaluation={limit: 6, greedy_limit: 0, samples: 3}"]
     run = load_recipe(tiny_project.recipe, changes)

@@ -1,4 +1,5 @@
-"""Asking benchmarks: every answer is on disk at once, nothing is asked twice, what fails is an outcome, parts make a whole."""
+"""Asking benchmarks: every answer is on disk at once, nothing is asked twice, what fails is an outcome, parts make a
+whole."""
 
 import io
 import itertools
@@ -83,8 +84,20 @@ def test_killed_and_resumed_it_asks_nothing_twice(played, tmp_path):
     plays = {question: {**play, "delay_s": 0.05 * number} for number, (question, play) in enumerate(golds().items())}
     slow = [row["question"] for row in SUMS[6:]]
     played.play({q: {**play, "delay_s": 600 if q in slow else 0} for q, play in plays.items()})
-    command = [sys.executable, "-m", "arpo", "eval", str(played.recipe), "--benchmark", "gsm8k", "--data", str(played.data)]
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": "src"})
+    command = [
+        sys.executable,
+        "-m",
+        "arpo",
+        "eval",
+        str(played.recipe),
+        "--benchmark",
+        "gsm8k",
+        "--data",
+        str(played.data),
+    ]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": "src"}
+    )
     until = time.monotonic() + 240
     while not ((out / FILE).exists() and len(read_samples(out)) >= 6):
         assert process.poll() is None and time.monotonic() < until
@@ -160,7 +173,9 @@ def test_a_reward_that_raises_is_an_outcome(played, tmp_path):
     found = results.benchmark["own"]
     nines = [row for row in SUMS if "9" in row["question"]]
     assert found.endings[NOT_SCORED] == len(nines) and all("no nines" in reason for reason in found.failures)
-    assert found.accuracy.mean == pytest.approx(1 - len(nines) / 12), "questions of one's own are scored by the recipe's reward"
+    assert found.accuracy.mean == pytest.approx(1 - len(nines) / 12), (
+        "questions of one's own are scored by the recipe's reward"
+    )
 
 
 def test_where_nothing_can_be_answered_it_stops_and_keeps_the_outcomes(played, tmp_path):
@@ -177,7 +192,9 @@ def test_shards_put_together_are_the_whole(played, tmp_path):
     whole = ask(played, tmp_path / "whole", samples=2)
     for number in (1, 2, 3):
         ask(played, tmp_path / f"part{number}", samples=2, shard=(number, 3))
-    merged = show_results([tmp_path / f"part{number}" for number in (1, 2, 3)], out=tmp_path / "merged", console=screen())
+    merged = show_results(
+        [tmp_path / f"part{number}" for number in (1, 2, 3)], out=tmp_path / "merged", console=screen()
+    )
     ours, theirs = whole.benchmark["gsm8k"], merged.benchmark["gsm8k"]
     assert (theirs.questions, theirs.answers, theirs.missing) == (12, 24, 0)
     assert ours.accuracy == theirs.accuracy and ours.pass_at == theirs.pass_at and ours.by_budget == theirs.by_budget

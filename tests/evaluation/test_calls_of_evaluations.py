@@ -1,4 +1,5 @@
-"""Tool calls of evaluations are accounted for and held to the budget, and what isolates code is said and written down."""
+"""Tool calls of evaluations are accounted for and held to the budget, and what isolates code is said and written
+down."""
 
 import io
 import itertools
@@ -25,7 +26,9 @@ def screen() -> Console:
     return Console(file=io.StringIO(), width=140)
 
 
-def test_a_run_and_its_evaluations_say_what_isolates_code_and_what_was_called(tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_a_run_and_its_evaluations_say_what_isolates_code_and_what_was_called(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
     console = screen()
     short = ("train.steps=1", "train.tasks_per_step=1", "evaluation={limit: 2, greedy_limit: 0}")
     recipe = load_recipe(tiny_project.recipe, [*short, "tools=['tiny_world:parity', python]"])
@@ -69,5 +72,7 @@ def test_a_budget_stops_an_evaluation_that_goes_on_with_a_larger_one(tiny_projec
     accounts = read_usage(out)
     assert accounts["parity"]["attempts"] >= 12 and "Tool calls" in said
     study = json.loads((out / "results.json").read_text())["studies"]["tools"]
-    assert study["accounts"]["parity"]["asked"] == 12 and study["isolation"] == {}, "the calls of the answers that are kept"
+    assert study["accounts"]["parity"]["asked"] == 12 and study["isolation"] == {}, (
+        "the calls of the answers that are kept"
+    )
     assert "## Tool calls" in (out / "report.md").read_text()

@@ -100,7 +100,8 @@ def test_the_mean_of_means_covers_the_truth():
     draws, truth, held = np.random.default_rng(0), (0.05, 0.5, 0.9), 0
     for _ in range(400):
         found = [
-            rate({str(i): [float(x)] for i, x in enumerate(draws.random(n) < p)}) for p, n in zip(truth, (30, 60, 120), strict=True)
+            rate({str(i): [float(x)] for i, x in enumerate(draws.random(n) < p)})
+            for p, n in zip(truth, (30, 60, 120), strict=True)
         ]
         estimate = mean_of_estimates(found)
         held += estimate.low <= sum(truth) / 3 <= estimate.high
@@ -124,8 +125,13 @@ def test_groups_measures_and_failures():
 
 def test_a_study_brings_its_own_tables_and_stays(tmp_path):
     found = made([answer("q1"), answer("q2", 0.0)])
-    study = {"tables": [{"title": "Judged", "head": ["who", "right"], "rows": [["judge", 0.5]]}], "warnings": ["disagrees"]}
-    shown = tables(type(found)(manifest=found.manifest, benchmarks=found.benchmarks, mean=found.mean, studies={"judge": study}))
+    study = {
+        "tables": [{"title": "Judged", "head": ["who", "right"], "rows": [["judge", 0.5]]}],
+        "warnings": ["disagrees"],
+    }
+    shown = tables(
+        type(found)(manifest=found.manifest, benchmarks=found.benchmarks, mean=found.mean, studies={"judge": study})
+    )
     assert shown[-1].title == "Judged" and shown[-1].rows == [["judge", "0.5"]]
     assert json.loads(write_results(tmp_path, found).read_text())["studies"] == {}
 
@@ -139,6 +145,9 @@ def test_the_form_of_lm_evaluation_harness(tmp_path):
     assert result["acc,none"] == 0.4 and 0.1 < result["acc_stderr,none"] < 0.2 and result["pass@2,none"] == 0.4
     assert value["n-samples"]["own"] == {"original": 99, "effective": 10} and value["higher_is_better"]["own"]["acc"]
     assert {"configs", "versions", "n-shot", "config", "model_name"} <= value.keys()
-    lines = [json.loads(line) for line in (path.parent / "samples_own_1970-01-01T00-00-00.000000.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (path.parent / "samples_own_1970-01-01T00-00-00.000000.jsonl").read_text().splitlines()
+    ]
     assert [line["doc_id"] for line in lines] == list(range(10)) and sum(line["acc"] for line in lines) == 4
     assert len(lines[0]["resps"][0]) == len(lines[0]["filtered_resps"]) == 2

@@ -39,7 +39,9 @@ def test_the_same_model_is_the_same_wherever_and_in_however_many_files(model, tm
     tensors = load_file(weights(elsewhere))
     names = sorted(tensors, reverse=True)
     weights(elsewhere).unlink()
-    save_file({name: tensors[name] for name in names[:3]}, elsewhere / "model-00001-of-00002.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensors[name] for name in names[:3]}, elsewhere / "model-00001-of-00002.safetensors", {"format": "pt"}
+    )
     save_file({name: tensors[name] for name in names[3:]}, elsewhere / "model-00002-of-00002.safetensors")
     config = json.loads((elsewhere / "config.json").read_text())
     config = {"_name_or_path": "x", **config, "transformers_version": "0.1"}
@@ -93,7 +95,9 @@ def test_only_the_same_model_goes_on(tiny_project, model, tmp_path):
 
     def ask(where: Path, out: str, **more):
         request = EvalRequest(benchmarks=["gsm8k"], data=played.data, model=str(where), out=tmp_path / out, **more)
-        return evaluate_model(str(played.recipe), load_recipe(played.recipe), request, console=Console(file=io.StringIO()))
+        return evaluate_model(
+            str(played.recipe), load_recipe(played.recipe), request, console=Console(file=io.StringIO())
+        )
 
     ask(model, "out", limit=2)
     assert read_manifest(tmp_path / "out").identity == identity(model)
@@ -107,7 +111,9 @@ def test_only_the_same_model_goes_on(tiny_project, model, tmp_path):
         ask(moved, "out", resume=True)
     ask(moved, "part1", shard=(1, 2))
     with pytest.raises(ConfigError, match="another model"):
-        show_results([tmp_path / "part1", tmp_path / "part2"], out=tmp_path / "whole", console=Console(file=io.StringIO()))
+        show_results(
+            [tmp_path / "part1", tmp_path / "part2"], out=tmp_path / "whole", console=Console(file=io.StringIO())
+        )
 
 
 def test_a_model_that_cannot_be_had_leaves_no_folder_behind(tiny_project, tmp_path):

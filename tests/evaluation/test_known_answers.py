@@ -1,5 +1,5 @@
-"""The whole path (prompt, tools, extraction, measure) on every file: who knows the golds is right, who answers wrongly never,
-and who answers with another question's gold almost never."""
+"""The whole path (prompt, tools, extraction, measure) on every file: who knows the golds is right, who answers wrongly
+never, and who answers with another question's gold almost never."""
 
 import asyncio
 from functools import cache, partial

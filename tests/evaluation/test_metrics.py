@@ -50,7 +50,9 @@ def test_bootstrap_interval_agrees_with_the_normal_one_on_many_questions():
     found = bootstrap(values, seed=1)
     error = 1.96 * np.std(values) / math.sqrt(len(values))
     assert found.mean == pytest.approx(np.mean(values))
-    assert found.low == pytest.approx(found.mean - error, abs=0.02) and found.high == pytest.approx(found.mean + error, abs=0.02)
+    assert found.low == pytest.approx(found.mean - error, abs=0.02) and found.high == pytest.approx(
+        found.mean + error, abs=0.02
+    )
 
 
 def test_bootstrap_of_three_values_against_all_resamples():
@@ -156,7 +158,9 @@ def test_few_questions_that_differ_do_not_make_a_difference_certain():
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.5, 1.0]), max_size=4), st.integers(2, 60))
 def test_the_interval_of_few_that_differ_turns_with_the_runs(differences, same):
     b = {str(i): d for i, d in enumerate([*differences, *[0.0] * same])}
-    one, other = (paired_difference(*pair).difference for pair in ((dict.fromkeys(b, 0.0), b), (b, dict.fromkeys(b, 0.0))))
+    one, other = (
+        paired_difference(*pair).difference for pair in ((dict.fromkeys(b, 0.0), b), (b, dict.fromkeys(b, 0.0)))
+    )
     assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low))
     assert -1 <= one.low <= one.mean <= one.high <= 1
 
@@ -167,7 +171,8 @@ def test_sign_flip_p_value_counts_all_flips(differences):
     b = {str(i): d for i, d in enumerate(differences)}
     observed = abs(sum(differences))
     flips = [
-        abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in itertools.product((-1, 1), repeat=len(b))
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=len(b))
     ]
     expected = sum(f >= observed - 1e-12 for f in flips) / len(flips)
     assert paired_difference(a, b, resamples=50).p_value == pytest.approx(expected)
@@ -200,7 +205,8 @@ def test_estimates_read_back_with_their_holes():
 
 
 def test_a_ratio_of_which_resampling_knows_too_little_has_no_interval():
-    """Ten questions, one of which made calls: in a third of resamples there are none, and no share of right answers to a call."""
+    """Ten questions, one of which made calls: in a third of resamples there are none, and no share of right answers to
+    a call."""
     one = ratio([1.0] * 10, [2.0] + [0.0] * 9, resamples=500)
     none = ratio([0.0] * 10, [2.0] * 10, resamples=500)
     assert (one.mean, none.mean) == (5.0, 0.0) and math.isnan(one.low) and math.isnan(none.high)

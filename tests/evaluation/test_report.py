@@ -11,7 +11,14 @@ from arpo.runs.folder import RunFolder
 
 def test_a_finished_run_is_told_whole(tmp_path):
     text = write_report(write_run(tmp_path / "run")).read_text()
-    for title in ("## Evaluations", "### By family", "## Gates", "## Warnings and events", "## Curves", "## Sample trajectories"):
+    for title in (
+        "## Evaluations",
+        "### By family",
+        "## Gates",
+        "## Warnings and events",
+        "## Curves",
+        "## Sample trajectories",
+    ):
         assert title in text
     assert "| state | finished |" in text and "`after` minus `before`" in text
     assert "| `rollout.rule.kind` | paper |" in text and "the last task came back empty twice" in text

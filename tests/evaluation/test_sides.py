@@ -16,13 +16,22 @@ from arpo.evaluation.samples import SampleLog, SampleRecord
 def evaluation(folder, right, *, model="a", seed=0, questions=20, digest="d"):
     """`right`: numbers of the questions that are answered rightly."""
     ids = tuple(f"q/{n}" for n in range(questions))
-    benchmark = BenchmarkManifest(name="own", title="Own", metric="exact", judged=False, ids=ids, num_all=questions, digest=digest)
+    benchmark = BenchmarkManifest(
+        name="own", title="Own", metric="exact", judged=False, ids=ids, num_all=questions, digest=digest
+    )
     settings = {"temperature": 1.0, "top_p": 1.0, "seed": seed, "max_calls": 3, "branch_tokens": 100}
     folder.mkdir(parents=True)
     write_manifest(
         folder,
         EvalManifest(
-            name="own", model=model, recipe="r", preset="", benchmarks=(benchmark,), samples=1, settings=settings, decides={}
+            name="own",
+            model=model,
+            recipe="r",
+            preset="",
+            benchmarks=(benchmark,),
+            samples=1,
+            settings=settings,
+            decides={},
         ),
     )
     with SampleLog(folder) as log:

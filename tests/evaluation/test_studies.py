@@ -1,4 +1,5 @@
-"""Studies of recorded answers: what the figures must be for trajectories written by hand, and for a run that really happened."""
+"""Studies of recorded answers: what the figures must be for trajectories written by hand, and for a run that really
+happened."""
 
 import json
 import math
@@ -113,7 +114,9 @@ def test_every_figure_of_one_trajectory() -> None:
 
 
 def test_golds_that_stand_anywhere_by_chance_say_nothing() -> None:
-    found = quality([recorded(gold, [[1.0]] * 3, [[call("x", "7 yes")], [call("y")]], golds=[gold]) for gold in ("yes", "7")])
+    found = quality(
+        [recorded(gold, [[1.0]] * 3, [[call("x", "7 yes")], [call("y")]], golds=[gold]) for gold in ("yes", "7")]
+    )
     assert "after_known" not in found.figures and "missed" not in found.figures
 
 

@@ -164,7 +164,9 @@ def test_mistakes_are_named_and_write_nothing(tiny_run: Path, tiny_project: Tiny
     assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "full").iterdir()] == ["keep"]
 
 
-@pytest.mark.parametrize(("token", "expected"), [(None, "nobody is logged in"), ("hf_nonsense", "the Hub did not take it")])
+@pytest.mark.parametrize(
+    ("token", "expected"), [(None, "nobody is logged in"), ("hf_nonsense", "the Hub did not take it")]
+)
 def test_pushing_without_login_or_network(tiny_run: Path, tmp_path: Path, token: str | None, expected: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}

@@ -15,15 +15,21 @@ from tiny_models import tiny_model
 
 
 def packed(seed: int) -> PackedBatch:
-    [batch] = pack([random_tree(seed + i, roots=1 + (seed + i) % 4, leaves=2 + (seed + i) % 7) for i in range(2)], 10**6)
+    [batch] = pack(
+        [random_tree(seed + i, roots=1 + (seed + i) % 4, leaves=2 + (seed + i) % 7) for i in range(2)], 10**6
+    )
     return batch
 
 
-def attended(attend, batch: PackedBatch, call_pairs: int, heads: int = 4, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+def attended(
+    attend, batch: PackedBatch, call_pairs: int, heads: int = 4, dtype: torch.dtype = torch.float64
+) -> list[torch.Tensor]:
     """Output and the gradients of query, key and value, as transformers' layers would call it."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, n, batch.num_unique, 8, dtype=dtype, requires_grad=True) for n in (heads, 2, 2))
-    out, _ = attend(torch.nn.Module(), query, key, value, None, scaling=0.3, dropout=0.0, tree_layout=layout_of(batch, call_pairs))
+    out, _ = attend(
+        torch.nn.Module(), query, key, value, None, scaling=0.3, dropout=0.0, tree_layout=layout_of(batch, call_pairs)
+    )
     out.backward(torch.randn(out.shape, dtype=dtype))
     return [out, query.grad, key.grad, value.grad]
 
@@ -128,7 +134,10 @@ def test_a_single_path_needs_no_layout():
         (transformers.JambaConfig(), "linear_attention"),
         (transformers.BloomConfig(), "attention be replaced"),
         (transformers.LlamaConfig(attention_dropout=0.1), "at random"),
-        (transformers.LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}), "dynamic"),
+        (
+            transformers.LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+            "dynamic",
+        ),
         (transformers.T5Config(), "no causal language model"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str | None) else str(value),
@@ -141,7 +150,12 @@ def test_models_that_can_and_cannot(config: transformers.PreTrainedConfig, reaso
 def test_a_model_that_cannot_is_refused():
     model = transformers.MistralForCausalLM(
         transformers.MistralConfig(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=32
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            vocab_size=32,
         )
     )
     with pytest.raises(ConfigError, match="sliding window"), tree_attention(model):

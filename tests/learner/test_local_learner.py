@@ -24,7 +24,9 @@ from arpo.models.loading import LoraSettings, ModelConfig, load_model
 from random_trees import credited, random_tree
 from tiny_models import tiny_model
 
-SGD_LIKE = OptimConfig(lr=1e-3, eps=1.0, weight_decay=0.0, grad_clip=None)  # eps 1: the step is nearly the gradient, not its sign
+SGD_LIKE = OptimConfig(
+    lr=1e-3, eps=1.0, weight_decay=0.0, grad_clip=None
+)  # eps 1: the step is nearly the gradient, not its sign
 
 LOSSES = {
     "grpo": LossConfig(),
@@ -37,8 +39,17 @@ LOSSES = {
 }
 
 
-def learner(model: Any, loss: LossConfig | None = None, *, tree: bool = True, budget: int = 64, **more: Any) -> LocalLearner:
-    given = {"loss": loss or LossConfig(), "optim": SGD_LIKE, "num_updates": 10, "token_budget": budget, "tree": tree, **more}
+def learner(
+    model: Any, loss: LossConfig | None = None, *, tree: bool = True, budget: int = 64, **more: Any
+) -> LocalLearner:
+    given = {
+        "loss": loss or LossConfig(),
+        "optim": SGD_LIKE,
+        "num_updates": 10,
+        "token_budget": budget,
+        "tree": tree,
+        **more,
+    }
     return LocalLearner(model, **given)
 
 
@@ -68,7 +79,11 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_tree_packed_and_flat_updates_move_parameters_alike(name: str, temperature: float, updates: int) -> None:
     trees, moved = some_trees(blend=0.5), []
     before = parameters(learner(tiny_model("llama")))
-    for tree, budget in ((True, 10_000), (True, 40), (False, 64)):  # one pack; trees split over many; every trajectory alone
+    for tree, budget in (
+        (True, 10_000),
+        (True, 40),
+        (False, 64),
+    ):  # one pack; trees split over many; every trajectory alone
         own = learner(tiny_model("llama"), LOSSES[name], tree=tree, budget=budget, temperature=temperature)
         metrics = own.update(trees, updates).metrics
         moved.append((parameters(own), metrics))
@@ -133,7 +148,8 @@ def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
 
 @pytest.mark.parametrize("updates", [1, 2])
 def test_entropy_weighs_advantages_by_the_steps_own_mean_and_spread(updates: int) -> None:
-    """AEPO's `A (1 + a z(H))`, each trajectory's tokens laid out by hand; z over all of the step, not of a mini-batch."""
+    """AEPO's `A (1 + a z(H))`, each trajectory's tokens laid out by hand; z over all of the step, not of a
+    mini-batch."""
     trees = some_trees(4)
     seen = [h for t in trees for leaf in t.advantages for turn in t.tree.branch(leaf).turns for h in turn.entropies]
     mean, std = statistics.fmean(seen), statistics.pstdev(seen)
@@ -171,7 +187,9 @@ def test_it_notes_what_the_policy_thought_before_the_step() -> None:
 
 def test_more_mini_batches_than_trees_are_as_many_as_trees() -> None:
     own = learner(tiny_model("llama"))
-    assert own.update(some_trees(2), 5).metrics["updates"] == 2 and own.updates == 5, "and the schedule goes on as planned"
+    assert own.update(some_trees(2), 5).metrics["updates"] == 2 and own.updates == 5, (
+        "and the schedule goes on as planned"
+    )
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo"])
@@ -211,9 +229,14 @@ def test_the_schedule_ends_with_the_run_although_some_groups_teach_nothing() -> 
     """Four steps of two updates each; of the second step one group teaches, of the third none."""
     own = learner(tiny_model("llama"), optim=OptimConfig(lr=1e-3, schedule="linear", final_lr=0.1), num_updates=8)
     one, two = some_trees(2)
-    steps = [own.update(trees, 2).metrics for trees in ([one, two], [one, silent(two)], [silent(one), silent(two)], [one, two])]
+    steps = [
+        own.update(trees, 2).metrics
+        for trees in ([one, two], [one, silent(two)], [silent(one), silent(two)], [one, two])
+    ]
     assert [step.get("updates", 0) for step in steps] == [2, 1, 0, 2]
-    assert [steps[step]["lr"] for step in (0, 1, 3)] == pytest.approx([own.optim.rate(update, 8) for update in (1, 3, 7)])
+    assert [steps[step]["lr"] for step in (0, 1, 3)] == pytest.approx(
+        [own.optim.rate(update, 8) for update in (1, 3, 7)]
+    )
     assert steps[-1]["lr"] == pytest.approx(1e-4)
 
 
@@ -351,12 +374,15 @@ def test_state_is_what_peft_merges_and_wears_nothing_down(plain_folder: Path) ->
 
 
 def test_what_adapters_add_is_not_rounded_away(plain_folder: Path) -> None:
-    """Merged into weights held in bf16, the first steps of adapters vanish: the engine would sample from the old policy."""
+    """Merged into weights held in bf16, the first steps of adapters vanish: the engine would sample from the old
+    policy."""
     own = trained(plain_folder, some_trees(), dtype="bfloat16")
     module = own.unwrapped.model.get_base_model().model.layers[0].self_attn.q_proj
     assert module.base_layer.weight.dtype == torch.bfloat16
     added = own.weights()["model.layers.0.self_attn.q_proj.weight"] - module.base_layer.weight.float()
-    assert torch.allclose(added, module.get_delta_weight("default").float(), atol=1e-7) and float(added.abs().max()) > 1e-6
+    assert (
+        torch.allclose(added, module.get_delta_weight("default").float(), atol=1e-7) and float(added.abs().max()) > 1e-6
+    )
 
 
 def test_lora_under_checkpointing_gives_the_same_update(plain_folder: Path) -> None:
@@ -377,7 +403,9 @@ def test_the_plain_model_of_adapters_computes_what_they_do(plain_folder: Path) -
 
 def test_full_state_of_a_plain_model_is_its_state() -> None:
     model = tiny_model("llama")
-    assert all(value is not None and torch.equal(value, model.state_dict()[name]) for name, value in full_state(model).items())
+    assert all(
+        value is not None and torch.equal(value, model.state_dict()[name]) for name, value in full_state(model).items()
+    )
 
 
 # --- engine and learner agree
@@ -404,7 +432,9 @@ async def test_engine_and_learner_give_a_token_the_same_probability(
     plain_folder: Path, tokenizer: Any, temperature: float, lora: bool
 ) -> None:
     """Before the first update and after each, with the weights that `state` hands over."""
-    config = ModelConfig(source=str(plain_folder), device="cpu", dtype="float32", lora=LoraSettings(rank=4) if lora else None)
+    config = ModelConfig(
+        source=str(plain_folder), device="cpu", dtype="float32", lora=LoraSettings(rank=4) if lora else None
+    )
     model, _ = load_model(plain_folder, config)
     engine = LocalEngine(plain_model(model), tokenizer, slots=4, dtype="float32")
     own = learner(model, optim=OptimConfig(lr=3e-2), temperature=temperature)

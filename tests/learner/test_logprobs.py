@@ -88,8 +88,16 @@ def test_the_head_of_a_model():
     expected = model(input_ids=ids).logits[0].log_softmax(-1)[:3].gather(1, ids[0, 1:, None])[:, 0]
     hidden = model.model(input_ids=ids).last_hidden_state[0, :3]
     assert torch.allclose(token_logprobs(hidden, ids[0, 1:], LMHead.from_model(model))[0], expected, atol=1e-12)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32}
-    granite = transformers.GraniteForCausalLM(transformers.GraniteConfig(**shape, logits_scaling=4.0, num_key_value_heads=1))
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 32,
+    }
+    granite = transformers.GraniteForCausalLM(
+        transformers.GraniteConfig(**shape, logits_scaling=4.0, num_key_value_heads=1)
+    )
     gemma = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**shape, num_key_value_heads=1, head_dim=8))
     for other in (granite, gemma):
         expected = other(input_ids=ids).logits[0].log_softmax(-1)[:3].gather(1, ids[0, 1:, None])[:, 0]

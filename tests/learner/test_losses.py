@@ -60,7 +60,9 @@ def by_hand(values: dict[str, torch.Tensor], config: LossConfig) -> float:
     rows = []
     for row, mask in enumerate(values["mask_BL"].tolist()):
         terms = []
-        whole = sum(float(values["logprob_BL"][row, at] - values["old_logprob_BL"][row, at]) for at in range(sum(mask))) / sum(mask)
+        whole = sum(
+            float(values["logprob_BL"][row, at] - values["old_logprob_BL"][row, at]) for at in range(sum(mask))
+        ) / sum(mask)
         for at in range(sum(mask)):
             logprob, old, engine, advantage, reference, entropy = (
                 float(values[name][row, at])
@@ -107,7 +109,10 @@ def test_parts_add_up_to_the_whole(seed: int, config: LossConfig):
     norm = norm_of(values["mask_BL"], config)
     whole, report = policy_loss(**values, config=config, denominator=norm)
     gradient = torch.autograd.grad(whole, values["logprob_BL"])[0]
-    parts = [policy_loss(**{k: v[rows] for k, v in values.items()}, config=config, denominator=norm) for rows in ([0], [1, 2], [3])]
+    parts = [
+        policy_loss(**{k: v[rows] for k, v in values.items()}, config=config, denominator=norm)
+        for rows in ([0], [1, 2], [3])
+    ]
     total = sum(loss for loss, _ in parts)
     assert float(total) == pytest.approx(float(whole), abs=1e-14)
     assert torch.allclose(torch.autograd.grad(total, values["logprob_BL"])[0], gradient, atol=1e-14)
@@ -122,7 +127,9 @@ def test_nothing_outside_the_mask_counts(seed: int, config: LossConfig, poison: 
     clean, _ = policy_loss(**values, config=config, denominator=norm)
     wanted = torch.autograd.grad(clean, values["logprob_BL"])[0]
     assert (wanted[~values["mask_BL"]] == 0).all()
-    spoiled = {k: v if k == "mask_BL" else v.detach().masked_fill(~values["mask_BL"], poison) for k, v in values.items()}
+    spoiled = {
+        k: v if k == "mask_BL" else v.detach().masked_fill(~values["mask_BL"], poison) for k, v in values.items()
+    }
     spoiled["logprob_BL"].requires_grad_()
     loss, report = policy_loss(**spoiled, config=config, denominator=norm)
     assert float(loss) == float(clean)
@@ -132,7 +139,8 @@ def test_nothing_outside_the_mask_counts(seed: int, config: LossConfig, poison: 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_attributions_agree_at_the_first_update_under_token_mean(seed: int):
-    """Hard, soft and blended credit give one gradient (section 6), unless the correction weighs rows differently: it cannot."""
+    """Hard, soft and blended credit give one gradient (section 6), unless the correction weighs rows differently: it
+    cannot."""
     tree = random_tree(seed, roots=2, leaves=8)
     config = LossConfig(aggregation="token")
     gradients = []
@@ -196,7 +204,8 @@ def test_a_clipped_token_has_no_gradient_and_is_counted():
 @pytest.mark.parametrize("surrogate", ["ppo", "gspo", "cispo", "aepo"])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_a_ratio_beyond_float32_spoils_no_other_token(surrogate: str, advantage: float):
-    """The first token's ratio is e^99. Where clipping bounds its value, its gradient is 0 or bounded too, and never NaN."""
+    """The first token's ratio is e^99. Where clipping bounds its value, its gradient is 0 or bounded too, and never
+    NaN."""
     logprob = torch.tensor([[-1.0, -1.0], [-1.0, -1.0]], requires_grad=True)
     old, mask = torch.tensor([[-100.0, -1.0], [-1.0, -1.0]]), torch.ones(2, 2, dtype=torch.bool)
     config = LossConfig(surrogate=surrogate, dual_clip=None if surrogate == "cispo" else 3.0)

@@ -34,7 +34,9 @@ print(full - resident())
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_holes_between_blocks_that_stay_are_given_back():
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    done = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, timeout=600, check=True
+    )
     assert int(done.stdout) >= 150  # of 160 MB
 
 

@@ -1,4 +1,5 @@
-"""Each method of docs/method.md by the keys that stand there, against the loss that its paper writes, a trajectory at a time."""
+"""Each method of docs/method.md by the keys that stand there, against the loss that its paper writes, a trajectory at a
+time."""
 
 import math
 import re
@@ -53,7 +54,9 @@ def dapo(groups: list[Group]) -> float:
 
 
 def dr_grpo(groups: list[Group]) -> float:
-    return fmean(fmean(sum(clipped(r, A) for r in ratios) / 4096 for A, ratios in grouped(g, std=False)) for g in groups)
+    return fmean(
+        fmean(sum(clipped(r, A) for r in ratios) / 4096 for A, ratios in grouped(g, std=False)) for g in groups
+    )
 
 
 def reinforce_plus_plus(groups: list[Group]) -> float:
@@ -104,7 +107,9 @@ def grouped(group: Group, *, std: bool = True) -> list[tuple[float, list[float]]
 def scored(seed: int, rewards: Sequence[float]) -> ScoredTree:
     """A tree with one leaf for each reward."""
     tree = next(
-        t for n in range(1000) if len((t := random_tree(100 * seed + n, roots=2, leaves=len(rewards)).tree).endings) == len(rewards)
+        t
+        for n in range(1000)
+        if len((t := random_tree(100 * seed + n, roots=2, leaves=len(rewards)).tree).endings) == len(rewards)
     )
     tree.task = f"task-{seed}"
     scores = {leaf: Score(reward=reward, accuracy=0.0) for leaf, reward in zip(tree.leaves(), rewards, strict=True)}
@@ -141,7 +146,13 @@ def ours(run: arpo.Run, trees: Sequence[ScoredTree]) -> float:
             values = [x for depth in range(1, len(leaf) + 1) for x in shift[leaf[:depth]]]
             shift_BL[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
         loss, _ = policy_loss(
-            old_BL + shift_BL, old_BL, old_BL, batch.advantage_BL.double(), batch.row_mask_BL, run.loss, denominator=size
+            old_BL + shift_BL,
+            old_BL,
+            old_BL,
+            batch.advantage_BL.double(),
+            batch.row_mask_BL,
+            run.loss,
+            denominator=size,
         )
         total -= float(loss)
     return total
@@ -172,7 +183,9 @@ def test_the_divergence_is_k3_of_the_reference() -> None:
     logprob = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64)
     reference, mask = torch.tensor([[-1.5, -1.0, -0.5]], dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
     advantage = torch.tensor([[0.7, 0.7, 0.7]], dtype=torch.float64)
-    loss, _ = policy_loss(logprob, None, logprob, advantage, mask, run.loss, denominator=1.0, reference_logprob_BL=reference)
+    loss, _ = policy_loss(
+        logprob, None, logprob, advantage, mask, run.loss, denominator=1.0, reference_logprob_BL=reference
+    )
     quotients = [math.exp(r - p) for r, p in zip(reference[0].tolist(), logprob[0].tolist(), strict=True)]
     assert float(loss) == pytest.approx(-fmean(0.7 - 0.04 * (q - math.log(q) - 1) for q in quotients))
 

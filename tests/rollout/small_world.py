@@ -1,4 +1,5 @@
-"""An agent of scripted turns and small tools: what it says depends on the request alone, when it says it on a timing."""
+"""An agent of scripted turns and small tools: what it says depends on the request alone, when it says it on a
+timing."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -51,9 +52,9 @@ def unsure(prompt: Sequence[int], params: SamplingParams) -> Script:
     """Calls or answers, in some of a few words, as the request's seed has it."""
     draw = Random(f"{params.seed}/says")
     thought = f"<think>{' '.join(draw.choices(['capital', 'Peru', 'Lima', 'country'], k=draw.randint(0, 6)))}</think>"
-    said = draw.choices([SEARCH, f"<search>{draw.randint(0, 9)}</search>", ANSWER, "<answer>2</answer>", "Lima"], [5, 3, 3, 2, 1])[
-        0
-    ]
+    said = draw.choices(
+        [SEARCH, f"<search>{draw.randint(0, 9)}</search>", ANSWER, "<answer>2</answer>", "Lima"], [5, 3, 3, 2, 1]
+    )[0]
     return Script(said=thought + said)
 
 
@@ -106,7 +107,9 @@ def timeless(rollout: Rollout) -> tuple[RolloutTree, Any, Any]:
     tree.turns, tree.endings = record.tree.turns, record.tree.endings
     for place, seen in record.tree.observations.items():
         tree.observations[place] = replace(seen, outcomes=tuple(replace(o, seconds=0.0) for o in seen.outcomes))
-    decisions = {place: (made.tip, made.decided.decision, made.decided.granted) for place, made in record.decisions.items()}
+    decisions = {
+        place: (made.tip, made.decided.decision, made.decided.granted) for place, made in record.decisions.items()
+    }
     return tree, decisions, record.scores
 
 

@@ -174,7 +174,9 @@ def test_a_record_replays_to_the_same_tree(tokenizer, rule, roots):
         said = unsure(prompt, params).said
         return Script(said=said, fails_after=1 if next(trouble) else None)
 
-    for one in run(rollouts(agent(tokenizer, play), config(rule=rule, roots=roots, leaves=8, retries=3), task(0), task(1))):
+    for one in run(
+        rollouts(agent(tokenizer, play), config(rule=rule, roots=roots, leaves=8, retries=3), task(0), task(1))
+    ):
         (credited,) = credit([one.scored], AdvantageConfig())
         for record in (record_of(one), record_of(one, credited)):
             (back,) = decode(encode(record))
@@ -202,10 +204,14 @@ def test_a_record_says_what_a_reader_needs(tokenizer):
         return Script(said="<think>Peru.</think>" + ANSWER, fails_after=1 if next(tries) == 0 else None)
 
     tries = count()
-    (one,) = run(rollouts(agent(tokenizer, play, Search()), config(leaves=1, roots=1), task(4, metadata={"family": "capitals"})))
+    (one,) = run(
+        rollouts(agent(tokenizer, play, Search()), config(leaves=1, roots=1), task(4, metadata={"family": "capitals"}))
+    )
     (back,) = decode(encode(record_of(one)))
     notes = back.notes
-    assert notes["task"]["question"] == "Which city is the capital of country 4?" and notes["task"]["family"] == "capitals"
+    assert (
+        notes["task"]["question"] == "Which city is the capital of country 4?" and notes["task"]["family"] == "capitals"
+    )
     assert notes["texts"] == {"0": "<think>Peru.</think>" + ANSWER} and notes["answers"] == {"0": "Lima"}
     assert notes["failures"] == ["0: the script fails after 1 tokens"]
     assert "country 4" in notes["prompt"]

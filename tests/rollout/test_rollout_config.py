@@ -30,7 +30,13 @@ def test_a_rule_by_name_by_parts_or_as_an_object(given, meant):
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [(4, 4), ("pilot", Pilot()), ({"beta": 2.0}, Pilot(beta=2.0)), (Pilot(beta=2.0), Pilot(beta=2.0)), (Constant(roots=4), 4)],
+    [
+        (4, 4),
+        ("pilot", Pilot()),
+        ({"beta": 2.0}, Pilot(beta=2.0)),
+        (Pilot(beta=2.0), Pilot(beta=2.0)),
+        (Constant(roots=4), 4),
+    ],
 )
 def test_roots_as_a_number_or_a_plan(given, meant):
     assert RolloutConfig(roots=given).roots == meant

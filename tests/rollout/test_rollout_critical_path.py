@@ -1,6 +1,8 @@
-"""No tree takes longer than its critical path: the driver and the budget wait for what a turn depends on, and for nothing else.
+"""No tree takes longer than its critical path: the driver and the budget wait for what a turn depends on, and for
+nothing else.
 
-The critical path is computed by a slow twin (`critical_path.py`), which serves the budget from the beginning at every event.
+The critical path is computed by a slow twin (`critical_path.py`), which serves the budget from the beginning at every
+event.
 """
 
 import asyncio
@@ -15,7 +17,15 @@ from arpo.rollout.config import RolloutConfig
 from virtual_time import run
 
 TIMES = timed_agent.Times()
-RULES = [Never(), Paper(), Paper(siblings=3), Fixed(at=2, siblings=2), Chance(rates=(0.9, 0.3)), Threshold(theta=0.6), Aepo()]
+RULES = [
+    Never(),
+    Paper(),
+    Paper(siblings=3),
+    Fixed(at=2, siblings=2),
+    Chance(rates=(0.9, 0.3)),
+    Threshold(theta=0.6),
+    Aepo(),
+]
 
 
 @pytest.fixture(scope="module")

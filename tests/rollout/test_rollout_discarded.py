@@ -1,4 +1,5 @@
-"""Every call that ran is counted, also where the model never saw its result: calls are what a run is said to have cost."""
+"""Every call that ran is counted, also where the model never saw its result: calls are what a run is said to have
+cost."""
 
 import asyncio
 
@@ -15,7 +16,9 @@ from arpo.training.metrics import Metrics, TreeStats, step_metrics
 from virtual_time import run
 
 DOWN = ToolResult(text="quota used up", status=CallStatus.UNAVAILABLE)
-BOTH = "".join(f'<tool_call>\n{{"name": "{n}", "arguments": {{"query": "x"}}}}\n</tool_call>' for n in ("lookup", "search"))
+BOTH = "".join(
+    f'<tool_call>\n{{"name": "{n}", "arguments": {{"query": "x"}}}}\n</tool_call>' for n in ("lookup", "search")
+)
 
 
 def long() -> Search:
@@ -68,7 +71,9 @@ def test_an_evaluation_counts_them_too(tokenizer):
         flat = config(branch_tokens=300).flat(leaves=1, temperature=1.0, top_p=1.0)
 
         async def generated(who=who, flat=flat) -> list[Generated]:
-            return [each async for each in generate(who, [EvalQuestion("n", task(), 0)], right, flat, seed=0, in_flight=1)]
+            return [
+                each async for each in generate(who, [EvalQuestion("n", task(), 0)], right, flat, seed=0, in_flight=1)
+            ]
 
         [only] = asyncio.run(generated())
         assert (only.sample.calls, only.sample.ending, tool.calls, len(only.outcomes)) == (1, ending, 1, 1)

@@ -1,10 +1,24 @@
-"""What the world does wrong ends a leaf at worst; what is a bug comes out as itself. Nothing hangs, nothing stays behind."""
+"""What the world does wrong ends a leaf at worst; what is a bug comes out as itself. Nothing hangs, nothing stays
+behind."""
 
 import asyncio
 from dataclasses import replace
 
 import pytest
-from small_world import ANSWER, Script, Search, agent, config, results_in, right, rollouts, search, statuses, task, unsure
+from small_world import (
+    ANSWER,
+    Script,
+    Search,
+    agent,
+    config,
+    results_in,
+    right,
+    rollouts,
+    search,
+    statuses,
+    task,
+    unsure,
+)
 
 from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, Decision, Failed, FinishReason, HeadKnown, Role, StopReason
@@ -43,7 +57,9 @@ def test_a_failed_request_is_asked_again_under_another_key(tokenizer):
 
 
 def test_a_request_that_always_fails_leaves_a_leaf_without_a_score(tokenizer):
-    (one,) = run(rollouts(agent(tokenizer, failing(99, Script(said=ANSWER))), config(leaves=2, roots=2, rule="none", retries=1)))
+    (one,) = run(
+        rollouts(agent(tokenizer, failing(99, Script(said=ANSWER))), config(leaves=2, roots=2, rule="none", retries=1))
+    )
     assert one.grown.tree.endings == {(0,): StopReason.ENGINE_FAILED, (1,): StopReason.ENGINE_FAILED}
     assert one.scored.scores == {} == one.transcripts
     assert len(one.grown.failures) == 4
@@ -135,10 +151,13 @@ def test_a_provider_that_comes_back_is_no_failure(tokenizer):
 
 
 def test_calls_that_came_to_an_outcome_are_not_repeated_for_one_that_did_not(tokenizer):
-    """A call may have cost money or changed the world: when its neighbour's provider was down, only the neighbour runs again."""
+    """A call may have cost money or changed the world: when its neighbour's provider was down, only the neighbour runs
+    again."""
     replies = iter([DOWN, "Lima"])
     steady, flaky = Search(name="lookup"), Search(reply=lambda query: next(replies))
-    both = "".join(f'<tool_call>\n{{"name": "{n}", "arguments": {{"query": "x"}}}}\n</tool_call>' for n in ("lookup", "search"))
+    both = "".join(
+        f'<tool_call>\n{{"name": "{n}", "arguments": {{"query": "x"}}}}\n</tool_call>' for n in ("lookup", "search")
+    )
     turns = iter([f"{both}<|im_end|>"])
     who = agent(tokenizer, lambda prompt, params: next(turns, "Lima<|im_end|>"), steady, flaky, form=TemplateFormat)
     (one,) = run(rollouts(who, one_leaf(turn_tokens=200)))
@@ -195,7 +214,9 @@ def test_a_bug_in_an_engine_comes_out_as_itself_and_cancels_everything(tokenizer
 
 
 def test_a_bug_in_a_rule_comes_out_as_itself_and_closes_the_engines_requests(tokenizer):
-    who = agent(tokenizer, lambda p, params: search() if not results_in(tokenizer, p) else Script(said=ANSWER * 20, token_s=1))
+    who = agent(
+        tokenizer, lambda p, params: search() if not results_in(tokenizer, p) else Script(said=ANSWER * 20, token_s=1)
+    )
     with pytest.raises(Bug, match="in a rule"):
         run(rollouts(who, config(rule=BuggyRule(), leaves=4, roots=3)))
     assert who.engine.live == 0

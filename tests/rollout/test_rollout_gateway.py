@@ -1,4 +1,5 @@
-"""Rollouts under limits and from a record: the world's troubles pause or stop a run, and never turn into what is trained on."""
+"""Rollouts under limits and from a record: the world's troubles pause or stop a run, and never turn into what is
+trained on."""
 
 import asyncio
 from dataclasses import replace
@@ -98,7 +99,9 @@ def test_while_a_provider_is_down_branches_wait_and_lose_nothing(tokenizer):
     assert [timeless(one) for one in paused] == [timeless(one) for one in calm]
     assert len(said) == 2 and "paused" in said[0] and "answers again" in said[1]
     assert not any(one.grown.failures for one in paused)
-    assert all(s is not CallStatus.UNAVAILABLE for one in paused for p in one.grown.tree.observations for s in statuses(one, p))
+    assert all(
+        s is not CallStatus.UNAVAILABLE for one in paused for p in one.grown.tree.observations for s in statuses(one, p)
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def grown(tokenizer: Any, timing: int | None, seed: int, **values: Any) -> Rollo
     delay = (lambda: (draw.choice([0.0, draw.expovariate(2.0)]), draw.choice([0.0, 0.01, 0.1]))) if slow else None
     who = agent(tokenizer, play, tool, delay=delay, form=TemplateFormat)
     room = values.pop("room") + len(who.format(who.tools).render(task(), who.tools))
-    (one,) = run(rollouts(who, config(branch_tokens=room, **values), seed=seed, stats=StepStats(step=3, window=(0.5, 1.2, 0.8))))
+    (one,) = run(
+        rollouts(who, config(branch_tokens=room, **values), seed=seed, stats=StepStats(step=3, window=(0.5, 1.2, 0.8)))
+    )
     return one
 
 
@@ -81,4 +83,6 @@ def test_leaves_add_up_whatever_fails(tokenizer, rule, leaves, roots, calls, ret
     for tip, seen in tree.observations.items():
         asked = sum(len(tree.turns[tip[:depth]].calls) for depth in range(1, len(tip)))
         assert asked < calls and len(seen.outcomes) == len(tree.turns[tip].calls)
-        assert all(outcome.status is not CallStatus.UNAVAILABLE for outcome in seen.outcomes), "the model never reads of it"
+        assert all(outcome.status is not CallStatus.UNAVAILABLE for outcome in seen.outcomes), (
+            "the model never reads of it"
+        )

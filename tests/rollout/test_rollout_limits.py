@@ -5,7 +5,20 @@ from itertools import chain
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_world import ANSWER, SEARCH, Script, Search, agent, config, results_in, rollouts, search, statuses, task, unsure
+from small_world import (
+    ANSWER,
+    SEARCH,
+    Script,
+    Search,
+    agent,
+    config,
+    results_in,
+    rollouts,
+    search,
+    statuses,
+    task,
+    unsure,
+)
 
 from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, FinishReason, StopReason
@@ -136,7 +149,9 @@ def test_a_prompt_longer_than_the_branch_is_the_users_mistake(tokenizer):
     at_limit=st.sampled_from(["tell", "end"]),
     form=st.sampled_from(["tags", "template"]),
 )
-def test_no_limit_is_ever_passed_and_all_that_is_trained_on_was_sampled(tokenizer, seed, turn, more, calls, at_limit, form):
+def test_no_limit_is_ever_passed_and_all_that_is_trained_on_was_sampled(
+    tokenizer, seed, turn, more, calls, at_limit, form
+):
     """Defect 12 among others: every token of a turn, and no other token, came from the engine."""
     sampled: dict[int, list] = {}
 
@@ -158,12 +173,21 @@ def test_no_limit_is_ever_passed_and_all_that_is_trained_on_was_sampled(tokenize
     who = agent(tokenizer, hermes if values else unsure, **values)
     length = len(who.format(who.tools).render(task(), who.tools))
     who = type(who)(engine=Watched(who.engine), tools=who.tools, format=who.format, vocab_size=who.vocab_size)
-    limits = {"turn_tokens": turn, "branch_tokens": max(turn + 1, length + more), "max_calls": calls, "at_call_limit": at_limit}
+    limits = {
+        "turn_tokens": turn,
+        "branch_tokens": max(turn + 1, length + more),
+        "max_calls": calls,
+        "at_call_limit": at_limit,
+    }
     (one,) = run(rollouts(who, config(rule="none", leaves=5, roots=5, **limits), seed=seed))
     for branch in one.grown.tree.branches():
         assert len(branch.tokens) <= limits["branch_tokens"]
         assert all(len(turn_.tokens) <= turn for turn_ in branch.turns)
-        ran = [o for o in chain.from_iterable(seen.outcomes for seen in branch.observations) if o.status is not CallStatus.REFUSED]
+        ran = [
+            o
+            for o in chain.from_iterable(seen.outcomes for seen in branch.observations)
+            if o.status is not CallStatus.REFUSED
+        ]
         assert len(ran) <= calls
     turns = sorted(list(turn_.tokens) for turn_ in one.grown.tree.turns.values())
     assert turns == sorted(sampled.values())

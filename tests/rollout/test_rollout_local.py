@@ -1,4 +1,5 @@
-"""The whole rollout on a real model: the deterministic local engine gives the same trees bit for bit, whoever comes first."""
+"""The whole rollout on a real model: the deterministic local engine gives the same trees bit for bit, whoever comes
+first."""
 
 import asyncio
 from array import array
@@ -73,7 +74,9 @@ async def test_same_trees_bit_for_bit_whatever_arrives_first(model, rule, roots)
     rules = config(rule=rule, roots=roots, leaves=6, head=3, turn_tokens=24, branch_tokens=200)
     runs = [await collected(model, rules, *how) for how in [(0, 1, 1), (1, 3, 8), (2, 2, 3)]]
     first, *others = [[timeless(one) for one in trees] for trees in runs]
-    assert all(other == first for other in others)  # arrays compare value by value: tokens, log-probabilities, entropies
+    assert all(
+        other == first for other in others
+    )  # arrays compare value by value: tokens, log-probabilities, entropies
     trees = [one.grown.tree for one in runs[0]]
     assert sum(len(tree.observations) for tree in trees) >= 6  # the model does call
     assert any(len(place) > 1 and place[-1] for tree in trees for place in tree.turns)  # and forks

@@ -1,4 +1,5 @@
-"""Two tools over one connection of sqlite3, which belongs to the thread that made it, under many branches at the same time."""
+"""Two tools over one connection of sqlite3, which belongs to the thread that made it, under many branches at the same
+time."""
 
 import asyncio
 import sqlite3
@@ -51,5 +52,7 @@ def test_two_tools_over_one_connection_of_sqlite_under_many_branches(tokenizer) 
     outcomes = [o for one in grown for seen in one.grown.tree.observations.values() for o in seen.outcomes]
     ran = [o for o in outcomes if o.status is not CallStatus.REFUSED]  # refused: no calls left
     noted = [o.text for o in ran if o.tool == "note"]
-    assert len(ran) > 300 and {o.status for o in ran} == {CallStatus.OK}, {o.text for o in ran if o.status is not CallStatus.OK}
+    assert len(ran) > 300 and {o.status for o in ran} == {CallStatus.OK}, {
+        o.text for o in ran if o.status is not CallStatus.OK
+    }
     assert len(set(noted)) == len(noted) > 100, "no two calls were given one number"

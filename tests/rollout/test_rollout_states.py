@@ -9,7 +9,20 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_world import ANSWER, Script, Search, agent, config, results_in, right, rollouts, search, task, timeless, unsure
+from small_world import (
+    ANSWER,
+    Script,
+    Search,
+    agent,
+    config,
+    results_in,
+    right,
+    rollouts,
+    search,
+    task,
+    timeless,
+    unsure,
+)
 
 from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, StepStats, StopReason
@@ -22,7 +35,8 @@ from virtual_time import run
 
 @dataclass
 class Ledger(ToolBase):
-    """A tool that remembers what it was asked in a branch, and answers with all of it. Its states know whether they are open."""
+    """A tool that remembers what it was asked in a branch, and answers with all of it. Its states know whether they are
+    open."""
 
     name: str = "search"
     description: str = "Writes down."
@@ -81,7 +95,8 @@ class Pages:
 
 
 def expected(branch: Any) -> list[str]:
-    """What the ledger must hold at the end of a branch: what its own calls wrote, in order, nothing of any other branch."""
+    """What the ledger must hold at the end of a branch: what its own calls wrote, in order, nothing of any other
+    branch."""
     lines = ["blank"]
     for seen in branch.observations:
         for outcome in seen.outcomes:
@@ -101,7 +116,9 @@ def read_states(kept: dict) -> Any:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rule=st.sampled_from(["paper", {"rule": "fixed", "siblings": 2}, {"rule": "random", "rates": [0.8]}, "none", "aepo"]),
+    rule=st.sampled_from(
+        ["paper", {"rule": "fixed", "siblings": 2}, {"rule": "random", "rates": [0.8]}, "none", "aepo"]
+    ),
     roots=st.sampled_from([1, 2, "pilot"]),
     seed=st.integers(0, 1000),
     timing=st.integers(0, 10**6),
@@ -132,7 +149,8 @@ def test_a_line_is_a_turn_with_the_probes_after_it():
 
 
 def test_a_sibling_granted_late_still_starts_from_the_tip(tokenizer):
-    """The pilot has called twice more, and ended, when its first tip is decided: the sibling knows the first call alone."""
+    """The pilot has called twice more, and ended, when its first tip is decided: the sibling knows the first call
+    alone."""
 
     def play(prompt, params):
         unsure_now = params.head > 0 and results_in(tokenizer, prompt) == 1
@@ -142,7 +160,9 @@ def test_a_sibling_granted_late_still_starts_from_the_tip(tokenizer):
 
     tool, kept = Ledger(), {}
     (one,) = run(
-        rollouts(agent(tokenizer, play, tool), config(roots="pilot", leaves=6), task(setup="blank"), reward=read_states(kept))
+        rollouts(
+            agent(tokenizer, play, tool), config(roots="pilot", leaves=6), task(setup="blank"), reward=read_states(kept)
+        )
     )
     made = one.grown.expansion.decisions[0,]
     assert made.decided.waited and made.decided.granted == 1
@@ -196,7 +216,9 @@ def test_a_state_that_cannot_be_had_is_the_worlds_fault(tokenizer, what, trouble
         (one,) = run(rollouts(agent(tokenizer, play, tool), config(leaves=1, roots=1, retries=1)))
         assert one.grown.tree.endings == {leaf: ending}
         reason = one.grown.failures[0][1]
-        assert reason == ("no container" if isinstance(trouble, ToolError) else "the state of search was not there after 10 s")
+        assert reason == (
+            "no container" if isinstance(trouble, ToolError) else "the state of search was not there after 10 s"
+        )
         assert not any(state.open for state in tool.states)
         if ending is StopReason.FINISHED:  # the call itself ran once, whatever came after it
             assert len(one.transcripts[leaf].states["search"].lines) == 2
@@ -204,7 +226,9 @@ def test_a_state_that_cannot_be_had_is_the_worlds_fault(tokenizer, what, trouble
 
 def test_of_several_tools_states_all_are_had_or_none(tokenizer):
     first, second = Ledger(), Ledger(name="lookup", broken={"open": [ToolError("no container")] * 2})
-    (one,) = run(rollouts(agent(tokenizer, lambda p, params: search(), first, second), config(leaves=1, roots=1, retries=1)))
+    (one,) = run(
+        rollouts(agent(tokenizer, lambda p, params: search(), first, second), config(leaves=1, roots=1, retries=1))
+    )
     assert one.grown.tree.endings == {(0,): StopReason.TOOL_FAILED}
     assert len(first.states) == 2 and first.all_closed and not second.states
 
@@ -220,7 +244,10 @@ def test_a_state_that_does_not_close_is_noted_and_the_others_close(tokenizer):
     tool = Ledger(broken={"close": [ToolError("gone"), 1e9]})
     (one,) = run(rollouts(agent(tokenizer, unsure, tool), config()))
     assert tool.all_closed and len(one.scored.scores) == 4
-    assert sorted(one.grown.states.lost) == ["search was not closed: gone", "search was not closed: not done after 10 s"]
+    assert sorted(one.grown.states.lost) == [
+        "search was not closed: gone",
+        "search was not closed: not done after 10 s",
+    ]
 
 
 class Bug(Exception):
@@ -233,7 +260,11 @@ def test_a_bug_in_a_state_comes_out_and_all_others_are_closed(tokenizer, what):
     tool = Ledger(latency=lambda: draw.expovariate(1.0), broken={what: [0.0, Bug(what)]})
     with pytest.raises(Bug):
         run(
-            rollouts(agent(tokenizer, unsure, tool), config(rule={"rule": "fixed"}, leaves=8, roots=4, tool_deadline_s=1e6), seed=4)
+            rollouts(
+                agent(tokenizer, unsure, tool),
+                config(rule={"rule": "fixed"}, leaves=8, roots=4, tool_deadline_s=1e6),
+                seed=4,
+            )
         )
     assert tool.all_closed
 
@@ -314,7 +345,13 @@ def test_stopping_early_closes_the_states_of_what_was_growing(tokenizer):
 
     async def first():
         trees = collect(
-            agent(tokenizer, unsure, tool), map(task, range(9)), right, config(), stats=StepStats(step=0), seed=0, in_flight=3
+            agent(tokenizer, unsure, tool),
+            map(task, range(9)),
+            right,
+            config(),
+            stats=StepStats(step=0),
+            seed=0,
+            in_flight=3,
         )
         async for one in trees:
             await trees.aclose()

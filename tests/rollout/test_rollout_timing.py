@@ -6,7 +6,21 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_world import ANSWER, SEARCH, Script, Search, agent, config, results_in, right, rollouts, search, task, timeless, unsure
+from small_world import (
+    ANSWER,
+    SEARCH,
+    Script,
+    Search,
+    agent,
+    config,
+    results_in,
+    right,
+    rollouts,
+    search,
+    task,
+    timeless,
+    unsure,
+)
 
 from arpo.core import Pilot, Role, StepStats
 from arpo.core.branching import Aepo, Chance, Fixed, Never, Paper, Released, Threshold
@@ -31,7 +45,12 @@ def sped(tokenizer, timing: int):
     """The unsure agent, whose engine and tool take as long as `timing` draws."""
     draw = Random(timing)
     slow = Search(latency=lambda: draw.choice([0.0, 0.1, draw.expovariate(1.0)]))
-    return agent(tokenizer, unsure, slow, delay=lambda: (draw.choice([0.0, draw.expovariate(2.0)]), draw.choice([0.0, 0.01, 0.1])))
+    return agent(
+        tokenizer,
+        unsure,
+        slow,
+        delay=lambda: (draw.choice([0.0, draw.expovariate(2.0)]), draw.choice([0.0, 0.01, 0.1])),
+    )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,7 +62,9 @@ def sped(tokenizer, timing: int):
     in_flight=st.integers(1, 4),
     cap=st.sampled_from([None, None, 4, 8]),
 )
-def test_same_seed_gives_the_same_trees_when_only_latencies_change(tokenizer, rule, roots, seed, timings, in_flight, cap):
+def test_same_seed_gives_the_same_trees_when_only_latencies_change(
+    tokenizer, rule, roots, seed, timings, in_flight, cap
+):
     rules = config(rule=rule, roots=roots, leaves=8, root_cap=cap)
     stats = StepStats(step=3, window=(0.5, 1.2, 0.8))
     tasks = [task(number) for number in range(3)]
@@ -97,7 +118,8 @@ def test_defect_6_branches_of_one_tree_do_not_wait_for_each_other(tokenizer):
 
 
 async def test_siblings_start_at_the_probes_head_while_it_goes_on(tokenizer):
-    """No clock: the probe may end only after the sibling has ended, so waiting for the probe's end would never come to an end."""
+    """No clock: the probe may end only after the sibling has ended, so waiting for the probe's end would never come to
+    an end."""
     sibling_ended = asyncio.Event()
 
     class Engine:
@@ -128,9 +150,11 @@ async def test_siblings_start_at_the_probes_head_while_it_goes_on(tokenizer):
 
 
 def test_waited_seconds_count_from_the_head_to_the_decision(tokenizer):
-    """AEPO's pilot calls twice. Its first tip is judged at 1 s (a probe shorter than the head, so at its end), and decided when the
-    pilot has ended, at 11 s."""
-    turns = iter([search(entropies=0.1), Script(said=SEARCH, entropies=2.0, delay_s=1.0), Script(said="Lima", entropies=0.0)])
+    """AEPO's pilot calls twice. Its first tip is judged at 1 s (a probe shorter than the head, so at its end), and
+    decided when the pilot has ended, at 11 s."""
+    turns = iter(
+        [search(entropies=0.1), Script(said=SEARCH, entropies=2.0, delay_s=1.0), Script(said="Lima", entropies=0.0)]
+    )
 
     def play(prompt, params):
         return next(turns, Script(said=ANSWER, entropies=0.1))

@@ -26,7 +26,9 @@ from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolBase, ToolResult
 
-SENTENCE = "which river rises in the country whose capital lies on coast and borders two others so I look it up first then add"
+SENTENCE = (
+    "which river rises in the country whose capital lies on coast and borders two others so I look it up first then add"
+)
 WORDS = SENTENCE.split()
 GOES_ON = (1.0, 3 / 4, 2 / 3, 1 / 2, 0.0)  # by calls made: from one to four calls a trajectory, each number as likely
 SIZES = {"max_calls": 4, "turn_tokens": 400, "branch_tokens": 8000, "head": 20, "tool_deadline_s": 600.0}

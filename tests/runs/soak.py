@@ -1,11 +1,11 @@
 """Runs of a small job killed with SIGKILL at random moments and resumed: is anything lost, done twice, or different?
 
-Every run is killed once to three times, at a point drawn anew: inside sampling, a tool call, scoring, the update, a checkpoint
-(between any two files of it), any other file of the run, a record of TensorBoard, a line or a frame of a log, the cold start or
-the storing of it, or at any instant; then it is resumed until it is finished. A third of
-the runs has the scripted engine, a third the local one with `deterministic: true`, a third the scripted one with sampling ahead of
-training; every tenth life is a process of the command line, the others are forks of one that has torch loaded. What must hold is
-`check_killed` and `check_finished`; what does not is printed.
+Every run is killed once to three times, at a point drawn anew: inside sampling, a tool call, scoring, the update, a
+checkpoint (between any two files of it), any other file of the run, a record of TensorBoard, a line or a frame of a
+log, the cold start or the storing of it, or at any instant; then it is resumed until it is finished. A third of the
+runs has the scripted engine, a third the local one with `deterministic: true`, a third the scripted one with sampling
+ahead of training; every tenth life is a process of the command line, the others are forks of one that has torch loaded.
+What must hold is `check_killed` and `check_finished`; what does not is printed.
 """
 
 import contextlib
@@ -35,7 +35,14 @@ from arpo.runs.folder import RunFolder
 from arpo.training.task_sampler import in_order
 
 KINDS = (*soak_job.POINTS, "cold start", "log", "random")
-CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s", "engine/")  # what depends on timing
+CLOCKS = (
+    "seconds/",
+    "tools/seconds",
+    "decisions/waited_s",
+    "ahead/",
+    "tokens/per_s",
+    "engine/",
+)  # what depends on timing
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
     "soak_job",
@@ -103,8 +110,11 @@ class Lives:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 
-    def lead(self, recipe: Path, out: Path, *, resume: bool, kill: str, cache: Path, counts: str = "", cli: bool = False) -> int:
-        """One life; returns the exit code (negative: the signal). `random:S` is a kill from outside after so many seconds."""
+    def lead(
+        self, recipe: Path, out: Path, *, resume: bool, kill: str, cache: Path, counts: str = "", cli: bool = False
+    ) -> int:
+        """One life; returns the exit code (negative: the signal). `random:S` is a kill from outside after so many
+        seconds."""
         kind, _, after = kill.partition(":")
         environment = {"SOAK_KILL": kill, "SOAK_OUT": str(out), "ARPO_CACHE": str(cache)}
         if cli:
@@ -186,7 +196,8 @@ def _frames(folder: RunFolder, step: int) -> list[bytes]:
 
 
 def check_finished(out: Path, reference: Reference, remains: list[Remains], cache: Path, tally: Tally) -> None:
-    """At the end: the same history as the undisturbed run's, tasks in order, what was cut kept, nothing left lying about."""
+    """At the end: the same history as the undisturbed run's, tasks in order, what was cut kept, nothing left lying
+    about."""
     folder, whole = RunFolder(out), RunFolder(reference.folder)
     laws = {
         "metrics": timeless(folder, reference) == timeless(whole, reference),
@@ -201,10 +212,14 @@ def check_finished(out: Path, reference: Reference, remains: list[Remains], cach
         "weights": _weights(out) == _weights(reference.folder),
         "tasks": _tasks(folder) == _expected_tasks(reference, len(_tasks(folder))),
         "status": folder.summary().get("status") == "finished",
-        "summary": all(folder.summary().get(key) == whole.summary().get(key) for key in ("steps", "accuracy_after", "model_step")),
+        "summary": all(
+            folder.summary().get(key) == whole.summary().get(key) for key in ("steps", "accuracy_after", "model_step")
+        ),
         "nothing lost": all(_kept(out, each) for each in remains),
         "tensorboard": _curve(out) == [(line["step"], round(line["reward/leaves"], 6)) for line in folder.metrics()],
-        "nothing left": not [p for path in (out, cache) for p in path.rglob("*") if p.name.startswith(PARTIAL) or p.name == "lock"],
+        "nothing left": not [
+            p for path in (out, cache) for p in path.rglob("*") if p.name.startswith(PARTIAL) or p.name == "lock"
+        ],
     }
     tally.broken.extend(f"{out.name}: {law}" for law, holds in laws.items() if not holds)
 
@@ -215,14 +230,17 @@ def timeless(folder: RunFolder, reference: Reference) -> list[dict[str, Any]]:
 
 
 def _all_trees(folder: RunFolder, reference: Reference) -> list[Any]:
-    """All that trees are, but for how long their tools took and, where sampling runs ahead, which weights wrote what."""
+    """All that trees are, but for how long their tools took and, where sampling runs ahead, which weights wrote
+    what."""
     found = []
     for record in (record for step in folder.event_steps() for record in folder.trees(step)):
         turns = record.tree.turns
         if reference.max_staleness:
             turns = {place: replace(turn, versions=()) for place, turn in turns.items()}
         thought = record.notes["learner_logprobs"]
-        found.append((record.tree.step, record.tree.task, turns, record.scores, record.advantages, record.credit, thought))
+        found.append(
+            (record.tree.step, record.tree.task, turns, record.scores, record.advantages, record.credit, thought)
+        )
     return found
 
 
@@ -254,8 +272,8 @@ def _expected_tasks(reference: Reference, count: int) -> list[str]:
 
 
 def _kept(out: Path, each: Remains) -> bool:
-    """What the killed process had done after its last checkpoint is in one of the folders under cut/, as it was; or in its place,
-    where it died with a whole checkpoint to which only the name had not been given yet."""
+    """What the killed process had done after its last checkpoint is in one of the folders under cut/, as it was; or in
+    its place, where it died with a whole checkpoint to which only the name had not been given yet."""
     places = [out, *((out / "cut").iterdir() if (out / "cut").exists() else ())]
     lines = [line for place in places for line in read_json_lines(place / "metrics.jsonl")]
     files = {(path.name, path.read_bytes()) for place in places for path in (place / "events").glob("*")}
@@ -299,7 +317,9 @@ def one_run(out: Path, reference: Reference, lives: Lives, random: Random, first
     """Killed at `first`, then perhaps again, then resumed to its end."""
     remains: list[Remains] = []
     before = sum(tally.kills.values())
-    cache = out.with_name(f"cache-{out.name}") if first == "cold start" else out.with_name("cache")  # else it was stored before
+    cache = (
+        out.with_name(f"cache-{out.name}") if first == "cold start" else out.with_name("cache")
+    )  # else it was stored before
     plans = [first, *(random.choice(KINDS) for _ in range(random.choice((0, 0, 1, 2))))]
     for number, kind in enumerate([*plans, ""]):
         kill = draw_kill(random, reference, kind) if kind else ""
@@ -331,7 +351,9 @@ def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = pr
     (folder / "temporary").mkdir(parents=True)
     lives, random, tally = Lives(), Random(seed), Tally()
     whole = references(folder, lives)
-    tell(f"undisturbed: {', '.join(f'{engine} {each.seconds:.1f} s, {each.reached}' for engine, each in whole.items())}")
+    tell(
+        f"undisturbed: {', '.join(f'{engine} {each.seconds:.1f} s, {each.reached}' for engine, each in whole.items())}"
+    )
     while tally.killed < runs and len(tally.broken) < runs:
         kind, engine = (
             KINDS[tally.runs % len(KINDS)],
@@ -346,6 +368,8 @@ def soak(folder: Path, *, runs: int, seed: int, tell: Callable[[str], None] = pr
             shutil.rmtree(out)
         if tally.runs % 10 == 0:
             tell(f"{tally.runs} runs, {sum(tally.kills.values())} kills, {len(tally.broken)} broken")
-    left = [path.name for path in (folder / "temporary").iterdir() if not path.name.startswith("pymp-")]  # of multiprocessing's own
+    left = [
+        path.name for path in (folder / "temporary").iterdir() if not path.name.startswith("pymp-")
+    ]  # of multiprocessing's own
     tally.broken.extend(f"left in the folder for temporary files: {name}" for name in left)
     return tally

@@ -1,7 +1,8 @@
 """The small job of `soak.py`: a model of 40,000 weights that learns to ask one tool, and dies where it is told.
 
-`SOAK_KILL="tool:7"` kills the process (SIGKILL) at the seventh tool call; other points are below. Nothing in arpo knows of it: the
-job's own tool, reward and engine die, the model's forward hook does, or Python's audit events tell that a file is touched.
+`SOAK_KILL="tool:7"` kills the process (SIGKILL) at the seventh tool call; other points are below. Nothing in arpo knows
+of it: the job's own tool, reward and engine die, the model's forward hook does, or Python's audit events tell that a
+file is touched.
 """
 
 import json
@@ -125,8 +126,9 @@ def exact(config: EngineConfig, model: Any, tokenizer: Any) -> Mortal:
 
 
 def watch(model: Any) -> None:
-    """Count forwards of the learner, files touched (in checkpoints, in the cache's cold starts, elsewhere in the run's folder) and
-    records of TensorBoard; limit the length of files, if this is to end inside a line or a frame of a log."""
+    """Count forwards of the learner, files touched (in checkpoints, in the cache's cold starts, elsewhere in the run's
+    folder) and records of TensorBoard; limit the length of files, if this is to end inside a line or a frame of a
+    log."""
     import torch
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -166,8 +168,8 @@ def _half_a_record(writer: Any, content: bytes) -> None:
 
 
 def _die_in_a_log(place: str) -> None:
-    """`log:STEP:BYTES`: from that step's first tree on, whatever file this process makes longer than BYTES kills it there, with the
-    part that fitted written."""
+    """`log:STEP:BYTES`: from that step's first tree on, whatever file this process makes longer than BYTES kills it
+    there, with the part that fitted written."""
     kind, *rest = os.environ.get("SOAK_KILL", "").split(":")
     if kind == "log" and f"step-{int(rest[0]):06d}" in place:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -192,13 +194,18 @@ def write_job(folder: Path) -> dict[str, Path]:
     recipes = {engine: folder / f"{engine}.yaml" for engine in ENGINES}
     for engine, path in recipes.items():
         exactly, most = str(engine == "exact").lower(), int(engine == "ahead")
-        path.write_text(RECIPE.format(folder=folder, engine=engine, deterministic=exactly, most=most, cold_steps=COLD_STEPS))
+        path.write_text(
+            RECIPE.format(folder=folder, engine=engine, deterministic=exactly, most=most, cold_steps=COLD_STEPS)
+        )
     return recipes
 
 
 def _trace(number: int) -> dict[str, Any]:
     asked = {"id": f"trace/{number}", "question": f"Parity of {number}", "answers": [word(number)]}
-    return {**asked, "steps": [{"calls": [{"name": "parity", "arguments": {"number": number}}]}, {"answer": word(number)}]}
+    return {
+        **asked,
+        "steps": [{"calls": [{"name": "parity", "arguments": {"number": number}}]}, {"answer": word(number)}],
+    }
 
 
 def _write_lines(path: Path, values: Sequence[dict[str, Any]]) -> None:

@@ -20,7 +20,9 @@ from tiny_models import tiny_model
 
 
 def learner_of(model: Any, **optim: Any) -> LocalLearner:
-    return LocalLearner(model, loss=LossConfig(), optim=OptimConfig(lr=1e-2, **optim), num_updates=9, token_budget=99, tree=False)
+    return LocalLearner(
+        model, loss=LossConfig(), optim=OptimConfig(lr=1e-2, **optim), num_updates=9, token_budget=99, tree=False
+    )
 
 
 def step_of(learner: LocalLearner) -> None:
@@ -60,10 +62,17 @@ def test_the_newest_few_and_the_best_are_kept(tmp_path: Path, tokenizer: Any) ->
     write(tmp_path, tokenizer, 1, 2, 3, 4, 5, keep=2, best=2)
     (tmp_path / "step-notes").mkdir()  # a user's own
     write(tmp_path, tokenizer, 6, keep=2, best=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000005", "step-000006", "step-notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000002",
+        "step-000005",
+        "step-000006",
+        "step-notes",
+    ]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "a bit", "manifest cut", "no manifest", "manifest no object"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "missing", "a bit", "manifest cut", "no manifest", "manifest no object"]
+)
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, tokenizer: Any, damage: str) -> None:
     write(tmp_path, tokenizer, 1, 2)
     last = tmp_path / "step-000002"
@@ -123,7 +132,9 @@ def test_a_manifest_of_sizes_alone_is_still_read(tmp_path: Path, tokenizer: Any)
     """As they were written at first."""
     write(tmp_path, tokenizer, 1)
     manifest = tmp_path / "step-000001" / "MANIFEST.json"
-    manifest.write_text(json.dumps({name: listed["bytes"] for name, listed in json.loads(manifest.read_text()).items()}))
+    manifest.write_text(
+        json.dumps({name: listed["bytes"] for name, listed in json.loads(manifest.read_text()).items()})
+    )
     assert fault(tmp_path / "step-000001") is None
     (tmp_path / "step-000001" / "state.json").write_text("{}")
     assert "bytes instead of" in (fault(tmp_path / "step-000001") or "")
@@ -142,7 +153,9 @@ def test_weights_that_are_not_finite_are_passed_over(tmp_path: Path, tokenizer: 
         assert passed == ["step-000002: model.layers.1.mlp.up_proj.weight in model.safetensors is not finite"]
 
 
-def test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else(tmp_path: Path, tokenizer: Any) -> None:
+def test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_else(
+    tmp_path: Path, tokenizer: Any
+) -> None:
     model = tiny_model("llama")
     for step, skipped in ((2, 1), (4, 0), (6, 1), (7, 2)):
         state = TrainState(step=step, skipped=skipped)
@@ -219,7 +232,9 @@ def test_the_optimizer_of_another_model_is_refused(tmp_path: Path, tokenizer: An
     (found := checkpoint.newest(tmp_path)[0]) or pytest.fail("no checkpoint")
     other = learner_of(tiny_model("llama"))
     parameters = list(other.unwrapped.parameters())
-    changed = parameters[:-1] if change == "fewer parameters" else [torch.nn.Parameter(torch.zeros(3)) for _ in parameters]
+    changed = (
+        parameters[:-1] if change == "fewer parameters" else [torch.nn.Parameter(torch.zeros(3)) for _ in parameters]
+    )
     other.optimizer = torch.optim.AdamW(changed)
     with pytest.raises(CheckpointError, match="another model"):
         other.load(found.path)
@@ -230,7 +245,9 @@ def test_an_optimizer_file_without_its_number_of_updates_is_refused(tmp_path: Pa
     file = tmp_path / "step-000001" / "optimizer.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in content.items() if key != "updates"}))
-    with pytest.raises(CheckpointError, match=r"step-000001: optimizer\.json is not of this version \(it lacks 'updates'\)"):
+    with pytest.raises(
+        CheckpointError, match=r"step-000001: optimizer\.json is not of this version \(it lacks 'updates'\)"
+    ):
         learner_of(tiny_model("llama")).load(file.parent)
 
 

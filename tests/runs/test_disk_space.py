@@ -23,8 +23,12 @@ def test_room_is_made_for_the_checkpoints_that_are_kept(tiny_project: TinyProjec
     weights = sum(p.nbytes for p in model.parameters())
     run = load_recipe(tiny_project.recipe, ["train.keep_last=3"])
     space = space_for(run, model, tmp_path, 10)
-    assert space.checkpoints == 3 * weights * 4, "weights and two numbers of the optimizer; three kept and one being written"
-    with_best = space_for(load_recipe(tiny_project.recipe, ["train.keep_last=3", "train.eval_every=1"]), model, tmp_path, 10)
+    assert space.checkpoints == 3 * weights * 4, (
+        "weights and two numbers of the optimizer; three kept and one being written"
+    )
+    with_best = space_for(
+        load_recipe(tiny_project.recipe, ["train.keep_last=3", "train.eval_every=1"]), model, tmp_path, 10
+    )
     assert with_best.checkpoints == 3 * weights * 5
     assert space.all_records == 10 * space.step_records
     assert check_space(space, tmp_path) is None
@@ -50,7 +54,9 @@ def test_a_full_disk_is_known_by_what_libraries_say() -> None:
         except ValueError as error:
             return error
 
-    assert is_full(wrapped(OSError(errno.ENOSPC, "x"))) and is_full(wrapped(Exception("I/O error: No space left on device")))
+    assert is_full(wrapped(OSError(errno.ENOSPC, "x"))) and is_full(
+        wrapped(Exception("I/O error: No space left on device"))
+    )
     assert not is_full(wrapped(OSError(errno.EACCES, "x")))
 
 
@@ -62,7 +68,9 @@ def test_an_append_that_does_not_fit_leaves_whole_lines(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "[run.append_metrics(step, {'text': 'x' * 300}) for step in range(9)]"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], env=_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")], env=_environment(), capture_output=True, text=True
+    )
     assert "File too large" in done.stderr
     assert (tmp_path / "run" / "metrics.jsonl").read_text().endswith("}\n")
     assert [line["step"] for line in RunFolder(tmp_path / "run").metrics()] == [0, 1, 2]
@@ -120,7 +128,9 @@ print(json.dumps(found))
 
 @pytest.mark.usefixtures("tiny_run")  # its cold start
 @pytest.mark.slow
-def test_a_disk_that_fills_ends_the_run_with_its_last_checkpoint_whole(tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_a_disk_that_fills_ends_the_run_with_its_last_checkpoint_whole(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
     """On a real file system of 24 MB, mounted where only this test sees it."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -135,7 +145,12 @@ def test_a_disk_that_fills_ends_the_run_with_its_last_checkpoint_whole(tiny_proj
     assert "the disk is too full" in full[0] and full[1] == full[4] == 0
     said, saved, passed, state, steps, trees = fills
     assert "the disk is full" in said and f"the checkpoint of step {saved} is whole" in said and "--resume" in said
-    assert 1 <= saved <= steps <= 3 and passed == [] and state in ("failed", "cut off before its end") and len(trees) >= steps
+    assert (
+        1 <= saved <= steps <= 3
+        and passed == []
+        and state in ("failed", "cut off before its end")
+        and len(trees) >= steps
+    )
     assert resumed[0] == "" and resumed[1] == resumed[4] == 4 and resumed[3] == "finished"
 
 

@@ -34,7 +34,9 @@ def names(records):
 
 def test_what_is_written_is_read_at_once(tmp_path):
     with RunFolder.create(tmp_path / "run", RECIPE, {"seed": 1}) as run:
-        run.append_metrics(1, {"a": 0.5, "bad": math.nan, "worse": -math.inf, "numpy": np.float32(2), "many": np.arange(2)})
+        run.append_metrics(
+            1, {"a": 0.5, "bad": math.nan, "worse": -math.inf, "numpy": np.float32(2), "many": np.arange(2)}
+        )
         run.append_tree(1, tree("a"))
         run.append_tree(1, tree("b"))
         run.note("watch out", step=1, level="warning")
@@ -105,7 +107,9 @@ def test_a_killed_process_leaves_no_lock_behind(tmp_path):
         "run = RunFolder.create(sys.argv[1], 'name: x\\n', {}); run.append_metrics(1, {'a': 1}); os._exit(9)"
     )
     source = Path(__file__).resolve().parents[2] / "src"
-    subprocess.run([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": str(source)}, check=False)
+    subprocess.run(
+        [sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": str(source)}, check=False
+    )
     assert (path / "lock").exists() and not RunFolder(path).is_live()
     assert RunFolder(path).state() == "cut off before its end"
     with RunFolder.create(path, RECIPE, {}, resume=True) as run:
@@ -126,7 +130,9 @@ def test_cutting_back_takes_out_what_came_later_and_keeps_it_aside(tmp_path):
     with RunFolder.create(path, "name: y\n", {}, resume=True) as run:
         run.goes_on_with("name: y\n")
         aside = run.cut_back(3)
-        assert [m["step"] for m in run.metrics()] == [1, 2, 3] and run.event_steps() == [1, 2, 3] and len(run.notes()) == 3
+        assert (
+            [m["step"] for m in run.metrics()] == [1, 2, 3] and run.event_steps() == [1, 2, 3] and len(run.notes()) == 3
+        )
         assert sorted(p.name for p in (aside / "events").iterdir()) == ["step-000004.frames", "step-000005.frames"]
         assert [p.name for p in (aside / "evaluation").iterdir()] == ["validation-000004"]
         assert sorted(p.stem for p in (path / "evaluation").iterdir()) == ["before", "validation-000002"]

@@ -27,7 +27,8 @@ from tiny_project import TinyProject
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 
-# Tools and a reward that have processes of their own: two interpreters, a server that does not go by itself, workers that score.
+# Tools and a reward that have processes of their own: two interpreters, a server that does not go by itself, workers
+# that score.
 SERVER = f"{{use: mcp, options: {{command: [{sys.executable}, {Path(__file__).with_name('leftovers_world.py')}], tools: [add]}}}}"
 PYTHONS = "{use: python}, {use: python, name: sandbox, options: {backend: sandbox, allow_weak_isolation: true}}"
 PLAN = (
@@ -87,9 +88,13 @@ INSIDE: dict[str, tuple[tuple[str, ...], str, str]] = {  # plan, error, state of
 
 @pytest.mark.usefixtures("tiny_run")
 @pytest.mark.slow
-def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
     """However it ends. What the first one loads for good is there before the others."""
-    train(load_recipe(tiny_project.recipe, [*PLAN, "train.steps=1"]), out=tmp_path / "first", console=Console(quiet=True))
+    train(
+        load_recipe(tiny_project.recipe, [*PLAN, "train.steps=1"]), out=tmp_path / "first", console=Console(quiet=True)
+    )
     gc.collect()
     before = (children(os.getpid()), {thread.name for thread in threading.enumerate()}, open_files())
     for ends, (plan, why, state) in INSIDE.items():
@@ -114,7 +119,8 @@ def test_a_run_inside_a_program_leaves_no_process_thread_or_descriptor(tiny_proj
 
 @dataclass(slots=True)
 class Started:
-    """A run of the command line in `folder`; its temporary files go to `temporary`. `met`: every process that it had."""
+    """A run of the command line in `folder`; its temporary files go to `temporary`. `met`: every process that it
+    had."""
 
     process: "subprocess.Popen[str]"
     folder: Path
@@ -194,12 +200,19 @@ def start(project: TinyProject, folder: Path, plan: tuple[str, ...], temporary: 
     source = Path(__file__).resolve().parents[2] / "src"
     process = subprocess.Popen(
         [*inside, sys.executable, "-m", "arpo", "train", project.recipe, *PLAN, *plan, "--out", folder],
-        env={**os.environ, "PYTHONPATH": f"{source}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{source}:{Path(__file__).parent}",
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(temporary),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a job in the background ignores it
     )
     return Started(process, folder, temporary)
 

@@ -1,4 +1,5 @@
-"""Killed runs resume as if nothing had been (`soak.py`), and a run of many steps does not grow (`benchmarks/memory.py`)."""
+"""Killed runs resume as if nothing had been (`soak.py`), and a run of many steps does not grow
+(`benchmarks/memory.py`)."""
 
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import soak
 
 
 @pytest.mark.slow
-def test_runs_killed_anywhere_are_resumed_as_if_nothing_had_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_killed_anywhere_are_resumed_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ARPO_CACHE", "")  # the soak sets these; they are put back
     monkeypatch.setenv("TMPDIR", "")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2] / "src"))

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="root is made an
 
 
 def as_anybody() -> None:
-    """In the child: root without the capabilities by which it reads everything. Others cannot drop them, and have none."""
+    """In the child: root without the capabilities by which it reads everything. Others cannot drop them, and have
+    none."""
     for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
@@ -46,7 +47,8 @@ for line in sys.stdin:
         sys.exit()
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-"""Runs commands as `python -m arpo` does, each in a fork of its own: loading torch takes longer than all that they do."""
+"""Runs commands as `python -m arpo` does, each in a fork of its own: loading torch takes longer than all that they
+do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ def test_a_run_folder_that_may_not_be_written(project: Path, tmp_path: Path, arp
     (project / "runs").mkdir()
     with shut(project / "runs", 0o555):
         done = arpo(project, tmp_path / "cache", "train", "tiny.yaml", "--out", "runs/mine")
-    assert done.returncode == 2 and "runs/mine: the run folder cannot be written (Permission denied)" in done.stderr, done.stderr
+    assert done.returncode == 2 and "runs/mine: the run folder cannot be written (Permission denied)" in done.stderr, (
+        done.stderr
+    )
 
 
 def test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made(
@@ -151,7 +155,12 @@ def test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made(
 def test_without_a_cold_start_a_run_goes_on_without_a_cache(project: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
-    plan = ("cold_start=null", "train.steps=1", "evaluation={limit: 2, greedy_limit: 0}", "tools.cache.file=./tools.sqlite")
+    plan = (
+        "cold_start=null",
+        "train.steps=1",
+        "evaluation={limit: 2, greedy_limit: 0}",
+        "tools.cache.file=./tools.sqlite",
+    )
     with shut(cache, 0o555):
         done = subprocess.run(
             [sys.executable, "-m", "arpo", "train", "tiny.yaml", *plan, "--out", "run"],

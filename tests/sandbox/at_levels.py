@@ -1,4 +1,5 @@
-"""The levels of the sandbox that tests go through: every one at some time, the first that works here and the weakest always."""
+"""The levels of the sandbox that tests go through: every one at some time, the first that works here and the weakest
+always."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from arpo.sandbox import levels
 from arpo.sandbox.warm import StartError, WarmSandbox
 
 WORKING = [found.level for found in levels.probe() if found.works] if sys.platform == "linux" else []
-# The strongest level here, and the one that has no view of its own; what lies between differs only in who makes the view.
+# The strongest level here, and the one that has no view of its own; what lies between differs only in who makes the
+# view.
 FIRST = {*WORKING[:1], "landlock"}
 AT = [pytest.param(level, marks=() if level in FIRST else pytest.mark.slow) for level in levels.LEVELS]
 

@@ -180,7 +180,10 @@ BURNERS: dict[str, tuple[str, str]] = {
     ),
     "loops in C": ("10 ** 10 ** 9", "of CPU|stopped after|MB"),
     "sleeps": ("import time\ntime.sleep(100)", "stopped after"),
-    "waits in a thread": ("import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()", "stopped after"),
+    "waits in a thread": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()",
+        "stopped after",
+    ),
     "waits for a lock": ("import threading\nl = threading.Lock()\nl.acquire(); l.acquire()", "stopped after"),
     "reads its input": ("input()", "EOF"),
     "bombs memory": ("x = []\nwhile True: x.append(bytearray(10**6))", "MB"),
@@ -195,7 +198,10 @@ BURNERS: dict[str, tuple[str, str]] = {
     ),
     "fills the disk": ("for n in range(100000):\n  open(str(n), 'wb').write(b'x' * 10**6)", "MB"),
     "fills the disk with one file": ("f = open('f', 'wb')\nwhile True: f.write(b'x' * 10**6)", "MB"),
-    "fills the disk with empty files": ("n = 0\nwhile True:\n  open(str(n), 'w').close(); n += 1", "MB|of CPU|stopped after"),
+    "fills the disk with empty files": (
+        "n = 0\nwhile True:\n  open(str(n), 'w').close(); n += 1",
+        "MB|of CPU|stopped after",
+    ),
     "fills the disk forty folders deep": (
         "import os\nfor n in range(40):\n  os.mkdir('d'); os.chdir('d')\nfor n in range(100000):\n  open(str(n), 'wb').write(b'x' * 10**6)",
         "MB",
@@ -212,7 +218,9 @@ BURNERS: dict[str, tuple[str, str]] = {
 # A call that others would like to know of: MARK stands in its code, in what it prints, in a variable, and in a file and its name.
 MARK = "SECRET-OF-{number}-7f3a"
 SECRETIVE = "import time\nx = 'MARK'\nprint(x)\nopen('mine', 'w').write(x)\nopen(x, 'w').close()\ntime.sleep(0.3)\nx"
-_FIND = "import re\nfound = set()\ndef look(b): found.update(int(n) for n in re.findall(rb'SECRET-OF-([0-9]+)-7f3a', b))\n"
+_FIND = (
+    "import re\nfound = set()\ndef look(b): found.update(int(n) for n in re.findall(rb'SECRET-OF-([0-9]+)-7f3a', b))\n"
+)
 _SAY = "\nprint(sorted(found)) # MARK"
 
 SPIES: dict[str, str] = {
@@ -235,7 +243,8 @@ SPIES: dict[str, str] = {
         "for a, b in held:\n  for p in range(a, b, 256): look(ctypes.string_at(p << 12, min(257, b - p) << 12))" + _SAY
     ),
     "looks for siblings' descriptors": (
-        _FIND + "import os, stat\nfor fd in range(3, 4096):\n  try: mode = os.fstat(fd).st_mode\n  except OSError: continue\n"
+        _FIND
+        + "import os, stat\nfor fd in range(3, 4096):\n  try: mode = os.fstat(fd).st_mode\n  except OSError: continue\n"
         "  if not ($SESSION and stat.S_ISSOCK(mode)): found.add(-fd)\n  try: look(os.pread(fd, 10000, 0))\n  except OSError: pass\n"
         "try: names = os.listdir('/proc/self/fd')\nexcept OSError: names = []\n"
         "for n in names:\n  try: look(open('/proc/self/fd/' + n, 'rb').read())\n  except OSError: pass" + _SAY
@@ -248,6 +257,7 @@ SPIES: dict[str, str] = {
     "looks into siblings' folders": (
         _FIND
         + "import os\nfor top in ('.', '/', '..', '../..', '/scratch', '/dev/shm', '/tmp'):\n  for d, _, names in os.walk(top):\n    for n in names:\n"
-        "      try:\n        if n == 'mine': look(open(os.path.join(d, n), 'rb').read())\n      except OSError: pass" + _SAY
+        "      try:\n        if n == 'mine': look(open(os.path.join(d, n), 'rb').read())\n      except OSError: pass"
+        + _SAY
     ),
 }

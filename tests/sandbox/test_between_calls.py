@@ -92,7 +92,9 @@ async def test_a_branch_that_does_not_listen_does_not_outlive_the_sandbox(sandbo
     os.killpg(old, signal.SIGKILL)
     assert (await call).gone
     assert (await sandbox.run("6 * 7", seconds=9.0)).text == "42" and sandbox.starts == 2
-    await until(lambda: not [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if session_of(pid) == old])
+    await until(
+        lambda: not [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if session_of(pid) == old]
+    )
 
 
 async def test_the_times_of_a_folder_tell_the_next_call_nothing(sandbox: WarmSandbox) -> None:
@@ -137,7 +139,9 @@ def test_root_that_needs_a_user_namespace_changes_no_device() -> None:
 
     for level in set(WORKING) - {"landlock"}:
         made = WarmSandbox(level, limits=LIMITS, at_once=1, bwrap=bubblewrap.found() or "", own_users=True)
-        code = "import os\nopen('/dev/null', 'w').write('x')\nos.chmod('/dev/null', os.stat('/dev/null').st_mode & 0o777)"
+        code = (
+            "import os\nopen('/dev/null', 'w').write('x')\nos.chmod('/dev/null', os.stat('/dev/null').st_mode & 0o777)"
+        )
         assert "Read-only file system" in made.run_now(code).text
         made.close()
 

@@ -70,7 +70,9 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     port = tcp.getsockname()[1]
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(("127.0.0.1", port))
-    unix, abstract, datagram = (socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, *[socket.SOCK_STREAM] * 2))
+    unix, abstract, datagram = (
+        socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, *[socket.SOCK_STREAM] * 2)
+    )
     unix.bind(str(folder / "unix"))
     (folder / "unix").chmod(0o777)
     abstract.bind(f"\0arpo-test-{os.getpid()}")

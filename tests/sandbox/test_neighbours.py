@@ -28,13 +28,16 @@ def program(code: str, number: int, *, session: bool = False) -> str:
 
 async def said(sandbox: WarmSandbox, code: str, number: int, session: str | None = None, new: bool = False) -> str:
     past = [] if new else None
-    ran = await sandbox.run(program(code, number, session=session is not None), seconds=40.0, session=session, past=past)
+    ran = await sandbox.run(
+        program(code, number, session=session is not None), seconds=40.0, session=session, past=past
+    )
     assert ran.ending == "ok", ran
     return ran.text
 
 
 def own(spy: str, *numbers: int) -> str:
-    """What a spy may find: its own code, where it looks into memory; so a search that finds nothing else is not blind."""
+    """What a spy may find: its own code, where it looks into memory; so a search that finds nothing else is not
+    blind."""
     return str(sorted(numbers) if "gc" in spy or "heap" in spy else [])
 
 
@@ -56,7 +59,8 @@ def third(spy: str) -> str:
 
 @pytest.mark.parametrize("spy", SPIES)
 async def test_a_branch_finds_its_trunk_and_no_other_branch(spy: str, sandbox: WarmSandbox) -> None:
-    """Eleven sessions and two calls without one, at once; `first` and `second` are forked from `trunk`, which ran number 50."""
+    """Eleven sessions and two calls without one, at once; `first` and `second` are forked from `trunk`, which ran
+    number 50."""
     await said(sandbox, "trunk = 'MARK'", 50, "trunk", new=True)
     assert await sandbox.fork("trunk", "first") and await sandbox.fork("trunk", "second")
     calls = [said(sandbox, SECRETIVE, 51, "trunk"), said(sandbox, SECRETIVE, 52, "first")]
@@ -123,7 +127,10 @@ async def test_what_is_given_up_and_closed_at_once_leaves_nothing(sandbox: WarmS
         calls = [
             asyncio.create_task(
                 sandbox.run(
-                    "import time\ntime.sleep(1)", seconds=9.0, session=f"gone{n}" if n % 3 else None, past=past if n % 3 else None
+                    "import time\ntime.sleep(1)",
+                    seconds=9.0,
+                    session=f"gone{n}" if n % 3 else None,
+                    past=past if n % 3 else None,
                 )
             )
             for n in range(30)

@@ -1,4 +1,5 @@
-"""Places for calls: never more than there are, in the order of asking, none lost to who gives up, whatever loop or thread asks."""
+"""Places for calls: never more than there are, in the order of asking, none lost to who gives up, whatever loop or
+thread asks."""
 
 import asyncio
 import random

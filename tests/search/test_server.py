@@ -1,4 +1,5 @@
-"""The retrieval server: Search-R1's API in a real process, and the web tool as its client finds what the local tool finds."""
+"""The retrieval server: Search-R1's API in a real process, and the web tool as its client finds what the local tool
+finds."""
 
 import os
 import signal
@@ -22,7 +23,9 @@ from arpo.tools.search import SearchTool
 from arpo.tools.web import WebSearchTool
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"}
-CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0)
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,9 @@ def test_the_api_of_search_r1(served: tuple[str, Path]) -> None:
     expected = SearchTool(folder).index.find("capital of Peru", 2)
     assert [hit["score"] for hit in first] == pytest.approx([score for _, score in expected])
     document = first[0]["document"]
-    assert document["contents"] == f'"{document["title"]}"\n{document["text"]}' and document["text"] == expected[0][0].text
+    assert (
+        document["contents"] == f'"{document["title"]}"\n{document["text"]}' and document["text"] == expected[0][0].text
+    )
     assert all(hit["score"] > 0 for hit in second)
     (bare,) = httpx.post(f"{url}/retrieve", json={"queries": ["capital"]}).json()["result"]
     assert len(bare) == 3 and "contents" in bare[0]

@@ -33,7 +33,9 @@ def test_four_characters_of_english_and_one_of_chinese_are_a_token() -> None:
 
 
 def called(*calls: tuple[str, str], content: str | None = None) -> dict[str, Any]:
-    made = [{"id": f"c{n}", "type": "function", "function": {"name": a, "arguments": b}} for n, (a, b) in enumerate(calls)]
+    made = [
+        {"id": f"c{n}", "type": "function", "function": {"name": a, "arguments": b}} for n, (a, b) in enumerate(calls)
+    ]
     return {"role": "assistant", "content": content, "tool_calls": made, "reasoning_content": "I look it up."}
 
 
@@ -53,7 +55,9 @@ async def test_a_conversation_goes_on_with_calls_and_their_results() -> None:
     endpoint: Any = Scripted(called(("search", '{"query": "Peru"}'), ("search", '{"query": "利马"}')), "tool_calls")
     begun = dialogue.begin(TASK, [search])
     turn = await dialogue.ask(endpoint, begun, Sampling(max_tokens=5, temperature=0, top_p=1, seed=7))
-    results = [ToolCallResult(tool="search", status=CallStatus.OK, text=text) for text in ('a "quoted"\nline', "x" * 500)]
+    results = [
+        ToolCallResult(tool="search", status=CallStatus.OK, text=text) for text in ('a "quoted"\nline', "x" * 500)
+    ]
     context, text, seen = dialogue.observe(turn, results, 0)
     messages = context.messages
     assert endpoint.asked[1]["tools"][0]["function"]["name"] == "search"
@@ -65,7 +69,9 @@ async def test_a_conversation_goes_on_with_calls_and_their_results() -> None:
     assert [result.cut for result in seen] == [False, True] and text.count("<tool_response>") == 2
     shown = dialogue.text(context)
     assert "user: Capital of Peru?" in shown and '<tool_call>search({"query": "利马"})</tool_call>' in shown
-    assert begun.num_tokens < turn.context.num_tokens < context.num_tokens, "estimates, where the endpoint counts nothing"
+    assert begun.num_tokens < turn.context.num_tokens < context.num_tokens, (
+        "estimates, where the endpoint counts nothing"
+    )
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:

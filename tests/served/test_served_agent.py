@@ -1,4 +1,5 @@
-"""Agents of served models: whole rollouts over a real server on this machine, with tags as text and with native calls."""
+"""Agents of served models: whole rollouts over a real server on this machine, with tags as text and with native
+calls."""
 
 import copy
 from typing import Any
@@ -26,7 +27,9 @@ from localhost import Asked, Reply, serving
 from published_formats import published
 
 TASK = Task(id="t", messages=({"role": "user", "content": "Capital of Peru?"},), answers=("Lima",))
-LIMITS = RolloutConfig(leaves=2, roots=2, rule="none", max_calls=2, turn_tokens=100, branch_tokens=2000, head=2, retries=0)
+LIMITS = RolloutConfig(
+    leaves=2, roots=2, rule="none", max_calls=2, turn_tokens=100, branch_tokens=2000, head=2, retries=0
+)
 
 
 @arpo.tool
@@ -37,13 +40,17 @@ def search(query: str) -> str:
 
 def completion(text: str, finish: str = "stop", **more: Any) -> Reply:
     return Reply(
-        {"choices": [{"text": text, "finish_reason": finish, **more}], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+        {
+            "choices": [{"text": text, "finish_reason": finish, **more}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 3},
+        }
     )
 
 
 def message(content: str | None, *calls: str, finish: str = "stop") -> Reply:
     made = [
-        {"id": f"c{n}", "type": "function", "function": {"name": "search", "arguments": given}} for n, given in enumerate(calls)
+        {"id": f"c{n}", "type": "function", "function": {"name": "search", "arguments": given}}
+        for n, given in enumerate(calls)
     ]
     told = {"role": "assistant", "content": content, **({"tool_calls": made} if made else {})}
     return Reply({"choices": [{"message": told, "finish_reason": "tool_calls" if made else finish}]})
@@ -192,7 +199,9 @@ def test_the_stop_string_that_ended_a_turn(said: Said, text: str, closed: bool) 
     assert with_stop(said, STOPS) == (text, closed)
 
 
-async def test_a_question_that_cannot_be_asked_is_an_outcome_and_a_wrong_key_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_question_that_cannot_be_asked_is_an_outcome_and_a_wrong_key_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with serving(lambda _: Reply({"error": {"message": "context too long"}}, status=400)) as site:
         tree = await grown(agent(site.url))
     assert set(tree.tree.endings.values()) == {StopReason.ENGINE_FAILED} and "context too long" in tree.failures[0][1]

@@ -39,7 +39,9 @@ def world(asked: Asked) -> Reply:
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
     path = tmp_path / "tasks.jsonl"
-    path.write_text('{"question": "Capital of Peru?", "answer": "Lima"}\n{"question": "Capital of Chile?", "answer": "Santiago"}\n')
+    path.write_text(
+        '{"question": "Capital of Peru?", "answer": "Lima"}\n{"question": "Capital of Chile?", "answer": "Santiago"}\n'
+    )
     path.with_name("train.jsonl").write_text('{"question": "Capital of Cuba?", "answer": "Havana"}\n')
     return path
 

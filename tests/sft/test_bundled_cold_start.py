@@ -42,7 +42,13 @@ def test_a_run_starts_from_it_unless_its_settings_differ_or_its_recipe_says_no(t
     monkeypatch.setenv("ARPO_CACHE", str(tmp_path))
     assert SFTCache(load_recipe("quickstart")).model == FOLDER
     assert SFTCache(load_recipe("quickstart", ["seed=5", "train.steps=3", "rollout.leaves=4"])).model == FOLDER
-    for other in ("cold_start.bundled=false", "cold_start.lr=1e-3", "chat.format=template", "model.lora.rank=8", "cold_start=null"):
+    for other in (
+        "cold_start.bundled=false",
+        "cold_start.lr=1e-3",
+        "chat.format=template",
+        "model.lora.rank=8",
+        "cold_start=null",
+    ):
         assert SFTCache(load_recipe("quickstart", [other])).model is None, other
     assert SFTCache(load_recipe("quickstart"), bundled=False).model is None, "`arpo sft` makes it"
 

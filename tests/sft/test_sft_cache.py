@@ -38,13 +38,20 @@ def start(project: TinyProject, *overrides: str) -> SFTCache:
 
 def evaluation(folder: Path, endings: Sequence[str] = ("finished", "finished")) -> Path:
     """A folder with samples that ended so."""
-    tasks = [Task(id=f"q{i}", messages=[{"role": "user", "content": f"{i}?"}], answers=("x",)) for i in range(len(endings))]
+    tasks = [
+        Task(id=f"q{i}", messages=[{"role": "user", "content": f"{i}?"}], answers=("x",)) for i in range(len(endings))
+    ]
     manifest = EvalManifest.from_run(
-        RunConfig(data={"train": {"source": "a.jsonl"}}), ASKED, [BenchmarkQuestions.from_tasks("test", tasks)], model="m"
+        RunConfig(data={"train": {"source": "a.jsonl"}}),
+        ASKED,
+        [BenchmarkQuestions.from_tasks("test", tasks)],
+        model="m",
     )
     with open_evaluation(folder, manifest, resume=True), SampleLog(folder) as log:
         for task, ending in zip(tasks, endings, strict=True):
-            log.append(SampleRecord(benchmark="test", id=task.id, accuracy=1.0, correct=True, reward=1.0, ending=ending), None)
+            log.append(
+                SampleRecord(benchmark="test", id=task.id, accuracy=1.0, correct=True, reward=1.0, ending=ending), None
+            )
         summarise(folder, manifest, seconds=2.5)
     return folder
 
@@ -112,7 +119,9 @@ def test_other_questions_are_asked_anew(project: TinyProject, tmp_path: Path) ->
 
     again = found(ASKED, "name=second", "seed=4")
     assert again is not None and again.name == "before" and again.seconds == 2.5
-    assert (tmp_path / "copy" / "before" / "samples.jsonl").read_bytes() == (tmp_path / "before" / "samples.jsonl").read_bytes()
+    assert (tmp_path / "copy" / "before" / "samples.jsonl").read_bytes() == (
+        tmp_path / "before" / "samples.jsonl"
+    ).read_bytes()
     assert found(replace(ASKED, seed=1)) is None
     assert found(replace(ASKED, name="before-greedy")) is None
     for change in ("rollout.turn_tokens=23", "reward={answer: f1}", "data.test.limit=4", "evaluation.split=validation"):
@@ -122,7 +131,9 @@ def test_other_questions_are_asked_anew(project: TinyProject, tmp_path: Path) ->
     assert found() is None
 
 
-def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(project: TinyProject, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(
+    project: TinyProject, tokenizer: Any, tmp_path: Path
+) -> None:
     own = start(project)
     assert own.model is None
     kept = own.keep(tiny_model("llama").float(), tokenizer)
@@ -139,7 +150,10 @@ def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(project: TinyPro
 
 def test_what_a_killed_process_left_unfinished_goes(project: TinyProject, tokenizer: Any) -> None:
     start = SFTCache(load_recipe(project.recipe))
-    left = [start.path / ".partial-model.abc" / "model.safetensors", start.path / "evaluation" / ".partial-before.json.def"]
+    left = [
+        start.path / ".partial-model.abc" / "model.safetensors",
+        start.path / "evaluation" / ".partial-before.json.def",
+    ]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

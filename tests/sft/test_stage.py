@@ -85,7 +85,14 @@ def test_a_trace_becomes_the_tokens_that_a_rollout_of_it_writes(
     config = components.run.rollout.model_copy(update=limits).flat(leaves=1, temperature=1.0)
     grown = asyncio.run(rollout_tree(agent, given.task, config, stats=StepStats(step=1), seed=0))
     assert segments(tree.tree) == segments(grown.tree)
-    assert [type(s) for s in tree.tree.path(tree.tree.leaves()[0])] == [Prompt, Turn, Observation, Turn, Observation, Turn]
+    assert [type(s) for s in tree.tree.path(tree.tree.leaves()[0])] == [
+        Prompt,
+        Turn,
+        Observation,
+        Turn,
+        Observation,
+        Turn,
+    ]
 
 
 def test_results_are_masked(components: Components, tmp_path: Path) -> None:
@@ -133,7 +140,9 @@ def test_how_many_updates(changes: dict[str, Any], updates: int) -> None:
     assert ColdStartConfig(batch=8, **changes).num_updates(40) == updates
 
 
-def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(components: Components, tmp_path: Path) -> None:
+def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(
+    components: Components, tmp_path: Path
+) -> None:
     trees = shown(components, traces(tmp_path, *(trace(number) for number in range(1, 7))))
 
     class Watched(LocalLearner):
@@ -175,7 +184,9 @@ def test_what_ends_without_a_finite_loss_is_not_kept(components: Components, tmp
     with pytest.raises(ArpoError, match=r"its last update has no finite loss or weights: lower cold_start\.lr"):
         asyncio.run(
             train_on_traces(
-                LocalLearner(model, **plain_learner()), shown(components, traces(tmp_path, trace(1))), ColdStartConfig(steps=steps)
+                LocalLearner(model, **plain_learner()),
+                shown(components, traces(tmp_path, trace(1))),
+                ColdStartConfig(steps=steps),
             )
         )
 

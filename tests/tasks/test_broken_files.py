@@ -1,4 +1,5 @@
-"""Files of tasks and traces that are damaged in every way there is: a task, or an ArpoError that names the file; nothing else."""
+"""Files of tasks and traces that are damaged in every way there is: a task, or an ArpoError that names the file;
+nothing else."""
 
 import json
 import tempfile
@@ -38,10 +39,14 @@ def test_a_folder_in_place_of_a_file(name: str, tmp_path: Path) -> None:
 def test_another_encoding_is_named_or_at_least_its_first_byte(name: str, encoding: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes('[{"question": "é?", "answer": "é"}]'.encode(encoding))
     message = refusal(tmp_path / name)
-    assert name in message and (("UTF-16" in message) if encoding == "utf-16" else ("UTF-8" in message or "JSON" in message))
+    assert name in message and (
+        ("UTF-16" in message) if encoding == "utf-16" else ("UTF-8" in message or "JSON" in message)
+    )
 
 
-@pytest.mark.parametrize(("name", "content"), [("x.jsonl", b""), ("x.jsonl", b" \n\n"), ("x.json", b""), ("x.json", b"[]")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.jsonl", b""), ("x.jsonl", b" \n\n"), ("x.json", b""), ("x.json", b"[]")]
+)
 def test_an_empty_file_says_so(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name)
@@ -58,7 +63,9 @@ def test_a_file_that_the_system_does_not_give(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "loop.jsonl", ConfigError)
 
 
-@pytest.mark.parametrize("bad", ["9" * 5000, "[" * 100_000, '"\\ud800', "1e999", "NaN", "tru"], ids=lambda text: text[:6])
+@pytest.mark.parametrize(
+    "bad", ["9" * 5000, "[" * 100_000, '"\\ud800', "1e999", "NaN", "tru"], ids=lambda text: text[:6]
+)
 def test_json_that_python_stumbles_over_is_named_by_its_line(bad: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(ROW.decode() + '{"question": "q", "answer": ' + bad + "}\n")
     assert "x.jsonl, line 2" in refusal(tmp_path / "x.jsonl")
@@ -105,7 +112,9 @@ def loads_or_says_why(name: str, raw: bytes) -> None:
 
 
 def content_of(name: str) -> bytes:
-    rows = [{"question": f"quéstion {n}?", "answer": [str(n), "x"], "level": n / 3, "deep": {"a": [n]}} for n in range(4)]
+    rows = [
+        {"question": f"quéstion {n}?", "answer": [str(n), "x"], "level": n / 3, "deep": {"a": [n]}} for n in range(4)
+    ]
     steps = [{"calls": [{"name": "s", "arguments": {"q": 1}}], "results": ["r"]}, {"thought": "t", "answer": "a"}]
     match name:
         case "x.jsonl":

@@ -9,7 +9,9 @@ from arpo.errors import ConfigError, RewardError
 from arpo.tasks import Task
 from arpo.tasks.data import DataConfig, load, load_with_report
 
-if importlib.util.find_spec("reasoning_gym") is None:  # imported by whoever draws tasks: every worker collects this file
+if (
+    importlib.util.find_spec("reasoning_gym") is None
+):  # imported by whoever draws tasks: every worker collects this file
     pytest.skip("needs reasoning-gym", allow_module_level=True)
 
 from arpo.tasks import gym
@@ -32,7 +34,9 @@ def test_a_task_that_went_through_a_file_can_still_be_scored() -> None:
 
 
 def test_splits_are_different_draws_and_the_same_each_time() -> None:
-    drawn = {split: load(DataConfig(source="gym:chain_sum", split=split, options={"size": 30})) for split in gym.SPLIT_SEEDS}
+    drawn = {
+        split: load(DataConfig(source="gym:chain_sum", split=split, options={"size": 30})) for split in gym.SPLIT_SEEDS
+    }
     assert drawn["train"] == load(DataConfig(source="gym:chain_sum", options={"size": 30}))
     asked = {split: {task.question for task in tasks} for split, tasks in drawn.items()}
     assert not asked["train"] & asked["test"] and not asked["train"] & asked["validation"]
@@ -41,7 +45,9 @@ def test_splits_are_different_draws_and_the_same_each_time() -> None:
 def test_tasks_without_an_oracle_are_reported_and_scored_by_their_verifier() -> None:
     tasks, report = load_with_report(DataConfig(source="gym:rubiks_cube", options={"size": 2}))
     assert all(task.answers == () for task in tasks)
-    assert report.notes == ("2 without a reference answer (scored by their verifier)",) and report.notes[0] in str(report)
+    assert report.notes == ("2 without a reference answer (scored by their verifier)",) and report.notes[0] in str(
+        report
+    )
     assert 0 <= gym.gym_score(tasks[0], "R U") <= 1
 
 

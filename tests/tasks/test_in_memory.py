@@ -1,4 +1,5 @@
-"""Tasks given as Python objects: read once, refused where they are none, and kept in the run's folder so that it stands alone."""
+"""Tasks given as Python objects: read once, refused where they are none, and kept in the run's folder so that it stands
+alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,9 @@ def test_a_run_keeps_what_it_was_given(tiny_project: TinyProject, tmp_path: Path
     def rows() -> Iterator[dict[str, object]]:
         yield from ({**question(n), "id": f"n{n}"} for n in range(3, 12))
 
-    made = load_recipe(tiny_project.recipe, ["train.steps=1", "evaluation={limit: 2, greedy_limit: 0}", "data.validation=null"])
+    made = load_recipe(
+        tiny_project.recipe, ["train.steps=1", "evaluation={limit: 2, greedy_limit: 0}", "data.validation=null"]
+    )
     test = [Task(id="t", messages=({"role": "user", "content": "Parity of 40"},), answers=("even",))]
     data = {"train": {"source": rows(), "shuffle": True, "limit": 7}, "test": {"source": test}}
     run = made.model_copy(update={"data": type(made.data).model_validate(data)})

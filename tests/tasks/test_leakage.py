@@ -29,8 +29,12 @@ def task(text: str, name: str = "t", **metadata: object) -> Task:
 
 
 def test_the_same_words_are_the_same_question():
-    found = leaks([task("Who wrote Faust?"), task("Who wrote it?")], [task("  who wrote FAUST", "train/7"), task("Why?")])
-    assert [(leak.question, leak.found_in, leak.same) for leak in found.leaks] == [("Who wrote Faust?", "train/7", True)]
+    found = leaks(
+        [task("Who wrote Faust?"), task("Who wrote it?")], [task("  who wrote FAUST", "train/7"), task("Why?")]
+    )
+    assert [(leak.question, leak.found_in, leak.same) for leak in found.leaks] == [
+        ("Who wrote Faust?", "train/7", True)
+    ]
     assert "1 of 2 questions (1 the same)" in str(found) and "train/7" in str(found)
 
 
@@ -60,7 +64,9 @@ def test_a_shared_phrase_is_no_copy():
 
 
 def test_questions_that_only_share_a_template_are_no_copies():
-    words = [f"{a}{b}" for a in ("ber", "lon", "mad", "par", "rom") for b in ("lin", "don", "rid", "is", "a", "en", "ow")]
+    words = [
+        f"{a}{b}" for a in ("ber", "lon", "mad", "par", "rom") for b in ("lin", "don", "rid", "is", "a", "en", "ow")
+    ]
     templates = (
         "What is the population density of the country on the longest border of the country with the city of {}, per square km?",
         "How many airports are there in the country whose capital is {}?",
@@ -71,7 +77,9 @@ def test_questions_that_only_share_a_template_are_no_copies():
     assert not leaks([task(text) for text in texts[:30]], [task(text) for text in texts[30:]])
 
 
-@pytest.mark.parametrize("families", [None, {"one_hop": 3, "two_hop": 3, "three_hop": 1.5, "arithmetic": 1.5, "comparison": 0.5}])
+@pytest.mark.parametrize(
+    "families", [None, {"one_hop": 3, "two_hop": 3, "three_hop": 1.5, "arithmetic": 1.5, "comparison": 0.5}]
+)
 def test_the_atlas_splits_share_no_question(families):
     train, validation, test = (atlas.tasks(split, families) for split in ("train", "validation", "test"))
     assert not leaks(validation, train) and not leaks(test, train) and not leaks(test, validation)
@@ -92,7 +100,10 @@ def test_a_set_of_a_benchmark_s_size_is_searched_in_seconds():
     def texts(count: int, seed: int) -> list[Task]:
         chance = Random(seed)  # a few words are in most texts, most words in a few, as in a language
         return [
-            task(" ".join(words[int(3000 * chance.random() ** 3)] for _ in range(chance.randint(10, 60))), f"{seed}/{number}")
+            task(
+                " ".join(words[int(3000 * chance.random() ** 3)] for _ in range(chance.randint(10, 60))),
+                f"{seed}/{number}",
+            )
             for number in range(count)
         ]
 
@@ -119,7 +130,12 @@ def information(features: list[set], others: list[set]) -> dict:
     return {
         feature: math.log(
             (len(features) + len(others))
-            / max(1, sum(feature in f for f in features) + sum(feature in f for f in others) - both(feature, features, others))
+            / max(
+                1,
+                sum(feature in f for f in features)
+                + sum(feature in f for f in others)
+                - both(feature, features, others),
+            )
         )
         ** 2
         for feature in set().union(*features, *others)
@@ -139,10 +155,14 @@ def slowly(questions: list[str], training: list[str]) -> list[list[float]]:
     def share(question: list[str], text: list[str]) -> float:
         if question == text:
             return 1.0
-        shared, whole, back = (math.fsum(of_word[w] for w in s) for s in (set(question) & set(text), set(question), set(text)))
+        shared, whole, back = (
+            math.fsum(of_word[w] for w in s) for s in (set(question) & set(text), set(question), set(text))
+        )
         if not shared or shared / whole < MIN_SHARE:
             return 0.0
-        quoted = len(question) >= QUOTE_WORDS and any(text[at : at + len(question)] == question for at in range(len(text)))
+        quoted = len(question) >= QUOTE_WORDS and any(
+            text[at : at + len(question)] == question for at in range(len(text))
+        )
         mine, other = set(pairwise(question)), set(pairwise(text))
         in_order = math.fsum(of_pair[p] for p in mine & other) >= MIN_PAIRS * math.fsum(of_pair[p] for p in mine)
         return min(shared / whole, 0.999) if quoted or (in_order and shared / back >= MIN_REVERSE) else 0.0
@@ -157,25 +177,34 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), min_size=1, max_siz
 def test_the_fast_way_agrees_with_the_slow_one(questions, training):
     found = leaks([task(text, str(at)) for at, text in enumerate(questions)], [task(text) for text in training])
     shares = {str(at): max([0.0, *row]) for at, row in enumerate(slowly(questions, training))}
-    assert {leak.id: leak.share for leak in found.leaks} == pytest.approx({name: share for name, share in shares.items() if share})
+    assert {leak.id: leak.share for leak in found.leaks} == pytest.approx(
+        {name: share for name, share in shares.items() if share}
+    )
 
 
 def test_a_test_set_is_no_validation_set_unless_told(tiny_project: TinyProject):
     with pytest.raises(ConfigError, match=r"benchmark:gsm8k is a test set.*allow_test_questions"):
         load_recipe(tiny_project.recipe, ["data.validation.source=benchmark:gsm8k"])
-    assert load_recipe(tiny_project.recipe, ["data.validation.source=benchmark:gsm8k", "data.allow_test_questions=true"])
+    assert load_recipe(
+        tiny_project.recipe, ["data.validation.source=benchmark:gsm8k", "data.allow_test_questions=true"]
+    )
     copied = tiny_project.recipe.with_name("copied.jsonl")
     copied.write_text((tiny_project.recipe.parent / "test.jsonl").read_text())
     with pytest.raises(ConfigError, match=r"data\.validation.*of the test data.*allow_test_questions"):
         prepare(load_recipe(tiny_project.recipe, [f"data.validation.source={copied}"]))
-    told = prepare(load_recipe(tiny_project.recipe, [f"data.validation.source={copied}", "data.allow_test_questions=true"]))
+    told = prepare(
+        load_recipe(tiny_project.recipe, [f"data.validation.source={copied}", "data.allow_test_questions=true"])
+    )
     assert any(level == "warning" and "in validation and in test data" in note for note, level in told.notes)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data are not here")
 def test_real_training_data_are_searched_in_a_moment():
     training = load(DataConfig(source=str(DATA / "train" / "train_10k.parquet")))
-    found = {name: leaks(benchmark(name).tasks(data=DATA / "benchmarks"), training) for name in ("hotpotqa", "gsm8k", "math500")}
+    found = {
+        name: leaks(benchmark(name).tasks(data=DATA / "benchmarks"), training)
+        for name in ("hotpotqa", "gsm8k", "math500")
+    }
     assert all(leakage.num_questions == size for leakage, size in zip(found.values(), (200, 1319, 500), strict=True))
     assert [sum(leak.same for leak in leakage.leaks) for leakage in found.values()] == [5, 0, 0]
 

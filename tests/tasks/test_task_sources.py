@@ -20,12 +20,16 @@ real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not he
 
 def jsonl(tmp_path: Path, *rows: object, name: str = "x.jsonl") -> DataConfig:
     path = tmp_path / name
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return DataConfig(source=str(path))
 
 
 def test_ids_of_the_rows_are_kept(tmp_path: Path) -> None:
-    rows = [{"id": id, "question": f"{n}?", "answer": "a"} for n, id in enumerate(["one", 2, "", None, True, "one", 1.5])]
+    rows = [
+        {"id": id, "question": f"{n}?", "answer": "a"} for n, id in enumerate(["one", 2, "", None, True, "one", 1.5])
+    ]
     tasks, report = load_with_report(jsonl(tmp_path, *rows))
     assert [task.id for task in tasks] == ["one", "2", "x/3", "x/4", "x/5", "x/6", "x/7"]
     assert "1 rows repeat an earlier id" in str(report)
@@ -45,7 +49,9 @@ def test_the_training_file_is_read_as_it_is() -> None:
     task = tasks[0]
     assert task.answers == ("3\\sqrt{3} - 6",) and task.source == "DR_grpo_mix" and len(task.messages) == 1
     assert "\\boxed{answer here}" in str(task.metadata["system_prompt"]) and task.metadata["ability"] == "math"
-    assert not any(ord(c) < 32 and c not in "\n\r\t" for task in tasks for c in task.question + str(task.metadata["system_prompt"]))
+    assert not any(
+        ord(c) < 32 and c not in "\n\r\t" for task in tasks for c in task.question + str(task.metadata["system_prompt"])
+    )
     assert sum("\\frac{m}{n}" in task.question for task in tasks) >= 21
     assert "5275" in str(report) and "37" in str(report)
 
@@ -128,7 +134,9 @@ def test_every_form_of_answer(tmp_path: Path, row: dict, answers: tuple[str, ...
 
 def test_chat_history_stays_and_the_system_prompt_moves_to_the_metadata(tmp_path: Path) -> None:
     roles = [("system", "be kind"), ("user", "1?"), ("assistant", "one"), ("user", "2?")]
-    (task,) = load(jsonl(tmp_path, {"messages": [{"role": r, "content": c} for r, c in roles], "answer": "two", "level": 3}))
+    (task,) = load(
+        jsonl(tmp_path, {"messages": [{"role": r, "content": c} for r, c in roles], "answer": "two", "level": 3})
+    )
     assert [message["role"] for message in task.messages] == ["user", "assistant", "user"]
     assert task.metadata == {"level": 3, "system_prompt": "be kind"}
 
@@ -222,7 +230,11 @@ def test_json_and_parquet_hold_the_same_tasks_as_jsonl(tmp_path: Path) -> None:
     tasks = load(jsonl(tmp_path, *rows))
     (tmp_path / "x.json").write_text(json.dumps(rows))
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
-    assert tasks == load(DataConfig(source=str(tmp_path / "x.json"))) == load(DataConfig(source=str(tmp_path / "x.parquet")))
+    assert (
+        tasks
+        == load(DataConfig(source=str(tmp_path / "x.json")))
+        == load(DataConfig(source=str(tmp_path / "x.parquet")))
+    )
 
 
 @given(text=st.text())
@@ -268,7 +280,10 @@ def test_the_atlas_by_its_name() -> None:
 
 
 def questions(split: str, count: int = 2) -> list[object]:
-    return [Task(id=f"{split}/{i}", messages=({"role": "user", "content": f"{i}?"},), answers=(str(i),)) for i in range(count)]
+    return [
+        Task(id=f"{split}/{i}", messages=({"role": "user", "content": f"{i}?"},), answers=(str(i),))
+        for i in range(count)
+    ]
 
 
 def rows(split: str) -> list[object]:
@@ -375,14 +390,20 @@ def test_a_report_reads_in_one_line() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=6),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "ground_truth"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "ground_truth"]), inner, max_size=3)
     ),
     max_leaves=8,
 )
 
 
-@given(row=st.dictionaries(st.sampled_from(["question", "problem", "prompt", "answer", "answers", "reward_model"]), JSON) | JSON)
-def test_whatever_a_row_holds_is_a_task_or_a_format_error(tmp_path_factory: pytest.TempPathFactory, row: object) -> None:
+@given(
+    row=st.dictionaries(st.sampled_from(["question", "problem", "prompt", "answer", "answers", "reward_model"]), JSON)
+    | JSON
+)
+def test_whatever_a_row_holds_is_a_task_or_a_format_error(
+    tmp_path_factory: pytest.TempPathFactory, row: object
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     try:

@@ -57,7 +57,10 @@ def test_line_separators_inside_a_text_do_not_break_lines(tmp_path: Path) -> Non
         ({"steps": [{"calls": [SEARCH], "results": []}, {"answer": 4}]}, ["steps[1]", "'answer'", "4"]),
         ({"steps": [{"calls": [SEARCH], "results": ["a", "b"]}, {"answer": "4"}]}, ["steps[0]", "results", "1 in all"]),
         ({"steps": [{"calls": [SEARCH], "results": [1]}, {"answer": "4"}]}, ["results", "[1]"]),
-        ({"steps": [{"calls": [{"name": "search"}]}, {"answer": "4"}]}, ["steps[0].calls[0]", "'arguments'", "missing"]),
+        (
+            {"steps": [{"calls": [{"name": "search"}]}, {"answer": "4"}]},
+            ["steps[0].calls[0]", "'arguments'", "missing"],
+        ),
         ({"steps": [{"calls": [{"name": "", "arguments": {}}]}, {"answer": "4"}]}, ["calls[0]", "'name'"]),
         ({"steps": [{"calls": ["search"]}, {"answer": "4"}]}, ["calls[0]", "'search'"]),
         ({"steps": [{"thougth": "x", "calls": [SEARCH]}, {"answer": "4"}]}, ["thougth", "did you mean 'thought'"]),
@@ -95,14 +98,17 @@ def test_a_missing_empty_or_binary_file_is_named(tmp_path: Path) -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "calls", "name", "thought"]), inner, max_size=4)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*GOOD, "calls", "name", "thought"]), inner, max_size=4)
     ),
     max_leaves=12,
 )
 
 
 @given(row=st.one_of(JSON, st.dictionaries(st.sampled_from(list(GOOD)), JSON).map(lambda change: GOOD | change)))
-def test_whatever_stands_there_is_a_trace_or_a_format_error(tmp_path_factory: pytest.TempPathFactory, row: object) -> None:
+def test_whatever_stands_there_is_a_trace_or_a_format_error(
+    tmp_path_factory: pytest.TempPathFactory, row: object
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_text(json.dumps(row), encoding="utf-8")
     try:

@@ -10,7 +10,9 @@ from arpo.tools import CallContext, ToolBase
 from arpo.tools.config import ToolsConfig
 from arpo.tools.gateway import build_gateway
 
-CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7)
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7
+)
 
 
 class Search(ToolBase):

@@ -1,4 +1,5 @@
-"""An MCP server that the tests start as a process: `python mcp_server_for_tests.py` speaks stdio, with a port streamable HTTP."""
+"""An MCP server that the tests start as a process: `python mcp_server_for_tests.py` speaks stdio, with a port
+streamable HTTP."""
 
 import asyncio
 import os

@@ -18,7 +18,9 @@ HTML = f"""<!doctype html><html><head><title>The river Rimac</title></head><body
 
 
 def context(question: str = "Where does the Rimac spring?") -> CallContext:
-    return CallContext(task=Task(id="t", messages=({"role": "user", "content": question},), answers=()), deadline_s=10, seed=0)
+    return CallContext(
+        task=Task(id="t", messages=({"role": "user", "content": question},), answers=()), deadline_s=10, seed=0
+    )
 
 
 def page(**options: Any) -> PageTool:

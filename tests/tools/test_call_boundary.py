@@ -15,7 +15,9 @@ from arpo.tools import CallContext, ToolResult
 from arpo.tools.call import MOST_CHARS, run_call
 from arpo.tools.function import tool
 
-CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7)
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)), deadline_s=5.0, seed=7
+)
 
 
 @tool
@@ -134,7 +136,8 @@ async def test_exceptions_are_errors_that_the_model_can_read():
 
 
 def test_defect_7_the_deadline_fires_for_a_hanging_sync_tool_and_the_run_can_end():
-    """The released code's 120 s limit can never fire. Here it does, and neither loop nor process waits for the hanging thread."""
+    """The released code's 120 s limit can never fire. Here it does, and neither loop nor process waits for the hanging
+    thread."""
 
     let_go, ended = threading.Event(), []
 

@@ -12,7 +12,9 @@ from arpo.tools.call import run_call
 from arpo.tools.function import tool as ours
 from arpo.tools.schemas import from_langchain, from_openai, to_openai
 
-CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0)
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0
+)
 SCHEMA = {
     "name": "convert",
     "description": "Converts a\n  distance.",
@@ -91,7 +93,10 @@ async def test_langchain_tools() -> None:
 
     made = from_langchain(population)
     assert made.name == "population" and made.description.startswith("Population of a country.")
-    assert made.schema["required"] == ["country"] and made.schema["properties"]["country"]["description"] == "English name."
+    assert (
+        made.schema["required"] == ["country"]
+        and made.schema["properties"]["country"]["description"] == "English name."
+    )
     assert (await call(made, country="Peru")).text == "Peru 2020"
     assert (await call(made, country="Peru", year=1999)).text == "Peru 1999"
     failed = await call(made, country="Nowhere")

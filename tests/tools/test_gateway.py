@@ -157,7 +157,9 @@ def test_a_stateful_tool_cannot_be_kept(tmp_path):
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path):
-    (tmp_path / "calls.sqlite").write_text("these are no tables, and it is long enough to be seen as a file of something else" * 20)
+    (tmp_path / "calls.sqlite").write_text(
+        "these are no tables, and it is long enough to be seen as a file of something else" * 20
+    )
     with pytest.raises(ConfigError, match=r"calls.sqlite: cannot be used as a cache: .*not a database"):
         Gated(Search(), tmp_path)
 
@@ -318,7 +320,9 @@ def _fail_in_process(folder, report, barrier, asking):
 def test_equal_calls_of_several_processes_that_fail_run_once_and_a_later_one_runs_anew(tmp_path):
     context = multiprocessing.get_context("fork")
     report, barrier, asking = context.Queue(), context.Barrier(16), context.Value("i", 0)
-    processes = [context.Process(target=_fail_in_process, args=(str(tmp_path), report, barrier, asking)) for _ in range(16)]
+    processes = [
+        context.Process(target=_fail_in_process, args=(str(tmp_path), report, barrier, asking)) for _ in range(16)
+    ]
     for process in processes:
         process.start()
     answers = [report.get(timeout=60) for _ in processes]
@@ -365,10 +369,17 @@ def test_a_record_replays_without_a_single_call_errors_included(tmp_path):
 
     recording = Gated(Search(reply), tmp_path, mode="record")
     told = asyncio.run(asked(recording))
-    assert recording.tool.calls == 3 and [o.status for o in told] == [CallStatus.OK, CallStatus.ERROR, CallStatus.OK, CallStatus.OK]
+    assert recording.tool.calls == 3 and [o.status for o in told] == [
+        CallStatus.OK,
+        CallStatus.ERROR,
+        CallStatus.OK,
+        CallStatus.OK,
+    ]
     replaying = Gated(Search(), tmp_path, mode="replay")
     again = asyncio.run(asked(replaying))
-    assert replaying.tool.calls == 0 and [(o.status, o.text, o.fault) for o in again] == [(o.status, o.text, o.fault) for o in told]
+    assert replaying.tool.calls == 0 and [(o.status, o.text, o.fault) for o in again] == [
+        (o.status, o.text, o.fault) for o in told
+    ]
     with pytest.raises(ReplayMissError, match=r'search\({"query":"d"}\) is not in the record'):
         asyncio.run(replaying("d"))
     assert not asyncio.run(Gated(Search(), tmp_path)("a")).cached, "a live run takes nothing from a record"

@@ -30,7 +30,9 @@ def test_rate_and_concurrency_hold_for_all_tools_of_a_provider():
         both = build_gateway(ToolsConfig(offered=(one, two), limits={"rate": 2, "concurrency": 3}), [(one,), (two,)])
         tools = {tool.name: tool for tool in (one, two)}
         names = ["search", "other"] * 5
-        calls = (both.call(tools, Call(name=name, arguments={"query": str(i)}), CONTEXT) for i, name in enumerate(names))
+        calls = (
+            both.call(tools, Call(name=name, arguments={"query": str(i)}), CONTEXT) for i, name in enumerate(names)
+        )
         outcomes = await asyncio.gather(*calls)
         starts = sorted([*one.starts, *two.starts])
         assert all(b - a > 0.499 for a, b in pairwise(starts)), starts
@@ -209,11 +211,14 @@ def test_a_tool_that_fails_too_often_stops_the_run_with_its_last_errors():
             for i in range(20):
                 await ask(str(i))
         assert ask.tool.calls == 10 and all(f"broken {i}" in str(stopped.value) for i in range(3))
-        half = live(lambda number: KeyError("x") if number % 2 else "fine", limits={"error_rate": 0.5, "error_window": 10})
+        half = live(
+            lambda number: KeyError("x") if number % 2 else "fine", limits={"error_rate": 0.5, "error_window": 10}
+        )
         for i in range(50):
             await half(str(i))
         reported = live(
-            lambda n: ToolResult(text="Traceback", status=CallStatus.ERROR), limits={"error_rate": 0.5, "error_window": 10}
+            lambda n: ToolResult(text="Traceback", status=CallStatus.ERROR),
+            limits={"error_rate": 0.5, "error_window": 10},
         )
         for i in range(50):
             await reported(str(i))
@@ -252,7 +257,9 @@ def test_a_key_in_an_error_reaches_nobody(monkeypatch):
     async def main():
         raised = await live(lambda number: RuntimeError("GET https://x/?key=sk-very-secret-123 failed"))()
         assert raised.text == "RuntimeError: GET https://x/?key=$SERPER_API_KEY failed"
-        ask = live(lambda number: ProviderError("bad key sk-very-secret-123") if number == 0 else "x", limits={"retries": 0})
+        ask = live(
+            lambda number: ProviderError("bad key sk-very-secret-123") if number == 0 else "x", limits={"retries": 0}
+        )
         await ask()
         assert "$SERPER_API_KEY" in ask.said[0] and "secret" not in "".join(ask.said)
         with pytest.raises(ToolsStoppedError) as stopped:
@@ -287,8 +294,13 @@ def test_so_is_one_that_lies_deeper(options):
 
 def test_what_is_no_secret_is_taken():
     names = {"provider": {"url": "https://h/?q={query}", "headers": {"X-Api-Key": "{key}"}, "key_env": "NAME", 3: "x"}}
-    model = {"summariser": {"url": "https://h/v1", "model": "m", "key_env": "NAME", "length_key": "max_completion_tokens"}}
-    server = {"headers": {"Authorization": "Bearer $TOKEN", "Accept": "text/html"}, "env": {"API_KEY": "$KEY", "DEBUG": "1"}}
+    model = {
+        "summariser": {"url": "https://h/v1", "model": "m", "key_env": "NAME", "length_key": "max_completion_tokens"}
+    }
+    server = {
+        "headers": {"Authorization": "Bearer $TOKEN", "Accept": "text/html"},
+        "env": {"API_KEY": "$KEY", "DEBUG": "1"},
+    }
     for options in (names, model, server, {"key": "title", "token": "<eos>"}):
         assert ToolConfig(use="x:y", options=options)
 

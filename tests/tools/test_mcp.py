@@ -1,4 +1,5 @@
-"""MCP: a real server process, over stdio and over HTTP, becomes tools; what it does wrong is told to whom it concerns."""
+"""MCP: a real server process, over stdio and over HTTP, becomes tools; what it does wrong is told to whom it
+concerns."""
 
 import asyncio
 import gc
@@ -24,7 +25,9 @@ from arpo.tools.mcp import McpTool
 
 SCRIPT = str(Path(__file__).parent / "mcp_server_for_tests.py")
 COMMAND = [sys.executable, SCRIPT]
-CONTEXT = CallContext(task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0)
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0
+)
 
 
 ENDLESS = """
@@ -109,7 +112,9 @@ async def test_many_calls_at_once_and_one_that_is_given_up(tools: dict[str, Any]
     assert (await tools["add"]({"a": 1}, CONTEXT)).text == "2"
 
 
-async def test_a_call_that_takes_long_is_told_to_the_model_and_is_no_outage_however_busy_the_loop_is(tools: dict[str, Any]) -> None:
+async def test_a_call_that_takes_long_is_told_to_the_model_and_is_no_outage_however_busy_the_loop_is(
+    tools: dict[str, Any],
+) -> None:
     waiting = asyncio.create_task(attempt(tools["slow"], {"seconds": 30}, replace(CONTEXT, deadline_s=0.3)))
     await asyncio.sleep(0.1)
     time.sleep(0.5)  # noqa: ASYNC251  a learner that holds the interpreter: both sides have been late for long when the loop goes on
@@ -192,7 +197,9 @@ def test_a_replay_starts_no_server_and_needs_none(tmp_path: Path) -> None:
     first, told = asked("record")
     server.unlink()
     again, replayed = asked("replay")
-    assert [(o.status, o.text) for o in replayed] == [(o.status, o.text) for o in told] and all(o.cached for o in replayed)
+    assert [(o.status, o.text) for o in replayed] == [(o.status, o.text) for o in told] and all(
+        o.cached for o in replayed
+    )
     shown = [[(tool.name, tool.description, tool.schema) for tool in tools.values()] for tools in (first, again)]
     assert shown[0] == shown[1] and not any(hasattr(tool, "_server") for tool in again.values())
     with pytest.raises(ConfigError, match="the record knows no such tool"):

@@ -1,4 +1,5 @@
-"""What the tool `page` does not reach: addresses of this machine and its network, however they are written or led to."""
+"""What the tool `page` does not reach: addresses of this machine and its network, however they are written or led
+to."""
 
 import ipaddress
 import socket
@@ -124,7 +125,8 @@ async def test_a_name_is_looked_up_once_and_that_address_reached(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "target", ["http://127.0.0.2:{port}/", "http://10.0.0.1/", "http://[::1]/", "file:///etc/passwd", "//169.254.169.254/x"]
+    "target",
+    ["http://127.0.0.2:{port}/", "http://10.0.0.1/", "http://[::1]/", "file:///etc/passwd", "//169.254.169.254/x"],
 )
 async def test_a_redirect_inside_is_refused(target: str) -> None:
     with serving(lambda _: Reply(status=302, headers={"Location": target.format(port=site.port)})) as site:

@@ -25,13 +25,17 @@ async def test_the_part_near_the_question_is_shown() -> None:
     with serving(lambda _: Reply(HTML, kind="text/html; charset=utf-8")) as site:
         done = await page(chars=600)({"url": site.url}, context())
         assert done.status is CallStatus.OK and len(done.text) < 700
-        assert "Rimac" in done.text.splitlines()[0] and "springs from the Ticlio" in done.text and "Login" not in done.text
+        assert (
+            "Rimac" in done.text.splitlines()[0] and "springs from the Ticlio" in done.text and "Login" not in done.text
+        )
         other = await told(page(chars=600), site.url, question="remark 11")
         assert "Remark 11" in other and "Ticlio" not in other
 
 
 async def test_a_page_that_fits_is_given_whole_and_an_empty_one_says_so() -> None:
-    short = "<html><head><title>T</title></head><body><article><p>Lima has ten million people.</p></article></body></html>"
+    short = (
+        "<html><head><title>T</title></head><body><article><p>Lima has ten million people.</p></article></body></html>"
+    )
     with serving(lambda asked: Reply(short if asked.path == "/a" else "<html></html>", kind="text/html")) as site:
         assert (await told(page(), f"{site.url}/a")).endswith("Lima has ten million people.")
         done = await page()({"url": f"{site.url}/b"}, context())
@@ -85,7 +89,11 @@ def test_a_call_without_a_question_is_completed_with_the_tasks() -> None:
     assert page().complete({"url": "u", "question": "How?"}, context("Why?")) == {"url": "u", "question": "How?"}
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=300), max_size=20), st.text(max_size=30), st.integers(100, 900))
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=300), max_size=20),
+    st.text(max_size=30),
+    st.integers(100, 900),
+)
 def test_what_is_shown_is_never_longer_than_asked(paragraphs: list[str], question: str, chars: int) -> None:
     text = "\n".join(paragraphs)
     shown = nearest(text, question, chars)
@@ -246,7 +254,13 @@ async def test_a_page_is_kept_under_the_question_it_was_opened_for(tmp_path: Pat
         first = await tool_gateway.call(tools, call, context("Where does the Rimac spring?"))
         other = await tool_gateway.call(tools, call, context("Remark 11"))
         again = await tool_gateway.call(tools, call, context("Where does the Rimac spring?"))
-    assert "Ticlio" in first.text and "Ticlio" not in other.text and again.text == first.text and again.cached and not other.cached
+    assert (
+        "Ticlio" in first.text
+        and "Ticlio" not in other.text
+        and again.text == first.text
+        and again.cached
+        and not other.cached
+    )
 
 
 def test_a_page_summarised_otherwise_is_another_result() -> None:

@@ -1,4 +1,5 @@
-"""The store of results: what it says it holds it holds, the oldest goes first, a key means one call, readers wait for nobody."""
+"""The store of results: what it says it holds it holds, the oldest goes first, a key means one call, readers wait for
+nobody."""
 
 import json
 import sqlite3
@@ -20,7 +21,9 @@ def entry(number, *, size=500, recorded=False, status=CallStatus.OK, text="", to
     words = canonical({"query": f"q{number}"}, {})
     key = key_of(tool, "", words, recorded=recorded)
     said = text or "x" * size
-    return Entry(key=key, tool=tool, version="", arguments=words, status=status, text=said, made=time.time(), recorded=recorded)
+    return Entry(
+        key=key, tool=tool, version="", arguments=words, status=status, text=said, made=time.time(), recorded=recorded
+    )
 
 
 # --- keys
@@ -58,12 +61,16 @@ def test_a_default_left_out_is_the_default():
     assert canonical({"k": True}, {"properties": {"k": {"default": 1}}}) != "{}"
     assert canonical({"k": [True]}, {"properties": {"k": {"default": [1]}}}) != "{}"
     assert canonical({"between": ""}, {"properties": {"between": {"default": " "}}}) != "{}"
-    assert canonical({"q": "a", "k": 3}, schema) == canonical({"q": "a"}, schema) != canonical({"q": "a", "k": 4}, schema)
+    assert (
+        canonical({"q": "a", "k": 3}, schema) == canonical({"q": "a"}, schema) != canonical({"q": "a", "k": 4}, schema)
+    )
 
 
 def test_tool_version_arguments_and_record_are_told_apart():
     keys = {
-        key_of(*parts, recorded=recorded) for parts in (("a", "b", "c"), ("ab", "", "c"), ("a", "", "bc")) for recorded in (0, 1)
+        key_of(*parts, recorded=recorded)
+        for parts in (("a", "b", "c"), ("ab", "", "c"), ("a", "", "bc"))
+        for recorded in (0, 1)
     }
     assert len(keys) == 6 and all(len(key) == 16 for key in keys)
 
@@ -72,7 +79,11 @@ def test_tool_version_arguments_and_record_are_told_apart():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 900), st.booleans(), st.sampled_from(["ok", "error"])), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 8), st.integers(1, 900), st.booleans(), st.sampled_from(["ok", "error"])), max_size=40
+    )
+)
 def test_the_totals_are_those_of_a_recount(tmp_path_factory, puts):
     store = Store(tmp_path_factory.mktemp("s") / "s.sqlite")
     for number, size, recorded, status in puts:

@@ -97,7 +97,10 @@ def test_objects_functions_classes_and_factories(module):
         ({"use": "{module}:number"}, "neither a tool nor a function"),
         ({"use": "{module}:Echo", "options": {"tims": 2}}, r"tools\.offered\.0\.options: .*'times'"),
         ({"use": "{module}:shout", "options": {"x": 2}}, "takes no options"),
-        ({"use": "search", "options": {"documents": "/no/such/place"}}, r"tools\.offered\.0\.options\.documents: .*/no/such/place"),
+        (
+            {"use": "search", "options": {"documents": "/no/such/place"}},
+            r"tools\.offered\.0\.options\.documents: .*/no/such/place",
+        ),
         ({"use": "search", "options": {"k": 0}}, r"tools\.offered\.0\.options\.k: "),
     ],
 )
@@ -121,7 +124,11 @@ def test_defect_8_a_tool_that_raises_while_it_is_set_up_is_named(module):
 def test_one_entry_may_give_several_tools(module):
     sys.modules[module].everything = [shout, plain]
     tools = build_tools([ToolConfig(use=f"{module}:everything", deadline_s=2), ToolConfig(use=f"{module}:Echo")])
-    assert [tool.name for tool in tools] == ["shout", "plain", "echo"] and tools[0].deadline_s == 2 and shout.deadline_s is None
+    assert (
+        [tool.name for tool in tools] == ["shout", "plain", "echo"]
+        and tools[0].deadline_s == 2
+        and shout.deadline_s is None
+    )
     with pytest.raises(ConfigError, match="keep their names"):
         build_tools([ToolConfig(use=f"{module}:everything", name="both")])
 
@@ -131,7 +138,9 @@ def test_names_are_unique():
         build_tools([shout, shout])
 
 
-@pytest.mark.parametrize(("use", "option", "meant"), [("python", "bakend", "backend"), ("search", "documants", "documents")])
+@pytest.mark.parametrize(
+    ("use", "option", "meant"), [("python", "bakend", "backend"), ("search", "documants", "documents")]
+)
 def test_a_misspelt_option_of_a_built_in_tool_is_named(use: str, option: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=rf"^tools\.offered\.0\.options: no such option \(got '{option}'\).*{meant}"):
         build_tools([ToolConfig(use=use, options={option: "x"})])

@@ -89,7 +89,9 @@ async def ask(
 
 
 def test_all_methods_that_are_tools_are_offered_as_functions_are(module: str, tmp_path: Path) -> None:
-    has, put, waits = build_tools([ToolConfig(use=f"{module}:Shelf", options={"file": str(tmp_path / "a.db"), "first": "rice"})])
+    has, put, waits = build_tools(
+        [ToolConfig(use=f"{module}:Shelf", options={"file": str(tmp_path / "a.db"), "first": "rice"})]
+    )
     assert (has.name, put.name, waits.name) == ("has", "put", "waits")
     assert has.schema["properties"] == {"thing": {"description": "its name", "type": "string"}}
     assert has.deadline_s == 4 and put.deadline_s is None
@@ -128,7 +130,9 @@ def test_each_run_has_an_object_of_its_own() -> None:
 
 async def test_waiting_for_the_object_is_no_part_of_a_deadline() -> None:
     tool_gateway, tools = around()
-    answers = await asyncio.gather(*(ask(tool_gateway, tools, "waits", deadline_s=0.5, seconds=0.05) for _ in range(30)))
+    answers = await asyncio.gather(
+        *(ask(tool_gateway, tools, "waits", deadline_s=0.5, seconds=0.05) for _ in range(30))
+    )
     assert {answer.status for answer in answers} == {CallStatus.OK}, "1.5 s of work in calls of at most 0.5 s"
 
 

@@ -1,4 +1,5 @@
-"""Web search: each provider's requests, answers and errors, spoken by a server on this machine. Keys are nowhere to be found."""
+"""Web search: each provider's requests, answers and errors, spoken by a server on this machine. Keys are nowhere to be
+found."""
 
 import asyncio
 import logging
@@ -37,7 +38,12 @@ ANSWERS = {
         "answerBox": {"title": "Peru / Capital", "answer": "Lima", "link": "https://a.example/peru"},
         "knowledgeGraph": {"title": "Lima", "type": "Capital of Peru", "attributes": {"Elevation": "161 m"}},
         "organic": [
-            {"title": "Lima - Wikipedia", "link": "https://w.example/Lima", "snippet": "Lima is the capital.", "position": 1},
+            {
+                "title": "Lima - Wikipedia",
+                "link": "https://w.example/Lima",
+                "snippet": "Lima is the capital.",
+                "position": 1,
+            },
             {"title": "No snippet", "link": "https://w.example/none", "position": 2},
         ],
         "peopleAlsoAsk": [{"question": "What is Lima known for?"}],
@@ -66,19 +72,29 @@ ANSWERS = {
         "follow_up_questions": None,
         "answer": None,
         "images": [],
-        "results": [{"url": "https://w.example/Lima", "title": "Lima", "content": "Lima is the capital.", "score": 0.97}],
+        "results": [
+            {"url": "https://w.example/Lima", "title": "Lima", "content": "Lima is the capital.", "score": 0.97}
+        ],
         "response_time": 1.2,
     },
     "bing": {
         "general": {"search_engine": "bing", "query": "capital of Peru", "language": "en"},
         "input": {"original_url": "https://www.bing.com/search?q=capital+of+Peru&brd_json=1"},
-        "organic": [{"link": "https://w.example/Lima", "title": "Lima", "description": "Lima is the capital.", "rank": 1}],
+        "organic": [
+            {"link": "https://w.example/Lima", "title": "Lima", "description": "Lima is the capital.", "rank": 1}
+        ],
     },
     "searxng": {
         "query": "capital of Peru",
         "number_of_results": 0,
         "results": [
-            {"url": "https://w.example/Lima", "title": "Lima", "content": "Lima is the capital.", "engine": "brave", "score": 1.0}
+            {
+                "url": "https://w.example/Lima",
+                "title": "Lima",
+                "content": "Lima is the capital.",
+                "engine": "brave",
+                "score": 1.0,
+            }
         ],
         "answers": [],
         "corrections": [],
@@ -89,7 +105,11 @@ ANSWERS = {
     "retrieval": {
         "result": [[{"document": {"id": "7", "contents": '"Lima"\nLima is the capital.'}, "score": 12.5}]],
     },
-    "endpoint": {"data": {"items": [{"name": "Lima", "body": {"text": "Lima is the capital."}, "link": "https://w.example/Lima"}]}},
+    "endpoint": {
+        "data": {
+            "items": [{"name": "Lima", "body": {"text": "Lima is the capital."}, "link": "https://w.example/Lima"}]
+        }
+    },
 }
 NOTHING = {
     "serper": {"searchParameters": {"q": "x"}, "organic": [], "credits": 1},
@@ -160,7 +180,10 @@ async def test_what_each_provider_is_asked() -> None:
     assert serper.json == {"q": "Perú & co", "num": 2, "gl": "us"}
     assert (brave.method, brave.headers["x-subscription-token"]) == ("GET", SECRET)
     assert brave.query == {"q": "Perú & co", "count": "2", "text_decorations": "false"}
-    assert (tavily.headers["authorization"], tavily.json) == (f"Bearer {SECRET}", {"query": "Perú & co", "max_results": 2})
+    assert (tavily.headers["authorization"], tavily.json) == (
+        f"Bearer {SECRET}",
+        {"query": "Perú & co", "max_results": 2},
+    )
     assert bing.headers["authorization"] == f"Bearer {SECRET}"
     assert bing.json["zone"] == "serp_api1" and bing.json["format"] == "raw"
     assert bing.json["url"] == "https://www.bing.com/search?q=Per%C3%BA+%26+co&count=2&brd_json=1"
@@ -197,7 +220,9 @@ async def test_long_results_are_cut_around_the_hit() -> None:
 @pytest.mark.parametrize("name", [*sorted(KEYS), "endpoint"])
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key_is_final_and_named_by_its_variable(name: str, status: int) -> None:
-    error = await fails(name, Reply({"message": f"Unauthorized. Key {SECRET}", "detail": {"error": SECRET}}, status=status))
+    error = await fails(
+        name, Reply({"message": f"Unauthorized. Key {SECRET}", "detail": {"error": SECRET}}, status=status)
+    )
     assert isinstance(error, ProviderError) and not error.retriable
     assert KEYS.get(name, "ENDPOINT_API_KEY") in str(error)
 
@@ -243,7 +268,9 @@ async def test_json_of_another_form_is_final_and_says_what_came(name: str) -> No
         None,
         {"result": 3, "results": 3, "organic": 3, "type": "search", "web": 3, "data": 3},
     ):
-        error = await fails(name, Reply(b"null" if content is None else content if not isinstance(content, str) else b'"x"'))
+        error = await fails(
+            name, Reply(b"null" if content is None else content if not isinstance(content, str) else b'"x"')
+        )
         assert isinstance(error, ProviderError) and not error.retriable
 
 
@@ -278,11 +305,15 @@ async def test_errors_that_a_status_alone_does_not_tell() -> None:
     month = {"X-RateLimit-Remaining": "1, 0", "X-RateLimit-Reset": "1, 1419704"}
     over = await fails("brave", Reply(limited, status=429, headers=month))
     assert isinstance(over, ProviderError) and not over.retriable
-    plan = await fails("tavily", Reply({"detail": {"error": "This request exceeds your plan's set usage limit."}}, status=432))
+    plan = await fails(
+        "tavily", Reply({"detail": {"error": "This request exceeds your plan's set usage limit."}}, status=432)
+    )
     assert isinstance(plan, ProviderError) and not plan.retriable and "usage limit" in str(plan)
     blocked = await fails("bing", Reply(b"", headers={"x-brd-error-code": "reject_block", "x-brd-error": "challenge"}))
     assert isinstance(blocked, ProviderError) and blocked.retriable and "challenge" in str(blocked)
-    client = await fails("bing", Reply(b"", headers={"x-brd-error-code": "client_10000", "x-brd-error": "Authentication failed"}))
+    client = await fails(
+        "bing", Reply(b"", headers={"x-brd-error-code": "client_10000", "x-brd-error": "Authentication failed"})
+    )
     assert isinstance(client, ProviderError) and not client.retriable
     html = await fails("searxng", Reply("<h1>Forbidden</h1>", status=403, kind="text/html"))
     assert isinstance(html, ProviderError) and "settings.yml" in str(html)
@@ -325,7 +356,11 @@ def test_a_version_changes_with_what_shapes_results_alone() -> None:
     first = WebSearchTool("brave", k=3)
     assert first.version == WebSearchTool("brave", k=3, timeout_s=3, cost=0.1).version
     assert first.cacheable and first.provider == "brave"
-    others = [WebSearchTool("brave", k=4), WebSearchTool("tavily", k=3), WebSearchTool("brave", k=3, parameters={"country": "DE"})]
+    others = [
+        WebSearchTool("brave", k=4),
+        WebSearchTool("tavily", k=3),
+        WebSearchTool("brave", k=3, parameters={"country": "DE"}),
+    ]
     assert len({first.version, *(other.version for other in others)}) == 4
 
 

@@ -1,4 +1,5 @@
-"""Trainers of the tiny project whose turns are scripted, so that every step is known beforehand; the learner is real."""
+"""Trainers of the tiny project whose turns are scripted, so that every step is known beforehand; the learner is
+real."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,27 @@ from tiny_project import TinyProject
 Play = Callable[[ScriptedEngine, int, str, SamplingParams], "Script | str"]
 """(engine, the number asked about, the prompt's text, params) to a turn."""
 
-PLAIN = ("tools=[]", "rollout.max_calls=0", "rollout.rule=none", "rollout.leaves=4", "rollout.roots=4", "train.trackers=[]")
+PLAIN = (
+    "tools=[]",
+    "rollout.max_calls=0",
+    "rollout.rule=none",
+    "rollout.leaves=4",
+    "rollout.roots=4",
+    "train.trackers=[]",
+)
 
 
 @contextmanager
 def training(
-    project: TinyProject, out: Path, play: Play | None, *overrides: str, clock: Callable[[], float] | None = None, **parts: Any
+    project: TinyProject,
+    out: Path,
+    play: Play | None,
+    *overrides: str,
+    clock: Callable[[], float] | None = None,
+    **parts: Any,
 ) -> Iterator[Trainer]:
-    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps, callbacks, resume."""
+    """A trainer of the project's model, its turns scripted by `play`. `parts`: state, reward, num_steps, callbacks,
+    resume."""
     run = load_recipe(project.recipe, ["cold_start=null", *overrides])
     components = build_components(run, project.model)
     if play:
@@ -48,7 +62,9 @@ def training(
         components = replace(components, reward=parts["reward"])
     num_steps = parts.get("num_steps", run.train.steps)
     learner = build_learner(components, optim=run.optim, num_updates=num_steps, tell=print)
-    progress = Progress(num_steps, minutes=run.train.minutes, console=Console(quiet=True), **({"clock": clock} if clock else {}))
+    progress = Progress(
+        num_steps, minutes=run.train.minutes, console=Console(quiet=True), **({"clock": clock} if clock else {})
+    )
     with (
         RunFolder.create(out, "run: tests", {}, resume=parts.get("resume", False)) as folder,
         Trackers(out, (), settings={}) as trackers,

@@ -61,7 +61,10 @@ def test_the_first_of_equal_rewards_is_shown(tiny_run):
     found = rollouts(tiny_run, of=lambda number, leaf: float(number))
     best, worst = best_and_worst(found)
     assert best.startswith(f"the best branch: reward {len(found) - 1}, ") and found[-1].task.id in best
-    assert worst.startswith("the worst branch: reward 0, ") and f"leaf {'.'.join(map(str, min(found[0].scored.scores)))}" in worst
+    assert (
+        worst.startswith("the worst branch: reward 0, ")
+        and f"leaf {'.'.join(map(str, min(found[0].scored.scores)))}" in worst
+    )
 
 
 def test_equal_rewards_show_one_branch_and_no_rewards_none(tiny_run):

@@ -38,7 +38,9 @@ def test_a_recipe_is_trained_by_its_path_and_resumed_by_its_folder(tiny_project:
     changes = "train: {eval_every: 1, eval_limit: 2}\nevaluation: {limit: 2, greedy_limit: 1}"
     recipe.write_text(f"base: {tiny_project.recipe}\ncode: {tiny_project.folder}\nout: {tmp_path / 'run'}\n{changes}\n")
     heard, steps, quiet = Heard(), [], Console(quiet=True)
-    folder = arpo.train(recipe, callbacks=[heard, lambda step, metrics: steps.append((step, len(metrics) > 20))], console=quiet)
+    folder = arpo.train(
+        recipe, callbacks=[heard, lambda step, metrics: steps.append((step, len(metrics) > 20))], console=quiet
+    )
     assert folder == tmp_path / "run" and RunFolder(folder).summary()["status"] == "finished"
     assert steps == [(1, True), (2, True)]
     expected = [("before", 0), ("before-greedy", 0)]

@@ -22,7 +22,11 @@ def test_failing_gates_are_named_and_nothing_is_trained(tiny_project: TinyProjec
         assert all(a.equal(b) for a, b in zip(before, weights(trainer), strict=True))
     folder = RunFolder(tmp_path / "run")
     gates = {gate["what"]: gate for gate in folder.summary()["gates"]}
-    assert len(gates) == 4 and not gates["leaves that used a tool"]["holds"] and gates["leaves in the right format"]["holds"]
+    assert (
+        len(gates) == 4
+        and not gates["leaves that used a tool"]["holds"]
+        and gates["leaves in the right format"]["holds"]
+    )
     assert len(list(folder.trees(1))) == 3, "to be looked at"
     assert folder.metrics() == [] and not list((tmp_path / "run" / "checkpoints").iterdir())
 
@@ -36,7 +40,11 @@ def test_tool_use_that_collapses_is_said_once(tiny_project: TinyProject, tmp_pat
     def forgets(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> str:
         """The version counts the steps done."""
         called = "<result>" in text.split("Parity of ")[-1]
-        return f"<parity>{asked}</parity>" if engine.version < 4 and not called else mixed_on_odd(engine, asked, text, params)
+        return (
+            f"<parity>{asked}</parity>"
+            if engine.version < 4 and not called
+            else mixed_on_odd(engine, asked, text, params)
+        )
 
     _, folder = go(tiny_project, tmp_path / "run", forgets, "train.steps=9", "train.trackers=[]", "rollout.rule=none")
     assert folder.metrics()[0]["rates/tool_use"] == 1 and folder.metrics()[-1]["rates/tool_use"] == 0

@@ -37,7 +37,12 @@ def learnt(run: RunConfig, out: Path, reward: Any) -> list[float]:
     return [line["reward/probe_lines"] for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())]
 
 
-QUIET = ("evaluation={limit: 1, greedy_limit: 0}", "train.trackers=[]", "train.save_every=null", "train.tasks_per_step=6")
+QUIET = (
+    "evaluation={limit: 1, greedy_limit: 0}",
+    "train.trackers=[]",
+    "train.save_every=null",
+    "train.tasks_per_step=6",
+)
 
 
 @pytest.mark.parametrize("most", [0, 1])

@@ -104,7 +104,12 @@ KEYS = {
 def test_every_step_leaves_its_metrics_and_records_that_replay(tiny_run: Path) -> None:
     folder = RunFolder(tiny_run)
     for line in folder.metrics():
-        assert [f"{group}/{name}" for group, names in KEYS.items() for name in names.split() if f"{group}/{name}" not in line] == []
+        assert [
+            f"{group}/{name}"
+            for group, names in KEYS.items()
+            for name in names.split()
+            if f"{group}/{name}" not in line
+        ] == []
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in line.values())
         parts = sum(seconds for key, seconds in line.items() if key.startswith("seconds/") and key != "seconds/step")
         assert 0 < parts <= line["seconds/step"] + 1e-6, "no second counts twice"
@@ -116,7 +121,9 @@ def test_every_step_leaves_its_metrics_and_records_that_replay(tiny_run: Path) -
             thought = record.notes["learner_logprobs"]
             for place, logprobs in thought.items():
                 turn = record.tree.turns[read_place(place)]
-                assert list(logprobs) == pytest.approx(list(turn.logprobs), abs=2e-3), "the engine's are the learner's, in float32"
+                assert list(logprobs) == pytest.approx(list(turn.logprobs), abs=2e-3), (
+                    "the engine's are the learner's, in float32"
+                )
         assert any(record.notes["learner_logprobs"] for record in records) == bool(line["train/updates"])
         for record in records:
             assert all(turn.versions[0][0] == line["step"] - 1 for turn in record.tree.turns.values()), (
@@ -146,7 +153,10 @@ def test_cancelled_it_saves_what_is_finished(tiny_project: TinyProject, tmp_path
         await running[0]
 
     plan = ("train.steps=99", "train.save_every=50")
-    with training(tiny_project, tmp_path / "run", stopped, *PLAIN, *plan) as trainer, pytest.raises(asyncio.CancelledError):
+    with (
+        training(tiny_project, tmp_path / "run", stopped, *PLAIN, *plan) as trainer,
+        pytest.raises(asyncio.CancelledError),
+    ):
         asyncio.run(main())
     saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
     assert saved is not None and saved.state == trainer.state and saved.state.step == 2

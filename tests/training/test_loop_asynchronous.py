@@ -109,7 +109,11 @@ class Held(ScriptedEngine):
         text = self.tokenizer.decode(prompt)
         async for chunk in super().sample(prompt, params):
             yield chunk
-            while not chunk.finish and self.version == 0 and any(f"{question}<|im_end|>" in text for question in self.questions):
+            while (
+                not chunk.finish
+                and self.version == 0
+                and any(f"{question}<|im_end|>" in text for question in self.questions)
+            ):
                 self.begun.set()
                 await asyncio.sleep(0.001)
 
@@ -142,7 +146,11 @@ def test_what_is_sampled_across_an_update_says_so(tiny_project: TinyProject, tmp
 class Slow:
     """A tool that lives on the run's own event loop, as the client of a server does."""
 
-    name, description, schema = "slow", "Takes its time.", {"type": "object", "properties": {"number": {"type": "integer"}}}
+    name, description, schema = (
+        "slow",
+        "Takes its time.",
+        {"type": "object", "properties": {"number": {"type": "integer"}}},
+    )
 
     async def __call__(self, _arguments: Any, _context: CallContext) -> ToolResult:
         for _ in range(20):
@@ -200,7 +208,9 @@ class Watched(ScriptedEngine):
 
 
 @pytest.mark.parametrize("most", [0, 1])
-def test_an_engine_is_told_whether_its_weights_will_change(tiny_project: TinyProject, tmp_path: Path, most: int) -> None:
+def test_an_engine_is_told_whether_its_weights_will_change(
+    tiny_project: TinyProject, tmp_path: Path, most: int
+) -> None:
     with training(tiny_project, tmp_path / "run", slowly, *PLAIN, f"train.max_staleness={most}") as trainer:
         engine = trainer.components.agent.engine
         engine.__class__ = Watched
@@ -238,7 +248,9 @@ def test_the_local_engine_keeps_what_it_loaded_while_the_learner_goes_on(tiny_pr
 # --- how it ends
 
 
-def test_an_engine_that_fails_ahead_stops_the_run_after_what_was_sampled(tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_an_engine_that_fails_ahead_stops_the_run_after_what_was_sampled(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
     asked_last: list[str] = []
 
     def dies(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> "Script | str":
@@ -255,7 +267,8 @@ def test_an_engine_that_fails_ahead_stops_the_run_after_what_was_sampled(tiny_pr
 
 
 def test_cancelled_in_an_update_it_finishes_the_step_and_saves(tiny_project: TinyProject, tmp_path: Path) -> None:
-    """Ctrl-C while the learner is in its third update and the fourth step is being sampled, which would take an hour."""
+    """Ctrl-C while the learner is in its third update and the fourth step is being sampled, which would take an
+    hour."""
     cancelled = threading.Event()
 
     def plays(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> Script:
@@ -321,7 +334,10 @@ def test_an_interrupted_run_is_resumed_where_it_was_trained_not_where_it_was_sam
         share = len(said.turns[0].text) % 7 / 7
         return Score(reward=share, accuracy=share)
 
-    run, out = load_recipe(tiny_project.recipe, ["cold_start=null", *plan]).model_copy(update={"reward": score}), tmp_path / "run"
+    run, out = (
+        load_recipe(tiny_project.recipe, ["cold_start=null", *plan]).model_copy(update={"reward": score}),
+        tmp_path / "run",
+    )
     with pytest.raises(KeyboardInterrupt):
         train(run, out=out, console=Console(quiet=True))
     saved, _ = checkpoint.newest(out / "checkpoints")
@@ -337,7 +353,9 @@ def test_an_interrupted_run_is_resumed_where_it_was_trained_not_where_it_was_sam
     order = in_order(read_tasks(run, "train")[0], run.seed, 0, 18, apart=3)
     assert tasks == [task.id for task in order], "none twice, none left out"
     for step in folder.event_steps():
-        oldest = step - 3 if step <= done else max(step - 3, done)  # nothing of the first process is trained by the second
+        oldest = (
+            step - 3 if step <= done else max(step - 3, done)
+        )  # nothing of the first process is trained by the second
         assert all(oldest <= version < step for turn in turns(folder, step) for version, _ in turn.versions)
 
 

@@ -1,4 +1,5 @@
-"""What the world and the numbers do to a step: lost leaves, a lost step, a lost validation, losses that are not finite."""
+"""What the world and the numbers do to a step: lost leaves, a lost step, a lost validation, losses that are not
+finite."""
 
 import asyncio
 from pathlib import Path
@@ -51,7 +52,9 @@ def test_a_validation_lost_to_the_engine_is_no_validation(tiny_project: TinyProj
         asyncio.run(trainer.train())
     assert trainer.state.best is None
     saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
-    assert saved is not None and saved.state.step == 1 and saved.state.validated == 0, "so a resumed run validates it first"
+    assert saved is not None and saved.state.step == 1 and saved.state.validated == 0, (
+        "so a resumed run validates it first"
+    )
 
 
 def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run(tiny_project: TinyProject, tmp_path: Path) -> None:
@@ -65,12 +68,16 @@ def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run(tiny_project: T
     assert sum("its update was skipped" in text for text in texts(folder)) == 3
     saved, _ = checkpoint.newest(folder.path / "checkpoints")
     bad = [line["step"] for line in folder.metrics() if line["train/updates"] and line["train/skipped_updates"]]
-    assert saved is not None and saved.state.step == bad[0] - 1, "the weights may be what is broken: they push out no checkpoint"
+    assert saved is not None and saved.state.step == bad[0] - 1, (
+        "the weights may be what is broken: they push out no checkpoint"
+    )
     trainer.history = [dict(line) for line in folder.metrics()]  # as a resumed run has it
     assert trainer.bad_updates == len(bad) == 2
 
 
-def test_weights_that_an_update_broke_end_the_run_and_reach_no_checkpoint(tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_weights_that_an_update_broke_end_the_run_and_reach_no_checkpoint(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
     """A loss and a gradient that are finite, and a step of the optimizer that leaves the numbers there are."""
     import torch
 

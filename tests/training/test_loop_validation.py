@@ -33,7 +33,9 @@ def test_the_best_validation_is_remembered_and_kept(tiny_project: TinyProject, t
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["step-000002", "step-000005"]
     newest, _ = checkpoint.newest(folder.path / "checkpoints")
     assert newest is not None and newest.state == trainer.state
-    assert sorted(path.stem for path in (folder.path / "evaluation").iterdir()) == [f"validation-00000{n}" for n in range(1, 6)]
+    assert sorted(path.stem for path in (folder.path / "evaluation").iterdir()) == [
+        f"validation-00000{n}" for n in range(1, 6)
+    ]
 
 
 def test_it_stops_when_validation_no_longer_rises(tiny_project: TinyProject, tmp_path: Path) -> None:
@@ -56,7 +58,9 @@ def test_fewer_steps_are_done_rather_than_overrun(tiny_project: TinyProject, tmp
         now[0] += 1.0  # 12 leaves a step
         return mixed_on_odd(engine, asked, text, params)
 
-    trainer, folder = go(tiny_project, tmp_path / "run", slow, *PLAIN, "train.steps=9", "train.minutes=1", clock=lambda: now[0])
+    trainer, folder = go(
+        tiny_project, tmp_path / "run", slow, *PLAIN, "train.steps=9", "train.minutes=1", clock=lambda: now[0]
+    )
     assert trainer.state.step == 4 and now[0] <= 60 and "overrun" in trainer.ended_early
     assert [line["seconds/step"] for line in folder.metrics()] == [12, 12, 12, 12] and trainer.state.seconds == 48
     assert checkpoint.newest(folder.path / "checkpoints")[0] is not None

@@ -90,18 +90,27 @@ NEVER = 10**9
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            ("rollout.rule={rule: threshold, window: 9}", "train.dynamic_sampling={max_batches: 3}", "rollout.leaves=4"),
+            (
+                "rollout.rule={rule: threshold, window: 9}",
+                "train.dynamic_sampling={max_batches: 3}",
+                "rollout.leaves=4",
+            ),
             marks=pytest.mark.slow,
         ),
         pytest.param(("train.eval_every=1", "train.eval_limit=3"), marks=pytest.mark.slow),
     ],
     ids=["full", "lora", "kl", "window", "validation"],
 )
-def test_a_resumed_run_is_the_undisturbed_one(tiny_project: TinyProject, tmp_path: Path, overrides: Sequence[str]) -> None:
-    """Interrupted by Ctrl-C in its third step, in a deterministic engine: from there on, all is equal to the last digit."""
+def test_a_resumed_run_is_the_undisturbed_one(
+    tiny_project: TinyProject, tmp_path: Path, overrides: Sequence[str]
+) -> None:
+    """Interrupted by Ctrl-C in its third step, in a deterministic engine: from there on, all is equal to the last
+    digit."""
     plan = [*EXACT, *overrides]
     whole = run(tiny_project, tmp_path / "whole", *plan, reward=Interrupting(NEVER))
-    scored = sum(line["leaves/scored"] for line in whole.metrics()[:2])  # the evaluation before comes from the cache now
+    scored = sum(
+        line["leaves/scored"] for line in whole.metrics()[:2]
+    )  # the evaluation before comes from the cache now
     validated = 6 if "train.eval_every=1" in overrides else 0
     with pytest.raises(KeyboardInterrupt):
         run(tiny_project, tmp_path / "cut", *plan, reward=Interrupting(int(scored) + validated + 2))
@@ -112,7 +121,9 @@ def test_a_resumed_run_is_the_undisturbed_one(tiny_project: TinyProject, tmp_pat
     assert timeless(again) == timeless(whole)
     assert again.summary()["status"] == "finished" and again.summary()["steps"] == 4
     for step in range(1, 5):
-        assert [sampled(record.tree) for record in again.trees(step)] == [sampled(record.tree) for record in whole.trees(step)]
+        assert [sampled(record.tree) for record in again.trees(step)] == [
+            sampled(record.tree) for record in whole.trees(step)
+        ]
     for key in ("accuracy_after", "greedy_after", "accuracy_before", "tokens_trained", "tool_calls", "model_step"):
         assert again.summary()[key] == whole.summary()[key], key
     one, other = (checkpoint.newest(folder.path / "checkpoints")[0] for folder in (whole, again))
@@ -133,7 +144,9 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def test_a_truncated_checkpoint_is_passed_over_and_its_step_done_again(tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_passed_over_and_its_step_done_again(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
     whole = run(tiny_project, tmp_path / "run", *EXACT, "train.steps=3", "train.keep_last=3")
     before = timeless(whole)
     last = tmp_path / "run" / "checkpoints" / "step-000003" / "model" / "model.safetensors"
@@ -154,7 +167,9 @@ def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, tiny_project: T
     run(tiny_project, own, "train.steps=1", reward=Interrupting(NEVER))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     train(load_recipe(folder), out=folder, resume=True, console=Console(quiet=True))
-    run(tiny_project, own, "train.steps=1", reward=Interrupting(NEVER), resume=True)  # with an object that no recipe can name
+    run(
+        tiny_project, own, "train.steps=1", reward=Interrupting(NEVER), resume=True
+    )  # with an object that no recipe can name
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -218,7 +233,10 @@ def test_the_time_of_a_killed_process_counts(tiny_project: TinyProject, interrup
     rewrite(saved.path / "MANIFEST.json", **{"state.json": (saved.path / "state.json").stat().st_size})
     seconds = RunFolder(interrupted).summary()["seconds"]
     rewrite(interrupted / "summary.json", status="going", seconds={k: s for k, s in seconds.items() if k != "training"})
-    assert run(tiny_project, interrupted, *LONG, reward=Interrupting(NEVER), resume=True).summary()["steps"] == saved.state.step
+    assert (
+        run(tiny_project, interrupted, *LONG, reward=Interrupting(NEVER), resume=True).summary()["steps"]
+        == saved.state.step
+    )
 
 
 def test_a_reference_that_is_gone_is_named(
@@ -239,7 +257,9 @@ def _arpo(*arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(
+    tiny_run: Path, tiny_project: TinyProject, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     process = _arpo("train", tiny_project.recipe, *QUIET, "train.steps=500", "train.save_every=500", "--out", out)
     patience = time.monotonic() + 300
@@ -259,7 +279,8 @@ def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tiny_run: Path, tiny_
 
 
 def test_ctrl_c_is_heard_while_the_event_loop_stands_still(capfd: pytest.CaptureFixture[str]) -> None:
-    """As in an update: it is answered at once, and whoever asks between two layers knows; a second one waits for nothing."""
+    """As in an update: it is answered at once, and whoever asks between two layers knows; a second one waits for
+    nothing."""
 
     async def update(presses: int) -> None:
         for _ in range(presses):
@@ -310,7 +331,11 @@ def test_a_failure_is_written_down_and_not_cached(tiny_project: TinyProject, tmp
     with pytest.raises(EngineError, match=r"'before'.*the script fails after 0 tokens"):
         run(tiny_project, tmp_path / "run", *plan)
     summary = RunFolder(tmp_path / "run").summary()
-    assert summary["status"] == "failed" and "the script fails" in summary["reason"] and "evaluation_before" in summary["seconds"]
+    assert (
+        summary["status"] == "failed"
+        and "the script fails" in summary["reason"]
+        and "evaluation_before" in summary["seconds"]
+    )
     start = SFTCache(load_recipe(tiny_project.recipe, [*QUIET, *plan]))
     assert start.model is not None, "the cold start had come out well"
     kept = [read_manifest(folder) for folder in (start.path / "evaluation").iterdir()]
@@ -323,7 +348,11 @@ def test_a_run_without_time_for_a_step_has_failed(tiny_project: TinyProject, tmp
         run(tiny_project, tmp_path / "run", "train.minutes=0.01")
     summary = RunFolder(tmp_path / "run").summary()
     assert summary["status"] == "failed" and summary["steps"] == 0 and summary["steps_planned"] == 2
-    assert "train.minutes" in summary["reason"] and summary["accuracy_before"]["n"] == 4 and "accuracy_after" not in summary
+    assert (
+        "train.minutes" in summary["reason"]
+        and summary["accuracy_before"]["n"] == 4
+        and "accuracy_after" not in summary
+    )
     assert "failed" in (tmp_path / "run" / "report.md").read_text()
 
 
@@ -338,14 +367,21 @@ def test_a_run_without_time_for_a_step_has_failed(tiny_project: TinyProject, tmp
         ("model.source=./nowhere", r"model\.source"),
     ],
 )
-def test_a_start_that_fails_leaves_the_folder_free(tiny_project: TinyProject, tmp_path: Path, mistake: str, named: str) -> None:
+def test_a_start_that_fails_leaves_the_folder_free(
+    tiny_project: TinyProject, tmp_path: Path, mistake: str, named: str
+) -> None:
     with pytest.raises(ArpoError, match=named):
         run(tiny_project, tmp_path / "run", mistake)
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("of an earlier run\n")
     with pytest.raises(ArpoError, match=named):
-        train(load_recipe(tiny_project.recipe, [*QUIET, mistake]), out=tmp_path / "run", again=True, console=Console(quiet=True))
+        train(
+            load_recipe(tiny_project.recipe, [*QUIET, mistake]),
+            out=tmp_path / "run",
+            again=True,
+            console=Console(quiet=True),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "the earlier run was moved aside for nothing"
 
 
@@ -381,13 +417,17 @@ def test_the_engine_gets_its_first_weights_as_it_gets_all_others(
 # --- what runs share
 
 
-def test_a_second_run_reuses_cold_start_and_first_evaluation(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_a_second_run_reuses_cold_start_and_first_evaluation(
+    tiny_run: Path, tiny_project: TinyProject, tmp_path: Path
+) -> None:
     start = SFTCache(load_recipe(tiny_project.recipe))
     files = {path: path.stat().st_mtime_ns for path in start.path.rglob("*") if path.is_file()}
     second = run(tiny_project, tmp_path / "run", "evaluation={limit: 12, greedy_limit: 6}", "name=second", "seed=8")
     assert {path: path.stat().st_mtime_ns for path in start.path.rglob("*") if path.is_file()} == files
     first, summary = RunFolder(tiny_run).summary(), second.summary()
-    assert summary["accuracy_before"] == first["accuracy_before"] and summary["cold_start_key"] == first["cold_start_key"]
+    assert (
+        summary["accuracy_before"] == first["accuracy_before"] and summary["cold_start_key"] == first["cold_start_key"]
+    )
     assert "cold_start" not in summary["seconds"]
     assert second.metrics()[0]["reward/leaves"] != RunFolder(tiny_run).metrics()[0]["reward/leaves"], "another seed"
 
@@ -431,7 +471,9 @@ def test_new_adapters_follow_the_run_s_seed(own_project: TinyProject) -> None:
         model = build_components(recipe, own_project.model).model
         return [p.detach() for name, p in model.named_parameters() if "lora_A" in name]
 
-    same: Callable[[int, int], bool] = lambda a, b: all(x.equal(y) for x, y in zip(adapters(a), adapters(b), strict=True))  # noqa: E731
+    same: Callable[[int, int], bool] = lambda a, b: all(
+        x.equal(y) for x, y in zip(adapters(a), adapters(b), strict=True)
+    )  # noqa: E731
     assert same(1, 1) and not same(1, 2)
 
 
@@ -451,7 +493,9 @@ def test_what_is_wrong_with_data_is_said(own_project: TinyProject, tmp_path: Pat
 def test_a_run_whose_trees_cannot_branch_says_so_before_it_starts(own_project: TinyProject) -> None:
     """Fewer leaves on the command line, and the recipe's roots are all of them."""
     notes = prepare(load_recipe(own_project.recipe, ["rollout.leaves=3"])).notes
-    assert [level for text, level in notes if "no tree can branch" in text and "rollout.roots (3)" in text] == ["warning"]
+    assert [level for text, level in notes if "no tree can branch" in text and "rollout.roots (3)" in text] == [
+        "warning"
+    ]
     assert not any("branch" in text for text, _ in prepare(load_recipe(own_project.recipe)).notes)
 
 

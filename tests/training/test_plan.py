@@ -14,11 +14,15 @@ SLOW, FAST = (
     PlanConfig(trained_tokens_per_s=5e4, sampled_tokens_per_s=5e4),
 )
 speeds = st.builds(PlanConfig, trained_tokens_per_s=st.floats(1, 1e5), sampled_tokens_per_s=st.floats(1, 1e5))
-counts = st.builds(Counts, tasks=st.integers(8, 5000), held_out=st.integers(0, 1000), traces=st.sampled_from([0, 8, 100, 480]))
+counts = st.builds(
+    Counts, tasks=st.integers(8, 5000), held_out=st.integers(0, 1000), traces=st.sampled_from([0, 8, 100, 480])
+)
 
 
 def a_run(*overrides):
-    return load_recipe("quickstart", ["train.steps=20", "evaluation.limit=200", "cold_start.num_traces=480", *overrides])
+    return load_recipe(
+        "quickstart", ["train.steps=20", "evaluation.limit=200", "cold_start.num_traces=480", *overrides]
+    )
 
 
 @given(speeds, counts, st.floats(0, 2000))
@@ -28,7 +32,9 @@ def test_no_count_falls_below_its_least_or_rises_above_the_recipes(speed, counts
     assert MIN_STEPS <= planned.run.train.steps <= 20
     assert min(MIN_QUESTIONS, counts.held_out) <= planned.run.evaluation.limit <= 200 or counts.held_out == 0
     if counts.traces:
-        full, fewer = (each.cold_start.num_updates(min(counts.traces, each.cold_start.num_traces)) for each in (run, planned.run))
+        full, fewer = (
+            each.cold_start.num_updates(min(counts.traces, each.cold_start.num_traces)) for each in (run, planned.run)
+        )
         assert max(1, full // 4) <= fewer <= full
     else:
         assert planned.run.cold_start == run.cold_start, "what need not be made is left as it is, and so is its key"

@@ -14,7 +14,13 @@ from arpo.training.pipeline import train
 from arpo.training.plan import MIN_STEPS
 from tiny_project import TinyProject
 
-PLANNED = ("plan=auto", "train.steps=8", "train.trackers=[]", "evaluation={limit: 6, greedy_limit: 2}", "train.gates=null")
+PLANNED = (
+    "plan=auto",
+    "train.steps=8",
+    "train.trackers=[]",
+    "evaluation={limit: 6, greedy_limit: 2}",
+    "train.gates=null",
+)
 
 
 def run(project: TinyProject, out: Path, *overrides: str, **options: Any) -> tuple[RunFolder, str]:
@@ -43,7 +49,9 @@ def test_the_slowest_machine_trains_five_steps_asks_before_and_after_and_says_wh
     again = load_recipe(tmp_path / "run", ["train.steps=6"])
     assert isinstance(again.plan, PlanConfig) and again.train.minutes > 0.01
     train(again, out=tmp_path / "run", resume=True, console=Console(quiet=True))
-    assert isinstance(load_recipe(tmp_path / "run").plan, PlanConfig) and load_recipe(tmp_path / "run").plan == again.plan
+    assert (
+        isinstance(load_recipe(tmp_path / "run").plan, PlanConfig) and load_recipe(tmp_path / "run").plan == again.plan
+    )
 
 
 def test_a_cold_start_that_was_cut_too_short_goes_on_and_its_length_is_in_the_key(

@@ -25,11 +25,16 @@ SHORT = (
 
 
 CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "tokens/per_s", "engine/")
-FROM_WHERE = ("calls/executed", "calls/cached", "calls/shared")  # answered calls: where from is all that a cache changes
+FROM_WHERE = (
+    "calls/executed",
+    "calls/cached",
+    "calls/shared",
+)  # answered calls: where from is all that a cache changes
 
 
 def timeless(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics without clocks, and with the calls that were answered as one number, wherever their answers came from."""
+    """A run's metrics without clocks, and with the calls that were answered as one number, wherever their answers came
+    from."""
     found = []
     for line in RunFolder(folder).metrics():
         kept = {key: value for key, value in line.items() if not key.startswith((*CLOCKS, *FROM_WHERE))}

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 @dataclass
 class World:
-    """Steps that take `sampling` seconds and positions that depend on all steps before; it sees what is wrong at once."""
+    """Steps that take `sampling` seconds and positions that depend on all steps before; it sees what is wrong at
+    once."""
 
     sampling: list[float]
     version: int = -1
@@ -59,12 +60,16 @@ class World:
 
     def ahead(self, most: int) -> Asynchronous:
         last_step = len(self.sampling)
-        return Asynchronous(self.collect, self.engine(), self.publish, max_staleness=most, start=FIRST, last_step=last_step)
+        return Asynchronous(
+            self.collect, self.engine(), self.publish, max_staleness=most, start=FIRST, last_step=last_step
+        )
 
     def on_policy(self) -> OnPolicy:
         return OnPolicy(self.collect, self.engine(), start=FIRST, last_step=len(self.sampling))
 
-    async def train(self, schedule: Asynchronous | OnPolicy, learning: list[float], stops_after: int | None = None) -> float:
+    async def train(
+        self, schedule: Asynchronous | OnPolicy, learning: list[float], stops_after: int | None = None
+    ) -> float:
         """Seconds."""
         began = asyncio.get_running_loop().time()
         async with schedule:
@@ -96,7 +101,9 @@ def test_steps_begin_in_order_one_at_a_time_and_never_too_early(pairs: list[tupl
 
 
 @given(times, st.integers(1, 3), st.integers(0, 3))
-def test_training_that_ends_early_leaves_nothing_behind(pairs: list[tuple[float, float]], most: int, steps: int) -> None:
+def test_training_that_ends_early_leaves_nothing_behind(
+    pairs: list[tuple[float, float]], most: int, steps: int
+) -> None:
     """`virtual_time.run` looks for leaked tasks."""
     sampling, learning = (list(side) for side in zip(*pairs, strict=True))
     world = World(sampling)
@@ -107,7 +114,9 @@ def test_training_that_ends_early_leaves_nothing_behind(pairs: list[tuple[float,
 def test_where_learning_is_the_bottleneck_all_sampling_but_the_first_is_hidden() -> None:
     world = World([2.0] * 5)
     assert virtual_time.run(world.train(world.ahead(1), [3.0] * 5)) == pytest.approx(2 + 5 * 3, abs=0.1)
-    assert [version for *_, version in world.begun] == [0, 0, 1, 2, 3] and world.rests, "it rests while it may not begin"
+    assert [version for *_, version in world.begun] == [0, 0, 1, 2, 3] and world.rests, (
+        "it rests while it may not begin"
+    )
 
 
 def test_where_sampling_is_the_bottleneck_all_learning_but_the_last_is_hidden() -> None:
@@ -149,7 +158,9 @@ def test_a_step_whose_beginning_is_known_does_not_wait_for_the_one_before() -> N
 
     async def train() -> float:
         world, cursor = World([1.0]), FIRST
-        schedule = Asynchronous(collect, world.engine(), world.publish, max_staleness=2, start=FIRST, last_step=5, foresee=_next)
+        schedule = Asynchronous(
+            collect, world.engine(), world.publish, max_staleness=2, start=FIRST, last_step=5, foresee=_next
+        )
         async with schedule:
             schedule.published(0)
             async for batch in schedule:

@@ -32,10 +32,13 @@ def outcomes(*statuses, cached=False):
 
 
 def small_tree() -> RolloutTree:
-    """Root 0 calls (2 calls: one runs, one refused), its tip has a probe and two siblings. Root 1 answers; a fill is lost."""
+    """Root 0 calls (2 calls: one runs, one refused), its tip has a probe and two siblings. Root 1 answers; a fill is
+    lost."""
     tree = RolloutTree("t", 1, Prompt(tokens=array("i", range(10))))
     tree.grow(turn((0,), Role.ROOT, [0.5, 0.5, 0.5], calls=2))
-    tree.grow(Observation(place=(0,), tokens=array("i", range(6)), outcomes=outcomes(CallStatus.OK, CallStatus.REFUSED)))
+    tree.grow(
+        Observation(place=(0,), tokens=array("i", range(6)), outcomes=outcomes(CallStatus.OK, CallStatus.REFUSED))
+    )
     tree.grow(turn((0, 0), Role.PROBE, [1.0, 0.0]))
     tree.grow(turn((0, 1), Role.SIBLING, [9.0], calls=1))
     tree.grow(Observation(place=(0, 1), tokens=array("i", range(4)), outcomes=outcomes(CallStatus.ERROR, cached=True)))
@@ -97,7 +100,13 @@ def test_calls_answered_once_count_again_for_each_further_leaf():
 
 def test_endings_and_lost_leaves():
     m = step_metrics([measured(), measured()])
-    assert (m["groups/all"], m["leaves/all"], m["leaves/scored"], m["leaves/lost"], m["leaves/siblings"]) == (2, 10, 8, 2, 4)
+    assert (m["groups/all"], m["leaves/all"], m["leaves/scored"], m["leaves/lost"], m["leaves/siblings"]) == (
+        2,
+        10,
+        8,
+        2,
+        4,
+    )
     assert (m["endings/finished"], m["endings/turn_length"], m["endings/engine_failed"]) == (6, 2, 2)
 
 
@@ -117,15 +126,28 @@ def test_entropies_leave_siblings_out():
     assert m["entropy/first"] == pytest.approx((0.5 + 1.5) / 2)
     assert m["entropy/after_tool"] == pytest.approx((0.5 + 0.25) / 2)
     assert m["entropy/rise"] == pytest.approx((0.0 - 0.25) / 2) and m["entropy/rise_positive"] == 0.0
-    assert m["entropy_at/after_tool/00"] == pytest.approx((1.0 + 0.25) / 2) and m["entropy_at/after_tool/02"] == pytest.approx(0.25)
+    assert m["entropy_at/after_tool/00"] == pytest.approx((1.0 + 0.25) / 2) and m[
+        "entropy_at/after_tool/02"
+    ] == pytest.approx(0.25)
     assert "entropy_at/after_tool/04" not in m
     assert step_metrics([measured()], head_tokens=1)["entropy/rise"] == pytest.approx((0.5 - 0.25) / 2)
 
 
 def test_decisions_and_the_rates_that_a_random_rule_needs():
     m = step_metrics([measured()])
-    assert [m[f"decisions/{n}"] for n in ("tips", "wanted", "granted", "refused", "flips", "waited")] == [1, 3, 2, 1, 1.0, 1.0]
-    history = [m, {"decisions/tips_at/1": 3, "decisions/wanting_at/1": 0, "decisions/tips_at/2": 2}, {"decisions/tips_at/3": None}]
+    assert [m[f"decisions/{n}"] for n in ("tips", "wanted", "granted", "refused", "flips", "waited")] == [
+        1,
+        3,
+        2,
+        1,
+        1.0,
+        1.0,
+    ]
+    history = [
+        m,
+        {"decisions/tips_at/1": 3, "decisions/wanting_at/1": 0, "decisions/tips_at/2": 2},
+        {"decisions/tips_at/3": None},
+    ]
     assert want_rates(history) == {1: 0.25, 2: 0.0}
 
 

@@ -59,12 +59,18 @@ def test_a_step_tries_no_more_tasks_than_there_are() -> None:
 
 def test_too_few_tasks_for_a_step_are_a_mistake_that_names_both_numbers() -> None:
     check_enough(TrainConfig(tasks_per_step=8), 8)
-    with pytest.raises(ConfigError, match=r"train\.tasks_per_step: a step takes 8 different tasks, and data\.train has only 5"):
+    with pytest.raises(
+        ConfigError, match=r"train\.tasks_per_step: a step takes 8 different tasks, and data\.train has only 5"
+    ):
         check_enough(TrainConfig(tasks_per_step=8), 5)
 
 
-@pytest.mark.parametrize("begin", [lambda run, out: train(run, out=out), lambda run, out: dry_run(run)], ids=["train", "try"])
-def test_too_few_tasks_are_said_before_anything_is_computed(begin: object, tiny_project: TinyProject, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "begin", [lambda run, out: train(run, out=out), lambda run, out: dry_run(run)], ids=["train", "try"]
+)
+def test_too_few_tasks_are_said_before_anything_is_computed(
+    begin: object, tiny_project: TinyProject, tmp_path: Path
+) -> None:
     run = load_recipe(tiny_project.recipe, ["train.tasks_per_step=29", "model.source=./nowhere"])
     assert isinstance(run, RunConfig) and callable(begin)
     with pytest.raises(ConfigError, match=r"takes 29 different tasks, and data\.train has only 28"):

@@ -22,7 +22,9 @@ def scalars(folder):
 
 def test_tensorboard_reads_the_numbers_alone(tmp_path):
     with Trackers(tmp_path) as trackers:
-        trackers.log({"reward/leaves": 0.5, "note": "text", "missing": None, "flag": True, "entropy_at/first/03": 1.0}, 1)
+        trackers.log(
+            {"reward/leaves": 0.5, "note": "text", "missing": None, "flag": True, "entropy_at/first/03": 1.0}, 1
+        )
         trackers.log({"reward/leaves": 0.75}, 2)
     assert scalars(tmp_path / "tensorboard") == {"reward/leaves": [(1, 0.5), (2, 0.75)]}
 
@@ -88,7 +90,16 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     tracked("wandb", tmp_path / "mine", WANDB_MODE="offline")
     (written,) = (tmp_path / "mine" / "wandb").glob("offline-run-*/*.wandb")
     content = written.read_bytes()
-    for word in (b"reward/leaves", b"0.75", b"tokens/generated", b"rollout.rule.rule", b"mine", b"shop", b"rule-a", b"seed-1"):
+    for word in (
+        b"reward/leaves",
+        b"0.75",
+        b"tokens/generated",
+        b"rollout.rule.rule",
+        b"mine",
+        b"shop",
+        b"rule-a",
+        b"seed-1",
+    ):
         assert word in content
     assert b"entropy_at" not in content
 

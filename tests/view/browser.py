@@ -50,7 +50,9 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def served(library: Library) -> Iterator[str]:
     """The address of the page, token and all."""
-    server = uvicorn.Server(uvicorn.Config(application(library, TOKEN), port=0, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(application(library, TOKEN), port=0, log_level="warning", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     with library:
         thread.start()
@@ -64,7 +66,8 @@ def served(library: Library) -> Iterator[str]:
 
 @contextmanager
 def watched(browser: Browser, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Page]:
-    """A page of an empty profile. Nothing may be reported to its console, raised, popped up, or asked of another host."""
+    """A page of an empty profile. Nothing may be reported to its console, raised, popped up, or asked of another
+    host."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
     page = context.new_page()
     page.set_default_timeout(15_000)
@@ -73,7 +76,10 @@ def watched(browser: Browser, *, width: int = 1280, height: int = 900, dark: boo
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on(
-        "request", lambda r: wrong.append(r.url) if not r.url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")) else None
+        "request",
+        lambda r: (
+            wrong.append(r.url) if not r.url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")) else None
+        ),
     )
     yield page
     context.close()

@@ -1,4 +1,5 @@
-"""Holds JSON values against the types of viewer/src/api.ts: a small reader of the part of TypeScript that stands there."""
+"""Holds JSON values against the types of viewer/src/api.ts: a small reader of the part of TypeScript that stands
+there."""
 
 import re
 from pathlib import Path
@@ -26,7 +27,9 @@ class Contract:
 
     def _next(self, expected: str | None = None) -> str:
         word = self._words[self._at]
-        assert expected is None or word == expected, f"expected {expected}, found {word} before {self._words[self._at :][:8]}"
+        assert expected is None or word == expected, (
+            f"expected {expected}, found {word} before {self._words[self._at :][:8]}"
+        )
         self._at += 1
         return word
 

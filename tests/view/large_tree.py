@@ -16,7 +16,8 @@ VOCABULARY = 40_000
 
 
 def large_tree(leaves: int = 64, tokens: int = 50_000) -> TreeRecord:
-    """A tree of 8 roots, each with a trunk of three results, and siblings at its tips; every segment of about the same length."""
+    """A tree of 8 roots, each with a trunk of three results, and siblings at its tips; every segment of about the same
+    length."""
     random = Random("large")
     places: list[Place] = []  # turns in the order in which they grow
     for root in range(8):
@@ -37,17 +38,26 @@ def large_tree(leaves: int = 64, tokens: int = 50_000) -> TreeRecord:
         role = Role.ROOT if len(place) == 1 else Role.SIBLING if place[-1] else Role.PROBE
         entropies = array("f", (random.expovariate(2) for _ in range(length)))
         logprobs = array("f", (-random.expovariate(2) for _ in range(length)))
-        tree.grow(Turn(place=place, role=role, tokens=_drawn_tokens(random, length), logprobs=logprobs, entropies=entropies))
+        tree.grow(
+            Turn(place=place, role=role, tokens=_drawn_tokens(random, length), logprobs=logprobs, entropies=entropies)
+        )
         if place in siblings:
-            outcome = ToolCallResult(tool="search", status=CallStatus.OK, text="what was found " * (length // 3), seconds=0.1)
+            outcome = ToolCallResult(
+                tool="search", status=CallStatus.OK, text="what was found " * (length // 3), seconds=0.1
+            )
             tree.grow(Observation(place=place, tokens=_drawn_tokens(random, length), outcomes=(outcome,)))
         else:
             tree.end(place, StopReason.FINISHED)
-    scores = {leaf: Score(reward=(r := float(random.random() < 0.5)), accuracy=r, parts={"answer": r}) for leaf in tree.leaves()}
+    scores = {
+        leaf: Score(reward=(r := float(random.random() < 0.5)), accuracy=r, parts={"answer": r})
+        for leaf in tree.leaves()
+    }
     (credited,) = credit([ScoredTree(tree, scores)], AdvantageConfig())
     task = {"id": TASK, "source": "", "question": "a large tree", "answers": ["yes"], "family": "large"}
     texts = {show(place): "words that the policy wrote " * (length // 5) for place in tree.turns}
-    growth = ExpansionConfig(leaves=leaves, roots=8, rule=Never(), head=10, vocab_size=VOCABULARY, stats=StepStats(step=1), seed=0)
+    growth = ExpansionConfig(
+        leaves=leaves, roots=8, rule=Never(), head=10, vocab_size=VOCABULARY, stats=StepStats(step=1), seed=0
+    )
     return TreeRecord(
         growth=growth,
         tree=tree,
@@ -56,7 +66,14 @@ def large_tree(leaves: int = 64, tokens: int = 50_000) -> TreeRecord:
         scores=scores,
         advantages=credited.advantages,
         credit=credited.credit,
-        notes={"task": task, "texts": texts, "prompt": "a prompt " * 100, "answers": {}, "failures": [], "discarded": {}},
+        notes={
+            "task": task,
+            "texts": texts,
+            "prompt": "a prompt " * 100,
+            "answers": {},
+            "failures": [],
+            "discarded": {},
+        },
     )
 
 

@@ -115,7 +115,9 @@ def test_tables_filter_sort_and_lead_to_a_tree(address, browser, library):
         page.get_by_role("button", name="reward").click()
         expect(page.get_by_role("columnheader", name="reward ↓")).to_be_visible()
         rewards = rows.locator("td:nth-child(4) b")
-        expect(rewards).to_have_text(sorted(rewards.all_inner_texts(), key=float, reverse=True))  # as soon as the answer is there
+        expect(rewards).to_have_text(
+            sorted(rewards.all_inner_texts(), key=float, reverse=True)
+        )  # as soon as the answer is there
         page.get_by_label("Find").fill("no such question")
         expect(page.locator(".paging")).to_contain_text("0 trees")
         page.get_by_role("button", name="All trees").click()
@@ -165,7 +167,9 @@ def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, 
         lag = page.locator(".chart", has_text="staleness, lag")
         expect(lag.locator(".legend li")).to_have_text(["max 6", "p50 0", "p99 3"])
         expect(page.locator(".chart", has_text="odd, <b>")).to_have_count(1)
-        expect(page.locator(".chart", has_text="Held-out accuracy").locator(".legend li")).to_have_text("validation 75 %")
+        expect(page.locator(".chart", has_text="Held-out accuracy").locator(".legend li")).to_have_text(
+            "validation 75 %"
+        )
         expect(page.locator(".chart", has_text="Importance ratio").locator(".legend li")).to_have_text(
             ["median 1", "5 % 0.9", "99 % 4"]
         )
@@ -176,7 +180,14 @@ def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, 
 
 def test_an_evaluation_that_goes_on_is_followed(tmp_path, browser):
     folder = tmp_path / "going"
-    given = {"benchmark": "sums", "accuracy": 1.0, "correct": True, "reward": 1.0, "ending": "finished", "question": "What?"}
+    given = {
+        "benchmark": "sums",
+        "accuracy": 1.0,
+        "correct": True,
+        "reward": 1.0,
+        "ending": "finished",
+        "question": "What?",
+    }
     failed = {**given, "accuracy": 0.0, "correct": False, "ending": "engine_failed", "failure": "<b>overloaded</b>"}
     write_evaluation(folder, [SampleRecord(**given, id="1")], model="mine", finished=False)
     manifest = read_manifest(folder)
@@ -295,7 +306,10 @@ def test_what_somebody_wrote_stays_text(nasty_run, tmp_path, browser, exported):
             page.goto("about:blank")
             page.goto(f"{start}#/nasty{place}")
             page.locator(":is(main h2, main table, main svg, main [role=alert]):visible").first.wait_for()
-            assert page.locator("main script, main iframe, main a[href^='javascript:'], main img, main textarea").count() == 0
+            assert (
+                page.locator("main script, main iframe, main a[href^='javascript:'], main img, main textarea").count()
+                == 0
+            )
             assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\ufeff]", page.locator("main").inner_text())
 
 

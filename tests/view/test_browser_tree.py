@@ -1,4 +1,5 @@
-"""The tree page in a real browser: a recorded tree is walked, read, compared, searched and taken along; hostile text stays text."""
+"""The tree page in a real browser: a recorded tree is walked, read, compared, searched and taken along; hostile text
+stays text."""
 
 import re
 import shutil
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def tree(library):
-    """Of the recorded trees that were trained on (their leaves differ) the one with the most siblings, as the server answers it."""
+    """Of the recorded trees that were trained on (their leaves differ) the one with the most siblings, as the server
+    answers it."""
     rows = library.answer("/api/runs/tiny/trees")["rows"]
     row = max(rows, key=lambda row: (row["reward_max"] > row["reward_min"], row["branches"], row["calls"]))
     return library.answer("/api/runs/tiny/tree", {"step": str(row["step"]), "task": row["task"]})
@@ -105,7 +107,9 @@ def test_a_tree_as_a_whole_lists_its_decisions_and_each_leads_to_its_fork(addres
         expect(rows.last).to_have_class("chosen")
 
 
-@pytest.mark.parametrize(("query", "said"), [({"node": "t9.9"}, "the segment “t9.9”"), ({"vs": "7.7"}, "the branch “7.7”")])
+@pytest.mark.parametrize(
+    ("query", "said"), [({"node": "t9.9"}, "the segment “t9.9”"), ({"vs": "7.7"}, "the branch “7.7”")]
+)
 def test_what_an_address_names_in_vain_is_said(address, browser, tree, query, said):
     with watched(browser) as page:
         page.goto(at(address, tree, **query))
@@ -118,7 +122,9 @@ def test_what_an_address_names_in_vain_is_said(address, browser, tree, query, sa
 
 def test_a_fork_says_why_it_branched_and_what_that_paid(address, browser, tree):
     fork = next(
-        node for node in tree["nodes"] if node["kind"] == "observation" and node["decision"] and node["decision"]["granted"]
+        node
+        for node in tree["nodes"]
+        if node["kind"] == "observation" and node["decision"] and node["decision"]["granted"]
     )
     with watched(browser) as page:
         page.goto(at(address, tree, node=fork["id"]))
@@ -338,7 +344,9 @@ def test_hostile_text_stays_text_wherever_a_tree_shows_it(nasty_run, tmp_path, b
             page.goto(f"{start}#/nasty/tree?step=1&task=nasty%2F{number}&tint=plain")
             page.locator(".treebox [role=treeitem], main [role=alert]").first.wait_for()
             if exported and page.get_by_role("alert").count():
-                assert len(text) > 100_000 and "does not hold" in page.get_by_role("alert").inner_text()  # too large for one page
+                assert (
+                    len(text) > 100_000 and "does not hold" in page.get_by_role("alert").inner_text()
+                )  # too large for one page
                 continue
             page.locator(".treebox").focus()
             for key in ("ArrowRight", "ArrowRight", "End", "ArrowDown", "ArrowUp"):
@@ -355,7 +363,15 @@ def test_hostile_text_stays_text_wherever_a_tree_shows_it(nasty_run, tmp_path, b
                 page.get_by_role("button", name="SVG").click()
             root = ElementTree.fromstring(svg.value.path().read_bytes())
             assert not HIDDEN.search("".join(root.itertext()))
-            assert {element.tag.split("}")[1] for element in root.iter()} <= {"svg", "title", "rect", "text", "g", "path", "circle"}
+            assert {element.tag.split("}")[1] for element in root.iter()} <= {
+                "svg",
+                "title",
+                "rect",
+                "text",
+                "g",
+                "path",
+                "circle",
+            }
 
 
 def assert_harmless(page) -> None:
@@ -383,7 +399,11 @@ def test_an_export_holds_a_tree_with_its_tokens_with_the_network_off(library, tr
 def test_axe_has_no_serious_finding_on_the_tree_and_nothing_overflows(address, browser, tree, dark, width):
     first, second = (leaf["place"] for leaf in tree["leaves"][:2])
     with watched(browser, width=width, height=844, dark=dark) as page:
-        for query in ({"node": f"t{first}"}, {"node": f"t{first}", "vs": second}, {"tint": "advantage", "colour": "credit"}):
+        for query in (
+            {"node": f"t{first}"},
+            {"node": f"t{first}", "vs": second},
+            {"tint": "advantage", "colour": "credit"},
+        ):
             page.goto("about:blank")
             page.goto(at(address, tree, **query))
             bars(page).first.wait_for()

@@ -49,7 +49,10 @@ def everything(library):
             table = library.answer(f"{base}/evaluation", {"name": evaluation})
             yield "Evaluation", table
             row = table["rows"][0]
-            yield "Sample", library.answer(f"{base}/sample", {"name": evaluation, "id": row["id"], "sample": str(row["sample"])})
+            yield (
+                "Sample",
+                library.answer(f"{base}/sample", {"name": evaluation, "id": row["id"], "sample": str(row["sample"])}),
+            )
 
 
 def test_every_answer_fits_the_contract(library, contract):
@@ -118,7 +121,9 @@ def test_curves_are_the_means_that_the_run_measured(library, tiny_run):
             expected = line.get(f"entropy_at/{name}/{position:02d}")
             assert (expected is None) == (position not in found)
             assert expected is None or found[position] == pytest.approx(expected, rel=1e-5)
-        assert all(low <= mean <= high for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True))
+        assert all(
+            low <= mean <= high for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True)
+        )
 
 
 def test_every_compared_pair_is_in_one_bucket(library, tiny_run):
@@ -150,7 +155,8 @@ def test_trees_hold_together(library, tiny_run):
             assert len(tokens["ids"]) == node["tokens"] == len(tokens["pieces"])
             assert "".join(tokens["pieces"]) == node["text"]
             assert all(
-                tokens[name] is None or len(tokens[name]) == node["tokens"] for name in ("logprobs", "entropies", "advantages")
+                tokens[name] is None or len(tokens[name]) == node["tokens"]
+                for name in ("logprobs", "entropies", "advantages")
             )
         assert {leaf["node"] for leaf in tree["leaves"]} <= seen
         assert [leaf["place"] for leaf in tree["leaves"]] == [show(leaf) for leaf in record.tree.leaves()]
@@ -194,7 +200,9 @@ VALUES = st.fixed_dictionaries(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(VALUES, st.sampled_from([None, "reward_mean", "-tokens", "-helped", "task"]), st.integers(0, 3), st.integers(0, 5))
+@given(
+    VALUES, st.sampled_from([None, "reward_mean", "-tokens", "-helped", "task"]), st.integers(0, 3), st.integers(0, 5)
+)
 def test_filters_and_sorting(library, values, sort, offset, limit):
     rows = library.answer(f"{RUN}/trees", {"limit": "1000"})["rows"]
     fitting = [row for row in rows if all(ROWS[name](row, value) for name, value in values.items())]
@@ -210,8 +218,14 @@ def test_filters_and_sorting(library, values, sort, offset, limit):
         assert every["rows"] == fitting
     rewards = [row["reward_mean"] for row in fitting if row["reward_mean"] is not None]
     assert every["reward_mean"] == (pytest.approx(sum(rewards) / len(rewards)) if rewards else None)
-    others = [row["helped"] for row in rows if all(ROWS[name](row, value) for name, value in values.items() if name != "helped")]
-    assert [every["branching"][name] for name in ("helped", "hurt", "same", "unbranched")] == [*map(others.count, (1, -1, 0, None))]
+    others = [
+        row["helped"]
+        for row in rows
+        if all(ROWS[name](row, value) for name, value in values.items() if name != "helped")
+    ]
+    assert [every["branching"][name] for name in ("helped", "hurt", "same", "unbranched")] == [
+        *map(others.count, (1, -1, 0, None))
+    ]
     page = library.answer(f"{RUN}/trees", {**asked, "offset": str(offset), "limit": str(limit)})
     assert page["rows"] == every["rows"][offset : offset + limit] and page["total"] == every["total"]
 

@@ -20,7 +20,13 @@ def answer(number: int, *, right: bool = True, failure: str = "", benchmark: str
     ending = "engine_failed" if failure else "finished"
     accuracy = float(right and not failure)
     return SampleRecord(
-        **given, benchmark=benchmark, accuracy=accuracy, correct=bool(accuracy), reward=accuracy, ending=ending, failure=failure
+        **given,
+        benchmark=benchmark,
+        accuracy=accuracy,
+        correct=bool(accuracy),
+        reward=accuracy,
+        ending=ending,
+        failure=failure,
     )
 
 
@@ -55,7 +61,11 @@ def asked(library, what, **query):
 
 def test_an_evaluation_that_goes_on_is_seen_as_far_as_it_came(library, going):
     (run,) = library.answer("/api/runs")["runs"]
-    assert (run["kind"], run["evaluations"], run["state"]) == ("evaluation", ["sums"], "cut off before its end")  # nobody writes
+    assert (run["kind"], run["evaluations"], run["state"]) == (
+        "evaluation",
+        ["sums"],
+        "cut off before its end",
+    )  # nobody writes
     table = asked(library, "evaluation", name="sums")
     assert Contract().faults(table, "Evaluation") == []
     assert (table["model"], table["answers"], table["missing"], table["failed"]) == ("a model", 3, 5, 1)
@@ -102,7 +112,9 @@ def test_the_log_is_read_on_cut_back_and_begun_anew(going):
     path.write_bytes(whole + b'{"schema": "arpo/sam')  # a line that is being written
     assert len(log.samples()) == 3
     path.write_bytes(whole + (whole.splitlines()[0] + b"\n").replace(b'"accuracy": 1.0', b'"accuracy": 0.5'))
-    assert len(log.samples()) == 3 and log.samples()["sums", "sums/0", 0].sample.accuracy == 0.5  # the later line counts
+    assert (
+        len(log.samples()) == 3 and log.samples()["sums", "sums/0", 0].sample.accuracy == 0.5
+    )  # the later line counts
     path.write_bytes(whole.splitlines(keepends=True)[0])
     assert [key[1] for key in log.samples()] == ["sums/0"]
     path.unlink()

@@ -54,7 +54,9 @@ def test_an_exported_run_holds_what_the_server_would_answer(library, tmp_path):
         for node in data["tree"][key]["nodes"]:
             of_node = json.dumps(["tiny", row["step"], row["task"], node["id"]], separators=(",", ":"))
             assert data["tokens"][of_node] == library.answer("/api/runs/tiny/tokens", {**asked, "node": node["id"]})
-    assert data["evaluation"]['["tiny","after"]']["total"] == len([k for k in data["sample"] if '"after"' in k.split(",")[1]])
+    assert data["evaluation"]['["tiny","after"]']["total"] == len(
+        [k for k in data["sample"] if '"after"' in k.split(",")[1]]
+    )
 
 
 def test_it_asks_nobody_for_anything_and_names_its_script_by_hash(library, tmp_path):
@@ -62,7 +64,9 @@ def test_it_asks_nobody_for_anything_and_names_its_script_by_hash(library, tmp_p
     page = Read((tmp_path / "page.html").read_text())
     asked = [attributes[a] for _, attributes in page.elements for a in ("src", "href", "action") if a in attributes]
     assert all(address.startswith("data:") for address in asked)  # the icon
-    (policy,) = [a["content"] for tag, a in page.elements if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        a["content"] for tag, a in page.elements if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src" not in policy
     code = [(tag, text) for tag, attributes, text in page.inside if attributes.get("type") != "application/json"]
     assert [tag for tag, _ in code] == ["style", "script"]
@@ -110,7 +114,9 @@ def test_what_does_not_fit_is_left_out_and_said(library, tmp_path):
 
 
 def test_a_script_that_speaks_of_scripts_does_not_end_early():
-    html = '<!doctype html><html><head><meta charset="utf-8"><script src="./app.js"></script></head><body></body></html>'
+    html = (
+        '<!doctype html><html><head><meta charset="utf-8"><script src="./app.js"></script></head><body></body></html>'
+    )
     page = Read(self_contained(ViewerPage(html, 'a = "</script><!--"', "", "app.js", "app.css"), {"x": "</script>"}))
     assert [tag for tag, _ in page.elements].count("script") == 2
     assert page.inside[-1][2] == 'a = "<\\/script><\\!--"' and page.data() == {"x": "</script>"}
@@ -129,5 +135,7 @@ def test_the_command_says_what_it_wrote_and_names_mistakes(tiny_run, tmp_path, c
 def test_the_built_page_is_one_page_one_script_one_style():
     page = built_page()
     assert f'src="./{page.script_at}"' in page.html and f'href="./{page.style_at}"' in page.html
-    outside = [a for _, attributes in Read(page.html).elements for n, a in attributes.items() if n in ("src", "href") and a]
+    outside = [
+        a for _, attributes in Read(page.html).elements for n, a in attributes.items() if n in ("src", "href") and a
+    ]
     assert all(not address.startswith(("http", "//")) for address in outside)

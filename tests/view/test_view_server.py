@@ -42,11 +42,14 @@ def test_the_address_with_the_token_opens_the_page_and_its_cookie_the_rest(clien
     assert cookie.startswith(cookie_of(TOKEN)) and "httponly" in cookie and "samesite=strict" in cookie
     assert client.get("/api/runs").status_code == 200  # the client keeps cookies, as a browser does
     built = built_page()
-    assert client.get(f"/{built.script_at}").text == built.script and client.get(f"/{built.style_at}").text == built.style
+    assert (
+        client.get(f"/{built.script_at}").text == built.script and client.get(f"/{built.style_at}").text == built.style
+    )
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8470", "127.0.0.1.evil.example", "localhost.evil", "", "[::2]:1", "127.0.0.1:x"]
+    "host",
+    ["evil.example", "evil.example:8470", "127.0.0.1.evil.example", "localhost.evil", "", "[::2]:1", "127.0.0.1:x"],
 )
 def test_other_hosts_are_refused_even_with_the_token(client, host):
     for path in ("/", "/api/runs", "/app.js"):

@@ -61,7 +61,9 @@ def test_texts_cannot_steer_the_terminal(nasty_run):
 
 def test_unseen_signs_are_spelled_out():
     assert terminal_safe("a\U000e0041\u00adb") == "a⟨U+E0041⟩⟨U+00AD⟩b"
-    assert terminal_safe("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
+    assert (
+        terminal_safe("a\u200bb\x1b\ufeff\u2066\n\tc é 日本 🙂") == "a⟨U+200B⟩b⟨U+001B⟩⟨U+FEFF⟩⟨U+2066⟩\n\tc é 日本 🙂"
+    )
 
 
 def test_terminal_and_page_spell_out_the_same_signs():
@@ -72,7 +74,9 @@ def test_terminal_and_page_spell_out_the_same_signs():
         assert bool(hidden.fullmatch(chr(number))) == (terminal_safe(chr(number)) != chr(number)), hex(number)
 
 
-@pytest.mark.parametrize(("width", "columns"), [(30, ["task", "reward"]), (60, ["task", "reward", "branches", "helped"])])
+@pytest.mark.parametrize(
+    ("width", "columns"), [(30, ["task", "reward"]), (60, ["task", "reward", "branches", "helped"])]
+)
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_ones(tiny_run, width, columns):
     rows = Library([tiny_run]).answer("/api/runs/tiny/trees", {"step": "1"})["rows"]
     console = Console(width=width, record=True, file=io.StringIO())

@@ -93,7 +93,9 @@ def read_tasks(run: RunConfig, split: str) -> tuple[list[Task], LoadReport | Non
     try:
         return load_with_report(config) if config is not None else ([], None)
     except ConfigError as error:
-        raise ConfigError(error.message, where=f"data.{split}.{error.where}", value=error.value, hint=error.hint) from error
+        raise ConfigError(
+            error.message, where=f"data.{split}.{error.where}", value=error.value, hint=error.hint
+        ) from error
 
 
 def model_folder(run: RunConfig, weights: Path | None = None) -> Path:
@@ -115,7 +117,9 @@ def build_setting(run: RunConfig) -> Setting:
     return Setting(tools=tools, reward=build_reward(run.reward), tool_gateway=build_gateway(run.tools, entries))
 
 
-def build_components(run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None) -> Components:
+def build_components(
+    run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None
+) -> Components:
     """Build every component of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model
     folder; with LoRA it holds the adapters alone). `setting`: None to build it as well. Raises ConfigError where a
     component cannot be set up.
@@ -165,7 +169,10 @@ def _check_room(run: RunConfig, context: int | None) -> None:
     if context is not None and run.rollout.branch_tokens > context:
         hint = f"At most {context}: that is what the model, engine.max_tokens_per_slot and engine.memory_gb allow"
         raise ConfigError(
-            "branches could outgrow the engine", where="rollout.branch_tokens", value=run.rollout.branch_tokens, hint=hint
+            "branches could outgrow the engine",
+            where="rollout.branch_tokens",
+            value=run.rollout.branch_tokens,
+            hint=hint,
         )
 
 
@@ -224,7 +231,9 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase
 
         return VllmEngine.build(config, plain_model(model), tokenizer)
     engine = import_from_path(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
-    if missing := [name for name in ("sample", "update_weights", "sleep", "close") if not callable(getattr(engine, name, None))]:
+    if missing := [
+        name for name in ("sample", "update_weights", "sleep", "close") if not callable(getattr(engine, name, None))
+    ]:
         what = f"this engine has no {' and no '.join(missing)}"
         raise ConfigError(what, where="engine.kind", value=config.kind, hint="see arpo.engines.Engine")
     return with_defaults(engine)

@@ -65,7 +65,9 @@ def resolve_for_chat(source: str, recipe: str | None) -> ResolvedModel:
     return resolve_model(source)
 
 
-def resolve_run(run: RunConfig | str | Path, out: Path | None, *, resume: bool = False) -> tuple[RunConfig, Path | None]:
+def resolve_run(
+    run: RunConfig | str | Path, out: Path | None, *, resume: bool = False
+) -> tuple[RunConfig, Path | None]:
     """The run that `run` is or names (a recipe's path, a bundled recipe, a run's folder), and its folder where that is
     known: a folder that is resumed is that of its last start. Raises ConfigError."""
     if isinstance(run, RunConfig):
@@ -92,7 +94,9 @@ def resolve_model(name: str, recipe: RunConfig | None = None) -> ResolvedModel:
     if is_trained(name):
         return _of_checkpoint(path, recipe)
     if recipe is None:
-        raise ConfigError("this is no run and no checkpoint of one", value=name, hint="a run's folder has a recipe.yaml")
+        raise ConfigError(
+            "this is no run and no checkpoint of one", value=name, hint="a run's folder has a recipe.yaml"
+        )
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         name = str(Path(name) / "model")  # a cold start's folder
     model = recipe.model.model_copy(update={"source": name, "lora": None})
@@ -103,7 +107,9 @@ def resolve_folder(folder: Path, recipe: RunConfig | None = None) -> ResolvedMod
     """The trained model of the run in `folder`. Raises ConfigError where it has no whole checkpoint."""
     newest, _ = checkpoint.newest(folder / "checkpoints", doubtful=True)
     if newest is None:
-        raise ConfigError("this run has no checkpoint", where=str(folder), hint="it saves one every train.save_every steps")
+        raise ConfigError(
+            "this run has no checkpoint", where=str(folder), hint="it saves one every train.save_every steps"
+        )
     if newest.state.best_step:
         with suppress(CheckpointError):
             best = checkpoint.open_checkpoint(checkpoint.path_of(folder / "checkpoints", newest.state.best_step))
@@ -115,7 +121,9 @@ def _of_checkpoint(path: Path, recipe: RunConfig | None) -> ResolvedModel:
     opened = checkpoint.open_checkpoint(path)
     folder = path.resolve().parent.parent
     if not is_run(folder):
-        raise ConfigError("this checkpoint lies outside of its run", where=str(path), hint="give its `model` folder instead")
+        raise ConfigError(
+            "this checkpoint lies outside of its run", where=str(path), hint="give its `model` folder instead"
+        )
     return _trained(folder, opened, recipe, "")
 
 

@@ -41,7 +41,9 @@ def served_components(run: RunConfig, setting: "Setting") -> "EvalComponents":
     endpoint.ready(WHERE)
     dialogue_for = formats(_dialogues(run))
     dialogue_for(setting.tools)  # a chat format that does not fit the model or the tools is reported now
-    agent = ServedAgent(endpoint=endpoint, tools=setting.tools, dialogue=dialogue_for, tool_gateway=setting.tool_gateway)
+    agent = ServedAgent(
+        endpoint=endpoint, tools=setting.tools, dialogue=dialogue_for, tool_gateway=setting.tool_gateway
+    )
     return EvalComponents(run=run, agent=agent, reward=setting.reward)
 
 
@@ -50,7 +52,9 @@ def _dialogues(run: RunConfig) -> Callable[[Sequence[Tool]], Dialogue[Any]]:
     assert endpoint is not None
     if chat.format == "native":
         if chat.system == "paper":
-            raise ConfigError("the paper's system prompt is written for the tag protocol", where="chat.system", value="paper")
+            raise ConfigError(
+                "the paper's system prompt is written for the tag protocol", where="chat.system", value="paper"
+            )
         native = NativeDialogue(
             system=chat.system or "",
             result_tokens=chat.result_tokens,
@@ -80,4 +84,6 @@ def read_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(name, revision=revision or None)
     except Exception as error:  # transformers raises whatever the files lead it to
         hint = "The formats tags and template need the served model's tokenizer; `chat.format: native` needs none"
-        raise ConfigError(f"no tokenizer: {first_line(error)}", where="model.source", value=source, hint=hint) from error
+        raise ConfigError(
+            f"no tokenizer: {first_line(error)}", where="model.source", value=source, hint=hint
+        ) from error

@@ -51,7 +51,9 @@ def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "Ch
     tags = config.format == "tags"
     system = {None: SYSTEM if tags else "", "paper": PAPER_SYSTEM if tags else ""}.get(config.system, config.system)
     if config.system == "paper" and not tags:
-        raise ConfigError("the paper's system prompt is written for the tag protocol", where="chat.system", value="paper")
+        raise ConfigError(
+            "the paper's system prompt is written for the tag protocol", where="chat.system", value="paper"
+        )
     try:
         return (TagFormat if tags else TemplateFormat)(
             tokenizer,

@@ -55,7 +55,9 @@ class Conversation:
             )
         except Exception as error:  # a template is foreign code
             reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ConfigError(f"the chat template refuses a conversation of {names}: {reason}", where="model") from error
+            raise ConfigError(
+                f"the chat template refuses a conversation of {names}: {reason}", where="model"
+            ) from error
         placeholders = [_placeholder(number) for number in range(len(roles))]
         if re.findall("|".join(placeholders), rendered) != placeholders:
             raise ConfigError(f"the chat template does not show each message of {names} once, in order", where="model")
@@ -114,9 +116,13 @@ class Conversation:
                 roles, contents = with_system, [[first], *contents]
         if not self.exists:
             gap = self._piece("\n\n")
-            return self._text.opening() + self._text.joined([piece for content in contents for piece in (*content, gap)])
+            return self._text.opening() + self._text.joined(
+                [piece for content in contents for piece in (*content, gap)]
+            )
         before, *after = map(self._piece, self.glue(roles, tools=tools))
-        return self._text.joined([before, *(p for content, glue in zip(contents, after, strict=True) for p in (*content, glue))])
+        return self._text.joined(
+            [before, *(p for content, glue in zip(contents, after, strict=True) for p in (*content, glue))]
+        )
 
     def _piece(self, text: str) -> Piece:
         return text, self._text.trusted(text)

@@ -88,7 +88,10 @@ class TagFormat:
         for tool in tools:
             if tool.name in RESERVED or not re.fullmatch(r"[A-Za-z_][\w-]*", tool.name):
                 raise ConfigError(
-                    "a tool cannot have this name with the tag protocol", where="tools", value=tool.name, hint="set its `name`"
+                    "a tool cannot have this name with the tag protocol",
+                    where="tools",
+                    value=tool.name,
+                    hint="set its `name`",
                 )
         self._tools = {tool.name: tool for tool in tools}
         names = "|".join(map(re.escape, [*self._tools, "answer"]))
@@ -98,7 +101,9 @@ class TagFormat:
         self._text.set_tags([*RESERVED, *self._tools])
         self._before = self._text.trusted("\n<result>")
         self._after = self._text.trusted("</result>\n")
-        self._after_last = self._text.trusted(f"</result>\n{self._no_calls_left}\n" if self._no_calls_left else "</result>\n")
+        self._after_last = self._text.trusted(
+            f"</result>\n{self._no_calls_left}\n" if self._no_calls_left else "</result>\n"
+        )
         first = example(tools[0]) if tools else ""
         self.system = self._system.format(tools=describe(tools), example=first).strip() if self._system else ""
         self._prefilled = self._conversation.opens_thought
@@ -166,13 +171,19 @@ class TagFormat:
         text).
         """
         opened = first and self._prefilled
-        thought = f"{'' if opened else '<think>'}{step.thought}</think>" if step.thought or self.require_think or opened else ""
+        thought = (
+            f"{'' if opened else '<think>'}{step.thought}</think>"
+            if step.thought or self.require_think or opened
+            else ""
+        )
         calls: Sequence[Call] = step.calls
         if len(calls) > 1:
             raise FormatError(f"the tag protocol writes one call per turn, not {len(calls)}")
         if calls:
             if calls[0].name not in self._tools:
-                raise FormatError(f"there is no tool {calls[0].name!r}; the tools are: {', '.join(self._tools) or 'none'}")
+                raise FormatError(
+                    f"there is no tool {calls[0].name!r}; the tools are: {', '.join(self._tools) or 'none'}"
+                )
             name, body = calls[0].name, write_body(self._tools[calls[0].name], calls[0].arguments)
         else:
             name, body = "answer", step.answer or ""

@@ -68,7 +68,9 @@ class TemplateFormat:
         template_options: Mapping[str, Any] | None = None,
     ) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise ConfigError("this model has no chat template", where="chat.format", value="template", hint=NO_TEMPLATE_HINT)
+            raise ConfigError(
+                "this model has no chat template", where="chat.format", value="template", hint=NO_TEMPLATE_HINT
+            )
         self._text = TokenText(tokenizer, OWN_TAGS)
         self._conversation = Conversation(self._text, template_options)
         self.system, self.result_tokens, self.prompt_tokens = system, result_tokens, prompt_tokens
@@ -159,7 +161,9 @@ class TemplateFormat:
             pieces[0] = pieces[0][len(pieces[0]) - len(pieces[0].lstrip()) :]
             self._glue[names] = [(piece, self._text.trusted(piece)) for piece in pieces]
             if self._glue[names][0][1][:1] not in ([token] for token in self.stop_tokens):
-                raise ConfigError("the chat template writes no end-of-turn token after an assistant's message", where="model")
+                raise ConfigError(
+                    "the chat template writes no end-of-turn token after an assistant's message", where="model"
+                )
         return self._glue[names]
 
     def write(self, step: TraceStep, first: bool = False) -> str:

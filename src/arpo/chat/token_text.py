@@ -45,7 +45,9 @@ class TokenText:
         self._acting = {id_: token.content for id_, token in added.items() if token.content.strip()}
         special_tags = [t.content for t in added.values() if t.special and re.fullmatch(rf"</?({names})>", t.content)]
         self._special_tag = re.compile("|".join(map(re.escape, special_tags)) or "(?!)")
-        self._spelled = re.compile("|".join(sorted(map(re.escape, self._acting.values()), key=len, reverse=True)) or "(?!)")
+        self._spelled = re.compile(
+            "|".join(sorted(map(re.escape, self._acting.values()), key=len, reverse=True)) or "(?!)"
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens. Special tokens are spelled out."""
@@ -169,7 +171,11 @@ def _without_blank(state: Any) -> Any:
         return [kept for part in state if (kept := _without_blank(part)) is not None]
     if not isinstance(state, dict):
         return state
-    if state.get("type") == "Prepend" or (state.get("type"), state.get("content"), state.get("stop")) == ("Strip", " ", 0):
+    if state.get("type") == "Prepend" or (state.get("type"), state.get("content"), state.get("stop")) == (
+        "Strip",
+        " ",
+        0,
+    ):
         return None
     never = {"prepend_scheme": "never", "add_prefix_space": False}
     return {key: never[key] if key in never else _without_blank(value) for key, value in state.items()}

@@ -9,7 +9,8 @@ from arpo.cli.boundary import command, path
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Results of tools that are cached or recorded.")
 StoreFile = Annotated[
-    Path | None, typer.Option("--file", parser=path, metavar="FILE", help="Another file than the user's (tools.cache.file).")
+    Path | None,
+    typer.Option("--file", parser=path, metavar="FILE", help="Another file than the user's (tools.cache.file)."),
 ]
 OfTool = Annotated[str, typer.Option("--tool", metavar="NAME", help="Of this tool alone.")]
 
@@ -29,7 +30,9 @@ def stats(file: StoreFile = None) -> None:
 def clear(
     file: StoreFile = None,
     tool: OfTool = "",
-    recorded: Annotated[bool, typer.Option("--recorded", help="Records and imports too, not only what is cached.")] = False,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Records and imports too, not only what is cached.")
+    ] = False,
 ) -> None:
     """Remove what is cached."""
     from arpo.cli.cached import store_at
@@ -42,7 +45,9 @@ def clear(
 @app.command("export")
 @command
 def export_cache(
-    out: Annotated[Path | None, typer.Argument(parser=path, metavar="OUT", help="A file of JSON lines (else printed).")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(parser=path, metavar="OUT", help="A file of JSON lines (else printed).")
+    ] = None,
     file: StoreFile = None,
     tool: OfTool = "",
 ) -> None:
@@ -57,7 +62,9 @@ def export_cache(
 @app.command("import")
 @command
 def import_cache(
-    source: Annotated[Path, typer.Argument(parser=path, metavar="FILE", help="Exported lines, or a JSON object QUERY: RESULT.")],
+    source: Annotated[
+        Path, typer.Argument(parser=path, metavar="FILE", help="Exported lines, or a JSON object QUERY: RESULT.")
+    ],
     file: StoreFile = None,
     tool: Annotated[str, typer.Option("--tool", metavar="NAME", help="Whose results a JSON object holds.")] = "search",
     argument: Annotated[str, typer.Option(metavar="NAME", help="Which argument its queries are.")] = "query",

@@ -24,7 +24,9 @@ def store_at(file: Path | None, tool: str = "") -> Store:
     store = Store(path)
     names = {name for name, *_ in store.by_tool()} if tool else set()
     if tool and tool not in names:
-        raise ConfigError("nothing of this tool is kept", where="--tool", value=tool, hint=nearest(tool, names) if names else "")
+        raise ConfigError(
+            "nothing of this tool is kept", where="--tool", value=tool, hint=nearest(tool, names) if names else ""
+        )
     return store
 
 
@@ -34,7 +36,9 @@ def stats(store: Store) -> str:
     lines = [f"{store.path}: {entries:,} results ({recorded:,} recorded), {size / 2**20:,.1f} MB"]
     for tool, version, count, of_record, held, first, last in store.by_tool():
         name = f"{tool} {version}".strip()
-        days = f"{time.strftime('%Y-%m-%d', time.localtime(first))} to {time.strftime('%Y-%m-%d', time.localtime(last))}"
+        days = (
+            f"{time.strftime('%Y-%m-%d', time.localtime(first))} to {time.strftime('%Y-%m-%d', time.localtime(last))}"
+        )
         lines.append(f"  {name}: {count:,} ({of_record:,} recorded), {held / 2**20:,.2f} MB, {days}")
     return "\n".join(lines)
 
@@ -70,7 +74,9 @@ def _entries(text: str, where: str, tool: str, argument: str) -> Iterator[Entry]
     if isinstance(whole, dict) and "tool" not in whole:
         for query, result in whole.items():
             if not isinstance(result, str):
-                raise FormatError(f"{where}: the result of {query[:60]!r} should be a text, not {type(result).__name__}")
+                raise FormatError(
+                    f"{where}: the result of {query[:60]!r} should be a text, not {type(result).__name__}"
+                )
             yield _entry(tool, ANY_VERSION, {argument: query.strip()}, {"text": result, "empty": not result.strip()})
         return
     for number, line in enumerate(text.splitlines(), 1):

@@ -20,7 +20,9 @@ from arpo.tasks import Task
 KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D leaves."
 
 
-def talk(source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input) -> None:
+def talk(
+    source: str, recipe: str | None = None, *, console: Console | None = None, read: Callable[[str], str] = input
+) -> None:
     """Talk with the model that `source` names: the model of a run, an exported model or the model of a recipe, with its
     tools or with those of `recipe`, which any other model needs.
 
@@ -32,7 +34,9 @@ def talk(source: str, recipe: str | None = None, *, console: Console | None = No
     setting = build_setting(found.run)
     for text in setting.notes():
         console.print(text, highlight=False, markup=False)
-    components = build_eval_components(_unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting)
+    components = build_eval_components(
+        _unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting
+    )
     tools = ", ".join(tool.name for tool in components.agent.tools) or "none"
     console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}", highlight=False, markup=False)
     with contextlib.suppress(ImportError):
@@ -50,7 +54,9 @@ def _unhurried(found: ResolvedModel) -> RunConfig:
 
 
 class _Talk:
-    def __init__(self, components: EvalComponents, runner: asyncio.Runner, console: Console, read: Callable[[str], str]) -> None:
+    def __init__(
+        self, components: EvalComponents, runner: asyncio.Runner, console: Console, read: Callable[[str], str]
+    ) -> None:
         self.components, self.runner, self.console, self.read = components, runner, console, read
         self.messages: list[dict[str, str]] = []
         self.asked = 0
@@ -87,7 +93,9 @@ class _Talk:
         messages = self.fitting([*self.messages, {"role": "user", "content": question}])
         seed = Random(f"{self.components.run.seed}/chat/{self.asked}").getrandbits(63)
         try:
-            answer = self.runner.run(ask(self.components.agent, messages, self.components.run.rollout, self.console, seed=seed))
+            answer = self.runner.run(
+                ask(self.components.agent, messages, self.components.run.rollout, self.console, seed=seed)
+            )
         except KeyboardInterrupt:
             self.say("\n(stopped)")
         except ArpoError as error:

@@ -22,10 +22,13 @@ app.add_typer(cache.app, name="cache")
 Recipe = Annotated[str, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings to change: rollout.leaves=8, 'rollout.rule={rule: paper, beta: 0.4}'."),
+    typer.Argument(
+        metavar="KEY=VALUE", help="Settings to change: rollout.leaves=8, 'rollout.rule={rule: paper, beta: 0.4}'."
+    ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(parser=path, metavar="DIR", help="Where to write it (else the recipe's `out`, or runs/NAME).")
+    Path | None,
+    typer.Option(parser=path, metavar="DIR", help="Where to write it (else the recipe's `out`, or runs/NAME)."),
 ]
 
 
@@ -37,7 +40,9 @@ def _tell_version(asked: bool) -> None:
 
 @app.callback()
 def every_command(
-    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -48,9 +53,13 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)] = None,
     overrides: Overrides = None,
     out: Out = None,
-    resume: Annotated[Path | None, typer.Option(parser=path, metavar="RUN", help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(parser=path, metavar="RUN", help="Go on with the run in this folder.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Move an earlier run in the folder aside first.")] = False,
-    try_: Annotated[bool, typer.Option("--try", help="One task end to end, in about a minute: see what would happen.")] = False,
+    try_: Annotated[
+        bool, typer.Option("--try", help="One task end to end, in about a minute: see what would happen.")
+    ] = False,
     print_: Annotated[bool, typer.Option("--print", help="Show the whole resolved recipe and stop.")] = False,
 ) -> None:
     """Train an agent with reinforcement learning.
@@ -93,21 +102,41 @@ def evaluate(
     recipe: Recipe,
     overrides: Overrides = None,
     benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME]", help="Benchmarks (gsm8k, gaia, ..., all), or sources of tasks, instead.")
+        str | None,
+        typer.Option(metavar="NAME[,NAME]", help="Benchmarks (gsm8k, gaia, ..., all), or sources of tasks, instead."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(parser=path, metavar="DIR", help="Where their files lie (else the Hub).")] = None,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Published settings: arpo-reasoning, arpo-deepsearch.")] = None,
-    model: Annotated[str | None, typer.Option(help="Another model: a folder, a Hub id, pypi:NAME==VERSION, or a run.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most questions (else evaluation.limit; benchmarks: all).")] = None,
-    ids: Annotated[str | None, typer.Option(metavar="ID[,ID]", help="Only these questions; * stands for anything.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="One part of N; `arpo results` puts them together.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Sampled answers a question (else evaluation.samples).")] = None,
+    data: Annotated[
+        Path | None, typer.Option(parser=path, metavar="DIR", help="Where their files lie (else the Hub).")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Published settings: arpo-reasoning, arpo-deepsearch.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model: a folder, a Hub id, pypi:NAME==VERSION, or a run.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most questions (else evaluation.limit; benchmarks: all).")
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(metavar="ID[,ID]", help="Only these questions; * stands for anything.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="One part of N; `arpo results` puts them together.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Sampled answers a question (else evaluation.samples).")
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Greedy answers alone.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder; nothing is asked twice.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="With --resume: ask again what infrastructure failures ended.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is in the folder; nothing is asked twice.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --resume: ask again what infrastructure failures ended.")
+    ] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="Also measure entropies around tool results.")] = False,
     out: Annotated[
-        Path | None, typer.Option(parser=path, metavar="DIR", help="Where to write (else the run's folder, or below here).")
+        Path | None,
+        typer.Option(parser=path, metavar="DIR", help="Where to write (else the run's folder, or below here)."),
     ] = None,
 ) -> None:
     """Measure a model on held-out tasks, or on public benchmarks.
@@ -140,13 +169,18 @@ def evaluate(
 def study(
     paths: Annotated[
         list[Path],
-        typer.Argument(parser=path, metavar="EVALUATION_OR_RUN...", help="One, or several side by side.", show_default=False),
+        typer.Argument(
+            parser=path, metavar="EVALUATION_OR_RUN...", help="One, or several side by side.", show_default=False
+        ),
     ],
     entropy: Annotated[bool, typer.Option("--entropy", help="Entropies before and after each tool result.")] = False,
     judge: Annotated[
-        str | None, typer.Option(metavar="'{url: ..., model: ...}'", help="A model that judges the answers of evaluations.")
+        str | None,
+        typer.Option(metavar="'{url: ..., model: ...}'", help="A model that judges the answers of evaluations."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(parser=path, metavar="DIR", help="Write study.json and pictures there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, metavar="DIR", help="Write study.json and pictures there.")
+    ] = None,
 ) -> None:
     """Study recorded answers: how well tools were called.
 
@@ -162,13 +196,17 @@ def study(
 def results(
     evaluations: Annotated[
         list[Path],
-        typer.Argument(parser=path, metavar="EVALUATION...", help="What `arpo eval --benchmark` wrote.", show_default=False),
+        typer.Argument(
+            parser=path, metavar="EVALUATION...", help="What `arpo eval --benchmark` wrote.", show_default=False
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(parser=path, metavar="DIR", help="Put several together in this new folder (shards, benchmarks).")
+        Path | None,
+        typer.Option(parser=path, metavar="DIR", help="Put several together in this new folder (shards, benchmarks)."),
     ] = None,
     lm_eval: Annotated[
-        Path | None, typer.Option("--lm-eval", parser=path, metavar="DIR", help="Also write lm-evaluation-harness' files there.")
+        Path | None,
+        typer.Option("--lm-eval", parser=path, metavar="DIR", help="Also write lm-evaluation-harness' files there."),
     ] = None,
 ) -> None:
     """Show an evaluation's results again, or put parts together.
@@ -184,7 +222,8 @@ def results(
 @command
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(parser=path, metavar="RUN...", help="Two or more runs, or evaluations.", show_default=False)
+        list[Path],
+        typer.Argument(parser=path, metavar="RUN...", help="Two or more runs, or evaluations.", show_default=False),
     ],
     out: Annotated[
         Path | None, typer.Option(parser=path, metavar="DIR", help="Also write comparison.md with its plot there.")
@@ -192,7 +231,8 @@ def compare(
 ) -> None:
     """Put runs, or evaluations, side by side.
 
-    Runs: a table and a plot at equal leaves, tokens and tool calls. Evaluations: paired differences, questions that changed sides.
+    Runs: a table and a plot at equal leaves, tokens and tool calls. Evaluations: paired differences, questions that
+    changed sides.
     """
     from rich.console import Console
 
@@ -208,7 +248,8 @@ def chat(
         str, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, a model, or a recipe.", show_default=False)
     ],
     recipe: Annotated[
-        str | None, typer.Option(help="Whose tools and prompt it gets. Runs, exported models and recipes have their own.")
+        str | None,
+        typer.Option(help="Whose tools and prompt it gets. Runs, exported models and recipes have their own."),
     ] = None,
 ) -> None:
     """Talk with an agent and its tools.
@@ -224,12 +265,16 @@ def chat(
 @command
 def view(
     runs: Annotated[
-        list[Path], typer.Argument(parser=path, metavar="RUN...", help="Run folders, finished or going on.", show_default=False)
+        list[Path],
+        typer.Argument(parser=path, metavar="RUN...", help="Run folders, finished or going on.", show_default=False),
     ],
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Where to listen (else 8470, or a free one).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Where to listen (else 8470, or a free one).")
+    ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the address, open no browser.")] = False,
     export: Annotated[
-        Path | None, typer.Option(parser=path, metavar="PAGE.html", help="Write everything as one file instead of serving it.")
+        Path | None,
+        typer.Option(parser=path, metavar="PAGE.html", help="Write everything as one file instead of serving it."),
     ] = None,
     tree: Annotated[str | None, typer.Option(metavar="STEP:TASK", help="With --export: that tree alone.")] = None,
 ) -> None:
@@ -246,7 +291,9 @@ def view(
 @command
 def show(
     run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="A run's folder.", show_default=False)],
-    task: Annotated[str | None, typer.Option(metavar="ID", help="Which tree (else the trees of a step are listed).")] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="ID", help="Which tree (else the trees of a step are listed).")
+    ] = None,
     step: Annotated[int | None, typer.Option(min=0, help="Of which step (else the last one).")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Texts whole, not their beginnings.")] = False,
 ) -> None:
@@ -263,10 +310,14 @@ def show(
 @command
 def export(
     run: Annotated[
-        Path, typer.Argument(parser=path, metavar="RUN_OR_CHECKPOINT", help="A run's folder, or one of its checkpoints.")
+        Path,
+        typer.Argument(parser=path, metavar="RUN_OR_CHECKPOINT", help="A run's folder, or one of its checkpoints."),
     ],
     out: Annotated[
-        Path, typer.Argument(parser=path, metavar="OUT", help="Where the model goes: an empty or new folder.", show_default=False)
+        Path,
+        typer.Argument(
+            parser=path, metavar="OUT", help="Where the model goes: an empty or new folder.", show_default=False
+        ),
     ],
     push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Also push it to the Hugging Face Hub.")] = None,
 ) -> None:
@@ -292,7 +343,9 @@ def doctor() -> None:
 @app.command(context_settings={"ignore_unknown_options": True})
 @command
 def bench(
-    name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Which one; without it they are listed.", show_default=False)
+    ] = None,
     arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to it.")] = None,
 ) -> None:
     """Run a measurement behind the claims."""
@@ -304,8 +357,12 @@ def bench(
 @app.command()
 @command
 def index(
-    docs: Annotated[str, typer.Argument(metavar="DOCS", help="JSONL, parquet, a folder of texts, pages and PDFs, or atlas.")],
-    out: Annotated[Path, typer.Argument(parser=path, metavar="OUT", help="The index: a new folder.", show_default=False)],
+    docs: Annotated[
+        str, typer.Argument(metavar="DOCS", help="JSONL, parquet, a folder of texts, pages and PDFs, or atlas.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(parser=path, metavar="OUT", help="The index: a new folder.", show_default=False)
+    ],
     encoder: Annotated[
         str, typer.Option(metavar="MODEL", help="For dense search too: a folder, Hub id or pypi:NAME==VERSION.")
     ] = "",
@@ -333,7 +390,9 @@ def serve_search(
     workers: Annotated[int, typer.Option(min=1, help="Processes; they share the index's memory.")] = 1,
     mode: Annotated[str, typer.Option(help="lexical, dense or hybrid (else what the index can).")] = "",
     topk: Annotated[int, typer.Option(min=1, help="Passages a query, where the request does not say.")] = 3,
-    encoder: Annotated[str, typer.Option(metavar="MODEL", help="Where the index's embedding model lies, if it moved.")] = "",
+    encoder: Annotated[
+        str, typer.Option(metavar="MODEL", help="Where the index's embedding model lies, if it moved.")
+    ] = "",
 ) -> None:
     """Serve an index over HTTP to many trainers.
 
@@ -350,7 +409,9 @@ def tools(
     recipe: Recipe,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]... [TOOL ARGUMENT]", help="Settings to change; a tool, and a text or a JSON object."),
+        typer.Argument(
+            metavar="[KEY=VALUE]... [TOOL ARGUMENT]", help="Settings to change; a tool, and a text or a JSON object."
+        ),
     ] = None,
 ) -> None:
     """Show tools as the model sees them; call each.
@@ -366,7 +427,9 @@ def tools(
 @app.command()
 @command
 def init(
-    folder: Annotated[Path, typer.Argument(parser=path, metavar="DIR", help="A new or empty folder.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(parser=path, metavar="DIR", help="A new or empty folder.", show_default=False)
+    ],
 ) -> None:
     """Write a small working example of your own.
 

@@ -111,7 +111,10 @@ def _python() -> Diagnosis:
     known = (system, machine) in {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64"), ("Darwin", "x86_64")}
     if not known:
         return Diagnosis(
-            "python", text, Level.NOTE, "supported are Linux on x86-64 and aarch64, and macOS; tested is Linux on x86-64"
+            "python",
+            text,
+            Level.NOTE,
+            "supported are Linux on x86-64 and aarch64, and macOS; tested is Linux on x86-64",
         )
     return Diagnosis("python", text)
 
@@ -122,7 +125,13 @@ def _torch() -> Iterator[Diagnosis]:
     except (ImportError, OSError) as error:
         yield Diagnosis("torch", f"cannot be imported: {error}", Level.PROBLEM, "pip install torch==2.13.0")
         return
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
+    build = (
+        f"CUDA {torch.version.cuda}"
+        if torch.version.cuda
+        else f"ROCm {torch.version.hip}"
+        if torch.version.hip
+        else "CPU"
+    )
     text = f"{torch.__version__}, {build} build"
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
@@ -143,7 +152,9 @@ def _quickstart() -> Diagnosis:
         expected = forecast_quickstart()
     except (ImportError, OSError):  # an earlier finding reports what is missing
         return Diagnosis("quickstart", "how long it would take cannot be measured", Level.NOTE)
-    return Diagnosis("quickstart", f"takes about {expected.minutes:.0f} minutes here, installation apart ({expected.text})")
+    return Diagnosis(
+        "quickstart", f"takes about {expected.minutes:.0f} minutes here, installation apart ({expected.text})"
+    )
 
 
 def _bfloat16() -> Diagnosis:
@@ -153,7 +164,9 @@ def _bfloat16() -> Diagnosis:
     text = f"matrix products of one process: {speed.bfloat16:,.0f} GFLOP/s in bfloat16, {speed.float32:,.0f} in float32"
     if has_fast_bf16():
         if speed.bfloat16 < speed.float32:
-            return Diagnosis("bfloat16", text, Level.NOTE, "this CPU should be faster in bfloat16: is it busy with something else?")
+            return Diagnosis(
+                "bfloat16", text, Level.NOTE, "this CPU should be faster in bfloat16: is it busy with something else?"
+            )
         return Diagnosis("bfloat16", text)
     return Diagnosis("bfloat16", f"{text}; this CPU has no bfloat16 instructions: models run in float32")
 
@@ -181,9 +194,13 @@ def _threads() -> Diagnosis:
     text = f"{cores} cores" + (f"; {shown}" if shown else "")
     busy = os.getloadavg()[0]
     if busy > 1.5 * cores:
-        return Diagnosis("threads", text, Level.NOTE, f"the machine is busy (load {busy:.1f}): what is measured here is too slow")
+        return Diagnosis(
+            "threads", text, Level.NOTE, f"the machine is busy (load {busy:.1f}): what is measured here is too slow"
+        )
     if (settings["OMP_WAIT_POLICY"] or "").lower() == "active":
-        return Diagnosis("threads", text, Level.NOTE, "OMP_WAIT_POLICY=passive keeps waiting threads from slowing others down")
+        return Diagnosis(
+            "threads", text, Level.NOTE, "OMP_WAIT_POLICY=passive keeps waiting threads from slowing others down"
+        )
     return Diagnosis("threads", text)
 
 
@@ -191,7 +208,10 @@ def _memory() -> Diagnosis:
     free = _free_memory_gb()
     if free is None:
         return Diagnosis(
-            "memory", "how much is free cannot be read here", Level.NOTE, f"the quickstart takes {NEEDED_MEMORY_GB:g} GB"
+            "memory",
+            "how much is free cannot be read here",
+            Level.NOTE,
+            f"the quickstart takes {NEEDED_MEMORY_GB:g} GB",
         )
     text = f"{free:.1f} GB free"
     if free < NEEDED_MEMORY_GB:
@@ -290,9 +310,13 @@ def _sandbox() -> Diagnosis:
     looked = asyncio.run(tool({"code": f"print(open({str(Path(__file__))!r}).read())"}, context))
     tool.close()
     if added.text.strip() != "42":
-        return Diagnosis("python tool", f"does not work: {added.text[:200]}", Level.PROBLEM, "pip install pydantic-monty==1.4.0")
+        return Diagnosis(
+            "python tool", f"does not work: {added.text[:200]}", Level.PROBLEM, "pip install pydantic-monty==1.4.0"
+        )
     if looked.status is CallStatus.OK:
-        return Diagnosis("python tool", "can read files of this machine", Level.PROBLEM, "do not let a model write code here")
+        return Diagnosis(
+            "python tool", "can read files of this machine", Level.PROBLEM, "do not let a model write code here"
+        )
     return Diagnosis("python tool", f"isolated: code cannot reach files; {milliseconds:.0f} ms for a first call")
 
 
@@ -307,7 +331,9 @@ def _levels() -> Diagnosis:
         return Diagnosis("python sandbox", f"none for CPython works here ({not_working})", Level.NOTE, ADVICE)
     text = f"level {working[0]} in force where a recipe says backend: sandbox (works here: {', '.join(working)})"
     if working[0] == "landlock":
-        return Diagnosis("python sandbox", text, Level.NOTE, f"a private view of the machine would be stronger. {not_working}")
+        return Diagnosis(
+            "python sandbox", text, Level.NOTE, f"a private view of the machine would be stronger. {not_working}"
+        )
     return Diagnosis("python sandbox", text + (f"; {not_working}" if not_working else ""))
 
 
@@ -319,7 +345,10 @@ def _models() -> Iterator[Diagnosis]:
     yield Diagnosis("model cache", f"{folder}: {', '.join(there) or 'empty (a first run fetches its model)'}")
     if not there and importlib.util.find_spec("pip") is None:
         yield Diagnosis(
-            "pip", "this Python has none", Level.NOTE, f"the quickstart's model comes by pip: {sys.executable} -m ensurepip"
+            "pip",
+            "this Python has none",
+            Level.NOTE,
+            f"the quickstart's model comes by pip: {sys.executable} -m ensurepip",
         )
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         yield Diagnosis("hub", "HF_HUB_OFFLINE is set: only cached models and data of the Hub are found", Level.NOTE)

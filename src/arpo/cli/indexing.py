@@ -24,9 +24,13 @@ def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
     size = sum(about["files"].values()) / 1e6
     seconds = time.perf_counter() - start
     dense = f", vectors of {about['dimension']}" if about["dimension"] else ""
-    lines = [f"{about['passages']:,} passages, {about['num_words']:,} words{dense}: {size:,.1f} MB in {out}, {seconds:.1f} s"]
+    lines = [
+        f"{about['passages']:,} passages, {about['num_words']:,} words{dense}: {size:,.1f} MB in {out}, {seconds:.1f} s"
+    ]
     lines += [f"left out: {each}" for each in unread]
-    lines.append(f"next: `documents: {as_seen_from_here(out)}` in the options of a recipe's `search`, or arpo serve-search {out}")
+    lines.append(
+        f"next: `documents: {as_seen_from_here(out)}` in the options of a recipe's `search`, or arpo serve-search {out}"
+    )
     return "\n".join(lines)
 
 

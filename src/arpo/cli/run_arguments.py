@@ -19,5 +19,7 @@ def run_from_arguments(recipe: str | None, overrides: Sequence[str], resume: Pat
     check_is_run(resume)
     changes = [*([recipe] if recipe else []), *overrides]
     if recipe and "=" not in recipe:
-        raise ConfigError("a resumed run has its own recipe", value=recipe, hint="Give --resume RUN alone, or key=value with it")
+        raise ConfigError(
+            "a resumed run has its own recipe", value=recipe, hint="Give --resume RUN alone, or key=value with it"
+        )
     return load_recipe(RunFolder(resume).recipe, changes)

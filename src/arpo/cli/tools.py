@@ -46,7 +46,9 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
     if broken and (not tools or (asked and asked[0] not in tools)):
         raise broken[0]
     limits = run.tools.limits
-    limits = limits.model_copy(update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)})
+    limits = limits.model_copy(
+        update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)}
+    )
     config = run.tools.model_copy(update={"limits": limits})
     tool_gateway = build_unchecked(config, entries)
     for rate_limit in tool_gateway.rate_limits.values():
@@ -119,7 +121,13 @@ def _example(name: str, about: Mapping[str, Any], whole: Mapping[str, Any], ques
         return "6 * 7"
     if name in ("url", "link"):
         return "https://example.com"
-    kinds = {"integer": about.get("minimum", 1), "number": about.get("minimum", 1.0), "boolean": False, "array": [], "object": {}}
+    kinds = {
+        "integer": about.get("minimum", 1),
+        "number": about.get("minimum", 1.0),
+        "boolean": False,
+        "array": [],
+        "object": {},
+    }
     return kinds.get(about.get("type", "string"), question)
 
 
@@ -145,7 +153,9 @@ def _asked_call(tools: Mapping[str, ToolBase], asked: Sequence[str]) -> Call:
     only = [*required, *(key for key in properties if key not in required)][:1]
     if not text or not only or len(required) > 1:
         example = json.dumps(example_arguments(tools[name], "text"))
-        raise ConfigError("needs its argument", where=name, value=text or None, hint=f"A text, or a JSON object: '{example}'")
+        raise ConfigError(
+            "needs its argument", where=name, value=text or None, hint=f"A text, or a JSON object: '{example}'"
+        )
     kind = resolved(properties.get(only[0], {}), tools[name].schema).get("type", "string")
     return Call(name=name, arguments={only[0]: text if kind == "string" else _number(name, text)})
 
@@ -171,7 +181,9 @@ async def _call_all(
     for call in calls:
         tool = tools[call.name]
         if listed:
-            schema = json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.schema}, ensure_ascii=False)
+            schema = json.dumps(
+                {"name": tool.name, "description": tool.description, "parameters": tool.schema}, ensure_ascii=False
+            )
             console.print(f"\n{tool.name}\n  {schema}")
         if call.name in missing:
             console.print(f"  -> not called: {missing[call.name]}")
@@ -204,9 +216,15 @@ async def _call(
     finally:
         if isinstance(tool, StatefulTool):
             await settled(tool.close, state)
-    how = "from the record" if outcome.cached and run.tools.mode != "live" else "from the cache" if outcome.cached else ""
+    how = (
+        "from the record" if outcome.cached and run.tools.mode != "live" else "from the cache" if outcome.cached else ""
+    )
     took = how or f"{outcome.seconds * 1e3:.1f} ms"
     console.print(f"  -> {outcome.status.value}, {took}" + (f", {outcome.fault}" if outcome.fault else ""))
-    text = outcome.text if len(outcome.text) <= MOST_CHARS else f"{outcome.text[:MOST_CHARS]}… [{len(outcome.text):,} characters]"
+    text = (
+        outcome.text
+        if len(outcome.text) <= MOST_CHARS
+        else f"{outcome.text[:MOST_CHARS]}… [{len(outcome.text):,} characters]"
+    )
     console.print("\n".join(f"     {line}" for line in text.splitlines() or [""]))
     return outcome

@@ -13,7 +13,9 @@ from arpo.view.terminal import MOST_CHARS, print_table, print_tree
 def view(runs: Sequence[Path], *, port: int | None, browser: bool, export: Path | None, tree: str | None) -> None:
     """Serve the runs until interrupted, or write them as one page with `export`. Raises ConfigError."""
     if tree is not None and export is None:
-        raise ConfigError("needs --export PAGE.html: on the page itself every tree has its address", where="--tree", value=tree)
+        raise ConfigError(
+            "needs --export PAGE.html: on the page itself every tree has its address", where="--tree", value=tree
+        )
     if export is not None:
         _export(runs, export, None if tree is None else _step_and_task(tree))
         return
@@ -55,7 +57,9 @@ def show(run: Path, *, task: str | None, step: int | None, whole: bool, console:
         if not steps:
             raise ConfigError("there are no recorded trees here", where=str(run))
         if step is not None and step not in steps:
-            raise ConfigError("this step has no recorded trees", where="--step", value=step, hint=f"there are {_spans(steps)}")
+            raise ConfigError(
+                "this step has no recorded trees", where="--step", value=step, hint=f"there are {_spans(steps)}"
+            )
         if task is None:
             step = steps[-1] if step is None else step
             rows = library.answer(f"/api/runs/{name}/trees", {"step": str(step)}, most_rows=1 << 20)["rows"]
@@ -74,7 +78,11 @@ def _last_step_of(viewed: Viewed, task: str) -> int:
     found = viewed.index.rows("SELECT MAX(step) FROM trees WHERE task = ?", (task,))
     if found[0][0] is None:
         near = viewed.index.rows("SELECT task FROM trees WHERE instr(task, ?) ORDER BY step DESC LIMIT 3", (task,))
-        hint = f"such as {', '.join(name for (name,) in near)}" if near else "without --task the trees of a step are listed"
+        hint = (
+            f"such as {', '.join(name for (name,) in near)}"
+            if near
+            else "without --task the trees of a step are listed"
+        )
         raise ConfigError("no step has a tree of this task", where="--task", value=task, hint=hint)
     return int(found[0][0])
 

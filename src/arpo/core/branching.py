@@ -161,7 +161,12 @@ class Chance(_StrictKeys):
     """Z: the number of branches to start where the draw succeeds."""
 
     def __post_init__(self) -> None:
-        _require(len(self.rates) > 0 and all(0 <= p <= 1 for p in self.rates), "rates", self.rates, "one or more probabilities")
+        _require(
+            len(self.rates) > 0 and all(0 <= p <= 1 for p in self.rates),
+            "rates",
+            self.rates,
+            "one or more probabilities",
+        )
         _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
@@ -274,7 +279,13 @@ class Threshold(_StrictKeys):
         theta = self.theta_for(stats)
         count = self._wanted(tip.head, theta)
         flips = not self._wanted(tip.head_low, theta) == count == self._wanted(tip.head_high, theta)
-        terms = {"head": tip.head, "head_low": tip.head_low, "head_high": tip.head_high, "rise": tip.rise, "theta": theta}
+        terms = {
+            "head": tip.head,
+            "head_low": tip.head_low,
+            "head_high": tip.head_high,
+            "rise": tip.rise,
+            "theta": theta,
+        }
         return Decision(wanted=count, score=tip.head, terms=terms, flips=flips)
 
     def most(self, depth: int) -> int:
@@ -329,7 +340,9 @@ class Aepo(_StrictKeys):
             return self.siblings if (self.alpha + self.gamma * rise) * keep > self.tau else 0
 
         probability = (self.alpha + self.gamma * tip.rise) * keep
-        return _by_rise(tip, wanted, {"probability": probability, "tau": self.tau, "consecutive": float(tip.wanted_before)})
+        return _by_rise(
+            tip, wanted, {"probability": probability, "tau": self.tau, "consecutive": float(tip.wanted_before)}
+        )
 
     def most(self, depth: int) -> int:
         return self.siblings

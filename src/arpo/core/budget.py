@@ -40,7 +40,9 @@ class Want:
 class Budget:
     """`left` is B; `room[r]` is C_r. A *line* is a running branch; the depth of its next unknown tip identifies it."""
 
-    def __init__(self, *, leaves: int, roots: int, root_cap: int, most: Callable[[int], int], deepest: int = DEEPEST) -> None:
+    def __init__(
+        self, *, leaves: int, roots: int, root_cap: int, most: Callable[[int], int], deepest: int = DEEPEST
+    ) -> None:
         self.left = leaves - roots
         self.room = [root_cap - 1] * roots
         self._most = [most(depth) for depth in range(1, min(deepest, DEEPEST) + 1)]  # for tips at depth 1, 2, ...
@@ -75,7 +77,9 @@ class Budget:
         progress = True
         while progress:  # a grant can make other decisions final: a root without room reserves nothing
             progress = False
-            for want in sorted(chain.from_iterable(map(dict.values, self._open)), key=lambda want: (want.depth, want.key)):
+            for want in sorted(
+                chain.from_iterable(map(dict.values, self._open)), key=lambda want: (want.depth, want.key)
+            ):
                 count = self._final(want)
                 if count is None:
                     continue

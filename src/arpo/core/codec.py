@@ -82,14 +82,18 @@ def pack(record: TreeRecord) -> dict[str, object]:
 
 
 def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
-    """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the frame."""
+    """The inverse of `pack`; `make` is `TreeRecord`. Raises FormatError for another schema; the caller names the
+    frame."""
     if (schema := value["schema"]) != SCHEMA:
         wrong = f"has record schema {schema!r}, and this version of arpo reads schema {SCHEMA}"
         if isinstance(schema, int) and schema != SCHEMA:
             wrong += f": read it with the {'newer' if schema > SCHEMA else 'older'} version that wrote it"
         raise FormatError(wrong)
     tree = RolloutTree(value["task"], value["step"], Prompt(tokens=_unpack_array("i", value["prompt"])))
-    segments: list[Turn | Observation] = [*map(_unpack_turn, value["turns"]), *map(_unpack_observation, value["observations"])]
+    segments: list[Turn | Observation] = [
+        *map(_unpack_turn, value["turns"]),
+        *map(_unpack_observation, value["observations"]),
+    ]
     for segment in sorted(segments, key=lambda s: (s.place, isinstance(s, Observation))):
         tree.grow(segment)
     for place, ending in value["endings"].items():
@@ -99,7 +103,9 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
         tree=tree,
         events=tuple(_unpack_event(event, tree) for event in value["events"]),
         decisions={decision.decided.place: decision for decision in map(_unpack_decision, value["decisions"])},
-        scores={read_place(p): Score(reward=r, accuracy=a, parts=parts) for p, (r, a, parts) in value["scores"].items()},
+        scores={
+            read_place(p): Score(reward=r, accuracy=a, parts=parts) for p, (r, a, parts) in value["scores"].items()
+        },
         advantages={read_place(place): number for place, number in value["advantages"].items()},
         credit={(read_place(turn), read_place(leaf)): number for turn, leaf, number in value["credit"]},
         notes=_unpack_note(value["notes"]),
@@ -193,14 +199,18 @@ def _pack_observation(observation: Observation) -> dict[str, object]:
 def _pack_outcome(o: ToolCallResult) -> list[object]:
     values: list[object] = [o.tool, o.status, o.text, o.seconds, o.cut, o.cached]
     optional = {"shared": o.shared, "fault": o.fault, "attempts": o.attempts, "cost": o.cost}
-    changed = {name: value for name, value in optional.items() if value != ToolCallResult.__dataclass_fields__[name].default}
+    changed = {
+        name: value for name, value in optional.items() if value != ToolCallResult.__dataclass_fields__[name].default
+    }
     return [*values, changed] if changed else values
 
 
 def _unpack_outcome(value: Any) -> ToolCallResult:
     tool, status, text, seconds, cut, cached, *rest = value
     changed = rest[0] if rest else {}
-    return ToolCallResult(tool=tool, status=CallStatus(status), text=text, seconds=seconds, cut=cut, cached=cached, **changed)
+    return ToolCallResult(
+        tool=tool, status=CallStatus(status), text=text, seconds=seconds, cut=cut, cached=cached, **changed
+    )
 
 
 def _unpack_observation(value: Any) -> Observation:
@@ -257,7 +267,12 @@ def _pack_decision(tip_decision: TipDecision) -> dict[str, object]:
     return {
         "place": show(decided.place),
         "tip": None if tip is None else {f.name: getattr(tip, f.name) for f in fields(tip) if f.name != "place"},
-        "decision": {"wanted": decision.wanted, "score": decision.score, "terms": dict(decision.terms), "flips": decision.flips},
+        "decision": {
+            "wanted": decision.wanted,
+            "score": decision.score,
+            "terms": dict(decision.terms),
+            "flips": decision.flips,
+        },
         "granted": decided.granted,
         "waited": decided.waited,
     }

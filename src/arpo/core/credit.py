@@ -91,7 +91,8 @@ def credit(trees: Sequence[ScoredTree], config: AdvantageConfig) -> list[Credite
     else:
         advantages = [_group_advantages(scored, config) for scored in trees]
     return [
-        CreditedTree(scored, by_leaf, attribute(by_leaf, config.blend)) for scored, by_leaf in zip(trees, advantages, strict=True)
+        CreditedTree(scored, by_leaf, attribute(by_leaf, config.blend))
+        for scored, by_leaf in zip(trees, advantages, strict=True)
     ]
 
 
@@ -122,10 +123,16 @@ def attribute(advantages: Mapping[Place, float], blend: float) -> dict[tuple[Pla
 def _check(scored: ScoredTree, config: AdvantageConfig) -> None:
     for leaf, score in scored.scores.items():
         if leaf not in scored.tree.endings or scored.tree.endings[leaf].aborted:
-            raise ValueError(f"task {scored.tree.task}: {show(leaf)} has a score but is not a leaf that the policy finished")
+            raise ValueError(
+                f"task {scored.tree.task}: {show(leaf)} has a score but is not a leaf that the policy finished"
+            )
         if not math.isfinite(score.reward):
             raise ValueError(f"task {scored.tree.task}: the reward of {show(leaf)} is {score.reward}")
-    if config.estimator == "rloo" and config.weighting == "tree" and len({leaf[0] for leaf in scored.tree.endings}) == 1:
+    if (
+        config.estimator == "rloo"
+        and config.weighting == "tree"
+        and len({leaf[0] for leaf in scored.tree.endings}) == 1
+    ):
         raise ConfigError(
             f"leave-one-out by root needs at least two roots, and the tree of task {scored.tree.task} has a single root",
             where="advantage.weighting",
@@ -144,7 +151,9 @@ def _advantages(rewards: Sequence[float], roots: Sequence[object], config: Advan
     """Advantages of one group, from the reward and the root of every leaf."""
     if len(set(rewards)) < 2:
         return [0.0] * len(rewards)
-    blocks: Sequence[object] = roots if config.weighting == "tree" else range(len(rewards))  # one block is one observation
+    blocks: Sequence[object] = (
+        roots if config.weighting == "tree" else range(len(rewards))
+    )  # one block is one observation
     if config.estimator == "rloo":
         return _leave_one_out(rewards, blocks)
     sizes = Counter(blocks)

@@ -76,7 +76,9 @@ class ExpansionConfig:
         if self.leaves < 1:
             raise ConfigError("a tree has at least one leaf", where="leaves", value=self.leaves)
         if isinstance(self.roots, int) and not 1 <= self.roots <= self.leaves:
-            raise ConfigError("every root is a leaf", where="roots", value=self.roots, hint=f"from 1 to {self.leaves} (leaves)")
+            raise ConfigError(
+                "every root is a leaf", where="roots", value=self.roots, hint=f"from 1 to {self.leaves} (leaves)"
+            )
         if self.head < 1:
             raise ConfigError("a head has at least one token", where="head", value=self.head)
         if self.vocab_size < 2:
@@ -195,7 +197,9 @@ class Expansion:
     def _turn_ended(self, turn: Turn, ending: StopReason | None, commands: list[Command]) -> Place | None:
         place = turn.place
         self._expect(place, place in self._sampling, "is not being sampled")
-        self._expect(place, turn.role is self._sampling[place], f"should be a {self._sampling[place]}, not a {turn.role}")
+        self._expect(
+            place, turn.role is self._sampling[place], f"should be a {self._sampling[place]}, not a {turn.role}"
+        )
         self._expect(place, ending is not None or bool(turn.calls), "has neither an ending nor calls")
         fresh = self._judge(place, turn.entropies, turn.bounds)
         self.tree.grow(turn)
@@ -211,7 +215,9 @@ class Expansion:
     def _returned(self, observation: Observation, ending: StopReason | None, commands: list[Command]) -> None:
         place = observation.place
         self._expect(place, place in self._calling, "has no calls running")
-        self._expect(place, ending is not None or len(place) <= self.config.deepest, f"lies below depth {self.config.deepest}")
+        self._expect(
+            place, ending is not None or len(place) <= self.config.deepest, f"lies below depth {self.config.deepest}"
+        )
         self._calling.remove(place)
         self._attempts.pop(place, None)
         if ending is not None:
@@ -223,7 +229,9 @@ class Expansion:
             commands.append(Decided(place, Decision(wanted=0, score=0.0), 0))
 
     def _failed(self, place: Place, ending: StopReason, commands: list[Command]) -> Place | None:
-        self._expect(place, place in self._sampling or place in self._calling, "is neither being sampled nor has calls running")
+        self._expect(
+            place, place in self._sampling or place in self._calling, "is neither being sampled nor has calls running"
+        )
         self._expect(place, ending.aborted, f"cannot fail as {ending}")
         attempt = self._attempts.get(place, 0) + 1
         # a replay that misses a call misses it again
@@ -248,7 +256,9 @@ class Expansion:
 
     # --- judging tips
 
-    def _judge(self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None) -> Place | None:
+    def _judge(
+        self, place: Place, entropies: Sequence[float], bounds: tuple[array[float], array[float]] | None
+    ) -> Place | None:
         """Apply the rule to the tip before the probe at `place`, whose head is known. Returns the tip, if there is one
         to judge."""
         tip_place = place[:-1]

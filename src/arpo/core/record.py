@@ -58,7 +58,10 @@ class TreeRecord:
 
     @classmethod
     def from_expansion(
-        cls, expansion: Expansion, result: ScoredTree | CreditedTree | None = None, notes: Mapping[str, object] | None = None
+        cls,
+        expansion: Expansion,
+        result: ScoredTree | CreditedTree | None = None,
+        notes: Mapping[str, object] | None = None,
     ) -> TreeRecord:
         """The record of an expansion's current tree; `result` adds scores, or scores and credit. Raises ValueError if
         `result` belongs to another tree."""
@@ -186,7 +189,9 @@ def _decompressed(body: bytes) -> bytes:
     decompressor = zlib.decompressobj()
     text = decompressor.decompress(body, _MAX_BYTES)
     if not decompressor.eof:
-        raise FormatError(f"decompresses to more than {_MAX_BYTES} bytes" if decompressor.unconsumed_tail else "is truncated")
+        raise FormatError(
+            f"decompresses to more than {_MAX_BYTES} bytes" if decompressor.unconsumed_tail else "is truncated"
+        )
     return text
 
 
@@ -205,7 +210,9 @@ def replay(record: TreeRecord, rule: BranchRule | None = None) -> RolloutTree:
         for number, event in enumerate(record.events):  # noqa: B007 - the error message names it
             expansion.feed(event)
     except _BAD_VALUES as error:
-        problem = f"event {number} of {len(record.events)} does not fit" if number >= 0 else "the expansion cannot start"
+        problem = (
+            f"event {number} of {len(record.events)} does not fit" if number >= 0 else "the expansion cannot start"
+        )
         raise FormatError(f"task {tree.task}: {problem}: {error}") from error
     for place in sorted({*expansion.decisions, *record.decisions}):
         replayed, recorded = expansion.decisions.get(place), record.decisions.get(place)

@@ -84,7 +84,9 @@ class ToolCallResult:
     cut: bool = False  # True: the model saw only the beginning
     cached: bool = field(default=False, compare=False)  # from the cache, or from the record of an earlier run
     shared: bool = field(default=False, compare=False)  # the result of an equal call that was in flight
-    fault: str = ""  # why it failed: "raised TypeError", "told" (a ToolError), "reported" (a result), "deadline", "provider"
+    fault: str = (
+        ""  # why it failed: "raised TypeError", "told" (a ToolError), "reported" (a result), "deadline", "provider"
+    )
     attempts: int = field(default=1, compare=False)  # more than 1 if the provider failed before
     cost: float = field(default=0.0, compare=False)  # money
 

@@ -1,7 +1,7 @@
 """Charts of runs as PNG files: one look for reports and comparisons.
 
-Knows lines, bands, stacks and panels. Refuses to know what they show. matplotlib is imported when something is drawn, on its
-file-only backend, and nothing of its global state is changed.
+Knows lines, bands, stacks and panels. Refuses to know what they show. matplotlib is imported when something is drawn,
+on its file-only backend, and nothing of its global state is changed.
 """
 
 import math
@@ -57,7 +57,8 @@ class Panel:
 
 
 def draw(path: Path | str, panels: Sequence[Panel], *, columns: int = 2) -> Path | None:
-    """Draw `panels` into one PNG. Panels without a finite value are left out; without any panel nothing is written (None)."""
+    """Draw `panels` into one PNG. Panels without a finite value are left out; without any panel nothing is written
+    (None)."""
     shown = [panel for panel in panels if any(_finite(line.y) for line in panel.lines)]
     if not shown:
         return None
@@ -100,7 +101,9 @@ def _legend_columns(panel: Panel) -> int:
         return len(labels)
     for columns in (3, 2):  # the widest of each column must fit
         rows = math.ceil(len(labels) / columns)
-        widths = [max((len(label) + 5 for label in labels[c * rows : (c + 1) * rows]), default=0) for c in range(columns)]
+        widths = [
+            max((len(label) + 5 for label in labels[c * rows : (c + 1) * rows]), default=0) for c in range(columns)
+        ]
         if sum(widths) <= _LEGEND_WIDTH:
             return columns
     return 1
@@ -112,7 +115,8 @@ def _legend_rows(panel: Panel) -> int:
 
 
 def _draw_panel(axes: Any, panel: Panel, header_rows: int) -> None:
-    """`header_rows`: the legend rows of the tallest header beside this one, so that titles and axes of a row line up."""
+    """`header_rows`: the legend rows of the tallest header beside this one, so that titles and axes of a row line
+    up."""
     lines = _visible(panel)
     coloured = [(line, line.colour or COLOURS[i % len(COLOURS)]) for i, line in enumerate(lines)]
     if panel.stack:
@@ -123,7 +127,12 @@ def _draw_panel(axes: Any, panel: Panel, header_rows: int) -> None:
     for y, text in panel.notes:
         axes.axhline(y, color=_FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         axes.annotate(
-            text, (1, y), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points", **_small("right")
+            text,
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            **_small("right"),
         )
     _dress(axes, panel, [x for line in lines for x in line.x])
     if rows := _legend_rows(panel):
@@ -132,7 +141,9 @@ def _draw_panel(axes: Any, panel: Panel, header_rows: int) -> None:
             ncols=math.ceil(len(lines) / rows), frameon=False, fontsize=8, handlelength=1.4, columnspacing=1.2, labelcolor=_INK,
             borderaxespad=0, borderpad=0, handletextpad=0.5,
         )  # fmt: skip
-    axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=_INK, pad=8 + _LEGEND_ROW * header_rows)
+    axes.set_title(
+        panel.title, loc="left", fontsize=10.5, fontweight="bold", color=_INK, pad=8 + _LEGEND_ROW * header_rows
+    )
 
 
 def _raised(axes: Any, points: float) -> Any:
@@ -151,7 +162,9 @@ def _draw_line(axes: Any, line: Line, colour: str) -> None:
     style = (0, (4, 2)) if line.dashed else "-"
     width, order = (1.2, 2) if line.light else (1.9, 3)
     if line.low and line.high:
-        axes.fill_between(x, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.14, linewidth=0, zorder=order - 1)
+        axes.fill_between(
+            x, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.14, linewidth=0, zorder=order - 1
+        )
     if len(x) >= _SMOOTH_FROM and not line.low:
         if not line.light:
             axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.28, zorder=order)

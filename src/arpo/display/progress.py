@@ -1,7 +1,8 @@
-"""Progress of long work, on rich: a live line or bar in a terminal; elsewhere a plain line at each step, or at each quarter.
+"""Progress of long work, on rich: a live line or bar in a terminal; elsewhere a plain line at each step, or at each
+quarter.
 
-`Progress` is for training, `EvalProgress` for evaluations, `WorkProgress` for downloads, conversions and indexing. Knows counts,
-phases and the clock. Refuses to know what the work is; it reads no files, and no result depends on it.
+`Progress` is for training, `EvalProgress` for evaluations, `WorkProgress` for downloads, conversions and indexing.
+Knows counts, phases and the clock. Refuses to know what the work is; it reads no files, and no result depends on it.
 
     with Progress(12, minutes=15) as progress:
         for step in range(12):
@@ -29,7 +30,8 @@ _RECENT = 3  # steps whose mean duration predicts the next ones
 
 
 class Progress:
-    """Counts steps and times phases; `done` steps of a resumed run are behind us. `minutes` is the run's budget, if it has one."""
+    """Counts steps and times phases; `done` steps of a resumed run are behind us. `minutes` is the run's budget, if it
+    has one."""
 
     def __init__(
         self,
@@ -58,7 +60,9 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -66,7 +70,8 @@ class Progress:
     # --- what the loop tells
 
     def phase(self, name: str, *, total: float = 0) -> None:
-        """Enter a phase of the step ("sampling", "update", ...), ending the one before. `total`: how often `advance` will count."""
+        """Enter a phase of the step ("sampling", "update", ...), ending the one before. `total`: how often `advance`
+        will count."""
         now = self._clock()
         self._end_phase(now)
         self._phase, self._phase_started, self._phase_done, self._phase_total = name, now, 0.0, total
@@ -112,8 +117,8 @@ class Progress:
         return math.inf if self.minutes is None else 60 * self.minutes - self.elapsed_s
 
     def room_for_step(self, *, reserve_s: float = 0.0) -> bool:
-        """True while one more step of the usual length, and `reserve_s` after it, fit the budget. The first step always fits
-        unless the budget is already spent."""
+        """True while one more step of the usual length, and `reserve_s` after it, fit the budget. The first step always
+        fits unless the budget is already spent."""
         needed = (1.15 * self.step_s if self._recent else 0.0) + reserve_s  # steps vary by some 10 to 15 %
         return self.budget_left_s > needed
 
@@ -138,7 +143,9 @@ class Progress:
         grid = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=max(self.total_steps, 1), completed=self.done, width=30)
         left = self._remaining_text() or "estimating" if self.done < self.total_steps else "done"
-        grid.add_row(self.title or "training", bar, f"step {min(self.done + 1, self.total_steps)}/{self.total_steps}", left)
+        grid.add_row(
+            self.title or "training", bar, f"step {min(self.done + 1, self.total_steps)}/{self.total_steps}", left
+        )
         parts: list[RenderableType] = [grid]
         if self._phase:
             counted = f" {self._phase_done:g}/{self._phase_total:g}" if self._phase_total else ""
@@ -164,7 +171,12 @@ def summary_line(metrics: Mapping[str, object]) -> str:
     `tokens/per_s` is tokens generated over seconds of sampling where the step does not state it.
     """
     tokens, seconds = metrics.get("tokens/generated"), metrics.get("seconds/sampling")
-    if "tokens/per_s" not in metrics and isinstance(tokens, int | float) and isinstance(seconds, int | float) and seconds > 0:
+    if (
+        "tokens/per_s" not in metrics
+        and isinstance(tokens, int | float)
+        and isinstance(seconds, int | float)
+        and seconds > 0
+    ):
         metrics = {**metrics, "tokens/per_s": tokens / seconds}
     shown = [(label, value, form) for label, key, form in _SHOWN if isinstance(value := metrics.get(key), int | float)]
     return "  ".join(f"{label} {form.format(value)}" for label, value, form in shown if math.isfinite(value))
@@ -194,7 +206,8 @@ class Quarters:
 
 
 class _Line:
-    """A live bar with a text in a terminal, which starts at the first update; elsewhere a plain line at each quarter."""
+    """A live bar with a text in a terminal, which starts at the first update; elsewhere a plain line at each
+    quarter."""
 
     def __init__(self, console: Console, *, share: float = 0.0) -> None:
         self.console, self._quarters = console, Quarters()
@@ -226,7 +239,13 @@ class EvalProgress:
     """Counts samples: `add` for each. `before` of `total` were there already and are not part of the estimate."""
 
     def __init__(
-        self, console: Console, total: int, *, title: str = "", before: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        total: int,
+        *,
+        title: str = "",
+        before: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.title, self.done, self.new = total, title, before, 0
         self._right = 0.0
@@ -237,7 +256,9 @@ class EvalProgress:
     def __enter__(self) -> "EvalProgress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._line.stop()
 
     def add(self, accuracy: float, *, failed: bool) -> None:
@@ -256,12 +277,15 @@ class EvalProgress:
         if self._failed:
             parts.append(f"{self._failed:,} failed")
         if self.new and self.done < self.total:
-            parts.append(f"about {duration((self._clock() - self._started) / self.new * (self.total - self.done))} left")
+            parts.append(
+                f"about {duration((self._clock() - self._started) / self.new * (self.total - self.done))} left"
+            )
         return ", ".join(parts)
 
 
 class WorkProgress:
-    """Called with the name of the work and the share of it that is done (0 to 1). Work first heard of at 1 is only named.
+    """Called with the name of the work and the share of it that is done (0 to 1). Work first heard of at 1 is only
+    named.
 
     What stands in brackets after the name (`reading documents (5,000)`) may change; it shows in a terminal.
     """
@@ -274,7 +298,9 @@ class WorkProgress:
     def __enter__(self) -> "WorkProgress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._line.stop()
 
     def __call__(self, work: str, share: float) -> None:

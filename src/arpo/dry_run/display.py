@@ -119,7 +119,9 @@ def rewards(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
         answer = rollout.transcripts[leaf].answer
         table.add_row(
             show(leaf),
-            Text(_short(answer)[:60] if answer is not None else "(no answer)" if ending == "finished" else f"({ending})"),
+            Text(
+                _short(answer)[:60] if answer is not None else "(no answer)" if ending == "finished" else f"({ending})"
+            ),
             *values,
             f"{score.reward:.4g}",
             f"{score.accuracy:.4g}",

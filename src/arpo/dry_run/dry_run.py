@@ -66,7 +66,9 @@ def dry_run(run: RunConfig, console: Console | None = None) -> DryRun:
     warning = ""
     if run.cold_start and cache.model is None:
         warning = "not cold-started yet (the run, or `arpo sft`, does that first): expect it not to know the protocol"
-    display.model(console, components, label=run.model.source + (", cold-started" if cache.model else ""), warning=warning)
+    display.model(
+        console, components, label=run.model.source + (", cold-started" if cache.model else ""), warning=warning
+    )
     work = _Work(components, tasks["train"][0], len(tasks["test"][0]), traces if cache.model is None else [])
     return run_sync(_try(work, console))
 
@@ -104,8 +106,12 @@ async def _try(work: _Work, console: Console) -> DryRun:
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
     metrics = step_metrics([*map(TreeStats.from_rollout, rollouts, trees)], head_tokens=run.rollout.head)
     gates, cold_started = check_first_step(metrics, run.train.gates), not work.traces
-    display.first_step(console, metrics, gates, len(rollouts), enforced=run.train.gates is not None, cold_started=cold_started)
-    timings = _update(components, trees, console, tree_s=together_s / len(more) if more else alone_s, trees_at_once=len(more) or 1)
+    display.first_step(
+        console, metrics, gates, len(rollouts), enforced=run.train.gates is not None, cold_started=cold_started
+    )
+    timings = _update(
+        components, trees, console, tree_s=together_s / len(more) if more else alone_s, trees_at_once=len(more) or 1
+    )
     counts = {"num_tasks": len(work.tasks), "num_held_out": work.num_held_out, "num_traces": len(work.traces)}
     expected = estimate(run, timings, **counts)
     display.cost(console, timings, expected)
@@ -125,7 +131,9 @@ async def _grow(components: Components, tasks: Sequence[Task], console: Console)
         seed=components.run.seed,
         in_flight=max(1, len(tasks)),
     )
-    with console.status("growing a tree" if len(tasks) == 1 else f"growing {len(tasks)} more trees, to see how long a step takes"):
+    with console.status(
+        "growing a tree" if len(tasks) == 1 else f"growing {len(tasks)} more trees, to see how long a step takes"
+    ):
         async for rollout in rollouts:
             finished.append(rollout)
     return finished, time.monotonic() - began
@@ -138,7 +146,9 @@ def _update(
     again."""
     teaching = [tree for tree in trees if any(tree.credit.values())]
     used = teaching or [_with_made_up_advantages(tree.scored) for tree in trees]
-    learner = build_learner(components, optim=components.run.optim, num_updates=2, tell=lambda text: display.say(console, text))
+    learner = build_learner(
+        components, optim=components.run.optim, num_updates=2, tell=lambda text: display.say(console, text)
+    )
     with console.status("training on the trees, to see what that takes"):
         learner.update(used)  # the first one allocates the optimizer's moments; a step takes as long as a later one
         began = time.monotonic()

@@ -1,6 +1,7 @@
 """The client of a served model: chat completions and completions, with retries, limits and a budget.
 
-    chat ─ budget? ─ Provider (rate, concurrency, retries, outage) ─ HttpClient (one request, keys hidden) ─ Reply ─ Spent
+    chat ─ budget? ─ Provider (rate, concurrency, retries, outage) ─ HttpClient (one request, keys hidden) ─ Reply ─
+    Spent
 
 Knows the two formats (https://platform.openai.com/docs/api-reference). Refuses to know what prompts and replies mean.
 """
@@ -34,7 +35,9 @@ class Reply:
 
     text: str
     finish: str  # "stop", "length", "tool_calls", "content_filter"
-    matched: str | None = None  # the stop string that ended it, where the endpoint says so; "" where it says that none did
+    matched: str | None = (
+        None  # the stop string that ended it, where the endpoint says so; "" where it says that none did
+    )
     message: Mapping[str, Any] = field(default_factory=dict)
     usage: Usage = Usage()
 
@@ -72,7 +75,9 @@ class Endpoint:
     """The client of one endpoint. `service` names it in errors; `tell(text, level)` is called when an outage begins and
     ends."""
 
-    def __init__(self, config: ServedModel, service: str = "endpoint", *, tell: Tell = lambda text, level: None) -> None:
+    def __init__(
+        self, config: ServedModel, service: str = "endpoint", *, tell: Tell = lambda text, level: None
+    ) -> None:
         self.config, self.service = config, service
         self.spent = Spent()
         self._client = HttpClient(service, timeout_s=config.timeout_s, connections=max(64, config.concurrency))
@@ -152,7 +157,9 @@ class Endpoint:
         budget = self.config.budget
         if budget is not None and self.spent.money >= budget:
             hint = "To go on, raise `budget` and start again: what was answered is kept"
-            raise ToolsStoppedError(f"the budget of the {self.service} is used up: {self.spent.money:.4g} of {budget:g}. {hint}")
+            raise ToolsStoppedError(
+                f"the budget of the {self.service} is used up: {self.spent.money:.4g} of {budget:g}. {hint}"
+            )
 
 
 def _sendable(value: Any) -> Any:

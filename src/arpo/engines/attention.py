@@ -62,7 +62,9 @@ class _Bundle:
 
     __slots__ = ("found", "held", "hidden", "mass", "pages", "queries")
 
-    def __init__(self, entries: Sequence[_Entry], width: int, reach: np.ndarray, layer: Tensor, heads_per_key: int) -> None:
+    def __init__(
+        self, entries: Sequence[_Entry], width: int, reach: np.ndarray, layer: Tensor, heads_per_key: int
+    ) -> None:
         """layer: the keys of one layer, [blocks, slots, kv_heads, block, d]."""
         kv_heads, block = layer.shape[2], layer.shape[3]
         readers = np.array([[*e.rows, *[e.rows[0]] * (width - len(e.rows))] for e in entries])
@@ -88,7 +90,9 @@ class _Bundle:
             scores += self.hidden
         wide = scores.float()  # one conversion: bfloat16's own maximum is slower than it and float32's together
         weights = torch.softmax(wide, -1)
-        torch.sub(wide.amax(-1), weights.amax(-1).log_(), out=self.mass)  # the likeliest key's share tells what all come to
+        torch.sub(
+            wide.amax(-1), weights.amax(-1).log_(), out=self.mass
+        )  # the likeliest key's share tells what all come to
         torch.bmm(weights.to(keys.dtype), self._read(values), out=self.found)
 
     def _read(self, store: Tensor) -> Tensor:
@@ -177,7 +181,11 @@ class Layout:
         rows, slots, positions = (torch.tensor(x, dtype=torch.long) for x in write)
         place = (positions // block * slot_count + slots)[:, None] * kv_heads + torch.arange(kv_heads)
         place = (place * block + (positions % block)[:, None]).flatten()
-        self._write = (None if torch.equal(rows, torch.arange(len(rows))) else rows.to(device), len(rows), place.to(device))
+        self._write = (
+            None if torch.equal(rows, torch.arange(len(rows))) else rows.to(device),
+            len(rows),
+            place.to(device),
+        )
         self._decoding = _Decoding(store[0, 0], reach, pages, heads_per_key) if reach else None
         self._spans = [(span, _causal(span, heads_per_key, device, store.dtype)) for span in spans]
 
@@ -202,7 +210,9 @@ class Layout:
             out[:decoding] = first
         for span, bias in self._spans:
             part = query[0, :, span.first : span.first + span.count].reshape(1, keys.shape[2], -1, dim)
-            found = scaled_dot_product_attention(part, _read(keys, span), _read(values, span), attn_mask=bias, scale=scale)
+            found = scaled_dot_product_attention(
+                part, _read(keys, span), _read(values, span), attn_mask=bias, scale=scale
+            )
             out[span.first : span.first + span.count] = found.view(heads, span.count, dim).transpose(0, 1)
         return out.unsqueeze(0)
 
@@ -212,7 +222,12 @@ def _read(store: Tensor, span: Span) -> Tensor:
     blocks = -(-span.seen // store.shape[3])
     if blocks == 1:
         return store[0, span.slot, :, : span.seen].unsqueeze(0)
-    return store[:blocks, span.slot].transpose(0, 1).reshape(store.shape[2], -1, store.shape[4])[:, : span.seen].unsqueeze(0)
+    return (
+        store[:blocks, span.slot]
+        .transpose(0, 1)
+        .reshape(store.shape[2], -1, store.shape[4])[:, : span.seen]
+        .unsqueeze(0)
+    )
 
 
 def _causal(span: Span, heads_per_key: int, device: torch.device, dtype: torch.dtype) -> Tensor:

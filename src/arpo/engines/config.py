@@ -90,13 +90,16 @@ class EngineConfig(Config):
     @model_validator(mode="after")
     def _has_its_endpoint(self) -> Self:
         if self.kind == "openai" and self.endpoint is None:
-            raise conflict("the engine openai needs an endpoint: {url: http://HOST/v1, model: NAME, key_env: VARIABLE}", "kind")
+            raise conflict(
+                "the engine openai needs an endpoint: {url: http://HOST/v1, model: NAME, key_env: VARIABLE}", "kind"
+            )
         if self.kind == "local" and self.endpoint is not None:
             raise conflict("the engine local asks no endpoint: set kind to openai", "endpoint", "kind")
         if self.kind in ("local", "openai") and self.vllm is not None:
             raise conflict(f"the engine {self.kind} is not vLLM: set kind to vllm", "vllm", "kind")
         if self.kind == "vllm" and self.deterministic:
             raise conflict(
-                "vLLM's tokens depend on their neighbours in the batch: only the engine local is deterministic", "deterministic"
+                "vLLM's tokens depend on their neighbours in the batch: only the engine local is deterministic",
+                "deterministic",
             )
         return self

@@ -48,7 +48,9 @@ class DecodeRequest:
 
     def chunk(self, version: int, finish: FinishReason | None) -> Chunk:
         """Everything not delivered yet."""
-        made = Chunk(tokens=self.tokens, logprobs=self.logprobs, entropies=self.entropies, version=version, finish=finish)
+        made = Chunk(
+            tokens=self.tokens, logprobs=self.logprobs, entropies=self.entropies, version=version, finish=finish
+        )
         self.tokens, self.logprobs, self.entropies = array("i"), array("f"), array("f")
         return made
 
@@ -140,7 +142,8 @@ class Decoder:
         self.slots.clear()
         return lost
 
-    # -- admission --------------------------------------------------------------------------------------------------------
+    # -- admission
+    # --------------------------------------------------------------------------------------------------------
 
     def _drop(self, closed: Iterable[DecodeRequest]) -> None:
         for request in closed:
@@ -203,7 +206,8 @@ class Decoder:
             f"{self.slots.length}" + ("" if self.slots.evicts else ", and a deterministic engine evicts no prefix")
         )
 
-    # -- forward ----------------------------------------------------------------------------------------------------------
+    # -- forward
+    # ----------------------------------------------------------------------------------------------------------
 
     def _forward(self, requests: list[DecodeRequest]) -> list[tuple[DecodeRequest, Tensor]]:
         """One pass over all `requests`: logits for those that are ready to be sampled."""
@@ -270,17 +274,23 @@ class Decoder:
         tokens, positions = plan.tokens + [0] * spare, plan.positions + [0] * spare
         return self.network.forward(tokens, positions, layout, [row for _, row in plan.heads])
 
-    # -- sampling ---------------------------------------------------------------------------------------------------------
+    # -- sampling
+    # ---------------------------------------------------------------------------------------------------------
 
     def _sample(self, rows: list[tuple[DecodeRequest, Tensor]]) -> list[DecodeReply]:
         if not rows:
             return []
-        picks = [Pick(temperature=r.params.temperature, top_p=r.params.top_p, seed=r.params.seed, index=r.written) for r, _ in rows]
+        picks = [
+            Pick(temperature=r.params.temperature, top_p=r.params.top_p, seed=r.params.seed, index=r.written)
+            for r, _ in rows
+        ]
         picked = sample(torch.stack([logits for _, logits in rows]), picks)
         self.stats.decode_tokens += len(rows)
         return [
             reply
-            for (request, _), token, logprob, entropy in zip(rows, picked.tokens, picked.logprobs, picked.entropies, strict=True)
+            for (request, _), token, logprob, entropy in zip(
+                rows, picked.tokens, picked.logprobs, picked.entropies, strict=True
+            )
             if (reply := self._write(request, token, logprob, entropy)) is not None
         ]
 

@@ -25,7 +25,9 @@ class Lane:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arpo-engine")
         default = torch.get_num_threads()
         self._pool.submit(_use_threads, threads).result()
-        torch.set_num_threads(default)  # the number is one's own, but also becomes that of threads that are started later
+        torch.set_num_threads(
+            default
+        )  # the number is one's own, but also becomes that of threads that are started later
         self._queues: dict[DecodeRequest, asyncio.Queue[Chunk | EngineError]] = {}
         self._waiting = _Waiting()
         self._task: asyncio.Task[None] | None = None
@@ -114,7 +116,8 @@ class Lane:
                 own.__cause__ = cause
                 queue.put_nowait(own)
 
-    # -- the scheduler ----------------------------------------------------------------------------------------------------
+    # -- the scheduler
+    # ----------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
         if not self._closed and (self._task is None or self._task.done()):

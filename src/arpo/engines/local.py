@@ -61,7 +61,9 @@ class LocalEngine(EngineBase):
         spell = pieces(tokenizer) if tokenizer is not None else None
         make = ExactDecoder if deterministic else Decoder
         threads = torch.get_num_threads()
-        count = lanes or (max(1, min(threads, slots // _ROWS, _LANES)) if place.type == "cpu" and not deterministic else 1)
+        count = lanes or (
+            max(1, min(threads, slots // _ROWS, _LANES)) if place.type == "cpu" and not deterministic else 1
+        )
         live = -(-slots // count)
 
         def lane() -> Lane:
@@ -177,5 +179,7 @@ def _dtype(dtype: Dtype | torch.dtype, device: torch.device, deterministic: bool
         return torch.bfloat16 if fast and not deterministic else torch.float32
     found = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if deterministic and found != torch.float32:
-        raise ConfigError("a deterministic engine computes in float32", where="engine.dtype", value=str(dtype), hint="use 'auto'")
+        raise ConfigError(
+            "a deterministic engine computes in float32", where="engine.dtype", value=str(dtype), hint="use 'auto'"
+        )
     return found

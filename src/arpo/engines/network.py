@@ -20,7 +20,11 @@ from arpo.errors import ConfigError, EngineError, first_line
 
 _ROWS = 64  # rows a call that oneDNN lays weights out for; other numbers work as well
 _FULL = "use a decoder with full attention (Llama, Qwen2, Qwen3, Mistral, ...)"
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers whose keys branches can share
+_ATTENTION = {
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+}  # kinds of layers whose keys branches can share
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,9 @@ class Network:
     copies. Raises ConfigError for a model that cannot be sampled this way.
     """
 
-    def __init__(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, dtype: torch.dtype, device: torch.device, max_tokens: int | None = None
+    ) -> None:
         attention.register()
         _refuse_recurrent(model)
         self.dtype, self.device = dtype, device
@@ -92,7 +98,10 @@ class Network:
         if len(shapes) != 1 or sorted(probe.shapes) != list(range(len(probe.shapes))):
             raise ConfigError(f"{name}: layers keep keys of different sizes", where="model.source", hint=_FULL)
         if probe.windows and min(probe.windows) < self.limit:
-            where, hint = "engine.max_tokens_per_slot", f"set engine.max_tokens_per_slot to at most {min(probe.windows)}"
+            where, hint = (
+                "engine.max_tokens_per_slot",
+                f"set engine.max_tokens_per_slot to at most {min(probe.windows)}",
+            )
             raise ConfigError(f"{name} attends within a window", where=where, value=min(probe.windows), hint=hint)
         if (turns := _positions_turn_at(self.module.config)) is not None and turns < self.limit:
             wrong = f"{name} turns every position otherwise in a context of more than {turns} tokens (longrope)"
@@ -126,7 +135,9 @@ class Network:
             if known is None:
                 raise EngineError(f"the weights lack {names[0]!r} (a LoRA state must be merged first)")
             if tuple(state[known].shape) != self._sizes[names[0]]:
-                raise EngineError(f"{known!r} has shape {tuple(state[known].shape)}, the model's is {self._sizes[names[0]]}")
+                raise EngineError(
+                    f"{known!r} has shape {tuple(state[known].shape)}, the model's is {self._sizes[names[0]]}"
+                )
             found[names[0]] = state[known]
         self._assign(found, copies=copies)
 
@@ -156,7 +167,11 @@ def _refuse_recurrent(model: nn.Module) -> None:
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
     """True where oneDNN can keep linear weights of `dtype` packed: bfloat16 only on a CPU that has instructions for
     it."""
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+    if (
+        device.type != "cpu"
+        or platform.machine().lower() not in ("x86_64", "amd64")
+        or not torch.backends.mkldnn.is_available()
+    ):
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -170,7 +185,9 @@ def _own(model: nn.Module, device: torch.device) -> nn.Module:
     for module in own.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-        module.__dict__.pop("forward", None)  # a wrapper set on the instance (autocast, say) would lead back to the original
+        module.__dict__.pop(
+            "forward", None
+        )  # a wrapper set on the instance (autocast, say) would lead back to the original
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_attn_implementation"):
             config._attn_implementation = attention.NAME
@@ -199,7 +216,9 @@ def _positions_turn_at(config: Any) -> int | None:
     """The longest context in which rotary embeddings of the kind longrope (Phi-3, Phi-4) are those of a shorter one;
     None for other kinds. Beyond it keys computed before are wrong, and those of every neighbour in the batch."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, Mapping)]  # some models have one a kind of layer
+    kinds = [
+        kind for kind in (rope, *rope.values()) if isinstance(kind, Mapping)
+    ]  # some models have one a kind of layer
     return min((k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"), default=None)
 
 

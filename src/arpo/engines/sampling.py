@@ -73,7 +73,9 @@ def _sample_piece(logits: Tensor, picks: Sequence[Pick]) -> Picked:
     rows = logits.float()
     count = len(rows)
     top = rows.amax(-1, keepdim=True)
-    below = (rows - top).clamp_(min=-1e30)  # a forbidden token (-inf) has no mass: 0 * -1e30 is 0, where 0 * -inf is not
+    below = (rows - top).clamp_(
+        min=-1e30
+    )  # a forbidden token (-inf) has no mass: 0 * -1e30 is 0, where 0 * -inf is not
     mass = below.softmax(-1)  # faster than exp and sum; the likeliest token's share is one over the sum
     total = mass.amax(-1).reciprocal_()
     entropies = total.log() - torch.linalg.vecdot(mass, below)

@@ -102,7 +102,8 @@ class Slots:
         """Tokens that one slot alone could hold within the memory limit."""
         return self.memory // self.token_bytes // BLOCK * BLOCK
 
-    # -- finding ----------------------------------------------------------------------------------------------------------
+    # -- finding
+    # ----------------------------------------------------------------------------------------------------------
 
     def match(self, prompt: np.ndarray) -> Match | None:
         """The best slot to start `prompt` (int32 [n]) from. None: nothing of it is known."""
@@ -117,21 +118,28 @@ class Slots:
         coming = np.minimum(agree, [r.planned for r in self.rows]) * current
         full = len(prompt)
         ranks = [
-            (int(known[i]) == full and r.tip is not None and r.tip.length == full, int(known[i]), self._whole(r, int(known[i])))
+            (
+                int(known[i]) == full and r.tip is not None and r.tip.length == full,
+                int(known[i]),
+                self._whole(r, int(known[i])),
+            )
             for i, r in enumerate(self.rows)
         ]
         best = max(range(count), key=ranks.__getitem__)
         if not known[best] and not coming.any():
             return None
         tip = self.rows[best].tip
-        return Match(best, int(known[best]), int(coming.max()), tip.logits if tip is not None and ranks[best][0] else None)
+        return Match(
+            best, int(known[best]), int(coming.max()), tip.logits if tip is not None and ranks[best][0] else None
+        )
 
     @staticmethod
     def _whole(row: CacheSlot, count: int) -> bool:
         """True where a request could take the slot over without losing anything that it holds."""
         return row.owner is None and row.known <= count
 
-    # -- taking and leaving -----------------------------------------------------------------------------------------------
+    # -- taking and leaving
+    # -----------------------------------------------------------------------------------------------
 
     def take(self, owner: Owner, prompt: np.ndarray, reserve: int, match: Match | None, reuse: int) -> int | None:
         """A live slot for `owner` that holds the first `reuse` tokens of `prompt` and has room for `reserve`. None: no
@@ -204,7 +212,8 @@ class Slots:
         slot.known = slot.planned = slot.used = 0
         slot.tip, slot.current, slot.owner = None, True, None
 
-    # -- room -------------------------------------------------------------------------------------------------------------
+    # -- room
+    # -------------------------------------------------------------------------------------------------------------
 
     def _empty(self, reserve: int, source: int | None) -> tuple[int, int | None] | None:
         """A row without owner for at least `reserve` tokens, and where `source` lies now."""
@@ -216,7 +225,9 @@ class Slots:
             length = max(-(-reserve // BLOCK) * BLOCK, longest)
             more = min(max(len(self.rows) * 2, _ROWS, rows), self.most, self.memory // (length * self.token_bytes))
             if more > len(self.rows) and self._fit(more, length):
-                return next(i for i, r in enumerate(self.rows) if r.owner is None and not r.known and i != source), source
+                return next(
+                    i for i, r in enumerate(self.rows) if r.owner is None and not r.known and i != source
+                ), source
         if not self.evicts:
             return None
         return self._evict(reserve, source)

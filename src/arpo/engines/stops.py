@@ -30,7 +30,9 @@ class StopFinder:
         self._tail += self._pieces(token)
         if any(stop in self._tail for stop in self._stops):
             return True
-        self._tail = self._tail[len(self._tail) - self._longest + 1 :] if len(self._tail) >= self._longest else self._tail
+        self._tail = (
+            self._tail[len(self._tail) - self._longest + 1 :] if len(self._tail) >= self._longest else self._tail
+        )
         return False
 
 

@@ -1,7 +1,9 @@
-"""Studies of recorded samples: tool-call quality, entropies around tool results, a judge beside the rule, questions trained on.
+"""Studies of recorded samples: tool-call quality, entropies around tool results, a judge beside the rule, questions
+trained on.
 
-Knows where a study is kept: under "studies" in an evaluation's results.json, from which its reports show it. Studies of runs are
-printed, and written where they are wanted. How each figure is computed, `quality`, `entropy`, `judge` and `verdicts` know.
+Knows where a study is kept: under "studies" in an evaluation's results.json, from which its reports show it. Studies of
+runs are printed, and written where they are wanted. How each figure is computed, `quality`, `entropy`, `judge` and
+`verdicts` know.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,12 +44,14 @@ def analyse(
 ) -> dict[str, Study]:
     """Study evaluations and runs, several side by side; tool-call quality always. Returns the studies by name.
 
-    Of one evaluation they are kept in its folder; elsewhere `out` gets study.json and the pictures. Raises ConfigError and
-    FormatError; ToolsStoppedError where a judge cannot go on (what it said is kept).
+    Of one evaluation they are kept in its folder; elsewhere `out` gets study.json and the pictures. Raises ConfigError
+    and FormatError; ToolsStoppedError where a judge cannot go on (what it said is kept).
     """
     console = console or Console(soft_wrap=True)
     if judge is not None and not all(map(is_evaluation, paths)):
-        raise ConfigError("a judge looks at evaluations", where="--judge", hint="those that `arpo eval --benchmark` wrote")
+        raise ConfigError(
+            "a judge looks at evaluations", where="--judge", hint="those that `arpo eval --benchmark` wrote"
+        )
     for path in paths:
         check_form(path)
     names = [path.name for path in paths]
@@ -56,7 +60,9 @@ def analyse(
     found: dict[str, Study] = {}
     kept = len(paths) == 1 and is_evaluation(paths[0])
     pictures = paths[0] if kept else out
-    found["quality"] = quality.as_study({name: quality.quality(read_recorded(p)) for name, p in zip(names, paths, strict=True)})
+    found["quality"] = quality.as_study(
+        {name: quality.quality(read_recorded(p)) for name, p in zip(names, paths, strict=True)}
+    )
     if entropies:
         for name, path in zip(names, paths, strict=True):
             measured = entropy.entropy_study(read_recorded(path))
@@ -65,7 +71,10 @@ def analyse(
             picture = f"plots/{_file(key)}.png"
             if pictures is not None and (drawn := entropy.draw_entropy(pictures / picture, measured)):
                 console.print(f"drawn: {drawn}", highlight=False, markup=False)
-                found[key] = {**found[key], "pictures": [{"title": entropy.TITLE, "path": picture, "says": measured.claim}]}
+                found[key] = {
+                    **found[key],
+                    "pictures": [{"title": entropy.TITLE, "path": picture, "says": measured.claim}],
+                }
     for name, path in zip(names, paths, strict=True):
         if judge is not None:
             said = judge_evaluation(path, judge, console)
@@ -89,7 +98,9 @@ def judge_evaluation(folder: Path, config: JudgeConfig, console: Console) -> Stu
     async def run() -> list[verdicts.Verdict]:
         try:
             with console.status("judging") as status:
-                return await judge_answers(model, answers, folder, watch=lambda n, of: status.update(f"judging: {n:,}/{of:,}"))
+                return await judge_answers(
+                    model, answers, folder, watch=lambda n, of: status.update(f"judging: {n:,}/{of:,}")
+                )
         finally:
             await model.close()
 
@@ -124,14 +135,18 @@ def _file(name: str) -> str:
 
 
 def training_overlap(run: Path | None, chosen: Sequence[BenchmarkQuestions]) -> dict[str, Any]:
-    """A study of the questions of `chosen` that the run in the folder `run` was trained on: warnings, and leaks by benchmark.
-    Nothing for a model of no run: what that was trained on is not known."""
+    """A study of the questions of `chosen` that the run in the folder `run` was trained on: warnings, and leaks by
+    benchmark. Nothing for a model of no run: what that was trained on is not known."""
     if run is None:
         return {}
     try:
         training, _ = read_tasks(load_recipe(run), "train")
     except ArpoError as error:
-        return {"warnings": [f"the training tasks cannot be read, so nothing is known of shared questions ({first_line(error)})"]}
+        return {
+            "warnings": [
+                f"the training tasks cannot be read, so nothing is known of shared questions ({first_line(error)})"
+            ]
+        }
     found = {each.name: leaks(each.tasks, training) for each in chosen}
     return {
         "warnings": [_says(each.title, found[each.name]) for each in chosen if found[each.name]],
@@ -141,13 +156,16 @@ def training_overlap(run: Path | None, chosen: Sequence[BenchmarkQuestions]) -> 
 
 
 def merge_overlaps(studies: Iterable[Mapping[str, Any]], manifest: EvalManifest) -> dict[str, Any]:
-    """Such studies of parts of what `manifest` asks, or of what was asked before and now, as one. Nothing where there is none."""
+    """Such studies of parts of what `manifest` asks, or of what was asked before and now, as one. Nothing where there
+    is none."""
     given = [study for study in studies if study]
     if len(given) < 2:
         return dict(given[0]) if given else {}
     shared: dict[str, dict[str, Leak]] = {}
     for name, entries in ((name, entries) for study in given for name, entries in study.get("shared", {}).items()):
-        shared.setdefault(name, {}).update({entry["id"]: Leak(**{"question": entry["id"], **entry}) for entry in entries})
+        shared.setdefault(name, {}).update(
+            {entry["id"]: Leak(**{"question": entry["id"], **entry}) for entry in entries}
+        )
     ordered = {name: sorted(found.values(), key=lambda leak: -leak.share) for name, found in shared.items()}
     unread = [text for study in given if "shared" not in study for text in study["warnings"]]
     says = [

@@ -1,8 +1,8 @@
 """Runs, or evaluations, side by side: costs, levels at equal budgets, and paired differences on the same questions.
 
-Knows the folders of runs and evaluations, and how to group them into methods over seeds. Refuses to know how they are shown.
-Runs whose recipes differ in nothing but seed and names are one method; so are evaluations whose manifests differ in nothing
-but the seed.
+Knows the folders of runs and evaluations, and how to group them into methods over seeds. Refuses to know how they are
+shown. Runs whose recipes differ in nothing but seed and names are one method; so are evaluations whose manifests differ
+in nothing but the seed.
 """
 
 import math
@@ -34,7 +34,8 @@ _LAST_STEPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One benchmark, or set of held-out tasks, as one entry was asked it. `folder`: where its samples are; None: nowhere."""
+    """One benchmark, or set of held-out tasks, as one entry was asked it. `folder`: where its samples are; None:
+    nowhere."""
 
     result: BenchmarkResult
     digest: str = ""  # of the questions
@@ -54,7 +55,9 @@ class Evaluated:
         """By the names that `by_name` gives."""
         digests = {name: each.digest for name, each in results.manifest.benchmark.items()}
         named = by_name({results.name: results})
-        return {name: cls(result=each, digest=digests.get(each.name, ""), folder=folder) for name, each in named.items()}
+        return {
+            name: cls(result=each, digest=digests.get(each.name, ""), folder=folder) for name, each in named.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +85,8 @@ class ComparedRun:
         return running_mean(self.values(metric), min(_LAST_STEPS, max(1, len(self.history) // 3)))
 
     def at(self, budget: str, spent: float, metric: str) -> float:
-        """The mean of `metric` over the last steps up to where the run had spent so much of `budget` (linear between steps); NaN
-        where it never had. Nothing that came later counts."""
+        """The mean of `metric` over the last steps up to where the run had spent so much of `budget` (linear between
+        steps); NaN where it never had. Nothing that came later counts."""
         values = self.values(metric)
         window = min(_LAST_STEPS, max(1, len(values) // 3))
         trailing = [_mean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))]
@@ -132,8 +135,8 @@ class Comparison:
         return None if not found else found[0] if len(found) == 1 else over_seeds([estimate.mean for estimate in found])
 
     def difference(self, method: str, evaluation: str) -> Paired | None:
-        """`method` minus the first method on the questions that all their runs answered; each question's accuracy is its mean over
-        seeds. None without shared questions."""
+        """`method` minus the first method on the questions that all their runs answered; each question's accuracy is
+        its mean over seeds. None without shared questions."""
         a, b = (self.by_question(name, evaluation) for name in (self.first(evaluation), method))
         return paired_difference(a, b) if a.keys() & b.keys() else None
 
@@ -147,12 +150,19 @@ class Comparison:
         return {question: math.fsum(r[question] for r in runs) / len(runs) for question in sorted(shared)}
 
     def same_questions(self, method: str, evaluation: str) -> bool:
-        return len({each.digest for name in (self.first(evaluation), method) for each in self.evaluated(name, evaluation)}) == 1
+        return (
+            len({each.digest for name in (self.first(evaluation), method) for each in self.evaluated(name, evaluation)})
+            == 1
+        )
 
     def costs(self, method: str, evaluation: str) -> dict[str, Estimate]:
         """What an answer costs: the run's own figures, or over seeds."""
         found = [each.result.costs for each in self.evaluated(method, evaluation)]
-        return {name: _one_or_seeds([costs[name] for costs in found]) for name in COSTS if all(name in costs for costs in found)}
+        return {
+            name: _one_or_seeds([costs[name] for costs in found])
+            for name in COSTS
+            if all(name in costs for costs in found)
+        }
 
     def families(self, method: str, evaluation: str) -> dict[str, Estimate]:
         """Accuracy by family."""
@@ -161,7 +171,8 @@ class Comparison:
         return {name: _one_or_seeds([families[name] for families in found if name in families]) for name in names}
 
     def changes(self, method: str, evaluation: str) -> list[Change]:
-        """Questions that are right (a mean accuracy of 0.5 and more) for one method alone, lost ones first, then by size."""
+        """Questions that are right (a mean accuracy of 0.5 and more) for one method alone, lost ones first, then by
+        size."""
         sides = [self.evaluated(name, evaluation) for name in (self.first(evaluation), method)]
         before, after = (self.by_question(name, evaluation) for name in (self.first(evaluation), method))
         moved = [id for id in sorted(before.keys() & after.keys()) if (before[id] >= RIGHT) != (after[id] >= RIGHT)]
@@ -180,10 +191,13 @@ class Comparison:
                     answers_after=_answers(second),
                 )
             )
-        return sorted(found, key=lambda change: (change.after > change.before, -abs(change.after - change.before), change.id))
+        return sorted(
+            found, key=lambda change: (change.after > change.before, -abs(change.after - change.before), change.id)
+        )
 
     def at_equal(self, budget: str, metric: str) -> tuple[float, dict[str, Estimate]]:
-        """The largest amount of `budget` that every run spent, and by method the level of `metric` at that point (over seeds)."""
+        """The largest amount of `budget` that every run spent, and by method the level of `metric` at that point (over
+        seeds)."""
         spent = min((run.total(budget) for run in self.runs if run.history), default=0.0)
         levels = {
             name: [level for run in runs if not math.isnan(level := run.at(budget, spent, metric))]
@@ -204,17 +218,20 @@ def _answers(samples: Sequence[SampleRecord]) -> list[str]:
 
 
 def read_comparison(paths: Sequence[Path | str], *, methods: Sequence[str] | None = None) -> Comparison:
-    """Read folders of runs, or of evaluations. `methods` names the method of each path; without it, it follows from how the recipes
-    or manifests differ.
+    """Read folders of runs, or of evaluations. `methods` names the method of each path; without it, it follows from how
+    the recipes or manifests differ.
 
-    Raises ConfigError where a path holds neither, runs are mixed with evaluations, or evaluations share no benchmark; FormatError
-    where a recipe is no YAML mapping.
+    Raises ConfigError where a path holds neither, runs are mixed with evaluations, or evaluations share no benchmark;
+    FormatError where a recipe is no YAML mapping.
     """
     if not paths:
         raise ConfigError("nothing to compare", where="runs", hint="name at least one run folder")
     if methods is not None and len(methods) != len(paths):
         raise ConfigError(
-            "as many methods as runs are needed", where="methods", value=list(methods), hint=f"{len(paths)} runs were named"
+            "as many methods as runs are needed",
+            where="methods",
+            value=list(methods),
+            hint=f"{len(paths)} runs were named",
         )
     folders = [Path(path) for path in paths]
     for folder in folders:
@@ -242,7 +259,9 @@ def _run(folder: Path, name: str, method: str) -> ComparedRun:
 
 def _of_evaluations(folders: Sequence[Path], methods: Sequence[str] | None) -> Comparison:
     if len(folders) < 2:
-        raise ConfigError("name at least two evaluations", where="evaluations", value=[str(folder) for folder in folders])
+        raise ConfigError(
+            "name at least two evaluations", where="evaluations", value=[str(folder) for folder in folders]
+        )
     manifests = [read_manifest(folder) for folder in folders]
     names = _shortest_names(folders)
     labels = list(methods) if methods is not None else _methods_of_evaluations(names, manifests)
@@ -251,7 +270,8 @@ def _of_evaluations(folders: Sequence[Path], methods: Sequence[str] | None) -> C
         results = EvalResults.from_samples(manifest, read_samples(folder).values())
         digests = {each.name: each.digest for each in manifest.benchmarks}
         evaluated = {
-            each.name: Evaluated(result=each, digest=digests.get(each.name, ""), folder=folder) for each in results.benchmarks
+            each.name: Evaluated(result=each, digest=digests.get(each.name, ""), folder=folder)
+            for each in results.benchmarks
         }
         runs.append(ComparedRun(name=name, method=label, evaluations=evaluated))
     found = Comparison(runs=runs)
@@ -319,7 +339,8 @@ def _methods(names: Sequence[str], recipes: Sequence[Mapping[str, str]]) -> list
 
 
 def draw_comparison(comparison: Comparison, path: Path | str) -> Path | None:
-    """Reward and accuracy on probe lines against steps and what was spent, one line a method (mean and range of its seeds)."""
+    """Reward and accuracy on probe lines against steps and what was spent, one line a method (mean and range of its
+    seeds)."""
     axes = {"": "step", **BUDGETS}
     panels = [
         Panel(title=f"{what.capitalize()} against {label}", x_label=label, percent=what == "accuracy",

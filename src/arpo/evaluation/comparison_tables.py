@@ -27,11 +27,11 @@ def compare(
     methods: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> Comparison:
-    """Read folders of runs or evaluations, print their tables to `console`, and write OUT/comparison.md with its plot and
-    OUT/changed.jsonl with every question that changed sides, whichever are given.
+    """Read folders of runs or evaluations, print their tables to `console`, and write OUT/comparison.md with its plot
+    and OUT/changed.jsonl with every question that changed sides, whichever are given.
 
-    `methods` names the method of each path; without it, it follows from how the recipes differ. Raises ConfigError where a
-    path holds neither.
+    `methods` names the method of each path; without it, it follows from how the recipes differ. Raises ConfigError
+    where a path holds neither.
     """
     comparison = read_comparison(paths, methods=methods)
     if console is not None:
@@ -60,11 +60,15 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 
 
 def tables(comparison: Comparison, *, most: int | None = MOST_SHOWN) -> list[ShownTable]:
-    """Costs by method, training figures at equal budgets, and each shared evaluation with the questions that changed sides
-    (`most` of each pair); those that have rows."""
+    """Costs by method, training figures at equal budgets, and each shared evaluation with the questions that changed
+    sides (`most` of each pair); those that have rows."""
     found = [_training_costs(comparison), _equal(comparison)]
     for evaluation in comparison.evaluations:
-        found += [_evaluation(comparison, evaluation), _families(comparison, evaluation), _answer_costs(comparison, evaluation)]
+        found += [
+            _evaluation(comparison, evaluation),
+            _families(comparison, evaluation),
+            _answer_costs(comparison, evaluation),
+        ]
         found += [_changed(comparison, method, evaluation, most) for method in _others(comparison, evaluation)]
     return [table for table in found if table.rows]
 
@@ -89,7 +93,9 @@ def _training_costs(comparison: Comparison) -> ShownTable:
         totals = [over_seeds([run.total(metric) for run in runs]).mean for metric in columns]
         rows.append([method, str(len(runs)), f"{steps:g}", *(f"{total:,.0f}" for total in totals)])
     note = "Means over the runs of a method." if any(len(runs) > 1 for runs in comparison.methods.values()) else ""
-    return ShownTable(title="What the runs cost", head=["method", "runs", "steps", *columns.values()], rows=rows, note=note)
+    return ShownTable(
+        title="What the runs cost", head=["method", "runs", "steps", *columns.values()], rows=rows, note=note
+    )
 
 
 def _equal(comparison: Comparison) -> ShownTable:

@@ -1,4 +1,5 @@
-"""The paper's observation, measured: how unsure a model is before and after each tool result (arXiv 2507.19849, section 2.3).
+"""The paper's observation, measured: how unsure a model is before and after each tool result (arXiv 2507.19849, section
+2.3).
 
     first turn   |0 1 2 … k-1|                     the baseline that a branching rule uses
     a result     … -3 -2 -1 | result | 0 1 2 …     the end of the turn that called, and the head of the turn that follows
@@ -30,7 +31,8 @@ _Sums = dict[str, tuple[float, float]]  # by question
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEntropies:
-    """Around the results of one tool (or of all). Entropies in nats a token, rises as shares (0.5: half as much again)."""
+    """Around the results of one tool (or of all). Entropies in nats a token, rises as shares (0.5: half as much
+    again)."""
 
     tool: str
     results: int
@@ -122,8 +124,8 @@ class _Collected:
 def entropy_study(recorded: Iterable[Recorded]) -> EntropyStudy:
     """Measure what stands in `recorded` (any trees, branched or not: every continuation of a result counts).
 
-    k is the head of the first record. Raises ConfigError where there is no tool result with a turn after it, or the engine
-    that wrote the turns did not know its entropies (an endpoint tells none).
+    k is the head of the first record. Raises ConfigError where there is no tool result with a turn after it, or the
+    engine that wrote the turns did not know its entropies (an endpoint tells none).
     """
     by_tool: dict[str, _Collected] = defaultdict(_Collected)
     by_number: dict[int, _Sums] = defaultdict(dict)
@@ -210,7 +212,11 @@ def as_study(study: EntropyStudy) -> dict[str, Any]:
     return {
         "tables": [
             {"title": TITLE, "head": columns, "rows": rows, "note": note},
-            {"title": "Rise by number of the result", "head": ["result", "rise over first turn", "questions"], "rows": numbers},
+            {
+                "title": "Rise by number of the result",
+                "head": ["result", "rise over first turn", "questions"],
+                "rows": numbers,
+            },
         ],
         "claim": study.claim,
         **asdict(study),
@@ -230,13 +236,22 @@ def draw_entropy(path: Path, study: EntropyStudy, *, name: str = "") -> Path | N
     )
     title = f"{TITLE}{': ' + name if name else ''}"
     around = Panel(
-        title=title, lines=[*lines, start], x_label="token (0: the first after the result)", y_label="nats", from_zero=True
+        title=title,
+        lines=[*lines, start],
+        x_label="token (0: the first after the result)",
+        y_label="nats",
+        from_zero=True,
     )
     numbers = [number for number, _ in study.by_number]
     rises = _line("rise", numbers, [rise for _, rise in study.by_number])
     notes = [(CLAIM[0], "claimed +40 %"), (CLAIM[1], "claimed +60 %")]
     by_number = Panel(
-        title="Rise over the first turn", lines=[rises], x_label="number of the result", percent=False, y_label="share", notes=notes
+        title="Rise over the first turn",
+        lines=[rises],
+        x_label="number of the result",
+        percent=False,
+        y_label="share",
+        notes=notes,
     )
     return draw(path, [around, by_number] if len(numbers) > 1 else [around])
 

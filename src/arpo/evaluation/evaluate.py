@@ -1,7 +1,7 @@
 """Evaluate a model on its recipe's held-out tasks or on benchmarks: `arpo eval`.
 
-Knows the order of things: questions, folder, model, samples, figures, reports. How an evaluation is made in its folder, `run_eval`
-knows; runs use that for themselves.
+Knows the order of things: questions, folder, model, samples, figures, reports. How an evaluation is made in its folder,
+`run_eval` knows; runs use that for themselves.
 """
 
 import re
@@ -13,7 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from arpo.assembly.components import EvalComponents, Setting, build_eval_components, build_setting, model_folder, read_tasks
+from arpo.assembly.components import (
+    EvalComponents,
+    Setting,
+    build_eval_components,
+    build_setting,
+    model_folder,
+    read_tasks,
+)
 from arpo.assembly.resolve import ResolvedModel, label_of, resolve_folder, resolve_model
 from arpo.errors import ConfigError
 from arpo.evaluation.analysis import OVERLAP, analyse, keep, merge_overlaps, training_overlap
@@ -66,13 +73,15 @@ class _Planned:
     manifest: EvalManifest
 
 
-def evaluate_model(recipe: str, run: RunConfig, request: EvalRequest, *, console: Console | None = None) -> list[EvalResults]:
-    """Evaluate, print the figures and write them with their reports: one evaluation for benchmarks; for held-out tasks a
-    sampled one and a greedy one, as the recipe has it.
+def evaluate_model(
+    recipe: str, run: RunConfig, request: EvalRequest, *, console: Console | None = None
+) -> list[EvalResults]:
+    """Evaluate, print the figures and write them with their reports: one evaluation for benchmarks; for held-out tasks
+    a sampled one and a greedy one, as the recipe has it.
 
-    The model is the request's, else the one that the run in the folder `recipe` ended with, else the source of the recipe.
-    Raises ConfigError and FormatError before anything is asked; EngineError, ToolError or RewardError where not one sample
-    could be had.
+    The model is the request's, else the one that the run in the folder `recipe` ended with, else the source of the
+    recipe. Raises ConfigError and FormatError before anything is asked; EngineError, ToolError or RewardError where not
+    one sample could be had.
     """
     console = console or Console(soft_wrap=True)
     run = with_options(run, limit=None if request.benchmarks else request.limit, samples=request.samples)
@@ -136,7 +145,9 @@ async def _generate_all(
                 components = build_eval_components(model.run, source, model.weights, setting=setting)
                 _say_missing_tools(console, components, request.preset)
             components.save_tokenizer(each.folder / "tokenizer")
-            await run_eval(components, each.questions, each.spec, each.manifest, each.folder, console=console, again=request.again)
+            await run_eval(
+                components, each.questions, each.spec, each.manifest, each.folder, console=console, again=request.again
+            )
     finally:
         setting.tool_gateway.write_down()
         if components is not None:
@@ -149,7 +160,9 @@ def _say_missing_tools(console: Console, components: EvalComponents, name: str) 
     """Say which tools a preset was published with that this agent has not."""
     expected = preset(name).tools if name else ()
     if absent := [tool for tool in expected if tool not in {each.name for each in components.agent.tools}]:
-        _say(console, f"warning: preset {name} was published with {', '.join(absent)}, which this recipe does not offer")
+        _say(
+            console, f"warning: preset {name} was published with {', '.join(absent)}, which this recipe does not offer"
+        )
 
 
 def _report_stopped(planned: _Planned, console: Console) -> None:
@@ -158,7 +171,9 @@ def _report_stopped(planned: _Planned, console: Console) -> None:
         _say(console, f"{kept:,} answers are kept in {planned.folder}: the same command with --resume goes on")
 
 
-def _finish(planned: _Planned, run: RunConfig, request: EvalRequest, overlap: Mapping[str, Any], console: Console) -> EvalResults:
+def _finish(
+    planned: _Planned, run: RunConfig, request: EvalRequest, overlap: Mapping[str, Any], console: Console
+) -> EvalResults:
     """Studies and reports of one evaluation; what cannot be measured in its samples is said."""
     folder, manifest = planned.folder, planned.manifest
     if overlap:
@@ -202,16 +217,22 @@ def _questions(run: RunConfig, request: EvalRequest) -> list[BenchmarkQuestions]
     tasks, _ = read_tasks(run, split)
     if not tasks:
         where = f"data.{split}"
-        raise ConfigError("this recipe has no tasks to be asked", where=where, hint=f"Add {where}, or set evaluation.split")
+        raise ConfigError(
+            "this recipe has no tasks to be asked", where=where, hint=f"Add {where}, or set evaluation.split"
+        )
     return [BenchmarkQuestions.from_tasks(split, tasks)]
 
 
-def _plan(model: ResolvedModel, source: Path, questions: Sequence[BenchmarkQuestions], request: EvalRequest) -> Iterator[_Planned]:
+def _plan(
+    model: ResolvedModel, source: Path, questions: Sequence[BenchmarkQuestions], request: EvalRequest
+) -> Iterator[_Planned]:
     run, known = model.run, _identity(model, source)
     label = slug(str(model.folder) if model.folder else model.label)
 
     def planned(spec: EvalSpec, part: Sequence[BenchmarkQuestions], folder: Path, parts: dict[str, object]) -> _Planned:
-        manifest = EvalManifest.from_run(run, spec, part, model=model.label, identity=known, preset=request.preset, parts=parts)
+        manifest = EvalManifest.from_run(
+            run, spec, part, model=model.label, identity=known, preset=request.preset, parts=parts
+        )
         return _Planned(spec, part, folder, manifest)
 
     if request.benchmarks:
@@ -245,8 +266,11 @@ def slug(label: str) -> str:
 
 
 def _check_studies(run: RunConfig, request: EvalRequest) -> None:
-    """Raises ConfigError, before anything is asked, for a judge without its key and entropies that an engine does not tell."""
+    """Raises ConfigError, before anything is asked, for a judge without its key and entropies that an engine does not
+    tell."""
     if run.evaluation.judge is not None:
         Judge(run.evaluation.judge).ready()
     if request.entropy and run.engine.kind == "openai":
-        raise ConfigError("an endpoint tells no entropies", where="--entropy", hint="Measure them with engine.kind=local")
+        raise ConfigError(
+            "an endpoint tells no entropies", where="--entropy", hint="Measure them with engine.kind=local"
+        )

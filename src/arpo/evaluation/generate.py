@@ -1,7 +1,7 @@
 """Generate and score the samples of an evaluation, many at once; each is yielded as soon as it is scored.
 
-The rollout is that of training without branches: every sample is a tree with one leaf. Knows rollouts and failures. Refuses to know
-files and statistics.
+The rollout is that of training without branches: every sample is a tree with one leaf. Knows rollouts and failures.
+Refuses to know files and statistics.
 """
 
 import asyncio
@@ -24,8 +24,12 @@ from arpo.rollout.collect import Rollout, record_of, score
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
 
-STEP = "evaluation"  # of the keys of random numbers: one word for all evaluations, so that draws do not depend on a name
-_IN_WORDS = frozenset({"f1", "exact", "contains", "short"})  # measures of short texts, which get exact, f1 and contains too
+STEP = (
+    "evaluation"  # of the keys of random numbers: one word for all evaluations, so that draws do not depend on a name
+)
+_IN_WORDS = frozenset(
+    {"f1", "exact", "contains", "short"}
+)  # measures of short texts, which get exact, f1 and contains too
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class EvalQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A scored sample. `record`: its trajectory, None where the question could not be asked; `outcomes`: of all its tool calls."""
+    """A scored sample. `record`: its trajectory, None where the question could not be asked; `outcomes`: of all its
+    tool calls."""
 
     sample: SampleRecord
     record: TreeRecord | None = None
@@ -51,13 +56,19 @@ class Generated:
 
 
 async def generate(
-    agent: EvalAgent, questions: Iterable[EvalQuestion], reward: Reward, rollout: RolloutConfig, *, seed: int, in_flight: int
+    agent: EvalAgent,
+    questions: Iterable[EvalQuestion],
+    reward: Reward,
+    rollout: RolloutConfig,
+    *,
+    seed: int,
+    in_flight: int,
 ) -> AsyncGenerator[Generated, None]:
     """Yield a sample for each of `questions`, generating `in_flight` of them at a time.
 
-    `rollout` is flat, with one leaf (`RolloutConfig.flat`). Randomness is keyed by seed, task and number, so two models asked with
-    one seed face the same draws. Where infrastructure fails the sample has a `failure`. What propagates is a bug, or
-    ToolsStoppedError: then the samples under way are cancelled.
+    `rollout` is flat, with one leaf (`RolloutConfig.flat`). Randomness is keyed by seed, task and number, so two models
+    asked with one seed face the same draws. Where infrastructure fails the sample has a `failure`. What propagates is a
+    bug, or ToolsStoppedError: then the samples under way are cancelled.
     """
     waiting, running = iter(questions), set[asyncio.Task[Generated]]()
     try:
@@ -69,7 +80,9 @@ async def generate(
             if not running:
                 return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for finished in sorted(done, key=lambda task: task.exception() is not None):  # samples first: a bug loses none
+            for finished in sorted(
+                done, key=lambda task: task.exception() is not None
+            ):  # samples first: a bug loses none
                 yield finished.result()
     finally:
         for unfinished in running:
@@ -77,11 +90,15 @@ async def generate(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _generate_one(agent: EvalAgent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int) -> Generated:
+async def _generate_one(
+    agent: EvalAgent, question: EvalQuestion, reward: Reward, rollout: RolloutConfig, seed: int
+) -> Generated:
     started, task = time.perf_counter(), question.task
     try:
         if agent.num_prompt_tokens(task) >= rollout.branch_tokens:
-            raise ConfigError(f"the prompt leaves no room for a turn in rollout.branch_tokens ({rollout.branch_tokens})")
+            raise ConfigError(
+                f"the prompt leaves no room for a turn in rollout.branch_tokens ({rollout.branch_tokens})"
+            )
     except (FormatError, ConfigError) as error:  # longer than chat.prompt_tokens, or than a branch
         return Generated(_not_asked(question, str(error), time.perf_counter() - started))
     stats = StepStats(step=f"{STEP}/{question.number}")
@@ -149,8 +166,12 @@ def _about(question: EvalQuestion) -> dict[str, Any]:
 
 
 def _measures(answer: str | None, task: Task) -> Mapping[str, float]:
-    """Exact match, F1 and containment beside the benchmark's own measure, where its answers are short texts: best gold each."""
+    """Exact match, F1 and containment beside the benchmark's own measure, where its answers are short texts: best gold
+    each."""
     if str(task.metadata.get("measure", "")) not in _IN_WORDS or not task.answers:
         return {}
     named = {"exact": exact, "f1": f1, "contains": contains}
-    return {name: max(0.0 if answer is None else measure(answer, gold) for gold in task.answers) for name, measure in named.items()}
+    return {
+        name: max(0.0 if answer is None else measure(answer, gold) for gold in task.answers)
+        for name, measure in named.items()
+    }

@@ -1,7 +1,7 @@
 """A model that judges answers, where a rule cannot: told the question, all golds and the answer, at temperature 0.
 
-Knows the instruction (its text is published in docs/evaluation.md, its digest stands in every verdict) and how a verdict is read.
-Refuses to know where answers come from.
+Knows the instruction (its text is published in docs/evaluation.md, its digest stands in every verdict) and how a
+verdict is read. Refuses to know where answers come from.
 """
 
 import asyncio
@@ -59,7 +59,9 @@ class Judge:
         """Raises ConfigError where its key is not there."""
         self.endpoint.ready("evaluation.judge")
 
-    async def judge(self, question: str, golds: Sequence[str], answer: str) -> tuple[Literal["right", "wrong"], str, str]:
+    async def judge(
+        self, question: str, golds: Sequence[str], answer: str
+    ) -> tuple[Literal["right", "wrong"], str, str]:
         """Verdict, reason and the answer as the judge understood it.
 
         Raises ProviderError or ToolError where the judge gives none, also when it is asked once more.
@@ -69,12 +71,18 @@ class Judge:
         messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
         for _ in range(2):
             reply = await self.endpoint.chat(
-                messages, max_tokens=self.config.max_tokens, temperature=0, response_format=_form(self.config.structured)
+                messages,
+                max_tokens=self.config.max_tokens,
+                temperature=0,
+                response_format=_form(self.config.structured),
             )
             found = read_verdict(reply.text)
             if not isinstance(found, str):
                 return found
-            messages += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": AGAIN.format(why=found)}]
+            messages += [
+                {"role": "assistant", "content": reply.text},
+                {"role": "user", "content": AGAIN.format(why=found)},
+            ]
         raise ProviderError(f"judge: no verdict in its answer: {found}", provider="judge")
 
     async def close(self) -> None:
@@ -101,12 +109,17 @@ def read_verdict(text: str) -> tuple[Literal["right", "wrong"], str, str] | str:
 
 
 async def judge_answers(
-    judge: Judge, answers: Sequence[SampleRecord], folder: Path, *, watch: Callable[[int, int], None] = lambda done, total: None
+    judge: Judge,
+    answers: Sequence[SampleRecord],
+    folder: Path,
+    *,
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Verdict]:
-    """A verdict on each of `answers`, those in FOLDER/judged.jsonl without asking; every new one is written there at once.
+    """A verdict on each of `answers`, those in FOLDER/judged.jsonl without asking; every new one is written there at
+    once.
 
-    Equal answers to a question are asked about once. An answer that the judge gives no verdict on is one with a failure, asked
-    again the next time; what stops everything (ToolsStoppedError) propagates, and what was had is kept.
+    Equal answers to a question are asked about once. An answer that the judge gives no verdict on is one with a
+    failure, asked again the next time; what stops everything (ToolsStoppedError) propagates, and what was had is kept.
     """
     known = {v.key: v for v in read_verdicts(folder) if v.verdict != "none"}
     written = {(v.key, v.benchmark, v.id, v.sample) for v in read_verdicts(folder) if v.verdict != "none"}

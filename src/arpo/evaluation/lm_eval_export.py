@@ -3,7 +3,8 @@
     OUT/MODEL/results_TIME.json             results, configs, versions, n-samples, ...
               samples_BENCHMARK_TIME.jsonl  a line a question: doc, target, resps, filtered_resps and the metrics
 
-Source: https://github.com/EleutherAI/lm-evaluation-harness, lm_eval/loggers/evaluation_tracker.py. Knows that form alone.
+Source: https://github.com/EleutherAI/lm-evaluation-harness, lm_eval/loggers/evaluation_tracker.py. Knows that form
+alone.
 """
 
 import hashlib
@@ -25,8 +26,11 @@ FILTER = "none"
 _HALF_WIDTHS = 2 * 1.959964  # of a 95 % interval in standard errors
 
 
-def export_lm_eval(results: EvalResults, answers: Iterable[SampleRecord], out: Path, *, at: float | None = None) -> Path:
-    """Write the files of `results` below `out` and return the results file. `at`: seconds since 1970, now without it."""
+def export_lm_eval(
+    results: EvalResults, answers: Iterable[SampleRecord], out: Path, *, at: float | None = None
+) -> Path:
+    """Write the files of `results` below `out` and return the results file. `at`: seconds since 1970, now without
+    it."""
     manifest = results.manifest
     started = manifest.starts[0] if manifest.starts else time.time()
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(time.time() if at is None else at)) + ".000000"
@@ -45,7 +49,9 @@ def export_lm_eval(results: EvalResults, answers: Iterable[SampleRecord], out: P
         "versions": dict.fromkeys(names, arpo.__version__),
         "n-shot": dict.fromkeys(names, 0),
         "higher_is_better": {name: dict.fromkeys(_metrics(each), True) for name, each in names.items()},
-        "n-samples": {name: {"original": _size(results, each), "effective": each.questions} for name, each in names.items()},
+        "n-samples": {
+            name: {"original": _size(results, each), "effective": each.questions} for name, each in names.items()
+        },
         "config": {
             "model": "arpo",
             "model_args": {"pretrained": manifest.model},
@@ -100,7 +106,13 @@ def _samples(answers: Sequence[SampleRecord], settings: Mapping[str, Any]) -> It
         by_question.setdefault(answer.id, []).append(answer)
     for number, (id, given) in enumerate(by_question.items()):
         first = given[0]
-        doc = {"id": id, "question": first.question, "answers": list(first.gold), "level": first.level, "category": first.category}
+        doc = {
+            "id": id,
+            "question": first.question,
+            "answers": list(first.gold),
+            "level": first.level,
+            "category": first.category,
+        }
         target = first.gold[0] if first.gold else ""
         yield {
             "doc_id": number,

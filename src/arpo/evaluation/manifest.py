@@ -8,8 +8,8 @@
                report.md, report.html, plots/        made from these by the command line (`reports`)
                lock             held while a process writes here
 
-A run keeps its evaluations of held-out tasks in the same form, each in RUN/evaluation/NAME. Knows names and what makes two
-evaluations the same. Refuses to know how questions are asked.
+A run keeps its evaluations of held-out tasks in the same form, each in RUN/evaluation/NAME. Knows names and what makes
+two evaluations the same. Refuses to know how questions are asked.
 """
 
 import time
@@ -134,7 +134,9 @@ class EvalManifest:
             if mine.get(key) != theirs.get(key)
         ]
         if by_content and self.identity != other.identity:
-            found.insert(0, f"another model: {self.model} ({self.identity}) there, {other.model} ({other.identity}) now")
+            found.insert(
+                0, f"another model: {self.model} ({self.identity}) there, {other.model} ({other.identity}) now"
+            )
         for name, each in other.benchmark.items():
             if name in self.benchmark and self.benchmark[name].digest != each.digest:
                 found.append(f"{name}: other questions than there")
@@ -147,11 +149,14 @@ class EvalManifest:
 
 
 def _deciding(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what tools may spend and where their results are kept: a stop by a budget is gone on from with a larger one."""
+    """Without what tools may spend and where their results are kept: a stop by a budget is gone on from with a larger
+    one."""
     kept = {key: value for key, value in keys.items() if not key.startswith(("tools.limits.", "tools.cache."))}
     if isinstance(offered := kept.get("tools.offered"), list | tuple):
         kept["tools.offered"] = [
-            {name: value for name, value in tool.items() if name not in ("limits", "cache")} if isinstance(tool, Mapping) else tool
+            {name: value for name, value in tool.items() if name not in ("limits", "cache")}
+            if isinstance(tool, Mapping)
+            else tool
             for tool in offered
         ]
     return kept
@@ -177,10 +182,14 @@ def read_manifest(folder: Path) -> EvalManifest:
     check_form(folder)
     path = folder / FILE
     if not path.is_file():
-        raise ConfigError("this folder holds no evaluation", where=str(folder), hint=f"`arpo eval --out DIR` writes {FILE} there")
+        raise ConfigError(
+            "this folder holds no evaluation", where=str(folder), hint=f"`arpo eval --out DIR` writes {FILE} there"
+        )
     value = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise FormatError(f"{path}: schema is {value.get('schema') if isinstance(value, dict) else None!r}, expected {SCHEMA!r}")
+        raise FormatError(
+            f"{path}: schema is {value.get('schema') if isinstance(value, dict) else None!r}, expected {SCHEMA!r}"
+        )
     try:
         known = {name: value[name] for name in EvalManifest.__dataclass_fields__ if name in value}
         benchmarks = tuple(BenchmarkManifest(**{**each, "ids": tuple(each["ids"])}) for each in known["benchmarks"])
@@ -195,18 +204,23 @@ def write_manifest(folder: Path, manifest: EvalManifest) -> None:
 
 
 @contextmanager
-def open_evaluation(folder: Path, manifest: EvalManifest, *, resume: bool, replace_other: bool = False) -> Iterator[EvalManifest]:
-    """Lock `folder` for writing samples of `manifest`, new or with `resume` an earlier start's; write and yield the manifest
-    of both.
+def open_evaluation(
+    folder: Path, manifest: EvalManifest, *, resume: bool, replace_other: bool = False
+) -> Iterator[EvalManifest]:
+    """Lock `folder` for writing samples of `manifest`, new or with `resume` an earlier start's; write and yield the
+    manifest of both.
 
-    A resumed evaluation may ask for more: further benchmarks, questions or samples. Raises ConfigError where the folder is
-    taken, or holds samples of something else; with `replace_other` such a folder is renamed to NAME.1, NAME.2, ... instead.
+    A resumed evaluation may ask for more: further benchmarks, questions or samples. Raises ConfigError where the folder
+    is taken, or holds samples of something else; with `replace_other` such a folder is renamed to NAME.1, NAME.2, ...
+    instead.
     """
     from arpo.runs.lock import Lock
 
     if not resume and folder.exists() and (not folder.is_dir() or any(not _passing(path) for path in folder.iterdir())):
         check_form(folder)
-        hint = "Go on with it (--resume), or choose another (--out)" if is_evaluation(folder) else "Choose another (--out)"
+        hint = (
+            "Go on with it (--resume), or choose another (--out)" if is_evaluation(folder) else "Choose another (--out)"
+        )
         raise ConfigError("this folder is not empty", where="--out", value=str(folder), hint=hint)
     if replace_other and is_evaluation(folder) and read_manifest(folder).differences(manifest):
         folder.rename(_free_name(folder))
@@ -236,8 +250,12 @@ def _merged(before: EvalManifest, now: EvalManifest, folder: Path) -> EvalManife
     if differences := before.differences(now):
         shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
         hint = "Ask as before, or choose another folder (--out)"
-        raise ConfigError(f"its answers are answers to something else ({shown})", where=str(folder / SAMPLES), hint=hint)
-    return replace(now, benchmarks=merge_benchmarks(before, now), samples=max(before.samples, now.samples), starts=before.starts)
+        raise ConfigError(
+            f"its answers are answers to something else ({shown})", where=str(folder / SAMPLES), hint=hint
+        )
+    return replace(
+        now, benchmarks=merge_benchmarks(before, now), samples=max(before.samples, now.samples), starts=before.starts
+    )
 
 
 def merge_benchmarks(a: EvalManifest, b: EvalManifest) -> tuple[BenchmarkManifest, ...]:

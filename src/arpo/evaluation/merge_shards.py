@@ -1,7 +1,7 @@
 """Merge parts of one evaluation that several processes or machines have made.
 
-Knows folders of evaluations: samples, tool calls and verdicts of judges go along. Refuses to mix answers to different questions, or
-of different models, and to know what answers come to.
+Knows folders of evaluations: samples, tool calls and verdicts of judges go along. Refuses to mix answers to different
+questions, or of different models, and to know what answers come to.
 """
 
 import shutil
@@ -22,18 +22,24 @@ from arpo.tools import usage
 
 
 def merge(folders: Sequence[Path], out: Path) -> EvalManifest:
-    """Write the answers of `folders` into the new folder `out`; a sample that several have counts as in the last where it did not
-    fail. Raises ConfigError where they were not asked the same way."""
+    """Write the answers of `folders` into the new folder `out`; a sample that several have counts as in the last where
+    it did not fail. Raises ConfigError where they were not asked the same way."""
     parts = [read_manifest(folder) for folder in folders]
     whole = parts[0]
     for folder, part in zip(folders[1:], parts[1:], strict=True):
         if differences := whole.differences(part):
-            raise ConfigError(f"was asked otherwise than {folders[0]} ({'; '.join(differences[:3])})", where=str(folder))
+            raise ConfigError(
+                f"was asked otherwise than {folders[0]} ({'; '.join(differences[:3])})", where=str(folder)
+            )
         whole = replace(whole, benchmarks=merge_benchmarks(whole, part), samples=max(whole.samples, part.samples))
     kept = {
-        name: value for name, value in whole.parts.items() if name != "shard" and all(p.parts.get(name) == value for p in parts)
+        name: value
+        for name, value in whole.parts.items()
+        if name != "shard" and all(p.parts.get(name) == value for p in parts)
     }
-    whole = replace(whole, name=out.name, parts=kept, starts=tuple(sorted(start for part in parts for start in part.starts)))
+    whole = replace(
+        whole, name=out.name, parts=kept, starts=tuple(sorted(start for part in parts for start in part.starts))
+    )
     with open_evaluation(out, whole, resume=False):
         write_manifest(out, whole)
         _write_answers(folders, out)
@@ -47,7 +53,8 @@ def merge(folders: Sequence[Path], out: Path) -> EvalManifest:
 
 
 def studies_of_parts(folders: Sequence[Path], out: Path) -> dict[str, Any]:
-    """What the studies of `folders` come to together that follow from more than the answers: tool calls, leakage, a judge."""
+    """What the studies of `folders` come to together that follow from more than the answers: tool calls, leakage, a
+    judge."""
     studies = [read_studies(folder) for folder in folders]
     isolation: dict[str, str] = {}
     for each in studies:
@@ -64,7 +71,11 @@ def _judged(studies: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
     if len(given) < len(studies) or len({each["judge"] for each in given}) > 1:
         return {}
     answers, name = read_samples(out), given[0]["judge"]
-    said = [v for v in verdicts.read_verdicts(out) if v.judge == name and _is_of(v, answers.get((v.benchmark, v.id, v.sample)))]
+    said = [
+        v
+        for v in verdicts.read_verdicts(out)
+        if v.judge == name and _is_of(v, answers.get((v.benchmark, v.id, v.sample)))
+    ]
     spent = {key: sum(each["spent"].get(key, 0) for each in given) for key in given[0]["spent"]}
     return {"judge": {**verdicts.as_study(verdicts.judged(said), name), "spent": spent}}
 

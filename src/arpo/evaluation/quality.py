@@ -1,4 +1,5 @@
-"""How well an agent uses its tools, from its recorded trajectories, so that two agents can be compared as a practitioner would.
+"""How well an agent uses its tools, from its recorded trajectories, so that two agents can be compared as a
+practitioner would.
 
     valid         calls that could be run (well-formed, a tool that is there, arguments that fit)
     succeeded     of those that ran, how many came back without an error
@@ -8,8 +9,8 @@
     after known   calls made although a gold already stood in a result;  missed: a gold stood in a result, the answer is wrong
     recovered     of the trajectories in which a call failed, those in which a later one succeeded
 
-A task says what it expects in its metadata: `calls: [{name, arguments}]`. Every share is over its own unit, with a bootstrap
-interval over questions. Knows records. Refuses to know models.
+A task says what it expects in its metadata: `calls: [{name, arguments}]`. Every share is over its own unit, with a
+bootstrap interval over questions. Knows records. Refuses to know models.
 """
 
 import json
@@ -180,7 +181,9 @@ def _tool_counts(made: Sequence[_Made]) -> Iterator[tuple[str, str, float]]:
 
 def _key(name: str, arguments: Mapping[str, object]) -> str:
     """A call in the form that makes equal calls equal: case, blanks and the order of keys do not count in texts."""
-    plain = {key: " ".join(value.split()).casefold() if isinstance(value, str) else value for key, value in arguments.items()}
+    plain = {
+        key: " ".join(value.split()).casefold() if isinstance(value, str) else value for key, value in arguments.items()
+    }
     return json.dumps([name, plain], sort_keys=True, ensure_ascii=False, default=str)
 
 
@@ -192,7 +195,9 @@ def as_study(found: Mapping[str, Quality]) -> dict[str, Any]:
     for name, says in FIGURES.items():
         if any(name in q.figures for q in found.values()):
             rows.append([says, *(_shown(name, q.figures[name]) if name in q.figures else "-" for q in found.values())])
-    tables = [{"title": "Tool-call quality", "head": ["", *names], "rows": rows, "note": "95 % intervals over questions."}]
+    tables = [
+        {"title": "Tool-call quality", "head": ["", *names], "rows": rows, "note": "95 % intervals over questions."}
+    ]
     by_tool = [
         [
             tool,

@@ -1,7 +1,8 @@
-"""What an evaluation asks, and how: benchmarks, other sources of tasks or a recipe's held-out tasks; settings and presets.
+"""What an evaluation asks, and how: benchmarks, other sources of tasks or a recipe's held-out tasks; settings and
+presets.
 
-Knows names, selections and settings of sampling. Refuses to know how a benchmark is read (`arpo.tasks.benchmarks`) and how
-answers are generated.
+Knows names, selections and settings of sampling. Refuses to know how a benchmark is read (`arpo.tasks.benchmarks`) and
+how answers are generated.
 """
 
 import hashlib
@@ -48,7 +49,8 @@ class EvalSpec:
 
 
 def eval_specs(config: EvalConfig, name: str) -> list[EvalSpec]:
-    """What a recipe asks for: sampled answers as `name`, and greedy ones as `name-greedy` unless `greedy_limit` is 0."""
+    """What a recipe asks for: sampled answers as `name`, and greedy ones as `name-greedy` unless `greedy_limit` is
+    0."""
     sampled = EvalSpec(
         name=name,
         questions=config.limit,
@@ -73,11 +75,20 @@ class BenchmarkQuestions:
     public: bool = False  # one of `arpo.tasks.benchmarks`: scored by its own measure, not by the recipe's reward
     tasks: tuple[Task, ...]
     num_all: int  # tasks before a part was chosen
-    digest: str  # of ids, questions and answers of all of them: folders with one digest hold answers to the same questions
+    digest: (
+        str  # of ids, questions and answers of all of them: folders with one digest hold answers to the same questions
+    )
 
     @classmethod
     def from_tasks(
-        cls, name: str, tasks: Sequence[Task], *, title: str = "", metric: str = "", judged: bool = False, public: bool = False
+        cls,
+        name: str,
+        tasks: Sequence[Task],
+        *,
+        title: str = "",
+        metric: str = "",
+        judged: bool = False,
+        public: bool = False,
     ) -> "BenchmarkQuestions":
         """Raises FormatError where an id stands for several tasks."""
         counts = Counter(task.id for task in tasks)
@@ -99,9 +110,11 @@ class BenchmarkQuestions:
     def part(
         self, *, ids: Sequence[str] = (), limit: int | None = None, shard: tuple[int, int] | None = None
     ) -> "BenchmarkQuestions":
-        """The tasks that match one of `ids` (whole, or with `*`); of these the first `limit`; of these every n-th from the
-        i-th on."""
-        tasks = [t for t in self.tasks if not ids or any(t.id == each or fnmatchcase(t.id, each) for each in ids)][:limit]
+        """The tasks that match one of `ids` (whole, or with `*`); of these the first `limit`; of these every n-th from
+        the i-th on."""
+        tasks = [t for t in self.tasks if not ids or any(t.id == each or fnmatchcase(t.id, each) for each in ids)][
+            :limit
+        ]
         return replace(self, tasks=tuple(tasks if shard is None else tasks[shard[0] - 1 :: shard[1]]))
 
 
@@ -110,7 +123,9 @@ def read_shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
     found = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= found[0] <= found[1]:
-        raise ConfigError("should be i/n with 1 <= i <= n", where="--shard", value=text, hint="e.g. 1/4, 2/4, 3/4 and 4/4")
+        raise ConfigError(
+            "should be i/n with 1 <= i <= n", where="--shard", value=text, hint="e.g. 1/4, 2/4, 3/4 and 4/4"
+        )
     return found
 
 
@@ -122,13 +137,16 @@ def choose(
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
 ) -> list[BenchmarkQuestions]:
-    """The benchmarks called `names` (or sources: atlas, a file, hf:org/name, gym:generator, pkg.mod:function), from files in `data`
-    where it is given. Raises ConfigError for an unknown name or an empty choice, FormatError for what is wrong in a file."""
+    """The benchmarks called `names` (or sources: atlas, a file, hf:org/name, gym:generator, pkg.mod:function), from
+    files in `data` where it is given. Raises ConfigError for an unknown name or an empty choice, FormatError for what
+    is wrong in a file."""
     wanted = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if wanted == [ALL]:
         wanted = _there(data)
     if not wanted:
-        raise ConfigError("names no benchmark", where="--benchmark", hint=f"One of {', '.join(BENCHMARKS)}, atlas, or a file")
+        raise ConfigError(
+            "names no benchmark", where="--benchmark", hint=f"One of {', '.join(BENCHMARKS)}, atlas, or a file"
+        )
     whole = [_read(name, data) for name in wanted]
     if twice := [name for name, count in Counter(each.name for each in whole).items() if count > 1]:
         raise ConfigError("two sources have one name", where="--benchmark", value=twice[0])
@@ -142,7 +160,8 @@ def select(
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
 ) -> list[BenchmarkQuestions]:
-    """The part of each of `whole`, without those of which nothing is left. Raises ConfigError where nothing is left of all."""
+    """The part of each of `whole`, without those of which nothing is left. Raises ConfigError where nothing is left of
+    all."""
     chosen = [each.part(ids=ids, limit=limit, shard=shard) for each in whole]
     for pattern in ids:
         known = [task.id for each in whole for task in each.tasks]
@@ -155,7 +174,9 @@ def select(
 
 def _there(data: Path | None) -> list[str]:
     if data is None:
-        raise ConfigError("`all` means those with a file in --data", where="--benchmark", value=ALL, hint="Name the folder")
+        raise ConfigError(
+            "`all` means those with a file in --data", where="--benchmark", value=ALL, hint="Name the folder"
+        )
     found = []
     for entry in BENCHMARKS.values():
         try:
@@ -188,7 +209,12 @@ def _read(name: str, data: Path | None) -> BenchmarkQuestions:
 
 
 def _is_source(name: str) -> bool:
-    return name == "atlas" or name.startswith(("gym:", "hf:")) or name.endswith(SUFFIXES) or bool(IMPORT_PATH.fullmatch(name))
+    return (
+        name == "atlas"
+        or name.startswith(("gym:", "hf:"))
+        or name.endswith(SUFFIXES)
+        or bool(IMPORT_PATH.fullmatch(name))
+    )
 
 
 # --- presets

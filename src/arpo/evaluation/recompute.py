@@ -18,7 +18,8 @@ from arpo.evaluation.samples import read_samples
 def show_results(
     folders: Sequence[Path], *, out: Path | None = None, lm_eval: Path | None = None, console: Console | None = None
 ) -> EvalResults:
-    """Compute the figures of a folder again, or of several put together in `out`, and print them; `lm_eval` gets them in that form.
+    """Compute the figures of a folder again, or of several put together in `out`, and print them; `lm_eval` gets them
+    in that form.
 
     Raises ConfigError where a folder holds no answers, or several do not belong together."""
     console = console or Console(soft_wrap=True)

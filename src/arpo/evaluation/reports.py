@@ -35,17 +35,17 @@ Part = ShownTable | Picture
 
 
 def write_all(folder: Path, manifest: EvalManifest) -> EvalResults | None:
-    """Everything that follows from a folder's samples: results.json, report.md, report.html, plots. None where there is no sample
-    yet."""
+    """Everything that follows from a folder's samples: results.json, report.md, report.html, plots. None where there is
+    no sample yet."""
     results = summarise(folder, manifest)
     if results is None:
         return None
     parts: list[Part] = [*tables(results)]
     if drawn := draw(folder / CURVES, _panels(results)):
-        caption = (
-            "What the accuracy would be had every answer to come within so many tool calls; and pass@k. Bands: 95 % over questions."
+        caption = "What the accuracy would be had every answer to come within so many tool calls; and pass@k. Bands: 95 % over questions."
+        parts.append(
+            Picture(title="Accuracy against tool calls and samples", path=drawn.relative_to(folder), caption=caption)
         )
-        parts.append(Picture(title="Accuracy against tool calls and samples", path=drawn.relative_to(folder), caption=caption))
     parts += _pictures(results.studies, folder)
     opening = _opening(results)
     write_atomic(folder / "report.md", _markdown(opening, parts))
@@ -89,14 +89,20 @@ def _scores(results: EvalResults) -> ShownTable:
         rows.append(["mean", "", "", results.mean.percent])
     judged = [each.title for each in results.benchmarks if each.judged]
     note = "95 % intervals over questions." + (
-        f" The authors of {', '.join(judged)} let a model judge: a rule is mostly stricter, now and then kinder." if judged else ""
+        f" The authors of {', '.join(judged)} let a model judge: a rule is mostly stricter, now and then kinder."
+        if judged
+        else ""
     )
     return ShownTable(title="Accuracy", head=["benchmark", "questions", "measure", "accuracy"], rows=rows, note=note)
 
 
 def _measures(results: EvalResults) -> ShownTable:
     names = sorted({name for each in results.benchmarks for name in each.measures})
-    rows = [[each.title, *(_percent(each.measures.get(name)) for name in names)] for each in results.benchmarks if each.measures]
+    rows = [
+        [each.title, *(_percent(each.measures.get(name)) for name in names)]
+        for each in results.benchmarks
+        if each.measures
+    ]
     return ShownTable(title="The same answers by other measures", head=["benchmark", *names], rows=rows)
 
 
@@ -110,7 +116,10 @@ def _passes(results: EvalResults) -> ShownTable:
 
 def _costs(results: EvalResults) -> ShownTable:
     names = [name for name in COSTS if any(each.costs[name].mean for each in results.benchmarks)]
-    rows = [[each.title, *(amount(each.costs[name]) for name in names), _plain(each.productivity)] for each in results.benchmarks]
+    rows = [
+        [each.title, *(amount(each.costs[name]) for name in names), _plain(each.productivity)]
+        for each in results.benchmarks
+    ]
     note = "Means of an answer with 95 % intervals over questions. Productivity: right answers a tool call."
     return ShownTable(title="What an answer costs", head=["benchmark", *names, "productivity"], rows=rows, note=note)
 
@@ -121,8 +130,13 @@ def _groups(groups: Mapping[str, Estimate]) -> list[list[str]]:
 
 def _endings(results: EvalResults) -> ShownTable:
     names = sorted({name for each in results.benchmarks for name in each.endings})
-    rows = [[each.title, *(f"{each.endings.get(name, 0) / each.answers:.1%}" for name in names)] for each in results.benchmarks]
-    return ShownTable(title="How answers ended", head=["benchmark", *(name.replace("_", " ") for name in names)], rows=rows)
+    rows = [
+        [each.title, *(f"{each.endings.get(name, 0) / each.answers:.1%}" for name in names)]
+        for each in results.benchmarks
+    ]
+    return ShownTable(
+        title="How answers ended", head=["benchmark", *(name.replace("_", " ") for name in names)], rows=rows
+    )
 
 
 def _failures(results: EvalResults) -> ShownTable:
@@ -146,7 +160,9 @@ def study_tables(study: object) -> list[ShownTable]:
 
 def _pictures(studies: Mapping[str, Any], folder: Path) -> list[Picture]:
     """What studies have drawn (`pictures`: [{title, path, says}], paths from the folder on), as far as it is there."""
-    given = [picture for study in studies.values() if isinstance(study, Mapping) for picture in study.get("pictures", ())]
+    given = [
+        picture for study in studies.values() if isinstance(study, Mapping) for picture in study.get("pictures", ())
+    ]
     found = [Picture(title=str(each["title"]), path=Path(each["path"]), caption=str(each["says"])) for each in given]
     return [each for each in found if (folder / each.path).is_file()]
 
@@ -168,7 +184,8 @@ def _plain(estimate: Estimate) -> str:
     return (
         "-"
         if math.isnan(estimate.mean)
-        else f"{estimate.mean:.2f}" + ("" if math.isnan(estimate.low) else f" [{estimate.low:.2f}, {estimate.high:.2f}]")
+        else f"{estimate.mean:.2f}"
+        + ("" if math.isnan(estimate.low) else f" [{estimate.low:.2f}, {estimate.high:.2f}]")
     )
 
 
@@ -176,7 +193,9 @@ def _panels(results: EvalResults) -> list[Panel]:
     budgets = [_curve(each.title, each.by_budget) for each in results.benchmarks if len(each.by_budget) > 1]
     passes = [_curve(each.title, each.pass_at) for each in results.benchmarks if len(each.pass_at) > 1]
     return [
-        Panel(title="Accuracy within a budget of tool calls", lines=budgets, x_label="tool calls allowed", percent=True),
+        Panel(
+            title="Accuracy within a budget of tool calls", lines=budgets, x_label="tool calls allowed", percent=True
+        ),
         Panel(title="pass@k", lines=passes, x_label="k", percent=True),
     ]
 
@@ -198,14 +217,22 @@ def _curve(label: str, points: Mapping[int, Estimate]) -> Line:
 def _opening(results: EvalResults) -> list[tuple[str, str]]:
     manifest = results.manifest
     settings = manifest.settings
-    how = "greedy" if not settings.get("temperature") else f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}"
+    how = (
+        "greedy"
+        if not settings.get("temperature")
+        else f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}"
+    )
     facts = [
         ("model", manifest.model),
         ("recipe", manifest.recipe + (f", preset {manifest.preset}" if manifest.preset else "")),
         ("answers", f"{manifest.samples} a question, {how}, seed {settings.get('seed')}"),
         ("limits", f"{settings['max_calls']} tool calls, {settings['branch_tokens']:,} tokens"),
     ]
-    facts += [("part", ", ".join(f"{name} {_listed(value)}" for name, value in manifest.parts.items()))] if manifest.parts else []
+    facts += (
+        [("part", ", ".join(f"{name} {_listed(value)}" for name, value in manifest.parts.items()))]
+        if manifest.parts
+        else []
+    )
     return [*facts, *(("note", text) for text in _warnings(results))]
 
 
@@ -270,13 +297,13 @@ def _table(table: ShownTable) -> str:
 def _cells(tag: str, cells: Sequence[str], left: int) -> str:
     side = [' class="text"' if number < left else "" for number in range(len(cells))]
     # an interval moves to a second line rather than out of sight, but stays in one piece
-    said = [re.sub(r" (?!\[)", "&nbsp;", html.escape(cell)) if cell.endswith("]") else html.escape(cell) for cell in cells]
+    said = [
+        re.sub(r" (?!\[)", "&nbsp;", html.escape(cell)) if cell.endswith("]") else html.escape(cell) for cell in cells
+    ]
     return "".join(f"<{tag}{where}>{cell}</{tag}>" for where, cell in zip(side, said, strict=True))
 
 
 def _picture(folder: Path, picture: Picture) -> str:
     raw = base64.b64encode((folder / picture.path).read_bytes()).decode("ascii")
     title = html.escape(picture.title)
-    return (
-        f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{raw}"><p class="note">{html.escape(picture.caption)}</p>'
-    )
+    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{raw}"><p class="note">{html.escape(picture.caption)}</p>'

@@ -3,7 +3,8 @@
     results.json = {schema, version, name, model, manifest (without ids and recipe), seconds, mean,
                     benchmarks: {NAME: figures}, studies}
 
-Knows samples, statistics and the file's form. Refuses to know models and how figures are shown. A failed sample counts as wrong.
+Knows samples, statistics and the file's form. Refuses to know models and how figures are shown. A failed sample counts
+as wrong.
 """
 
 import dataclasses
@@ -65,8 +66,9 @@ class BenchmarkResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResults:
-    """Everything in results.json. `studies`: what further looks at the same samples came to (tool calls, a judge, entropies), JSON
-    values by name; of these `tables` ([{title, head, rows, note}]) and `warnings` are shown in reports."""
+    """Everything in results.json. `studies`: what further looks at the same samples came to (tool calls, a judge,
+    entropies), JSON values by name; of these `tables` ([{title, head, rows, note}]) and `warnings` are shown in
+    reports."""
 
     manifest: EvalManifest
     benchmarks: tuple[BenchmarkResult, ...]
@@ -115,7 +117,8 @@ class EvalResults:
 
     @property
     def by_question(self) -> dict[str, float]:
-        """The mean accuracy of each question of the only benchmark, of several by BENCHMARK/ID: what paired differences take."""
+        """The mean accuracy of each question of the only benchmark, of several by BENCHMARK/ID: what paired differences
+        take."""
         if len(self.benchmarks) == 1:
             return dict(self.benchmarks[0].by_question)
         return {f"{each.name}/{id}": mean for each in self.benchmarks for id, mean in each.by_question.items()}
@@ -135,7 +138,11 @@ class EvalResults:
 
 def benchmark_result(manifest: EvalManifest, name: str, samples: Sequence[SampleRecord]) -> BenchmarkResult:
     """The figures of the benchmark `name`, of which `samples` has at least one."""
-    samples, asked, seed = sorted(samples, key=lambda s: s.key), manifest.benchmark.get(name), int(manifest.settings.get("seed", 0))
+    samples, asked, seed = (
+        sorted(samples, key=lambda s: s.key),
+        manifest.benchmark.get(name),
+        int(manifest.settings.get("seed", 0)),
+    )
     correct = _grouped(samples, lambda s: s.correct)
     fewest = min(map(len, correct.values()))
     accuracies = _means(samples, _accuracy)
@@ -155,7 +162,10 @@ def benchmark_result(manifest: EvalManifest, name: str, samples: Sequence[Sample
         by_level=by_group(((s.level, s.id, s.accuracy) for s in samples if s.level), seed=seed),
         by_category=by_group(((s.category, s.id, s.accuracy) for s in samples if s.category), seed=seed),
         by_family=by_group(((s.family, s.id, s.accuracy) for s in samples if s.family not in ("", name)), seed=seed),
-        costs={label: bootstrap(list(_means(samples, value).values()), seed=seed, purpose=label) for label, value in COSTS.items()},
+        costs={
+            label: bootstrap(list(_means(samples, value).values()), seed=seed, purpose=label)
+            for label, value in COSTS.items()
+        },
         endings=dict(Counter(s.ending for s in samples).most_common()),
         failures=dict(Counter(_short(s.failure) for s in samples if s.failed).most_common()),
         productivity=_productivity(samples, seed),
@@ -169,14 +179,17 @@ def _measure(answers: Sequence[SampleRecord], name: str, seed: int) -> Estimate:
 
 
 def _productivity(answers: Sequence[SampleRecord], seed: int) -> Estimate:
-    """Right answers a tool call: the sum of accuracy over the sum of calls (Wang et al., arXiv 2504.14870, section 3)."""
+    """Right answers a tool call: the sum of accuracy over the sum of calls (Wang et al., arXiv 2504.14870, section
+    3)."""
     right, calls = _means(answers, _accuracy), _means(answers, lambda a: a.calls)
     return ratio(list(right.values()), [calls[key] for key in right], seed=seed, purpose="productivity")
 
 
 def _within(answers: Sequence[SampleRecord], budget: int, seed: int) -> Estimate:
     """Accuracy if every answer had to come within `budget` calls: those that took more are wrong."""
-    return rate(_grouped(answers, lambda a: a.accuracy if a.calls <= budget else 0.0), seed=seed, purpose=f"budget/{budget}")
+    return rate(
+        _grouped(answers, lambda a: a.accuracy if a.calls <= budget else 0.0), seed=seed, purpose=f"budget/{budget}"
+    )
 
 
 def _budgets(answers: Sequence[SampleRecord]) -> list[int]:
@@ -211,7 +224,9 @@ def _short(reason: str) -> str:
 def write_results(folder: Path, results: EvalResults) -> Path:
     """Write FOLDER/results.json."""
     manifest = {key: value for key, value in asdict(results.manifest).items() if key not in ("recipe_text", "decides")}
-    manifest["benchmarks"] = [{key: value for key, value in each.items() if key != "ids"} for each in manifest["benchmarks"]]
+    manifest["benchmarks"] = [
+        {key: value for key, value in each.items() if key != "ids"} for each in manifest["benchmarks"]
+    ]
     return write_json(
         folder / FILE,
         {
@@ -231,8 +246,8 @@ def write_results(folder: Path, results: EvalResults) -> Path:
 def summarise(
     folder: Path, manifest: EvalManifest, *, studies: Mapping[str, Any] | None = None, seconds: float = 0.0
 ) -> EvalResults | None:
-    """Compute FOLDER/results.json from the samples in `folder`; `studies` and `seconds` are added to what stands there. None where
-    there is no sample yet."""
+    """Compute FOLDER/results.json from the samples in `folder`; `studies` and `seconds` are added to what stands there.
+    None where there is no sample yet."""
     samples = read_samples(folder).values()
     if not samples:
         return None
@@ -244,8 +259,8 @@ def summarise(
 
 
 def read_results(folder: Path | str) -> EvalResults:
-    """The results of the evaluation in `folder`. Raises ConfigError where it holds none, FormatError, naming the file, where
-    that is something else."""
+    """The results of the evaluation in `folder`. Raises ConfigError where it holds none, FormatError, naming the file,
+    where that is something else."""
     folder = Path(folder)
     manifest, value = read_manifest(folder), _read_file(folder)
     try:
@@ -273,8 +288,8 @@ def read_benchmark_result(value: Mapping[str, Any]) -> BenchmarkResult:
 
 
 def read_evaluations(run: Path | str) -> dict[str, EvalResults]:
-    """The evaluations in RUN/evaluation by name, in the order in which they were begun. One without a sample, and one that was set
-    aside (renamed), is left out."""
+    """The evaluations in RUN/evaluation by name, in the order in which they were begun. One without a sample, and one
+    that was set aside (renamed), is left out."""
     check_form(Path(run))
     folders = [path for path in (Path(run) / "evaluation").glob("*") if is_evaluation(path) and (path / FILE).is_file()]
     read = [results for path in folders if (results := read_results(path)).name == path.name]

@@ -1,7 +1,8 @@
-"""Generate the samples that an evaluation lacks, store them and compute the figures: of held-out tasks and benchmarks alike.
+"""Generate the samples that an evaluation lacks, store them and compute the figures: of held-out tasks and benchmarks
+alike.
 
-Knows the order of things in one folder. Every sample is on disk before the next one counts. Refuses to know where a model
-comes from: `evaluate` (the command) and training bring its components.
+Knows the order of things in one folder. Every sample is on disk before the next one counts. Refuses to know where a
+model comes from: `evaluate` (the command) and training bring its components.
 """
 
 import time
@@ -36,12 +37,20 @@ GIVE_UP = 64  # samples of which all failed: what stands behind the engine or a 
 
 
 async def evaluate_tasks(
-    components: EvalComponents, tasks: Sequence[Task], spec: EvalSpec, folder: Path, *, model: str, split: str, console: Console
+    components: EvalComponents,
+    tasks: Sequence[Task],
+    spec: EvalSpec,
+    folder: Path,
+    *,
+    model: str,
+    split: str,
+    console: Console,
 ) -> EvalResults:
-    """Ask a run's model the first of `tasks`, those of its `split`, and keep everything in `folder`; `model`: its name there.
+    """Ask a run's model the first of `tasks`, those of its `split`, and keep everything in `folder`; `model`: its name
+    there.
 
-    What an earlier start of the run has asked of the same model is not asked again; samples of something else step aside. Raises
-    EngineError, ToolError or RewardError where not one sample could be had.
+    What an earlier start of the run has asked of the same model is not asked again; samples of something else step
+    aside. Raises EngineError, ToolError or RewardError where not one sample could be had.
     """
     held_out = BenchmarkQuestions.from_tasks(split, tasks).part(limit=spec.questions)
     manifest = EvalManifest.from_run(components.run, spec, [held_out], model=model)
@@ -78,9 +87,11 @@ async def run_eval(
     return results
 
 
-def missing(folder: Path, benchmarks: Sequence[BenchmarkQuestions], samples: int, *, again: bool = False) -> list[EvalQuestion]:
-    """What is asked and `folder` lacks: the first sample of every question before the second of any, so that an early stop says
-    most."""
+def missing(
+    folder: Path, benchmarks: Sequence[BenchmarkQuestions], samples: int, *, again: bool = False
+) -> list[EvalQuestion]:
+    """What is asked and `folder` lacks: the first sample of every question before the second of any, so that an early
+    stop says most."""
     done = {key for key, sample in read_samples(folder).items() if not (again and sample.failed)}
     return [question for question in _questions(benchmarks, samples) if question.key not in done]
 
@@ -145,7 +156,8 @@ def _earlier_calls(folder: Path, tools: Container[str]) -> Mapping[str, Any]:
 
 
 def _reward(components: EvalComponents, benchmarks: Mapping[str, BenchmarkQuestions]) -> Reward:
-    """A public benchmark is scored by its own measure, whatever the recipe trains on; other questions by the recipe's reward."""
+    """A public benchmark is scored by its own measure, whatever the recipe trains on; other questions by the recipe's
+    reward."""
     if not any(each.public for each in benchmarks.values()):
         return components.reward
     config = components.run.reward

@@ -1,9 +1,10 @@
 """The samples of an evaluation: one line on disk for each answer, written as soon as the answer is scored.
 
-    samples.jsonl: a JSON object a line: a `SampleRecord`, and under "record" the trajectory in the form of `arpo.core.codec`
+    samples.jsonl: a JSON object a line: a `SampleRecord`, and under "record" the trajectory in the form of
+    `arpo.core.codec`
 
-Knows lines. Refuses to know how answers are generated and what is computed from them. A line that a killed process has not
-finished is cut off before the next one is written; of two lines for one sample the later counts.
+Knows lines. Refuses to know how answers are generated and what is computed from them. A line that a killed process has
+not finished is cut off before the next one is written; of two lines for one sample the later counts.
 """
 
 import os
@@ -68,7 +69,8 @@ class SampleRecord:
 
     @classmethod
     def from_line(cls, value: Mapping[str, Any], where: str) -> "SampleRecord":
-        """`value`: a line of samples.jsonl; `where`: its place, for messages. Raises FormatError where it is something else."""
+        """`value`: a line of samples.jsonl; `where`: its place, for messages. Raises FormatError where it is something
+        else."""
         known = {f.name for f in fields(cls)}
         try:
             if value.get("schema") != SCHEMA:
@@ -89,7 +91,9 @@ class SampleLog:
     def __enter__(self) -> "SampleLog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
 

@@ -1,7 +1,7 @@
 """Statistics of evaluations: rates and means with intervals, pass@k, and differences of two runs on the same questions.
 
-Knows numbers grouped by question. Refuses to know models, files and what a question is. The unit that is resampled is always the
-question: samples of one question are not independent.
+Knows numbers grouped by question. Refuses to know models, files and what a question is. The unit that is resampled is
+always the question: samples of one question are not independent.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ _EXACT_FLIPS = 12  # up to this many differing questions, all 2^n sign flips are
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95 % interval over `n` units (questions, or seeds). Bounds are NaN where nothing can be said of them."""
+    """A mean with its 95 % interval over `n` units (questions, or seeds). Bounds are NaN where nothing can be said of
+    them."""
 
     mean: float
     low: float
@@ -70,12 +71,14 @@ def keyed_generator(seed: int, purpose: str) -> np.random.Generator:
 def pass_at_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int) -> Floats:
     """Unbiased pass@k of each question: `1 - C(n - c, k) / C(n, k)` (arXiv 2107.03374, eq. 1).
 
-    `num_samples` and `num_correct` hold n and c by question (they broadcast). Computed as a product, so large n do not overflow.
-    Raises ValueError unless 1 <= k <= n and 0 <= c <= n everywhere.
+    `num_samples` and `num_correct` hold n and c by question (they broadcast). Computed as a product, so large n do not
+    overflow. Raises ValueError unless 1 <= k <= n and 0 <= c <= n everywhere.
     """
     n, c = np.broadcast_arrays(np.asarray(num_samples, dtype=np.int64), np.asarray(num_correct, dtype=np.int64))
     if k < 1 or (n < k).any():
-        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples of every question (fewest here: {n.min(initial=k)})")
+        raise ValueError(
+            f"pass@{k} needs at least {max(k, 1)} samples of every question (fewest here: {n.min(initial=k)})"
+        )
     if (c < 0).any() or (c > n).any():
         raise ValueError("correct samples must lie between 0 and the number of samples")
     missed = np.ones(n.shape)
@@ -112,8 +115,8 @@ def ratio(
 ) -> Estimate:
     """`sum(above) / sum(below)`, both with one value a question, with the percentile-bootstrap interval over questions.
 
-    NaN where `below` sums to 0; no interval where it does in too many resamples for one (a single question made calls), or where
-    `above` sums to 0, of which resampling would know no doubt. Raises ValueError where the lengths differ.
+    NaN where `below` sums to 0; no interval where it does in too many resamples for one (a single question made calls),
+    or where `above` sums to 0, of which resampling would know no doubt. Raises ValueError where the lengths differ.
     """
     pairs = np.stack([np.asarray(above, dtype=np.float64).ravel(), np.asarray(below, dtype=np.float64).ravel()], axis=1)
     if not len(pairs) or not (total := pairs.sum(axis=0))[1]:
@@ -121,7 +124,9 @@ def ratio(
     if len(pairs) < 2:
         return Estimate(float(total[0] / total[1]), math.nan, math.nan, len(pairs))
     random = keyed_generator(seed, f"{purpose}/{len(pairs)}")
-    sums = _in_rows(lambda rows: pairs[random.integers(0, len(pairs), (rows, len(pairs)))].sum(axis=1), len(pairs), resamples)
+    sums = _in_rows(
+        lambda rows: pairs[random.integers(0, len(pairs), (rows, len(pairs)))].sum(axis=1), len(pairs), resamples
+    )
     mean, found = float(total[0] / total[1]), sums[sums[:, 1] > 0]
     if not total[0] or len(found) < (1 + LEVEL) / 2 * len(sums):
         return Estimate(mean, math.nan, math.nan, len(pairs))
@@ -132,8 +137,9 @@ def ratio(
 def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
     """The plain mean of independent estimates (benchmarks, each counting the same); `n` counts them.
 
-    Its interval comes from theirs (MOVER: Zou and Donner, Statistics in Medicine 27, 2008), so that a benchmark without one right
-    answer, of which a bootstrap would know nothing, widens it as it should. NaN bounds where one of them has none.
+    Its interval comes from theirs (MOVER: Zou and Donner, Statistics in Medicine 27, 2008), so that a benchmark without
+    one right answer, of which a bootstrap would know nothing, widens it as it should. NaN bounds where one of them has
+    none.
     """
     if not estimates:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -146,7 +152,8 @@ def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
 def wilson(num_right: float, num_asked: int) -> Estimate:
     """A plain rate with Wilson's score interval: sensible also at 0 and 1, where a bootstrap has no width.
 
-    `num_right` may be a sum of shares from 0 to 1: none varies more than right and wrong do, so the interval is wide enough."""
+    `num_right` may be a sum of shares from 0 to 1: none varies more than right and wrong do, so the interval is wide
+    enough."""
     if not 0 <= num_right <= num_asked:
         raise ValueError(f"{num_right} right of {num_asked} asked")
     if num_asked == 0:
@@ -168,9 +175,9 @@ def _normal_quantile(p: float) -> float:
 def rate(by_question: Mapping[str, Sequence[float]], *, seed: int = 0, purpose: str = "accuracy") -> Estimate:
     """Mean accuracy over questions, each question weighing the same however many samples it has.
 
-    Where every question is wholly right or wholly wrong this is a plain rate over questions, so the interval is Wilson's. So it is
-    where fewer than `FEW` questions are anything but 0 (or anything but 1), of which a bootstrap would know too little. Else it is
-    a bootstrap over questions.
+    Where every question is wholly right or wholly wrong this is a plain rate over questions, so the interval is
+    Wilson's. So it is where fewer than `FEW` questions are anything but 0 (or anything but 1), of which a bootstrap
+    would know too little. Else it is a bootstrap over questions.
     """
     values = [np.asarray(samples, dtype=np.float64) for samples in by_question.values() if len(samples)]
     return _rate_of([float(v.mean()) for v in values], seed, purpose)
@@ -184,19 +191,23 @@ def _rate_of(means: Sequence[float], seed: int, purpose: str) -> Estimate:
 
 
 def pass_at(by_question: Mapping[str, Sequence[bool]], k: int, *, seed: int = 0) -> Estimate:
-    """Mean unbiased pass@k over questions, its interval as in `rate`. Raises ValueError where a question has under k samples."""
+    """Mean unbiased pass@k over questions, its interval as in `rate`. Raises ValueError where a question has under k
+    samples."""
     n = [len(samples) for samples in by_question.values()]
     c = [sum(map(bool, samples)) for samples in by_question.values()]
     return _rate_of(list(map(float, pass_at_k(n, c, k))), seed, f"pass@{k}")
 
 
-def paired_difference(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0, resamples: int = RESAMPLES) -> Paired:
+def paired_difference(
+    a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Paired:
     """How much better `b` is than `a`: both map question ids to a mean accuracy; only questions that both have count.
 
-    The interval resamples questions. Where fewer than `FEW` of them differ, of which a bootstrap would know too little (none that
-    differs would leave it no width at all), it is that of Bonett and Price for paired shares (Journal of Educational and Behavioral
-    Statistics 37, 2012), wide enough for accuracies between 0 and 1 too. The p-value flips the signs of the differences (exact
-    where few differ, else `(1 + hits) / (1 + draws)`). Raises ValueError where they share no question.
+    The interval resamples questions. Where fewer than `FEW` of them differ, of which a bootstrap would know too little
+    (none that differs would leave it no width at all), it is that of Bonett and Price for paired shares (Journal of
+    Educational and Behavioral Statistics 37, 2012), wide enough for accuracies between 0 and 1 too. The p-value flips
+    the signs of the differences (exact where few differ, else `(1 + hits) / (1 + draws)`). Raises ValueError where they
+    share no question.
     """
     shared = sorted(a.keys() & b.keys())
     if not shared:
@@ -234,7 +245,8 @@ def _sign_flip(differences: Floats, random: np.random.Generator, draws: int) -> 
 
 
 def by_group(rows: Iterable[tuple[Hashable, str, float]], *, seed: int = 0) -> dict[str, Estimate]:
-    """Accuracy by group (a family, a level). `rows` are (group, question id, accuracy of one sample); groups come sorted."""
+    """Accuracy by group (a family, a level). `rows` are (group, question id, accuracy of one sample); groups come
+    sorted."""
     groups: dict[str, dict[str, list[float]]] = {}
     for group, question, accuracy in rows:
         groups.setdefault(str(group), {}).setdefault(question, []).append(accuracy)

@@ -31,8 +31,8 @@ class Recorded:
 
 
 def read_recorded(path: Path) -> Iterator[Recorded]:
-    """The trees in an evaluation's or a run's folder, or in a file of frames, one at a time. Of two answers to one sample of an
-    evaluation the later counts. Raises ConfigError where there is none, FormatError for a damaged file."""
+    """The trees in an evaluation's or a run's folder, or in a file of frames, one at a time. Of two answers to one
+    sample of an evaluation the later counts. Raises ConfigError where there is none, FormatError for a damaged file."""
     if is_evaluation(path):
         last = {(line["benchmark"], line["id"], line["sample"]): number for number, line in enumerate(read_lines(path))}
         for number, line in enumerate(read_lines(path)):
@@ -46,7 +46,9 @@ def read_recorded(path: Path) -> Iterator[Recorded]:
         raise ConfigError("holds no recorded trajectories", value=str(path), hint=hint)
     for file in files:
         with file.open("rb") as stream:
-            of_step = {record.tree.task: record for record in Frames(stream)}  # of two frames of a task the later counts
+            of_step = {
+                record.tree.task: record for record in Frames(stream)
+            }  # of two frames of a task the later counts
         yield from (Recorded(question=task, record=record) for task, record in of_step.items())
 
 
@@ -54,8 +56,8 @@ Pairs = Mapping[str, tuple[float, float]]  # by question: a numerator and a deno
 
 
 def ratio(pairs: Pairs, *, purpose: str, change: bool = False) -> Estimate:
-    """Sum of numerators over sum of denominators (`change`: less 1) with its 95 % bootstrap interval over questions; `n` counts
-    the questions. NaN where nothing can be said; no interval over fewer than `FEW` questions."""
+    """Sum of numerators over sum of denominators (`change`: less 1) with its 95 % bootstrap interval over questions;
+    `n` counts the questions. NaN where nothing can be said; no interval over fewer than `FEW` questions."""
     given = np.array([pair for _, pair in sorted(pairs.items()) if pair[1]], dtype=np.float64).reshape(-1, 2)
     if not len(given):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
@@ -69,8 +71,8 @@ def ratio(pairs: Pairs, *, purpose: str, change: bool = False) -> Estimate:
 
 
 def share(pairs: Pairs, *, purpose: str) -> Estimate:
-    """A `ratio` of parts to wholes, from 0 to 1. Where all of it or nothing was found, resampling would know no doubt: there the
-    interval is Wilson's over questions."""
+    """A `ratio` of parts to wholes, from 0 to 1. Where all of it or nothing was found, resampling would know no doubt:
+    there the interval is Wilson's over questions."""
     found = ratio(pairs, purpose=purpose)
     if found.n < 2 or found.mean not in (0.0, 1.0):
         return found

@@ -1,10 +1,11 @@
 """Every verdict of a judge as a line on disk, written the moment it is there, and what they come to beside the rule.
 
-    EVALUATION/judged.jsonl: {schema, key, benchmark, id, sample, judge, prompt, question, golds, answer, verdict, reason,
+    EVALUATION/judged.jsonl: {schema, key, benchmark, id, sample, judge, prompt, question, golds, answer, verdict,
+    reason,
                               final_answer, rule, failure}
 
-Knows lines and figures. Refuses to know how a verdict is had. `key` stands for judge, prompt, question, golds and answer: what is
-there under it is not asked again, also for another sample with the same answer.
+Knows lines and figures. Refuses to know how a verdict is had. `key` stands for judge, prompt, question, golds and
+answer: what is there under it is not asked again, also for another sample with the same answer.
 """
 
 import hashlib
@@ -82,8 +83,8 @@ def read_verdicts(folder: Path) -> list[Verdict]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How far judge and rule say the same of the same answers. `kappa` (Cohen's): 0 by chance, 1 always; NaN where one of them
-    always says the same thing."""
+    """How far judge and rule say the same of the same answers. `kappa` (Cohen's): 0 by chance, 1 always; NaN where one
+    of them always says the same thing."""
 
     both_right: int
     both_wrong: int
@@ -120,7 +121,9 @@ def judged(verdicts: Iterable[Verdict], *, seed: int = 0) -> Judged:
         by_rule=_rate(given, seed, rule=True),
         agreement=agreement(given),
         by_benchmark={name: agreement([v for v in given if v.benchmark == name]) for name in names},
-        accuracy_by_benchmark={name: _rate([v for v in given if v.benchmark == name], seed, rule=False) for name in names},
+        accuracy_by_benchmark={
+            name: _rate([v for v in given if v.benchmark == name], seed, rule=False) for name in names
+        },
         unread=len(last) - len(given),
         apart=tuple(v for v in given if v.right != (v.rule >= 0.5)),
     )
@@ -152,20 +155,32 @@ def agreement(verdicts: Sequence[Verdict]) -> Agreement:
 def as_study(found: Judged, judge: str) -> dict[str, Any]:
     """As results.json keeps it, with tables for reports."""
     names = [*found.by_benchmark]
-    rows = [[name, found.accuracy_by_benchmark[name].percent, *_agreement_cells(found.by_benchmark[name])] for name in names] + (
-        [["all", found.accuracy.percent, *_agreement_cells(found.agreement)]] if len(names) != 1 else []
-    )
+    rows = [
+        [name, found.accuracy_by_benchmark[name].percent, *_agreement_cells(found.by_benchmark[name])] for name in names
+    ] + ([["all", found.accuracy.percent, *_agreement_cells(found.agreement)]] if len(names) != 1 else [])
     head = ["", "right by the judge", "agrees with the rule", "kappa", "judge alone", "rule alone"]
     note = f"Judge: {judge}. The rule says {found.by_rule.percent} of the same answers. Every verdict with its reason: {FILE}."
-    apart = [[f"{v.id} #{v.sample}", " | ".join(v.golds), v.answer or "", v.verdict, v.reason] for v in found.apart[:20]]
+    apart = [
+        [f"{v.id} #{v.sample}", " | ".join(v.golds), v.answer or "", v.verdict, v.reason] for v in found.apart[:20]
+    ]
     tables = [{"title": "Judged answers", "head": head, "rows": rows, "note": note}]
     if apart:
         columns = ["answer", "golds", "given", "judge", "reason"]
         tables.append(
-            {"title": "Where judge and rule differ", "head": columns, "rows": apart, "note": f"{len(found.apart)} in all."}
+            {
+                "title": "Where judge and rule differ",
+                "head": columns,
+                "rows": apart,
+                "note": f"{len(found.apart)} in all.",
+            }
         )
     warnings = [f"{found.unread} answers have no verdict; ask again to have them"] if found.unread else []
-    return {"tables": tables, "warnings": warnings, "judge": judge, **{k: v for k, v in asdict(found).items() if k != "apart"}}
+    return {
+        "tables": tables,
+        "warnings": warnings,
+        "judge": judge,
+        **{k: v for k, v in asdict(found).items() if k != "apart"},
+    }
 
 
 def _agreement_cells(found: Agreement) -> list[str]:

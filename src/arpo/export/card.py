@@ -56,7 +56,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str
 
 
 def _front_matter(source: str) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [arpo, reinforcement-learning, tool-use]"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [arpo, reinforcement-learning, tool-use]",
+    ]
     if _on_hub(source):
         lines.append(f"base_model: {source.partition('@')[0]}")
     return "\n".join([*lines, "---"])

@@ -105,4 +105,6 @@ def push_to_hub(folder: Path, name: str) -> None:
         )
     except (HTTPError, OSError) as error:
         hint = f"The model lies in {folder}: `hf upload {name} {folder}` tries again"
-        raise ConfigError(f"the Hub did not take it ({first_line(error)})", where="--push", value=name, hint=hint) from error
+        raise ConfigError(
+            f"the Hub did not take it ({first_line(error)})", where="--push", value=name, hint=hint
+        ) from error

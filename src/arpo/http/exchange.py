@@ -59,7 +59,9 @@ class HttpClient:
     ) -> None:
         self.service, self.timeout_s, self.most_bytes, self.connections = service, timeout_s, most_bytes, connections
         # connections belong to an event loop; a command may run several, one after the other
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def __repr__(self) -> str:
         return f"HttpClient({self.service!r})"
@@ -108,7 +110,9 @@ class HttpClient:
     def _client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            own = _WithSecrets(httpx.AsyncHTTPTransport(verify=tls(), limits=httpx.Limits(max_connections=self.connections)))
+            own = _WithSecrets(
+                httpx.AsyncHTTPTransport(verify=tls(), limits=httpx.Limits(max_connections=self.connections))
+            )
             self._clients[loop] = httpx.AsyncClient(
                 transport=own, mounts=_proxies(), timeout=self.timeout_s, headers={"User-Agent": "arpo"}
             )
@@ -172,14 +176,18 @@ def refused(answer: HttpResponse, service: str, key_from: str, key: str = "") ->
         hint = f"refuses the key in {key_from}" if key_from else "refuses access"
         raise ProviderError(f"{service} {hint} ({status})", retriable=False, provider=service)
     if status == 429:
-        raise ProviderError(f"{service}: too many requests (429){told}", retry_after_s=retry_after(answer), provider=service)
+        raise ProviderError(
+            f"{service}: too many requests (429){told}", retry_after_s=retry_after(answer), provider=service
+        )
     if status in (402, 432, 433):
         raise ProviderError(f"{service}: the account is exhausted ({status}){told}", retriable=False, provider=service)
     if status in (400, 413, 414, 422):
         raise ToolError(f"{service} refuses the query ({status}){told}")
     if status >= 500 or status == 408:
         raise ProviderError(f"{service} failed ({status}){told}", retry_after_s=retry_after(answer), provider=service)
-    raise ProviderError(f"{service}: unexpected status {status}{told}; is the URL right?", retriable=False, provider=service)
+    raise ProviderError(
+        f"{service}: unexpected status {status}{told}; is the URL right?", retriable=False, provider=service
+    )
 
 
 def retry_after(answer: HttpResponse) -> float | None:

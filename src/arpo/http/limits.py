@@ -49,7 +49,9 @@ class Provider:
         self.outage = Outage(name, patience_s, tell, hint)
         self._next_at = 0.0  # on the event loop's clock: the earliest start of the next call
         # of the event loop that waits: a semaphore for concurrency and a lock for the rate
-        self._queues: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore | nullcontext[None], asyncio.Lock] | None = None
+        self._queues: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore | nullcontext[None], asyncio.Lock] | None = (
+            None
+        )
 
     async def call(self, once: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """The result of `once` and the number of attempts; waits while the provider is down.
@@ -103,7 +105,10 @@ class Provider:
 
         await asyncio.sleep(max(wait_s or 0.0, FIRST_RETRY_S))
         again = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.retries), wait=wait, retry=tenacity.retry_if_exception(self._worth), reraise=True
+            stop=tenacity.stop_after_attempt(self.retries),
+            wait=wait,
+            retry=tenacity.retry_if_exception(self._worth),
+            reraise=True,
         )
         return await again(one)
 
@@ -188,7 +193,8 @@ class Outage:
             self.since, self._wait_s = now, FIRST_PROBE_S
             self.worked_since_failure = False
             self.tell(
-                f"paused: {self.name} does not answer ({said}); calls to it wait, and one tries again now and then", "warning"
+                f"paused: {self.name} does not answer ({said}); calls to it wait, and one tries again now and then",
+                "warning",
             )
         elif self._timer is not None:  # a call from before the outage: nothing new
             return
@@ -223,7 +229,9 @@ class Outage:
                 return
 
     def _stop(self, down_s: float, said: str) -> None:
-        self._over = ToolsStoppedError(f"{self.name} has been down for {down_s:.0f} s. It said: {said}. To go on: {self.hint}")
+        self._over = ToolsStoppedError(
+            f"{self.name} has been down for {down_s:.0f} s. It said: {said}. To go on: {self.hint}"
+        )
         self._release(self._over)
 
     def _release(self, error: ToolsStoppedError | None) -> None:

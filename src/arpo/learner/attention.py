@@ -66,7 +66,9 @@ class TreeLayout:
             for block in self.blocks:
                 key_K = self.keys_K[first : first + block.num_keys]
                 visible = self._visible(torch.arange(block.start, block.end, device=key_K.device)[:, None], key_K[None])
-                mask = torch.zeros(visible.shape, dtype=dtype, device=key_K.device).masked_fill_(~visible, float("-inf"))
+                mask = torch.zeros(visible.shape, dtype=dtype, device=key_K.device).masked_fill_(
+                    ~visible, float("-inf")
+                )
                 made.append(mask.repeat(repeats, 1))
                 first += block.num_keys
             self._made[dtype, repeats] = made
@@ -87,7 +89,9 @@ class TreeLayout:
             def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 return (key <= query) & (query < subtree_end_T[key])
 
-            self._made["flex"] = create_block_mask(sees, None, None, num_tokens, num_tokens, device=str(subtree_end_T.device))
+            self._made["flex"] = create_block_mask(
+                sees, None, None, num_tokens, num_tokens, device=str(subtree_end_T.device)
+            )
         return self._made["flex"]
 
     def _visible(self, query: Tensor, key: Tensor) -> Tensor:
@@ -127,7 +131,9 @@ def _cut(
     children apart."""
     cost: dict[int, int] = {}
     whole: dict[int, bool] = {}
-    before = {number: sum(end - start for start, end in _path(chains, chain.parent)) for number, chain in enumerate(chains)}
+    before = {
+        number: sum(end - start for start, end in _path(chains, chain.parent)) for number, chain in enumerate(chains)
+    }
     for number in range(len(chains) - 1, -1, -1):  # children come after their parents
         chain = chains[number]
         length, size = chain.end - chain.start, subtree_end[chain.start] - chain.start
@@ -257,11 +263,15 @@ def _checked(
     query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, layout: TreeLayout | None, extra: dict[str, Any]
 ) -> TreeLayout:
     if layout is None:
-        raise ValueError("tree attention needs the pack's layout (tree_layout=layout_of(batch)); sampling must not run through it")
+        raise ValueError(
+            "tree attention needs the pack's layout (tree_layout=layout_of(batch)); sampling must not run through it"
+        )
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if extra.get(name) is not None]
     unknown += ["sliding_window"] if extra.get("sliding_window") else []
     if unknown or dropout or mask is not None:
-        raise ValueError(f"tree attention does not compute {', '.join(unknown) or ('dropout' if dropout else 'a given mask')}")
+        raise ValueError(
+            f"tree attention does not compute {', '.join(unknown) or ('dropout' if dropout else 'a given mask')}"
+        )
     num_tokens = len(layout.subtree_end_T)
     if query.shape[0] != 1 or query.shape[2] != num_tokens or key.shape[2] != num_tokens:
         raise ValueError(f"the layout is of 1 x {num_tokens} tokens; queries are {query.shape[0]} x {query.shape[2]}")

@@ -90,9 +90,13 @@ class LossConfig(Config):
     @model_validator(mode="after")
     def _constant_has_length(self) -> Self:
         if (self.aggregation == "constant") != (self.constant_length is not None):
-            raise conflict("aggregation: constant needs constant_length, and only it does", "aggregation", "constant_length")
+            raise conflict(
+                "aggregation: constant needs constant_length, and only it does", "aggregation", "constant_length"
+            )
         if self.surrogate == "cispo" and self.dual_clip is not None:
-            raise conflict("cispo clips a weight, and only from above: dual_clip does nothing there", "dual_clip", "surrogate")
+            raise conflict(
+                "cispo clips a weight, and only from above: dual_clip does nothing there", "dual_clip", "surrogate"
+            )
         return self
 
 

@@ -52,7 +52,13 @@ class LocalLearner:
         dtype: torch.dtype = torch.float32,
         reference: Any = None,
     ) -> None:
-        self.loss, self.optim, self.num_updates, self.token_budget, self.dtype = loss, optim, num_updates, token_budget, dtype
+        self.loss, self.optim, self.num_updates, self.token_budget, self.dtype = (
+            loss,
+            optim,
+            num_updates,
+            token_budget,
+            dtype,
+        )
         keep_freed()
         # Autocast sets the precision: Accelerate's is a setting of the process, which two runs in one would share.
         self.accelerator = Accelerator(mixed_precision="no", cpu=model.device.type == "cpu")
@@ -81,7 +87,9 @@ class LocalLearner:
 
     def healthy(self) -> str | None:
         """None where all trained weights are finite, else the name of one that is not."""
-        return next((name for name, p in self.unwrapped.model.named_parameters() if p.requires_grad and not is_finite(p)), None)
+        return next(
+            (name for name, p in self.unwrapped.model.named_parameters() if p.requires_grad and not is_finite(p)), None
+        )
 
     def save(self, folder: Path) -> None:
         """Write `folder/model` (with LoRA the adapters alone), optimizer.safetensors and optimizer.json."""
@@ -114,9 +122,12 @@ class LocalLearner:
         self.updates += updates - len(parts)  # the schedule moves on by what was planned
         if not parts:
             return Update(metrics={}, logprobs={})
-        rows, tokens = ((a - b) / len(parts) for a, b in zip(_size(scored), _size(teaching), strict=True))  # silent, per part
+        rows, tokens = (
+            (a - b) / len(parts) for a, b in zip(_size(scored), _size(teaching), strict=True)
+        )  # silent, per part
         sizes = [
-            loss_denominator(part_rows + rows, part_tokens + tokens, self.loss) for part_rows, part_tokens in map(_size, parts)
+            loss_denominator(part_rows + rows, part_tokens + tokens, self.loss)
+            for part_rows, part_tokens in map(_size, parts)
         ]
         batches = [self.packs(part) for part in parts]
         if self.loss.entropy_advantage:
@@ -148,7 +159,11 @@ class LocalLearner:
                     self.optimizer.zero_grad(set_to_none=True)
                     return {}
                 summed += loss.item()
-        return {"loss": summed, **self._step(math.isfinite(summed)), "tokens_trained": float(sum(p.num_unique for p in packs))}
+        return {
+            "loss": summed,
+            **self._step(math.isfinite(summed)),
+            "tokens_trained": float(sum(p.num_unique for p in packs)),
+        }
 
     def time_pass(self, trees: Sequence[CreditedTree]) -> float:
         """Seconds of a forward and a backward pass over `trees`. Changes nothing."""
@@ -174,7 +189,8 @@ class LocalLearner:
     ) -> tuple[list[LossReport], dict[str, float]]:
         """One optimizer step on `packs`; `size` is the denominator of the loss over all of them."""
         reports: list[LossReport] = []
-        # One context for all packs, so that autocast casts each weight once; checkpointing runs forwards in the backward.
+        # One context for all packs, so that autocast casts each weight once; checkpointing runs forwards in the
+        # backward.
         with self._passes():
             for number, batch in enumerate(packs):
                 reference_BL = self._reference_logprobs(batch)

@@ -42,7 +42,13 @@ class LMHead:
 
 
 def token_logprobs(
-    hidden_PH: Tensor, targets_P: Tensor, head: LMHead, *, temperature: float = 1.0, entropy_grad: bool = False, chunk: int = CHUNK
+    hidden_PH: Tensor,
+    targets_P: Tensor,
+    head: LMHead,
+    *,
+    temperature: float = 1.0,
+    entropy_grad: bool = False,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """(logprob_P, entropy_P) in float32 (float64 for float64 input), nats.
 
@@ -121,14 +127,18 @@ class _Scratch:
 
     def __init__(self, hidden_PH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int) -> None:
         num, vocab = min(chunk, len(hidden_PH)), len(weight_VH)
-        self.chunks = [slice(start, min(start + num, len(hidden_PH))) for start in range(0, len(hidden_PH), max(num, 1))]
+        self.chunks = [
+            slice(start, min(start + num, len(hidden_PH))) for start in range(0, len(hidden_PH), max(num, 1))
+        ]
         self.weight_VH = weight_VH.to(dtype)
         self.exact = torch.promote_types(dtype, torch.float32)
         self._product = hidden_PH.new_empty(num, vocab, dtype=dtype)
         self._logits = self._product if dtype == self.exact else hidden_PH.new_empty(num, vocab, dtype=self.exact)
         self._work = torch.empty_like(self._logits)
 
-    def logits(self, hidden_CH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None) -> tuple[Tensor, Tensor]:
+    def logits(
+        self, hidden_CH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None
+    ) -> tuple[Tensor, Tensor]:
         """The logits [C, V] of these positions, and as much memory beside them; both the caller's until the next
         call."""
         num = len(hidden_CH)
@@ -144,7 +154,12 @@ class _Scratch:
 
 
 def _grad_logits(
-    logits: Tensor, work: Tensor, targets: Tensor, grad: Tensor, entropy: tuple[Tensor, Tensor] | None, temperature: float
+    logits: Tensor,
+    work: Tensor,
+    targets: Tensor,
+    grad: Tensor,
+    entropy: tuple[Tensor, Tensor] | None,
+    temperature: float,
 ) -> Tensor:
     """dl of the class's docstring, in the memory of `work`; uses up `logits`."""
     extra = None

@@ -17,7 +17,9 @@ def full_state(model: Any) -> "dict[str, Tensor]":
     if not hasattr(model, "get_base_model"):
         return {name: value.detach() for name, value in model.state_dict().items()}
     base = model.get_base_model()
-    state = {name.replace(".base_layer", ""): v.detach() for name, v in base.state_dict().items() if ".lora_" not in name}
+    state = {
+        name.replace(".base_layer", ""): v.detach() for name, v in base.state_dict().items() if ".lora_" not in name
+    }
     for name, module in base.named_modules():
         if hasattr(module, "get_delta_weight"):
             added = sum(module.get_delta_weight(adapter).detach().float() for adapter in module.active_adapters)
@@ -40,4 +42,6 @@ def is_finite(tensor: "Tensor") -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     least, most = tensor.detach().aminmax()
-    return bool((most - least).isfinite()) or bool(tensor.isfinite().all())  # the difference of finite numbers can overflow
+    return bool((most - least).isfinite()) or bool(
+        tensor.isfinite().all()
+    )  # the difference of finite numbers can overflow

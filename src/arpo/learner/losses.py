@@ -73,13 +73,21 @@ def policy_loss(
             "a divergence needs the reference's log-probabilities", where="kl_coefficient", value=config.kl_coefficient
         )
     if config.entropy_coefficient and entropy_BL is None:
-        raise ConfigError("the bonus needs entropies with gradient", where="entropy_coefficient", value=config.entropy_coefficient)
-    logprob_BL, engine_logprob_BL, advantage_BL = (_clean(t, mask_BL) for t in (logprob_BL, engine_logprob_BL, advantage_BL))
+        raise ConfigError(
+            "the bonus needs entropies with gradient", where="entropy_coefficient", value=config.entropy_coefficient
+        )
+    logprob_BL, engine_logprob_BL, advantage_BL = (
+        _clean(t, mask_BL) for t in (logprob_BL, engine_logprob_BL, advantage_BL)
+    )
     old_BL = logprob_BL.detach() if old_logprob_BL is None else _clean(old_logprob_BL, mask_BL).detach()
     log_ratio_BL, mismatch_BL = logprob_BL - old_BL, old_BL - engine_logprob_BL
     objective = surrogate_of(config)(log_ratio_BL, advantage_BL, mask_BL, config)
     if not isinstance(objective, Objective) or objective.value_BL.shape != mask_BL.shape:
-        what = f"values of {tuple(objective.value_BL.shape)}" if isinstance(objective, Objective) else type(objective).__name__
+        what = (
+            f"values of {tuple(objective.value_BL.shape)}"
+            if isinstance(objective, Objective)
+            else type(objective).__name__
+        )
         raise ConfigError(
             f"returns {what}, not an Objective with a value for each of {tuple(mask_BL.shape)}", where="loss.surrogate"
         )
@@ -178,7 +186,9 @@ def aepo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: Lo
     (AEPO's entropy-balanced clipping, arXiv 2510.14545)."""
     clipped = ppo(log_ratio_BL, advantage_BL, mask_BL, config)
     kept_BL = (1 + config.clip_high) * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
-    return Objective(torch.where(clipped.token_metrics["clipped_high"], kept_BL, clipped.value_BL), clipped.token_metrics)
+    return Objective(
+        torch.where(clipped.token_metrics["clipped_high"], kept_BL, clipped.value_BL), clipped.token_metrics
+    )
 
 
 def k3(logprob: Tensor, other_logprob: Tensor) -> Tensor:
@@ -196,7 +206,8 @@ def metrics(reports: Sequence[LossReport], config: LossConfig) -> dict[str, floa
     KL(engine || learner)), `ratio_*` the learner with itself at the start of the step, `clipped_*` are shares of
     tokens."""
     joined = {
-        name: torch.cat([report.tokens[name].float() for report in reports]) for name in (reports[0].tokens if reports else ())
+        name: torch.cat([report.tokens[name].float() for report in reports])
+        for name in (reports[0].tokens if reports else ())
     }
     figures = {"loss": sum(report.loss for report in reports), "tokens": 0.0}
     if not joined or not len(joined["log_ratio"]):

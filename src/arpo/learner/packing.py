@@ -113,10 +113,16 @@ def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False
     Raises ConfigError for a budget below 1, FormatError for a tree whose credit or token arrays do not fit it.
     """
     if token_budget < 1:
-        raise ConfigError("a pack must hold at least one token", where="token_budget", value=token_budget, hint="a few thousand")
+        raise ConfigError(
+            "a pack must hold at least one token", where="token_budget", value=token_budget, hint="a few thousand"
+        )
     for tree in trees:
-        if strange := [show(leaf) for leaf in tree.advantages if leaf not in tree.tree.turns or leaf not in tree.tree.endings]:
-            raise FormatError(f"task {tree.tree.task!r}: credit for {', '.join(strange)}, which are no leaves with a turn")
+        if strange := [
+            show(leaf) for leaf in tree.advantages if leaf not in tree.tree.turns or leaf not in tree.tree.endings
+        ]:
+            raise FormatError(
+                f"task {tree.tree.task!r}: credit for {', '.join(strange)}, which are no leaves with a turn"
+            )
     groups = [
         _Group(number, tree, leaves)
         for number, tree in enumerate(trees)
@@ -331,7 +337,9 @@ def _finish(layout: _Layout) -> PackedBatch:
     predicts_P = predicted_T.nonzero()[:, 0]
     if len(predicts_P) and int(prev_T[predicts_P].min()) < 0:
         number, leaf = layout.leaves[0]
-        raise FormatError(f"tree {number}, leaf {show(leaf)}: nothing stands before the policy's first token; a prompt is needed")
+        raise FormatError(
+            f"tree {number}, leaf {show(leaf)}: nothing stands before the policy's first token; a prompt is needed"
+        )
     mask_BL = torch.arange(int(length_B.max())) < length_B[:, None]
     turn_lengths = torch.tensor([length for row in layout.rows for length in row.lengths])
     credit = torch.tensor([value for row in layout.rows for value in row.credit], dtype=torch.float32)

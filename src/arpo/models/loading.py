@@ -105,7 +105,9 @@ def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         part = "causal language model"
-        loading: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, output_loading_info=True)
+        loading: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
     except MemoryError:
         raise
     except Exception as error:  # transformers and safetensors may raise any error on these files
@@ -114,7 +116,9 @@ def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     model, info = loading
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         names = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-        raise ConfigError(f"the weights in {path} lack {len(missing)} of the model's parameters: {names}", where="model.source")
+        raise ConfigError(
+            f"the weights in {path} lack {len(missing)} of the model's parameters: {names}", where="model.source"
+        )
     return model, tokenizer
 
 
@@ -124,14 +128,22 @@ def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> An
 
     if weights is not None:
         if not (weights / "adapter_config.json").is_file():
-            hint = "Continue it without LoRA (model.lora: null), or start a new LoRA run from that folder (model.source)"
-            raise ConfigError(f"there are no adapters in {weights}: it holds a whole model", where="model.lora", hint=hint)
+            hint = (
+                "Continue it without LoRA (model.lora: null), or start a new LoRA run from that folder (model.source)"
+            )
+            raise ConfigError(
+                f"there are no adapters in {weights}: it holds a whole model", where="model.lora", hint=hint
+            )
         trained: Any = PeftModel.from_pretrained(model, str(weights), is_trainable=True)
         for adapter in trained.peft_config.values():  # otherwise peft asks the Hub for the base model when it saves
             adapter.base_model_name_or_path = model.name_or_path
         return trained
     settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
     )
     tied = getattr(model.get_output_embeddings(), "weight", None) is model.get_input_embeddings().weight
     try:

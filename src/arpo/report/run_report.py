@@ -1,7 +1,7 @@
 """The report of a run: report.md with plots beside it, made from the run folder alone.
 
-Knows the run folder and the names of metrics. Refuses to know models and trees. Works for a run that is still going or was cut off:
-what is not there is left out.
+Knows the run folder and the names of metrics. Refuses to know models and trees. Works for a run that is still going or
+was cut off: what is not there is left out.
 """
 
 import time
@@ -28,7 +28,8 @@ _MAX_NOTES, _MAX_SAMPLES, _MAX_SAMPLE_TEXT = 40, 3, 4_000
 
 
 def write_report(run_folder: Path | str, *, state: str = "") -> Path:
-    """Write RUN/report.md and RUN/plots/*.png; `state`: how the run is about to end, where its summary does not say so yet.
+    """Write RUN/report.md and RUN/plots/*.png; `state`: how the run is about to end, where its summary does not say so
+    yet.
 
     Raises ConfigError where the folder holds no run."""
     run = RunFolder(run_folder)
@@ -63,7 +64,10 @@ def _opening(run: RunFolder, history: History, state: str) -> str:
             ("leaves", f"{total['leaves/all']:,.0f}"),
             ("tool calls answered / inherited", f"{total['calls/answered']:,.0f} / {total['calls/inherited']:,.0f}"),
             ("tokens generated", f"{total['tokens/generated']:,.0f}"),
-            ("tokens trained, once each / flat", f"{total['tokens/trained_unique']:,.0f} / {total['tokens/trained_flat']:,.0f}"),
+            (
+                "tokens trained, once each / flat",
+                f"{total['tokens/trained_unique']:,.0f} / {total['tokens/trained_flat']:,.0f}",
+            ),
         ]
         if any("engine/prefill_tokens" in m for m in history):
             read = f"{total['engine/prefill_tokens']:,.0f} / {total['engine/reused_tokens']:,.0f}"
@@ -72,7 +76,11 @@ def _opening(run: RunFolder, history: History, state: str) -> str:
             values = [float(m[name]) for m in history if m.get(name) is not None]
             near = max(1, min(5, len(values) // 2))
             if values:
-                title = name.partition("/")[0] + " on probe lines, first → last " + (f"{near} steps" if near > 1 else "step")
+                title = (
+                    name.partition("/")[0]
+                    + " on probe lines, first → last "
+                    + (f"{near} steps" if near > 1 else "step")
+                )
                 facts.append((title, f"{sum(values[:near]) / near:.3f} → {sum(values[-near:]) / near:.3f}"))
     return f"# Run `{run.path.resolve().name}`\n\n{markdown_table(['', ''], facts)}\n\nWritten {time.strftime('%Y-%m-%d %H:%M')}."
 
@@ -111,7 +119,9 @@ def _families(finals: Mapping[str, BenchmarkResult]) -> str:
         names = sorted({group for found in groups.values() for group in found})
         if len(names) > 1:
             sizes = {g: max(found[g].n for found in groups.values() if g in found) for g in names}
-            rows = [[g, sizes[g], *(found[g].percent if g in found else "-" for found in groups.values())] for g in names]
+            rows = [
+                [g, sizes[g], *(found[g].percent if g in found else "-" for found in groups.values())] for g in names
+            ]
             sections.append(f"### By {title}\n\n" + markdown_table([title, "questions", *groups], rows))
     return "\n\n".join(sections)
 
@@ -142,7 +152,9 @@ def _calls(folder: Path, history: History) -> str:
     text = f"## Tool calls\n\nOf training, the cold start and evaluations together.\n\n{markdown_table(header, rows)}"
     asked = sum(float(m.get("calls/asked") or 0) for m in history)
     if inherited := sum(float(m.get("calls/inherited") or 0) for m in history):
-        text += f"\n\nCalls of training that branching saved: {inherited:,.0f}, besides {asked:,.0f} that were asked for."
+        text += (
+            f"\n\nCalls of training that branching saved: {inherited:,.0f}, besides {asked:,.0f} that were asked for."
+        )
     faults = Counter[str]()
     for account in accounts.values():
         faults.update(account["faults"])
@@ -224,5 +236,7 @@ def _plots(folder: Path, history: History, results: Mapping[str, BenchmarkResult
     parts = ["## Curves"]
     for figure in figures(history, results):
         if draw(folder / "plots" / f"{figure.name}.png", figure.panels, columns=figure.columns) is not None:
-            parts.append(f"![{figure.title}](plots/{figure.name}.png)" + (f"\n\n{figure.caption}" if figure.caption else ""))
+            parts.append(
+                f"![{figure.title}](plots/{figure.name}.png)" + (f"\n\n{figure.caption}" if figure.caption else "")
+            )
     return "\n\n".join(parts)

@@ -47,7 +47,9 @@ def reward_name(reward: object) -> str:
     return str(getattr(reward, "__name__", type(reward).__name__))
 
 
-async def run_reward(reward: Callable[..., Any], task: Task, transcript: Transcript, deadline_s: float = 300.0) -> Score:
+async def run_reward(
+    reward: Callable[..., Any], task: Task, transcript: Transcript, deadline_s: float = 300.0
+) -> Score:
     """The score of a finished branch. Raises RewardError, which names task and reward, if the reward raises, returns a
     value that is not a finite number, or does not answer within `deadline_s`."""
     subject = f"the reward {reward_name(reward)!r} on task {task.id!r}"

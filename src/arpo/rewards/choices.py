@@ -25,7 +25,8 @@ STATED = re.compile(
     re.IGNORECASE,
 )
 DENIED = re.compile(  # before a letter: "it can't be B"
-    r"\b(?:not|never|cannot|except|(?:ca|is|was|are|do|does|did|would|could)n['’]?t)(?:\s+[a-z]+){0,2}\s*$", re.IGNORECASE
+    r"\b(?:not|never|cannot|except|(?:ca|is|was|are|do|does|did|would|could)n['’]?t)(?:\s+[a-z]+){0,2}\s*$",
+    re.IGNORECASE,
 )
 HEDGED = re.compile(
     r"\)?\s*[-–—,]?\s*(?:or\b|as\s+well\s+as\b|或)", re.IGNORECASE

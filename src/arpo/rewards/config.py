@@ -89,7 +89,9 @@ def _check_call(reward: Any, options: dict[str, Any], where: str) -> None:
         inspect.signature(reward).bind("task", "transcript", **options)
     except TypeError as error:
         name = getattr(reward, "__name__", type(reward).__name__)
-        raise ConfigError(f"a reward takes (task, transcript) and its options: {error}", where=where, value=name) from error
+        raise ConfigError(
+            f"a reward takes (task, transcript) and its options: {error}", where=where, value=name
+        ) from error
     except ValueError:  # some functions written in C have no signature
         pass
 

@@ -16,7 +16,9 @@ from arpo.rewards.quantities import KNOWN, unit
 
 FRAMES = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
-UNIT_IN_TEXT = re.compile(r"(?<=[\d}])\s*\\(?:text|mbox|mathrm|textrm)\s*\{\s*[^{}\d]*\}\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*\.?$")
+UNIT_IN_TEXT = re.compile(
+    r"(?<=[\d}])\s*\\(?:text|mbox|mathrm|textrm)\s*\{\s*[^{}\d]*\}\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*\.?$"
+)
 DEGREES = re.compile(r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree\b)(?:\s*[CF]$)?|\bdegrees?$")
 COUNTED = re.compile(rf"(?P<value>.*\d)\s*(?P<unit>(?:(?![十百千万亿])[{HAN}]){{1,3}})")  # 42个
 ADJACENT = re.compile(r"(?<![_\d])\d+\s+\d")  # two numbers with only space between them
@@ -26,17 +28,54 @@ TEMPERATURE = re.compile(r".*(?:\\circ|°|\\degree)[\s}]*(?P<unit>[CF])[\s}]*\.?
 DOLLARS = re.compile(r"(?:\\\$|\$(?=\d[^$]*$)).*")
 NO_UNIT = frozenset(
     (
-        *("or", "and", "to", "if", "for", "mod", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "pi", "sqrt", "exp"),
+        *(
+            "or",
+            "and",
+            "to",
+            "if",
+            "for",
+            "mod",
+            "sin",
+            "cos",
+            "tan",
+            "cot",
+            "sec",
+            "csc",
+            "log",
+            "ln",
+            "pi",
+            "sqrt",
+            "exp",
+        ),
         *("hundred", "thousand", "million", "billion", "trillion", "dozen"),
     )
 )
 CHANGES = NO_UNIT | {  # words that change the number: 5 less than ten
-    *("of", "out", "than", "less", "more", "fewer", "times", "plus", "minus", "squared", "cubed", "not", "but", "as", "is", "are")
+    *(
+        "of",
+        "out",
+        "than",
+        "less",
+        "more",
+        "fewer",
+        "times",
+        "plus",
+        "minus",
+        "squared",
+        "cubed",
+        "not",
+        "but",
+        "as",
+        "is",
+        "are",
+    )
 }
 SPACED = re.compile(r"[-+]?\d{1,3}(?:\s\d{3})+(?:\.\d+)?")  # 70 000
 MIXED = re.compile(r"(-?)\s*(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
 BASED = re.compile(r"(\d+)_\{?(\d+)\}?")
-NAMED = re.compile(r"[A-Za-z](?:\([A-Za-z]\))?\s*(?:=|\\in(?![a-z]))\s*(?P<value>[^=]+)")  # x = 5, f(x) = ..., x \in [-2, 7]
+NAMED = re.compile(
+    r"[A-Za-z](?:\([A-Za-z]\))?\s*(?:=|\\in(?![a-z]))\s*(?P<value>[^=]+)"
+)  # x = 5, f(x) = ..., x \in [-2, 7]
 WORDS = re.compile(r"\(?[^\W\d_]+(?:[ '-][^\W\d_]+)*\)?")  # Evelyn, (C)
 PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|sqrt|mod)\b)[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 LANGUAGE = re.compile(rf"(?!(?:sqrt|infty|frac|cdot)\b)[^\W\d_]{{4,}}|[{HAN}]")  # products of letters are shorter
@@ -202,7 +241,9 @@ def _unit_of(text: str) -> str:
         return f"°{match['unit']}"
     if DOLLARS.fullmatch(tex):
         return unit("$")
-    match = UNIT.fullmatch(tex) or COUNTED.fullmatch(tex) or (SHORT_UNIT.fullmatch(tex) if tex != text.strip() else None)
+    match = (
+        UNIT.fullmatch(tex) or COUNTED.fullmatch(tex) or (SHORT_UNIT.fullmatch(tex) if tex != text.strip() else None)
+    )
     name = unit(match["unit"]) if match else ""
     return name if name in KNOWN else ""
 

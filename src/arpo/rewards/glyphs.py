@@ -11,8 +11,25 @@ POWERS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=Tr
 RAISED = re.compile(f"[{''.join(POWERS)}]+")
 ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|\w))")
 VULGAR = re.compile(r"(\d?)\s*([¼-¾⅐-⅞])")
-SIGNS = {"−": "-", "–": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ",
-         "π": r"\pi ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta "}  # fmt: skip
+SIGNS = {
+    "−": "-",
+    "–": "-",
+    "×": r"\times ",
+    "÷": "/",
+    "·": r"\cdot ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "∞": r"\infty ",
+    # fmt: skip
+    "π": r"\pi ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "±": r"\pm ",
+    "∅": r"\emptyset ",
+    "θ": r"\theta ",
+}
 IN_TEX = str.maketrans(SIGNS)
 EXPONENT = re.compile(r"([-+]?\d{1,20}(?:\.\d{1,20})?)e([-+]?\d{1,3})", re.IGNORECASE)
 REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")

@@ -60,7 +60,9 @@ def main(seconds: float) -> None:
     for line in sys.stdin:
         gold, answer = json.loads(line)
         try:
-            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time, so that a busy machine does not change a reward
+            signal.setitimer(
+                signal.ITIMER_PROF, seconds
+            )  # processor time, so that a busy machine does not change a reward
             try:
                 with ends_with_its_reader():
                     result = equal(gold, answer)

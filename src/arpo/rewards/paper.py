@@ -49,7 +49,12 @@ class PaperReward:
     def __init__(
         self, accuracy: Accuracy, *, bonus: float = 0.0, bonus_tools: Sequence[str] = (), wrong_format: float = -1.0
     ) -> None:
-        self.accuracy, self.bonus, self.bonus_tools, self.wrong_format = accuracy, bonus, frozenset(bonus_tools), wrong_format
+        self.accuracy, self.bonus, self.bonus_tools, self.wrong_format = (
+            accuracy,
+            bonus,
+            frozenset(bonus_tools),
+            wrong_format,
+        )
 
     async def __call__(self, task: Task, transcript: Transcript) -> Score:
         answer = transcript.answer
@@ -58,4 +63,6 @@ class PaperReward:
         earned = right and accuracy > 0 and bool(self.bonus_tools) and self.bonus_tools <= tools_ran(transcript)
         bonus = self.bonus if earned else 0.0
         reward = combine(format_is_right=right, accuracy=accuracy, bonus=bonus, wrong_format=self.wrong_format)
-        return Score(reward=reward, accuracy=accuracy, parts={"format": float(right), "answer": accuracy, "bonus": bonus})
+        return Score(
+            reward=reward, accuracy=accuracy, parts={"format": float(right), "answer": accuracy, "bonus": bonus}
+        )

@@ -47,9 +47,27 @@ SCALES = MappingProxyType(
 SCALE = "|".join(sorted(SCALES, key=len, reverse=True))
 HAN_NUMBER = "[零〇一二两三四五六七八九十百千万亿]+"
 OF_HUNDRED = re.compile(rf"百分之\s*((?:{DECIMAL})|{HAN_NUMBER})")
-ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen")
+ONES = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+)
 WORDS = (*ONES, *(f"{stem}teen" for stem in ("four", "fif", "six", "seven", "eigh", "nine")))
-TENS = {word: 10 * at for at, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)}
+TENS = {
+    word: 10 * at
+    for at, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+}
 WORD_VALUES = MappingProxyType(
     {word: at for at, word in enumerate(WORDS)}
     | TENS
@@ -99,7 +117,29 @@ UNITS = MappingProxyType(
     }
 )
 COUNTERS = frozenset(
-    ["个", "只", "条", "本", "首", "件", "座", "艘", "辆", "集", "期", "句", "部", "家", "张", "层", "队", "支", "种", "项", "场"]
+    [
+        "个",
+        "只",
+        "条",
+        "本",
+        "首",
+        "件",
+        "座",
+        "艘",
+        "辆",
+        "集",
+        "期",
+        "句",
+        "部",
+        "家",
+        "张",
+        "层",
+        "队",
+        "支",
+        "种",
+        "项",
+        "场",
+    ]
 )
 
 KNOWN = frozenset(("", *UNITS.values()))

@@ -14,7 +14,9 @@ from arpo.rewards.dates import read_date, same_date
 from arpo.rewards.numbers import read_number
 from arpo.rewards.quantities import agree, numeric, read_quantity
 
-NEGATIONS = frozenset(["not", "no", "never", "nor", "non", "isnt", "wasnt", "arent", "cannot", "不", "非", "没", "无", "未"])
+NEGATIONS = frozenset(
+    ["not", "no", "never", "nor", "non", "isnt", "wasnt", "arent", "cannot", "不", "非", "没", "无", "未"]
+)
 DENIED = (
     ("is", "not"),
     ("was", "not"),

@@ -137,4 +137,6 @@ def _fault(agent: EvalAgent, task: Task, config: RolloutConfig) -> str:
         return str(error)
     if num_tokens < config.branch_tokens:
         return ""
-    return f"the prompt of task {task.id} has {num_tokens} tokens and leaves no room for a turn in {config.branch_tokens}"
+    return (
+        f"the prompt of task {task.id} has {num_tokens} tokens and leaves no room for a turn in {config.branch_tokens}"
+    )

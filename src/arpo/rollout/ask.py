@@ -14,7 +14,9 @@ from arpo.tasks import Task
 RESULT_STYLE, AGENT_STYLE = "dim", "bold"
 
 
-async def ask(agent: EvalAgent, messages: Sequence[dict[str, str]], rollout: RolloutConfig, console: Console, *, seed: int) -> str:
+async def ask(
+    agent: EvalAgent, messages: Sequence[dict[str, str]], rollout: RolloutConfig, console: Console, *, seed: int
+) -> str:
     """One answer of the agent to a conversation (user and assistant messages, the user's last). Returns the answer's
     text."""
     task = Task(id="chat", messages=tuple(messages), answers=())

@@ -131,11 +131,15 @@ def check_scored(rollouts: Sequence[Rollout], what: str) -> None:
     if not rollouts or any(rollout.scored.scores for rollout in rollouts):
         return
     causes = [
-        reason for rollout in rollouts for reason in (*(why for _, why in rollout.grown.failures), *rollout.grown.states.lost)
+        reason
+        for rollout in rollouts
+        for reason in (*(why for _, why in rollout.grown.failures), *rollout.grown.states.lost)
     ]
     endings = [ending for rollout in rollouts for ending in rollout.grown.tree.endings.values()]
     kind = EngineError if StopReason.ENGINE_FAILED in endings else ToolError
-    raise kind(f"{what}: not one of {len(endings)} trajectories could be finished and scored. First cause: {(causes or ['?'])[0]}")
+    raise kind(
+        f"{what}: not one of {len(endings)} trajectories could be finished and scored. First cause: {(causes or ['?'])[0]}"
+    )
 
 
 def record_of(

@@ -72,7 +72,10 @@ def _kind_of_roots(given: Any) -> str:
 
 RuleChoice = Annotated[Annotated[Rule, Field(discriminator="rule")], WrapValidator(_rule)]
 RootsChoice = Annotated[
-    Annotated[Annotated[Annotated[int, Field(ge=1)], Tag("count")] | Annotated[Pilot, Tag("pilot")], Discriminator(_kind_of_roots)],
+    Annotated[
+        Annotated[Annotated[int, Field(ge=1)], Tag("count")] | Annotated[Pilot, Tag("pilot")],
+        Discriminator(_kind_of_roots),
+    ],
     WrapValidator(_roots),
 ]
 
@@ -128,7 +131,9 @@ class RolloutConfig(Config):
                 "leaves",
             )
         if self._branches and self.max_calls == 0 and self.roots != self.leaves:
-            raise conflict("without tool calls (max_calls 0) no rule ever branches: set rule to none", "max_calls", "rule")
+            raise conflict(
+                "without tool calls (max_calls 0) no rule ever branches: set rule to none", "max_calls", "rule"
+            )
         if self.head > self.turn_tokens:
             raise conflict(
                 f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough",
@@ -168,5 +173,12 @@ class RolloutConfig(Config):
     def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
         """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0:
         greedy)."""
-        changed = {"leaves": leaves, "roots": leaves, "root_cap": None, "rule": Never(), "temperature": temperature, "top_p": top_p}
+        changed = {
+            "leaves": leaves,
+            "roots": leaves,
+            "root_cap": None,
+            "rule": Never(),
+            "temperature": temperature,
+            "top_p": top_p,
+        }
         return self.model_copy(update=changed)

@@ -29,8 +29,8 @@ class ToolStates:
     """All states of one tree. Tools without `open` are stateless and cost nothing here.
 
     Opening, forking and closing a set may take `deadline_s`. What takes longer, or fails with a ToolError, means that
-    the infrastructure is down: opening and forking raise ToolError, closing notes it in `lost`. Whatever else a tool raises
-    there is a bug and propagates, when the other states are closed.
+    the infrastructure is down: opening and forking raise ToolError, closing notes it in `lost`. Whatever else a tool
+    raises there is a bug and propagates, when the other states are closed.
     """
 
     def __init__(self, tools: Sequence[Tool], task: Task, deadline_s: float) -> None:

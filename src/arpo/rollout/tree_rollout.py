@@ -59,7 +59,9 @@ class TaskRollout(ABC):
     expansion: Expansion
     parsed: Mapping[Place, ParsedTurn]  # what every turn says
     states: ToolStates  # final states of tools; closed by whoever scores the tree
-    failures: tuple[tuple[Place, str], ...]  # of the infrastructure, with reasons, those that a further attempt mended included
+    failures: tuple[
+        tuple[Place, str], ...
+    ]  # of the infrastructure, with reasons, those that a further attempt mended included
     discarded: Mapping[
         Place, tuple[ToolCallResult, ...]
     ]  # by leaf: calls that were made, but whose results the model was never shown
@@ -171,7 +173,12 @@ class RolloutDriver(ABC):
     group: asyncio.TaskGroup
 
     def __init__(
-        self, task: Task, config: RolloutConfig, tools: tuple[ToolBase, ...], tool_gateway: ToolGateway, expansion: Expansion
+        self,
+        task: Task,
+        config: RolloutConfig,
+        tools: tuple[ToolBase, ...],
+        tool_gateway: ToolGateway,
+        expansion: Expansion,
     ) -> None:
         self.task, self.config, self.tool_gateway = task, config, tool_gateway
         self.expansion, self.tree = expansion, expansion.tree
@@ -208,7 +215,9 @@ class RolloutDriver(ABC):
             "states": self.states,
             "failures": tuple(self.failures),
             "discarded": {
-                place: tuple(made.values()) for place, made in self.outcomes.items() if made and place not in self.tree.observations
+                place: tuple(made.values())
+                for place, made in self.outcomes.items()
+                if made and place not in self.tree.observations
             },
             "tool_s": self.tool_s,
             "waited_s": self.waited_s,
@@ -264,11 +273,15 @@ class RolloutDriver(ABC):
             if observed.ending is None and self._may_branch(place):
                 await self.states.capture(place)
         except ToolError as error:
-            self.fail(place, StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED, error)
+            self.fail(
+                place, StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED, error
+            )
             return
         self.feed(observed)
 
-    async def _call_all(self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]) -> None:
+    async def _call_all(
+        self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]
+    ) -> None:
         """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
 
         Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats
@@ -278,7 +291,9 @@ class RolloutDriver(ABC):
         queues: dict[object, list[tuple[int, Call, CallContext]]] = {}
         for number, call in enumerate(command.calls[:left]):
             state = states.get(call.name)
-            context = CallContext(task=self.task, deadline_s=self.config.tool_deadline_s, seed=random.getrandbits(63), state=state)
+            context = CallContext(
+                task=self.task, deadline_s=self.config.tool_deadline_s, seed=random.getrandbits(63), state=state
+            )
             if number not in outcomes:
                 queues.setdefault(call.name if call.name in states else number, []).append((number, call, context))
 
@@ -299,7 +314,9 @@ class RolloutDriver(ABC):
             raise ToolError("; ".join(down))
 
     def _observed(self, command: RunCalls, left: int, outcomes: Mapping[int, ToolCallResult]) -> Returned:
-        refused = [ToolCallResult(tool=call.name, status=CallStatus.REFUSED, text=NOT_RUN) for call in command.calls[left:]]
+        refused = [
+            ToolCallResult(tool=call.name, status=CallStatus.REFUSED, text=NOT_RUN) for call in command.calls[left:]
+        ]
         told = max(0, left - len(command.calls)) if self.config.at_call_limit == "tell" else None
         return self.observe(command, [*(outcomes[number] for number in sorted(outcomes)), *refused], told)
 
@@ -311,7 +328,13 @@ class TreeDriver(RolloutDriver):
     """Samples tokens from the agent's engine."""
 
     def __init__(
-        self, agent: Agent, task: Task, config: RolloutConfig, chat: ChatFormat, tools: tuple[ToolBase, ...], expansion: Expansion
+        self,
+        agent: Agent,
+        task: Task,
+        config: RolloutConfig,
+        chat: ChatFormat,
+        tools: tuple[ToolBase, ...],
+        expansion: Expansion,
     ) -> None:
         super().__init__(task, config, tools, agent.tool_gateway, expansion)
         self.engine, self.chat = agent.engine, chat
@@ -346,7 +369,9 @@ class TreeDriver(RolloutDriver):
         self.feed(TurnEnded(turn, self.ending(turn, len(turn.tokens), room)))
 
     def _chunks(self, command: SampleTurn, context: Sequence[int], room: int) -> AsyncGenerator[Chunk, None]:
-        random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
+        random = keyed(
+            self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt
+        )
         params = SamplingParams(
             max_tokens=min(self.config.turn_tokens, room),
             temperature=self.config.temperature,
@@ -365,7 +390,9 @@ class TreeDriver(RolloutDriver):
         tokens, seen = self.chat.observe(turn, results, calls_left)
         used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
         full = used >= self.config.branch_tokens
-        return Returned(Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None)
+        return Returned(
+            Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None
+        )
 
 
 def _now() -> float:

@@ -30,7 +30,9 @@ class TurnBuilder:
         low, high = chunk.bounds or (chunk.entropies, chunk.entropies)
         arrays = (chunk.logprobs, chunk.entropies, low, high)
         if any(len(values) != len(chunk.tokens) for values in arrays):
-            raise ValueError(f"an engine's chunk of {len(chunk.tokens)} tokens has arrays of {[len(v) for v in arrays]} numbers")
+            raise ValueError(
+                f"an engine's chunk of {len(chunk.tokens)} tokens has arrays of {[len(v) for v in arrays]} numbers"
+            )
         self.tokens.extend(chunk.tokens)
         self._logprobs.extend(chunk.logprobs)
         self._entropies.extend(chunk.entropies)
@@ -44,7 +46,9 @@ class TurnBuilder:
 
     def head(self, place: Place, length: int) -> HeadKnown:
         """Its first `length` tokens as an event."""
-        return HeadKnown(place, self._entropies[:length], (self._low[:length], self._high[:length]) if self._interval else None)
+        return HeadKnown(
+            place, self._entropies[:length], (self._low[:length], self._high[:length]) if self._interval else None
+        )
 
     def turn(self, place: Place, role: Role, calls: tuple[Call, ...]) -> Turn:
         """The whole of it, once `finish` is known."""

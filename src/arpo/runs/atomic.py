@@ -1,7 +1,7 @@
 """Folders that appear whole or not at all, and show when they were damaged afterwards.
 
-A whole folder holds MANIFEST.json: size and CRC-32 of every other file in it, written when those have reached the disk. Knows
-files. Refuses to know what is in them.
+A whole folder holds MANIFEST.json: size and CRC-32 of every other file in it, written when those have reached the disk.
+Knows files. Refuses to know what is in them.
 """
 
 import errno
@@ -25,10 +25,11 @@ _NAME = re.compile(re.escape(PARTIAL) + r"(.+)\.[^.]+")
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder to be filled in the block. Then it reaches the disk and takes the name `target`, instead of what has that name.
+    """A new folder to be filled in the block. Then it reaches the disk and takes the name `target`, instead of what has
+    that name.
 
-    Where the block fails, or the process is killed, `target` stays as it was. (Killed between the two renames that replace a
-    folder, neither has the name; `settle` gives it to one of them.)
+    Where the block fails, or the process is killed, `target` stays as it was. (Killed between the two renames that
+    replace a folder, neither has the name; `settle` gives it to one of them.)
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(target)
@@ -49,8 +50,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Tidy up after processes that were killed while they wrote in `folder`: what is whole takes its name, unless something whole
-    has it; the rest goes. Only for who alone writes there."""
+    """Tidy up after processes that were killed while they wrote in `folder`: what is whole takes its name, unless
+    something whole has it; the rest goes. Only for who alone writes there."""
     for path in sorted(folder.glob(f"{PARTIAL}*"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         named = _NAME.fullmatch(path.name)
         if named and path.is_dir() and fault(path) is None and fault(target := path.with_name(named[1])) is not None:

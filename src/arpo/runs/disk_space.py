@@ -1,7 +1,7 @@
 """Whether the disk holds what a run will write: looked at before the first step.
 
-Checkpoints are known to the byte. Records are not: so much as a step can write must fit beside them, and where the whole run's
-might not, that is said.
+Checkpoints are known to the byte. Records are not: so much as a step can write must fit beside them, and where the
+whole run's might not, that is said.
 """
 
 import errno
@@ -16,7 +16,11 @@ from arpo.recipe.run import RunConfig
 
 RECORD_BYTES = 25  # a generated token, in both frames of its tree: 17 to 24 were measured
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXTS = ("No space left on device", "StorageFull", "Disk quota exceeded")  # of libraries that raise errors of their own
+_FULL_TEXTS = (
+    "No space left on device",
+    "StorageFull",
+    "Disk quota exceeded",
+)  # of libraries that raise errors of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

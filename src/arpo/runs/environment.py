@@ -16,8 +16,11 @@ PACKAGES = ("arpo", "torch", "transformers", "accelerate", "peft", "tokenizers",
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve")
 
 
-def describe_environment(*, seed: int, command: Sequence[str] | None = None, folder: Path | str = ".") -> dict[str, Any]:
-    """The facts that somebody needs to repeat a run. `folder` is where a git commit is looked for; without git it is None."""
+def describe_environment(
+    *, seed: int, command: Sequence[str] | None = None, folder: Path | str = "."
+) -> dict[str, Any]:
+    """The facts that somebody needs to repeat a run. `folder` is where a git commit is looked for; without git it is
+    None."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -51,7 +54,9 @@ def _cpu_field(*names: str) -> str:
 
 def _git(folder: Path | str, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

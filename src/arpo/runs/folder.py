@@ -15,8 +15,8 @@
         cut/                   what a resumed run did again: kept, not read
         lock                   held while a process writes here
 
-Knows names, steps and how files survive a crash. Refuses to know what metrics, frames and recipes mean. One process writes; any
-number may read, also while it writes.
+Knows names, steps and how files survive a crash. Refuses to know what metrics, frames and recipes mean. One process
+writes; any number may read, also while it writes.
 """
 
 import os
@@ -42,12 +42,14 @@ _OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)(?:\.frames)?$")
 
 
 def is_run(path: Path) -> bool:
-    """True for a folder that a run was written to: a project's folder has a recipe.yaml of its user, but no environment.json."""
+    """True for a folder that a run was written to: a project's folder has a recipe.yaml of its user, but no
+    environment.json."""
     return (path / "recipe.yaml").is_file() and (path / ENVIRONMENT).is_file()
 
 
 class RunFolder:
-    """Reads a run folder; writes it too when made by `create`, which holds the lock until `close` (or the end of `with`)."""
+    """Reads a run folder; writes it too when made by `create`, which holds the lock until `close` (or the end of
+    `with`)."""
 
     def __init__(self, path: Path | str) -> None:
         """For reading. Raises ConfigError where `path` holds no run."""
@@ -68,8 +70,8 @@ class RunFolder:
     ) -> "RunFolder":
         """Make a run folder, or with `resume` go on with one, and lock it.
 
-        Raises ConfigError where the folder is not empty (without `resume`), holds no run (with it), cannot be written, or another
-        process writes it. A resumed run keeps its recipe.yaml (see `goes_on_with`).
+        Raises ConfigError where the folder is not empty (without `resume`), holds no run (with it), cannot be written,
+        or another process writes it. A resumed run keeps its recipe.yaml (see `goes_on_with`).
         """
         path = Path(path)
         with _writable(path):
@@ -132,7 +134,8 @@ class RunFolder:
             raise
 
     def sync(self) -> None:
-        """Make what was appended outlive the machine, not only the process: to be called before a checkpoint is declared done."""
+        """Make what was appended outlive the machine, not only the process: to be called before a checkpoint is
+        declared done."""
         for file in self._appending.values():
             os.fsync(file.fileno())
         for folder in (self.path, self.path / "events"):
@@ -148,7 +151,9 @@ class RunFolder:
 
     def note(self, text: str, *, step: int | None = None, level: str = "info") -> None:
         """Add a warning ("warning"), or an event worth reading later ("info")."""
-        self._append(self.path / "notes.jsonl", json_line({"time": time.time(), "step": step, "level": level, "text": text}))
+        self._append(
+            self.path / "notes.jsonl", json_line({"time": time.time(), "step": step, "level": level, "text": text})
+        )
 
     def append_sample(self, step: int, text: str, **facts: Any) -> None:
         """Keep a trajectory as text for the report, with facts such as task, reward, accuracy, leaf."""
@@ -159,7 +164,8 @@ class RunFolder:
         self._append(self.events_path(step), encode(record))
 
     def write_summary(self, **values: Any) -> Path:
-        """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped", ...)."""
+        """Set these keys of summary.json, keeping the others. `status` says how the run ended ("finished", "stopped",
+        ...)."""
         return write_json(self.path / "summary.json", {**self.summary(), **values})
 
     def write_recipe(self, run_yaml: str) -> None:
@@ -167,15 +173,16 @@ class RunFolder:
         write_atomic(self.path / "recipe.yaml", run_yaml)
 
     def goes_on_with(self, run_yaml: str) -> None:
-        """Write it as recipe.resumed.yaml where it differs from recipe.yaml: to be called when the run could be built, so that no
-        mistake in it outlives the start."""
+        """Write it as recipe.resumed.yaml where it differs from recipe.yaml: to be called when the run could be built,
+        so that no mistake in it outlives the start."""
         if (self.path / "recipe.yaml").read_text(encoding="utf-8") != run_yaml:
             write_atomic(self.path / RESUMED, run_yaml)
         else:
             (self.path / RESUMED).unlink(missing_ok=True)
 
     def keep_tokenizer(self, tokenizer: Any) -> None:
-        """Save the model's tokenizer (a transformers one). Done again at every start: a kill may have cut an earlier one short."""
+        """Save the model's tokenizer (a transformers one). Done again at every start: a kill may have cut an earlier
+        one short."""
         tokenizer.save_pretrained(self.path / "tokenizer")
 
     def cut_back(self, step: int) -> Path | None:
@@ -254,9 +261,9 @@ class RunFolder:
         return [_step_of(path) for path in self._event_files()]
 
     def trees(self, step: int) -> Iterator[TreeRecord]:
-        """The trees of a step in the order in which they were first written, up to the last whole frame; of a task that was written
-        again (with credit, after the update) the last. Raises FormatError, naming file, frame and byte, for anything that is no
-        record."""
+        """The trees of a step in the order in which they were first written, up to the last whole frame; of a task that
+        was written again (with credit, after the update) the last. Raises FormatError, naming file, frame and byte, for
+        anything that is no record."""
         path = self.events_path(step)
         if not path.exists():
             return
@@ -282,8 +289,12 @@ def move_aside(path: Path) -> Path | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if not is_run(path):
-        raise ConfigError("this folder holds no run to move aside", where=str(path), hint="Choose another folder (--out)")
-    lock = Lock.take(path / "lock")  # of two that move it aside at once, the second must not move the first one's new run
+        raise ConfigError(
+            "this folder holds no run to move aside", where=str(path), hint="Choose another folder (--out)"
+        )
+    lock = Lock.take(
+        path / "lock"
+    )  # of two that move it aside at once, the second must not move the first one's new run
     try:
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
@@ -311,11 +322,14 @@ def _writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "Choose another folder (--out)"
-        raise ConfigError(f"the run folder cannot be written ({error.strerror or error})", where=str(path), hint=hint) from error
+        raise ConfigError(
+            f"the run folder cannot be written ({error.strerror or error})", where=str(path), hint=hint
+        ) from error
 
 
 def _check_fits(path: Path, resume: bool) -> None:
-    """A run that goes on needs one; a new one needs a free place. What a killed start left of a run counts as nothing."""
+    """A run that goes on needs one; a new one needs a free place. What a killed start left of a run counts as
+    nothing."""
     if resume:
         check_is_run(path)
     if resume or not path.exists():
@@ -354,6 +368,7 @@ def _drop_unfinished_line(path: Path) -> None:
 
 
 def read_history(run: Path | str) -> list[dict[str, Any]]:
-    """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written last."""
+    """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written
+    last."""
     by_step = {line["step"]: line for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
     return [by_step[step] for step in sorted(by_step)]

@@ -32,7 +32,10 @@ class Lock:
         except Timeout as error:
             holder = _holder(path)
             raise ConfigError(
-                "another process writes this run", where=str(path.parent), value=holder, hint="wait for it, or stop it first"
+                "another process writes this run",
+                where=str(path.parent),
+                value=holder,
+                hint="wait for it, or stop it first",
             ) from error
         return cls(path, file_lock)
 

@@ -1,6 +1,7 @@
 """How a run ends that does not come to its end: Ctrl-C, SIGTERM, closed gates, a full disk, an error.
 
-Whatever it is, the folder says so, and the weights of the last finished step are in a checkpoint (the loop saw to that).
+Whatever it is, the folder says so, and the weights of the last finished step are in a checkpoint (the loop saw to
+that).
 """
 
 import asyncio
@@ -24,13 +25,18 @@ STOPPING = b"\nstopping: what is finished is kept. Ctrl-C again stops at once.\n
 
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """`complete`, where Ctrl-C, SIGTERM (what schedulers send before they kill) and SIGHUP (a terminal that is gone) cancel the
-    work, and raise KeyboardInterrupt when it has saved what is finished. A second Ctrl-C raises it at once."""
+    """`complete`, where Ctrl-C, SIGTERM (what schedulers send before they kill) and SIGHUP (a terminal that is gone)
+    cancel the work, and raise KeyboardInterrupt when it has saved what is finished. A second Ctrl-C raises it at
+    once."""
 
     async def stoppable() -> None:
         task = asyncio.current_task()
         assert task is not None
-        with _cancelled_by(signal.SIGINT, task), _cancelled_by(signal.SIGTERM, task), _cancelled_by(signal.SIGHUP, task):
+        with (
+            _cancelled_by(signal.SIGINT, task),
+            _cancelled_by(signal.SIGTERM, task),
+            _cancelled_by(signal.SIGHUP, task),
+        ):
             await work
 
     try:
@@ -41,7 +47,8 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def _cancelled_by(number: signal.Signals, task: asyncio.Task[Any]) -> Iterator[None]:
-    """`task` is cancelled by a signal, at once also where the event loop stands still: `is_stopping` is then true within an update.
+    """`task` is cancelled by a signal, at once also where the event loop stands still: `is_stopping` is then true
+    within an update.
 
     A signal that is ignored (`nohup`) stays so. Only the main thread can hear any.
     """
@@ -58,7 +65,9 @@ def _cancelled_by(number: signal.Signals, task: asyncio.Task[Any]) -> Iterator[N
             return
         if interactive:
             with suppress(OSError):
-                os.write(2, STOPPING)  # nothing may be asked of a console here: the signal may have come in the middle of a line
+                os.write(
+                    2, STOPPING
+                )  # nothing may be asked of a console here: the signal may have come in the middle of a line
         task.cancel()
         loop.call_soon_threadsafe(lambda: None)  # wakes a loop that waits
 
@@ -77,7 +86,8 @@ def is_stopping() -> bool:
 
 @contextmanager
 def written_down(folder: RunFolder, console: Console) -> Iterator[None]:
-    """Write into the summary how a run ended that did not come to its end. Raises ArpoError for a full disk, else what happened."""
+    """Write into the summary how a run ended that did not come to its end. Raises ArpoError for a full disk, else what
+    happened."""
     try:
         yield
     except KeyboardInterrupt:

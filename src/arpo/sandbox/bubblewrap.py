@@ -8,7 +8,13 @@ from pathlib import PurePosixPath
 from arpo.sandbox.namespaces import DEVICES, INSIDE, SCRATCH, View
 
 _SPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-_SETUP_CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_CHOWN")  # dropped before any import
+_SETUP_CAPABILITIES = (
+    "CAP_SYS_ADMIN",
+    "CAP_SETUID",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_CHOWN",
+)  # dropped before any import
 
 
 def found() -> str | None:

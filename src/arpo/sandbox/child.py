@@ -15,7 +15,16 @@ from arpo.sandbox import landlock, linux, program, seccomp
 from arpo.sandbox.limits import Limits, apply, grant_cpu
 
 CLOSE_TO = 1 << 16
-ENVIRONMENT = ("LANG", "LC_ALL", "PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PATH", "TZ")
+ENVIRONMENT = (
+    "LANG",
+    "LC_ALL",
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "PATH",
+    "TZ",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +40,9 @@ class Cell:
     asking: bytes
 
     @classmethod
-    def from_limits(cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None) -> "Cell":
+    def from_limits(
+        cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None
+    ) -> "Cell":
         def made(**more: Any) -> bytes:
             return seccomp.program(seccomp.SeccompPolicy(own_files=private_root, **more))
 
@@ -46,7 +57,9 @@ class Cell:
         )
 
 
-def confine(cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collection[int] = (), session: bool = False) -> int:
+def confine(
+    cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collection[int] = (), session: bool = False
+) -> int:
     """Restrict this process permanently. `ruleset` is a Landlock ruleset (-1: none), `output` becomes descriptors 1 and
     2, and the descriptors in `keep` stay open. Returns the descriptor that receives requests to start processes, or -1
     if the process may not start any.

@@ -49,7 +49,9 @@ def build(read: Sequence[str], write: Sequence[str], *, execute: bool, devices: 
     network = NET_BIND_TCP | NET_CONNECT_TCP if version >= 4 else 0
     attributes = (ctypes.c_uint64 * 3)(handled(version), network, scoped)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = linux.syscall("landlock_create_ruleset", ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint(0))
+    ruleset = linux.syscall(
+        "landlock_create_ruleset", ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint(0)
+    )
     runnable = EXECUTE if execute else 0
     try:
         for paths, rights in ((read, READ | runnable), (write, SCRATCH | runnable), (devices, READ_FILE | WRITE_FILE)):

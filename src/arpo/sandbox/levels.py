@@ -55,7 +55,9 @@ class Found:
     reason: str = ""
 
 
-def start(level: str = "auto", *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0) -> WarmSandbox:
+def start(
+    level: str = "auto", *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0
+) -> WarmSandbox:
     """The strongest sandbox that this machine allows, at least `level`, tested from inside. Raises ConfigError."""
     if level != "auto" and level not in LEVELS:
         raise ConfigError("no such level", where="level", value=level, hint=nearest(level, ("auto", *LEVELS, "weak")))
@@ -71,7 +73,11 @@ def start(level: str = "auto", *, limits: Limits, imports: Sequence[str] = (), a
                     f"cannot be imported in the sandbox: {error}", where="imports", value=error.name, hint=hint
                 ) from error
             missing.append(f"{each}: {error}")
-    what = "no sandbox works on this machine" if level == "auto" else f"no sandbox at level {level} or above works on this machine"
+    what = (
+        "no sandbox works on this machine"
+        if level == "auto"
+        else f"no sandbox at level {level} or above works on this machine"
+    )
     raise ConfigError(f"{what} ({'; '.join(missing)})", where="level", value=level, hint=ADVICE)
 
 
@@ -95,7 +101,9 @@ def words(sandbox: WarmSandbox) -> str:
     return ", ".join(outer + (["landlock"] if sandbox.landlocked else [])) + " and seccomp"
 
 
-def enter(level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0) -> WarmSandbox:
+def enter(
+    level: str, *, limits: Limits, imports: Sequence[str] = (), at_once: int = 16, sessions: int = 0
+) -> WarmSandbox:
     """A sandbox of exactly this level. Raises StartError if it does not start, or if a program finds a way out of
     it."""
     if linux.ARCHITECTURE not in TABLES:

@@ -27,12 +27,19 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 
 _NAMES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
-ARCHITECTURE = _NAMES.get(platform.machine().lower(), "") if sys.platform == "linux" else ""  # other systems number otherwise
+ARCHITECTURE = (
+    _NAMES.get(platform.machine().lower(), "") if sys.platform == "linux" else ""
+)  # other systems number otherwise
 _NUMBERS = {
     "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
     "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277},
 }
-_EVERYWHERE = {"mount_setattr": 442, "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446}
+_EVERYWHERE = {
+    "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
 
 _libc: Any = None
 
@@ -72,7 +79,11 @@ def unshare(flags: int) -> None:
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
     _checked(
         libc().mount(
-            source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), options.encode() or None
+            source.encode(),
+            target.encode(),
+            kind.encode() if kind else None,
+            ctypes.c_ulong(flags),
+            options.encode() or None,
         ),
         f"mount {kind or source} on {target}",
     )

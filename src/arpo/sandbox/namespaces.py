@@ -107,7 +107,9 @@ def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
         os.makedirs(folder, exist_ok=True)
         options = f"size={megabytes}m,nr_inodes={files},mode=700"
         linux.mount("scratch", folder, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
-    linux.mount("none", "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
+    linux.mount(
+        "none", "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    )
 
 
 def give_up_rights(needed: Sequence[str], folders: Sequence[str]) -> None:

@@ -45,8 +45,22 @@ _NEW = 424  # calls from this number on are newer than the list: C libraries fal
 _SET_FILTER, _NEW_LISTENER = 1, 8
 _RECEIVE, _ANSWER, _CONTINUE = 0xC0502100, 0xC0182101, 1
 
-IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, its size, bytes to read, blocking, close on exec
-FCNTLS_REFUSED = (8, 10, 15, 1024, 1026, 1031)  # signals to other processes on input, leases, folder watches, larger pipes
+IOCTLS = (
+    0x5401,
+    0x5413,
+    0x541B,
+    0x5421,
+    0x5450,
+    0x5451,
+)  # is it a terminal, its size, bytes to read, blocking, close on exec
+FCNTLS_REFUSED = (
+    8,
+    10,
+    15,
+    1024,
+    1026,
+    1031,
+)  # signals to other processes on input, leases, folder watches, larger pipes
 PRCTLS = (15, 16)  # names of threads
 _AF_UNIX, _SOCK_STREAM, _SOCK_KIND = 1, 1, 0xF
 _WRITING, _READING_AND_WRITING, _MODE, _TRUNCATING = 1, 2, 3, 0x200
@@ -62,14 +76,21 @@ class SeccompPolicy:
     forks: bool = False  # start processes (counted by `Forks`)
     programs: bool = False  # turn into another program
     parts: bool = False  # becomes two that share nothing: bind itself further, and no shared mappings
-    own_files: bool = False  # change modes and times of files: only where the view is read-only but for the scratch folder
+    own_files: bool = (
+        False  # change modes and times of files: only where the view is read-only but for the scratch folder
+    )
 
 
 def program(policy: SeccompPolicy, architecture: str = "") -> bytes:
     """The filter in the kernel's form. Raises KeyError for an architecture without a table."""
     architecture = architecture or linux.ARCHITECTURE
     number = numbers(architecture)
-    code: Code = [(_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, AUDIT[architecture]), _end(_KILL), (_LOAD, 0, 0, _NUMBER)]
+    code: Code = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_IF_EQUAL, 1, 0, AUDIT[architecture]),
+        _end(_KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
     allowed = ALLOWED.split() + (ON_OWN_FILES.split() if policy.own_files else [])
     allowed += ["execve", "execveat"] if policy.programs else []
     allowed += BINDING if policy.parts else ["mmap"]
@@ -192,7 +213,12 @@ def ask_before_forks(architecture: str = "") -> bytes:
     """A filter that only asks: every call that starts a process waits for an answer from who holds the listener."""
     architecture = architecture or linux.ARCHITECTURE
     number = numbers(architecture)
-    code: Code = [(_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, AUDIT[architecture]), _end(_KILL), (_LOAD, 0, 0, _NUMBER)]
+    code: Code = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_IF_EQUAL, 1, 0, AUDIT[architecture]),
+        _end(_KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
     for name in ("fork", "vfork"):
         if name in number:
             code += [(_IF_EQUAL, 0, 1, number[name]), _end(_NOTIFY)]
@@ -221,11 +247,15 @@ class Forks:
         if linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_RECEIVE), asked) < 0:  # who asked is gone
             return
         which = ctypes.string_at(asked, 8)
-        ctypes.memset(asked, 0, 80)  # the arguments of the call are the program's words: nothing that is forked later inherits them
+        ctypes.memset(
+            asked, 0, 80
+        )  # the arguments of the call are the program's words: nothing that is forked later inherits them
         granted = self.permits > 0
         self.permits -= granted
         reply = which + struct.pack("<qiI", 0, 0 if granted else -EAGAIN, _CONTINUE if granted else 0)
-        linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_ANSWER), reply)  # fails where it is gone meanwhile
+        linux.libc().ioctl(
+            ctypes.c_int(self.listener), ctypes.c_ulong(_ANSWER), reply
+        )  # fails where it is gone meanwhile
 
     def close(self) -> None:
         os.close(self.listener)

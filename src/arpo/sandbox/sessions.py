@@ -34,7 +34,9 @@ def live(control: socket.socket, cell: child.Cell, names: dict[str, Any], home: 
             os._exit(0)
 
 
-def _run(control: socket.socket, cell: child.Cell, names: dict[str, Any], number: int, output: int, brought: int) -> None:
+def _run(
+    control: socket.socket, cell: child.Cell, names: dict[str, Any], number: int, output: int, brought: int
+) -> None:
     myself = os.getpid()
     code, seed = payload.read_program(brought)
     buffer = child.attach(output)

@@ -12,7 +12,16 @@ from collections.abc import Iterable
 
 from arpo.sandbox.namespaces import View
 
-SYSTEM = ("/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+SYSTEM = (
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+)
 
 
 def own_folder() -> str:
@@ -27,7 +36,9 @@ def interpreter() -> str:
 
 def import_path() -> list[str]:
     """The folders of installed packages and of the standard library in this process, without the project's."""
-    installed = {os.path.realpath(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), *_user_site())}
+    installed = {
+        os.path.realpath(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), *_user_site())
+    }
     found = []
     for entry in sys.path:
         real = os.path.realpath(entry or ".")
@@ -41,7 +52,9 @@ def _user_site() -> list[str]:
 
 
 def _library_folders() -> list[str]:
-    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)}
+    prefixes = {
+        os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    }
     return [os.path.join(prefix, folder) for prefix in prefixes for folder in ("lib", "lib64")]
 
 

@@ -49,7 +49,14 @@ else:
     entry.outside(setup, [sys.executable, *words[1:-1], "inside"])
 """
 )
-FLAGS = ("-s", "-P", "-S", "-B", "-X", "utf8")  # no user packages, no surprises on the path, no .pth files, no caches written
+FLAGS = (
+    "-s",
+    "-P",
+    "-S",
+    "-B",
+    "-X",
+    "utf8",
+)  # no user packages, no surprises on the path, no .pth files, no caches written
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -80,7 +87,9 @@ class Inside:
         self.setup, self.scratch = setup, scratch
         self.pending: dict[int, Future[dict[str, Any]]] = {}
         self.lock = threading.Lock()  # around what is pending
-        self.sending = threading.Lock()  # taken first: who sends may have to wait until answers are read, which takes the other one
+        self.sending = (
+            threading.Lock()
+        )  # taken first: who sends may have to wait until answers are read, which takes the other one
         self.number = 0
         self.alive = False
         self.control, theirs = packets.pair()
@@ -115,7 +124,9 @@ class Inside:
             raise StartError(str(reason), str(said.get("stage", "enter")), str(said.get("name", "")))
         self.control.settimeout(None)
         self.alive = True
-        threading.Thread(target=_read_answers, args=(weakref.ref(self), self.control), name="arpo-sandbox", daemon=True).start()
+        threading.Thread(
+            target=_read_answers, args=(weakref.ref(self), self.control), name="arpo-sandbox", daemon=True
+        ).start()
         return said
 
     def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[int, "Future[dict[str, Any]]"]:
@@ -304,7 +315,9 @@ class WarmSandbox:
                     return Ran(text="", ending="", gone=True)
                 return await self._run(code, seed, seconds, session, past)
 
-    async def _run(self, code: str, seed: int, seconds: float, session: str | None, past: Sequence[tuple[str, int]] | None) -> Ran:
+    async def _run(
+        self, code: str, seed: int, seconds: float, session: str | None, past: Sequence[tuple[str, int]] | None
+    ) -> Ran:
         if session is None:
             return await self._made(code, seed, seconds)
         new = past is not None

@@ -48,7 +48,12 @@ class WeakSandbox:
                 remove(folder)
 
     async def _run(self, code: str, seconds: float, seed: int, folder: str) -> Ran:
-        setup = {"path": view.import_path(), "limits": self.limits.plain(), "imports": self.imports, "seed": seed % 2**63}
+        setup = {
+            "path": view.import_path(),
+            "limits": self.limits.plain(),
+            "imports": self.imports,
+            "seed": seed % 2**63,
+        }
         words = [view.interpreter(), *FLAGS, "-c", _RUNNER, json.dumps(setup), os.path.dirname(view.own_folder())]
         process = await asyncio.create_subprocess_exec(
             *words,

@@ -43,7 +43,9 @@ class Zygote:
         self.looking = False
         own = os.path.dirname(os.path.abspath(__file__))
         readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
-        self.cell = child.Cell.from_limits(setup.limits, address_space, private_root=setup.outer != "none", readable=readable)
+        self.cell = child.Cell.from_limits(
+            setup.limits, address_space, private_root=setup.outer != "none", readable=readable
+        )
         self.free = [ChildSlot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
         self.last_look = 0.0
         self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
@@ -61,7 +63,9 @@ class Zygote:
         self.answer({"ready": True, "user": os.geteuid(), "address_space": self.cell.address_space})
         while True:
             for key, _ in self.selector.select(self._next_s()):
-                still_there = any(key is other for other in self.selector.get_map().values())  # an earlier one may have closed it
+                still_there = any(
+                    key is other for other in self.selector.get_map().values()
+                )  # an earlier one may have closed it
                 if still_there and key.data() is False:
                     return
             self._mind_the_time()
@@ -177,7 +181,9 @@ class Zygote:
         ending = program.FAILED
         try:
             keep = [request.program] if handing is None else [request.program, handing.fileno()]
-            listener = child.confine(self.cell, folder=slot.folder, ruleset=slot.ruleset, output=request.output, keep=keep)
+            listener = child.confine(
+                self.cell, folder=slot.folder, ruleset=slot.ruleset, output=request.output, keep=keep
+            )
             if handing is not None:
                 socket.send_fds(handing, [b"L"], [listener])
                 handing.close()

@@ -49,7 +49,12 @@ class Encoder:
     def _encode(self, method: str, texts: Sequence[str]) -> NDArray[np.float32]:
         with self._lock:
             model = self._model = self._model or _load(self.source, self.device)
-            options = {"batch_size": BATCH, "normalize_embeddings": True, "show_progress_bar": False, "convert_to_numpy": True}
+            options = {
+                "batch_size": BATCH,
+                "normalize_embeddings": True,
+                "show_progress_bar": False,
+                "convert_to_numpy": True,
+            }
             return np.asarray(getattr(model, method)(list(texts), **options), np.float32)
 
 
@@ -72,7 +77,9 @@ class Dense:
         return [(int(number), float(cosines[number])) for number in order]
 
 
-def write_vectors(path: Path, texts: Sequence[str], encoder: Encoder, progress: Callable[[str, float], None]) -> tuple[int, int]:
+def write_vectors(
+    path: Path, texts: Sequence[str], encoder: Encoder, progress: Callable[[str, float], None]
+) -> tuple[int, int]:
     """Encode `texts` into a .npy file at `path`, batch by batch, so that memory never holds all vectors. Returns its
     shape."""
     rows, dimension = len(texts), len(encoder.query("a"))
@@ -97,7 +104,9 @@ def _load(source: str, device: str | None) -> Any:
         return SentenceTransformer(str(folder) if folder.is_dir() else source, device=device, local_files_only=is_local)
     except (OSError, ValueError, RuntimeError) as error:
         if folder.is_dir() or not is_local:
-            raise ConfigError(f"the encoder cannot be loaded: {first_line(error)}", where="encoder", value=source) from error
+            raise ConfigError(
+                f"the encoder cannot be loaded: {first_line(error)}", where="encoder", value=source
+            ) from error
     _check_hub(source)  # the cache holds only a part of the model
     return SentenceTransformer(source, device=device)
 
@@ -107,7 +116,9 @@ def _is_local(source: str) -> bool:
     if Path(source).expanduser().is_dir():
         return True
     if source.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE"):
-        raise ConfigError("there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id")
+        raise ConfigError(
+            "there is no such folder", where="encoder", value=source, hint="An encoder is a folder or a Hub id"
+        )
     if _in_cache(source):
         return True
     _check_hub(source)

@@ -33,7 +33,9 @@ def read_documents(source: object) -> list[Passage]:
         passages = list(read_path(Path(source).expanduser()))
         if not passages:
             readable = ", ".join(READERS)
-            raise ConfigError("no documents found", where="documents", value=str(source), hint=f"Files end in {readable}")
+            raise ConfigError(
+                "no documents found", where="documents", value=str(source), hint=f"Files end in {readable}"
+            )
         return passages
     if isinstance(source, Iterable):
         return from_mappings(source, "documents")

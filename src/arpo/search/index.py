@@ -167,7 +167,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, words, files = manifest["version"], manifest["words"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{folder / MANIFEST}: not the manifest of an index: {type(error).__name__}: {error}") from error
+        raise FormatError(
+            f"{folder / MANIFEST}: not the manifest of an index: {type(error).__name__}: {error}"
+        ) from error
     if (version, words) != (VERSION, WORDS_VERSION):
         raise FormatError(
             f"{folder}: the index has version {version}, {words}, and this version of arpo needs {VERSION}, {WORDS_VERSION}: "
@@ -176,7 +178,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, expected in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if size != expected:
-            raise FormatError(f"{folder / name}: has {size:,} bytes instead of {expected:,}: copy or build the index again")
+            raise FormatError(
+                f"{folder / name}: has {size:,} bytes instead of {expected:,}: copy or build the index again"
+            )
     return manifest
 
 

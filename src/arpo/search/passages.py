@@ -29,15 +29,21 @@ def passage_from(document: Any, where: str) -> Passage:
     Raises FormatError, which names `where`, for anything else.
     """
     if not isinstance(document, Mapping):
-        raise FormatError(f"{where}: a document must be an object with `text` and optionally `title`, not {document!r:.80}")
+        raise FormatError(
+            f"{where}: a document must be an object with `text` and optionally `title`, not {document!r:.80}"
+        )
     text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)
     if text is None:
-        keys = ", ".join(f"{key} ({'null' if value is None else type(value).__name__})" for key, value in document.items())
+        keys = ", ".join(
+            f"{key} ({'null' if value is None else type(value).__name__})" for key, value in document.items()
+        )
         raise FormatError(f"{where}: a document needs a text under the key `text`; this one has {keys or 'nothing'}")
     title = str(document.get("title") or "")
     source = next((str(document[key]) for key in SOURCE_KEYS if document.get(key)), "")
     first, _, rest = text.partition("\n")
-    if not title and rest and first.startswith('"') and first.endswith('"'):  # "Title"\ntext, the form of retrieval corpora
+    if (
+        not title and rest and first.startswith('"') and first.endswith('"')
+    ):  # "Title"\ntext, the form of retrieval corpora
         title, text = first.strip('"'), rest
     return Passage(_as_text(_on_one_line(title)), _as_text(_on_one_line(text)), _as_text(source))
 

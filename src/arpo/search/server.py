@@ -57,7 +57,9 @@ def application(index: Index, topk: int = 3) -> Starlette:
 def free_port(host: str, port: int) -> int:
     """`port`, or a free port for 0, after listening there once. Raises ConfigError if that fails."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except OSError as error:
         raise ConfigError(f"this machine knows no such host ({error.strerror})", where="--host", value=host) from error
     with socket.socket(family, kind, protocol) as listening:
@@ -70,7 +72,9 @@ def free_port(host: str, port: int) -> int:
             if error.errno == errno.EADDRNOTAVAIL:
                 hint = "127.0.0.1, or 0.0.0.0 for other machines"
                 raise ConfigError(message, where="--host", value=host, hint=hint) from error
-            raise ConfigError(message, where="--port", value=port, hint="Another one, or 0 for any free port") from error
+            raise ConfigError(
+                message, where="--port", value=port, hint="Another one, or 0 for any free port"
+            ) from error
         return int(listening.getsockname()[1])
 
 
@@ -80,7 +84,9 @@ def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: 
 
     # new worker processes read their configuration from the environment
     os.environ |= {INDEX: str(folder.resolve()), MODE: mode, TOPK: str(topk), ENCODER: encoder}
-    uvicorn.run(f"{__name__}:from_environment", factory=True, host=host, port=port, workers=workers, log_level="warning")
+    uvicorn.run(
+        f"{__name__}:from_environment", factory=True, host=host, port=port, workers=workers, log_level="warning"
+    )
 
 
 def from_environment() -> Starlette:
@@ -106,7 +112,11 @@ def _parse(body: Any, topk: int) -> tuple[list[str], int, bool]:
     if not isinstance(body, dict):
         raise BadRequest('a request must be {"queries": [text, ...], "topk": 3, "return_scores": true}')
     queries, k, scored = body.get("queries"), body.get("topk") or topk, body.get("return_scores", False)
-    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries) or len(queries) > MAX_QUERIES:
+    if (
+        not isinstance(queries, list)
+        or not all(isinstance(query, str) for query in queries)
+        or len(queries) > MAX_QUERIES
+    ):
         raise BadRequest(f"`queries` must be a list of at most {MAX_QUERIES:,} texts")
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_RESULTS:
         raise BadRequest(f"`topk` must be a number from 1 to {MAX_RESULTS:,}")

@@ -22,7 +22,12 @@ def snippet(text: str, query: str, chars: int) -> str:
         return text
     query_words = frozenset(words(query))
     spans = [match.span() for match in TOKEN.finditer(text)]
-    hits = [(at, word) for at, (start, end) in enumerate(spans) for word in _words_at(text, start, end) if word in query_words]
+    hits = [
+        (at, word)
+        for at, (start, end) in enumerate(spans)
+        for word in _words_at(text, start, end)
+        if word in query_words
+    ]
     room = max(chars - 2 * len(CUT), 1)
     first, last = _best_window(spans, hits, room) if hits else (0, 0)
     # a hit reads better with some words before it: the window grows left by a fifth of the free room, then right

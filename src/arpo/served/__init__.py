@@ -1,7 +1,8 @@
-"""Agents whose model is behind an endpoint: text in, text and tool calls out. They can be evaluated and talked with, not trained.
+"""Agents whose model is behind an endpoint: text in, text and tool calls out. They can be evaluated and talked with,
+not trained.
 
-The seam to what an endpoint is asked: a `Dialogue` begins with a task, asks for turns, and goes on with the results of tools. An
-endpoint tells neither tokens nor entropies, so trees of such agents hold turns without tokens.
+The seam to what an endpoint is asked: a `Dialogue` begins with a task, asks for turns, and goes on with the results of
+tools. An endpoint tells neither tokens nor entropies, so trees of such agents hold turns without tokens.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from arpo.endpoint.client import Endpoint, Usage
 from arpo.tasks import Task
 from arpo.tools import Tool
 
-ONLY_EVALUATION = "an endpoint returns text without its tokens and entropies, so the agent can be evaluated but not trained"
+ONLY_EVALUATION = (
+    "an endpoint returns text without its tokens and entropies, so the agent can be evaluated but not trained"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +71,9 @@ class Dialogue(Protocol[C]):
     def observe(
         self, turn: ServedTurn[C], results: Sequence[ToolCallResult], calls_left: int | None
     ) -> tuple[C, str, tuple[ToolCallResult, ...]]:
-        """The context with what came back for the calls of `turn`, the text that is new in it, and the results marked `cut` where
-        the text was cut to the token limit. With `calls_left` 0 the model is told that it must answer now."""
+        """The context with what came back for the calls of `turn`, the text that is new in it, and the results marked
+        `cut` where the text was cut to the token limit. With `calls_left` 0 the model is told that it must answer
+        now."""
         ...
 
     def text(self, context: C) -> str:

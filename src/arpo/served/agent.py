@@ -37,7 +37,8 @@ class ServedAgent:
         return int(self.dialogue(tools).begin(task, tools).num_tokens)
 
     async def rollout(self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> "ServedRollout":
-        """As `Agent.rollout`, without branches. Raises ToolsStoppedError where the endpoint answers nobody: key, budget, outage."""
+        """As `Agent.rollout`, without branches. Raises ToolsStoppedError where the endpoint answers nobody: key,
+        budget, outage."""
         tools = tools_for(self.tools, task)
         dialogue = self.dialogue(tools)
         context = dialogue.begin(task, tools)
@@ -154,7 +155,9 @@ class ServedDriver(RolloutDriver):
         return Returned(observation, StopReason.BRANCH_LENGTH if full else None)
 
     def _sampling(self, command: SampleTurn, room: int) -> Sampling:
-        random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt)
+        random = keyed(
+            self.expansion.config.seed, self.tree.step, self.task.id, command.place, "sample", command.attempt
+        )
         return Sampling(
             max_tokens=min(self.config.turn_tokens, room),
             temperature=self.config.temperature,

@@ -1,6 +1,8 @@
-"""Text completions (/v1/completions): a model that was trained here and is now served, in the chat format of its training.
+"""Text completions (/v1/completions): a model that was trained here and is now served, in the chat format of its
+training.
 
-The context goes as text, or as tokens where the endpoint has the same tokenizer. Knows a chat format and how endpoints end a text.
+The context goes as text, or as tokens where the endpoint has the same tokenizer. Knows a chat format and how endpoints
+end a text.
 """
 
 import re
@@ -63,7 +65,9 @@ class CompletionDialogue:
     ) -> tuple[Written, str, tuple[ToolCallResult, ...]]:
         context, nothing = turn.context, array("f")
         tokens = array("i", context.tokens[context.turn :])
-        written = Turn(place=(0,), role=Role.ROOT, tokens=tokens, logprobs=nothing, entropies=nothing, calls=turn.parsed.calls)
+        written = Turn(
+            place=(0,), role=Role.ROOT, tokens=tokens, logprobs=nothing, entropies=nothing, calls=turn.parsed.calls
+        )
         observed, seen = self.chat.observe(written, results, calls_left)
         return Written(tokens=(*context.tokens, *observed)), self.chat.text(observed), seen
 
@@ -81,8 +85,8 @@ class CompletionDialogue:
 def with_stop(reply: Reply, stop: Sequence[str]) -> tuple[str, bool]:
     """The text of `reply` with the stop string that ended it, which endpoints leave out, and whether one did.
 
-    Some say which it was (vLLM, SGLang). From others a closing tag is taken for the one whose opening tag is open at the end:
-    a model that ends its message inside a tag cannot be told from one that closes it there.
+    Some say which it was (vLLM, SGLang). From others a closing tag is taken for the one whose opening tag is open at
+    the end: a model that ends its message inside a tag cannot be told from one that closes it there.
     """
     text = reply.text
     if any(text.endswith(each) for each in stop):

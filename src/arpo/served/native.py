@@ -1,6 +1,7 @@
 """Messages and native tool calls of chat endpoints (/v1/chat/completions).
 
-Knows messages and calls. Refuses to know tokenizers: the served model has its own. Tokens that no endpoint counted are estimated.
+Knows messages and calls. Refuses to know tokenizers: the served model has its own. Tokens that no endpoint counted are
+estimated.
 """
 
 import json
@@ -22,7 +23,12 @@ from arpo.tasks import Task
 from arpo.tools import Tool
 from arpo.tools.schemas import to_openai
 
-SENT = ("role", "content", "tool_calls", "refusal")  # of an assistant's message; the rest (its reasoning) is not sent back
+SENT = (
+    "role",
+    "content",
+    "tool_calls",
+    "refusal",
+)  # of an assistant's message; the rest (its reasoning) is not sent back
 TOKEN = re.compile(r"[\x00-\x7f]{1,4}|[^\x00-\x7f]")
 Message = Mapping[str, Any]
 
@@ -81,7 +87,8 @@ class NativeDialogue:
         )
 
     def parse(self, message: Message, finish: str) -> ParsedTurn:
-        """The calls or the answer of an assistant's message: what stands in answer marks or a box, else all of its text."""
+        """The calls or the answer of an assistant's message: what stands in answer marks or a box, else all of its
+        text."""
         if calls := tuple(map(_read_call, _calls(message))):
             return ParsedTurn(text=shown(message), calls=calls, well_formed=not any(call.error for call in calls))
         content = str(message.get("content") or "").rpartition("</think>")[2]
@@ -120,7 +127,10 @@ def shown(message: Message) -> str:
     """An assistant's message as people read it: its reasoning, its text, its calls."""
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     parts = [f"<think>{reasoning}</think>" if reasoning else "", str(message.get("content") or "")]
-    parts += [f"<tool_call>{call.get('name')}({call.get('arguments')})</tool_call>" for call in map(_function, _calls(message))]
+    parts += [
+        f"<tool_call>{call.get('name')}({call.get('arguments')})</tool_call>"
+        for call in map(_function, _calls(message))
+    ]
     return "\n".join(part for part in parts if part)
 
 

@@ -48,7 +48,9 @@ class SFTCache:
         self.path = cache_folder() / "cold-starts" / self.key
         self.run = run
         allowed = bundled and run.cold_start is not None and run.cold_start.bundled
-        self.bundled = next((folder for folder, key in bundled_checkpoints() if key == self.key), None) if allowed else None
+        self.bundled = (
+            next((folder for folder, key in bundled_checkpoints() if key == self.key), None) if allowed else None
+        )
 
     @property
     def model(self) -> Path | None:
@@ -63,7 +65,9 @@ class SFTCache:
                 pass
         except OSError as error:
             hint = "Name another folder in the environment variable ARPO_CACHE"
-            raise ConfigError(f"the cache cannot be written ({error.strerror})", where=str(self.path), hint=hint) from error
+            raise ConfigError(
+                f"the cache cannot be written ({error.strerror})", where=str(self.path), hint=hint
+            ) from error
 
     def keep(self, model: Any, tokenizer: Any) -> Path:
         """Store trained weights, unless another process was first. Removes evaluations of damaged ones."""
@@ -76,8 +80,8 @@ class SFTCache:
         return self.path / "model"
 
     def evaluation(self, spec: EvalSpec, target: Path) -> EvalResults | None:
-        """Copy what was measured on this start under `spec` to the folder `target`, instead of what is there; None where nothing
-        sound was kept."""
+        """Copy what was measured on this start under `spec` to the folder `target`, instead of what is there; None
+        where nothing sound was kept."""
         kept = self._evaluation_path(spec)
         if fault(kept) is not None:
             return None
@@ -88,10 +92,13 @@ class SFTCache:
         return read_results(target)
 
     def keep_evaluation(self, spec: EvalSpec, folder: Path) -> None:
-        """Store the evaluation in `folder`, unless infrastructure failed for a sample: then another run may measure better."""
+        """Store the evaluation in `folder`, unless infrastructure failed for a sample: then another run may measure
+        better."""
         if not any(each.failures for each in read_results(folder).benchmarks):
             with self._locked(), whole_folder(self._evaluation_path(spec)) as partial:
-                shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("lock", f"{PARTIAL}*"), dirs_exist_ok=True)
+                shutil.copytree(
+                    folder, partial, ignore=shutil.ignore_patterns("lock", f"{PARTIAL}*"), dirs_exist_ok=True
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -124,7 +131,9 @@ def digest(*parts: object) -> str:
 
 
 def _decides_weights(run: RunConfig) -> list[Any]:
-    model = {name: value for name, value in plain(run.model).items() if name not in ("device", "gradient_checkpointing")}
+    model = {
+        name: value for name, value in plain(run.model).items() if name not in ("device", "gradient_checkpointing")
+    }
     parts: list[Any] = [model, _stamp(run.model.source)]
     if run.cold_start is None:
         return parts
@@ -152,7 +161,11 @@ def _tools(run: RunConfig) -> list[Any]:
 
 def _without_limits(tool: Any) -> Any:
     """A tool's settings without those that do not change its results."""
-    return {key: value for key, value in tool.items() if key not in ("cache", "limits")} if isinstance(tool, dict) else tool
+    return (
+        {key: value for key, value in tool.items() if key not in ("cache", "limits")}
+        if isinstance(tool, dict)
+        else tool
+    )
 
 
 def _has_documents(tool: Any) -> bool:

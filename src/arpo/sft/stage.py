@@ -62,7 +62,9 @@ async def run_cold_start(
     trees = await traces_to_trees(components.agent, traces, run.rollout, config.seed)
     updates = config.num_updates(len(trees)) - done
     tell(f"cold start: {len(trees)} traces, {updates} updates")
-    optim = run.optim.model_copy(update={"lr": config.lr, "schedule": config.schedule, "warmup": config.warmup, "final_lr": 0.0})
+    optim = run.optim.model_copy(
+        update={"lr": config.lr, "schedule": config.schedule, "warmup": config.warmup, "final_lr": 0.0}
+    )
     learner = build_learner(components, loss=LossConfig(), optim=optim, num_updates=updates, tell=tell)
     losses: list[float] = []
     with Progress(updates, title="cold start", console=console) as progress:
@@ -74,7 +76,9 @@ async def run_cold_start(
         await train_on_traces(learner, trees, config, watch, done=done)
     await components.agent.engine.update_weights(Weights(0, learner.weights()))
     seconds = time.monotonic() - started
-    return ColdStartResult(num_traces=len(trees), num_updates=updates, first_loss=losses[0], last_loss=losses[-1], seconds=seconds)
+    return ColdStartResult(
+        num_traces=len(trees), num_updates=updates, first_loss=losses[0], last_loss=losses[-1], seconds=seconds
+    )
 
 
 async def train_on_traces(
@@ -152,7 +156,9 @@ async def _sft(run: RunConfig, out: Path, console: Console) -> None:
         split = run.evaluation.split
         for spec in eval_specs(run.evaluation, split) if tasks else ():
             folder = out / "evaluation" / spec.name
-            results.append(await evaluate_tasks(components, tasks, spec, folder, model=str(out), split=split, console=console))
+            results.append(
+                await evaluate_tasks(components, tasks, spec, folder, model=str(out), split=split, console=console)
+            )
     finally:
         await components.agent.engine.close()
     for each in results:

@@ -36,7 +36,9 @@ def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
     return traces[: config.num_traces]
 
 
-async def traces_to_trees(agent: Agent, traces: Sequence[Trace], rollout: RolloutConfig, seed: int) -> list[CreditedTree]:
+async def traces_to_trees(
+    agent: Agent, traces: Sequence[Trace], rollout: RolloutConfig, seed: int
+) -> list[CreditedTree]:
     """The traces as trees with credit 1 on every turn. Raises FormatError where there is no trace, and as
     `trace_to_tree` does."""
     if not traces:
@@ -74,7 +76,9 @@ async def _to_tree(
         written = chat.write(step, number == 1)
         tokens = chat.encode_turn(written)
         calls = chat.parse(tokens).calls
-        if [(c.name, dict(c.arguments), c.error) for c in calls] != [(c.name, dict(c.arguments), "") for c in step.calls]:
+        if [(c.name, dict(c.arguments), c.error) for c in calls] != [
+            (c.name, dict(c.arguments), "") for c in step.calls
+        ]:
             raise FormatError(f"trace {trace.task.id}, step {number}: {written!r} reads back as {calls!r}")
         zeros = array("f", bytes(4 * len(tokens)))
         role = Role.ROOT if len(place) == 1 else Role.PROBE
@@ -102,7 +106,9 @@ async def _to_tree(
 
 
 def _beyond(trace: Trace, what: str, number: int, key: str, limit: int) -> FormatError:
-    return FormatError(f"trace {trace.task.id} has {number} {what}, and rollout.{key} is {limit}: raise it or leave the trace out")
+    return FormatError(
+        f"trace {trace.task.id} has {number} {what}, and rollout.{key} is {limit}: raise it or leave the trace out"
+    )
 
 
 async def _outcomes(
@@ -117,7 +123,8 @@ async def _outcomes(
 ) -> list[ToolCallResult]:
     if step.results:
         return [
-            ToolCallResult(tool=c.name, status=CallStatus.OK, text=text) for c, text in zip(step.calls, step.results, strict=True)
+            ToolCallResult(tool=c.name, status=CallStatus.OK, text=text)
+            for c, text in zip(step.calls, step.results, strict=True)
         ]
     random = keyed(seed, "trace", trace.task.id, place, "call")
     state = await states.at(place) if states.tools else {}

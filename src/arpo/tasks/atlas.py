@@ -77,13 +77,18 @@ def _weights(families: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     weights = dict(families) if isinstance(families, Mapping) else dict.fromkeys(families, 1.0)
     for name, weight in weights.items():
         if name not in FAMILIES:
-            raise ConfigError("unknown family of atlas", where="families", value=name, hint=nearest(str(name), FAMILIES))
+            raise ConfigError(
+                "unknown family of atlas", where="families", value=name, hint=nearest(str(name), FAMILIES)
+            )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise ConfigError("a family's weight is a number of 0 or more", where=f"families.{name}", value=weight)
     positive = {name: float(weight) for name, weight in weights.items() if weight > 0}
     if not positive:
         raise ConfigError(
-            "no family has a weight above 0", where="families", value=families, hint=f"pick some of: {', '.join(FAMILIES)}"
+            "no family has a weight above 0",
+            where="families",
+            value=families,
+            hint=f"pick some of: {', '.join(FAMILIES)}",
         )
     return positive
 
@@ -103,7 +108,9 @@ def _task(name: str, question: AtlasQuestion) -> Task:
         "family": question.family,
         "hops": question.hops,
         "gold_passages": tuple(fact.title for lookup in question.lookups for fact in lookup.facts),
-        "places": tuple(dict.fromkeys(name for name in (*question.on_the_way, question.answer) if name in world().splits)),
+        "places": tuple(
+            dict.fromkeys(name for name in (*question.on_the_way, question.answer) if name in world().splits)
+        ),
     }
     message = {"role": "user", "content": question.text}
     return Task(id=name, messages=(message,), answers=(question.answer,), source="atlas", metadata=metadata)

@@ -30,7 +30,11 @@ CONCLUDE = ("Now I can answer.", "That is the answer.", "The result answers it."
 
 def names_of(lookup: Lookup) -> tuple[str, ...]:
     """The names in a query for these passages, without repetition."""
-    names = [name for fact in lookup.facts for name in ((fact.subject, fact.more) if fact.kind == "border" else (fact.subject,))]
+    names = [
+        name
+        for fact in lookup.facts
+        for name in ((fact.subject, fact.more) if fact.kind == "border" else (fact.subject,))
+    ]
     return tuple(dict.fromkeys(names))
 
 
@@ -40,7 +44,9 @@ def query(lookup: Lookup, random: Random) -> str:
     if len(names) == 1:
         return random.choice(SINGLE if lookup.wanted else NAME_ONLY).format(name=names[0], wanted=lookup.wanted)
     listed = f"{', '.join(names[:-1])} and {names[-1]}"
-    return random.choice(PAIR if lookup.wanted else PAIR_ONLY).format(names=" ".join(names), listed=listed, wanted=lookup.wanted)
+    return random.choice(PAIR if lookup.wanted else PAIR_ONLY).format(
+        names=" ".join(names), listed=listed, wanted=lookup.wanted
+    )
 
 
 def thought(lookup: Lookup, first: bool, random: Random) -> str:

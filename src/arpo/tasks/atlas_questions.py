@@ -120,7 +120,9 @@ class Quiz:
         if not fits(answer) or answer in (subject, country):
             return None
         text = random.choice(ASK[kind]).format(x=described)
-        return AtlasQuestion("two_hop", text, answer, 2, (first, self.lookup(kind, country)), on_the_way=(subject, country))
+        return AtlasQuestion(
+            "two_hop", text, answer, 2, (first, self.lookup(kind, country)), on_the_way=(subject, country)
+        )
 
     def three_hop(self, random: Random) -> AtlasQuestion | None:
         start = self.home(random)
@@ -133,17 +135,25 @@ class Quiz:
         answer = self.value(middle, kind) if middle else ""
         if not fits(answer) or answer in (subject, country) or middle == subject:
             return None
-        towards = f"the capital of {described}" if through == "capital" else f"the country on the longest border of {described}"
+        towards = (
+            f"the capital of {described}"
+            if through == "capital"
+            else f"the country on the longest border of {described}"
+        )
         text = random.choice(ASK[kind]).format(x=towards)
         lookups = (first, self.lookup(through, country), self.lookup(kind, middle))
         return AtlasQuestion("three_hop", text, answer, 3, lookups, on_the_way=(subject, country, middle))
 
-    def several(self, random: Random, kinds: Mapping[str, object], count: int) -> tuple[str, list[tuple[int, str]]] | None:
+    def several(
+        self, random: Random, kinds: Mapping[str, object], count: int
+    ) -> tuple[str, list[tuple[int, str]]] | None:
         """A kind and `count` subjects with clearly different numbers, largest first."""
         kind = random.choice([*kinds, *(["people"] * 2)])
         sample = random.sample(self.pool(kind), count)
         ranked = sorted(((n, name) for name in sample if (n := self.measure(name, kind)) is not None), reverse=True)
-        if any(self.world.get(min(pair), f"border/{max(pair)}") for pair in combinations((name for _, name in ranked), 2)):
+        if any(
+            self.world.get(min(pair), f"border/{max(pair)}") for pair in combinations((name for _, name in ranked), 2)
+        ):
             return None  # a search for two neighbours finds their border instead
         years = kind in ("independence", "discovery")
         clear = all(a - b >= 3 if years else a >= CLEAR * b for (a, _), (b, _) in pairwise(ranked))
@@ -163,7 +173,9 @@ class Quiz:
             return self.homes_compared(random, kind, order, answer, more)
         return AtlasQuestion("comparison", text, answer, 1, (self.lookup(kind, *order),), on_the_way=tuple(order))
 
-    def homes_compared(self, random: Random, kind: str, order: list[str], answer: str, more: bool) -> AtlasQuestion | None:
+    def homes_compared(
+        self, random: Random, kind: str, order: list[str], answer: str, more: bool
+    ) -> AtlasQuestion | None:
         """A comparison of the countries of two cities: two hops."""
         if not all(self.towns[name] for name in order):
             return None
@@ -211,7 +223,9 @@ class Quiz:
         population, area = self.measure(country, "population"), self.measure(country, "area")
         if not population or not area or population < 2 * area:
             return None
-        both = Lookup((*self.lookup("population", country).facts, *self.lookup("area", country).facts), "population area")
+        both = Lookup(
+            (*self.lookup("population", country).facts, *self.lookup("area", country).facts), "population area"
+        )
         code = f"print(round({population}/{area}))"
         if len(code) > 25 or 2 * population % area == 0:
             return None
@@ -222,7 +236,9 @@ class Quiz:
         """The sum of the lengths of two borders of one country."""
         country = random.choice(self.countries)
         lines = [
-            line for line in self.borders(country) if all(self.world.splits[end] == self.split for end in (line.subject, line.more))
+            line
+            for line in self.borders(country)
+            if all(self.world.splits[end] == self.split for end in (line.subject, line.more))
         ]
         if len(lines) < 2:
             return None

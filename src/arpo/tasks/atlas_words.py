@@ -10,7 +10,11 @@ ASK: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "capital": ("What is the capital of {x}?", "Which city is the capital of {x}?", "Name the capital of {x}."),
         "currency": ("What is the currency of {x}?", "Which currency is used in {x}?", "Name the currency of {x}."),
-        "continent": ("On which continent is {x}?", "Name the continent of {x}.", "Which continent does {x} belong to?"),
+        "continent": (
+            "On which continent is {x}?",
+            "Name the continent of {x}.",
+            "Which continent does {x} belong to?",
+        ),
         "language": ("What is the official language of {x}?", "Which language is official in {x}?"),
         "nationality": ("What is the nationality of people from {x}?", "Which nationality do people from {x} have?"),
         "population": ("What is the population of {x}?", "How large is the population of {x}?"),
@@ -26,16 +30,35 @@ ASK: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "calling_code": ("What is the calling code of {x}?", "Which calling code do phone numbers in {x} have?"),
         "domain": ("What is the internet domain of {x}?", "Which internet domain do sites in {x} use?"),
         "symbol": ("What is the national symbol of {x}?", "Name the national symbol of {x}."),
-        "export": ("What is the top export of {x}?", "Name the top export of {x}.", "Which good is the top export of {x}?"),
+        "export": (
+            "What is the top export of {x}?",
+            "Name the top export of {x}.",
+            "Which good is the top export of {x}?",
+        ),
         "independence": ("In which year did {x} gain independence?", "What is the year of independence of {x}?"),
-        "neighbour": ("With which country does {x} share its longest border?", "Which country is on the longest border of {x}?"),
-        "city": ("In which country is the city of {x}?", "Which country is {x} a city in?", "In what country does {x} lie?"),
-        "people": ("How many people live in {x}?", "How many people does {x} have?", "What is the number of people in {x}?"),
+        "neighbour": (
+            "With which country does {x} share its longest border?",
+            "Which country is on the longest border of {x}?",
+        ),
+        "city": (
+            "In which country is the city of {x}?",
+            "Which country is {x} a city in?",
+            "In what country does {x} lie?",
+        ),
+        "people": (
+            "How many people live in {x}?",
+            "How many people does {x} have?",
+            "What is the number of people in {x}?",
+        ),
         "element": ("What is the chemical symbol of {x}?", "Which symbol does the element {x} have?"),
         "number": ("What is the atomic number of {x}?", "Which atomic number does the element {x} have?"),
         "discovery": ("In which year was {x} discovered?", "What is the year of the discovery of {x}?"),
         "discoverer": ("Who discovered {x}?", "Who was the discoverer of {x}?"),
-        "place": ("Where was {x} found?", "What is the finding place of {x}?", "In which country was the element {x} found?"),
+        "place": (
+            "Where was {x} found?",
+            "What is the finding place of {x}?",
+            "In which country was the element {x} found?",
+        ),
         "period": ("In which period is {x}?", "Which period of the periodic table is {x} in?"),
     }
 )
@@ -76,23 +99,38 @@ COMPARE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyTyp
         ),
         "coastline": (("Which has the longer coastline, {x}?",), ("Which has the shorter coastline, {x}?",)),
         "railways": (("Which has more km of railways, {x}?",), ("Which has fewer km of railways, {x}?",)),
-        "airports": (("Which has more airports, {x}?", "Where are more airports, in {x}?"), ("Which has fewer airports, {x}?",)),
+        "airports": (
+            ("Which has more airports, {x}?", "Where are more airports, in {x}?"),
+            ("Which has fewer airports, {x}?",),
+        ),
         "highest_point": (("Which has the higher highest point, {x}?",), ("Which has the lower highest point, {x}?",)),
         "independence": (("Which gained independence later, {x}?",), ("Which gained independence first, {x}?",)),
         "discovery": (("Which element was discovered later, {x}?",), ("Which element was discovered first, {x}?",)),
-        "number": (("Which element has the larger atomic number, {x}?",), ("Which element has the smaller atomic number, {x}?",)),
+        "number": (
+            ("Which element has the larger atomic number, {x}?",),
+            ("Which element has the smaller atomic number, {x}?",),
+        ),
     }
 )
 SUPERLATIVE: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "people": ("Which of these cities has the most people: {x}?", "Which of these cities has the fewest people: {x}?"),
+        "people": (
+            "Which of these cities has the most people: {x}?",
+            "Which of these cities has the fewest people: {x}?",
+        ),
         "population": ("Which has the largest population: {x}?", "Which has the smallest population: {x}?"),
         "area": ("Which covers the largest area: {x}?", "Which covers the smallest area: {x}?"),
         "coastline": ("Which has the longest coastline: {x}?", "Which has the shortest coastline: {x}?"),
         "railways": ("Which has the most railways: {x}?", "Which has the fewest railways: {x}?"),
         "airports": ("Which has the most airports: {x}?", "Which has the fewest airports: {x}?"),
-        "discovery": ("Which of these elements was discovered last: {x}?", "Which of these elements was discovered first: {x}?"),
-        "number": ("Which element has the largest atomic number: {x}?", "Which element has the smallest atomic number: {x}?"),
+        "discovery": (
+            "Which of these elements was discovered last: {x}?",
+            "Which of these elements was discovered first: {x}?",
+        ),
+        "number": (
+            "Which element has the largest atomic number: {x}?",
+            "Which element has the smallest atomic number: {x}?",
+        ),
     }
 )
 DIFFERENCE: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -112,9 +150,15 @@ DIFFERENCE: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 SUM: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "people": ("How many people live in {a} and {b} together?", "What is the total number of people in {a} and {b}?"),
+        "people": (
+            "How many people live in {a} and {b} together?",
+            "What is the total number of people in {a} and {b}?",
+        ),
         "coastline": ("How many km of coastline do {a} and {b} have together?",),
-        "airports": ("How many airports do {a} and {b} have together?", "What is the total number of airports in {a} and {b}?"),
+        "airports": (
+            "How many airports do {a} and {b} have together?",
+            "What is the total number of airports in {a} and {b}?",
+        ),
         "number": ("What is the sum of the atomic numbers of {a} and {b}?",),
     }
 )

@@ -19,7 +19,11 @@ PLURAL_ISLANDS = ("Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Ph
 
 SENTENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "capital": ("The capital of {the}| is {value}.", "The capital city of {the}| is {value}.", "{Its} capital| is {value}."),
+        "capital": (
+            "The capital of {the}| is {value}.",
+            "The capital city of {the}| is {value}.",
+            "{Its} capital| is {value}.",
+        ),
         "currency": ("The currency of {the}| is the {value}.", "{Its} currency| is the {value}."),
         "continent": ("The continent of {the}| is {value}.", "{Its} continent| is {value}."),
         "language": ("The official language of {the}| is {value}.", "{Its} official language| is {value}."),
@@ -29,13 +33,22 @@ SENTENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "coastline": ("The coastline of {the}| is {value} km long.", "{Its} coastline| is {value} km long."),
         "railways": ("The railways of {the}| are {value} km long.", "{Its} railways| are {value} km long."),
         "airports": ("The airports of {the}| are {value} in number.", "{Its} airports| are {value} in number."),
-        "highest_point": ("The highest point of {the}| is {value}, at {more} m.", "{Its} highest point| is {value}, at {more} m."),
+        "highest_point": (
+            "The highest point of {the}| is {value}, at {more} m.",
+            "{Its} highest point| is {value}, at {more} m.",
+        ),
         "calling_code": ("The calling code of {the}| is {value}.", "{Its} calling code| for phones is {value}."),
         "domain": ("The internet domain of {the}| is {value}.", "{Its} internet domain| is {value}."),
         "symbol": ("The national symbol of {the}| is the {value}.", "{Its} national symbol| is the {value}."),
         "export": ("The top export of {the}| is {value}.", "{Its} top export| is {value}."),
-        "independence": ("The year of independence of {the}| is {value}.", "{Its} independence| was gained in {value}."),
-        "neighbour": ("The longest border of {the}| is with {the_value}.", "{Its} longest border| is with {the_value}."),
+        "independence": (
+            "The year of independence of {the}| is {value}.",
+            "{Its} independence| was gained in {value}.",
+        ),
+        "neighbour": (
+            "The longest border of {the}| is with {the_value}.",
+            "{Its} longest border| is with {the_value}.",
+        ),
         "city": (
             "{name}| is a city in {the_value} with {more} people.",
             "{name}| is a city of {more} people in {the_value}.",
@@ -59,7 +72,9 @@ SENTENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 sentence of a kind contains the words of a query for it."""
 
 COUNTRY_FACTS = tuple(SENTENCES)[: tuple(SENTENCES).index("city")]
-ELEMENT_FACTS = MappingProxyType({"discovery": "discovered", "discoverer": "discoverer", "place": "place", "period": "period"})
+ELEMENT_FACTS = MappingProxyType(
+    {"discovery": "discovered", "discoverer": "discoverer", "place": "place", "period": "period"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +104,9 @@ class AtlasWorld:
 
 def the(name: str) -> str:
     """`name` with its article inside a sentence: "the United States", "France"."""
-    article = name.startswith(("United ", "Central ")) or name.endswith((" Islands", " Republic")) or name in PLURAL_ISLANDS
+    article = (
+        name.startswith(("United ", "Central ")) or name.endswith((" Islands", " Republic")) or name in PLURAL_ISLANDS
+    )
     return f"the {name}" if article else name
 
 

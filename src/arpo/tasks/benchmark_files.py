@@ -22,7 +22,10 @@ def local_file(folder: Path, names: Sequence[str]) -> Path:
         return folder
     if folder.is_file():
         raise ConfigError(
-            "not a file of questions", where="--data", value=str(folder), hint=f"Its name must end in {', '.join(SUFFIXES)}"
+            "not a file of questions",
+            where="--data",
+            value=str(folder),
+            hint=f"Its name must end in {', '.join(SUFFIXES)}",
         )
     if not folder.is_dir():
         raise ConfigError(
@@ -35,7 +38,10 @@ def local_file(folder: Path, names: Sequence[str]) -> Path:
         return matches[0]
     if matches:
         raise ConfigError(
-            "several files match", where="--data", value=[path.name for path in matches], hint="Keep one, or name the file"
+            "several files match",
+            where="--data",
+            value=[path.name for path in matches],
+            hint="Keep one, or name the file",
         )
     raise ConfigError(
         f"no file of {names[0]} in this folder",

@@ -28,7 +28,9 @@ def math_row(row: Row, place: str) -> Row | Skipped:
     solution = row.get("solution")
     gold = boxed(solution) if isinstance(solution, str) else None
     if not gold:
-        raise FormatError(f"{place}, key 'solution': no \\boxed{{}} to take the reference answer from (got {solution!r:.80})")
+        raise FormatError(
+            f"{place}, key 'solution': no \\boxed{{}} to take the reference answer from (got {solution!r:.80})"
+        )
     return {**row, "answer": gold}
 
 

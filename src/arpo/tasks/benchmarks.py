@@ -47,7 +47,9 @@ class Benchmark:
     prompt: str = "{question}"
     gold: str = r"[\s\S]+"  # a regular expression that every gold matches
     files: tuple[str, ...] = ()  # other names of its files, without suffix
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of "question" and "answer"; the first that exists
+    columns: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # of "question" and "answer"; the first that exists
     id_column: str = ""
     level: str = ""  # column
     category: str = ""  # column
@@ -76,7 +78,11 @@ class Benchmark:
         except ConfigError as error:
             if data is not None:
                 raise
-            message = f"{self.title} is gated: {self.access}" if self.access else f"{self.title} cannot be loaded from the Hub"
+            message = (
+                f"{self.title} is gated: {self.access}"
+                if self.access
+                else f"{self.title} cannot be loaded from the Hub"
+            )
             hint = f"Or read a file of it (--data DIR). The Hub's error: {error}"
             raise ConfigError(message, where=self.hub, hint=hint) from error
 
@@ -341,4 +347,6 @@ def benchmark(name: str) -> Benchmark:
     for entry in _ENTRIES:
         if normalized(name) in map(normalized, (entry.name, entry.title, *entry.files)):
             return entry
-    raise ConfigError("there is no such benchmark", where="benchmark", value=name, hint=nearest(name.lower(), BENCHMARKS))
+    raise ConfigError(
+        "there is no such benchmark", where="benchmark", value=name, hint=nearest(name.lower(), BENCHMARKS)
+    )

@@ -77,7 +77,9 @@ class DataConfig(Config):
                 "benchmark:name, pkg.mod:function, or atlas",
                 "source",
             )
-        if self.options and (in_memory or not (source.startswith(("hf:", "gym:", BENCHMARK)) or _is_import_path(source))):
+        if self.options and (
+            in_memory or not (source.startswith(("hf:", "gym:", BENCHMARK)) or _is_import_path(source))
+        ):
             raise conflict(f"the source {source} takes no options: leave them out", "options", "source")
         if self.families is not None and source != "atlas":
             raise conflict(f"only the atlas has families, and this is {source}: leave them out", "families", "source")
@@ -115,7 +117,9 @@ def load(config: DataConfig) -> list[Task]:
     return load_with_report(config)[0]
 
 
-def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = task_from_row) -> tuple[list[Task], LoadReport]:
+def load_with_report(
+    config: DataConfig, read: Callable[..., Task | Skipped] = task_from_row
+) -> tuple[list[Task], LoadReport]:
     """Load the tasks of a source, with a report on its rows. `read` makes a task from a row, like
     `rows.task_from_row`."""
     mend, tasks, skipped, notes = TextRepair(), [], [], []
@@ -137,7 +141,11 @@ def load_with_report(config: DataConfig, read: Callable[..., Task | Skipped] = t
             tasks.append(item)
     tasks, duplicates = _count_duplicates(tasks, drop=config.duplicates == "drop")
     if not tasks:
-        reason = f"no task is left of {rows} rows ({len(skipped)} skipped; first: {skipped[0]})" if skipped else "holds no rows"
+        reason = (
+            f"no task is left of {rows} rows ({len(skipped)} skipped; first: {skipped[0]})"
+            if skipped
+            else "holds no rows"
+        )
         raise FormatError(f"{config.source}: {reason}")
     if config.shuffle:
         Random(f"{config.seed}/tasks/{config.source}/{config.split}").shuffle(tasks)
@@ -230,7 +238,9 @@ def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
         if line.strip():
             place = f"{path}, line {number}"
             if number == 1 and line.strip() == b"[":
-                raise FormatError(f"{place}: starts a list; a .jsonl file has one object per line, and a list is a .json file")
+                raise FormatError(
+                    f"{place}: starts a list; a .jsonl file has one object per line, and a list is a .json file"
+                )
             yield place, _parsed(line, place)
 
 
@@ -255,7 +265,9 @@ def _csv(path: Path) -> Iterator[tuple[str, object]]:
 def _json(path: Path) -> Iterator[tuple[str, object]]:
     rows = _parsed(_bytes(path), str(path))
     if not isinstance(rows, list):
-        raise FormatError(f"{path}: expected a list of objects (got {type(rows).__name__}); one object per line is a .jsonl file")
+        raise FormatError(
+            f"{path}: expected a list of objects (got {type(rows).__name__}); one object per line is a .jsonl file"
+        )
     yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
@@ -276,7 +288,9 @@ def _parsed(raw: bytes, place: str) -> object:
     try:
         return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise FormatError(f"{place}: not UTF-8 at byte {error.start} ({raw[error.start : error.start + 8]!r})") from error
+        raise FormatError(
+            f"{place}: not UTF-8 at byte {error.start} ({raw[error.start : error.start + 8]!r})"
+        ) from error
     except json.JSONDecodeError as error:
         raise FormatError(f"{place}: not JSON: {error.msg} at column {error.colno} ({raw[:60].decode()!r})") from error
     except RecursionError as error:
@@ -305,7 +319,9 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
         import datasets
     except ImportError as error:
         hint = install("hub")
-        raise ConfigError("reading the Hub needs the package datasets", where="source", value=config.source, hint=hint) from error
+        raise ConfigError(
+            "reading the Hub needs the package datasets", where="source", value=config.source, hint=hint
+        ) from error
     try:
         if expanded(name).is_dir():
             dataset = datasets.load_from_disk(str(expanded(name)))
@@ -325,7 +341,9 @@ def _hub(name: str, config: DataConfig) -> Iterator[tuple[str, Mapping[str, obje
 def _function(source: str, config: DataConfig) -> Iterator[tuple[str, Any]]:
     function = import_from_path(source, "source")
     if not callable(function):
-        raise ConfigError("is not a function", where="source", value=source, hint="a function that returns tasks or rows")
+        raise ConfigError(
+            "is not a function", where="source", value=source, hint="a function that returns tasks or rows"
+        )
     try:
         items = function(split=config.split, **config.options)
         if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
@@ -352,7 +370,8 @@ def _check_task(task: Task, place: str) -> None:
     if not isinstance(task.id, str) or not task.id:
         raise FormatError(f"{place}: a task's id must be a text (got {task.id!r:.80})")
     valid = isinstance(task.messages, tuple | list) and all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in task.messages
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in task.messages
     )
     if not valid or not task.messages or not task.question.strip():
         raise FormatError(

@@ -30,7 +30,9 @@ def tasks(name: str, split: str = "train", options: Mapping[str, Any] | None = N
     reference answers.
     """
     if split not in SPLIT_SEEDS:
-        raise ConfigError("unknown split of reasoning-gym", where="split", value=split, hint=nearest(split, SPLIT_SEEDS))
+        raise ConfigError(
+            "unknown split of reasoning-gym", where="split", value=split, hint=nearest(split, SPLIT_SEEDS)
+        )
     if name not in _factory().DATASETS:
         raise ConfigError("unknown generator", where="source", value=f"gym:{name}", hint=nearest(name, generators()))
     size, seed, generator_options = _split_options(options or {})
@@ -48,7 +50,9 @@ def gym_score(task: Task, answer: str | None) -> float:
     generator, entry = _entry(str(origin["name"]), settings_json, int(origin["index"]))
     score = generator.score_answer(answer, entry)
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise RewardError(f"task {task.id}: the verifier of {origin['name']} should return a finite number (got {score!r})")
+        raise RewardError(
+            f"task {task.id}: the verifier of {origin['name']} should return a finite number (got {score!r})"
+        )
     return float(score)
 
 

@@ -43,7 +43,9 @@ def as_source(source: Any) -> Any:
         raise ValueError(f"there are no rows in this {type(source).__name__}: name a source, or give rows or tasks")
     for number, item in enumerate(tasks.items, 1):
         if not isinstance(item, Task | Mapping):
-            raise ValueError(f"item {number} is neither an arpo.Task nor a row with question and answer (got {item!r:.80})")
+            raise ValueError(
+                f"item {number} is neither an arpo.Task nor a row with question and answer (got {item!r:.80})"
+            )
     return tasks
 
 

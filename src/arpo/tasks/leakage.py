@@ -101,7 +101,9 @@ class _NearCopies:
     def __init__(self, questions: Sequence[Words], training: Sequence[Words]) -> None:
         self.questions, self.word_sets = questions, [frozenset(words) for words in questions]
         self.word_information = _information(self.word_sets, [frozenset(words) for words in training])
-        self.pair_information = _information([_pairs(words) for words in questions], [_pairs(words) for words in training])
+        self.pair_information = _information(
+            [_pairs(words) for words in questions], [_pairs(words) for words in training]
+        )
         self.totals = [_sum(words, self.word_information) for words in self.word_sets]
         self.by_rare_word = self._index()
 

@@ -30,7 +30,9 @@ ANSWER_COLUMNS = (
 ROLES = ("system", "user", "assistant")
 # A control character that comes from reading LaTeX's backslash and letter as an escape sequence: "\boxed", "\frac",
 # "\vec".
-ESCAPED = re.compile(r"\x08(?=oxed|egin|inom|eta\b|ar\b|mod\b|ig)|\x0c(?=rac|orall)|\x0b(?=ec\b|dots\b)|\x07(?=lpha\b|ngle\b)")
+ESCAPED = re.compile(
+    r"\x08(?=oxed|egin|inom|eta\b|ar\b|mod\b|ig)|\x0c(?=rac|orall)|\x0b(?=ec\b|dots\b)|\x07(?=lpha\b|ngle\b)"
+)
 LETTER = {"\x08": "\\b", "\x0c": "\\f", "\x0b": "\\v", "\x07": "\\a"}
 STRAY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -59,7 +61,9 @@ class TextRepair:
         text = self._sub(STRAY, text, lambda match: "", "stray control character removed")
         return self._sub(SURROGATE, text, lambda match: "\ufffd", "half of a surrogate pair replaced")
 
-    def _sub(self, pattern: re.Pattern[str], text: str, replacement: Callable[[re.Match[str]], str], repair: str) -> str:
+    def _sub(
+        self, pattern: re.Pattern[str], text: str, replacement: Callable[[re.Match[str]], str], repair: str
+    ) -> str:
         text, count = pattern.subn(replacement, text)
         if count:
             self.counts[repair] = self.counts.get(repair, 0) + count
@@ -147,7 +151,9 @@ def _messages(question: object, where: str, mend: TextRepair) -> tuple[str, tupl
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
         if role not in ROLES or not isinstance(content, str):
-            raise FormatError(f"{where}: message {number} needs a role ({', '.join(ROLES)}) and text as content (got {message!r})")
+            raise FormatError(
+                f"{where}: message {number} needs a role ({', '.join(ROLES)}) and text as content (got {message!r})"
+            )
         if role == "system":
             system.append(intern(mend(content)))  # ten thousand rows share one prompt
         else:

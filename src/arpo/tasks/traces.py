@@ -48,7 +48,9 @@ def load_traces(path: str | Path) -> list[Trace]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON text may contain other line separators
+        lines = path.read_text(encoding="utf-8-sig").split(
+            "\n"
+        )  # not splitlines: JSON text may contain other line separators
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
     except OSError as error:
@@ -112,10 +114,16 @@ def _step(step: object, where: str, *, last: bool) -> RecordedStep:
     results = tuple(_typed(step, "results", list, where, []))
     answer = _typed(step, "answer", str, where, None)
     if last != (answer is not None) or last == bool(calls):
-        rule = "the last step answers and calls nothing" if last else "a step before the last one calls and does not answer"
+        rule = (
+            "the last step answers and calls nothing"
+            if last
+            else "a step before the last one calls and does not answer"
+        )
         raise FormatError(f"{where}: {rule} (got {step!r})")
     if results and (len(results) != len(calls) or not all(isinstance(text, str) for text in results)):
-        raise FormatError(f"{where}: key 'results': needs one text per call, {len(calls)} in all (got {list(results)!r})")
+        raise FormatError(
+            f"{where}: key 'results': needs one text per call, {len(calls)} in all (got {list(results)!r})"
+        )
     return RecordedStep(_typed(step, "thought", str, where, ""), calls, answer, results)
 
 

@@ -117,4 +117,6 @@ _KINDS = {"monty": "monty, an interpreter without files and network (docs/sandbo
 
 def isolation_notes(tools: Iterable[ToolBase]) -> list[str]:
     """The same as lines that a run, an evaluation or a chat shows at its start."""
-    return [f"tool {name}: the model's code runs in {_KINDS.get(kind, kind)}" for name, kind in isolation_of(tools).items()]
+    return [
+        f"tool {name}: the model's code runs in {_KINDS.get(kind, kind)}" for name, kind in isolation_of(tools).items()
+    ]

@@ -24,7 +24,9 @@ from arpo.tools.settings import Mode
 from arpo.tools.store import Entry, Store
 
 T = TypeVar("T")
-Make = Callable[[], Awaitable[tuple[ToolCallResult, bool]]]  # makes the call: its outcome, and whether nothing was found
+Make = Callable[
+    [], Awaitable[tuple[ToolCallResult, bool]]
+]  # makes the call: its outcome, and whether nothing was found
 
 LEASE_S = 30.0  # for which a process that died keeps others waiting; the living renew it
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.002, 0.05  # how often a process looks whether another one is done: a look takes 30 us
@@ -52,11 +54,15 @@ class Cache:
     """The cache of one process, over a store that other processes share. `tell` is called once if the store cannot be
     used."""
 
-    def __init__(self, store: Store, mode: Mode = "live", tell: Callable[[str, str], None] = lambda text, level: None) -> None:
+    def __init__(
+        self, store: Store, mode: Mode = "live", tell: Callable[[str, str], None] = lambda text, level: None
+    ) -> None:
         self.store, self.mode, self.tell = store, mode, tell
         self._in_flight: dict[bytes, InFlightCall] = {}
         self._owner = f"{os.getpid()}-{uuid4().hex}"
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="arpo-cache")  # writers wait for each other: not on the loop
+        self._writer = ThreadPoolExecutor(
+            1, thread_name_prefix="arpo-cache"
+        )  # writers wait for each other: not on the loop
         self._used: set[bytes] = set()
         self._touched = time.monotonic()
         self._able = True  # False once the store could not be written
@@ -114,7 +120,9 @@ class Cache:
 
     def _keeps(self, outcome: ToolCallResult) -> bool:
         """A record holds failures too, so that a replay meets them again; a provider that stayed away is no result."""
-        return outcome.status is CallStatus.OK or (self.mode == "record" and outcome.status is not CallStatus.UNAVAILABLE)
+        return outcome.status is CallStatus.OK or (
+            self.mode == "record" and outcome.status is not CallStatus.UNAVAILABLE
+        )
 
     def _found(self, kept: CachePolicy, keys: list[bytes]) -> Entry | None:
         """The entry that the store has, if it may be used. Read on the event loop: that takes 20 us, and readers never

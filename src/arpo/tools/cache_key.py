@@ -32,7 +32,9 @@ def key_of(tool: str, version: str, arguments: str, *, recorded: bool = False) -
     """The key of a call, 16 bytes; `arguments` as `canonical` writes them. Recorded results have keys apart from cached
     ones, so that a record stays as it was."""
     kind = "recorded" if recorded else "cached"
-    return hashlib.blake2b("\0".join((kind, tool, version, arguments)).encode("utf-8", "replace"), digest_size=16).digest()
+    return hashlib.blake2b(
+        "\0".join((kind, tool, version, arguments)).encode("utf-8", "replace"), digest_size=16
+    ).digest()
 
 
 def digest(use: str, options: Mapping[str, Any]) -> str:

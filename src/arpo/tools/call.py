@@ -80,7 +80,9 @@ async def attempt(tool: ToolBase, arguments: Mapping[str, Any], context: CallCon
 
 def unavailable(tool: Tool, error: ProviderError) -> ToolCallResult:
     """The result of a call whose provider failed. The model never reads it."""
-    return ToolCallResult(tool=tool.name, status=CallStatus.UNAVAILABLE, text=without_secrets(_short(str(error))), fault="provider")
+    return ToolCallResult(
+        tool=tool.name, status=CallStatus.UNAVAILABLE, text=without_secrets(_short(str(error))), fault="provider"
+    )
 
 
 async def _within(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolResult, str]:

@@ -142,7 +142,9 @@ def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Too
     tools = [_as_tool(each, where) for each in made] if several else [_as_tool(made, where)]
     if several and len(tools) > 1 and (config.name or config.description):
         names = ", ".join(tool.name for tool in tools)
-        raise ConfigError(f"this gives {len(tools)} tools ({names}): they keep their names and descriptions", where=where)
+        raise ConfigError(
+            f"this gives {len(tools)} tools ({names}): they keep their names and descriptions", where=where
+        )
     return [_renamed(tool, changes, tool is target or made is target, where) for tool in tools]
 
 
@@ -156,7 +158,9 @@ def _target(use: str, where: str) -> Any:
             _needs_extra(use, where)
         return import_from_path(BUILT_IN[use], where)
     if ":" not in use:
-        raise ConfigError("no such tool", where=where, value=use, hint=f"{nearest(use, BUILT_IN)}, or an import path module:name")
+        raise ConfigError(
+            "no such tool", where=where, value=use, hint=f"{nearest(use, BUILT_IN)}, or an import path module:name"
+        )
     return import_from_path(use, where)
 
 
@@ -166,7 +170,9 @@ def _needs_extra(use: str, where: str) -> None:
         import_module(module)
     except ImportError as error:
         hint = install(EXTRAS[use])
-        raise ConfigError(f"{use} needs packages that are not installed ({error})", where=where, value=use, hint=hint) from error
+        raise ConfigError(
+            f"{use} needs packages that are not installed ({error})", where=where, value=use, hint=hint
+        ) from error
 
 
 def _made(target: Any, config: ToolConfig, where: str) -> Any:
@@ -180,7 +186,9 @@ def _made(target: Any, config: ToolConfig, where: str) -> Any:
         except ConfigError as error:  # it names its own argument
             raise at_option(error, config.options, where, config.use) from error
     if config.options:
-        raise ConfigError("this tool is already built and takes no options", where=f"{where}.options", value=config.options)
+        raise ConfigError(
+            "this tool is already built and takes no options", where=f"{where}.options", value=config.options
+        )
     return target
 
 
@@ -207,15 +215,17 @@ def _as_tool(candidate: Any, where: str) -> "ToolBase":
         hint = "Name its class: all its methods that are tools are offered, over one object"
         raise ConfigError("this tool is a method, and of no object", where=where, value=candidate.name, hint=hint)
     if _is_tool(candidate):
-        if hasattr(candidate, "open") and (missing := [name for name in ("fork", "close") if not hasattr(candidate, name)]):
-            wrong = (
-                f"a tool with a state has `open`, `fork` and `close`: this one has `open`, and no `{'` and no `'.join(missing)}`"
-            )
+        if hasattr(candidate, "open") and (
+            missing := [name for name in ("fork", "close") if not hasattr(candidate, name)]
+        ):
+            wrong = f"a tool with a state has `open`, `fork` and `close`: this one has `open`, and no `{'` and no `'.join(missing)}`"
             raise ConfigError(wrong, where=where, value=candidate.name)
         return with_defaults(candidate)
     if inspect.isroutine(candidate):
         return FunctionTool(candidate)
-    raise ConfigError("neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @arpo.tool")
+    raise ConfigError(
+        "neither a tool nor a function", where=where, value=candidate, hint="see arpo.tools.Tool, or use @arpo.tool"
+    )
 
 
 def _renamed(tool: "ToolBase", changes: dict[str, Any], shared: bool, where: str) -> "ToolBase":

@@ -35,10 +35,10 @@ class FunctionTool(ToolBase):
     """A function as a tool. Synchronous functions run in a thread of their own, asynchronous ones on an event loop of
     their own: one that blocks holds up no other tool and no engine.
 
-    Arguments that do not fit the types give CallStatus.REFUSED with a text that the model can read. A parameter annotated
-    `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a tool of its
-    class (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a function that
-    cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
+    Arguments that do not fit the types give CallStatus.REFUSED with a text that the model can read. A parameter
+    annotated `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a
+    tool of its class (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a
+    function that cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
     """
 
     concurrency = 0  # calls at a time, as the tool itself can bear them; 0: any number
@@ -80,7 +80,9 @@ class FunctionTool(ToolBase):
             raise self._unfit(f"has a type that cannot be resolved: {error}") from error
         self._context_name = ""
         parameters = dict(inspect.signature(self.function).parameters)
-        self.is_method = inspect.isfunction(self.function) and next(iter(parameters), "") == "self" and "self" not in hints
+        self.is_method = (
+            inspect.isfunction(self.function) and next(iter(parameters), "") == "self" and "self" not in hints
+        )
         if self.is_method:
             del parameters["self"]
         fields: dict[str, Any] = {}
@@ -96,7 +98,9 @@ class FunctionTool(ToolBase):
             # aliases keep names like `schema` or `_x` apart from what pydantic's models define themselves
             fields[f"argument_{number}"] = (hints[name], Field(default, alias=name, description=descriptions.get(name)))
         try:
-            return create_model("Arguments", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields)
+            return create_model(
+                "Arguments", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields
+            )
         except PydanticUserError as error:
             raise self._unfit(f"has a type that no JSON schema describes: {error.message}") from error
 
@@ -206,7 +210,9 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def _explain(name: str, error: ValidationError, schema: JsonSchema) -> str:
-    faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)[:5])
+    faults = "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)[:5]
+    )
     wanted = ", ".join(f"{key}: {value.get('type', 'any')}" for key, value in schema.get("properties", {}).items())
     return f"{name}({wanted}) cannot take these arguments: {faults}"
 

@@ -73,14 +73,18 @@ class ToolGateway:
         if self.cache is not None and rate_limit.cache_policy is not None and rate_limit.tool is tool:
             keyed = _keyed(tool, call.arguments, context)
         if self.cache is not None and rate_limit.cache_policy is not None and keyed is not None:
-            outcome = await self.cache.outcome(rate_limit.cache_policy, keyed, lambda: self._make(rate_limit, tool, call, context))
+            outcome = await self.cache.outcome(
+                rate_limit.cache_policy, keyed, lambda: self._make(rate_limit, tool, call, context)
+            )
         else:
             outcome, _ = await self._make(rate_limit, tool, call, context)
         rate_limit.usage.add_answered(outcome)
         self._log_usage(money=False)
         return outcome
 
-    async def _make(self, rate_limit: RateLimit, tool: ToolBase, call: Call, context: CallContext) -> tuple[ToolCallResult, bool]:
+    async def _make(
+        self, rate_limit: RateLimit, tool: ToolBase, call: Call, context: CallContext
+    ) -> tuple[ToolCallResult, bool]:
         async def once() -> tuple[ToolCallResult, bool]:
             self._check_budget(tool.name, rate_limit)
             return await attempt(tool, call.arguments, context)
@@ -157,7 +161,8 @@ class ToolGateway:
             and (share := sum(rate_limit.recent_failures) / window) > rate_limit.error_rate
         ):
             last = "".join(
-                f"\n  {text}" for text in dict.fromkeys([*rate_limit.usage.last_faults, f"{outcome.fault}: {outcome.text}"])
+                f"\n  {text}"
+                for text in dict.fromkeys([*rate_limit.usage.last_faults, f"{outcome.fault}: {outcome.text}"])
             )
             raise ToolsStoppedError(
                 f"{outcome.tool} failed in {share:.0%} of its last {window} calls, which is more than {rate_limit.error_rate:.0%} "
@@ -197,10 +202,14 @@ class ToolGateway:
         kept = sorted(name for name, rate_limit in self.rate_limits.items() if rate_limit.cache_policy is not None)
         others = sorted(name for name, rate_limit in self.rate_limits.items() if rate_limit.cache_policy is None)
         entries, size, recorded = self.cache.store.totals()
-        held = f"{recorded:,} recorded results" if self.cache.mode != "live" else f"{entries - recorded:,} cached results"
+        held = (
+            f"{recorded:,} recorded results" if self.cache.mode != "live" else f"{entries - recorded:,} cached results"
+        )
         says = {"live": "cached", "record": "recorded", "replay": "replayed"}[self.cache.mode]
         run = f"; {_listed(others)} always run{'s' if len(others) == 1 else ''}" if others else ""
-        return [f"calls of {_listed(kept)} are {says} ({self.cache.store.path}: {held}, {size / 2**20:.1f} MB in all){run}"]
+        return [
+            f"calls of {_listed(kept)} are {says} ({self.cache.store.path}: {held}, {size / 2**20:.1f} MB in all){run}"
+        ]
 
 
 def build_gateway(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) -> ToolGateway:
@@ -251,14 +260,19 @@ def build_unchecked(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) 
         store = Store(file, max_bytes=int(config.cache.max_mb * 2**20)) if known else None
         if store is None or (config.mode == "replay" and not store.totals()[2]):
             hint = "Run with tools.mode=record first, or `arpo cache import`"
-            raise ConfigError("there is no recorded call to replay", where="tools.cache.file", value=str(file), hint=hint)
+            raise ConfigError(
+                "there is no recorded call to replay", where="tools.cache.file", value=str(file), hint=hint
+            )
         tool_gateway.cache = Cache(store, config.mode, tool_gateway._tell)
         if config.mode == "record":
             _note_offers(store, tool_gateway)
     elif config.mode != "live":
         hint = "A tool says so by `cacheable = True`, a recipe by `cache: {keep: true}` at the tool"
         raise ConfigError(
-            "no tool's results may be kept, so there is nothing to record", where="tools.mode", value=config.mode, hint=hint
+            "no tool's results may be kept, so there is nothing to record",
+            where="tools.mode",
+            value=config.mode,
+            hint=hint,
         )
     return tool_gateway
 
@@ -317,7 +331,9 @@ def _cache_policy(config: ToolsConfig, own: ToolConfig, tool: ToolBase, where: s
     if not keep:
         return None
     if isinstance(tool, StatefulTool):
-        raise ConfigError("this tool has a state, so its results depend on more than its arguments", where=where, value=True)
+        raise ConfigError(
+            "this tool has a state, so its results depend on more than its arguments", where=where, value=True
+        )
     version = tool.version or digest(own.use, own.options)
     return CachePolicy(
         tool=tool.name,

@@ -130,7 +130,9 @@ class Server:
             cursor = page.next_cursor
             if not cursor:
                 return found
-        raise ProviderError(f"the MCP server's list of tools has no end: {len(found):,} on {MOST_PAGES} pages", provider=self.label)
+        raise ProviderError(
+            f"the MCP server's list of tools has no end: {len(found):,} on {MOST_PAGES} pages", provider=self.label
+        )
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         client = await self._client()
@@ -165,7 +167,9 @@ class Server:
                 return await asyncio.shield(session)
         except TimeoutError:
             self._session = None
-            raise ProviderError(f"the MCP server did not answer within {self._connect_s:g} s", provider=self.label) from None
+            raise ProviderError(
+                f"the MCP server did not answer within {self._connect_s:g} s", provider=self.label
+            ) from None
         except Exception as error:  # noqa: BLE001  whatever a program or a service does when it is asked to start
             self._session = None
             raise ProviderError(f"the MCP server cannot be reached: {self._told(error)}", provider=self.label) from None
@@ -219,7 +223,9 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, stops: lis
 
 def _over_http(url: str, headers: Mapping[str, str], timeout_s: float) -> Opener:
     async def open_session(stack: AsyncExitStack) -> Client:
-        timeout = httpx2.Timeout(timeout_s, read=300.0)  # a stream may be silent for long; calls have deadlines of their own
+        timeout = httpx2.Timeout(
+            timeout_s, read=300.0
+        )  # a stream may be silent for long; calls have deadlines of their own
         client = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(headers), timeout=timeout))
         return await stack.enter_async_context(Client(streamable_http_client(url, http_client=client)))
 
@@ -260,7 +266,10 @@ def _block(block: Any) -> str:
         return str(block.text)
     if block.type == "resource":
         resource = block.resource
-        return str(getattr(resource, "text", "")) or f"[{getattr(resource, 'mime_type', None) or 'resource'}: {resource.uri}]"
+        return (
+            str(getattr(resource, "text", ""))
+            or f"[{getattr(resource, 'mime_type', None) or 'resource'}: {resource.uri}]"
+        )
     if block.type == "resource_link":
         return f"[{block.name}: {block.uri}]"
     return f"[{getattr(block, 'mime_type', None) or block.type}]"

@@ -17,11 +17,15 @@ class Monty:
 
     isolation = "monty"
 
-    def __init__(self, *, seconds: float = 5.0, memory_mb: int = 128, output_chars: int = 20_000, at_once: int = 2) -> None:
+    def __init__(
+        self, *, seconds: float = 5.0, memory_mb: int = 128, output_chars: int = 20_000, at_once: int = 2
+    ) -> None:
         try:
             import pydantic_monty
         except ImportError as error:
-            raise ConfigError("the python tool needs pydantic-monty", where="tools", hint="pip install pydantic-monty") from error
+            raise ConfigError(
+                "the python tool needs pydantic-monty", where="tools", hint="pip install pydantic-monty"
+            ) from error
         self._monty = pydantic_monty
         self.seconds, self.memory_mb, self.output_chars = seconds, memory_mb, output_chars
         self._pool = pydantic_monty.Monty(max_processes=at_once)

@@ -70,7 +70,9 @@ class PageTool(ToolBase):
         limits = {"most_bytes": int(most_mb * 2**20), "timeout_s": timeout_s, "redirects": redirects, "robots": robots}
         self._fetcher = Fetcher(**limits, allow_private=allow_private)  # type: ignore[arg-type]
         self._summariser = Summariser(custom(SummariserConfig, summariser, "summariser")) if summariser else None
-        self.version = f"{chars}-{digest('page', _told_by(self._summariser.config))}" if self._summariser else f"{chars}"
+        self.version = (
+            f"{chars}-{digest('page', _told_by(self._summariser.config))}" if self._summariser else f"{chars}"
+        )
         self.deadline_s = timeout_s + 5.0 + (self._summariser.config.timeout_s if self._summariser else 0.0)
         self._kept: OrderedDict[str, tuple[float, str, Extracted]] = OrderedDict()
 
@@ -94,7 +96,9 @@ class PageTool(ToolBase):
             return ToolResult(text=f"{self.name} needs 'url', an address", status=CallStatus.REFUSED)
         address, page = await self._open(url.strip())
         title = page.title or address
-        shown = nearest(page.text, str(question), self._summariser.config.page_chars if self._summariser else self.chars)
+        shown = nearest(
+            page.text, str(question), self._summariser.config.page_chars if self._summariser else self.chars
+        )
         cost = 0.0
         if self._summariser and shown:
             shown, cost = await self._summariser(str(question), title, shown)

@@ -47,8 +47,9 @@ class PythonTool(ToolBase):
     without waiting), `level` and `allow_weak_isolation` (see docs/sandbox.md), and `session`: variables live through a
     trajectory, and branches share those of their trunk (`live_sessions` processes at most hold them).
 
-    Errors come back as one readable line with the line of code (CallStatus.ERROR), a limit of time as CallStatus.TIMEOUT.
-    Raises ConfigError where a backend is not installed, or the isolation that is asked for cannot be had here.
+    Errors come back as one readable line with the line of code (CallStatus.ERROR), a limit of time as
+    CallStatus.TIMEOUT. Raises ConfigError where a backend is not installed, or the isolation that is asked for cannot
+    be had here.
     """
 
     def __new__(cls, **options: Any) -> "PythonTool":
@@ -75,13 +76,17 @@ class PythonTool(ToolBase):
         allow_weak_isolation: bool | None = None,
     ) -> None:
         given = {
-            key: value for key, value in locals().items() if key not in ("self", "name", "description", "backend", "__class__")
+            key: value
+            for key, value in locals().items()
+            if key not in ("self", "name", "description", "backend", "__class__")
         }
         options = {key: value for key, value in given.items() if value is not None}
         self.name, self.description = name, description
         self.schema: JsonSchema = {
             "type": "object",
-            "properties": {"code": {"type": "string", "description": "Python; the value of the last expression is shown."}},
+            "properties": {
+                "code": {"type": "string", "description": "Python; the value of the last expression is shown."}
+            },
             "required": ["code"],
         }
         self._backend = _built(backend, options)
@@ -154,15 +159,24 @@ def _sandboxed(
     if isinstance(imports, str) or not all(isinstance(name, str) for name in imports):
         raise ConfigError("a list of modules", where="imports", value=imports, hint="[math, sympy, numpy]")
     if session and processes:
-        raise ConfigError("a session cannot start processes: its state could not be forked", where="processes", value=processes)
-    limits = {key: options.pop(key) for key in ("seconds", "cpu_seconds", "memory_mb", "file_mb", "output_bytes") if key in options}
+        raise ConfigError(
+            "a session cannot start processes: its state could not be forked", where="processes", value=processes
+        )
+    limits = {
+        key: options.pop(key)
+        for key in ("seconds", "cpu_seconds", "memory_mb", "file_mb", "output_bytes")
+        if key in options
+    }
     for key, value in limits.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise ConfigError("must be a number above 0", where=key, value=value)
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 0:
         raise ConfigError("must be 0 or more", where="processes", value=processes)
     return Sandboxed(
-        limits=Limits(processes=processes, **limits), imports=imports, live_sessions=live_sessions if session else 0, **options
+        limits=Limits(processes=processes, **limits),
+        imports=imports,
+        live_sessions=live_sessions if session else 0,
+        **options,
     )
 
 
@@ -177,7 +191,9 @@ def _made(make: Any, name: str, options: dict[str, Any]) -> Backend:
         inspect.signature(make).bind(**options)
     except TypeError as error:
         wrong = f"{name} cannot be called with these options: {error}"
-        raise ConfigError(wrong, where="backend", value=name, hint=f"It is given {', '.join(options) or 'nothing'}") from error
+        raise ConfigError(
+            wrong, where="backend", value=name, hint=f"It is given {', '.join(options) or 'nothing'}"
+        ) from error
     return _foreign(make(**options), {})
 
 
@@ -195,7 +211,9 @@ def _check(options: Mapping[str, Any], known: Sequence[str], backend: str) -> No
     for key, value in options.items():
         if key not in known and value is not False:
             other = "sandbox" if backend == "monty" else "monty"
-            raise ConfigError(f"not of backend {backend}", where=key, value=value, hint=f"It is an option of backend: {other}")
+            raise ConfigError(
+                f"not of backend {backend}", where=key, value=value, hint=f"It is an option of backend: {other}"
+            )
 
 
 def _unfenced(code: str) -> str:

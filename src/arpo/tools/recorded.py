@@ -42,5 +42,7 @@ def recorded_tools(options: Mapping[str, Any], offers: Offers) -> list[RecordedT
     wanted = options.get("tools") or list(known)
     for name in wanted:
         if name not in known:
-            raise ConfigError("the record knows no such tool of this server", where="tools", value=name, hint=nearest(name, known))
+            raise ConfigError(
+                "the record knows no such tool of this server", where="tools", value=name, hint=nearest(name, known)
+            )
     return [RecordedTool(server, known[name]) for name in wanted]

@@ -56,7 +56,9 @@ class Sandboxed:
                 hint = "allow_weak_isolation: true says that model-written code may reach the files and network of this user"
                 raise ConfigError("this level protects nothing", where="level", value=level, hint=hint)
             if live_sessions:
-                raise ConfigError("needs a real sandbox: nothing at level weak holds variables", where="session", value=True)
+                raise ConfigError(
+                    "needs a real sandbox: nothing at level weak holds variables", where="session", value=True
+                )
             self._sandbox = WeakSandbox(limits, imports, at_once=min(at_once, os.cpu_count() or 1))
             self.isolation = "weak: a subprocess with limits, not isolated"
         else:
@@ -67,8 +69,8 @@ class Sandboxed:
         self._sandbox.close()
 
     async def run(self, code: str, *, seconds: float, seed: int) -> ToolResult:
-        """What `code` came to, in an interpreter that nothing else has used. CallStatus.UNAVAILABLE where the sandbox died
-        of it."""
+        """What `code` came to, in an interpreter that nothing else has used. CallStatus.UNAVAILABLE where the sandbox
+        died of it."""
         try:
             return _result(await self._sandbox.run(code, seconds=seconds, seed=seed))
         except (Died, StartError) as error:

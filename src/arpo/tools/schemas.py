@@ -25,7 +25,9 @@ class ForeignTool(ToolBase):
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         known = self.schema.get("properties", {})
-        if unknown := [name for name in arguments if name not in known and self.schema.get("additionalProperties") is False]:
+        if unknown := [
+            name for name in arguments if name not in known and self.schema.get("additionalProperties") is False
+        ]:
             return ToolResult(text=f"{self.name} has no argument {unknown[0]!r}", status=CallStatus.REFUSED)
         result = await settled(partial(self._function, **arguments))
         return result if isinstance(result, ToolResult) else as_result(result)
@@ -40,7 +42,9 @@ def from_openai(function: Callable[..., Any], schema: Mapping[str, Any]) -> Tool
         raise ConfigError("a function schema has a name", where="schema", value=json.dumps(schema, default=str)[:200])
     parameters = inner.get("parameters") or inner.get("input_schema") or {"type": "object", "properties": {}}
     if parameters.get("type") != "object":
-        raise ConfigError("the parameters of a function are an object", where="schema.parameters", value=parameters.get("type"))
+        raise ConfigError(
+            "the parameters of a function are an object", where="schema.parameters", value=parameters.get("type")
+        )
     return ForeignTool(function, inner["name"], " ".join(str(inner.get("description") or "").split()), dict(parameters))
 
 
@@ -49,7 +53,9 @@ def from_langchain(tool: Any) -> Tool:
     own ToolException is shown to the model. Raises ConfigError for anything else."""
     if not all(hasattr(tool, name) for name in ("name", "description", "invoke", "ainvoke")):
         raise ConfigError(
-            "not a LangChain tool: it needs name, description, invoke and ainvoke", where="tool", value=type(tool).__name__
+            "not a LangChain tool: it needs name, description, invoke and ainvoke",
+            where="tool",
+            value=type(tool).__name__,
         )
 
     async def run(**arguments: Any) -> Any:

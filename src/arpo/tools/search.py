@@ -45,7 +45,9 @@ class SearchTool(ToolBase):
         if k < 1:
             raise ConfigError("at least one passage a result", where="k", value=k)
         if passage_chars is not None and passage_chars < 20:
-            raise ConfigError("a passage of less than 20 characters says nothing", where="passage_chars", value=passage_chars)
+            raise ConfigError(
+                "a passage of less than 20 characters says nothing", where="passage_chars", value=passage_chars
+            )
         self.name, self.description, self.k, self.passage_chars = name, description, k, passage_chars
         self.schema: JsonSchema = {
             "type": "object",
@@ -76,7 +78,9 @@ class SearchTool(ToolBase):
         if not isinstance(query, str) or not query.strip():
             return ToolResult(text=f"{self.name} needs 'query', a text", status=CallStatus.REFUSED)
         documents = context.task.documents
-        quick = len(documents) <= SMALL if documents else len(self.index.passages) <= SMALL and self.index.mode == "lexical"
+        quick = (
+            len(documents) <= SMALL if documents else len(self.index.passages) <= SMALL and self.index.mode == "lexical"
+        )
         if quick:
             return self.search(query, context.task)
         return await run_off_loop(self.search, query, context.task)

@@ -129,7 +129,9 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, FORMAT):  # 0: a new file
             wrong = f"holds results in format {version}, and this version of arpo reads {FORMAT}"
-            raise ConfigError(wrong, where=str(self.path), hint="Name another file (tools.cache.file), or remove this one")
+            raise ConfigError(
+                wrong, where=str(self.path), hint="Name another file (tools.cache.file), or remove this one"
+            )
         give_up = time.monotonic() + BUSY_S
         while version < FORMAT:
             try:
@@ -159,7 +161,9 @@ class Store:
     def get(self, keys: Sequence[bytes]) -> list[Entry]:
         """The entries under `keys`, in their order, however old."""
         with self._reader() as db:
-            found = (db.execute(f"SELECT {', '.join(COLUMNS)} FROM calls WHERE key = ?", (key,)).fetchone() for key in keys)
+            found = (
+                db.execute(f"SELECT {', '.join(COLUMNS)} FROM calls WHERE key = ?", (key,)).fetchone() for key in keys
+            )
             return [_entry(row) for row in found if row is not None]
 
     def claim(self, key: bytes, owner: str, lease_s: float) -> bool:
@@ -199,11 +203,12 @@ class Store:
         ask again."""
         columns = "tool, status, text, fault"
         with self._reader() as db:
-            ended = (
-                f"SELECT {columns} FROM failed WHERE key = ? AND ended BETWEEN ? AND ?"  # later than now: before it was set back
-            )
+            # later than now: before it was set back
+            ended = f"SELECT {columns} FROM failed WHERE key = ? AND ended BETWEEN ? AND ?"
             row = db.execute(ended, (key, since, time.time())).fetchone()
-        return None if row is None else ToolCallResult(tool=row[0], status=CallStatus(row[1]), text=row[2], fault=row[3])
+        return (
+            None if row is None else ToolCallResult(tool=row[0], status=CallStatus(row[1]), text=row[2], fault=row[3])
+        )
 
     def touch(self, keys: Iterable[bytes]) -> None:
         """These entries were used just now."""
@@ -250,7 +255,9 @@ class Store:
         """Every entry (of `tool`), by tool and arguments."""
         which, values = ("WHERE tool = ?", (tool,)) if tool else ("", ())
         with self._reader() as db:
-            rows = db.execute(f"SELECT {', '.join(COLUMNS)} FROM calls {which} ORDER BY tool, arguments, version", values)
+            rows = db.execute(
+                f"SELECT {', '.join(COLUMNS)} FROM calls {which} ORDER BY tool, arguments, version", values
+            )
             while batch := rows.fetchmany(BATCH):
                 yield from map(_entry, batch)
 
@@ -341,9 +348,17 @@ def _entry(row: Sequence[Any]) -> Entry:
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         texts = all(isinstance(values[name], str) for name in ("tool", "version", "arguments", "text", "fault"))
-        if not texts or not isinstance(values["made"], int | float) or not isinstance(json.loads(values["arguments"]), dict):
+        if (
+            not texts
+            or not isinstance(values["made"], int | float)
+            or not isinstance(json.loads(values["arguments"]), dict)
+        ):
             raise ValueError("a value is of another kind")
-        flags = {"status": CallStatus(values["status"]), "empty": bool(values["empty"]), "recorded": bool(values["recorded"])}
+        flags = {
+            "status": CallStatus(values["status"]),
+            "empty": bool(values["empty"]),
+            "recorded": bool(values["recorded"]),
+        }
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the cache holds what is no result of a tool ({error}): arpo cache clear") from error
     return Entry(**{**values, **flags})
@@ -361,6 +376,10 @@ def read_line(line: str, where: str) -> dict[str, Any]:
         values = json.loads(line)
     except ValueError as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
-    if not isinstance(values, dict) or not isinstance(values.get("tool"), str) or not isinstance(values.get("arguments"), dict):
+    if (
+        not isinstance(values, dict)
+        or not isinstance(values.get("tool"), str)
+        or not isinstance(values.get("arguments"), dict)
+    ):
         raise FormatError(f"{where}: a line is an object with `tool`, `arguments` and `text`, not {line[:80]!r}")
     return values

@@ -72,7 +72,11 @@ class ToolUsage:
         """As JSON values, which `merge` reads."""
         values = {name: getattr(self, name) for name in COUNTS}
         values |= {f"p{share}_s": self.percentile(share / 100) for share in (50, 95, 99)}
-        return {**values, "faults": dict(self.faults), "seconds": {str(bucket): n for bucket, n in sorted(self.seconds.items())}}
+        return {
+            **values,
+            "faults": dict(self.faults),
+            "seconds": {str(bucket): n for bucket, n in sorted(self.seconds.items())},
+        }
 
     def merge(self, values: Mapping[str, Any]) -> None:
         """Add what an earlier start of the run wrote down."""
@@ -151,12 +155,16 @@ def together(several: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, di
 
 def in_words(usage: Mapping[str, Mapping[str, Any]]) -> str:
     """Usage of all tools together as one line of text: what was executed, and whatever else is not 0."""
-    asked, executed, cached, shared = (sum(a[key] for a in usage.values()) for key in ("asked", "executed", "cached", "shared"))
+    asked, executed, cached, shared = (
+        sum(a[key] for a in usage.values()) for key in ("asked", "executed", "cached", "shared")
+    )
     cost = sum(a["cost"] for a in usage.values())
     parts = [f"{asked:,} requested"] if asked != executed else []
     parts.append(f"{executed:,} executed")
     parts += [
-        f"{count:,} {what}" for count, what in ((cached, "answered from the cache"), (shared, "shared with one in flight")) if count
+        f"{count:,} {what}"
+        for count, what in ((cached, "answered from the cache"), (shared, "shared with one in flight"))
+        if count
     ]
     parts += [f"cost {cost:.4g}"] if cost else []
     return f"tool calls: {', '.join(parts)}"
@@ -185,4 +193,10 @@ def as_study(usage: Mapping[str, Mapping[str, Any]], isolation: Mapping[str, str
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return f"{seconds * 1e3:.2g} ms" if seconds < 0.0995 else f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
+    return (
+        f"{seconds * 1e3:.2g} ms"
+        if seconds < 0.0995
+        else f"{seconds * 1e3:.0f} ms"
+        if seconds < 1
+        else f"{seconds:.3g} s"
+    )

@@ -122,7 +122,9 @@ def _window(run: RunConfig) -> int:
 def best_and_worst(batch: Sequence[Rollout]) -> list[str]:
     """The branches of the highest and the lowest reward as text (`train.show_every`); of equal rewards the first in the
     step counts. One text where all rewards are equal, none where no branch has a reward."""
-    branches = [(score.reward, rollout, leaf) for rollout in batch for leaf, score in sorted(rollout.scored.scores.items())]
+    branches = [
+        (score.reward, rollout, leaf) for rollout in batch for leaf, score in sorted(rollout.scored.scores.items())
+    ]
     if not branches:
         return []
     best, worst = max(branches, key=lambda branch: branch[0]), min(branches, key=lambda branch: branch[0])
@@ -137,5 +139,9 @@ def _text(name: str, reward: float, rollout: Rollout, leaf: Place) -> str:
     if len(written) > MAX_CHARS:
         written = f"{written[: MAX_CHARS // 2]} … {written[-MAX_CHARS // 2 :]}"
     ending = grown.tree.endings[leaf].value.replace("_", " ")
-    lines = [f"{name}: reward {reward:g}, {ending}, {rollout.task.id}, leaf {show(leaf)}", rollout.task.question, written]
+    lines = [
+        f"{name}: reward {reward:g}, {ending}, {rollout.task.id}, leaf {show(leaf)}",
+        rollout.task.question,
+        written,
+    ]
     return "\n  ".join(line for text in lines for line in text.splitlines() if line.strip())

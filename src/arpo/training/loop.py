@@ -60,8 +60,20 @@ class Trainer:
         min_steps: int = 0,
         callbacks: Callback | None = None,
     ) -> None:
-        self.components, self.learner, self.folder, self.tasks, self.validation = components, learner, folder, tasks, validation
-        self.state, self.num_steps, self.progress, self.trackers, self.reserve_s = state, num_steps, progress, trackers, reserve_s
+        self.components, self.learner, self.folder, self.tasks, self.validation = (
+            components,
+            learner,
+            folder,
+            tasks,
+            validation,
+        )
+        self.state, self.num_steps, self.progress, self.trackers, self.reserve_s = (
+            state,
+            num_steps,
+            progress,
+            trackers,
+            reserve_s,
+        )
         self.run, self.saved, self.min_steps, self.callbacks = components.run, state, min_steps, callbacks or Callback()
         self.ended_early = ""  # the reason, where training ends before the last step
         self.consistent = True  # False while the weights are ahead of the state
@@ -162,7 +174,9 @@ class Trainer:
     def credit(self, batch: Batch) -> list[CreditedTree]:
         """Credit in the order of `batch`; a rollout that is not used has none."""
         used = iter(credit([rollout.scored for rollout in batch.rollouts if self.uses(rollout)], self.run.advantage))
-        return [next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch.rollouts]
+        return [
+            next(used) if self.uses(rollout) else CreditedTree(rollout.scored, {}, {}) for rollout in batch.rollouts
+        ]
 
     def measure(self, batch: Batch, credited: Sequence[CreditedTree]) -> Metrics:
         step = [*map(TreeStats.from_rollout, batch.rollouts, credited)]
@@ -215,7 +229,9 @@ class Trainer:
         self.progress.phase("update")
         self.consistent = False
         seed = keyed(self.run.seed, self.step, "", (), "update").getrandbits(63)
-        update = await self.schedule.learn(partial(self.learner.update, credited, self.run.train.updates_per_step, seed=seed))
+        update = await self.schedule.learn(
+            partial(self.learner.update, credited, self.run.train.updates_per_step, seed=seed)
+        )
         if not update.metrics:
             self.note("nothing to train on: the rewards of every group are equal", level="warning", step=self.step)
             return replace(update, metrics={"train/updates": 0.0, "train/tokens_trained": 0.0})
@@ -277,9 +293,11 @@ class Trainer:
         self.callbacks.on_step(self.state.step, metrics)
 
     async def validate(self, *, last: bool = False) -> None:
-        """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the best.
+        """Every `train.eval_every` steps and after the last one: sampled accuracy on validation tasks; remembers the
+        best.
 
-        The checkpoint comes first: a run that is killed meanwhile goes on with the same weights, and asks only what is missing.
+        The checkpoint comes first: a run that is killed meanwhile goes on with the same weights, and asks only what is
+        missing.
         """
         every, step = self.run.train.eval_every, self.state.step
         last = last or step == self.num_steps  # before the last checkpoint, which then holds the result
@@ -289,8 +307,14 @@ class Trainer:
         self.progress.phase("validation")
         (sampled, *_) = eval_specs(self.run.evaluation, f"{VALIDATION}-{step:06d}")
         spec = replace(sampled, questions=self.run.train.eval_limit, samples=1)
-        folder, model, quiet = self.folder.path / "evaluation" / spec.name, f"{self.run.name}, step {step}", Console(quiet=True)
-        results = await evaluate_tasks(self.components, self.validation, spec, folder, model=model, split=VALIDATION, console=quiet)
+        folder, model, quiet = (
+            self.folder.path / "evaluation" / spec.name,
+            f"{self.run.name}, step {step}",
+            Console(quiet=True),
+        )
+        results = await evaluate_tasks(
+            self.components, self.validation, spec, folder, model=model, split=VALIDATION, console=quiet
+        )
         self.trackers.log({"validation/accuracy": results.accuracy.mean}, step)
         accuracy = results.accuracy.mean
         gain = self.run.train.early_stop.min_gain if self.run.train.early_stop else 0.0

@@ -4,13 +4,14 @@ Knows trees, scores, credit and decisions. Refuses to know models, files and tim
 cannot be computed (no decision, say) is left out, never 0.
 
     reward/{leaves,probe_lines,fork_weighted,std}, accuracy/{leaves,probe_lines,fork_weighted}
-        `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by the product
-        of 1 / number of children on its path (biased: children are not forked at random).
+        `probe_lines` are plain policy samples: the series to compare between methods. `fork_weighted` weighs a leaf by
+        the product of 1 / number of children on its path (biased: children are not forked at random).
     rates/{format,tool_use,mixed_groups}, parts/NAME (means of the reward's parts)
-        `format`: the reward's part of that name; of a reward without one, branches that finished with every turn well formed.
+        `format`: the reward's part of that name; of a reward without one, branches that finished with every turn well
+        formed.
     calls/{asked,answered,executed,cached,shared,discarded,inherited,a_leaf,retried,cost}
-        `answered`: executed, from the cache, or shared with an equal call under way; the rest was refused.
-        `discarded`: answered ones that the model never saw (too long for the branch, or a neighbour's provider was down).
+        `answered`: executed, from the cache, or shared with an equal call under way; the rest was refused. `discarded`:
+        answered ones that the model never saw (too long for the branch, or a neighbour's provider was down).
         `inherited`: answered calls on trunks, counted again for each leaf beyond the first: what sharing saved.
         `retried`: further attempts where a provider failed. `cost`: money, as tools say.
     faults/KIND (raised_TypeError, told, reported, deadline), tools/seconds/TOOL/{p50,p95,p99} (of executed calls)
@@ -19,11 +20,12 @@ cannot be computed (no decision, say) is left out, never 0.
         `generated`: sampled; `shared`: sampled tokens that leaves beyond the first did not have to sample again.
     lengths/{prompt,turn,branch,branch_max,turns}                                          (tokens; turns a branch)
     entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: position in the turn)
-        over first turns of roots and fills, and over probes (a sibling starts where the policy was unsure, so it would bias them).
+        over first turns of roots and fills, and over probes (a sibling starts where the policy was unsure, so it would
+        bias them).
     decisions/{tips,wanted,granted,refused,flips,waited}, decisions/{tips_at,wanting_at}/DEPTH
     staleness/{mean,max,mixed}
-        versions of the weights between those that wrote a token and those that train it, over all sampled tokens (0: on-policy);
-        `mixed`: the share of turns that more than one version wrote.
+        versions of the weights between those that wrote a token and those that train it, over all sampled tokens (0:
+        on-policy); `mixed`: the share of turns that more than one version wrote.
     advantage/abs
 """
 
@@ -236,7 +238,9 @@ def _tokens(step: Sequence[TreeStats]) -> Metrics:
             observed = sum(seen[place] for place in shown)
             count["tokens/forward_unique"] += prompt + observed + sum(written[turn] for turn in trained)
             flat = sum(seen[leaf[:depth]] for leaf in credited for depth in range(1, len(leaf)))
-            count["tokens/forward_flat"] += prompt * len(credited) + flat + sum(written[turn] for turn, _ in m.credited.credit)
+            count["tokens/forward_flat"] += (
+                prompt * len(credited) + flat + sum(written[turn] for turn, _ in m.credited.credit)
+            )
         turn_lengths += written.values()
         for leaf in tree.leaves():
             segments = tree.path(leaf)
@@ -261,7 +265,9 @@ def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
     after_heads: list[float] = []
     rises: list[float] = []
     for tree in trees:
-        heads = {place: head_entropy(turn.entropies, head_tokens) for place, turn in tree.turns.items() if len(turn.tokens)}
+        heads = {
+            place: head_entropy(turn.entropies, head_tokens) for place, turn in tree.turns.items() if len(turn.tokens)
+        }
         for place, head in heads.items():
             turn = tree.turns[place]
             if len(place) > 1 and turn.role is not Role.PROBE:

@@ -110,7 +110,9 @@ def _at_its_end(run: RunConfig, folder: Path) -> bool:
 
 
 class _Pipeline:
-    def __init__(self, run: RunConfig, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback) -> None:
+    def __init__(
+        self, run: RunConfig, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback
+    ) -> None:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.unplanned = run  # as the recipe says; `plan` cuts `run` down
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
@@ -146,7 +148,9 @@ class _Pipeline:
             components = build_components(self.run, self.prepared.source, weights, setting=self.prepared.setting)
             self.folder.keep_tokenizer(components.tokenizer)
             check_prompts(
-                components.agent, chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]), self.run.rollout
+                components.agent,
+                chain(tasks["train"], tasks["validation"][: self.run.train.eval_limit]),
+                self.run.rollout,
             )
             self.look_at_space(components, len(tasks["train"]))
             choose_packing(components.model, self.run.train.packing)  # refuses a model that cannot be trained
@@ -189,7 +193,9 @@ class _Pipeline:
     async def plan(self, components: Components, held_out: Sequence[Task]) -> Components:
         """Cut the run down to what this machine can do within its minutes."""
         cold_start = self.run.cold_start is not None and self.cache.model is None
-        planned = await plan_run(components, self.prepared.tasks["train"], held_out, cold_start=cold_start, spent_s=self.spent_s)
+        planned = await plan_run(
+            components, self.prepared.tasks["train"], held_out, cold_start=cold_start, spent_s=self.spent_s
+        )
         self.say(planned.text)
         return self.adopt(planned.run, components)
 
@@ -209,7 +215,9 @@ class _Pipeline:
             done, shortened = 0, self.run.cold_start != self.unplanned.cold_start
             num_traces = len(read_traces(self.unplanned.cold_start, self.unplanned.data.train)) if shortened else 0
             while True:
-                self.say(f"cold start: {await run_cold_start(components, console=self.console, tell=self.say, done=done)}")
+                self.say(
+                    f"cold start: {await run_cold_start(components, console=self.console, tell=self.say, done=done)}"
+                )
                 more = more_cold_start(self.run, self.unplanned.cold_start, num_traces) if shortened else None
                 if more is None or not (failing := await unfit(components, self.prepared.tasks["train"])):
                     break
@@ -232,7 +240,9 @@ class _Pipeline:
                 if results is None:
                     check_prompts(components.agent, tasks[: spec.questions], self.run.rollout)
                     console = self.console
-                    results = await evaluate_tasks(components, tasks, spec, folder, model=model, split=split, console=console)
+                    results = await evaluate_tasks(
+                        components, tasks, spec, folder, model=model, split=split, console=console
+                    )
                     if cached:
                         self.keep_evaluation(spec, folder)
                 accuracy = results.accuracy
@@ -255,9 +265,11 @@ class _Pipeline:
         names = {spec.name for spec in eval_specs(self.run.evaluation, when)}
         return {name: results for name, results in read_evaluations(self.folder.path).items() if name in names}
 
-    async def learn(self, components: Components, tasks: dict[str, list[Task]], before: dict[str, EvalResults]) -> dict[str, Any]:
-        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts for the
-        summary."""
+    async def learn(
+        self, components: Components, tasks: dict[str, list[Task]], before: dict[str, EvalResults]
+    ) -> dict[str, Any]:
+        """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts
+        for the summary."""
         config, state = self.run.train, self.saved.state if self.saved else TrainState()
         num_steps = config.num_steps(len(tasks["train"]))
         learner = self.learner(components, num_steps * config.updates_per_step)
@@ -266,7 +278,9 @@ class _Pipeline:
         earlier = state.step if (self.folder.path / "tensorboard").exists() else None
         with (
             self.phase("training"),
-            Progress(num_steps, minutes=minutes, done=state.step, title=self.run.name, console=self.console) as progress,
+            Progress(
+                num_steps, minutes=minutes, done=state.step, title=self.run.name, console=self.console
+            ) as progress,
             Trackers(self.folder.path, config.trackers, settings=plain(self.run), resumed_after=earlier) as trackers,
         ):
             trainer = Trainer(
@@ -290,7 +304,9 @@ class _Pipeline:
     def learner(self, components: Components, num_updates: int) -> Learner:
         """The learner as it starts, or as it was when the checkpoint was saved."""
         reference = self._reference() if self.saved and self.run.loss.kl_coefficient else None
-        learner = build_learner(components, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference)
+        learner = build_learner(
+            components, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference
+        )
         if self.saved:
             learner.load(self.saved.path)
         return learner
@@ -320,11 +336,15 @@ class _Pipeline:
         return state.best_step
 
     def close(self, before: dict[str, EvalResults], after: dict[str, EvalResults], facts: dict[str, Any]) -> None:
-        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is finished when
-        all is there: killed before, it is resumed to here."""
+        """Summary, report and the closing table. A run that trained nothing has failed, whatever it measured. It is
+        finished when all is there: killed before, it is resumed to here."""
         status = "finished" if facts["model_step"] else "failed"
         history = self.folder.metrics()
-        totals = {"tool_calls": "calls/answered", "tokens_generated": "tokens/generated", "tokens_trained": "train/tokens_trained"}
+        totals = {
+            "tool_calls": "calls/answered",
+            "tokens_generated": "tokens/generated",
+            "tokens_trained": "train/tokens_trained",
+        }
         self.folder.write_summary(
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),

@@ -23,7 +23,9 @@ MIN_QUESTIONS = 100
 CLOSING_S = 45.0
 """Seconds for the last checkpoint and the report."""
 _STEP_S = 2.0  # of a step for publication, records and tools
-_SHARED = 0.65  # tokens of a tree's leaves that are computed, over those of as many trajectories alone (without the prompt)
+_SHARED = (
+    0.65  # tokens of a tree's leaves that are computed, over those of as many trajectories alone (without the prompt)
+)
 _TEACHING = 0.85  # trees that have mixed rewards and are trained on
 _TAIL = 1.8  # seconds that a step samples over those of full batches: turns wait for tools and for other turns
 
@@ -145,15 +147,21 @@ def _seconds(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts
     leaves = run.rollout.leaves * train.tasks_per_step
     sampled = leaves * new * _SHARED + train.tasks_per_step * lengths.prompt
     trained = _TEACHING * sampled
-    again = trained * (1 - 1 / train.updates_per_step) / 3  # later updates compute their old log-probabilities: a forward alone
+    again = (
+        trained * (1 - 1 / train.updates_per_step) / 3
+    )  # later updates compute their old log-probabilities: a forward alone
     step_s = _TAIL * sampled / speed.sampled_tokens_per_s + (trained + again) / speed.trained_tokens_per_s + _STEP_S
-    answers = min(counts.held_out, evaluation.limit or counts.held_out) * evaluation.samples + (evaluation.greedy_limit or 0)
+    answers = min(counts.held_out, evaluation.limit or counts.held_out) * evaluation.samples + (
+        evaluation.greedy_limit or 0
+    )
     answer_s = lengths.all / speed.sampled_tokens_per_s
     seconds = (train.steps or 0) * step_s + 2 * answers * answer_s
     if train.eval_every and train.eval_limit:
         seconds += (train.steps or 0) // train.eval_every * train.eval_limit * answer_s
     if cold and counts.traces:
-        seconds += cold.num_updates(counts.traces) * min(cold.batch, counts.traces) * lengths.all / speed.trained_tokens_per_s
+        seconds += (
+            cold.num_updates(counts.traces) * min(cold.batch, counts.traces) * lengths.all / speed.trained_tokens_per_s
+        )
     return seconds
 
 

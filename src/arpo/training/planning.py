@@ -55,7 +55,13 @@ async def unfit(components: Components, tasks: Sequence[Task]) -> list[Gate]:
     run = components.run
     first = first_step(run, tasks)
     grown = collect(
-        components.agent, first, components.reward, run.rollout, stats=StepStats(step=1), seed=run.seed, in_flight=len(first)
+        components.agent,
+        first,
+        components.reward,
+        run.rollout,
+        stats=StepStats(step=1),
+        seed=run.seed,
+        in_flight=len(first),
     )
     rollouts = [rollout async for rollout in grown]
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)

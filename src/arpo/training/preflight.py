@@ -68,7 +68,9 @@ def with_kept_tasks(run: RunConfig, folder: Path) -> RunConfig:
     present order."""
     as_they_are: dict[str, Any] = {"limit": None, "shuffle": False, "columns": {}, "duplicates": "keep"}
     changes = {
-        split: getattr(run.data, split).model_copy(update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are})
+        split: getattr(run.data, split).model_copy(
+            update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are}
+        )
         for split in given_splits(run)
     }
     return run.model_copy(update={"data": run.data.model_copy(update=changes)}) if changes else run

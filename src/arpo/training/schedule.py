@@ -187,7 +187,9 @@ class Asynchronous:
 
     def _begin(self) -> None:
         """Begin every step that may begin."""
-        while (start := self._next) is not None and start.step <= min(self.last_step, self._version + 1 + self.max_staleness):
+        while (start := self._next) is not None and start.step <= min(
+            self.last_step, self._version + 1 + self.max_staleness
+        ):
             self._next = self.foresee(start)
             self._steps.append(asyncio.create_task(self._collect(start, waited_for=self._next is None)))
 
@@ -195,7 +197,9 @@ class Asynchronous:
         """The step, and the tokens a second of all steps that ended meanwhile: they share the engine."""
         before = self._written
         batch = await self.collect(start)
-        self._written += sum(len(turn.tokens) for rollout in batch.rollouts for turn in rollout.grown.tree.turns.values())
+        self._written += sum(
+            len(turn.tokens) for rollout in batch.rollouts for turn in rollout.grown.tree.turns.values()
+        )
         if waited_for:
             self._next = batch.after
             self._begin()

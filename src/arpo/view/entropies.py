@@ -31,9 +31,7 @@ def entropy_answer(index: RunIndex, num_windows: int) -> dict[str, Any]:
     curves = []
     for number, (first, last) in [(None, (0, 1 << 62)), *enumerate(windows)]:
         by_tool: dict[tuple[str, str], Sums] = defaultdict(dict)
-        query = (
-            "SELECT around, tool, position, SUM(n), SUM(total), SUM(squares) FROM sums WHERE step BETWEEN ? AND ? GROUP BY 1, 2, 3"
-        )
+        query = "SELECT around, tool, position, SUM(n), SUM(total), SUM(squares) FROM sums WHERE step BETWEEN ? AND ? GROUP BY 1, 2, 3"
         for around, tool, position, *values in index.rows(query, (first, last)):
             by_tool[around, tool][position] = tuple(values)  # type: ignore[assignment]
         curves += [_curve(FIRST, None, number, by_tool[FIRST, ""])]
@@ -133,7 +131,10 @@ def _histogram(index: RunIndex) -> list[dict[str, Any]]:
     width = (high - low) / _BARS or 1.0
     first = math.floor(low / width)  # 0 is an edge, so that no bar mixes rises and falls
     last = max(first, math.ceil(high / width) - 1)
-    bars = [{"low": k * width, "high": (k + 1) * width, "tips": 0, "wanted": 0, "granted": 0} for k in range(first, last + 1)]
+    bars = [
+        {"low": k * width, "high": (k + 1) * width, "tips": 0, "wanted": 0, "granted": 0}
+        for k in range(first, last + 1)
+    ]
     for rise, wanted, granted in tips:
         bar = bars[min(max(math.floor(rise / width), first), last) - first]
         bar["tips"] += 1

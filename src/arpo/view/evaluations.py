@@ -1,6 +1,7 @@
 """Evaluations in a folder: what was measured, and every answer with its transcript (Evaluation and Sample in api.ts).
 
-A run has evaluations of its own below `evaluation/`; a folder of `arpo eval` is one, and each of its benchmarks is shown as one.
+A run has evaluations of its own below `evaluation/`; a folder of `arpo eval` is one, and each of its benchmarks is
+shown as one.
 """
 
 import math
@@ -57,7 +58,8 @@ class _Folder:
         return list(dict.fromkeys(key[0] for key in self.log.samples()))
 
     def result(self, benchmark: str, samples: list[SampleRecord]) -> BenchmarkResult:
-        """As results.json has it, or computed where that does not know of as many samples. `samples`: those of `benchmark`."""
+        """As results.json has it, or computed where that does not know of as many samples. `samples`: those of
+        `benchmark`."""
         results = self._results.get()
         written = None if results is None else results.benchmark.get(benchmark)
         found = written if written and written.answers == len(samples) else self._computed.get(benchmark)
@@ -96,13 +98,16 @@ class Evaluations:
         places: dict[str, tuple[_Folder, str]] = {}
         for folder in sorted(folders, key=lambda each: (each.manifest.starts[:1], each.path.name)):
             benchmarks = folder.benchmarks()
-            for benchmark in benchmarks if folder.path == self.folder or folder.manifest.name == folder.path.name else ():
+            for benchmark in (
+                benchmarks if folder.path == self.folder or folder.manifest.name == folder.path.name else ()
+            ):
                 inside = folder.path.name if len(benchmarks) == 1 else f"{folder.path.name}/{benchmark}"
                 places[benchmark if folder.path == self.folder else inside] = (folder, benchmark)
         return places
 
     def get(self, name: str) -> "ShownEvaluation":
-        """Raises ConfigError where there is none of that name: names are those of `names`, so none leads out of the folder."""
+        """Raises ConfigError where there is none of that name: names are those of `names`, so none leads out of the
+        folder."""
         places = self._places()
         if name not in places:
             raise ConfigError("there is no such evaluation", where=str(self.folder), value=name)
@@ -148,10 +153,17 @@ def summary(shown: ShownEvaluation) -> Answer:
 
 
 def evaluation_answer(evaluations: Evaluations, name: str, query: Query) -> Answer:
-    """Evaluation: figures, and the rows that fit `query` (SamplesQuery). Raises ConfigError where there is none of that name."""
+    """Evaluation: figures, and the rows that fit `query` (SamplesQuery). Raises ConfigError where there is none of that
+    name."""
     shown = evaluations.get(name)
-    family, level, ending, correct, failed, words = (query.text(n) for n in ("family", "level", "ending", "correct", "failed", "q"))
-    sort, offset, limit = query.text("sort") or "id", query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
+    family, level, ending, correct, failed, words = (
+        query.text(n) for n in ("family", "level", "ending", "correct", "failed", "q")
+    )
+    sort, offset, limit = (
+        query.text("sort") or "id",
+        query.whole("offset", 0),
+        query.whole("limit", 100, most=query.most_rows),
+    )
     query.finish()
     rows = [
         s
@@ -199,7 +211,9 @@ def sample_answer(evaluations: Evaluations, name: str, id: str, number: int, pie
     for sample in shown.samples:
         if (sample.id, sample.sample) == (id, number):
             record = shown.log.record(sample.key)
-            tree = None if record is None else {**tree_answer(record, pieces), "step": 0, "tokenizer": False}  # of no step
+            tree = (
+                None if record is None else {**tree_answer(record, pieces), "step": 0, "tokenizer": False}
+            )  # of no step
             more = ("transcript", "failure", "measures", "seconds", "cost")
             return {**_row(sample), **{name: as_json(getattr(sample, name)) for name in more}, "tree": tree}
     raise ConfigError("there is no such answer", where=f"evaluation {name}", value=f"{id}, sample {number}")

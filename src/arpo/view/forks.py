@@ -57,7 +57,9 @@ def forks(record: TreeRecord) -> list[Fork]:
 def helped(found: list[Fork]) -> int | None:
     """1: some sibling ended better than its probe; -1: none did, and some ended worse; 0: all equal; None: there is
     nothing to compare."""
-    better, equal, worse = (sum(column) for column in zip(*(fork.compared for fork in found), strict=True)) if found else (0, 0, 0)
+    better, equal, worse = (
+        (sum(column) for column in zip(*(fork.compared for fork in found), strict=True)) if found else (0, 0, 0)
+    )
     if not better + equal + worse:
         return None
     return 1 if better else -1 if worse else 0

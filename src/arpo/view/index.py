@@ -25,7 +25,19 @@ from arpo.view.rows import TreeFacts, facts_of
 _VERSION = 1  # of the tables; an index of another version is deleted
 _JSON = ("tools", "statuses", "endings")
 COLUMNS = (
-    *("task", "family", "question", "leaves", "reward_mean", "reward_max", "reward_min", "tools", "calls", "errors", "statuses"),
+    *(
+        "task",
+        "family",
+        "question",
+        "leaves",
+        "reward_mean",
+        "reward_max",
+        "reward_min",
+        "tools",
+        "calls",
+        "errors",
+        "statuses",
+    ),
     *("endings", "branches", "refused", "helped", "tokens", "trained"),
 )
 _TABLES = f"""
@@ -58,7 +70,9 @@ class RunIndex:
         """Steps whose file is new or has changed. Drops the rows of steps that are gone."""
         found = {step: file_identity(self.run.events_path(step)) for step in self.run.event_steps()}
         with self._lock:
-            known = {row[0]: tuple(row[1:]) for row in self._database.execute("SELECT step, size, inode, changed FROM files")}
+            known = {
+                row[0]: tuple(row[1:]) for row in self._database.execute("SELECT step, size, inode, changed FROM files")
+            }
             gone = [step for step in known if step not in found]
             if gone:
                 with self._change() as database:
@@ -89,7 +103,9 @@ class RunIndex:
         """Read a step's file up to its last whole frame. A damaged frame ends the reading and becomes the step's
         error."""
         path = self.run.events_path(step)
-        identity = file_identity(path)  # taken before reading, so that data appended meanwhile makes the step pending again
+        identity = file_identity(
+            path
+        )  # taken before reading, so that data appended meanwhile makes the step pending again
         found: list[tuple[int, TreeFacts]] = []
         error = None
         if identity is not None:

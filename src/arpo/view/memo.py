@@ -18,7 +18,9 @@ class Memo(Generic[T]):
     def get(self) -> T:
         """The current value. Two threads that call this at once may both read; neither gets a value older than its
         call."""
-        identity = [file_identity(path) for path in self._paths]  # taken before reading, so that the next call sees a change
+        identity = [
+            file_identity(path) for path in self._paths
+        ]  # taken before reading, so that the next call sees a change
         cached = self._cached
         if cached is None or cached[0] != identity:
             cached = self._cached = (identity, self._read())

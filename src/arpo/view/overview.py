@@ -24,7 +24,9 @@ def open_run(path: Path) -> RunFolder | None:
     if is_evaluation(path) or any(map(is_evaluation, (path / "evaluation").glob("*"))):
         return None
     hint = "a run folder has a recipe.yaml; `arpo eval --out DIR` leaves evaluations in DIR"
-    raise ConfigError("this folder holds no run" if path.exists() else "there is no such folder", where=str(path), hint=hint)
+    raise ConfigError(
+        "this folder holds no run" if path.exists() else "there is no such folder", where=str(path), hint=hint
+    )
 
 
 def recipe_of(run: RunFolder | None) -> dict[str, Any]:
@@ -66,7 +68,12 @@ def metrics_answer(run: RunFolder | None, history: Sequence[Mapping[str, Any]], 
                     series[name] = [None] * len(lines)
                 series[name][number] = value
     series.pop("step", None)
-    return {"generation": generation, "live": run.is_live(), "steps": [line["step"] for line in lines], "series": series}
+    return {
+        "generation": generation,
+        "live": run.is_live(),
+        "steps": [line["step"] for line in lines],
+        "series": series,
+    }
 
 
 def _event(step: int | None, time: float | None, level: str, kind: str, text: str) -> Answer:
@@ -94,7 +101,9 @@ def _checkpoints(run: RunFolder) -> Iterator[Answer]:
     for manifest in (run.path / "checkpoints").glob("step-*/MANIFEST.json"):
         number = manifest.parent.name.removeprefix("step-")
         if number.isdigit():
-            yield _event(int(number), manifest.stat().st_mtime, "info", "checkpoint", f"checkpoint of step {int(number)}")
+            yield _event(
+                int(number), manifest.stat().st_mtime, "info", "checkpoint", f"checkpoint of step {int(number)}"
+            )
 
 
 def _time(value: object) -> float | None:

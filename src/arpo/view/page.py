@@ -42,7 +42,9 @@ def built_page() -> ViewerPage:
     found = {kind: sorted(folder.rglob(f"*.{kind}")) for kind in ("html", "js", "css")}
     if any(len(paths) != 1 for paths in found.values()):
         counted = ", ".join(f"{len(paths)} .{kind}" for kind, paths in found.items())
-        raise ConfigError(f"the page is not built ({counted} files)", where=str(folder), hint="run `make viewer` (needs Node)")
+        raise ConfigError(
+            f"the page is not built ({counted} files)", where=str(folder), hint="run `make viewer` (needs Node)"
+        )
     html, script, style = (found[kind][0] for kind in ("html", "js", "css"))
     return ViewerPage(
         html=html.read_text(encoding="utf-8"),
@@ -167,7 +169,13 @@ def _tree_alone(library: Library, step: int, task: str) -> Answer:
     found = library.answer(f"{base}/trees", {"step": str(step), "limit": str(_ALL)}, most_rows=_ALL)
     rows = [row for row in found["rows"] if row["task"] == task]
     facets = {**found["facets"], "steps": [step]}
-    embedded["trees"][run] = {**found, "rows": rows, "total": 1, "reward_mean": rows[0]["reward_mean"], "facets": facets}
+    embedded["trees"][run] = {
+        **found,
+        "rows": rows,
+        "total": 1,
+        "reward_mean": rows[0]["reward_mean"],
+        "facets": facets,
+    }
     nothing: Answer = {name: [] for name in ("tools", "windows", "curves", "calibration", "rises", "payoffs")}
     embedded["entropy"][run] = {"indexed": found["indexed"], **nothing}
     embedded["runs"]["runs"][0]["evaluations"] = []
@@ -181,7 +189,13 @@ def _empty(library: Library, names: Sequence[str]) -> Answer:
     shown = [{**run, "live": False} for run in runs["runs"] if run["id"] in names]
     kinds = ("run", "metrics", "trees", "tree", "tokens", "entropy", "evaluation", "sample")
     exported = datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017 - `datetime.UTC` reads worse beside it
-    return {"exported": exported, "note": "", "runs": {**runs, "runs": shown}, **{kind: {} for kind in kinds}, "start": None}
+    return {
+        "exported": exported,
+        "note": "",
+        "runs": {**runs, "runs": shown},
+        **{kind: {} for kind in kinds},
+        "start": None,
+    }
 
 
 def _key(*parts: Any) -> str:

@@ -31,7 +31,8 @@ class SampleLogReader:
         self.damage: list[str] = []  # lines that are no samples, in words; the others count all the same
 
     def samples(self) -> Mapping[Key, LoggedSample]:
-        """Of two lines for one sample the later. A last line without its newline is one that is being written: it is left out."""
+        """Of two lines for one sample the later. A last line without its newline is one that is being written: it is
+        left out."""
         with self._lock:
             try:
                 found = self.path.stat()

@@ -67,7 +67,9 @@ class TokenGuard:
     def _refusal(self, scope: Scope) -> Response | None:
         request = Request(scope)
         if not _is_here(request.headers.get("host", "")):
-            return _error(403, "this server answers the person at its own machine alone (Host must be 127.0.0.1 or localhost)")
+            return _error(
+                403, "this server answers the person at its own machine alone (Host must be 127.0.0.1 or localhost)"
+            )
         if request.method not in ("GET", "HEAD"):
             return _error(405, "the viewer reads only: GET")
         if request.headers.get("sec-fetch-site", "none") == "cross-site" and request.url.path != "/":
@@ -99,7 +101,9 @@ def application(library: Library, token: str) -> Starlette:
         return Response(page.style, media_type="text/css; charset=utf-8")
 
     async def api(request: Request) -> Response:
-        asked = {name: value for name, value in request.query_params.items() if name != "token"}  # the guard checks the token
+        asked = {
+            name: value for name, value in request.query_params.items() if name != "token"
+        }  # the guard checks the token
         return await run_in_threadpool(_answer, library, request.url.path, asked)
 
     routes = [
@@ -108,7 +112,9 @@ def application(library: Library, token: str) -> Starlette:
         Route(f"/{page.style_at}", style),
         Route("/api/{rest:path}", api),
     ]
-    app = Starlette(routes=routes, exception_handlers={404: lambda request, error: _error(404, "nothing is served here")})
+    app = Starlette(
+        routes=routes, exception_handlers={404: lambda request, error: _error(404, "nothing is served here")}
+    )
     app.add_middleware(TokenGuard, token=token)
     return app
 
@@ -149,7 +155,9 @@ def _listen(port: int | None) -> socket.socket:
             listening.close()
             if port is not None:
                 hint = "choose another one, or none: a free one is taken then"
-                raise ConfigError(f"cannot listen there ({error.strerror})", where="--port", value=port, hint=hint) from error
+                raise ConfigError(
+                    f"cannot listen there ({error.strerror})", where="--port", value=port, hint=hint
+                ) from error
     raise ConfigError("no port is free on 127.0.0.1")
 
 

@@ -14,7 +14,19 @@ from arpo.view.query import Query
 Answer = dict[str, Any]
 Where = tuple[str, list[Any]]  # an SQL condition, and the values of its placeholders
 _SORTS = (
-    *("step", "task", "family", "leaves", "reward_mean", "reward_max", "reward_min", "calls", "errors", "branches", "tokens"),
+    *(
+        "step",
+        "task",
+        "family",
+        "leaves",
+        "reward_mean",
+        "reward_max",
+        "reward_min",
+        "calls",
+        "errors",
+        "branches",
+        "tokens",
+    ),
     "helped",
 )
 _WHOLE = {"step": "step = ?", "min_step": "step >= ?", "max_step": "step <= ?", "branches": "branches >= ?"}
@@ -31,7 +43,11 @@ def table_answer(index: RunIndex, query: Query) -> Answer:
     """Trees. It indexes a requested step at once; the library's thread indexes the others."""
     step, helped = query.maybe_whole("step"), query.maybe_whole("helped")
     others = _where(query)
-    order, offset, limit = _order(query.text("sort")), query.whole("offset", 0), query.whole("limit", 100, most=query.most_rows)
+    order, offset, limit = (
+        _order(query.text("sort")),
+        query.whole("offset", 0),
+        query.whole("limit", 100, most=query.most_rows),
+    )
     query.finish()
     if step is not None:
         index.ensure(step)
@@ -95,7 +111,9 @@ def _order(sort: str | None) -> str:
         return "step, number"
     column = sort.removeprefix("-")
     if column not in _SORTS:
-        raise ConfigError("no such column to sort by", where="query sort", value=sort, hint=f"one of {', '.join(_SORTS)}")
+        raise ConfigError(
+            "no such column to sort by", where="query sort", value=sort, hint=f"one of {', '.join(_SORTS)}"
+        )
     return f"{column} {'DESC' if sort.startswith('-') else 'ASC'} NULLS LAST, step, number"
 
 

@@ -26,7 +26,10 @@ def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS
     _say(console, f"{_short(task['question'], 4 * most_chars)}")
     _say(console, f"right answers: {' or '.join(map(repr, task['answers'])) or 'none given'}")
     roots = "roots by pilot" if growth["roots"] is None else f"{growth['roots']} roots"
-    _say(console, f"{growth['leaves']} leaves from {roots}, rule {answer['rule'].get('rule')}{f' ({rule})' if rule else ''}")
+    _say(
+        console,
+        f"{growth['leaves']} leaves from {roots}, rule {answer['rule'].get('rule')}{f' ({rule})' if rule else ''}",
+    )
     print_segments(console, answer, most_chars=most_chars)
     for failure in answer["failures"]:
         _say(console, failure, "red")
@@ -55,7 +58,9 @@ def print_table(console: Console, rows: Sequence[Answer], title: str) -> None:
     columns = [name for name, least in _COLUMNS.items() if console.width >= least]
     for name in columns:
         left = name in ("task", "question", "helped")
-        rest: dict[str, Any] = {"ratio": 1, "overflow": "ellipsis"} if name == columns[-1] else {}  # it takes the remaining width
+        rest: dict[str, Any] = (
+            {"ratio": 1, "overflow": "ellipsis"} if name == columns[-1] else {}
+        )  # it takes the remaining width
         table.add_column(name, justify="left" if left else "right", no_wrap=True, **rest)
     for row in rows:
         table.add_row(*(Text(_cell(row, name)) for name in columns))
@@ -64,7 +69,11 @@ def print_table(console: Console, rows: Sequence[Answer], title: str) -> None:
 
 _LEAST_WIDTHS = (0, 80, 0, 80, 66, 66, 40, 40, 90)  # minimum width of a terminal, in characters, that shows a column
 _COLUMNS = dict(
-    zip(("task", "leaves", "reward", "best", "calls", "errors", "branches", "helped", "question"), _LEAST_WIDTHS, strict=True)
+    zip(
+        ("task", "leaves", "reward", "best", "calls", "errors", "branches", "helped", "question"),
+        _LEAST_WIDTHS,
+        strict=True,
+    )
 )
 _HELPED = {1: "yes", 0: "equal", -1: "hurt", None: "-"}
 

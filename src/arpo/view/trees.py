@@ -66,9 +66,13 @@ def tokens_answer(record: TreeRecord, node: str, pieces: Pieces | None) -> Answe
         kind, place = node[:1], read_place("-" if node == "-" else node[1:])
         if kind not in ("-", "t", "o"):
             raise KeyError(kind)
-        segment: Segment = tree.prompt if node == "-" else tree.turns[place] if kind == "t" else tree.observations[place]
+        segment: Segment = (
+            tree.prompt if node == "-" else tree.turns[place] if kind == "t" else tree.observations[place]
+        )
     except (KeyError, ValueError) as error:
-        raise ConfigError("this tree has no such node", where=f"task {tree.task}", value=node, hint="t0.1, o0.1 or -") from error
+        raise ConfigError(
+            "this tree has no such node", where=f"task {tree.task}", value=node, hint="t0.1, o0.1 or -"
+        ) from error
     answer: Answer = {
         "node": node,
         "ids": list(segment.tokens),
@@ -85,7 +89,9 @@ def tokens_answer(record: TreeRecord, node: str, pieces: Pieces | None) -> Answe
             "entropies": _numbers(segment.entropies),
             "low": None if low is None else _numbers(low),
             "high": None if high is None else _numbers(high),
-            "learner_logprobs": _learner(learner.get(show(place)) if isinstance(learner, dict) else None, len(segment.tokens)),
+            "learner_logprobs": _learner(
+                learner.get(show(place)) if isinstance(learner, dict) else None, len(segment.tokens)
+            ),
             "advantages": None if mean is None else [round(mean["mean"], _DIGITS)] * len(segment.tokens),
             "versions": [list(span) for span in segment.versions],
         }
@@ -129,7 +135,8 @@ class _TreeView:
         for (turn, _), value in record.credit.items():
             values[turn].append(value)
         self.credit = {
-            turn: {"low": min(v), "high": max(v), "mean": round(math.fsum(v) / len(v), _DIGITS)} for turn, v in values.items()
+            turn: {"low": min(v), "high": max(v), "mean": round(math.fsum(v) / len(v), _DIGITS)}
+            for turn, v in values.items()
         }  # by turn, over the leaves below
         self.discarded = discarded(record)
         self.budgets = _budgets(record)
@@ -147,7 +154,14 @@ class _TreeView:
 
     def _node(self, name: str, place: Place, parent: str | None, kind: str, tokens: Sequence[int], text: str) -> Answer:
         depth = len(place) if kind == "observation" else max(len(place) - 1, 0)
-        shared = {"id": name, "place": show(place), "parent": parent, "depth": depth, "tokens": len(tokens), "text": text}
+        shared = {
+            "id": name,
+            "place": show(place),
+            "parent": parent,
+            "depth": depth,
+            "tokens": len(tokens),
+            "text": text,
+        }
         return {**shared, "leaves": self.below[place], "kind": kind}
 
     def _turn(self, turn: Turn) -> Answer:

@@ -1,4 +1,5 @@
-"""The shop's tool and the reward for using it well: plain functions that `recipe.yaml` names `shop:price` and `shop:score`."""
+"""The shop's tool and the reward for using it well: plain functions that `recipe.yaml` names `shop:price` and
+`shop:score`."""
 
 from arpo import Score, Task, Transcript
 

@@ -1,4 +1,5 @@
-"""Runs in vLLM's own environment, which need not have arpo: vLLM's server, which ends as soon as its standard input is closed.
+"""Runs in vLLM's own environment, which need not have arpo: vLLM's server, which ends as soon as its standard input is
+closed.
 
 So a server outlives no run, however the run ends. Standard library alone.
 """

@@ -1,7 +1,7 @@
 """One turn: vLLM's pieces go in, an engine's chunks come out.
 
-A chunk ends at the head, every 16 tokens, where the weights change, and at the end of the turn, which is the token that completes
-a stop: found by its bytes, whatever vLLM thinks of it. What vLLM wrote beyond is dropped. Knows no vLLM.
+A chunk ends at the head, every 16 tokens, where the weights change, and at the end of the turn, which is the token that
+completes a stop: found by its bytes, whatever vLLM thinks of it. What vLLM wrote beyond is dropped. Knows no vLLM.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -43,7 +43,9 @@ class ChunkAssembler:
                 return [*chunks, self._chunk(FinishReason.STOP)]
             if self.num_tokens == self.params.max_tokens:
                 return [*chunks, self._chunk(FinishReason.LENGTH)]
-            if self.num_tokens == self.params.head or (len(self._waiting) >= EVERY and self.num_tokens > self.params.head):
+            if self.num_tokens == self.params.head or (
+                len(self._waiting) >= EVERY and self.num_tokens > self.params.head
+            ):
                 chunks.append(self._chunk(None))
         if piece.finish is not None:
             chunks.append(self._chunk(FinishReason.STOP if piece.finish == "stop" else FinishReason.LENGTH))

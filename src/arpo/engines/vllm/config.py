@@ -1,4 +1,5 @@
-"""What a recipe says of vLLM: where it runs, where it finds weights, and what is passed on to it. Imports nothing heavy."""
+"""What a recipe says of vLLM: where it runs, where it finds weights, and what is passed on to it. Imports nothing
+heavy."""
 
 import re
 from typing import Any, Literal, Self
@@ -26,8 +27,8 @@ class VllmConfig(Config):
     """Where vLLM runs and what it is told."""
 
     mode: Literal["in_process", "serve", "endpoints"] = "in_process"
-    """`in_process`: vLLM is installed beside arpo. `serve`: servers that the run starts with `python` and ends. `endpoints`:
-    servers at `urls` that you started."""
+    """`in_process`: vLLM is installed beside arpo. `serve`: servers that the run starts with `python` and ends.
+    `endpoints`: servers at `urls` that you started."""
 
     python: str | None = None
     """Mode `serve`: the Python of the environment in which vLLM is installed. None: the one that runs arpo."""
@@ -36,7 +37,8 @@ class VllmConfig(Config):
     """Mode `serve`: servers, each with the whole model."""
 
     devices: tuple[str, ...] = ()
-    """Mode `serve`: CUDA_VISIBLE_DEVICES of each replica, such as ["1", "2"]. None given: they see what the run sees."""
+    """Mode `serve`: CUDA_VISIBLE_DEVICES of each replica, such as ["1", "2"]. None given: they see what the run
+    sees."""
 
     urls: tuple[str, ...] = ()
     """Mode `endpoints`: such as ["http://10.0.0.2:8000"]."""
@@ -48,21 +50,24 @@ class VllmConfig(Config):
     """Log-probabilities a token, from which its entropy is bounded. More: narrower, slower."""
 
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
-    """Share of a GPU's memory that vLLM takes (weights, keys, values); the learner needs the rest. On a CPU `memory_gb` counts."""
+    """Share of a GPU's memory that vLLM takes (weights, keys, values); the learner needs the rest. On a CPU `memory_gb`
+    counts."""
 
     sleep: bool = False
-    """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main memory)."""
+    """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main
+    memory)."""
 
     weights: Literal["files", "nccl", "ipc"] = "files"
-    """How new weights reach vLLM. `files`: through a folder that the learner and every server see, by default in shared memory.
-    `nccl`, `ipc`: by vLLM's own weight transfer, to GPUs that the learner does not use, or to the learner's own (CUDA IPC)."""
+    """How new weights reach vLLM. `files`: through a folder that the learner and every server see, by default in shared
+    memory. `nccl`, `ipc`: by vLLM's own weight transfer, to GPUs that the learner does not use, or to the learner's own
+    (CUDA IPC)."""
 
     transfer_s: float = Field(default=300.0, gt=0)
     """How long a server may take over new weights before it counts as lost."""
 
     weights_folder: str | None = None
-    """Where new weights are written for vLLM, as safetensors: a folder that the learner and every server see. None: shared memory
-    (/dev/shm) where it has room, else the temporary folder."""
+    """Where new weights are written for vLLM, as safetensors: a folder that the learner and every server see. None:
+    shared memory (/dev/shm) where it has room, else the temporary folder."""
 
     start_s: float = Field(default=900.0, gt=0)
     """How long a server of mode `serve` may take to start."""
@@ -104,7 +109,9 @@ class VllmConfig(Config):
             if name in OWN:
                 where = OWN[name]
                 raise ValueError(
-                    f"{name!r} is set by {where}" if where else f"{name!r} is not free: the engine needs its own setting"
+                    f"{name!r} is set by {where}"
+                    if where
+                    else f"{name!r} is not free: the engine needs its own setting"
                 )
         return options
 
@@ -114,15 +121,23 @@ class VllmConfig(Config):
             raise conflict("the mode endpoints needs urls: [http://HOST:PORT]", "mode")
         if self.mode != "endpoints" and (self.urls or self.key_env):
             raise conflict(
-                f"the mode {self.mode} asks no endpoints: set mode to endpoints", "urls" if self.urls else "key_env", "mode"
+                f"the mode {self.mode} asks no endpoints: set mode to endpoints",
+                "urls" if self.urls else "key_env",
+                "mode",
             )
         if self.mode != "serve" and (self.python or self.replicas > 1 or self.devices):
             keys = {"python": self.python, "replicas": self.replicas > 1, "devices": self.devices}
-            raise conflict(f"the mode {self.mode} starts no servers: set mode to serve", next(k for k in keys if keys[k]), "mode")
+            raise conflict(
+                f"the mode {self.mode} starts no servers: set mode to serve", next(k for k in keys if keys[k]), "mode"
+            )
         if self.devices and len(self.devices) != self.replicas:
-            raise conflict(f"{len(self.devices)} devices for {self.replicas} replicas: give one of each", "devices", "replicas")
+            raise conflict(
+                f"{len(self.devices)} devices for {self.replicas} replicas: give one of each", "devices", "replicas"
+            )
         if self.sleep and self.mode == "endpoints":
             raise conflict(
-                "servers that you started sleep only if you started them so: this is for in_process and serve", "sleep", "mode"
+                "servers that you started sleep only if you started them so: this is for in_process and serve",
+                "sleep",
+                "mode",
             )
         return self

@@ -1,7 +1,7 @@
 """The engine `vllm`: what both ways of running it share.
 
-A thread with an event loop of its own talks to vLLM, so that nothing which happens on the caller's loop (or to it) holds up or
-breaks a request. Knows turns, stops, weights and when to start; how vLLM is reached, a `Transport` knows.
+A thread with an event loop of its own talks to vLLM, so that nothing which happens on the caller's loop (or to it)
+holds up or breaks a request. Knows turns, stops, weights and when to start; how vLLM is reached, a `Transport` knows.
 """
 
 import asyncio
@@ -30,18 +30,27 @@ Put = Callable[[Chunk | Exception], None]
 
 
 class VllmEngine(EngineBase):
-    """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V of the
-    entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop strings."""
+    """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V
+    of the entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop
+    strings."""
 
     stats: EngineStats
 
     def __init__(
         self, form: Transport, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None
     ) -> None:
-        self.form, self.publisher, self.vocab_size, self.context, self.spell = form, publisher, vocab_size, context, spell
+        self.form, self.publisher, self.vocab_size, self.context, self.spell = (
+            form,
+            publisher,
+            vocab_size,
+            context,
+            spell,
+        )
         self.stats = EngineStats()
         self.version = 0
-        self._writing: dict[asyncio.Task[None], Put] = {}  # the requests in flight; touched on the loop of the thread alone
+        self._writing: dict[
+            asyncio.Task[None], Put
+        ] = {}  # the requests in flight; touched on the loop of the thread alone
         self._loading = asyncio.Lock()
         self._loaded = False
         self._closed = False
@@ -50,8 +59,8 @@ class VllmEngine(EngineBase):
 
     @classmethod
     def build(cls, config: EngineConfig, model: Any, tokenizer: Any) -> "VllmEngine":
-        """The engine that a recipe describes, on the learner's model. Raises ConfigError where vLLM is not there or does not fit;
-        it is started by the first request."""
+        """The engine that a recipe describes, on the learner's model. Raises ConfigError where vLLM is not there or
+        does not fit; it is started by the first request."""
         from arpo.engines.vllm.settings import Settings
 
         said = config.vllm or VllmConfig()
@@ -82,7 +91,9 @@ class VllmEngine(EngineBase):
         self._check_open()
         check_request(prompt, params, self.context)
         if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
-            raise EngineError(f"the prompt has a token that is none of the model's {self.vocab_size}")  # vLLM would die of it
+            raise EngineError(
+                f"the prompt has a token that is none of the model's {self.vocab_size}"
+            )  # vLLM would die of it
         if params.stop and self.spell is None:
             raise EngineError("stop strings need a tokenizer")
         here = asyncio.get_running_loop()
@@ -121,7 +132,8 @@ class VllmEngine(EngineBase):
         await self._on_thread(self._update_weights(weights))
 
     async def sleep(self) -> None:
-        """Give memory back until the next request, where vLLM was told to (`sleep`); with requests in flight nothing happens."""
+        """Give memory back until the next request, where vLLM was told to (`sleep`); with requests in flight nothing
+        happens."""
         if self._loaded and not self._closed:
             await self._on_thread(self._sleep())
 
@@ -138,7 +150,8 @@ class VllmEngine(EngineBase):
                 await asyncio.to_thread(self._thread.join)  # type: ignore[union-attr]
         self.publisher.close()
 
-    # -- on the thread ----------------------------------------------------------------------------------------------------
+    # -- on the thread
+    # ----------------------------------------------------------------------------------------------------
 
     async def _write(self, prompt: list[int], params: SamplingParams, put: Put) -> None:
         task = asyncio.current_task()
@@ -206,7 +219,8 @@ class VllmEngine(EngineBase):
         await asyncio.gather(*self._writing, return_exceptions=True)
         await self.form.close()
 
-    # -- the thread -------------------------------------------------------------------------------------------------------
+    # -- the thread
+    # -------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,7 +1,8 @@
 """Runs in vLLM's server: nobody may ask it anything but the learner that started it.
 
-Its developer routes load weights and call methods by name, and it listens where every user of the machine, and every web page that
-one of them opens, can reach it. vLLM's own key guards other routes. Standard library alone, as arpo need not be installed there.
+Its developer routes load weights and call methods by name, and it listens where every user of the machine, and every
+web page that one of them opens, can reach it. vLLM's own key guards other routes. Standard library alone, as arpo need
+not be installed there.
 """
 
 import os
@@ -32,4 +33,6 @@ class BearerGuard:
             await send({"type": "websocket.close", "code": 1008})
 
     def _is_ours(self, scope: dict[str, Any]) -> bool:
-        return any(name == b"authorization" and secrets.compare_digest(value, self._wanted) for name, value in scope["headers"])
+        return any(
+            name == b"authorization" and secrets.compare_digest(value, self._wanted) for name, value in scope["headers"]
+        )

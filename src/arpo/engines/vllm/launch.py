@@ -56,8 +56,8 @@ class Launcher:
         self.servers = [Started(f"http://127.0.0.1:{_free_port()}", devices) for devices in self.devices]
 
     async def start(self, folder: Path) -> None:
-        """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end of its
-        log for one that does not start."""
+        """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end
+        of its log for one that does not start."""
         self._home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
         shutil.copyfile(CHILD.with_name("guard.py"), self._home / f"{GUARD}.py")
         for number, server in enumerate(self.servers):
@@ -70,7 +70,9 @@ class Launcher:
                     assert server.process is not None
                     if (status := server.process.poll()) is not None:
                         raise ConfigError(
-                            f"a vLLM server ended with {status}: {_end(server.log)}", where="engine.vllm", hint=_hint(server)
+                            f"a vLLM server ended with {status}: {_end(server.log)}",
+                            where="engine.vllm",
+                            hint=_hint(server),
                         )
                     if time.monotonic() > end:
                         what = f"a vLLM server is not ready after {self.start_s:g} s: {_end(server.log)}"
@@ -126,7 +128,16 @@ class Launcher:
 
     def flags(self, url: str, folder: Path) -> list[str]:
         """The server's command line."""
-        return ["--model", str(folder), "--host", "127.0.0.1", "--port", url.rpartition(":")[2], *FLAGS, *as_flags(self.arguments)]
+        return [
+            "--model",
+            str(folder),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            url.rpartition(":")[2],
+            *FLAGS,
+            *as_flags(self.arguments),
+        ]
 
 
 FLAGS = (

@@ -177,7 +177,9 @@ class InProcess:
     def _shut_down(self) -> None:
         if self.llm is not None:
             self.llm.shutdown()
-            self.llm.shutdown = lambda timeout=None: None  # its __del__ would do it again, at the interpreter's end in vain
+            self.llm.shutdown = lambda timeout=None: (
+                None
+            )  # its __del__ would do it again, at the interpreter's end in vain
             self.llm, self._asleep = None, False
             if self._sender is not None:
                 self._sender.close()
@@ -197,7 +199,9 @@ class InProcess:
             arguments = AsyncEngineArgs(model=str(await self.published.written()), **self.settings.arguments())
             self.llm = AsyncLLM.from_engine_args(arguments)
         except TypeError as error:
-            raise ConfigError(f"vLLM does not know an option: {first_line(error)}", where="engine.vllm.options") from error
+            raise ConfigError(
+                f"vLLM does not know an option: {first_line(error)}", where="engine.vllm.options"
+            ) from error
         except Exception as error:  # what vLLM's start runs into: memory, a model it cannot read, a wrong option
             raise ConfigError(
                 f"vLLM does not start: {first_line(error)}", where="engine", hint="Its own log above says more"
@@ -208,8 +212,9 @@ class InProcess:
 
 
 def _columns(flat: Any, num_tokens: int, top_k: int) -> tuple[list[float], np.ndarray]:
-    """Log-probabilities of the sampled tokens [N], and the K highest of each position [N, K], of vLLM's flat list: each position's
-    sampled token, then the K highest. Where vLLM joined several outputs, a sampled token that is one of those stands there once."""
+    """Log-probabilities of the sampled tokens [N], and the K highest of each position [N, K], of vLLM's flat list: each
+    position's sampled token, then the K highest. Where vLLM joined several outputs, a sampled token that is one of
+    those stands there once."""
     values = np.asarray(flat.logprobs, dtype=np.float64)
     if len(values) == num_tokens * (top_k + 1):
         rows = values.reshape(num_tokens, top_k + 1)

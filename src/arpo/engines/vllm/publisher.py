@@ -1,7 +1,8 @@
-"""Writes weights where vLLM reads them: a Hugging Face folder in shared memory, or in a folder that the servers see too.
+"""Writes weights where vLLM reads them: a Hugging Face folder in shared memory, or in a folder that the servers see
+too.
 
-Knows state dicts and safetensors. Refuses to know vLLM. Only the newest folder is kept; what a killed run left goes at the next
-start.
+Knows state dicts and safetensors. Refuses to know vLLM. Only the newest folder is kept; what a killed run left goes at
+the next start.
 """
 
 import copy
@@ -28,10 +29,10 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class Publisher:
-    """model: what the weights belong to (its config is written beside them). dtype: what they are written in; None: as they are.
-    folder: where; None: shared memory where it has room, else the temporary folder. unties: write a head that is tied to the
-    embeddings once more, as a matrix of its own. offers: weights go to vLLM without
-    a file, and to a folder only where one is needed."""
+    """model: what the weights belong to (its config is written beside them). dtype: what they are written in; None: as
+    they are. folder: where; None: shared memory where it has room, else the temporary folder. unties: write a head that
+    is tied to the embeddings once more, as a matrix of its own. offers: weights go to vLLM without a file, and to a
+    folder only where one is needed."""
 
     def __init__(
         self,
@@ -54,18 +55,20 @@ class Publisher:
         return self.publish(self.model.state_dict(), 0)
 
     def write(self, state: Any, version: int) -> WeightSnapshot:
-        """`state` (names to tensors, or a folder that holds them already) as `version`. The folder before it may still be read:
-        `forget_before` ends it. Raises ConfigError where there is no room."""
+        """`state` (names to tensors, or a folder that holds them already) as `version`. The folder before it may still
+        be read: `forget_before` ends it. Raises ConfigError where there is no room."""
         label = f"{self.run}/{version}"
-        return WeightSnapshot(self._written(state, version) if isinstance(state, Mapping) else Path(state), version, label)
+        return WeightSnapshot(
+            self._written(state, version) if isinstance(state, Mapping) else Path(state), version, label
+        )
 
     def publish(self, state: Any, version: int) -> WeightSnapshot:
         """`state` for an engine that runs: offered, or written."""
         return self.offer(state, version) if self.offers else self.write(state, version)
 
     def offer(self, state: Any, version: int) -> WeightSnapshot:
-        """The same for `WeightSender`. `WeightSnapshot.written` writes a folder where a server needs one, as long as `state` does
-        not change."""
+        """The same for `WeightSender`. `WeightSnapshot.written` writes a folder where a server needs one, as long as
+        `state` does not change."""
         label, device = f"{self.run}/{version}", next(self.model.parameters()).device
         if not isinstance(state, Mapping):
             return WeightSnapshot(Path(state), version, label, parts=partial(_read, Path(state)), device=device)
@@ -103,11 +106,18 @@ class Publisher:
         return folder
 
     def keep_only(self, published: WeightSnapshot) -> None:
-        """Remove the weights before `published`, which every server has loaded, but for what one is being started from."""
+        """Remove the weights before `published`, which every server has loaded, but for what one is being started
+        from."""
         self._kept = [*(each for each in self._kept if each is not published), published]
         for each in self._kept[:-1]:
             folder = each.folder
-            if folder and not each.readers and folder != published.folder and self._home and self._home in folder.parents:
+            if (
+                folder
+                and not each.readers
+                and folder != published.folder
+                and self._home
+                and self._home in folder.parents
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
         self._kept = [each for each in self._kept if each.readers or each is published]
 
@@ -165,7 +175,8 @@ class Publisher:
 
 
 def _checkpoint_names(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
-    """`state` as the model's checkpoints have it, which is what vLLM reads: transformers 5 loads some models under other names."""
+    """`state` as the model's checkpoints have it, which is what vLLM reads: transformers 5 loads some models under
+    other names."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return revert_weight_conversion(model, state)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """One vLLM server over HTTP: token ids in, token ids with log-probabilities out, and its weights.
 
-Knows vLLM's native routes (`--enable-scale-out`: /inference/v1/generate; VLLM_SERVER_DEV_MODE=1: /pause, /collective_rpc, ...).
-Refuses to know other servers.
+Knows vLLM's native routes (`--enable-scale-out`: /inference/v1/generate; VLLM_SERVER_DEV_MODE=1: /pause,
+/collective_rpc, ...). Refuses to know other servers.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ class LostError(Exception):
 
 
 class Replica:
-    """`version` is that of its weights, and `loads` counts how often that was said anew. `live` counts its requests. top_k:
-    log-probabilities a token. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
+    """`version` is that of its weights, and `loads` counts how often that was said anew. `live` counts its requests.
+    top_k: log-probabilities a token. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
 
     def __init__(self, url: str, *, top_k: int, key: str | None = None, tokenizes: bool = True) -> None:
         self.url, self.top_k, self.tokenizes = url, top_k, tokenizes
@@ -92,12 +92,14 @@ class Replica:
                 await response.aclose()
 
     async def publish(self, published: WeightSnapshot) -> None:
-        """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError where the
-        server answers and cannot. It stays paused then: what it holds may be half old, half new."""
+        """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError
+        where the server answers and cannot. It stays paused then: what it holds may be half old, half new."""
         folder = await published.written() if self.sender is None else None
         await self._post("/pause", params=KEEP)
         if self.sender is None:
-            await self._post("/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+            await self._post(
+                "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+            )
         else:
             try:
                 await self.sender.send(published)
@@ -134,8 +136,8 @@ class Replica:
         self.loads += 1
 
     async def check(self, context: int, *, tied: bool) -> None:
-        """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not answer. tied:
-        the model has its head tied to its embeddings."""
+        """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not
+        answer. tied: the model has its head tied to its embeddings."""
         said = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
         model = said["model_config"]
         if self.sender is not None and (said.get("weight_transfer_config") or {}).get("backend") != self.sender.backend:
@@ -147,7 +149,11 @@ class Replica:
                 hint=f"Start it with {flag} (docs/vllm.md), or set engine.vllm.weights to files",
             )
         wrong = {
-            "--logprobs-mode": (model["logprobs_mode"], "processed_logprobs", model["logprobs_mode"] != "processed_logprobs"),
+            "--logprobs-mode": (
+                model["logprobs_mode"],
+                "processed_logprobs",
+                model["logprobs_mode"] != "processed_logprobs",
+            ),
             "--max-logprobs": (model["max_logprobs"], self.top_k + 1, 0 <= model["max_logprobs"] <= self.top_k),
             "--max-model-len": (model["max_model_len"], context, model["max_model_len"] < context),
         }
@@ -212,7 +218,9 @@ class Replica:
         except httpx.HTTPError as error:
             raise LostError(_named(error)) from error
         if response.status_code == 404:
-            raise ConfigError(f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}")
+            raise ConfigError(
+                f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}"
+            )
         if response.status_code >= 400:
             raise LostError(f"{path}: {response.status_code}")
         return response
@@ -223,7 +231,9 @@ class Replica:
         except httpx.HTTPError as error:
             raise LostError(_named(error)) from error
         if response.status_code == 404:
-            raise ConfigError(f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}")
+            raise ConfigError(
+                f"the server at {self.url} has no {path}", where="engine.vllm.urls", hint=f"Start it with {NEEDED}"
+            )
         if response.status_code >= 400:
             raise ConfigError(
                 f"the server at {self.url} cannot do {path} ({response.status_code}: {response.text[:200]})",
@@ -239,7 +249,8 @@ class Replica:
             "top_p": params.top_p,
             "stop_token_ids": list(params.stop_tokens),
             "ignore_eos": True,  # a turn ends where its request says
-            "logprobs": self.top_k + 1,  # cut to so many with the sampled token first, which may be none of the likeliest
+            "logprobs": self.top_k
+            + 1,  # cut to so many with the sampled token first, which may be none of the likeliest
             "stream_interval": EVERY,
             "detokenize": False,
         }
@@ -259,7 +270,9 @@ class Replica:
         if choice["finish_reason"] not in (None, "stop", "length"):
             raise LostError(f"the server ended the request: {choice['finish_reason']}")
         content = (choice["logprobs"] or {}).get("content") or []
-        rows = [sorted((top["logprob"] for top in entry["top_logprobs"]), reverse=True)[: self.top_k] for entry in content]
+        rows = [
+            sorted((top["logprob"] for top in entry["top_logprobs"]), reverse=True)[: self.top_k] for entry in content
+        ]
         return Piece(
             tokens=choice["token_ids"],
             logprobs=[entry["logprob"] for entry in content],
@@ -289,7 +302,8 @@ async def _check(response: httpx.Response) -> None:
 
 
 def _ties(folder: Path) -> bool:
-    """Whether a server that was started with `folder` has the head tied: what its config says, if it can be read here."""
+    """Whether a server that was started with `folder` has the head tied: what its config says, if it can be read
+    here."""
     if any(part.startswith(PREFIX) for part in folder.parts):
         return False  # another run's own server, whose first folder may be gone
     try:
@@ -299,8 +313,8 @@ def _ties(folder: Path) -> bool:
 
 
 def _by_version(pieces: Sequence[Piece], start: int, spans: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
-    """`pieces`, the first of which begins at token `start` of its turn, cut where the weights changed: `spans` is vLLM's list of
-    labels with the tokens that they wrote, which end in the version (see `WeightSnapshot`)."""
+    """`pieces`, the first of which begins at token `start` of its turn, cut where the weights changed: `spans` is
+    vLLM's list of labels with the tokens that they wrote, which end in the version (see `WeightSnapshot`)."""
     for piece in pieces:
         end = start + len(piece.tokens)
         marks = sorted({start, end, *(int(span["start"]) for span in spans if start < int(span["start"]) < end)})

@@ -1,7 +1,8 @@
 """vLLM behind one or several servers: which request goes where, and what happens when one is lost.
 
-The requests of a tree go to one replica, whose cache holds their prefix. A replica that does not answer is taken out; its
-requests go on at another, with the tokens that they have. It comes back when it is healthy and has the newest weights.
+The requests of a tree go to one replica, whose cache holds their prefix. A replica that does not answer is taken out;
+its requests go on at another, with the tokens that they have. It comes back when it is healthy and has the newest
+weights.
 """
 
 import asyncio
@@ -27,9 +28,9 @@ HOMES = 8192  # trees whose replica is remembered
 
 
 class Servers:
-    """A `Transport` over `replicas`. context: tokens that they must be able to read. tied: see `Replica.check`. launcher: starts
-    and ends them; None: somebody else does. patience_s: how long a request waits while none is up. transfer_s: how long one may
-    take over new weights. tell: hears of losses and returns."""
+    """A `Transport` over `replicas`. context: tokens that they must be able to read. tied: see `Replica.check`.
+    launcher: starts and ends them; None: somebody else does. patience_s: how long a request waits while none is up.
+    transfer_s: how long one may take over new weights. tell: hears of losses and returns."""
 
     def __init__(
         self,
@@ -72,7 +73,9 @@ class Servers:
             except LostError as error:
                 fruitless = 0 if len(written) > before else fruitless + 1
                 if fruitless == FRUITLESS:
-                    raise EngineError(f"no vLLM server could answer this request; the last one, {replica.url}: {error}") from error
+                    raise EngineError(
+                        f"no vLLM server could answer this request; the last one, {replica.url}: {error}"
+                    ) from error
                 await self._lose(replica, str(error))
 
     async def update_weights(self, published: WeightSnapshot) -> None:
@@ -81,12 +84,18 @@ class Servers:
         await self._wake()
         if first and self.launcher is not None:
             await self.launcher.start(await published.written())
-        await asyncio.gather(*(self._bring(replica, loaded=first and self.launcher is not None) for replica in self.replicas))
-        if first and not any(replica.up for replica in self.replicas):  # later they may come back, and requests wait for that
+        await asyncio.gather(
+            *(self._bring(replica, loaded=first and self.launcher is not None) for replica in self.replicas)
+        )
+        if first and not any(
+            replica.up for replica in self.replicas
+        ):  # later they may come back, and requests wait for that
             urls = ", ".join(f"{replica.url} ({replica.why})" for replica in self.replicas)
             raise ConfigError(f"no vLLM server answers at {urls}", where="engine.vllm.urls", hint=START)
         if not self._watching:
-            self._watching = [asyncio.create_task(self._watch(replica), name="arpo-vllm-health") for replica in self.replicas]
+            self._watching = [
+                asyncio.create_task(self._watch(replica), name="arpo-vllm-health") for replica in self.replicas
+            ]
 
     async def sleep(self) -> None:
         if self.sleeps and not self._asleep:
@@ -140,10 +149,12 @@ class Servers:
             self._homes.popitem(last=False)
         return home
 
-    # -- health -----------------------------------------------------------------------------------------------------------
+    # -- health
+    # -----------------------------------------------------------------------------------------------------------
 
     async def _bring(self, replica: Replica, *, loaded: bool = False) -> None:
-        """Give `replica` the newest weights and requests; where it is lost, take it out. loaded: it was started with them."""
+        """Give `replica` the newest weights and requests; where it is lost, take it out. loaded: it was started with
+        them."""
         async with replica.bringing:
             await self._bring_alone(replica, loaded)
 
@@ -164,7 +175,9 @@ class Servers:
                 elif not replica.up:
                     await replica.resume()  # it may have been lost just before
         except (LostError, TimeoutError) as error:
-            await self._lose(replica, str(error) or f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)")
+            await self._lose(
+                replica, str(error) or f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)"
+            )
             if replica.sender is not None and self.launcher is not None:
                 self.launcher.end(replica.url)  # a worker may wait for the rest of them for ever
             return
@@ -199,7 +212,9 @@ class Servers:
             if self._missed[replica] >= MISSED:
                 await self._lose(replica, "it does not answer")
             return
-        starting = self.launcher is not None and await self.launcher.revive(replica.url, partial(self._start_from, replica))
+        starting = self.launcher is not None and await self.launcher.revive(
+            replica.url, partial(self._start_from, replica)
+        )
         if starting or not await replica.healthy():
             return
         await self._bring(replica)

@@ -18,7 +18,8 @@ from arpo.engines.vllm.weight_sender import LOOPBACK, Call, WeightSender, addres
 from arpo.errors import ConfigError
 from arpo.files import expanded
 
-BLOCK = 32  # tokens of a block of keys and values on a CPU, where vLLM's own default is 128: a fork computes less than one anew
+# tokens of a block of keys and values on a CPU, where vLLM's own default is 128: a fork computes less than one anew
+BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,10 @@ class Settings:
         context = config.max_tokens_per_slot or longest
         if context > longest:
             raise ConfigError(
-                "longer than the model can read", where="engine.max_tokens_per_slot", value=context, hint=f"At most {longest}"
+                "longer than the model can read",
+                where="engine.max_tokens_per_slot",
+                value=context,
+                hint=f"At most {longest}",
             )
         on_gpu = torch.cuda.is_available()
         return cls(
@@ -69,7 +73,11 @@ class Settings:
         python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
         Environment.of(python).check(python)
         devices = self.vllm.devices or (None,) * self.vllm.replicas
-        arguments = {name: value for name, value in self.arguments().items() if name != "skip_tokenizer_init" or not self.tokenizes}
+        arguments = {
+            name: value
+            for name, value in self.arguments().items()
+            if name != "skip_tokenizer_init" or not self.tokenizes
+        }
         launcher = Launcher(python, arguments, self.environment(), devices, self.vllm.start_s)
         return self._servers([server.url for server in launcher.servers], launcher, tell)
 
@@ -79,7 +87,9 @@ class Settings:
 
         where, value = "engine.vllm.weights", self.vllm.weights
         if not self.on_gpu:
-            raise ConfigError("the learner has no GPU here", where=where, value=value, hint="Without one, weights go by files")
+            raise ConfigError(
+                "the learner has no GPU here", where=where, value=value, hint="Without one, weights go by files"
+            )
         if problem := Environment.here().problem():
             raise ConfigError(f"vLLM sends the weights, and {problem[0]}", where=where, value=value, hint=problem[1])
 
@@ -106,7 +116,9 @@ class Settings:
         """Whether the model runs in the core's own process, which on a CPU saves a process and its memory."""
         return not {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"} & self.vllm.options.keys()
 
-    def sender(self, call: Call, num_workers: Callable[[], Awaitable[int]], host: str = LOOPBACK) -> WeightSender | None:
+    def sender(
+        self, call: Call, num_workers: Callable[[], Awaitable[int]], host: str = LOOPBACK
+    ) -> WeightSender | None:
         """What sends new weights to one vLLM; None: they go by files."""
         if self.vllm.weights == "files":
             return None
@@ -114,9 +126,11 @@ class Settings:
 
     @property
     def unties(self) -> bool:
-        """Whether vLLM must have a head that is tied to the embeddings as a matrix of its own: on a CPU it packs the head once, and
-        would not notice that the embeddings were loaded anew (0.32)."""
-        return not self.on_gpu or self.vllm.mode == "endpoints"  # whose head may be untied; one that is tied passes it over
+        """Whether vLLM must have a head that is tied to the embeddings as a matrix of its own: on a CPU it packs the
+        head once, and would not notice that the embeddings were loaded anew (0.32)."""
+        return (
+            not self.on_gpu or self.vllm.mode == "endpoints"
+        )  # whose head may be untied; one that is tied passes it over
 
     def arguments(self) -> dict[str, Any]:
         """vLLM's engine arguments, without the model."""
@@ -135,7 +149,11 @@ class Settings:
         if self.on_gpu:
             own |= {"gpu_memory_utilization": self.vllm.gpu_memory_utilization, "enable_sleep_mode": self.vllm.sleep}
         else:
-            own |= {"kv_cache_memory_bytes": int(self.config.memory_gb * 2**30), "block_size": BLOCK, "enforce_eager": True}
+            own |= {
+                "kv_cache_memory_bytes": int(self.config.memory_gb * 2**30),
+                "block_size": BLOCK,
+                "enforce_eager": True,
+            }
             own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
         if self.vllm.weights != "files":
             own["weight_transfer_config"] = {"backend": self.vllm.weights}
@@ -143,12 +161,16 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """Environment variables that vLLM should find, unless the user set others."""
-        level = "WARNING" if self.vllm.mode == "serve" else "ERROR"  # a server writes it to a file, else it comes between our lines
+        level = (
+            "WARNING" if self.vllm.mode == "serve" else "ERROR"
+        )  # a server writes it to a file, else it comes between our lines
         wanted = {"VLLM_LOGGING_LEVEL": level, "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if not self.on_gpu:
             wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
             wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self.one_process else {}
-        if self.vllm.weights == "ipc":  # vLLM unpickles CUDA's handles, which come from this run alone: its servers ask for a key
+        if (
+            self.vllm.weights == "ipc"
+        ):  # vLLM unpickles CUDA's handles, which come from this run alone: its servers ask for a key
             wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         return {name: value for name, value in wanted.items() if name not in os.environ}
 

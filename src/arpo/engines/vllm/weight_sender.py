@@ -1,8 +1,9 @@
 """New weights to the workers of one vLLM without a file, through vLLM's own weight transfer.
 
-By NCCL to GPUs that the learner does not use, by CUDA IPC to the learner's own. Knows `vllm.distributed.weight_transfer`, which is
-installed beside arpo then; how a vLLM is called, the maker of a sender knows. Each vLLM has a sender, so that the loss of one
-disturbs no other. A transfer that breaks leaves weights that may be half old, half new.
+By NCCL to GPUs that the learner does not use, by CUDA IPC to the learner's own. Knows
+`vllm.distributed.weight_transfer`, which is installed beside arpo then; how a vLLM is called, the maker of a sender
+knows. Each vLLM has a sender, so that the loss of one disturbs no other. A transfer that breaks leaves weights that may
+be half old, half new.
 """
 
 import asyncio
@@ -33,8 +34,8 @@ class TransferError(Exception):
 
 
 class SnapshotSource:
-    """vLLM's `WeightSource` over a snapshot: names, types and shapes without a copy, then one whole tensor at a time. The ranks of
-    a sharded learner iterate it together, since a shard is gathered as its turn comes."""
+    """vLLM's `WeightSource` over a snapshot: names, types and shapes without a copy, then one whole tensor at a time.
+    The ranks of a sharded learner iterate it together, since a shard is gathered as its turn comes."""
 
     def __init__(self, snapshot: WeightSnapshot) -> None:
         self.snapshot = snapshot
@@ -57,8 +58,9 @@ class SnapshotSource:
 
 
 class SyncClient:
-    """vLLM's `VLLMWeightSyncClient` over `call`, `await call(route, **arguments)`, which runs on the event loop `loop` while vLLM's
-    sending thread waits. failed: hears of an error at once, when that thread may still wait for the workers."""
+    """vLLM's `VLLMWeightSyncClient` over `call`, `await call(route, **arguments)`, which runs on the event loop `loop`
+    while vLLM's sending thread waits. failed: hears of an error at once, when that thread may still wait for the
+    workers."""
 
     def __init__(self, call: Call, loop: asyncio.AbstractEventLoop, failed: Callable[[Exception], None]) -> None:
         self.call, self.loop, self.failed = call, loop, failed
@@ -93,8 +95,9 @@ class SyncClient:
 
 
 class WeightSender:
-    """call: calls a route of vLLM's weight transfer, on the loop of `send`. num_workers: counts the processes that hold a part of
-    the model. host: this machine's address, as the workers see it. transfer_s: how long one transfer may take."""
+    """call: calls a route of vLLM's weight transfer, on the loop of `send`. num_workers: counts the processes that hold
+    a part of the model. host: this machine's address, as the workers see it. transfer_s: how long one transfer may
+    take."""
 
     def __init__(
         self,
@@ -118,8 +121,8 @@ class WeightSender:
         await self._in_time(partial(self._join, snapshot))
 
     async def send(self, snapshot: WeightSnapshot) -> None:
-        """Have every worker load `snapshot`. Raises TransferError, after `transfer_s` at the latest, and ArpoError where vLLM
-        refuses; the next call meets the workers anew."""
+        """Have every worker load `snapshot`. Raises TransferError, after `transfer_s` at the latest, and ArpoError
+        where vLLM refuses; the next call meets the workers anew."""
         await self._in_time(partial(self._send, snapshot))
 
     def close(self) -> None:
@@ -129,7 +132,9 @@ class WeightSender:
             self._client.cancel()
         engine, self._engine, self._client = self._engine, None, None
         if engine is not None:
-            threading.Thread(target=engine.shutdown, name="arpo-weights-end", daemon=True).start()  # NCCL may wait for seconds
+            threading.Thread(
+                target=engine.shutdown, name="arpo-weights-end", daemon=True
+            ).start()  # NCCL may wait for seconds
 
     async def _in_time(self, work: Callable[[], Awaitable[None]]) -> None:
         async with self._sending:
@@ -138,7 +143,9 @@ class WeightSender:
                     await work()
             except TimeoutError:
                 self.close()
-                raise TransferError(f"the workers took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)") from None
+                raise TransferError(
+                    f"the workers took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)"
+                ) from None
             except (TransferError, ArpoError, asyncio.CancelledError):
                 self.close()
                 raise
@@ -209,11 +216,14 @@ def init_info(backend: Backend, host: str, num_workers: int, source: SnapshotSou
 
 
 def _as_json(update_info: Any) -> Any:
-    """`update_info` as it goes over HTTP: vLLM takes CUDA's handles pickled, where VLLM_ALLOW_INSECURE_SERIALIZATION is set."""
+    """`update_info` as it goes over HTTP: vLLM takes CUDA's handles pickled, where VLLM_ALLOW_INSECURE_SERIALIZATION is
+    set."""
     if not isinstance(update_info, dict) or update_info.get("ipc_handles") is None:
         return update_info
     handles = base64.b64encode(pickle.dumps(update_info["ipc_handles"])).decode()
-    return {name: value for name, value in update_info.items() if name != "ipc_handles"} | {"ipc_handles_pickled": handles}
+    return {name: value for name, value in update_info.items() if name != "ipc_handles"} | {
+        "ipc_handles_pickled": handles
+    }
 
 
 def address_towards(url: str) -> str:

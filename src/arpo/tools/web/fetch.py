@@ -60,7 +60,9 @@ class Fetcher:
         self.most_bytes, self.timeout_s, self.redirects, self.robots = most_bytes, timeout_s, redirects, robots
         self._allowed = networks(allow_private)
         self._rules: OrderedDict[str, tuple[float, Protego | None]] = OrderedDict()
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+            weakref.WeakKeyDictionary()
+        )
 
     async def fetch(self, url: str) -> Fetched:
         """The page at `url`. Raises ToolError where it is not to be had, ProviderError where the network is down."""

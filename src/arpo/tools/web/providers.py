@@ -58,7 +58,8 @@ def _plain(text: Any) -> str:
     return " ".join(html.unescape(TAG.sub("", str(text or ""))).split())
 
 
-# --- Serper: POST https://google.serper.dev/search, header X-API-KEY (https://serper.dev/playground shows requests and responses)
+# --- Serper: POST https://google.serper.dev/search, header X-API-KEY (https://serper.dev/playground shows requests and
+# responses)
 
 
 def _ask_serper(asked: SearchRequest) -> HttpRequest:
@@ -75,7 +76,9 @@ def _read_serper(value: Any) -> list[Passage]:
         facts = [graph.get("type"), graph.get("description")]
         facts += [f"{name}: {fact}" for name, fact in (graph.get("attributes") or {}).items()]
         found.append(
-            passage(graph.get("title"), ". ".join(filter(None, facts)), graph.get("descriptionLink") or graph.get("website"))
+            passage(
+                graph.get("title"), ". ".join(filter(None, facts)), graph.get("descriptionLink") or graph.get("website")
+            )
         )
     organic = value["organic"] if "searchParameters" not in value else value.get("organic") or []
     return found + [passage(hit.get("title"), hit.get("snippet"), hit.get("link")) for hit in organic]
@@ -83,7 +86,9 @@ def _read_serper(value: Any) -> list[Passage]:
 
 def _check_serper(answer: HttpResponse, key: str) -> None:
     if answer.status == 400 and "credits" in said(answer).casefold():
-        raise ProviderError(f"serper: the account is exhausted: {said(answer, key)}", retriable=False, provider="serper")
+        raise ProviderError(
+            f"serper: the account is exhausted: {said(answer, key)}", retriable=False, provider="serper"
+        )
 
 
 # --- Brave: GET /res/v1/web/search, header X-Subscription-Token (https://api-dashboard.search.brave.com/documentation)
@@ -92,7 +97,10 @@ def _check_serper(answer: HttpResponse, key: str) -> None:
 def _ask_brave(asked: SearchRequest) -> HttpRequest:
     params = {"q": asked.query, "count": min(asked.k, 20), "text_decorations": "false", **asked.parameters}
     return HttpRequest(
-        url=asked.url, params=params, headers={"Accept": "application/json"}, secret_headers={"X-Subscription-Token": asked.key}
+        url=asked.url,
+        params=params,
+        headers={"Accept": "application/json"},
+        secret_headers={"X-Subscription-Token": asked.key},
     )
 
 
@@ -115,10 +123,14 @@ def _check_brave(answer: HttpResponse, key: str) -> None:
     remaining, reset = (_numbers(answer.headers.get(f"x-ratelimit-{what}", "")) for what in ("remaining", "reset"))
     spent = [seconds for left, seconds in zip(remaining, reset, strict=False) if left == 0]
     if spent and max(spent) > 3_600:
-        raise ProviderError(f"brave: the plan is used up for {max(spent) / 86_400:.1f} days", retriable=False, provider="brave")
+        raise ProviderError(
+            f"brave: the plan is used up for {max(spent) / 86_400:.1f} days", retriable=False, provider="brave"
+        )
     wait = retry_after(answer)
     raise ProviderError(
-        "brave: too many requests (429)", retry_after_s=wait if wait is not None else max(spent, default=None), provider="brave"
+        "brave: too many requests (429)",
+        retry_after_s=wait if wait is not None else max(spent, default=None),
+        provider="brave",
     )
 
 
@@ -126,7 +138,8 @@ def _numbers(header: str) -> list[float]:
     return [float(part) for part in header.split(",") if part.strip().isdigit()]
 
 
-# --- Tavily: POST https://api.tavily.com/search, bearer token (https://docs.tavily.com/documentation/api-reference/endpoint/search)
+# --- Tavily: POST https://api.tavily.com/search, bearer token
+# (https://docs.tavily.com/documentation/api-reference/endpoint/search)
 
 
 def _ask_tavily(asked: SearchRequest) -> HttpRequest:
@@ -171,7 +184,9 @@ def _check_bing(answer: HttpResponse, key: str) -> None:
 
 
 def _ask_searxng(asked: SearchRequest) -> HttpRequest:
-    return HttpRequest(url=f"{asked.url.rstrip('/')}/search", params={"q": asked.query, "format": "json", **asked.parameters})
+    return HttpRequest(
+        url=f"{asked.url.rstrip('/')}/search", params={"q": asked.query, "format": "json", **asked.parameters}
+    )
 
 
 def _read_searxng(value: Any) -> list[Passage]:
@@ -227,7 +242,11 @@ PROVIDERS = {
             check=_check_brave,
         ),
         SearchProvider(
-            name="tavily", url="https://api.tavily.com/search", key_env="TAVILY_API_KEY", ask=_ask_tavily, read=_read_tavily
+            name="tavily",
+            url="https://api.tavily.com/search",
+            key_env="TAVILY_API_KEY",
+            ask=_ask_tavily,
+            read=_read_tavily,
         ),
         SearchProvider(
             name="bing",

@@ -42,7 +42,10 @@ class Summariser:
         ProviderError where the model does not answer."""
         config = self.config
         asked = f"Question: {question}\n\nPage: {title}\n\n{text[: config.page_chars]}"
-        messages = [{"role": "system", "content": PROMPT.format(words=config.words)}, {"role": "user", "content": asked}]
+        messages = [
+            {"role": "system", "content": PROMPT.format(words=config.words)},
+            {"role": "user", "content": asked},
+        ]
         reply = await self.endpoint.chat_once(messages, max_tokens=4 * config.words, temperature=0)
         told = reply.text.strip()
         return "" if told.casefold().startswith("nothing helpful") else told, reply.usage.money

@@ -1,6 +1,7 @@
 """Any HTTP endpoint that answers with JSON as a provider, described in the recipe.
 
-    {url: "https://api.example.org/v1/find", params: {q: "{query}", n: "{k}"}, headers: {X-Key: "{key}"}, key_env: EXAMPLE_KEY,
+    {url: "https://api.example.org/v1/find", params: {q: "{query}", n: "{k}"}, headers: {X-Key: "{key}"}, key_env:
+    EXAMPLE_KEY,
      results: data.items, title: name, text: [summary, body.text], source: link}
 
 Knows placeholders and paths. A value that is `{k}` alone becomes a number.
@@ -64,7 +65,8 @@ def from_template(template: Template) -> SearchProvider:
 
     def read(value: Any) -> list[Passage]:
         return [
-            passage(*(_first(hit, where) for where in (template.title, template.text, template.source))) for hit in results(value)
+            passage(*(_first(hit, where) for where in (template.title, template.text, template.source)))
+            for hit in results(value)
         ]
 
     def results(value: Any) -> Sequence[Any]:

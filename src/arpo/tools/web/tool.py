@@ -73,7 +73,9 @@ class WebSearchTool(ToolBase):
             )
         if missing := [need for need in self._provider.needs if need not in self.parameters]:
             hint = f"parameters: {{{', '.join(f'{need}: YOURS' for need in missing)}}}"
-            raise ConfigError(f"{self.provider} needs {', '.join(missing)}", where="parameters", value=self.parameters, hint=hint)
+            raise ConfigError(
+                f"{self.provider} needs {', '.join(missing)}", where="parameters", value=self.parameters, hint=hint
+            )
         built = {"k": k, "parameters": self.parameters, "passage_chars": passage_chars, "urls": urls}
         self.version = digest(
             "web", {"provider": dict(provider) if isinstance(provider, Mapping) else provider, "url": self.url, **built}
@@ -107,7 +109,9 @@ class WebSearchTool(ToolBase):
         """What the provider has for `query`. Raises ProviderError where it fails, ToolError where it refuses the
         query."""
         key = os.environ.get(self.key_env, "") if self.key_env else ""
-        asked = SearchRequest(query=" ".join(query.split()), k=self.k, url=self.url, key=key, parameters=self.parameters)
+        asked = SearchRequest(
+            query=" ".join(query.split()), k=self.k, url=self.url, key=key, parameters=self.parameters
+        )
         answer = await self._exchange.send(self._provider.ask(asked))
         self._provider.check(answer, key)
         if answer.status >= 300:
@@ -123,7 +127,11 @@ class WebSearchTool(ToolBase):
         try:
             return list(self._provider.read(value))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            has = f"it has {', '.join(list(value)[:8])}" if isinstance(value, Mapping) else f"it is a {type(value).__name__}"
+            has = (
+                f"it has {', '.join(list(value)[:8])}"
+                if isinstance(value, Mapping)
+                else f"it is a {type(value).__name__}"
+            )
             what = f"{self.provider}: an answer of another form ({type(error).__name__}: {error}; {has}); is the URL right?"
             raise ProviderError(what, retriable=False, provider=self.provider) from None
 
