@@ -182,7 +182,7 @@ def finished(plan: Plan, method: str, seed: int) -> Cell | None:
         return None
     try:
         return Cell.model_validate(read_json(path))
-    except ValidationError as error:
+    except (ConfigError, ValidationError) as error:
         raise FormatError(f"{path} holds no finished cell: {error}") from error
 
 

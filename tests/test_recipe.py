@@ -373,3 +373,10 @@ def test_a_model_in_place_of_a_recipe_is_told_how_to_name_it(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"neither a run nor a recipe\.yaml.*arpo eval RECIPE --model"):
         load_recipe(tmp_path)
+
+
+def test_rows_in_a_recipe_are_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "rows.yaml"
+    recipe.write_text("data: {train: {source: [{question: '1 + 1?', answer: '2'}]}}\n")
+    with pytest.raises(ConfigError, match=r"rows\.yaml:1: data\.train\.source: .*only Python .* passes rows"):
+        load_recipe(recipe)

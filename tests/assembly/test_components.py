@@ -17,7 +17,7 @@ def test_tasks_that_cannot_be_read_are_named_by_split_and_key(tmp_path: Path) ->
     run = load_recipe(recipe)
     assert len(read_tasks(run, "train")[0]) > 0
     with pytest.raises(
-        ConfigError, match=r"^data\.test\.source: no such file.*nowhere\.jsonl.*recipe's path is read from its own"
+        ConfigError, match=r"^data\.test\.source: no such file.*nowhere\.jsonl.*relative to the recipe's folder"
     ):
         read_tasks(run, "test")
     with pytest.raises(ConfigError, match=r"^data\.validation\.split: unknown split of atlas \(got 'dev'\)"):

@@ -29,7 +29,7 @@ from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
-from arpo.tools import CallContext, ToolResult
+from arpo.tools import CallContext, ToolBase, ToolResult
 from arpo.training.pipeline import train
 from arpo.training.schedule import Asynchronous
 from arpo.training.task_sampler import in_order
@@ -143,7 +143,7 @@ def test_what_is_sampled_across_an_update_says_so(tiny_project: TinyProject, tmp
     assert max(line["staleness/mixed"] for line in folder.metrics()) > 0
 
 
-class Slow:
+class Slow(ToolBase):
     """A tool that lives on the run's own event loop, as the client of a server does."""
 
     name, description, schema = (

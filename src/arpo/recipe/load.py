@@ -60,6 +60,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     code = given.value.get("code")
     if isinstance(code, str) and code and code not in sys.path:
         sys.path.insert(0, code)  # before the check, which imports a branching rule of your own
+    _refuse_rows(given)
     return _checked(given)
 
 
@@ -233,6 +234,20 @@ def _checked(given: Located) -> RunConfig:
         raise config_error(error, given, RunConfig) from error
     except ConfigError as error:
         raise _placed(error, given) from error
+
+
+def _refuse_rows(given: Located) -> None:
+    """Raise ConfigError where a recipe holds rows of data: only Python passes rows, and a run keeps those in files."""
+    data = given.value.get("data")
+    for split, config in data.items() if isinstance(data, dict) else ():
+        source = config.get("source") if isinstance(config, dict) else None
+        if isinstance(source, list):
+            raise ConfigError(
+                "a recipe names a source; only Python (arpo.Run) passes rows",
+                where=where(given, ("data", str(split), "source")),
+                value=source,
+                hint="Write the rows to a .jsonl file, one a line",
+            )
 
 
 def _placed(error: ConfigError, given: Located) -> ConfigError:
