@@ -1,8 +1,8 @@
 """A cell of the comparison: one method with one seed, as a run in a process of its own, and as a small file once it is
 finished.
 
-    OUT/cells/arpo-s0.json   figures of a finished cell: enough for every table and plot, so cells can be kept and moved alone
-        runs/arpo-s0/        its run folder; checkpoints are removed once the cell is finished (one takes 1.6 GB in the quickstart)
+    OUT/cells/arpo-s0.json   figures of a finished cell: enough for every table and plot, so a cell can be moved alone
+        runs/arpo-s0/        its run folder; a finished cell keeps no checkpoints (one takes 1.6 GB in the quickstart)
         logs/arpo-s0.log     what its process printed
 
 Knows what makes a method a method, and how a killed cell goes on. Refuses to know how cells are compared.

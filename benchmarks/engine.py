@@ -127,8 +127,8 @@ async def _measure(options: argparse.Namespace, run: RunConfig) -> tuple[dict[st
     middle = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     loaded = {name: statistics.median(one[name] for one in loads) for name in loads[0]}
     print(
-        f"{middle['requests']:.0f} requests, {middle['tokens']:.0f} tokens: {middle['ours_tokens_per_s']:.0f} tokens/s under the "
-        f"rollout, {middle['bare_tokens_per_s']:.0f} without it"
+        f"{middle['requests']:.0f} requests, {middle['tokens']:.0f} tokens: {middle['ours_tokens_per_s']:.0f} "
+        f"tokens/s under the rollout, {middle['bare_tokens_per_s']:.0f} without it"
     )
     print(
         f"prompts: {middle['computed']:.0f} tokens computed, {middle['unique']:.0f} unique, {middle['flat']:.0f} sent"

@@ -45,7 +45,9 @@ tools: [search]
 reward: {{answer: exact}}
 engine: {{kind: "memory:scripted", dtype: float32}}
 rollout: {{leaves: 3, roots: 2, head: 2, max_calls: 2, turn_tokens: 24, branch_tokens: 1400}}
-train: {{steps: {steps}, tasks_per_step: 2, token_budget: 4096, save_every: 50, keep_last: 1, eval_every: 50, eval_limit: 2}}
+train:
+  {{steps: {steps}, tasks_per_step: 2, token_budget: 4096, save_every: 50, keep_last: 1, eval_every: 50,
+  eval_limit: 2}}
 evaluation: {{limit: 2, greedy_limit: 1}}
 """
 samples: list[tuple[float, ...]] = []

@@ -133,7 +133,10 @@ def compare(
     for other in ("flat", "prompt"):
         shares = {kind: found["packed"][kind] / found[other][kind] for kind in ("tokens", "seconds", "cpu_seconds")}
         found[f"packed/{other}"] = {kind: round(share, 4) for kind, share in shares.items()}
-        what = f"seconds of packed over {other} ({shares['seconds']:.3f}), over tokens of packed over {other} ({shares['tokens']:.3f})"
+        what = (
+            f"seconds of packed over {other} ({shares['seconds']:.3f}), "
+            f"over tokens of packed over {other} ({shares['tokens']:.3f})"
+        )
         goals.append(at_most(what, 1.15, shares["seconds"] / shares["tokens"]))
     return found, goals
 

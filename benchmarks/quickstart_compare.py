@@ -50,8 +50,8 @@ BRANCHING = {
     "tokens/shared": "tokens shared",
 }
 EXPLAINED = (
-    "Calls, tokens and seconds are means over seeds, in brackets the share of the first method's; tokens trained counts what "
-    "the learner computed, shared prefixes once."
+    "Calls, tokens and seconds are means over seeds, in brackets the share of the first method's; tokens trained "
+    "counts what the learner computed, shared prefixes once."
 )
 
 
@@ -179,8 +179,9 @@ def held_out(cells: Sequence[Cell]) -> ShownTable:
         rows.append([method, seeds, *shown, _points(gain.difference) if gain else "", by_seed])
     head = ["method", "seeds", "sampled", "greedy", "points over cold start", f"points over {first}, by seed"]
     note = (
-        "95 % intervals: of the cold start and of the points over it over questions; else over seeds (Student's t), over questions "
-        "where there is one seed. Points are of sampled accuracy on the same questions. " + resolution_note(cells)
+        "95 % intervals: of the cold start and of the points over it over questions; else over seeds (Student's t), "
+        "over questions where there is one seed. Points are of sampled accuracy on the same questions. "
+        + resolution_note(cells)
     )
     return ShownTable(title="Accuracy on held-out questions", head=head, rows=rows, note=note)
 
@@ -230,8 +231,9 @@ def resolution_note(cells: Sequence[Cell]) -> str:
     if math.isnan(smallest):
         return "With one seed a method's luck cannot be told from its merit."
     return (
-        f"With {questions} questions and {seeds} seeds only differences of about {max(1, round(100 * smallest))} points can be "
-        "told (found 4 times in 5 at the 5 % level, if seeds differ no more than chance makes them): smaller ones are no evidence."
+        f"With {questions} questions and {seeds} seeds only differences of about {max(1, round(100 * smallest))} "
+        "points can be told (found 4 times in 5 at the 5 % level, if seeds differ no more than chance makes them): "
+        "smaller ones are no evidence."
     )
 
 
@@ -248,8 +250,8 @@ def training(cells: Sequence[Cell]) -> ShownTable:
         rows.append([method, steps, *curve, *costs])
     head = ["method", "steps", "accuracy, all steps", f"last {LAST} steps", *COSTS.values()]
     note = (
-        "Accuracy of training questions on probe lines, sampled before each update: the area under its curve as a mean over "
-        f"steps, and its mean over the last {LAST}; intervals over seeds. {EXPLAINED}"
+        "Accuracy of training questions on probe lines, sampled before each update: the area under its curve as a "
+        f"mean over steps, and its mean over the last {LAST}; intervals over seeds. {EXPLAINED}"
     )
     return ShownTable(title="Training", head=head, rows=rows, note=note)
 
@@ -379,7 +381,10 @@ def goals(plan: Plan, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         calls = total(runs["arpo"], "calls/executed") / max(1.0, total(runs["grpo"], "calls/executed"))
         found.append(_goal("tool calls executed by arpo, as a share of grpo's, at most", "<=", MOST_CALLS, calls))
         if over := comparison.difference("arpo", "after"):
-            what = "points of sampled accuracy that arpo is above grpo, upper bound, at least: not worse as far as can be told"
+            what = (
+                "points of sampled accuracy that arpo is above grpo, upper bound, at least: "
+                "not worse as far as can be told"
+            )
             found.append(_goal(what, ">=", 0, 100 * over.difference.high))
     return found
 

@@ -1,6 +1,6 @@
 """Draw a rollout tree as SVG: turns, tool results, where entropy rose, which tips branched, what each leaf was worth.
 
-    python scripts/draw_tree.py > docs/tree.svg                    # a small example, grown by arpo.core from made-up entropies
+    python scripts/draw_tree.py > docs/tree.svg                    # a small example, grown from made-up entropies
     python scripts/draw_tree.py runs/quickstart --step 3 --tree 1  # a recorded tree
 
 Knows records. Refuses to know where they came from: the example is recorded like any other.
@@ -49,7 +49,8 @@ text { fill: #1f2933; } .faint { fill: #5c6b7a; } .edge { stroke: #8a97a5; fill:
 @media (prefers-color-scheme: dark) {
   text { fill: #e6e9ed; } .faint { fill: #9aa5b1; } .edge { stroke: #7b8794; }
   .turn { fill: #2f6690; } .tool { fill: #5c6670; } .head { fill: #f08a4b; }
-  .right { fill: #4cc38a; } .wrong { fill: #ff8a80; } .tip { stroke: #e6e9ed; fill: #14181d; } .branched { fill: #e6e9ed; }
+  .right { fill: #4cc38a; } .wrong { fill: #ff8a80; } .tip { stroke: #e6e9ed; fill: #14181d; }
+  .branched { fill: #e6e9ed; }
 }
 """
 
@@ -110,7 +111,8 @@ def _turn(record: TreeRecord, rows: Rows, place: Place, x: float, y: float, scal
     """A bar as long as the turn's tokens; its head as dark as its entropy, with the text as a tooltip."""
     turn, k = record.tree.turns[place], record.config.head
     entropy = head_entropy(turn.entropies, k)
-    yield f"<g><title>{escape(str(_note(record, 'texts').get(show(place), '')))} ({entropy:.2f} nats in its head)</title>"
+    text = escape(str(_note(record, "texts").get(show(place), "")))
+    yield f"<g><title>{text} ({entropy:.2f} nats in its head)</title>"
     yield _bar("turn", x, y, len(turn.tokens) * scale, BAR)
     yield _bar("head", x, y, min(k, len(turn.tokens)) * scale, BAR, opacity=min(1.0, entropy / 2)) + "</g>"
 
@@ -174,7 +176,10 @@ def _note(record: TreeRecord, name: str) -> Mapping[str, Any]:
 
 
 def _bar(kind: str, x: float, y: float, width: float, height: float, opacity: float = 1.0) -> str:
-    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" rx="3" fill-opacity="{opacity:.2f}"/>'
+    return (
+        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" rx="3" '
+        f'fill-opacity="{opacity:.2f}"/>'
+    )
 
 
 def _dot(kind: str, x: float, y: float) -> str:
@@ -182,7 +187,10 @@ def _dot(kind: str, x: float, y: float) -> str:
 
 
 def _text(x: float, y: float, text: object, *, kind: str = "faint", size: int = 12, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">{escape(str(text))}</text>'
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">'
+        f"{escape(str(text))}</text>"
+    )
 
 
 # --- the example

@@ -28,8 +28,8 @@ settings.register_profile("any machine", deadline=None)  # how long an example t
 settings.load_profile("any machine")
 
 CHATML = (
-    "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
-    "# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\n"
+    "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}"
+    "{% endif %}# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\n"
     'Call them as <tool_call>\n{"name": <name>, "arguments": <arguments>}\n</tool_call><|im_end|>\n'
     "{% elif messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n{% endif %}"
     "{% for message in messages %}"
@@ -48,11 +48,14 @@ PLAIN_CHATML = (
 # punctuation takes the line ends after it along, as in Qwen's tokenizers: a closing tag's last token may overhang
 SPLIT = r"""[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 LINES = [
-    "<think>I look up the capital of Peru.</think><search>capital of Peru</search>\n<result>Peru: Lima is the capital.</result>\n",
+    "<think>I look up the capital of Peru.</think><search>capital of Peru</search>\n<result>Peru: Lima is the "
+    "capital.</result>\n",
     "<think>Lima it is, so I am done.</think><answer>Lima</answer>",
     "<think>Add.</think>\n<python>print(1 + 2)</python>\n\n<result>3</result>\n<answer>\\boxed{3}</answer>",
-    '<tool_call>\n{"name": "search", "arguments": {"query": "Lima"}}\n</tool_call><tool_response>\nLima\n</tool_response>',
-    "system user assistant\nWhich city is the capital of the country where the river rises? (No calls left: answer now.)",
+    '<tool_call>\n{"name": "search", "arguments": {"query": "Lima"}}\n</tool_call><tool_response>\nLima\n'
+    "</tool_response>",
+    "system user assistant\nWhich city is the capital of the country where the river rises? (No calls left: "
+    "answer now.)",
 ]
 
 

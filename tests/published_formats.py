@@ -10,9 +10,12 @@ SPLIT = (
     r"""[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""  # as in Llama 3, Qwen
 )
 LINES = [
-    "<think>I look up the capital of Peru.</think><search>capital of Peru</search>\n<result>Peru: Lima is the capital.</result>\n",
-    "<think>\nLima it is.\n</think>\n\nThe answer is Lima.\n\n# Tools\n\nYou may call one or more functions.\nWhere is Lima?\n",
-    '<tool_call>\n{"name": "search", "arguments": {"query": "Lima"}}\n</tool_call><tool_response>\nLima.\n</tool_response>',
+    "<think>I look up the capital of Peru.</think><search>capital of Peru</search>\n<result>Peru: Lima is the "
+    "capital.</result>\n",
+    "<think>\nLima it is.\n</think>\n\nThe answer is Lima.\n\n# Tools\n\nYou may call one or more functions.\n"
+    "Where is Lima?\n",
+    '<tool_call>\n{"name": "search", "arguments": {"query": "Lima"}}\n</tool_call><tool_response>\nLima.\n'
+    "</tool_response>",
     "system user assistant model\nBe brief.\n\nWhich city is the capital?\n[INST] Where is Lima? [/INST] In Peru.</s>",
 ]
 
@@ -25,7 +28,10 @@ QWEN_TOOLS = (
 HERMES_CALLS = (
     'For each call return\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
-XML_CALLS = "For each call return\n<tool_call>\n<function=its_name>\n<parameter=its_name>\nvalue\n</parameter>\n</function>\n</tool_call>"
+XML_CALLS = (
+    "For each call return\n<tool_call>\n<function=its_name>\n<parameter=its_name>\nvalue\n</parameter>\n</function>\n"
+    "</tool_call>"
+)
 QWEN_TURNS = (
     "{% for message in messages %}{% if message.role == 'tool' %}"
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
@@ -63,11 +69,14 @@ LLAMA3 = (
     "{% if messages[0].role == 'system' %}{% set system = messages[0].content | trim %}{% set turns = messages[1:] %}"
     "{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
     "<|start_header_id|>system<|end_header_id|>\n\n{% if tools is not none %}Environment: ipython\n{% endif %}"
-    "Cutting Knowledge Date: December 2023\nToday Date: {{ date_string | default('26 Jul 2024') }}\n\n{{ system }}<|eot_id|>"
-    "{% if tools is not none %}<|start_header_id|>user<|end_header_id|>\n\nRespond with JSON for a function call: "
-    '{"name": function name, "parameters": its arguments}.\n\n{% for tool in tools %}{{ tool | tojson(indent=4) }}\n\n{% endfor %}'
+    "Cutting Knowledge Date: December 2023\nToday Date: {{ date_string | default('26 Jul 2024') }}\n\n"
+    "{{ system }}<|eot_id|>{% if tools is not none %}<|start_header_id|>user<|end_header_id|>\n\n"
+    "Respond with JSON for a function call: "
+    '{"name": function name, "parameters": its arguments}.\n\n{% for tool in tools %}{{ tool | tojson(indent=4) }}\n\n'
+    "{% endfor %}"
     "{{ turns[0].content | trim }}<|eot_id|>{% set turns = turns[1:] %}{% endif %}"
-    "{% for message in turns %}{% if message.role in ('tool', 'ipython') %}<|start_header_id|>ipython<|end_header_id|>\n\n"
+    "{% for message in turns %}{% if message.role in ('tool', 'ipython') %}"
+    "<|start_header_id|>ipython<|end_header_id|>\n\n"
     "{{ message.content | tojson }}<|eot_id|>{% else %}"
     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}"
     "{% endif %}{% endfor %}"
@@ -85,8 +94,8 @@ MISTRAL = (  # the system prompt joins the last user message
 MISTRAL_OLD = (
     "{% set turns = messages %}{{ bos_token }}"
     + ALTERNATE
-    + "{% if message.role == 'user' %}{{ '[INST] ' + message.content + ' [/INST]' }}{% elif message.role == 'assistant' %}"
-    "{{ message.content + eos_token }}"
+    + "{% if message.role == 'user' %}{{ '[INST] ' + message.content + ' [/INST]' }}"
+    "{% elif message.role == 'assistant' %}{{ message.content + eos_token }}"
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
 GEMMA = (
@@ -140,7 +149,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "hermes3": {**QWEN, "template": HERMES},
     "smollm2": {"special": CHATML, "eos": "<|im_end|>", "bos": "<|im_start|>", "pad": "<|im_end|>", "template": SMOL},
     "llama3.1": {
-        "special": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>"],
+        "special": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
+                    "<|python_tag|>"],
         "bos": "<|begin_of_text|>",
         "eos": "<|eot_id|>",
         "template": LLAMA3,
@@ -152,7 +162,8 @@ FORMATS: dict[str, dict[str, Any]] = {
         "eos": "<｜end▁of▁sentence｜>",
         "template": R1,
     },
-    "phi3": {**SENTENCES, "special": [*SENTENCES["special"], "<|endoftext|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>"],
+    "phi3": {**SENTENCES,
+             "special": [*SENTENCES["special"], "<|endoftext|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>"],
              "eos": "<|endoftext|>", "template": PHI},
     "mistral": {**SENTENCES, "template": MISTRAL},
     "mistral-old": {**SENTENCES, "special": ["<unk>", "<s>", "</s>"], "pieces": "always", "template": MISTRAL_OLD},

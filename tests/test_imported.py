@@ -62,7 +62,8 @@ def test_a_script_that_trains_when_it_is_imported_trains_nothing(
         tmp_path,
         monkeypatch,
         "trains_at_once",
-        f"import arpo\ndef score(task, transcript): return 0.0\narpo.train(arpo.load_recipe({str(tiny_run)!r}), again=True)\n",
+        f"import arpo\ndef score(task, transcript): return 0.0\narpo.train(arpo.load_recipe({str(tiny_run)!r}), "
+        "again=True)\n",
     )
     with pytest.raises(arpo.ConfigError, match=r"trains_at_once calls arpo.train as soon as it is imported.*__main__"):
         import_from_path("trains_at_once:score", "reward.use")

@@ -37,7 +37,8 @@ chat: {format: tags, result_tokens: 12, require_think: false}
 tools: ["tiny_world:parity"]
 reward: {answer: exact}
 engine: {dtype: float32, slots: 32}
-rollout: {leaves: 6, roots: 3, head: 2, max_calls: 2, turn_tokens: 24, branch_tokens: 160, rule: {rule: paper, alpha: 0.9}}
+rollout:
+  {leaves: 6, roots: 3, head: 2, max_calls: 2, turn_tokens: 24, branch_tokens: 160, rule: {rule: paper, alpha: 0.9}}
 optim: {lr: 1.0e-3}
 train: {steps: 2, tasks_per_step: 3, token_budget: 2048, save_every: 1}
 cold_start: {traces: traces.jsonl, num_traces: null, batch: 20, steps: 60, lr: 2.0e-2}

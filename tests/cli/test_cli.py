@@ -34,7 +34,10 @@ def loaded_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["export", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    code = f"sys.argv = ['arpo', *{arguments!r}]\nfrom arpo.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    code = (
+        f"sys.argv = ['arpo', *{arguments!r}]\nfrom arpo.cli import main\ntry:\n    main()\nexcept SystemExit:\n"
+        "    pass"
+    )
     assert loaded_by(code) == set()
 
 

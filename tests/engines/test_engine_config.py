@@ -31,5 +31,8 @@ def test_wrong_values_are_refused():
 
 
 def test_configuration_and_the_scripted_engine_need_no_torch():
-    code = "import sys, arpo.engines.config, arpo.engines.scripted; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, arpo.engines.config, arpo.engines.scripted; assert not {'torch', 'transformers'} & "
+        "set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

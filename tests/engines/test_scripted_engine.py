@@ -11,8 +11,8 @@ from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ConfigError, EngineError
 
 SAID = (
-    "<think>Là-bas, l'été: 東京 is the capital 🙂 of Japan.</think><search>capital of Japan and its rivers</search> and so on "
-    * 8
+    "<think>Là-bas, l'été: 東京 is the capital 🙂 of Japan.</think><search>capital of Japan and its rivers</search> "
+    "and so on " * 8
 )
 
 

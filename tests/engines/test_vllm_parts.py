@@ -220,7 +220,10 @@ def test_an_interpreter_that_is_none_is_a_config_error(tmp_path):
 
 
 def test_a_recipe_is_read_without_torch():
-    code = "import sys, arpo.engines.config, arpo.engines.vllm.versions; assert not {'torch', 'vllm', 'httpx'} & set(sys.modules)"
+    code = (
+        "import sys, arpo.engines.config, arpo.engines.vllm.versions; assert not {'torch', 'vllm', 'httpx'} & "
+        "set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -28,7 +28,8 @@ def build(config, model, tokenizer):
             file.write(json.dumps(question) + "\\n")
         turns = plays[question]["turns"]
         said = turns[min(text.split(question, 1)[1].count("<result>"), len(turns) - 1)]
-        return Script(said=said, delay_s=plays[question].get("delay_s", 0), fails_after=plays[question].get("fails_after"))
+        play = plays[question]
+        return Script(said=said, delay_s=play.get("delay_s", 0), fails_after=play.get("fails_after"))
 
     return ScriptedEngine(play, tokenizer)
 '''

@@ -162,7 +162,8 @@ def test_what_fails_is_an_outcome_with_a_reason(played, tmp_path):
 
 def test_a_reward_that_raises_is_an_outcome(played, tmp_path):
     (played.folder / f"picky_{played.folder.parent.name[-1]}.py").write_text(
-        "def score(task, transcript):\n    if '9' in task.question:\n        raise ValueError('no nines')\n    return 1.0\n"
+        "def score(task, transcript):\n    if '9' in task.question:\n        raise ValueError('no nines')\n"
+        "    return 1.0\n"
     )
     source = played.data / "own.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in SUMS))
@@ -274,8 +275,8 @@ def test_parts_bring_their_tool_calls_studies_and_verdicts(tiny_run, played, tmp
         evaluate_model(str(tiny_run), load_recipe(tiny_run), request, console=screen())
         called += read_usage(part)["parity"]["asked"]
         judged = [
-            Verdict(key=f"{number}", benchmark="both", id=a.id, sample=0, judge="j at u", prompt="p", question=a.question,
-                    golds=tuple(a.gold), answer=a.answer, verdict="right", rule=a.accuracy)
+            Verdict(key=f"{number}", benchmark="both", id=a.id, sample=0, judge="j at u", prompt="p",
+                    question=a.question, golds=tuple(a.gold), answer=a.answer, verdict="right", rule=a.accuracy)
             for a in read_samples(part).values()
         ]  # fmt: skip
         for verdict in judged:

@@ -36,8 +36,10 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LINES = [
-    "<think>I ask the tool.</think><parity>17</parity>\n<result>odd</result>\n<answer>odd</answer><answer>even</answer>",
-    'system user assistant Parity of 0 1 2 3 4 5 6 7 8 9. Call between tags, then write your answer. I ask it number: {} "',
+    "<think>I ask the tool.</think><parity>17</parity>\n<result>odd</result>\n"
+    "<answer>odd</answer><answer>even</answer>",
+    "system user assistant Parity of 0 1 2 3 4 5 6 7 8 9. Call between tags, then write your answer. I ask it "
+    'number: {} "',
 ]
 RECIPE = """\
 name: soak

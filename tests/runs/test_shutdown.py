@@ -29,7 +29,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="look
 
 # Tools and a reward that have processes of their own: two interpreters, a server that does not go by itself, workers
 # that score.
-SERVER = f"{{use: mcp, options: {{command: [{sys.executable}, {Path(__file__).with_name('leftovers_world.py')}], tools: [add]}}}}"
+SERVER = (
+    f"{{use: mcp, options: {{command: [{sys.executable}, {Path(__file__).with_name('leftovers_world.py')}], "
+    f"tools: [add]}}}}"
+)
 PYTHONS = "{use: python}, {use: python, name: sandbox, options: {backend: sandbox, allow_weak_isolation: true}}"
 PLAN = (
     "evaluation={limit: 2, greedy_limit: 0}",

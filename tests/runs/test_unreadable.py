@@ -31,7 +31,8 @@ def as_anybody() -> None:
 COMMANDS = """
 import json, os, sys
 
-import arpo.cli.commands, arpo.engines.local, arpo.learner.local, arpo.training.pipeline, transformers.models.llama.modeling_llama
+import arpo.cli.commands, arpo.engines.local, arpo.learner.local, arpo.training.pipeline
+import transformers.models.llama.modeling_llama
 from arpo.cli import main
 
 for line in sys.stdin:

@@ -22,7 +22,10 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[WarmSandbox]:
     yield from entered(request.param, limits=LIMITS, at_once=4, sessions=6)
 
 
-DEAF = "import os, signal, stat, struct, threading\nfor n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\n"
+DEAF = (
+    "import os, signal, stat, struct, threading\n"
+    "for n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\n"
+)
 SOCKET = """
 for fd in range(3, 64):
     try:

@@ -150,7 +150,10 @@ async def test_what_a_session_says_to_the_keeper_is_not_kept(sandbox: WarmSandbo
     """Neither in words of its own on the socket that it was given, nor in the arguments of a fork that it asks for."""
     word = "import ctypes, os, struct\nword = b'SECRET-OF-' + bytes('7-7f3a', 'ascii')\n"
     speak = "for fd in range(3, 4096):\n  try: os.write(fd, word * 3)\n  except OSError: pass"
-    ask = "a, b = (ctypes.c_ulong(n) for n in struct.unpack('QQ', word))\nctypes.CDLL(None).syscall(CLONE, 17, None, a, b, None)"
+    ask = (
+        "a, b = (ctypes.c_ulong(n) for n in struct.unpack('QQ', word))\n"
+        "ctypes.CDLL(None).syscall(CLONE, 17, None, a, b, None)"
+    )
     ask = ask.replace("CLONE", str(numbers(linux.ARCHITECTURE)["clone"]))
     for number, code in enumerate((speak, ask)):
         await sandbox.run(word + code, seconds=5.0, session=f"speaks{number}", past=[])

@@ -252,7 +252,10 @@ def test_the_isolation_in_force_is_known_to_the_run(python: PythonTool) -> None:
 @needs_sandbox
 def test_processes_that_are_allowed_are_counted() -> None:
     tool = PythonTool(backend="sandbox", processes=2, **options())
-    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(40 + 2)'], capture_output=True, text=True).stdout"
+    code = (
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'print(40 + 2)'], capture_output=True, text=True).stdout"
+    )
     assert asyncio.run(text(tool, code)) == "'42\\n'"
     bomb = (
         "import os\nmade = 0\nwhile True:\n  try: pid = os.fork()\n  except OSError: break\n"

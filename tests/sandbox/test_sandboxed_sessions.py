@@ -74,7 +74,10 @@ async def test_more_sessions_than_may_live_go_on_by_replay(sessions: PythonTool)
         await sessions.close(state)
 
 
-DEAF = "import signal\nx = 2\nfor n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\nwhile True: pass"
+DEAF = (
+    "import signal\nx = 2\nfor n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\n"
+    "while True: pass"
+)
 
 
 @needs_sandbox
@@ -137,7 +140,8 @@ HOLDS = {
         "os.write(into, b'x')\nsaid.append({!r})\n''.join(said) if len(os.read(out, 9)) == 1 else 'shared'",
     ),
     "a thread": (
-        "import threading, time\nsaid = ['trunk ']\nthreading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
+        "import threading, time\nsaid = ['trunk ']\n"
+        "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
         "said.append({!r})\n''.join(said)",
     ),
     "a thread without an object": (

@@ -181,7 +181,8 @@ def test_every_kind_of_file_becomes_passages(tmp_path: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     (folder / "a_text.txt").write_text("First.\n\nSecond.")
     (folder / "b.html").write_text(
-        "<html><head><title>The Andes</title></head><body><p>Long mountains in the west of South America.</p></body></html>"
+        "<html><head><title>The Andes</title></head><body><p>Long mountains in the west of South "
+        "America.</p></body></html>"
     )
     (folder / "c.pdf").write_bytes(pdf("The Rimac springs at Ticlio.", "Rivers"))
     (folder / "d.jsonl").write_text('{"title": "D", "contents": "delta", "url": "https://d.example"}\n')

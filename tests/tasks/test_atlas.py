@@ -52,8 +52,9 @@ def test_ids_and_questions_are_unique_and_golds_are_short(split: str) -> None:
 
 def test_tasks_are_the_same_in_another_process_with_another_hash_seed() -> None:
     code = (
-        "from arpo.tasks import atlas; import hashlib; print(hashlib.sha256(repr((atlas.tasks('test'), atlas.traces('train', 99), \
-atlas.documents())).encode()).hexdigest())"
+        "from arpo.tasks import atlas; import hashlib; "
+        "print(hashlib.sha256(repr((atlas.tasks('test'), atlas.traces('train', 99), "
+        "atlas.documents())).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     digests = {

@@ -21,7 +21,10 @@ from arpo.training.preflight import prepare
 from tiny_project import TinyProject
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-LONG = "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her friends daily."
+LONG = (
+    "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning "
+    "and bakes muffins for her friends daily."
+)
 
 
 def task(text: str, name: str = "t", **metadata: object) -> Task:
@@ -68,7 +71,8 @@ def test_questions_that_only_share_a_template_are_no_copies():
         f"{a}{b}" for a in ("ber", "lon", "mad", "par", "rom") for b in ("lin", "don", "rid", "is", "a", "en", "ow")
     ]
     templates = (
-        "What is the population density of the country on the longest border of the country with the city of {}, per square km?",
+        "What is the population density of the country on the longest border of the country with the city of {}, "
+        "per square km?",
         "How many airports are there in the country whose capital is {}?",
         "Which calling code do phone numbers in the country on the longest border of the home country of {} have?",
     )

@@ -11,10 +11,13 @@ from arpo.tools.page import PageTool
 
 HERE = ["127.0.0.0/8"]
 FILLER = "The weather of the valley is mild and the harvest was good again this year, people say. "
-HTML = f"""<!doctype html><html><head><title>The river Rimac</title></head><body><nav>Home About Login</nav><article><h1>Rimac</h1>
+HTML = f"""<!doctype html><html><head><title>The river Rimac</title></head><body>\
+<nav>Home About Login</nav><article><h1>Rimac</h1>
 {"".join(f"<p>{FILLER * 3} Number {number}.</p>" for number in range(12))}
-<p>The river Rimac springs from the Ticlio in Huarochiri at 5,508 metres and reaches the sea near Callao after 160 kilometres.</p>
-{"".join(f"<p>{FILLER * 3} Remark {number}.</p>" for number in range(12))}</article><footer>Imprint</footer></body></html>"""
+<p>The river Rimac springs from the Ticlio in Huarochiri at 5,508 metres and reaches the sea near Callao after \
+160 kilometres.</p>
+{"".join(f"<p>{FILLER * 3} Remark {number}.</p>" for number in range(12))}\
+</article><footer>Imprint</footer></body></html>"""
 
 
 def context(question: str = "Where does the Rimac spring?") -> CallContext:

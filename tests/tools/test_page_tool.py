@@ -177,7 +177,10 @@ async def test_limits_of_size_time_and_redirects() -> None:
 
 
 async def test_robots_txt_is_asked_once_and_respected() -> None:
-    rules = "User-agent: *\nDisallow: /private/\nAllow: /private/open\nDisallow: /*.cgi$\n\nUser-agent: other\nDisallow: /\n"
+    rules = (
+        "User-agent: *\nDisallow: /private/\nAllow: /private/open\nDisallow: /*.cgi$\n\n"
+        "User-agent: other\nDisallow: /\n"
+    )
     with serving(lambda asked: Reply(rules if asked.path == "/robots.txt" else "words", kind="text/plain")) as site:
         tool = page(robots=True)
         for path in ("/a", "/private/open/x"):

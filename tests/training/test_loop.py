@@ -96,7 +96,8 @@ KEYS = {
     "entropy": "first after_tool rise rise_positive",
     "leaves": "all scored lost fills siblings",
     "tasks": "position tried",
-    "train": "loss grad_norm lr updates skipped_updates tokens_trained tokens_flat mismatch_abs_mean ratio_max clipped_high",
+    "train": "loss grad_norm lr updates skipped_updates tokens_trained tokens_flat mismatch_abs_mean "
+    "ratio_max clipped_high",
     "seconds": "sampling records update step",
 }
 

@@ -60,8 +60,8 @@ def measured(rewards=(1.0, 0.0, -1.0, 0.5)) -> TreeStats:
     }
     advantages = {leaf: r - 0.125 for leaf, r in zip(leaves, rewards, strict=True)}
     credited = CreditedTree(ScoredTree(tree, scores), advantages, attribute(advantages, 0.0))
-    tip = Tip(place=(0,), head=0.6, head_low=0.6, head_high=0.6, baseline=0.5, baseline_low=0.5, baseline_high=0.5, heads=(),
-              wanted_before=0, head_tokens=20, vocab_size=100)  # fmt: skip
+    tip = Tip(place=(0,), head=0.6, head_low=0.6, head_high=0.6, baseline=0.5, baseline_low=0.5, baseline_high=0.5,
+              heads=(), wanted_before=0, head_tokens=20, vocab_size=100)  # fmt: skip
     decided = {
         (0,): TipDecision(tip, Decided((0,), Decision(wanted=3, score=0.1, flips=True), 2, waited=True)),
         (5,): TipDecision(None, Decided((5,), Decision(wanted=0, score=0.0), 0)),

@@ -20,8 +20,8 @@ from arpo.view.server import application
 VIEWER = Path(__file__).parents[2] / "viewer"
 TOKEN = "the-token"
 FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync"
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
 )
 NO_BROWSER = (
     "the browser's tests need Chromium and find none. Debian, Ubuntu: apt-get install chromium; elsewhere name it: "

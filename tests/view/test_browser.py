@@ -327,7 +327,10 @@ def test_axe_has_no_serious_finding_and_nothing_overflows(address, browser, dark
             time.sleep(0.3)  # charts draw in the next frame
             page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            tables = "[...document.querySelectorAll('.wide:has(.cards)')].filter((each) => each.scrollWidth > each.clientWidth)"
+            tables = (
+                "[...document.querySelectorAll('.wide:has(.cards)')]."
+                "filter((each) => each.scrollWidth > each.clientWidth)"
+            )
             assert width > 390 or page.evaluate(f"{tables}.map((each) => each.ariaLabel)") == []
             assert serious(page) == []
 

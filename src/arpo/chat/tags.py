@@ -31,11 +31,11 @@ from arpo.tools import Tool
 SYSTEM = "{tools} Think in <think>, end with <answer>."
 PAPER_SYSTEM = (
     "You solve the question step by step and may call tools on the way.\n{tools}\n"
-    "Reason between <think> and </think>. Call a tool by writing its argument between its tags; what it returns follows between "
-    "<result> and </result>, and you go on from there, as often as you need. When you know the answer, write it between <answer> "
-    "and </answer>, its exact value as \\boxed{{}}. A whole solution looks like this: <think> what is asked, what to look up "
-    "</think> {example} <result> what came back </result> <think> what follows from it </think> <answer> "
-    "The answer is \\boxed{{exact value}} </answer>"
+    "Reason between <think> and </think>. Call a tool by writing its argument between its tags; what it returns "
+    "follows between <result> and </result>, and you go on from there, as often as you need. When you know the "
+    "answer, write it between <answer> and </answer>, its exact value as \\boxed{{}}. A whole solution looks like "
+    "this: <think> what is asked, what to look up </think> {example} <result> what came back </result> <think> what "
+    "follows from it </think> <answer> The answer is \\boxed{{exact value}} </answer>"
 )
 RESERVED = ("think", "answer", "result")
 

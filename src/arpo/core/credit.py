@@ -134,7 +134,8 @@ def _check(scored: ScoredTree, config: AdvantageConfig) -> None:
         and len({leaf[0] for leaf in scored.tree.endings}) == 1
     ):
         raise ConfigError(
-            f"leave-one-out by root needs at least two roots, and the tree of task {scored.tree.task} has a single root",
+            f"leave-one-out by root needs at least two roots, and the tree of task {scored.tree.task} has a "
+            "single root",
             where="advantage.weighting",
             value=config.weighting,
             hint="use weighting 'leaves', another estimator, or at least two roots",

@@ -271,8 +271,8 @@ class Expansion:
             decision = self.rule(tip, self.config.stats, random)
         if not 0 <= decision.wanted <= most or not math.isfinite(decision.score):
             raise ValueError(
-                f"rule {self.rule!r} wants {decision.wanted} siblings with score {decision.score} at {show(tip_place)}; "
-                f"it may want 0 to most({tip.depth}) = {most}, with a finite score"
+                f"rule {self.rule!r} wants {decision.wanted} siblings with score {decision.score} at "
+                f"{show(tip_place)}; it may want 0 to most({tip.depth}) = {most}, with a finite score"
             )
         if self._budget is not None:
             self._budget.reach(tip_place)

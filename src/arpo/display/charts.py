@@ -138,8 +138,8 @@ def _draw_panel(axes: Any, panel: Panel, header_rows: int) -> None:
     if rows := _legend_rows(panel):
         axes.legend(
             loc="upper left", bbox_to_anchor=(-0.01, 1.0), bbox_transform=_raised(axes, _LEGEND_ROW * header_rows + 3),
-            ncols=math.ceil(len(lines) / rows), frameon=False, fontsize=8, handlelength=1.4, columnspacing=1.2, labelcolor=_INK,
-            borderaxespad=0, borderpad=0, handletextpad=0.5,
+            ncols=math.ceil(len(lines) / rows), frameon=False, fontsize=8, handlelength=1.4, columnspacing=1.2,
+            labelcolor=_INK, borderaxespad=0, borderpad=0, handletextpad=0.5,
         )  # fmt: skip
     axes.set_title(
         panel.title, loc="left", fontsize=10.5, fontweight="bold", color=_INK, pad=8 + _LEGEND_ROW * header_rows
@@ -172,7 +172,8 @@ def _draw_line(axes: Any, line: Line, colour: str) -> None:
     marker = "o" if len(_finite(y)) <= _MARK_UPTO and not line.light else None
     axes.plot(
         x, y, color=colour, linewidth=width, linestyle=style, label=line.label, marker=marker, markersize=3.4,
-        markeredgecolor="white", markeredgewidth=0.5, alpha=0.55 if line.light else 1.0, zorder=order, solid_capstyle="round",
+        markeredgecolor="white", markeredgewidth=0.5, alpha=0.55 if line.light else 1.0, zorder=order,
+        solid_capstyle="round",
     )  # fmt: skip
 
 

@@ -86,8 +86,8 @@ def tree(console: Console, rollout: Rollout, credited: CreditedTree) -> None:
     wanted = sum(d.decided.decision.wanted for d in tips)
     say(
         console,
-        f"{len(tips)} tips: {wanted} branches wanted, {grown.expansion.num_branches} granted, {len(grown.expansion.fills)} further "
-        f"roots to use the budget up",
+        f"{len(tips)} tips: {wanted} branches wanted, {grown.expansion.num_branches} granted, "
+        f"{len(grown.expansion.fills)} further roots to use the budget up",
     )
 
 
@@ -193,7 +193,8 @@ def first_step(
         heading(console, f"{of} by the model as it is")
         say(
             console,
-            "The gates are checked in the first step, after the cold start. `arpo sft` makes that alone; then --try shows them.",
+            "The gates are checked in the first step, after the cold start. `arpo sft` makes that alone; then "
+            "--try shows them.",
         )
     for gate in gates if cold_started else ():
         say(console, str(gate), "green" if gate.holds else "yellow")

@@ -68,7 +68,10 @@ class Spent:
         again = self.attempts - self.requests
         money = f", {self.money:.4g} in money" if self.money else ""
         retried = f" ({again:,} further attempts)" if again > 0 else ""
-        return f"{self.requests:,} requests{retried}, {self.prompt_tokens:,} tokens read, {self.completion_tokens:,} written{money}"
+        return (
+            f"{self.requests:,} requests{retried}, {self.prompt_tokens:,} tokens read, {self.completion_tokens:,} "
+            f"written{money}"
+        )
 
 
 class Endpoint:

@@ -90,5 +90,6 @@ def check_request(prompt: Sequence[int], params: SamplingParams, context: int | 
     total = len(prompt) + params.max_tokens
     if context is not None and total > context:
         raise EngineError(
-            f"a prompt of {len(prompt)} tokens and max_tokens {params.max_tokens} make {total}, more than the context of {context}"
+            f"a prompt of {len(prompt)} tokens and max_tokens {params.max_tokens} make {total}, more than the "
+            f"context of {context}"
         )

@@ -202,8 +202,9 @@ class Decoder:
     def _no_room(self, request: DecodeRequest) -> str:
         need = len(request.prompt) + request.params.max_tokens
         return (
-            f"no memory for a slot of {need} tokens: {self.slots.memory / 2**30:.2f} GiB hold {len(self.slots.rows)} slots of "
-            f"{self.slots.length}" + ("" if self.slots.evicts else ", and a deterministic engine evicts no prefix")
+            f"no memory for a slot of {need} tokens: {self.slots.memory / 2**30:.2f} GiB hold {len(self.slots.rows)} "
+            f"slots of {self.slots.length}"
+            + ("" if self.slots.evicts else ", and a deterministic engine evicts no prefix")
         )
 
     # -- forward

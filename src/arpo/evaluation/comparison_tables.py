@@ -109,8 +109,8 @@ def _equal(comparison: Comparison) -> ShownTable:
                 columns.append([_level(found[method], share=short == "accuracy") for method in comparison.methods])
     rows = [[method, *cells] for method, *cells in zip(comparison.methods, *columns, strict=True)] if columns else []
     note = (
-        "On probe lines, a mean over the last steps up to the point where every run has spent the same. Several runs: mean ± half "
-        "of the 95 % interval over seeds."
+        "On probe lines, a mean over the last steps up to the point where every run has spent the same. Several runs: "
+        "mean ± half of the 95 % interval over seeds."
     )
     return ShownTable(title="Training at equal budgets", head=head, rows=rows, note=note)
 
@@ -129,7 +129,8 @@ def _evaluation(comparison: Comparison, evaluation: str) -> ShownTable:
     rows = []
     notes = [
         "95 % intervals: over questions for one run, over seeds (Student's t) for several. Points and p (sign flips): "
-        f"difference from {first}, paired over the questions that both answered. Gained, lost: questions that changed sides."
+        f"difference from {first}, paired over the questions that both answered. "
+        "Gained, lost: questions that changed sides."
     ]
     for method in comparison.methods:
         evaluated, estimate = comparison.evaluated(method, evaluation), comparison.accuracy(method, evaluation)

@@ -2,7 +2,7 @@
 2.3).
 
     first turn   |0 1 2 … k-1|                     the baseline that a branching rule uses
-    a result     … -3 -2 -1 | result | 0 1 2 …     the end of the turn that called, and the head of the turn that follows
+    a result     … -3 -2 -1 | result | 0 1 2 …     the end of the calling turn, and the head of the turn that follows
 
 Knows recorded turns with their entropies (nats). Refuses to know models and rules. Every interval resamples questions.
 """

@@ -3,10 +3,10 @@ practitioner would.
 
     valid         calls that could be run (well-formed, a tool that is there, arguments that fit)
     succeeded     of those that ran, how many came back without an error
-    right tool    calls of a tool that the task expects; right arguments: calls that are one of those it expects (where it knows)
+    right tool    calls of a tool that the task expects; right arguments: calls that are one of those it expects
     expected      of the calls that the task expects, how many were made
-    repeated      the same tool with the same arguments as before;  redundant: other arguments, but not a line that was not known
-    after known   calls made although a gold already stood in a result;  missed: a gold stood in a result, the answer is wrong
+    repeated      the same tool with the same arguments as before;  redundant: other arguments, but no new line
+    after known   calls made although a gold stood in a result;  missed: a gold stood in a result, the answer is wrong
     recovered     of the trajectories in which a call failed, those in which a later one succeeded
 
 A task says what it expects in its metadata: `calls: [{name, arguments}]`. Every share is over its own unit, with a

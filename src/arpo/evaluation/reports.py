@@ -42,7 +42,10 @@ def write_all(folder: Path, manifest: EvalManifest) -> EvalResults | None:
         return None
     parts: list[Part] = [*tables(results)]
     if drawn := draw(folder / CURVES, _panels(results)):
-        caption = "What the accuracy would be had every answer to come within so many tool calls; and pass@k. Bands: 95 % over questions."
+        caption = (
+            "What the accuracy would be had every answer to come within so many tool calls; and pass@k. "
+            "Bands: 95 % over questions."
+        )
         parts.append(
             Picture(title="Accuracy against tool calls and samples", path=drawn.relative_to(folder), caption=caption)
         )
@@ -110,7 +113,10 @@ def _passes(results: EvalResults) -> ShownTable:
     ks = sorted({k for each in results.benchmarks for k in each.pass_at})
     ks = [k for k in ks if k > 1 and (k in POWERS or k == max(ks))]
     rows = [[each.title, *(_percent(each.pass_at.get(k)) for k in ks)] for each in results.benchmarks] if ks else []
-    note = "Unbiased: 1 - C(n - c, k) / C(n, k), mean over questions; an answer counts as right from an accuracy of 0.5 on."
+    note = (
+        "Unbiased: 1 - C(n - c, k) / C(n, k), mean over questions; "
+        "an answer counts as right from an accuracy of 0.5 on."
+    )
     return ShownTable(title="pass@k", head=["benchmark", *(f"pass@{k}" for k in ks)], rows=rows, note=note)
 
 
@@ -281,7 +287,8 @@ def _page(folder: Path, opening: Sequence[tuple[str, str]], parts: Sequence[Part
     facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in opening)
     body = "\n".join(_table(part) if isinstance(part, ShownTable) else _picture(folder, part) for part in parts)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Evaluation: {html.escape(opening[0][1])}</title>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>Evaluation: {html.escape(opening[0][1])}</title>"
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
         f"<body><h1>Evaluation</h1><dl>{facts}</dl>\n{body}\n</body></html>\n"
     )
@@ -291,7 +298,10 @@ def _table(table: ShownTable) -> str:
     head = _cells("th", table.head, table.left)
     rows = "\n".join(f"<tr>{_cells('td', row, table.left)}</tr>" for row in table.rows)
     note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-    return f"<h2>{html.escape(table.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>{note}"
+    return (
+        f"<h2>{html.escape(table.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody>"
+        f"</table>{note}"
+    )
 
 
 def _cells(tag: str, cells: Sequence[str], left: int) -> str:
@@ -306,4 +316,7 @@ def _cells(tag: str, cells: Sequence[str], left: int) -> str:
 def _picture(folder: Path, picture: Picture) -> str:
     raw = base64.b64encode((folder / picture.path).read_bytes()).decode("ascii")
     title = html.escape(picture.title)
-    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{raw}"><p class="note">{html.escape(picture.caption)}</p>'
+    return (
+        f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{raw}">'
+        f'<p class="note">{html.escape(picture.caption)}</p>'
+    )

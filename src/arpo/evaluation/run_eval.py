@@ -137,8 +137,8 @@ def _nothing_answered(name: str, failed: Sequence[SampleRecord]) -> ArpoError:
     by_tools = {StopReason.TOOL_FAILED, StopReason.REPLAY_MISS}
     kind = RewardError if endings == {NOT_SCORED} else ToolError if endings <= by_tools else EngineError
     return kind(
-        f"evaluation {name!r}: not one of the first {len(failed)} questions could be answered. First cause: {failed[0].failure}. "
-        "What was asked is kept: go on with --resume --again once the cause is gone"
+        f"evaluation {name!r}: not one of the first {len(failed)} questions could be answered. First cause: "
+        f"{failed[0].failure}. What was asked is kept: go on with --resume --again once the cause is gone"
     )
 
 

@@ -59,7 +59,10 @@ class Paired:
     p_value: float
 
     def __str__(self) -> str:
-        return f"{self.difference.mean:+.3f} [{self.difference.low:+.3f}, {self.difference.high:+.3f}], p = {self.p_value:.3g}"
+        return (
+            f"{self.difference.mean:+.3f} [{self.difference.low:+.3f}, {self.difference.high:+.3f}], "
+            f"p = {self.p_value:.3g}"
+        )
 
 
 def keyed_generator(seed: int, purpose: str) -> np.random.Generator:

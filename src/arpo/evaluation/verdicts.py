@@ -159,7 +159,10 @@ def as_study(found: Judged, judge: str) -> dict[str, Any]:
         [name, found.accuracy_by_benchmark[name].percent, *_agreement_cells(found.by_benchmark[name])] for name in names
     ] + ([["all", found.accuracy.percent, *_agreement_cells(found.agreement)]] if len(names) != 1 else [])
     head = ["", "right by the judge", "agrees with the rule", "kappa", "judge alone", "rule alone"]
-    note = f"Judge: {judge}. The rule says {found.by_rule.percent} of the same answers. Every verdict with its reason: {FILE}."
+    note = (
+        f"Judge: {judge}. The rule says {found.by_rule.percent} of the same answers. "
+        f"Every verdict with its reason: {FILE}."
+    )
     apart = [
         [f"{v.id} #{v.sample}", " | ".join(v.golds), v.answer or "", v.verdict, v.reason] for v in found.apart[:20]
     ]

@@ -82,7 +82,8 @@ def _what(run: RunConfig, step: int) -> str:
     tools = ", ".join(f"`{tool}`" for tool in _tools(run)) or "no tools"
     return (
         f"A tool-using agent trained from `{_base(run.model.source)}` by {how}{before}, with arpo "
-        f"{arpo.__version__}. Weights are float32{', the LoRA adapters merged into them' if run.model.lora else ''}.\n\n"
+        f"{arpo.__version__}. Weights are float32{', the LoRA adapters merged into them' if run.model.lora else ''}.\n"
+        "\n"
         f"- tasks: {_base(str(run.data.train.source))}\n- tools: {tools}\n- seed: {run.seed}"
     )
 
@@ -103,8 +104,9 @@ def _use(run: RunConfig, name: str) -> str:
     )
     return (
         f"## Use\n\n{protocol}\n\n    arpo chat {name} --recipe RECIPE    # an export on disk has its own\n\n"
-        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")\ntokenizer = AutoTokenizer.from_pretrained("{name}")\n```'
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n```'
     )
 
 

@@ -3,7 +3,7 @@ attention interface.
 
 Knows chains, masks and kernels. Refuses to know models' weights, rows and losses. Two names for one result:
 
-    arpo_tree        on a CPU by blocks of chains against the keys of their path; on a GPU FlexAttention with a block mask
+    arpo_tree        on a CPU, blocks of chains against their paths' keys; on a GPU, FlexAttention with a block mask
     arpo_tree_dense  a T x T mask: the oracle of the tests
 
 Sampling never runs through these: `tree_attention` lends them to a model for a forward and its backward, and without a

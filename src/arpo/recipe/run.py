@@ -69,13 +69,14 @@ class Splits(Config):
             tasks = (data.source, split, repr(data.options))
             if tasks in seen:
                 raise ValueError(
-                    f"{role} and {seen[tasks]} are the same tasks ({data.source} {split}): give each its own split or file"
+                    f"{role} and {seen[tasks]} are the same tasks ({data.source} {split}): "
+                    "give each its own split or file"
                 )
             seen[tasks] = role
         if self.validation and str(self.validation.source).startswith(BENCHMARK) and not self.allow_test_questions:
             raise conflict(
-                f"{self.validation.source} is a test set, and validation tasks choose the checkpoint: hold out training tasks, "
-                "or set data.allow_test_questions",
+                f"{self.validation.source} is a test set, and validation tasks choose the checkpoint: hold out "
+                "training tasks, or set data.allow_test_questions",
                 "validation",
                 "allow_test_questions",
             )
@@ -120,15 +121,18 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        for wrong, where, message, hint in _conflicts(self):
+        for wrong, where, message, hint in (*_rollout_conflicts(self), *_train_conflicts(self)):
             if wrong:
                 raise ConfigError(message, where=where, hint=hint)
         return self
 
 
-def _conflicts(run: RunConfig) -> list[tuple[bool, str, str, str]]:
-    """What cannot go together across the parts of a run: (is it so?, key, why not, what would be right)."""
-    rollout, train, prompt = run.rollout, run.train, run.chat.prompt_tokens or 0
+Conflict = tuple[bool, str, str, str]
+"""What cannot go together across the parts of a run: (is it so?, key, why not, what would be right)."""
+
+
+def _rollout_conflicts(run: RunConfig) -> list[Conflict]:
+    rollout, prompt = run.rollout, run.chat.prompt_tokens or 0
     return [
         (
             rollout.top_p < 1,
@@ -159,9 +163,16 @@ def _conflicts(run: RunConfig) -> list[tuple[bool, str, str, str]]:
         (
             prompt + rollout.turn_tokens > rollout.branch_tokens,
             "rollout.branch_tokens",
-            f"a prompt ({prompt}, chat.prompt_tokens) and a turn ({rollout.turn_tokens}) exceed {rollout.branch_tokens}",
+            f"a prompt ({prompt}, chat.prompt_tokens) and a turn ({rollout.turn_tokens}) exceed "
+            f"{rollout.branch_tokens}",
             f"At least {prompt + rollout.turn_tokens}: it counts the prompt and tool text too",
         ),
+    ]
+
+
+def _train_conflicts(run: RunConfig) -> list[Conflict]:
+    train = run.train
+    return [
         (
             run.chat.format == "native" and run.engine.kind != "openai",
             "chat.format",
@@ -171,7 +182,8 @@ def _conflicts(run: RunConfig) -> list[tuple[bool, str, str, str]]:
         (
             train.max_staleness > 0 and run.engine.deterministic,
             "train.max_staleness",
-            "where sampling runs ahead, timing decides which weights write a token, and engine.deterministic asks that it does not",
+            "where sampling runs ahead, timing decides which weights write a token, and engine.deterministic asks "
+            "that it does not",
             "Set one of them back",
         ),
         (

@@ -52,8 +52,8 @@ def _reward(history: History, results: Mapping[str, BenchmarkResult]) -> Figure:
             Panel(title="Reward", lines=_three_means(history, "reward")),
             Panel(title="Accuracy", lines=[*_three_means(history, "accuracy"), *_validation(results)], percent=True),
         ],
-        caption="Probe lines are plain samples of the policy and the series to compare between methods. Leaves over-weight "
-        "paths where the policy was unsure; the fork-weighted mean is biased too.",
+        caption="Probe lines are plain samples of the policy and the series to compare between methods. Leaves "
+        "over-weight paths where the policy was unsure; the fork-weighted mean is biased too.",
     )
 
 
@@ -99,8 +99,8 @@ def _tools(history: History) -> Figure:
             Panel(title="Endings of branches", stack=True, lines=lines(history, prefixed(history, "endings/"))),
             Panel(title="Failed calls by kind", stack=True, lines=lines(history, prefixed(history, "faults/"))),
         ],
-        caption="Inherited: calls on shared trunks, counted again for each leaf beyond the first. Sharing saved these. Seconds: "
-        "half and 95 % of a step's executed calls took at most so long.",
+        caption="Inherited: calls on shared trunks, counted again for each leaf beyond the first. Sharing saved these. "
+        "Seconds: half and 95 % of a step's executed calls took at most so long.",
     )
 
 
@@ -143,8 +143,9 @@ def _branching(history: History) -> Figure:
             Panel(title="Siblings wanted", stack=True, lines=lines(history, decisions)),
             Panel(title="Share of tips", percent=True, lines=lines(history, shares)),
         ],
-        caption="Entropy by position: mean by position in the turn, first turns against turns right after a tool result, over the "
-        "first and the last fifth of the run. A sibling is refused where the budget or its root's cap is used up.",
+        caption="Entropy by position: mean by position in the turn, first turns against turns right after a tool "
+        "result, over the first and the last fifth of the run. A sibling is refused where the budget or its root's "
+        "cap is used up.",
     )
 
 
@@ -163,7 +164,8 @@ def _learner(history: History) -> Figure:
     }
     panels = [
         *(Panel(title=title, lines=lines(history, {f"train/{name}": title})) for name, title in titles.items()),
-        Panel(title="Importance ratio", lines=lines(history, {f"train/ratio_{n}": label for n, label in spread.items()})),
+        Panel(title="Importance ratio",
+            lines=lines(history, {f"train/ratio_{n}": label for n, label in spread.items()})),
         Panel(title="Clipped", percent=True, lines=clipped),
         Panel(title="Engine to learner: weight",
             lines=lines(history, {f"train/mismatch_weight_{n}": label for n, label in spread.items()})),

@@ -53,12 +53,16 @@ def write_report(run_folder: Path | str, *, state: str = "") -> Path:
 # --- sections of text
 
 
+_TOTALS = (
+    *("leaves/all", "calls/answered", "calls/inherited", "tokens/generated", "tokens/trained_unique"),
+    *("tokens/trained_flat", "engine/prefill_tokens", "engine/reused_tokens", "seconds/step"),
+)
+
+
 def _opening(run: RunFolder, history: History, state: str) -> str:
     facts: list[tuple[str, str]] = [("state", state), ("steps", str(len(history)))]
     if history:
-        total = {key: sum(float(m.get(key) or 0) for m in history) for key in ("leaves/all", "calls/answered", "calls/inherited",
-                 "tokens/generated", "tokens/trained_unique", "tokens/trained_flat", "engine/prefill_tokens",
-                 "engine/reused_tokens", "seconds/step")}  # fmt: skip
+        total = {key: sum(float(m.get(key) or 0) for m in history) for key in _TOTALS}
         facts += [
             ("time in steps", duration(total["seconds/step"])),
             ("leaves", f"{total['leaves/all']:,.0f}"),
@@ -82,7 +86,10 @@ def _opening(run: RunFolder, history: History, state: str) -> str:
                     + (f"{near} steps" if near > 1 else "step")
                 )
                 facts.append((title, f"{sum(values[:near]) / near:.3f} → {sum(values[-near:]) / near:.3f}"))
-    return f"# Run `{run.path.resolve().name}`\n\n{markdown_table(['', ''], facts)}\n\nWritten {time.strftime('%Y-%m-%d %H:%M')}."
+    return (
+        f"# Run `{run.path.resolve().name}`\n\n{markdown_table(['', ''], facts)}\n\n"
+        f"Written {time.strftime('%Y-%m-%d %H:%M')}."
+    )
 
 
 def _evaluations(finals: Mapping[str, BenchmarkResult]) -> str:
@@ -181,14 +188,18 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     chosen = sorted({0, len(samples) // 2, len(samples) - 1})[:_MAX_SAMPLES]
     parts = ["## Sample trajectories"]
     for sample in (samples[i] for i in chosen):
-        facts = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in sample.items()
-                          if key not in ("text", "step", "question"))  # fmt: skip
+        facts = ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in sample.items()
+            if key not in ("text", "step", "question")
+        )
         question = f"**{sample['question']}**\n\n" if sample.get("question") else ""
         text = str(sample["text"])
         cut = text if len(text) <= _MAX_SAMPLE_TEXT else text[:_MAX_SAMPLE_TEXT] + "\n[cut]"
         fence = "`" * max(3, _longest_run(cut, "`") + 1)
         parts.append(
-            f"### Step {sample.get('step', '?')}{' (' + facts + ')' if facts else ''}\n\n{question}{fence}text\n{cut}\n{fence}"
+            f"### Step {sample.get('step', '?')}{' (' + facts + ')' if facts else ''}\n\n{question}{fence}text\n"
+            f"{cut}\n{fence}"
         )
     return "\n\n".join(parts)
 

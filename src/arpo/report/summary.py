@@ -17,16 +17,16 @@ def print_closing(console: Console, summary: Mapping[str, Any], report: Path) ->
         console.print(_accuracies(summary))
     seconds = sum(summary.get("seconds", {}).values())
     console.print(
-        f"{summary['steps']} steps, {summary['tool_calls']:,.0f} tool calls, {summary['tokens_generated']:,.0f} tokens generated, "
-        f"{summary['tokens_trained']:,.0f} trained, {duration(seconds)} in all",
+        f"{summary['steps']} steps, {summary['tool_calls']:,.0f} tool calls, {summary['tokens_generated']:,.0f} "
+        f"tokens generated, {summary['tokens_trained']:,.0f} trained, {duration(seconds)} in all",
         highlight=False,
     )
     gain = summary.get("accuracy_gain")
     if summary.get("planned") and gain and gain["low"] <= 0:
         questions = summary["accuracy_after"]["n"]
         console.print(
-            f"The gain cannot be told from chance: this machine had the time for {summary['steps']} steps and {questions} "
-            "questions. With more time (train.minutes) it does more.",
+            f"The gain cannot be told from chance: this machine had the time for {summary['steps']} steps and "
+            f"{questions} questions. With more time (train.minutes) it does more.",
             highlight=False,
         )
     console.print(f"report: {report}", highlight=False, markup=False)

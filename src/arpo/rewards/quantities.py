@@ -20,7 +20,8 @@ SHORT_SCALE = re.compile(r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kmb])n?\b", re.IG
 SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"})
 DECADE = re.compile(r"\d{2,3}0['’]?s")  # the 1990s are neither a year nor seconds
 LIMITS = re.compile(
-    r"(?:\b(?:not|never|under|below|at most|up to|before|after|since|until|(?:less|fewer|more|greater|other|rather) than)"
+    r"(?:\b(?:not|never|under|below|at most|up to|before|after|since|until|"
+    r"(?:less|fewer|more|greater|other|rather) than)"
     r"|不到|不是|不足|并非|超过|多于|大于|至多|最多|前)\s*$",
     re.IGNORECASE,
 )
@@ -243,7 +244,7 @@ def _only_quantity(text: str) -> Quantity | None:
 
 
 def _is_part_of_name(match: re.Match[str]) -> bool:
-    """True for short number words and one-character Chinese numerals, which are rarely numbers: "one of them", "一些"."""
+    """True for short number words and one-character Chinese numerals, rarely numbers: "one of them", "一些"."""
     return match["number"] is None and len(match[0]) < 2 + 2 * (match["word"] is not None)
 
 

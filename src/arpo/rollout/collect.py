@@ -138,7 +138,8 @@ def check_scored(rollouts: Sequence[Rollout], what: str) -> None:
     endings = [ending for rollout in rollouts for ending in rollout.grown.tree.endings.values()]
     kind = EngineError if StopReason.ENGINE_FAILED in endings else ToolError
     raise kind(
-        f"{what}: not one of {len(endings)} trajectories could be finished and scored. First cause: {(causes or ['?'])[0]}"
+        f"{what}: not one of {len(endings)} trajectories could be finished and scored. First cause: "
+        f"{(causes or ['?'])[0]}"
     )
 
 

@@ -125,7 +125,8 @@ class RolloutConfig(Config):
             and self._branches
         ):
             raise conflict(
-                f"root_cap ({self.root_cap}) x roots ({self.roots}) is less than leaves ({self.leaves}): fills would be the rule",
+                f"root_cap ({self.root_cap}) x roots ({self.roots}) is less than leaves ({self.leaves}): fills "
+                "would be the rule",
                 "root_cap",
                 "roots",
                 "leaves",
@@ -142,7 +143,8 @@ class RolloutConfig(Config):
             )
         if self.turn_tokens >= self.branch_tokens:
             raise conflict(
-                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts all text",
+                f"branch_tokens ({self.branch_tokens}) must exceed turn_tokens ({self.turn_tokens}): it counts "
+                "all text",
                 "branch_tokens",
                 "turn_tokens",
             )

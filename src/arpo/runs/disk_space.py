@@ -54,8 +54,8 @@ def check_space(space: Space, folder: Path) -> str | None:
     needed = space.checkpoints + space.step_records
     if needed > space.free:
         raise ConfigError(
-            f"the disk is too full: {_shown(space.free)} are free; checkpoints need {_shown(space.checkpoints)} and a step's "
-            f"records up to {_shown(space.step_records)}",
+            f"the disk is too full: {_shown(space.free)} are free; checkpoints need {_shown(space.checkpoints)} and a "
+            f"step's records up to {_shown(space.step_records)}",
             where=str(folder),
             hint="Free some space, choose another folder (--out), or lower train.keep_last",
         )

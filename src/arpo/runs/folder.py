@@ -7,7 +7,7 @@
         metrics.jsonl          one JSON object a step, with its "step"
         notes.jsonl            warnings and events of the run: {time, step, level, text}
         samples.jsonl          a few trajectories as text: {step, task, reward, accuracy, text}
-        events/step-000012.frames   the trees of a step (arpo.core.record): a frame as each is scored, another when it has credit
+        events/step-000012.frames   the trees of a step (arpo.core.record): a frame when scored, another with credit
         tokenizer/             the model's, in the Hugging Face form: recorded tokens can be read without the model
         checkpoints/           written by arpo.runs.checkpoint
         evaluation/NAME/       evaluations of held-out tasks (arpo.evaluation.manifest)

@@ -17,18 +17,19 @@ from arpo.sandbox import linux
 from arpo.sandbox.syscalls import AUDIT, numbers
 
 ALLOWED = """
-brk munmap mprotect mremap madvise msync mincore read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2
-lseek creat close close_range stat fstat lstat newfstatat statx access faccessat faccessat2 getdents
-getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
-readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 flock statfs fstatfs umask dup dup2 dup3 pipe pipe2 sendfile
-copy_file_range getxattr lgetxattr fgetxattr listxattr poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl
-epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4 nanosleep
-clock_nanosleep pause restart_syscall time gettimeofday clock_gettime clock_getres times getitimer setitimer alarm timer_create
-timer_settime timer_gettime timer_getoverrun timer_delete rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait
-rt_sigsuspend sigaltstack futex futex_waitv set_robust_list get_robust_list set_tid_address rseq membarrier sched_yield
-sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min getcpu arch_prctl exit
-exit_group wait4 waitid getpid getppid gettid getpgid getpgrp getsid getuid geteuid getgid getegid getresuid getresgid getgroups
-capget getrusage getrlimit getpriority sysinfo uname getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt
+brk munmap mprotect mremap madvise msync mincore read write readv writev pread64 pwrite64 preadv pwritev preadv2
+pwritev2 lseek creat close close_range stat fstat lstat newfstatat statx access faccessat faccessat2 getdents
+getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink
+symlinkat readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 flock statfs fstatfs umask dup dup2 dup3
+pipe pipe2 sendfile copy_file_range getxattr lgetxattr fgetxattr listxattr poll ppoll select pselect6 epoll_create
+epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime
+timerfd_gettime signalfd signalfd4 nanosleep clock_nanosleep pause restart_syscall time gettimeofday clock_gettime
+clock_getres times getitimer setitimer alarm timer_create timer_settime timer_gettime timer_getoverrun timer_delete
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack futex futex_waitv
+set_robust_list get_robust_list set_tid_address rseq membarrier sched_yield sched_getaffinity sched_getparam
+sched_getscheduler sched_get_priority_max sched_get_priority_min getcpu arch_prctl exit exit_group wait4 waitid getpid
+getppid gettid getpgid getpgrp getsid getuid geteuid getgid getegid getresuid getresgid getgroups capget getrusage
+getrlimit getpriority sysinfo uname getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt
 """
 # On files of the same user that can be read but not written, these would work; a read-only view refuses them by itself.
 ON_OWN_FILES = "chmod fchmod fchmodat utimensat utimes futimesat utime truncate"

@@ -172,8 +172,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     if (version, words) != (VERSION, WORDS_VERSION):
         raise FormatError(
-            f"{folder}: the index has version {version}, {words}, and this version of arpo needs {VERSION}, {WORDS_VERSION}: "
-            "build it again"
+            f"{folder}: the index has version {version}, {words}, and this version of arpo needs {VERSION}, "
+            f"{WORDS_VERSION}: build it again"
         )
     for name, expected in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else 0

@@ -47,7 +47,10 @@ class ColdStartResult:
     seconds: float
 
     def __str__(self) -> str:
-        return f"loss {self.first_loss:.3f} in the first update, {self.last_loss:.3f} in the last, {duration(self.seconds)}"
+        return (
+            f"loss {self.first_loss:.3f} in the first update, {self.last_loss:.3f} in the last, "
+            f"{duration(self.seconds)}"
+        )
 
 
 async def run_cold_start(
@@ -106,7 +109,8 @@ async def train_on_traces(
         failed = failed + 1 if metrics["skipped_updates"] else 0
         if failed == MAX_SKIPPED:
             raise ArpoError(
-                f"cold start: the loss was not finite in {failed} updates in a row (update {number}): lower cold_start.lr"
+                f"cold start: the loss was not finite in {failed} updates in a row (update {number}): lower "
+                "cold_start.lr"
             )
         watch(metrics)
     if failed or learner.healthy():  # the cache would hand such weights to run after run

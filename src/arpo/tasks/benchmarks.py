@@ -24,9 +24,9 @@ from arpo.tasks.rows import Skipped, TextRepair, task_from_row
 Kind = Literal["reasoning", "knowledge", "deep_search"]
 WHOLE = r"[-+]?\d[\d,]*(?:\.\d+)?"
 GAIA_FORM = (
-    "{question}\n\nGive the answer as a number, as few words as possible, or a comma separated list of these. Write numbers "
-    "without thousands separators, and without units unless the question asks for them; write names without articles and "
-    "abbreviations."
+    "{question}\n\nGive the answer as a number, as few words as possible, or a comma separated list of these. Write "
+    "numbers without thousands separators, and without units unless the question asks for them; write names without "
+    "articles and abbreviations."
 )
 
 

@@ -73,8 +73,8 @@ class DataConfig(Config):
             or _is_import_path(source)
         ):
             raise conflict(
-                f"unknown source of tasks {source!r}: a file ending in {', '.join(SUFFIXES)}, hf:org/name, gym:generator, "
-                "benchmark:name, pkg.mod:function, or atlas",
+                f"unknown source of tasks {source!r}: a file ending in {', '.join(SUFFIXES)}, hf:org/name, "
+                "gym:generator, benchmark:name, pkg.mod:function, or atlas",
                 "source",
             )
         if self.options and (

@@ -60,7 +60,10 @@ class Leakage:
         same, first = sum(leak.same for leak in self.leaks), self.leaks[0]
         near = len(self.leaks) - same
         kinds = " and ".join(text for text, count in ((f"{same} the same", same), (f"{near} nearly", near)) if count)
-        return f"{len(self.leaks)} of {self.num_questions} questions ({kinds}), such as {first.question!r:.100} ({first.found_in})"
+        return (
+            f"{len(self.leaks)} of {self.num_questions} questions ({kinds}), such as {first.question!r:.100} "
+            f"({first.found_in})"
+        )
 
 
 def leaks(questions: Sequence[Task], training: Iterable[Task]) -> Leakage:

@@ -135,8 +135,8 @@ def _column(row: Mapping[str, object], role: str, usual: Sequence[str], columns:
     if present is not None:
         return present  # the column exists but is null: blank, or refused with its own message
     raise FormatError(
-        f"{place}: no {role} column: expected one of {', '.join(usual)}; the row has {', '.join(map(str, row)) or 'nothing'}. "
-        f"Name yours with columns.{role}"
+        f"{place}: no {role} column: expected one of {', '.join(usual)}; the row has "
+        f"{', '.join(map(str, row)) or 'nothing'}. Name yours with columns.{role}"
     )
 
 

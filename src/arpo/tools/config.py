@@ -218,7 +218,10 @@ def _as_tool(candidate: Any, where: str) -> "ToolBase":
         if hasattr(candidate, "open") and (
             missing := [name for name in ("fork", "close") if not hasattr(candidate, name)]
         ):
-            wrong = f"a tool with a state has `open`, `fork` and `close`: this one has `open`, and no `{'` and no `'.join(missing)}`"
+            wrong = (
+                "a tool with a state has `open`, `fork` and `close`: this one has `open`, and no "
+                f"`{'` and no `'.join(missing)}`"
+            )
             raise ConfigError(wrong, where=where, value=candidate.name)
         return with_defaults(candidate)
     if inspect.isroutine(candidate):

@@ -165,8 +165,8 @@ class ToolGateway:
                 for text in dict.fromkeys([*rate_limit.usage.last_faults, f"{outcome.fault}: {outcome.text}"])
             )
             raise ToolsStoppedError(
-                f"{outcome.tool} failed in {share:.0%} of its last {window} calls, which is more than {rate_limit.error_rate:.0%} "
-                f"(tools.limits.error_rate). The last errors:{last}"
+                f"{outcome.tool} failed in {share:.0%} of its last {window} calls, which is more than "
+                f"{rate_limit.error_rate:.0%} (tools.limits.error_rate). The last errors:{last}"
             )
 
     # --- usage over restarts

@@ -53,7 +53,10 @@ class Sandboxed:
         self._sandbox: WarmSandbox | WeakSandbox
         if level == "weak":
             if not allow_weak_isolation:
-                hint = "allow_weak_isolation: true says that model-written code may reach the files and network of this user"
+                hint = (
+                    "allow_weak_isolation: true says that model-written code "
+                    "may reach the files and network of this user"
+                )
                 raise ConfigError("this level protects nothing", where="level", value=level, hint=hint)
             if live_sessions:
                 raise ConfigError(

@@ -1,10 +1,11 @@
 """Cached results of tool calls: one SQLite file that any number of processes share.
 
     calls    one result a row, with the call in words, when it was made and when it was last used
-    leases   which process makes which call now; a lease that is not renewed expires, so that nobody waits for a dead process
+    leases   which process makes which call now; a lease that is not renewed expires: nobody waits for a dead process
     failed   failures, for some seconds: for processes that waited for the call, and no others
     offers   the tools of recorded servers, so that a replay starts none
-    totals   entries and bytes, kept by triggers; held   bytes of what is not recorded: the size limit costs nothing to check
+    totals   entries and bytes, kept by triggers
+    held     bytes of what is not recorded, kept by triggers: the size limit costs nothing to check
 
 Write-ahead logging: readers never wait, and a killed writer leaves the last whole transaction. It needs a local disk.
 Knows keys, rows and the wall clock. Refuses to know tools, and why a result is kept.
@@ -40,7 +41,8 @@ CREATE TABLE IF NOT EXISTS calls (
 CREATE INDEX IF NOT EXISTS oldest ON calls (used) WHERE recorded = 0;
 CREATE TABLE IF NOT EXISTS leases (key BLOB PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS failed (
-    key BLOB PRIMARY KEY, tool TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, fault TEXT NOT NULL, ended REAL NOT NULL);
+    key BLOB PRIMARY KEY, tool TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, fault TEXT NOT NULL,
+    ended REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS offers (server TEXT PRIMARY KEY, tools TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL, recorded INTEGER NOT NULL);
 INSERT INTO totals SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT * FROM totals);
@@ -51,7 +53,8 @@ CREATE TRIGGER IF NOT EXISTS gone AFTER DELETE ON calls BEGIN
 CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE OF size, recorded ON calls BEGIN
     UPDATE totals SET bytes = bytes + NEW.size - OLD.size, recorded = recorded + NEW.recorded - OLD.recorded; END;
 CREATE TABLE IF NOT EXISTS held (bytes INTEGER NOT NULL);
-INSERT INTO held SELECT coalesce((SELECT sum(size) FROM calls WHERE recorded = 0), 0) WHERE NOT EXISTS (SELECT * FROM held);
+INSERT INTO held SELECT coalesce((SELECT sum(size) FROM calls WHERE recorded = 0), 0)
+    WHERE NOT EXISTS (SELECT * FROM held);
 CREATE TRIGGER IF NOT EXISTS held_more AFTER INSERT ON calls WHEN NOT NEW.recorded BEGIN
     UPDATE held SET bytes = bytes + NEW.size; END;
 CREATE TRIGGER IF NOT EXISTS held_less AFTER DELETE ON calls WHEN NOT OLD.recorded BEGIN
@@ -64,8 +67,8 @@ COMMIT;
 _PUT = """
 INSERT INTO calls VALUES
     (:key, :tool, :version, :arguments, :status, :text, :fault, :empty, :made, :made, :recorded, :size)
-ON CONFLICT (key) DO UPDATE SET status = excluded.status, text = excluded.text, fault = excluded.fault, empty = excluded.empty,
-    made = excluded.made, used = excluded.used, size = excluded.size
+ON CONFLICT (key) DO UPDATE SET status = excluded.status, text = excluded.text, fault = excluded.fault,
+    empty = excluded.empty, made = excluded.made, used = excluded.used, size = excluded.size
 WHERE excluded.status = 'ok' OR calls.status != 'ok'
 """  # an error never takes the place of a result
 _CLAIM = """

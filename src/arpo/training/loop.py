@@ -239,11 +239,13 @@ class Trainer:
             self.note("a loss or gradient was not finite: its update was skipped", level="warning", step=self.step)
             if self.bad_updates == MAX_SKIPPED - 1:
                 raise ArpoError(
-                    f"{MAX_SKIPPED} steps in a row had updates without a finite loss: lower optim.lr, or look at the records"
+                    f"{MAX_SKIPPED} steps in a row had updates without a finite loss: lower optim.lr, or look at "
+                    "the records"
                 )
         if weight := self.learner.healthy():
             raise ArpoError(
-                f"the update of step {self.step} broke the weights ({weight} is not finite): lower optim.lr, then resume"
+                f"the update of step {self.step} broke the weights ({weight} is not finite): "
+                "lower optim.lr, then resume"
             )
         return replace(update, metrics={f"train/{name}": value for name, value in update.metrics.items()})
 

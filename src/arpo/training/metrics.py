@@ -19,7 +19,7 @@ cannot be computed (no decision, say) is left out, never 0.
     tokens/{generated,shared,trained_unique,trained_flat,observed,forward_unique,forward_flat}
         `generated`: sampled; `shared`: sampled tokens that leaves beyond the first did not have to sample again.
     lengths/{prompt,turn,branch,branch_max,turns}                                          (tokens; turns a branch)
-    entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: position in the turn)
+    entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: place in the turn)
         over first turns of roots and fills, and over probes (a sibling starts where the policy was unsure, so it would
         bias them).
     decisions/{tips,wanted,granted,refused,flips,waited}, decisions/{tips_at,wanting_at}/DEPTH

@@ -31,7 +31,10 @@ def entropy_answer(index: RunIndex, num_windows: int) -> dict[str, Any]:
     curves = []
     for number, (first, last) in [(None, (0, 1 << 62)), *enumerate(windows)]:
         by_tool: dict[tuple[str, str], Sums] = defaultdict(dict)
-        query = "SELECT around, tool, position, SUM(n), SUM(total), SUM(squares) FROM sums WHERE step BETWEEN ? AND ? GROUP BY 1, 2, 3"
+        query = (
+            "SELECT around, tool, position, SUM(n), SUM(total), SUM(squares) FROM sums "
+            "WHERE step BETWEEN ? AND ? GROUP BY 1, 2, 3"
+        )
         for around, tool, position, *values in index.rows(query, (first, last)):
             by_tool[around, tool][position] = tuple(values)  # type: ignore[assignment]
         curves += [_curve(FIRST, None, number, by_tool[FIRST, ""])]

@@ -27,8 +27,8 @@ from arpo.view.sample_log import SampleLogReader
 from arpo.view.trees import tree_answer
 
 Answer = dict[str, Any]
-_ROW = ("id", "sample", "family", "level", "accuracy", "correct", "reward", "answer", "gold", "question", "calls", "tokens",
-        "ending")  # fmt: skip
+_ROW = ("id", "sample", "family", "level", "accuracy", "correct", "reward", "answer", "gold", "question", "calls",
+        "tokens", "ending")  # fmt: skip
 _SORTS: Mapping[str, Callable[[SampleRecord], Any]] = {
     name: lambda s, name=name: getattr(s, name)  # type: ignore[misc]
     for name in ("id", "family", "level", "reward", "accuracy", "calls", "tokens", "ending", "correct")

@@ -42,8 +42,10 @@ COLUMNS = (
 )
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS files (step INTEGER PRIMARY KEY, size INTEGER, inode INTEGER, changed INTEGER, error TEXT);
-CREATE TABLE IF NOT EXISTS trees (step INTEGER, number INTEGER, start INTEGER, {", ".join(COLUMNS)}, PRIMARY KEY (step, task));
-CREATE TABLE IF NOT EXISTS sums (step INTEGER, around TEXT, tool TEXT, position INTEGER, n INTEGER, total REAL, squares REAL);
+CREATE TABLE IF NOT EXISTS trees (
+  step INTEGER, number INTEGER, start INTEGER, {", ".join(COLUMNS)}, PRIMARY KEY (step, task));
+CREATE TABLE IF NOT EXISTS sums (
+  step INTEGER, around TEXT, tool TEXT, position INTEGER, n INTEGER, total REAL, squares REAL);
 CREATE TABLE IF NOT EXISTS tips (
   step INTEGER, rise REAL, wanted INTEGER, granted INTEGER, better INTEGER, equal INTEGER, worse INTEGER);
 CREATE INDEX IF NOT EXISTS sums_step ON sums (step);

@@ -83,7 +83,10 @@ def _event(step: int | None, time: float | None, level: str, kind: str, text: st
 def _starts(run: RunFolder) -> Iterator[Answer]:
     for number, start in enumerate(run.environment()):
         if isinstance(start, dict):
-            text = f"{'resumed' if number else 'started'} on {start.get('cpus', '?')} CPUs, {start.get('platform', 'unknown')}"
+            text = (
+                f"{'resumed' if number else 'started'} on {start.get('cpus', '?')} CPUs, "
+                f"{start.get('platform', 'unknown')}"
+            )
             yield _event(None, _time(start.get("time")), "info", "resumed" if number else "started", text)
 
 

@@ -74,8 +74,8 @@ def self_contained(page: ViewerPage, embedded: Answer) -> str:
     script = page.script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
     style = page.style.replace("</style", "<\\/style")
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data: blob:; font-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data: blob:; "
+        "font-src data:; base-uri 'none'; form-action 'none'"
     )
     data = json.dumps(embedded, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     html = _STYLE.sub("", _SCRIPT.sub("", page.html))

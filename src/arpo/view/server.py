@@ -29,8 +29,8 @@ from arpo.view.page import built_page
 PORT = 8470  # used if it is free, so that a forwarded port stays the same
 HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any port: ssh may forward another
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
     "content-security-policy": POLICY,

@@ -83,8 +83,8 @@ class VllmConfig(Config):
     def _is_no_broadcast(cls, weights: Any) -> Any:
         if weights == "broadcast":
             raise ValueError(
-                "'broadcast' is gone: write nccl where vLLM has GPUs that the learner does not use, ipc where it has the learner's "
-                "own, and files without GPUs"
+                "'broadcast' is gone: write nccl where vLLM has GPUs that the learner does not use, ipc where it has "
+                "the learner's own, and files without GPUs"
             )
         return weights
 

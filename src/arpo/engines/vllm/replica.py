@@ -25,7 +25,10 @@ EVERY = 4  # tokens an event: fewer events for a server to write and us to read;
 KEEP = {"mode": "keep", "clear_cache": "false"}  # of requests in flight
 HEALTH_S = 10.0  # an answer about its health that takes longer is none
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-NEEDED = "VLLM_SERVER_DEV_MODE=1 and the flags --enable-scale-out --enable-prompt-tokens-details --logprobs-mode processed_logprobs"
+NEEDED = (
+    "VLLM_SERVER_DEV_MODE=1 and the flags --enable-scale-out --enable-prompt-tokens-details "
+    "--logprobs-mode processed_logprobs"
+)
 
 
 class LostError(Exception):
@@ -163,7 +166,8 @@ class Replica:
                 raise ConfigError(what, where="engine.vllm.urls", hint=f"Start it with {flag} {needed}")
         if tied and "cpu" in str(said["device_config"]["device"]) and _ties(Path(model["model"])):
             raise ConfigError(
-                f"the server at {self.url} ties the model's head to its embeddings, which vLLM cannot load anew on a CPU",
+                f"the server at {self.url} ties the model's head to its embeddings, which vLLM cannot load anew "
+                "on a CPU",
                 where="engine.vllm.mode",
                 value="endpoints",
                 hint="Let the run start it: engine.vllm.mode serve",

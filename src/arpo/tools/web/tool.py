@@ -132,7 +132,10 @@ class WebSearchTool(ToolBase):
                 if isinstance(value, Mapping)
                 else f"it is a {type(value).__name__}"
             )
-            what = f"{self.provider}: an answer of another form ({type(error).__name__}: {error}; {has}); is the URL right?"
+            what = (
+                f"{self.provider}: an answer of another form ({type(error).__name__}: {error}; {has}); "
+                "is the URL right?"
+            )
             raise ProviderError(what, retriable=False, provider=self.provider) from None
 
     def _line(self, passage: Passage, query: str) -> str:
