@@ -10,7 +10,8 @@ from arpo.assembly.components import build_eval_components
 from arpo.assembly.served import refuse_training
 from arpo.cli.chatting import talk
 from arpo.errors import ConfigError
-from arpo.evaluation.run_eval import evaluate_named
+from arpo.evaluation.evaluate import EvalRequest, evaluate_model
+from arpo.evaluation.samples import read_samples
 from arpo.recipe.load import load_recipe
 from arpo.served.agent import ServedAgent
 from localhost import Asked, Reply, serving
@@ -54,10 +55,13 @@ def recipe(tmp_path: Path, tasks: Path) -> Path:
 def test_a_served_model_is_evaluated(tmp_path: Path, tasks: Path, recipe: Path) -> None:
     with serving(world) as site:
         recipe.write_text(RECIPE.format(url=site.url, tasks=tasks, train=tasks.with_name("train.jsonl")))
-        [results] = evaluate_named(str(recipe), load_recipe(recipe), out=tmp_path, console=Console(file=io.StringIO()))
-    assert results.accuracy.mean == 0.5 and {sample.answer for sample in results.samples} == {"Lima"}
-    assert {(sample.calls, sample.tokens) for sample in results.samples} == {(1, 20)}, "as the endpoint counts"
-    assert "boxed{Lima}" in results.samples[0].transcript
+        request, console = EvalRequest(out=tmp_path), Console(file=io.StringIO())
+        [results] = evaluate_model(str(recipe), load_recipe(recipe), request, console=console)
+    [folder] = (tmp_path / "evaluation").iterdir()
+    samples = list(read_samples(folder).values())
+    assert results.accuracy.mean == 0.5 and {sample.answer for sample in samples} == {"Lima"}
+    assert {(sample.calls, sample.tokens) for sample in samples} == {(1, 20)}, "as the endpoint counts"
+    assert "boxed{Lima}" in samples[0].transcript
 
 
 def test_a_served_model_can_be_talked_with(tasks: Path, recipe: Path) -> None:

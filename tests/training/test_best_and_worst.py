@@ -36,6 +36,10 @@ class Recorded:
     def grown(self):
         return self
 
+    def text(self, leaf):
+        """As `TreeRollout.text`: what the policy and the tools wrote after the prompt."""
+        return "".join(self.chat.text(segment.tokens) for segment in self.tree.path(leaf)[1:])
+
     @property
     def tree(self):
         return self.record.tree
