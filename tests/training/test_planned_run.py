@@ -71,3 +71,21 @@ def test_a_cold_start_that_was_cut_too_short_goes_on_and_its_length_is_in_the_ke
 def test_without_minutes_there_is_nothing_to_plan(tiny_project: TinyProject, tmp_path: Path) -> None:
     folder, printed = run(tiny_project, tmp_path / "run", "train.minutes=null", "train.steps=1")
     assert "this machine" not in printed and folder.summary()["status"] == "finished"
+
+
+def test_a_run_that_is_stopped_in_its_shortened_cold_start_still_lengthens_it(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
+    gates = "train.gates={format: 0.75, tool_use: 0.75, mixed_groups: 0, rise_positive: 0}"
+
+    async def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("arpo.training.pipeline.run_cold_start", stopped)
+        run(tiny_project, tmp_path / "run", "train.minutes=0.01", gates)
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    train(load_recipe(tmp_path / "run"), out=tmp_path / "run", resume=True, console=console)
+    assert "the cold start was too short and goes on (FAILS" in console.export_text()
+    assert RunFolder(tmp_path / "run").summary()["status"] == "finished"

@@ -24,7 +24,7 @@ class Monty:
             import pydantic_monty
         except ImportError as error:
             raise ConfigError(
-                "the python tool needs pydantic-monty", where="tools", hint="pip install pydantic-monty"
+                "the python tool needs pydantic-monty", where="tools", hint="pip install pydantic-monty==1.4.0"
             ) from error
         self._monty = pydantic_monty
         self.seconds, self.memory_mb, self.output_chars = seconds, memory_mb, output_chars

@@ -29,7 +29,7 @@ from arpo.learner.losses import check_surrogate
 from arpo.learner.policy import choose_packing
 from arpo.models.loading import load_model
 from arpo.recipe.run import RunConfig, plain
-from arpo.recipe.train import PlanConfig
+from arpo.recipe.train import ColdStartConfig, PlanConfig
 from arpo.report.run_report import write_report
 from arpo.report.summary import print_closing
 from arpo.rollout.agent import check_prompts
@@ -109,12 +109,18 @@ def _at_its_end(run: RunConfig, folder: Path) -> bool:
     return {**was, "out": None} == {**now, "out": None}
 
 
+UNPLANNED = "unplanned_cold_start"
+"""In the summary of a planned run: the recipe's cold start, so that a resumed run still knows that its own is shorter."""
+
+
 class _Pipeline:
     def __init__(
         self, run: RunConfig, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback
     ) -> None:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.unplanned = run  # as the recipe says; `plan` cuts `run` down
+        if cold_start := folder.summary().get(UNPLANNED):  # an earlier start of this run cut its cold start down
+            self.unplanned = run.model_copy(update={"cold_start": ColdStartConfig.model_validate(cold_start)})
         self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
         self.cache = SFTCache(run)
         self.tool_gateway = prepared.setting.tool_gateway
@@ -203,6 +209,7 @@ class _Pipeline:
         """Go on with `run`, and write it as the run's recipe."""
         self.run = run.model_copy(update={"out": str(self.folder.path)})
         self.cache = SFTCache(self.run)
+        self.folder.write_summary(**{UNPLANNED: plain(self.unplanned.cold_start)})
         self.folder.write_recipe(dump(plain(self.run)))
         return replace(components, run=self.run)
 
