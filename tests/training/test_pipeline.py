@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -471,9 +471,9 @@ def test_new_adapters_follow_the_run_s_seed(own_project: TinyProject) -> None:
         model = build_components(recipe, own_project.model).model
         return [p.detach() for name, p in model.named_parameters() if "lora_A" in name]
 
-    same: Callable[[int, int], bool] = lambda a, b: all(
-        x.equal(y) for x, y in zip(adapters(a), adapters(b), strict=True)
-    )  # noqa: E731
+    def same(a: int, b: int) -> bool:
+        return all(x.equal(y) for x, y in zip(adapters(a), adapters(b), strict=True))
+
     assert same(1, 1) and not same(1, 2)
 
 

@@ -21,7 +21,6 @@ SIGNS = {
     "≥": r"\ge ",
     "≠": r"\ne ",
     "∞": r"\infty ",
-    # fmt: skip
     "π": r"\pi ",
     "∪": r"\cup ",
     "∩": r"\cap ",
