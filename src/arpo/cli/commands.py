@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 import arpo
-from arpo.cli import cache
-from arpo.cli import eval_options as options
+from arpo.cli import cache, options
 from arpo.cli.boundary import command, path
+from arpo.cli.options import Out, Overrides, Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,20 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train tool-using language agents with reinforcement learning (ARPO). To begin: arpo train quickstart.",
 )
-
-RECIPE = "A recipe: a file, the name of a bundled one (quickstart), or a run's folder."
 app.add_typer(cache.app, name="cache")
-Recipe = Annotated[str, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings to change: rollout.leaves=8, 'rollout.rule={rule: paper, beta: 0.4}'."
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(parser=path, metavar="DIR", help="Where to write it (else the recipe's `out`, or runs/NAME)."),
-]
 
 
 def _tell_version(asked: bool) -> None:
@@ -51,17 +38,13 @@ def every_command(
 @app.command()
 @command
 def train(
-    recipe: Annotated[str | None, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)] = None,
+    recipe: options.TrainRecipe = None,
     overrides: Overrides = None,
     out: Out = None,
-    resume: Annotated[
-        Path | None, typer.Option(parser=path, metavar="RUN", help="Go on with the run in this folder.")
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Move an earlier run in the folder aside first.")] = False,
-    try_: Annotated[
-        bool, typer.Option("--try", help="One task end to end, in about a minute: see what would happen.")
-    ] = False,
-    print_: Annotated[bool, typer.Option("--print", help="Show the whole resolved recipe and stop.")] = False,
+    resume: options.TrainResume = None,
+    again: options.TrainAgain = False,
+    try_: options.TrainTry = False,
+    print_: options.TrainPrint = False,
 ) -> None:
     """Train an agent with reinforcement learning.
 
@@ -102,18 +85,18 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
 def evaluate(
     recipe: Recipe,
     overrides: Overrides = None,
-    benchmark: options.Benchmark = None,
-    data: options.DataFolder = None,
-    preset: options.Preset = None,
-    model: options.Model = None,
-    limit: options.Limit = None,
-    ids: options.Ids = None,
-    shard: options.Shard = None,
-    samples: options.Samples = None,
-    greedy: options.Greedy = False,
-    resume: options.Resume = False,
-    again: options.Again = False,
-    entropy: options.Entropy = False,
+    benchmark: options.EvalBenchmark = None,
+    data: options.EvalData = None,
+    preset: options.EvalPreset = None,
+    model: options.EvalModel = None,
+    limit: options.EvalLimit = None,
+    ids: options.EvalIds = None,
+    shard: options.EvalShard = None,
+    samples: options.EvalSamples = None,
+    greedy: options.EvalGreedy = False,
+    resume: options.EvalResume = False,
+    again: options.EvalAgain = False,
+    entropy: options.EvalEntropy = False,
     out: options.EvalOut = None,
 ) -> None:
     """Measure a model on held-out tasks, or on public benchmarks.
@@ -151,10 +134,7 @@ def study(
         ),
     ],
     entropy: Annotated[bool, typer.Option("--entropy", help="Entropies before and after each tool result.")] = False,
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="'{url: ..., model: ...}'", help="A model that judges the answers of evaluations."),
-    ] = None,
+    judge: options.StudyJudge = None,
     out: Annotated[
         Path | None, typer.Option(parser=path, metavar="DIR", help="Write study.json and pictures there.")
     ] = None,

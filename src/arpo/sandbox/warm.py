@@ -7,7 +7,6 @@ program ever had.
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.sandbox import linux, packets, payload, verdict, view
+from arpo.sandbox import boot, linux, packets, payload, verdict, view
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.namespaces import SCRATCH
 from arpo.sandbox.places import Places
@@ -29,42 +28,6 @@ from arpo.sandbox.verdict import Ran
 
 START_S = 120.0  # for imports on a busy machine
 SPARE = 4  # scratch folders, for the time that another takes to be emptied
-BOOT_PACKAGE = """
-import json, sys, types
-sys.path[:] = json.loads(sys.argv[1])["path"]
-package = types.ModuleType("arpo")
-package.__path__ = [sys.argv[2]]
-sys.modules["arpo"] = package
-"""  # this folder alone is to be found as `arpo.sandbox`, wherever it lies
-BOOT = (
-    BOOT_PACKAGE
-    + """
-from arpo.sandbox import entry
-from arpo.sandbox.setup import Setup
-setup = Setup.read(json.loads(sys.argv[1]))
-if sys.argv[3] == "inside":
-    entry.inside(setup)
-else:
-    words = sys.orig_argv
-    entry.outside(setup, [sys.executable, *words[1:-1], "inside"])
-"""
-)
-FLAGS = (
-    "-s",
-    "-P",
-    "-S",
-    "-B",
-    "-X",
-    "utf8",
-)  # no user packages, no surprises on the path, no .pth files, no caches written
-ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",  # the same program gives the same text
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
 
 
 class StartError(Exception):
@@ -87,22 +50,19 @@ class Inside:
         self.setup, self.scratch = setup, scratch
         self.pending: dict[int, Future[dict[str, Any]]] = {}
         self.lock = threading.Lock()  # around what is pending
-        self.sending = (
-            threading.Lock()
-        )  # taken first: who sends may have to wait until answers are read, which takes the other one
+        # Taken first: who sends may have to wait until answers are read, which takes the other one.
+        self.sending = threading.Lock()
         self.number = 0
         self.alive = False
         self.control, theirs = packets.pair()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
-        words = [view.interpreter(), *FLAGS, "-c", BOOT, json.dumps(setup.plain())]
-        words += [os.path.dirname(view.own_folder()), "outside"]
         try:
             self.process = subprocess.Popen(
-                words,
+                boot.outside(setup),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self.errors,
-                env=ENVIRONMENT,
+                env=boot.ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
             )

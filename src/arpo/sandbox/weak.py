@@ -18,11 +18,11 @@ from typing import Any
 
 from arpo.sandbox import limits as limits_of
 from arpo.sandbox import messages, program, view
+from arpo.sandbox.boot import BOOT_PACKAGE, ENVIRONMENT, FLAGS
 from arpo.sandbox.limits import Limits
 from arpo.sandbox.places import Places
 from arpo.sandbox.scratch import remove
 from arpo.sandbox.verdict import Ran
-from arpo.sandbox.warm import BOOT_PACKAGE, ENVIRONMENT, FLAGS
 
 _RUNNER = BOOT_PACKAGE + "from arpo.sandbox import weak\nweak.main()\n"
 
