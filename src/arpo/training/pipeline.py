@@ -110,7 +110,7 @@ def _at_its_end(run: RunConfig, folder: Path) -> bool:
 
 
 UNPLANNED = "unplanned_cold_start"
-"""In the summary of a planned run: the recipe's cold start, so that a resumed run still knows that its own is shorter."""
+"""A key of a planned run's summary: the recipe's cold start, so that a resumed run knows that its own is shorter."""
 
 
 class _Pipeline:
