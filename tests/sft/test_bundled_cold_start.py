@@ -26,6 +26,7 @@ def test_it_was_made_by_the_recipes_own_settings_and_is_whole():
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 3e6
 
 
+@pytest.mark.slow  # converts the real model
 def test_the_recipe_makes_the_same_tokens_of_its_traces():
     script = Path(__file__).parents[2] / "scripts/write_cold_start.py"
     spec = importlib.util.spec_from_file_location("write_cold_start", script)
