@@ -55,11 +55,11 @@ def large_tree(leaves: int = 64, tokens: int = 50_000) -> TreeRecord:
     (credited,) = credit([ScoredTree(tree, scores)], AdvantageConfig())
     task = {"id": TASK, "source": "", "question": "a large tree", "answers": ["yes"], "family": "large"}
     texts = {show(place): "words that the policy wrote " * (length // 5) for place in tree.turns}
-    growth = ExpansionConfig(
+    config = ExpansionConfig(
         leaves=leaves, roots=8, rule=Never(), head=10, vocab_size=VOCABULARY, stats=StepStats(step=1), seed=0
     )
     return TreeRecord(
-        growth=growth,
+        config=config,
         tree=tree,
         events=(),
         decisions={},

@@ -16,7 +16,7 @@ from recorded import NASTY
 from arpo.core.place import show
 from arpo.core.score import Score
 from arpo.core.tree import StopReason
-from arpo.evaluation.samples import SampleLog, SampleRecord
+from arpo.evaluation.samples import SampleLog, read_samples
 from arpo.runs.folder import RunFolder
 from arpo.view.library import Library
 from arpo.view.page import export
@@ -292,9 +292,11 @@ def test_an_answer_of_an_evaluation_shows_its_trajectory(tiny_run, tmp_path, bro
     library = Library([folder], cache=tmp_path / "i")
     row = library.answer("/api/runs/asked/evaluation", {"name": "after"})["rows"][0]
     record = next(iter(RunFolder(tiny_run).trees(1)))
-    given = {name: value for name, value in row.items() if name != "failed"}
-    with SampleLog(folder) as log:
-        log.append(SampleRecord(**given, benchmark="after"), record)
+    evaluation = folder / "evaluation" / "after"
+    samples = read_samples(evaluation).values()
+    sample = next(sample for sample in samples if (sample.id, sample.sample) == (row["id"], row["sample"]))
+    with SampleLog(evaluation) as log:  # of two lines for one sample the later counts
+        log.append(sample, record)
     with served(library) as address, watched(browser) as page:
         page.goto(f"{address}#/asked/evaluation?name=after&id={quote(row['id'])}&sample={row['sample']}")
         expect(bars(page)).to_have_count(1 + len(record.tree.turns) + len(record.tree.observations))
