@@ -225,7 +225,7 @@ class TestOverAStandInForNccl(WeightsContract):
 
     async def test_no_file_is_written(self, engine, prompt, other):
         await write(engine, prompt, max_tokens=2)
-        await engine.load(Weights(1, other.state_dict()))
+        await engine.update_weights(Weights(1, other.state_dict()))
         assert not any(each.folder for each in engine.publisher._kept)
 
     async def test_where_a_transfer_fails_vllm_is_started_again_with_the_weights(
@@ -234,7 +234,7 @@ class TestOverAStandInForNccl(WeightsContract):
         await write(engine, prompt, max_tokens=2)
         engine.form._sender.close()
         monkeypatch.setattr(engine.form._sender, "host", "192.0.2.1")  # of no machine
-        await engine.load(Weights(2, other.state_dict()))
+        await engine.update_weights(Weights(2, other.state_dict()))
         assert "did not reach it: nobody can be met at 192.0.2.1" in capfd.readouterr().err
         turn = await write(engine, prompt, max_tokens=20, seed=1)
         assert {chunk.version for chunk in turn.chunks} == {2}
