@@ -24,7 +24,7 @@ from arpo.tasks import Task
 from arpo.tasks.data import LoadReport
 from arpo.training.first_step_checks import Gate
 from arpo.training.metrics import Metrics
-from arpo.view.terminal import print_segments
+from arpo.view.terminal import print_segments, say
 from arpo.view.trees import tree_answer
 
 MAX_CHARS = 240  # of an answer
@@ -34,10 +34,6 @@ TRAINED, ALSO_TRAINED, GIVEN = "green", "bright_green", "dim"
 def heading(console: Console, text: str) -> None:
     console.print()
     console.rule(Text(text, style="bold"), align="left", style="dim")
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style), highlight=False)
 
 
 def data(console: Console, reports: Sequence[tuple[str, int, LoadReport | None]]) -> None:

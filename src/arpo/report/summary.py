@@ -1,6 +1,7 @@
-"""The table that a run ends with."""
+"""What a run's summary says of its accuracy, and the table that a run ends with."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,31 @@ from rich.console import Console
 from rich.table import Table
 
 from arpo.display.progress import duration
-from arpo.evaluation.statistics import Estimate
+from arpo.evaluation.results import EvalResults
+from arpo.evaluation.statistics import Estimate, paired_difference
+
+
+def accuracies(before: dict[str, EvalResults], after: dict[str, EvalResults]) -> dict[str, Any]:
+    """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, and by family
+    `families_before` and `families_after` (of sampled answers), as far as they were measured."""
+    facts: dict[str, Any] = {}
+    for when, results in (("before", before.get("before")), ("after", after.get("after"))):
+        if results:
+            families = sorted(results.benchmarks[0].by_family.items())
+            facts[f"families_{when}"] = {family: asdict(accuracy) for family, accuracy in families}
+    for key, suffix in (("accuracy", ""), ("greedy", "-greedy")):
+        first, last = before.get(f"before{suffix}"), after.get(f"after{suffix}")
+        facts |= {f"{key}_{when}": asdict(r.accuracy) for when, r in (("before", first), ("after", last)) if r}
+        if first and last:
+            paired = paired_difference(first.by_question, last.by_question)
+            facts[f"{key}_gain"] = {**asdict(paired.difference), "p_value": paired.p_value}
+    return facts
 
 
 def print_closing(console: Console, summary: Mapping[str, Any], report: Path) -> None:
     """Before and after, what it cost, and where the report is."""
     if "accuracy_before" in summary or "greedy_before" in summary:
-        console.print(_accuracies(summary))
+        console.print(_table(summary))
     seconds = sum(summary.get("seconds", {}).values())
     console.print(
         f"{summary['steps']} steps, {summary['tool_calls']:,.0f} tool calls, {summary['tokens_generated']:,.0f} "
@@ -32,7 +51,7 @@ def print_closing(console: Console, summary: Mapping[str, Any], report: Path) ->
     console.print(f"report: {report}", highlight=False, markup=False)
 
 
-def _accuracies(summary: Mapping[str, Any]) -> Table:
+def _table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="accuracy on held-out questions, 95 % intervals", title_justify="left")
     table.add_column("")
     asked = [key for key in ("accuracy", "greedy") if f"{key}_before" in summary or f"{key}_after" in summary]

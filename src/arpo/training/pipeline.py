@@ -6,7 +6,7 @@ Knows the order of the stages and the run's minutes. Refuses to know how a stage
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from arpo.errors import ArpoError, CheckpointError
 from arpo.evaluation.questions import EvalSpec, eval_specs
 from arpo.evaluation.results import EvalResults, read_evaluations
 from arpo.evaluation.run_eval import evaluate_tasks
-from arpo.evaluation.statistics import paired_difference
 from arpo.import_path import refuse_while_imported
 from arpo.learner import Learner
 from arpo.learner.losses import check_surrogate
@@ -31,7 +30,7 @@ from arpo.models.loading import load_model
 from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import ColdStartConfig, PlanConfig
 from arpo.report.run_report import write_report
-from arpo.report.summary import print_closing
+from arpo.report.summary import accuracies, print_closing
 from arpo.rollout.agent import check_prompts
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint, TrainState
@@ -119,9 +118,10 @@ class _Pipeline:
     ) -> None:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.unplanned = run  # as the recipe says; `plan` cuts `run` down
-        if cold_start := folder.summary().get(UNPLANNED):  # an earlier start of this run cut its cold start down
+        earlier = folder.summary()
+        if cold_start := earlier.get(UNPLANNED):  # an earlier start of this run cut its cold start down
             self.unplanned = run.model_copy(update={"cold_start": ColdStartConfig.model_validate(cold_start)})
-        self.seconds: dict[str, float] = dict(folder.summary().get("seconds", {}))
+        self.seconds: dict[str, float] = dict(earlier.get("seconds", {}))
         self.cache = SFTCache(run)
         self.tool_gateway = prepared.setting.tool_gateway
         self.tool_gateway.tell = self.say
@@ -176,7 +176,7 @@ class _Pipeline:
                 if self.cache.bundled and self.cache.model == self.cache.bundled:
                     self.say("cold start: the one that comes with arpo (cold_start.bundled=false trains it here)")
                 before = await self.measure(components, held_out, "before", cached=True)
-            self.folder.write_summary(**_accuracies(before, {}))
+            self.folder.write_summary(**accuracies(before, {}))
             facts = await self.learn(components, tasks, before)
             trained = facts["model_step"]  # 0: it is still the model from before
             after = await self.measure(components, held_out, "after", step=trained) if trained else {}
@@ -359,7 +359,7 @@ class _Pipeline:
             planned=isinstance(self.run.plan, PlanConfig),
             seconds=self.seconds,
             **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
-            **_accuracies(before, after),
+            **accuracies(before, after),
             **facts,
         )
         with self.phase("report"):
@@ -386,20 +386,3 @@ class _Pipeline:
     def say(self, text: str, level: str = "info") -> None:
         self.folder.note(text, level=level)
         self.console.print(text if level == "info" else f"warning: {text}", highlight=False, markup=False)
-
-
-def _accuracies(before: dict[str, EvalResults], after: dict[str, EvalResults]) -> dict[str, Any]:
-    """`accuracy_before`, `accuracy_after` and the paired `accuracy_gain`, likewise `greedy_...`, and by family
-    `families_before` and `families_after` (of sampled answers), as far as they were measured."""
-    facts: dict[str, Any] = {}
-    for when, results in (("before", before.get("before")), ("after", after.get("after"))):
-        if results:
-            families = sorted(results.benchmarks[0].by_family.items())
-            facts[f"families_{when}"] = {family: asdict(accuracy) for family, accuracy in families}
-    for key, suffix in (("accuracy", ""), ("greedy", "-greedy")):
-        first, last = before.get(f"before{suffix}"), after.get(f"after{suffix}")
-        facts |= {f"{key}_{when}": asdict(r.accuracy) for when, r in (("before", first), ("after", last)) if r}
-        if first and last:
-            paired = paired_difference(first.by_question, last.by_question)
-            facts[f"{key}_gain"] = {**asdict(paired.difference), "p_value": paired.p_value}
-    return facts

@@ -22,17 +22,17 @@ def print_tree(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS
     """Print question and rule, then every segment below its parent with decision, ending and reward."""
     task, growth = answer["task"], answer["growth"]
     rule = ", ".join(f"{key} {value}" for key, value in answer["rule"].items() if key != "rule")
-    _say(console, f"{task['id']}, step {answer['step']}", "bold")
-    _say(console, f"{_short(task['question'], 4 * most_chars)}")
-    _say(console, f"right answers: {' or '.join(map(repr, task['answers'])) or 'none given'}")
+    say(console, f"{task['id']}, step {answer['step']}", "bold")
+    say(console, f"{_short(task['question'], 4 * most_chars)}")
+    say(console, f"right answers: {' or '.join(map(repr, task['answers'])) or 'none given'}")
     roots = "roots by pilot" if growth["roots"] is None else f"{growth['roots']} roots"
-    _say(
+    say(
         console,
         f"{growth['leaves']} leaves from {roots}, rule {answer['rule'].get('rule')}{f' ({rule})' if rule else ''}",
     )
     print_segments(console, answer, most_chars=most_chars)
     for failure in answer["failures"]:
-        _say(console, failure, "red")
+        say(console, failure, "red")
 
 
 def print_segments(console: Console, answer: Answer, *, most_chars: int = MOST_CHARS) -> None:
@@ -145,5 +145,6 @@ def _short(text: str, most: int) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _say(console: Console, text: str, style: str = "") -> None:
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a line as it is, without markup or highlighting."""
     console.print(Text(text, style=style), highlight=False)
