@@ -56,6 +56,7 @@ def test_packing():
     said = last_line("packing", "--shape", "tiny")
     by_name = {goal["what"]: goal for goal in said["goals"]}
     assert by_name["gradients in float64, relative distance of packed from flat"]["holds"]
+    assert said["figures"]["dealing"]["alike bins"]["mean"] <= 1.1 < said["figures"]["dealing"]["first fit"]["mean"]
     sides = said["figures"]["sides"]
     assert sides["packed"]["tokens"] < sides["prompt"]["tokens"] < sides["flat"]["tokens"]
 

@@ -112,6 +112,12 @@ def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False
 
     Raises ConfigError for a budget below 1, FormatError for a tree whose credit or token arrays do not fit it.
     """
+    groups = leaf_groups(trees, token_budget, flat=flat)
+    return [lay_out(members) for members in ([[group] for group in groups] if flat else fill(groups, token_budget))]
+
+
+def leaf_groups(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False) -> list["LeafGroup"]:
+    """The leaves of `trees` that have credit, in groups that fit into a pack; raises as `pack` does."""
     if token_budget < 1:
         raise ConfigError(
             "a pack must hold at least one token", where="token_budget", value=token_budget, hint="a few thousand"
@@ -123,25 +129,37 @@ def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False
             raise FormatError(
                 f"task {tree.tree.task!r}: credit for {', '.join(strange)}, which are no leaves with a turn"
             )
-    groups = [
-        _Group(number, tree, leaves)
+    return [
+        LeafGroup(number, tree, leaves)
         for number, tree in enumerate(trees)
         for leaves in ([(leaf,) for leaf in sorted(tree.advantages)] if flat else _groups(tree, token_budget))
     ]
-    return [_lay_out(members) for members in ([[group] for group in groups] if flat else _fill(groups, token_budget))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+@dataclass(frozen=True, slots=True, eq=False)
+class LeafGroup:
     """Leaves of one tree that are trained together, in preorder."""
 
     number: int
+    """The tree's index in the arguments of `pack`."""
     tree: CreditedTree
     leaves: tuple[Place, ...]
 
     @property
     def num_tokens(self) -> int:
         return _num_tokens(self.tree, _prefixes(self.leaves), frozenset(self.leaves))
+
+    @property
+    def num_pairs(self) -> int:
+        """(query, key) pairs that attention computes: each token and those of its path up to itself."""
+        rollout, leaves = self.tree.tree, frozenset(self.leaves)
+        depth = {(): len(rollout.prompt.tokens)}
+        pairs = depth[()] * (depth[()] + 1) // 2
+        for place in sorted(_prefixes(self.leaves)):
+            length, before = _num_tokens(self.tree, [place], leaves, prompt=False), depth[place[:-1]]
+            depth[place] = before + length
+            pairs += length * before + length * (length + 1) // 2
+        return pairs
 
 
 def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
@@ -174,9 +192,9 @@ def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
     return groups[::-1]
 
 
-def _fill(groups: Iterable[_Group], token_budget: int) -> list[list[_Group]]:
+def fill(groups: Iterable[LeafGroup], token_budget: int) -> list[list[LeafGroup]]:
     """Put each group into the first pack that has room for it."""
-    packs: list[list[_Group]] = []
+    packs: list[list[LeafGroup]] = []
     room: list[int] = []
     for group in groups:
         need = group.num_tokens
@@ -206,7 +224,7 @@ def _num_tokens(tree: CreditedTree, places: Iterable[Place], leaves: frozenset[P
 
 class _Layout:
     """The segments of one pack as they are laid out: numbers a segment, arrays of its tokens. Lives only inside
-    `_lay_out`."""
+    `lay_out`."""
 
     def __init__(self) -> None:
         self.tokens = array("i")
@@ -267,14 +285,15 @@ class _Row:
     entropies: "array[float]"
 
 
-def _lay_out(groups: Sequence[_Group]) -> PackedBatch:
+def lay_out(groups: Sequence[LeafGroup]) -> PackedBatch:
+    """The pack that holds `groups`."""
     layout = _Layout()
     for group in groups:
         _lay_out_group(layout, group)
     return _finish(layout)
 
 
-def _lay_out_group(layout: _Layout, group: _Group) -> None:
+def _lay_out_group(layout: _Layout, group: LeafGroup) -> None:
     rollout, leaves = group.tree.tree, frozenset(group.leaves)
     places = sorted(_prefixes(group.leaves))
     num_children = Counter(place[:-1] for place in places)
