@@ -153,7 +153,7 @@ class LeafGroup:
     def num_pairs(self) -> int:
         """(query, key) pairs that attention computes: each token and those of its path up to itself."""
         rollout, leaves = self.tree.tree, frozenset(self.leaves)
-        depth = {(): len(rollout.prompt.tokens)}
+        depth: dict[Place, int] = {(): len(rollout.prompt.tokens)}
         pairs = depth[()] * (depth[()] + 1) // 2
         for place in sorted(_prefixes(self.leaves)):
             length, before = _num_tokens(self.tree, [place], leaves, prompt=False), depth[place[:-1]]
