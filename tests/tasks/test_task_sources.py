@@ -12,7 +12,8 @@ from pyarrow import parquet
 from arpo.errors import ConfigError, FormatError
 from arpo.tasks import Task
 from arpo.tasks.data import DataConfig, LoadReport, load, load_with_report
-from arpo.tasks.rows import TextRepair
+from arpo.tasks.golds import golds
+from arpo.tasks.rows import TextRepair, without_nulls
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
@@ -124,12 +125,81 @@ def test_benchmarks_are_read_whatever_their_keys(name: str, count: int | None, a
         ),
         ({"question": "q", "answer": 0}, ("0",)),
         ({"question": "q", "answer": 54.0}, ("54",)),  # as a column of whole numbers with a gap is stored
-        ({"question": "q", "answer": 1e300}, ("1e+300",)),
+        ({"question": "q", "answer": 1e22}, ("10000000000000000000000",)),
+        ({"question": "q", "answer": 1e-7}, ("0.0000001",)),
+        # lists and objects, also as JSON, Python or NumPy write them
+        ({"question": "q", "answer": '["Ann", "Anne"]'}, ("Ann", "Anne")),
+        ({"question": "q", "answer": "['Ann', 'Anne']"}, ("Ann", "Anne")),
+        ({"question": "q", "answer": "['Ann' 'Anne']"}, ("Ann", "Anne")),
+        ({"question": "q", "answer": "{'target': array(['Ann', 'Anne'], dtype=object)}"}, ("Ann", "Anne")),
+        ({"question": "q", "answer": '{"target": ["Ann"]}'}, ("Ann",)),
+        ({"question": "q", "reward_model": {"ground_truth": {"target": ["Ann"]}, "style": "rule"}}, ("Ann",)),
+        ({"question": "q", "answer": {"value": "Ann", "aliases": ["Anne"], "type": "name"}}, ("Ann", "Anne")),
+        ({"question": "q", "answer": "[1, 2]"}, ("[1, 2]",)),  # a list or an interval
+        ({"question": "q", "answer": "[1, 2)"}, ("[1, 2)",)),
+        # marks
+        ({"question": "q", "answer": "<answer>204</answer>"}, ("204",)),
+        ({"question": "q", "answer": "Half of 408. #### 204"}, ("204",)),
+        ({"question": "q", "answer": r"\boxed{Ann}"}, ("Ann",)),
+        ({"question": "q", "solution": r"So $x = \boxed{\frac{1}{2}}$."}, (r"\frac{1}{2}",)),
+        ({"question": "q", "final_answer": "7", "solution": r"\boxed{8}"}, ("7",)),
+        # further columns
+        ({"question": "q", "answer": "Ann", "aliases": ["Anne"], "golden_answers": ["Ann", "A."]}, ("Ann", "A.", "Anne")),
+        ({"question": "q", "answer": "Ann", "answers": ["Anne", "Ann"]}, ("Ann", "Anne")),
+        # messages
+        ({"prompt": [{"role": "developer", "content": "s"}, {"role": "user", "content": "q"}], "answer": 1}, ("1",)),
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "q", "image": None}]}], "answer": 1}, ("1",)),
+        ({"prompt": '[{"role": "user", "content": "q"}]', "answer": 1}, ("1",)),
     ],
 )
 def test_every_form_of_answer(tmp_path: Path, row: dict, answers: tuple[str, ...]) -> None:
     (task,) = load(jsonl(tmp_path, row))
     assert (task.question, task.answers) == ("q", answers)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\\#<", exclude_categories=["Cs", "Cc"])), min_size=1))
+def test_a_list_of_texts_means_the_same_however_it_is_written(names: list[str]) -> None:
+    """As a list, as its JSON and Python text, as an array and as pandas writes one to CSV."""
+    import numpy
+
+    names = [name.strip() or "x" for name in names]
+    array = numpy.array(names, dtype=object)
+    written = [names, json.dumps(names), repr(names), array, {"target": array}]
+    assert {golds(form) for form in written} == {golds(names)}
+
+
+def test_a_solution_with_several_boxes_is_skipped(tmp_path: Path) -> None:
+    row = {"question": "q", "solution": r"First \boxed{1}, then \boxed{2}"}
+    tasks, report = load_with_report(jsonl(tmp_path, {"question": "q", "answer": "a"}, row))
+    assert len(tasks) == 1 and "several boxes: 1, 2" in str(report.skipped[0])
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+    )
+)
+def test_what_arrow_fills_with_nulls_is_no_metadata(value: object) -> None:
+    """A row means the same as Arrow stores it: with every key of the column, where it had none as null."""
+
+    def filled(item: object) -> object:
+        if isinstance(item, dict):
+            return {key: filled(item.get(key)) for key in "abcd"}
+        return [filled(inner) for inner in item] if isinstance(item, list) else item
+
+    assert without_nulls(filled(value)) == without_nulls(value)
+
+
+def test_nested_nulls_of_a_parquet_file_are_no_arguments(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    calls = [{"name": "price", "arguments": {"item": "tea"}}, {"name": "open", "arguments": {"day": 1}}]
+    rows = [{"question": f"q{n}", "answer": "a", "calls": [call]} for n, call in enumerate(calls)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    tasks = load(DataConfig(source=str(tmp_path / "x.parquet")))
+    assert [task.metadata["calls"] for task in tasks] == [[call] for call in calls]
 
 
 def test_chat_history_stays_and_the_system_prompt_moves_to_the_metadata(tmp_path: Path) -> None:
@@ -179,6 +249,9 @@ def test_blank_rows_are_skipped_and_reported(tmp_path: Path) -> None:
         ({"prompt": [{"role": "tool", "content": "x"}], "answer": "a"}, ["'prompt'", "message 0", "tool"]),
         ({"prompt": [{"role": "user", "content": None}], "answer": "a"}, ["'prompt'", "message 0", "None"]),
         ({"prompt": [{"role": "assistant", "content": "x"}], "answer": "a"}, ["'prompt'", "last message", "assistant"]),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "a"}, ["'prompt'", "type text", "image"]),
+        ({"question": "q", "answer": "B", "answers": ["Ann", "Bob"]}, ["'answers'", "columns.answer"]),
+        ({"question": "q", "solution": "seven"}, ["no answer column", "columns.answer"]),
     ],
 )
 def test_wrong_rows_are_named(tmp_path: Path, row: object, words: list[str]) -> None:

@@ -35,13 +35,10 @@ def math_row(row: Row, place: str) -> Row | Skipped:
 
 
 def musique_row(row: Row, place: str) -> Row | Skipped:
-    """Add MuSiQue's aliases to the gold. Skip questions that its passages cannot answer."""
+    """Skip questions that MuSiQue's passages cannot answer."""
     if row.get("answerable") is False:
         return Skipped(place, "answerable", "not answerable")
-    aliases = row.get("answer_aliases")
-    if not isinstance(aliases, list) or not isinstance(row.get("answer"), str):
-        return row
-    return {**row, "answer": [row["answer"], *aliases]}
+    return row
 
 
 def webwalker_row(row: Row, place: str) -> Row | Skipped:

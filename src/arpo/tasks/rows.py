@@ -4,17 +4,20 @@ Knows the shapes in which question sets circulate. Refuses to know files: a row 
 from.
 
     question   question | problem | Question | prompt (text, or chat messages) | ...
-    answer     text | number | list of them | GSM8K's solution that ends in "#### n" | reward_model.ground_truth
+    answer     answer | final_answer | reward_model.ground_truth | solution with a box | ... (`golds` says in which forms)
 """
 
-import math
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
+from typing import Any
 
 from arpo.errors import FormatError, nearest
+from arpo.final_answer import boxed, enclosed
 from arpo.tasks import Task
+from arpo.tasks.golds import UnclearGoldError, golds
 
 QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "messages", "prompt", "query", "input")
 ANSWER_COLUMNS = (
@@ -24,10 +27,15 @@ ANSWER_COLUMNS = (
     "golden_answers",
     "ground_truth",
     "reward_model.ground_truth",
+    "final_answer",
+    "expected_answer",
     "target",
+    "solution",
     "output",
 )
+MORE_ANSWERS = ("answers", "golden_answers", "aliases", "answer_aliases")  # beside `answer`: right as well
 ROLES = ("system", "user", "assistant")
+SYSTEM = ("system", "developer")
 # A control character that comes from reading LaTeX's backslash and letter as an escape sequence: "\boxed", "\frac",
 # "\vec".
 ESCAPED = re.compile(
@@ -85,15 +93,20 @@ def task_from_row(
     if not messages[-1]["content"].strip():
         return Skipped(place, question_key, "the question is blank")
     gold = _dig(row, answer_key)
-    answers = _answers(gold, f"{place}, key {answer_key!r}", mend)
+    try:
+        answers = _golds(gold, f"{place}, key {answer_key!r}", mend)
+        more = [] if "answer" in columns else _more_answers(row, answer_key, answers, place, mend)
+    except UnclearGoldError as error:
+        return Skipped(place, answer_key, str(error))
     if not answers:
         return Skipped(place, answer_key, f"the reference answer is blank ({gold!r})")
-    used = {question_key.split(".")[0], answer_key.split(".")[0]}
-    metadata = {key: value for key, value in row.items() if key not in used and value is not None}
+    used = {question_key.split(".")[0], answer_key.split(".")[0], *(key for key, _ in more)}
+    metadata = {key: without_nulls(value) for key, value in row.items() if key not in used and value is not None}
     if system:
         metadata["system_prompt"] = system
-    if isinstance(gold, str) and "####" in gold:
+    if isinstance(gold, str) and "\n" in gold.strip():
         metadata["solution"] = gold
+    answers = tuple(dict.fromkeys([*answers, *(answer for _, others in more for answer in others)]))
     data_source = row.get("data_source")
     return Task(
         id=_id(row.get("id"), name),
@@ -129,9 +142,9 @@ def _column(row: Mapping[str, object], role: str, usual: Sequence[str], columns:
             raise FormatError(f"{place}: no column {key!r} (named by columns.{role}); {nearest(key, map(str, row))}")
         return key
     for key in usual:
-        if _dig(row, key) is not None:
+        if _dig(row, key) is not None and (key != "solution" or _ends_in_answer(row[key])):
             return key
-    present = next((key for key in usual if key in row), None)
+    present = next((key for key in usual if key in row and row[key] is None), None)
     if present is not None:
         return present  # the column exists but is null: blank, or refused with its own message
     raise FormatError(
@@ -140,21 +153,39 @@ def _column(row: Mapping[str, object], role: str, usual: Sequence[str], columns:
     )
 
 
+def without_nulls(value: Any) -> Any:
+    """`value` without keys whose value is null, at any depth: Arrow gives every object of a column the keys of all of
+    them."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _ends_in_answer(solution: object) -> bool:
+    """Whether a solution marks its answer: in a box, in answer tags or after "####"."""
+    return isinstance(solution, str) and bool(boxed(solution) or enclosed(solution, "answer")[0] or "####" in solution)
+
+
 def _messages(question: object, where: str, mend: TextRepair) -> tuple[str, tuple[Mapping[str, str], ...]]:
-    """(system prompt, other chat messages) of a question that is text or a list of messages."""
-    if question is None or isinstance(question, str):
-        return "", ({"role": "user", "content": mend(question or "").strip()},)
+    """(system prompt, other chat messages) of a question that is text or a list of messages, which may be written as
+    JSON text."""
+    question = question.tolist() if hasattr(question, "tolist") else question
+    if question is None or (isinstance(question, str) and not (question := _written_messages(question) or question)):
+        return "", ({"role": "user", "content": ""},)
+    if isinstance(question, str):
+        return "", ({"role": "user", "content": mend(question).strip()},)
     if not isinstance(question, Sequence) or isinstance(question, bytes) or not question:
         raise FormatError(f"{where}: expected text or a list of messages (got {question!r})")
     system, messages = [], []
     for number, message in enumerate(question):
         role = message.get("role") if isinstance(message, Mapping) else None
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if role not in ROLES or not isinstance(content, str):
+        content = text_of(message.get("content"), f"{where}: message {number}") if isinstance(message, Mapping) else None
+        if role not in (*ROLES, *SYSTEM) or content is None:
             raise FormatError(
-                f"{where}: message {number} needs a role ({', '.join(ROLES)}) and text as content (got {message!r})"
+                f"{where}: message {number} needs a role ({', '.join(dict.fromkeys((*SYSTEM, *ROLES)))}) and text as "
+                f"content (got {message!r})"
             )
-        if role == "system":
+        if role in SYSTEM:
             system.append(intern(mend(content)))  # ten thousand rows share one prompt
         else:
             messages.append({"role": role, "content": mend(content)})
@@ -163,29 +194,62 @@ def _messages(question: object, where: str, mend: TextRepair) -> tuple[str, tupl
     return "\n\n".join(system), tuple(messages)
 
 
-def _answers(gold: object, where: str, mend: TextRepair) -> tuple[str, ...]:
-    """All right answers as text, without repetition; empty if the gold is blank."""
-    golds = list(gold) if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
-    texts = []
-    for answer in golds:
-        if answer is None:
-            continue
-        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-            raise FormatError(f"{where}: an answer must be text, a number or a list of them (got {gold!r})")
-        if isinstance(answer, float) and not math.isfinite(answer):
-            raise FormatError(f"{where}: an answer must be a finite number (got {answer!r})")
-        texts.append(_final(mend(answer)) if isinstance(answer, str) else _number_text(answer))
-    return tuple(dict.fromkeys(text for text in texts if text))
+def _written_messages(text: str) -> list[Any] | None:
+    """Chat messages that `text` holds as JSON, as a CSV file does."""
+    if not text.lstrip().startswith("[{"):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    are_messages = isinstance(value, list) and all(isinstance(item, dict) and "role" in item for item in value)
+    return value if are_messages else None
 
 
-def _number_text(number: int | float) -> str:
-    """A number as a person writes it: a column of whole numbers with a gap holds 54.0 for 54."""
-    return str(int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 2**53 else number)
+def text_of(content: object, where: str) -> str | None:
+    """The text of a message's content: text, or a list of parts of type `text`. None for anything else. Raises
+    FormatError for a part of another type, such as a picture."""
+    if isinstance(content, str):
+        return content
+    content = content.tolist() if hasattr(content, "tolist") else content
+    if not isinstance(content, list | tuple) or not all(isinstance(part, Mapping) for part in content):
+        return None
+    for part in content:
+        if part.get("type", "text") not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+            raise FormatError(f"{where}: only parts of type text can be read (got {part!r:.80})")
+    return "".join(part["text"] for part in content)
 
 
-def _final(text: str) -> str:
-    """The answer in a text: the part after GSM8K's "####" without thousands separators, else the whole text."""
-    head, marks, tail = text.rpartition("####")
-    if not marks or (head and not head.endswith("\n")) or "\n" in tail.strip():
-        return text.strip()
-    return re.sub(r"(?<=\d),(?=\d{3})", "", tail.strip())
+def _golds(cell: object, where: str, mend: TextRepair) -> tuple[str, ...]:
+    """All right answers in a cell; empty if it is blank. Raises FormatError with the place."""
+    try:
+        return golds(_mended(cell, mend))
+    except UnclearGoldError:
+        raise
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from None
+
+
+def _mended(value: Any, mend: TextRepair) -> Any:
+    if isinstance(value, str):
+        return mend(value)
+    if isinstance(value, Mapping):
+        return {key: _mended(item, mend) for key, item in value.items()}
+    return [_mended(item, mend) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _more_answers(
+    row: Mapping[str, object], answer_key: str, answers: Sequence[str], place: str, mend: TextRepair
+) -> list[tuple[str, tuple[str, ...]]]:
+    """The answers of the columns beside `answer` that hold further right ones. Raises FormatError where `answers` does
+    not hold the answer: then they may be choices."""
+    if answer_key not in ("answer", "Answer"):
+        return []
+    more = [(key, _golds(row[key], f"{place}, key {key!r}", mend)) for key in MORE_ANSWERS if row.get(key) is not None]
+    for key, others in more:
+        if key == "answers" and others and not set(answers) & set(others):
+            raise FormatError(
+                f"{place}, key 'answers': holds {others!r:.80}, and not the answer {answers[0]!r:.40}: say which column "
+                "is right with columns.answer (answer or answers)"
+            )
+    return more
