@@ -217,11 +217,11 @@ def test_rows_and_traces_of_the_data_page_can_be_read(tmp_path: Path) -> None:
     from arpo.tasks.data import DataConfig, load
     from arpo.tasks.traces import load_traces
 
-    row, trace = [block.text for block in BLOCKS if block.language == "json" and block.page == "data.md"]
+    row, *traces = [block.text for block in BLOCKS if block.language == "json" and block.page == "data.md"]
     (tmp_path / "row.jsonl").write_text(row)
-    (tmp_path / "trace.jsonl").write_text(trace)
+    (tmp_path / "traces.jsonl").write_text("\n".join(traces))
     assert load(DataConfig(source=str(tmp_path / "row.jsonl")))[0].answers == ("54",)
-    assert load_traces(tmp_path / "trace.jsonl")[0].steps[-1].answer == "54"
+    assert [trace.steps[-1].answer for trace in load_traces(tmp_path / "traces.jsonl")] == ["54", "54"]
 
 
 # --- coming from TRL or verl

@@ -95,6 +95,28 @@ def test_a_trace_becomes_the_tokens_that_a_rollout_of_it_writes(
     ]
 
 
+@pytest.mark.parametrize("format", ["tags", "template"])
+def test_a_conversation_of_another_trainer_is_learnt_in_any_format(
+    tiny_project: TinyProject, tmp_path: Path, format: str
+) -> None:
+    """With parallel calls, which tags write one after another, and the nulls that Arrow adds."""
+    recipe = load_recipe(tiny_project.recipe, [f"chat.format={format}"])
+    components = build_components(recipe, tiny_project.model)
+    functions = [{"name": "parity", "arguments": {"number": n, "city": None}} for n in (5, 7)]
+    messages = [
+        {"role": "user", "content": "Parity of 5 and 7"},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": function} for function in functions]},
+        *({"role": "tool", "content": f"{n}: odd"} for n in (5, 7)),
+        {"role": "assistant", "content": "odd"},
+    ]
+    limits = {"max_calls": 2, "turn_tokens": 200, "branch_tokens": 500}
+    (tree,) = shown(components, traces(tmp_path, {"messages": messages}), **limits)
+    branch = tree.tree.branch(tree.tree.leaves()[0])
+    assert [dict(call.arguments) for turn in branch.turns for call in turn.calls] == [{"number": 5}, {"number": 7}]
+    assert [result.text for seen in branch.observations for result in seen.outcomes] == ["5: odd", "7: odd"]
+    assert len(branch.turns) == (3 if format == "tags" else 2)
+
+
 def test_results_are_masked(components: Components, tmp_path: Path) -> None:
     """Defect 13 of the released code: result spans trained on, so that the model learns to invent results."""
     (tree,) = shown(components, traces(tmp_path, TWICE), max_calls=2, turn_tokens=90, branch_tokens=500)

@@ -144,11 +144,17 @@ def test_benchmarks_are_read_whatever_their_keys(name: str, count: int | None, a
         ({"question": "q", "solution": r"So $x = \boxed{\frac{1}{2}}$."}, (r"\frac{1}{2}",)),
         ({"question": "q", "final_answer": "7", "solution": r"\boxed{8}"}, ("7",)),
         # further columns
-        ({"question": "q", "answer": "Ann", "aliases": ["Anne"], "golden_answers": ["Ann", "A."]}, ("Ann", "A.", "Anne")),
+        (
+            {"question": "q", "answer": "Ann", "aliases": ["Anne"], "golden_answers": ["Ann", "A."]},
+            ("Ann", "A.", "Anne"),
+        ),
         ({"question": "q", "answer": "Ann", "answers": ["Anne", "Ann"]}, ("Ann", "Anne")),
         # messages
         ({"prompt": [{"role": "developer", "content": "s"}, {"role": "user", "content": "q"}], "answer": 1}, ("1",)),
-        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "q", "image": None}]}], "answer": 1}, ("1",)),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "text", "text": "q", "image": None}]}], "answer": 1},
+            ("1",),
+        ),
         ({"prompt": '[{"role": "user", "content": "q"}]', "answer": 1}, ("1",)),
     ],
 )
@@ -249,7 +255,10 @@ def test_blank_rows_are_skipped_and_reported(tmp_path: Path) -> None:
         ({"prompt": [{"role": "tool", "content": "x"}], "answer": "a"}, ["'prompt'", "message 0", "tool"]),
         ({"prompt": [{"role": "user", "content": None}], "answer": "a"}, ["'prompt'", "message 0", "None"]),
         ({"prompt": [{"role": "assistant", "content": "x"}], "answer": "a"}, ["'prompt'", "last message", "assistant"]),
-        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "a"}, ["'prompt'", "type text", "image"]),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "a"},
+            ["'prompt'", "type text", "image"],
+        ),
         ({"question": "q", "answer": "B", "answers": ["Ann", "Bob"]}, ["'answers'", "columns.answer"]),
         ({"question": "q", "solution": "seven"}, ["no answer column", "columns.answer"]),
     ],

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpo.core.tree import Call
-from arpo.errors import FormatError
+from arpo.errors import ArpoError, FormatError
 from arpo.tasks.traces import RecordedStep, Trace, load_traces
 
 SEARCH = {"name": "search", "arguments": {"query": "Lyon"}}
@@ -91,8 +91,75 @@ def test_a_missing_empty_or_binary_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     for name in ("missing.jsonl", "empty.jsonl", "binary.jsonl"):
-        with pytest.raises(FormatError, match=name):
+        with pytest.raises(ArpoError, match=name):
             load_traces(tmp_path / name)
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"query": "Lyon"}'}}
+CHAT = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Where is Lyon?"}]},
+    {"role": "assistant", "reasoning_content": "Look.", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "Lyon is in France."},
+    {"role": "assistant", "content": "<think>Found.</think><answer>France</answer>"},
+]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT},
+        {"prompt": CHAT[:2], "completion": CHAT[2:], "tools": []},
+        {"messages": json.dumps(CHAT), "question": "other"},
+        {"messages": [{**message, "tool_calls": message.get("tool_calls"), "name": None} for message in CHAT]},
+    ],
+    ids=["messages", "prompt and completion", "text", "nulls"],
+)
+def test_a_conversation_is_the_trace_that_its_steps_are(tmp_path: Path, row: dict) -> None:
+    (trace,) = load_traces(written(tmp_path, row))
+    (by_steps,) = load_traces(written(tmp_path, GOOD))
+    assert trace.steps == (by_steps.steps[0], RecordedStep("Found.", answer="France"))
+    assert (trace.task.messages, trace.task.answers) == (by_steps.task.messages, by_steps.task.answers)
+    assert trace.task.metadata["system_prompt"] == "Be brief."
+
+
+@given(st.permutations(range(4)), st.booleans())
+def test_results_belong_to_their_calls(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], as_text: bool
+) -> None:
+    """By their ids, in whatever order they come; without ids in the order of the calls."""
+    names = [f"t{number}" for number in range(4)]
+    arguments = [json.dumps({"n": n}) if as_text else {"n": n} for n in range(4)]
+    calls = [{"id": name, "function": {"name": name, "arguments": arguments[n]}} for n, name in enumerate(names)]
+    for ids in (True, False):
+        results = [
+            {"role": "tool", "content": f"of {names[n]}", **({"tool_call_id": names[n]} if ids else {})} for n in order
+        ]
+        asked = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+        row = {"messages": [*asked, *results, {"role": "assistant", "content": "a"}]}
+        (trace,) = load_traces(written(tmp_path_factory.getbasetemp(), row))
+        expected = range(4) if ids else order
+        assert trace.steps[0].results == tuple(f"of {names[n]}" for n in expected)
+        assert [dict(call.arguments) for call in trace.steps[0].calls] == [{"n": n} for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "q", "answers": ["a"]}, ["'steps'", "'messages'", "tool_calls"]),
+        ({"messages": CHAT[:2]}, ["'messages'", "roles developer, user"]),
+        ({"messages": CHAT[:4]}, ["messages[2]", "last message answers"]),
+        ({"messages": [*CHAT, CHAT[1], CHAT[4]]}, ["messages[2]", "one question"]),
+        ({"messages": [*CHAT[:2], CHAT[4], CHAT[4]]}, ["messages[2]", "before the last one calls"]),
+        ({"messages": [*CHAT[:4], CHAT[3], CHAT[4]]}, ["messages[2]", "one result per call, 1 in all"]),
+        ({"messages": [CHAT[1], {"role": "assistant", "tool_calls": ["x"]}, CHAT[4]]}, ["tool_calls[0]", "'x'"]),
+    ],
+)
+def test_a_wrong_conversation_is_named(tmp_path: Path, row: dict, words: list[str]) -> None:
+    path = written(tmp_path, GOOD, row)
+    with pytest.raises(FormatError) as caught:
+        load_traces(path)
+    assert all(word in str(caught.value) for word in [f"{path}, line 2", *words]), str(caught.value)
 
 
 JSON = st.recursive(

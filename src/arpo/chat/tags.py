@@ -63,6 +63,9 @@ class TagFormat:
     limit). Raises ConfigError for tools whose names cannot be tags.
     """
 
+    one_call = True
+    """A turn makes at most one call: parallel calls of a trace are written one after another."""
+
     def __init__(
         self,
         tokenizer: Any,

@@ -25,6 +25,7 @@ from arpo.core.tree import Branch, Call, CallStatus, ToolCallResult
 from arpo.evaluation.statistics import Estimate
 from arpo.evaluation.trajectories import Recorded, add, ratio, share
 from arpo.rollout.tree_rollout import NOT_RUN
+from arpo.tasks.rows import without_nulls
 
 FIGURES: Mapping[str, str] = {
     "valid": "calls that could be run",
@@ -180,9 +181,11 @@ def _tool_counts(made: Sequence[_Made]) -> Iterator[tuple[str, str, float]]:
 
 
 def _key(name: str, arguments: Mapping[str, object]) -> str:
-    """A call in the form that makes equal calls equal: case, blanks and the order of keys do not count in texts."""
+    """A call in the form that makes equal calls equal: case, blanks and the order of keys do not count in texts, nor do
+    nulls."""
     plain = {
-        key: " ".join(value.split()).casefold() if isinstance(value, str) else value for key, value in arguments.items()
+        key: " ".join(value.split()).casefold() if isinstance(value, str) else value
+        for key, value in without_nulls(arguments).items()
     }
     return json.dumps([name, plain], sort_keys=True, ensure_ascii=False, default=str)
 

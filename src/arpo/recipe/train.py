@@ -139,7 +139,7 @@ class ColdStartConfig(Config):
     """Supervised fine-tuning on traces before RL, tool results masked."""
 
     traces: Annotated[str, Field(min_length=1)] = "atlas"
-    """`atlas`: written by the atlas' own oracle; else a JSONL file of traces."""
+    """`atlas`: written by the atlas' own oracle; else a file of traces."""
     num_traces: Annotated[int, Field(ge=1)] | None = 64
     """Traces used, in a seeded order; null: all."""
     batch: Annotated[int, Field(ge=1)] = 8

@@ -6,7 +6,8 @@ learners.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from random import Random
 
 from arpo.chat import ChatFormat
@@ -72,7 +73,7 @@ async def _to_tree(
     tree = RolloutTree(trace.task.id, "trace", Prompt(tokens=chat.render(trace.task, tools)))
     place: Place = (0,)
     calls_left = config.max_calls
-    for number, step in enumerate(trace.steps, 1):
+    for number, step in enumerate(steps_for(chat, tools, trace.steps), 1):
         written = chat.write(step, number == 1)
         tokens = chat.encode_turn(written)
         calls = chat.parse(tokens).calls
@@ -103,6 +104,29 @@ async def _to_tree(
     if whole > config.branch_tokens:
         raise _beyond(trace, "tokens in all", whole, "branch_tokens", config.branch_tokens)
     return tree
+
+
+def steps_for(chat: ChatFormat, tools: Sequence[ToolBase], steps: Sequence[RecordedStep]) -> Iterator[RecordedStep]:
+    """`steps` as the format and the tools take them: parallel calls one after another where a turn makes one call
+    (`chat.one_call`), and without null arguments, which Arrow adds, unless the schema requires them."""
+    required = {tool.name: tool.schema.get("required", ()) for tool in tools}
+    for step in steps:
+        calls = tuple(
+            replace(
+                call,
+                arguments={
+                    name: value
+                    for name, value in call.arguments.items()
+                    if value is not None or name in required.get(call.name, ())
+                },
+            )
+            for call in step.calls
+        )
+        if len(calls) < 2 or not getattr(chat, "one_call", False):
+            yield replace(step, calls=calls)
+            continue
+        for at, call in enumerate(calls):
+            yield RecordedStep(step.thought if at == 0 else "", (call,), None, step.results[at : at + 1])
 
 
 def _beyond(trace: Trace, what: str, number: int, key: str, limit: int) -> FormatError:

@@ -196,7 +196,7 @@ def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
     if source.startswith("hf:"):
         return _hub(source.removeprefix("hf:"), config)
     if source.endswith(SUFFIXES):
-        return _file(expanded(source))
+        return file_rows(expanded(source))
     return _function(source, config)
 
 
@@ -215,12 +215,15 @@ def _benchmark(name: str, config: DataConfig) -> Iterator[tuple[str, Any]]:
         raise ConfigError(error.message, where=where, value=error.value, hint=error.hint) from error
 
 
-def _file(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+def file_rows(path: Path, where: str = "source") -> Iterator[tuple[str, Mapping[str, object]]]:
+    """(place, row) for every row of a file. Raises ConfigError (for the key `where`), FormatError."""
     if path.is_dir():
-        raise ConfigError("is a folder, not a file", where="source", value=str(path), hint="Name the file in it")
+        raise ConfigError("is a folder, not a file", where=where, value=str(path), hint="Name the file in it")
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"a file ends in {', '.join(SUFFIXES)}", where=where, value=str(path))
     if not path.is_file():
         hint = "A path in a recipe is relative to the recipe's folder, else to the folder in which the command runs"
-        raise ConfigError("no such file", where="source", value=str(path), hint=hint)
+        raise ConfigError("no such file", where=where, value=str(path), hint=hint)
     readers: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
         ".jsonl": _jsonl,
         ".json": _json,
@@ -229,7 +232,7 @@ def _file(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     }
     for place, row in readers[path.suffix](path):
         if not isinstance(row, Mapping):
-            raise FormatError(f"{place}: expected an object with a question and an answer (got {row!r:.80})")
+            raise FormatError(f"{place}: expected an object (got {row!r:.80})")
         yield place, row
 
 
@@ -373,6 +376,7 @@ def _check_task(task: Task, place: str) -> None:
         isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
         for m in task.messages
     )
+    place = f"{place}, task {task.id}"
     if not valid or not task.messages or not task.question.strip():
         raise FormatError(
             f"{place}: messages must be a list of role and content, the last one a question (got {task.messages!r:.80})"

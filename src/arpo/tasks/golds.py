@@ -3,8 +3,8 @@ r"""Reads the reference answers of a cell in the forms in which data sets hold t
     text                        one answer; "... #### 204" (GSM8K), "<answer>204</answer>" and "\boxed{204}" are 204
     number                      54.0, as a column of whole numbers with a gap is stored, is 54; 1e22 is written out
     list                        any of several answers; also as the text of a JSON, Python or NumPy list of texts
-    object                      the answers under its keys in KEYS (Search-R1's `{"target": [...]}`, TriviaQA's `value` and
-                                `aliases`, SQuAD's `text`); also as JSON or Python text
+    object                      the answers under its keys in KEYS (Search-R1's `{"target": [...]}`, TriviaQA's `value`
+                                and `aliases`, SQuAD's `text`); also as JSON or Python text
 
 A text such as "[1, 2]" remains one answer: it may be an interval or a list. Refuses to know rows and files.
 """
@@ -119,4 +119,3 @@ def _python(text: str) -> object:
         return ast.literal_eval(" ".join(word for word in words if word.strip()))
     except (tokenize.TokenError, SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None
-

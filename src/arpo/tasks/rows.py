@@ -4,12 +4,13 @@ Knows the shapes in which question sets circulate. Refuses to know files: a row 
 from.
 
     question   question | problem | Question | prompt (text, or chat messages) | ...
-    answer     answer | final_answer | reward_model.ground_truth | solution with a box | ... (`golds` says in which forms)
+    answer     answer | final_answer | reward_model.ground_truth | solution with a box | ... (`golds` knows the forms)
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
@@ -141,9 +142,8 @@ def _column(row: Mapping[str, object], role: str, usual: Sequence[str], columns:
         if key not in row and _dig(row, key) is None:
             raise FormatError(f"{place}: no column {key!r} (named by columns.{role}); {nearest(key, map(str, row))}")
         return key
-    for key in usual:
-        if _dig(row, key) is not None and (key != "solution" or _ends_in_answer(row[key])):
-            return key
+    if (filled := _filled(row, usual)) is not None:
+        return filled
     present = next((key for key in usual if key in row and row[key] is None), None)
     if present is not None:
         return present  # the column exists but is null: blank, or refused with its own message
@@ -161,6 +161,18 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _filled(row: Mapping[str, object], usual: Sequence[str]) -> str | None:
+    """The first of the columns `usual` that holds something; of solutions only those that mark their answer."""
+    return next(
+        (key for key in usual if _dig(row, key) is not None and (key != "solution" or _ends_in_answer(row[key]))), None
+    )
+
+
+def has_answer(row: Mapping[str, object]) -> bool:
+    """Whether `row` has a reference answer in one of ANSWER_COLUMNS."""
+    return _filled(row, ANSWER_COLUMNS) is not None
+
+
 def _ends_in_answer(solution: object) -> bool:
     """Whether a solution marks its answer: in a box, in answer tags or after "####"."""
     return isinstance(solution, str) and bool(boxed(solution) or enclosed(solution, "answer")[0] or "####" in solution)
@@ -169,17 +181,15 @@ def _ends_in_answer(solution: object) -> bool:
 def _messages(question: object, where: str, mend: TextRepair) -> tuple[str, tuple[Mapping[str, str], ...]]:
     """(system prompt, other chat messages) of a question that is text or a list of messages, which may be written as
     JSON text."""
-    question = question.tolist() if hasattr(question, "tolist") else question
-    if question is None or (isinstance(question, str) and not (question := _written_messages(question) or question)):
-        return "", ({"role": "user", "content": ""},)
-    if isinstance(question, str):
-        return "", ({"role": "user", "content": mend(question).strip()},)
-    if not isinstance(question, Sequence) or isinstance(question, bytes) or not question:
+    read = as_messages("" if question is None else question, "user")
+    if not read:
         raise FormatError(f"{where}: expected text or a list of messages (got {question!r})")
     system, messages = [], []
-    for number, message in enumerate(question):
+    for number, message in enumerate(read):
         role = message.get("role") if isinstance(message, Mapping) else None
-        content = text_of(message.get("content"), f"{where}: message {number}") if isinstance(message, Mapping) else None
+        content = (
+            text_of(message.get("content"), f"{where}: message {number}") if isinstance(message, Mapping) else None
+        )
         if role not in (*ROLES, *SYSTEM) or content is None:
             raise FormatError(
                 f"{where}: message {number} needs a role ({', '.join(dict.fromkeys((*SYSTEM, *ROLES)))}) and text as "
@@ -190,20 +200,22 @@ def _messages(question: object, where: str, mend: TextRepair) -> tuple[str, tupl
         else:
             messages.append({"role": role, "content": mend(content)})
     if not messages or messages[-1]["role"] != "user":
-        raise FormatError(f"{where}: the last message must be the user's question (got {question[-1]!r})")
+        raise FormatError(f"{where}: the last message must be the user's question (got {read[-1]!r})")
     return "\n\n".join(system), tuple(messages)
 
 
-def _written_messages(text: str) -> list[Any] | None:
-    """Chat messages that `text` holds as JSON, as a CSV file does."""
-    if not text.lstrip().startswith("[{"):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    are_messages = isinstance(value, list) and all(isinstance(item, dict) and "role" in item for item in value)
-    return value if are_messages else None
+def as_messages(value: object, role: str) -> list[Any] | None:
+    """Chat messages from a list of them, its JSON text (as in a CSV file), or a text, which is one message of `role`.
+    None for anything else."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(value)
+            if all(isinstance(item, dict) and "role" in item for item in parsed):
+                return list(parsed)
+    if isinstance(value, str):
+        return [{"role": role, "content": value.strip()}]
+    return list(value) if isinstance(value, list | tuple) else None
 
 
 def text_of(content: object, where: str) -> str | None:
@@ -215,7 +227,9 @@ def text_of(content: object, where: str) -> str | None:
     if not isinstance(content, list | tuple) or not all(isinstance(part, Mapping) for part in content):
         return None
     for part in content:
-        if part.get("type", "text") not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+        if part.get("type", "text") not in ("text", "input_text", "output_text") or not isinstance(
+            part.get("text"), str
+        ):
             raise FormatError(f"{where}: only parts of type text can be read (got {part!r:.80})")
     return "".join(part["text"] for part in content)
 
@@ -249,7 +263,7 @@ def _more_answers(
     for key, others in more:
         if key == "answers" and others and not set(answers) & set(others):
             raise FormatError(
-                f"{place}, key 'answers': holds {others!r:.80}, and not the answer {answers[0]!r:.40}: say which column "
-                "is right with columns.answer (answer or answers)"
+                f"{place}, key 'answers': holds {others!r:.80}, and not the answer {answers[0]!r:.40}: name the "
+                "right column with columns.answer (answer or answers)"
             )
     return more
