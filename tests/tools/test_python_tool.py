@@ -1,5 +1,11 @@
 """The python tool: what a program came to, as readable text, whatever the program does."""
 
+import asyncio
+import os
+import resource
+import signal
+from pathlib import Path
+
 import pytest
 
 from arpo.core.tree import Call, CallStatus
@@ -65,6 +71,75 @@ async def test_a_program_that_never_ends_is_stopped_and_the_next_one_runs(python
     done = await run(python, "while True: pass", deadline_s=0.5)
     assert done.status is CallStatus.TIMEOUT
     assert (await run(python, "1")).text == "1"
+
+
+SLEEPERS = [
+    "import time\nfor i in range(4): time.sleep(10)\n'slept'",
+    "import time\nwhile True: time.sleep(10)",
+    "import time\nwhile True:\n  try: time.sleep(10)\n  except BaseException: pass",
+    "import asyncio\nasync def f():\n  while True: await asyncio.sleep(10)\nawait f()",
+    "import asyncio\nasync def f(): await asyncio.sleep(1e9)\nasync def g(): await asyncio.gather(f(), f())\nawait g()",
+]
+
+
+async def test_programs_that_sleep_hold_no_worker(python):
+    """More than there are workers: afterwards the next call is answered. Sleeping takes no time."""
+    done = await asyncio.gather(*(run(python, code, deadline_s=60.0) for code in SLEEPERS * 2))
+    assert done[0].text == "slept" and all(
+        one.status in (CallStatus.OK, CallStatus.ERROR, CallStatus.TIMEOUT) for one in done
+    )
+    assert (await run(python, "6 * 7", deadline_s=60.0)).text == "42"
+
+
+async def test_a_worker_that_does_not_end_is_killed_and_replaced():
+    """Whatever keeps it: here it is stopped by a signal, so that it does not even notice its limit."""
+    before = workers()
+    tool = PythonTool(seconds=1.0, at_once=1)
+    new = workers() - before
+    running = asyncio.create_task(run(tool, "while True: pass", deadline_s=60.0))
+    await asyncio.sleep(0.2)
+    for pid in new:
+        os.kill(pid, signal.SIGSTOP)
+    assert (await running).text == "TimeoutError: stopped after 1 s"
+    assert (await run(tool, "6 * 7", deadline_s=60.0)).text == "42" and not new & workers()
+    tool.close()
+
+
+def workers():
+    """Processes of this one."""
+    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+LARGE_VALUES = [
+    "x = [0] * 1000\ny = [x] * 1000\nz = [y] * 1000\n[z] * 1000",
+    "x = {}\nfor i in range(50): x = {0: x, 1: x}\nx",
+    "x = []\nfor i in range(100000): x = [x]\nx",
+    "x = []\nx.append(x)\nx",
+    "['x' * 1000] * 10**6",
+]
+
+
+@pytest.mark.parametrize("code", LARGE_VALUES)
+async def test_a_value_that_grows_when_copied_stays_in_its_interpreter(python, code):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done = await run(python, code, deadline_s=60.0)
+    assert len(done.text) < 2_100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize(
+    "code, text",
+    [
+        ("x = 1; x + 1  # why", "2"),
+        ("(1,\n 2)", "(1, 2)"),
+        ("1, 2", "(1, 2)"),
+        ("'é'; 'ü'", "ü"),
+        ("f'{1}'\n\n# the end", "1"),
+        ("lambda: 1 / 0\nNone", "(no output)"),
+    ],
+)
+async def test_the_last_expression_is_shown_wherever_it_stands(python, code, text):
+    assert (await run(python, code)).text == text
 
 
 async def test_output_is_limited(python):

@@ -1,8 +1,12 @@
 """Simple Python in pydantic-monty: an interpreter without files, network and packages, on every platform.
 
-Knows its limits and how to show what a program came to. Every call starts with a fresh interpreter.
+Knows its limits and how to show a program's output. Every call starts with a fresh interpreter. Nothing that a program
+does takes this process's time or memory: it prints its last value itself (a value of shared lists grows without bound
+when it is copied to this process), and it never waits here (`time.sleep` returns at once).
 """
 
+import ast
+import time
 import weakref
 from typing import Any
 
@@ -10,6 +14,9 @@ from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
 from arpo.threads import run_off_loop
 from arpo.tools import ToolResult
+
+GRACE_S = 0.5  # for the interpreter to notice its limit; then its process is killed and replaced
+SHOW = "\nif _ is not None: print(_ if isinstance(_, str) else repr(_))"
 
 
 class Monty:
@@ -28,7 +35,7 @@ class Monty:
             ) from error
         self._monty = pydantic_monty
         self.seconds, self.memory_mb, self.output_chars = seconds, memory_mb, output_chars
-        self._pool = pydantic_monty.Monty(max_processes=at_once)
+        self._pool = pydantic_monty.Monty(max_processes=at_once, feed_duration_limit_grace=GRACE_S)
         try:
             self._pool.__enter__()
         except (OSError, RuntimeError, pydantic_monty.MontyError) as error:
@@ -43,27 +50,24 @@ class Monty:
         monty = self._monty
         printed = monty.CollectString(max_bytes=self.output_chars * 4)
         limits: Any = {"max_feed_duration_secs": seconds * 0.9, "max_memory": self.memory_mb * 2**20}
+        late = f"TimeoutError: stopped after {seconds:g} s"
+        deadline = time.monotonic() + seconds
         try:
-            with self._pool.checkout(limits=limits, print_flush_interval=None) as session:
-                value = session.feed_run(code, print_callback=printed)
+            with self._pool.checkout(limits=limits, os_policy={"sleep": "zero"}) as session:
+                if time.monotonic() > deadline:  # it waited for a worker, and nobody waits for it any longer
+                    return self._shown("", late, CallStatus.TIMEOUT)
+                session.feed_run(_printing_its_value(code), print_callback=printed)
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
-            late = "time limit exceeded" in error.display("msg")
-            if late:  # the sandbox's own message holds measured times; the same call must give the same text
-                return self._shown(printed.output, f"TimeoutError: stopped after {seconds:g} s", CallStatus.TIMEOUT)
-            return self._shown(printed.output, _error_line(error), CallStatus.ERROR)
+            if "time limit exceeded" in error.display("msg"):  # that message holds measured times
+                return self._shown(printed.output, late, CallStatus.TIMEOUT)
+            return self._shown(printed.output, _error_line(error, code), CallStatus.ERROR)
         except monty.MontyCrashedError as error:
-            return self._shown(
-                printed.output, "the program was stopped", CallStatus.TIMEOUT if error.timed_out else CallStatus.ERROR
-            )
+            if error.timed_out:
+                return self._shown(printed.output, late, CallStatus.TIMEOUT)
+            return self._shown(printed.output, "the program was stopped", CallStatus.ERROR)
         except monty.MontyError as error:
             return self._shown(printed.output, str(error), CallStatus.ERROR)
-        except ValueError as error:  # a value that Python itself refuses to print, such as a number of a million digits
-            return self._shown(printed.output, f"ValueError: {error}", CallStatus.ERROR)
-        try:
-            shown = "" if value is None else value if isinstance(value, str) else repr(value)
-        except ValueError as error:
-            return self._shown(printed.output, f"ValueError: {error}", CallStatus.ERROR)
-        return self._shown(printed.output, shown, CallStatus.OK)
+        return self._shown(printed.output, "", CallStatus.OK)
 
     def _shown(self, printed: str, last: str, status: CallStatus) -> ToolResult:
         text = "\n".join(part for part in (printed.rstrip("\n"), last) if part) or "(no output)"
@@ -72,11 +76,28 @@ class Monty:
         return ToolResult(text=text, status=status)
 
 
-def _error_line(error: Any) -> str:
+def _printing_its_value(code: str) -> str:
+    """`code`, which prints the value of its last expression and returns None. Lines keep their numbers."""
+    try:
+        tree = compile(code, "main.py", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):  # then monty says what is wrong
+        return code + "\nNone"
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        return code + "\nNone"
+    lines = code.encode().splitlines(keepends=True)
+    last_line = lines[last.lineno - 1]
+    before = b"".join(lines[: last.lineno - 1]) + last_line[: last.col_offset]
+    expression = ast.get_source_segment(code, last) or "None"
+    return f"{before.decode()}_ = ({expression})" + SHOW + "\nNone"
+
+
+def _error_line(error: Any, code: str) -> str:
     """`ZeroDivisionError: division by zero (line 2: x / 0)`: what a model needs, in a few tokens."""
-    frames = error.traceback()
+    lines = code.splitlines()
+    frames = [frame.line for frame in error.traceback() if frame.line <= len(lines)]
     where = ""
     if frames:
-        source = (frames[-1].source_line or "").strip()
-        where = f" (line {frames[-1].line}{': ' + source[:80] if source else ''})"
+        source = lines[frames[-1] - 1].strip()
+        where = f" (line {frames[-1]}{': ' + source[:80] if source else ''})"
     return f"{error.display('type-msg')}{where}"
