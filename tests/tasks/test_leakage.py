@@ -1,7 +1,6 @@
 """Questions of one set that occur in another are found, by a fast way that agrees with a slow one; others are not."""
 
 import math
-import time
 from itertools import combinations, pairwise
 from pathlib import Path
 from random import Random
@@ -13,10 +12,10 @@ from hypothesis import strategies as st
 from arpo.answer_text import tokens
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe
-from arpo.tasks import Task, atlas
+from arpo.tasks import Task, atlas, leakage
 from arpo.tasks.benchmarks import benchmark
 from arpo.tasks.data import DataConfig, load
-from arpo.tasks.leakage import MIN_PAIRS, MIN_REVERSE, MIN_SHARE, QUOTE_WORDS, leaks
+from arpo.tasks.leakage import FILLERS, MIN_PAIRS, MIN_REVERSE, MIN_SHARE, QUOTE_WORDS, SAME_WORDS, leaks
 from arpo.training.preflight import prepare
 from tiny_project import TinyProject
 
@@ -98,8 +97,13 @@ def test_bundled_recipes_that_bring_their_tasks_have_no_shared_questions(recipe)
     assert not any(leaks(found[other], found[one]) for one, other in combinations(found, 2))
 
 
-def test_a_set_of_a_benchmark_s_size_is_searched_in_seconds():
+def test_only_a_fraction_of_all_pairs_is_compared(monkeypatch):
     words = [f"w{number}" for number in range(3000)]
+    compared = []
+    candidates = leakage._NearCopies.candidates
+    monkeypatch.setattr(
+        leakage._NearCopies, "candidates", lambda self, text: compared.append(found := candidates(self, text)) or found
+    )
 
     def texts(count: int, seed: int) -> list[Task]:
         chance = Random(seed)  # a few words are in most texts, most words in a few, as in a language
@@ -111,11 +115,37 @@ def test_a_set_of_a_benchmark_s_size_is_searched_in_seconds():
             for number in range(count)
         ]
 
-    training, questions = texts(10_000, 0), texts(1000, 1)
-    began = time.perf_counter()
+    training, questions = texts(2000, 0), texts(200, 1)
     found = leaks([*questions[:-1], training[77]], training)
     assert [leak.found_in for leak in found.leaks] == ["0/77"]
-    assert time.perf_counter() - began < 30  # about 3 s
+    assert sum(map(len, compared)) < 0.2 * len(training) * len(questions)
+
+
+LIMA = "How many airports are there in the country whose capital is Lima?"
+
+
+@pytest.mark.parametrize("others", [(), ("train", "validation", "test")], ids=["alone", "in the atlas"])
+@pytest.mark.parametrize(
+    "turned",
+    [
+        "The country whose capital is Lima has how many airports?",
+        "Lima is the capital of a country: how many airports does it have?",
+        "In the country whose capital is Lima, how many airports are there?",
+    ],
+)
+def test_a_short_question_that_is_turned_around_is_found(turned, others):
+    training = [*(each for split in others for each in atlas.tasks(split)), task(turned, "copy")]
+    assert [leak.found_in for leak in leaks([task(LIMA)], training).leaks] == ["copy"]
+
+
+def test_questions_of_the_atlas_turned_around_are_found_and_no_others_alone():
+    random = Random(0)
+    questions = random.sample(atlas.tasks("test"), 60)
+    for question, other in zip(questions, [*questions[1:], questions[0]], strict=True):
+        words = question.question.rstrip("?").split()
+        at = random.randint(1, len(words) - 1)
+        assert leaks([question], [task(" ".join((*words[at:], *words[:at])))])
+        assert not leaks([question], [other])
 
 
 def test_what_a_prompt_adds_is_no_part_of_a_question():
@@ -150,17 +180,22 @@ def both(feature: object, features: list[set], others: list[set]) -> bool:
     return any(feature in f for f in features) and any(feature in f for f in others)
 
 
+def content(words: list[str]) -> set[str]:
+    return set(words) - FILLERS or set(words)
+
+
 def slowly(questions: list[str], training: list[str]) -> list[list[float]]:
     """The share of each question found in each text, by comparing all with all."""
     asked, theirs = ([tokens(text) for text in texts] for texts in (questions, training))
-    of_word = information([set(t) for t in asked], [set(t) for t in theirs])
+    of_word = information([content(t) for t in asked], [content(t) for t in theirs])
     of_pair = information([set(pairwise(t)) for t in asked], [set(pairwise(t)) for t in theirs])
 
     def share(question: list[str], text: list[str]) -> float:
         if question == text:
             return 1.0
         shared, whole, back = (
-            math.fsum(of_word[w] for w in s) for s in (set(question) & set(text), set(question), set(text))
+            math.fsum(of_word[w] for w in s)
+            for s in (content(question) & content(text), content(question), content(text))
         )
         if not shared or shared / whole < MIN_SHARE:
             return 0.0
@@ -169,12 +204,14 @@ def slowly(questions: list[str], training: list[str]) -> list[list[float]]:
         )
         mine, other = set(pairwise(question)), set(pairwise(text))
         in_order = math.fsum(of_pair[p] for p in mine & other) >= MIN_PAIRS * math.fsum(of_pair[p] for p in mine)
-        return min(shared / whole, 0.999) if quoted or (in_order and shared / back >= MIN_REVERSE) else 0.0
+        both = len(content(question) & content(text)) / len(content(question) | content(text))
+        turned = shared / back >= MIN_SHARE and both >= SAME_WORDS
+        return min(shared / whole, 0.999) if quoted or turned or (in_order and shared / back >= MIN_REVERSE) else 0.0
 
     return [[share(question, text) for text in theirs] for question in asked]
 
 
-TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), min_size=1, max_size=24).map(" ".join)
+TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "has", "the"]), min_size=1, max_size=24).map(" ".join)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.lists(TEXTS, max_size=4))

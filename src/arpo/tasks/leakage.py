@@ -3,9 +3,10 @@
 A question leaks if another text has the same words in the same order, or nearly so: if the two share most of their
 *information*. The information of a word is its squared inverse document frequency over both sets, as in the cosine of
 TF-IDF. The words of a template occur in many questions and weigh almost nothing; the name that a question asks about
-weighs most. So punctuation, another order of clauses or a few extra words do not hide a copy, and two questions that
-only share a template are not copies. A long question with one changed number is a copy: numbers are common words, and
-the rest of its text occurs nowhere else.
+weighs most. Words such as "has" and "the" weigh nothing, so that a short question is judged by what it asks about, even
+where there are too few texts to tell which words are common. So punctuation, another order of clauses or a few extra
+words do not hide a copy, and two questions that only share a template are not copies. A long question with one changed
+number is a copy: numbers are common words, and the rest of its text occurs nowhere else.
 
 Knows texts. Refuses to know where they come from.
 """
@@ -18,13 +19,18 @@ from itertools import pairwise
 from typing import TypeVar
 
 from arpo.answer_text import tokens
+from arpo.search.words import STOPWORDS
 from arpo.tasks import Task
 
 # A text is a near copy of a question if it holds at least these shares of information:
 MIN_SHARE = 0.9  # of the question's words,
 MIN_PAIRS = 0.5  # of the question's pairs of neighbouring words (the same words in random order are no copy),
 MIN_REVERSE = 0.5  # and the question, of the text's words (a long text contains many words by chance);
-QUOTE_WORDS = 8  # or if it quotes a question with at least this many words.
+QUOTE_WORDS = 8  # or if it quotes a question with at least this many words,
+SAME_WORDS = 0.8  # or if at least this many of the words of both are common to both, in whatever order.
+
+# Words that say nothing about what a question is about, beside the stop words of a search.
+FILLERS = STOPWORDS | {"are", "can", "could", "many", "much", "name", "please", "tell", "than", "there", "would", "you"}
 
 T = TypeVar("T")
 
@@ -102,8 +108,8 @@ class _NearCopies:
     """An index of questions by their rarest words, which finds the questions of which a text is a near copy."""
 
     def __init__(self, questions: Sequence[Words], training: Sequence[Words]) -> None:
-        self.questions, self.word_sets = questions, [frozenset(words) for words in questions]
-        self.word_information = _information(self.word_sets, [frozenset(words) for words in training])
+        self.questions, self.word_sets = questions, [_content(words) for words in questions]
+        self.word_information = _information(self.word_sets, [_content(words) for words in training])
         self.pair_information = _information(
             [_pairs(words) for words in questions], [_pairs(words) for words in training]
         )
@@ -125,24 +131,35 @@ class _NearCopies:
 
     def shares(self, text: Words) -> dict[int, float]:
         """The questions of which `text` is a near copy, with the share of their information that it holds (below 1)."""
-        words = frozenset(text)
+        words = _content(text)
         total = _sum(words, self.word_information)
         shares = {}
-        for number in {number for word in words for number in self.by_rare_word.get(word, ())}:
+        for number in self.candidates(words):
             share = _sum(words & self.word_sets[number], self.word_information) / self.totals[number]
-            if share >= MIN_SHARE and self._agrees(number, text, share * self.totals[number] / total):
+            if share >= MIN_SHARE and self._agrees(number, text, words, share * self.totals[number] / total):
                 shares[number] = min(share, 0.999)
         return shares
 
-    def _agrees(self, number: int, text: Words, reverse: float) -> bool:
-        """True if order and length agree too. `reverse` is the share of the text's information that the question
-        holds."""
-        question = self.questions[number]
+    def candidates(self, words: Iterable[str]) -> set[int]:
+        """The questions that share a rare word with these."""
+        return {number for word in words for number in self.by_rare_word.get(word, ())}
+
+    def _agrees(self, number: int, text: Words, words: frozenset[str], reverse: float) -> bool:
+        """True if order and length agree too. `words` are those that the text is about; `reverse` is the share of their
+        information that the question holds."""
+        question, asked = self.questions[number], self.word_sets[number]
+        if reverse >= MIN_SHARE and len(asked & words) >= SAME_WORDS * len(asked | words):
+            return True
         if len(question) >= QUOTE_WORDS and f" {' '.join(question)} " in f" {' '.join(text)} ":
             return True
         pairs = _pairs(question)
         shared = _sum(pairs & _pairs(text), self.pair_information)
         return reverse >= MIN_REVERSE and shared >= MIN_PAIRS * _sum(pairs, self.pair_information)
+
+
+def _content(words: Words) -> frozenset[str]:
+    """The words that say what a text is about: all but fillers, unless it has no others."""
+    return frozenset(words) - FILLERS or frozenset(words)
 
 
 def _pairs(words: Words) -> frozenset[Words]:
