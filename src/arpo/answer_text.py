@@ -29,6 +29,9 @@ TOKEN = re.compile("|".join((rf"[{HAN}]", ACRONYM, MARKED, NUMBER, MEASURE, WORD
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}  # １２％ -> 12%
 ARTICLES = ("the", "a", "an")
 CLOSED = ("yes", "no")  # answers that get no partial credit
+GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or s that the their this to
+was were what when where which who whom whose why with"""
+STOPWORDS = frozenset(GLUE.split())  # they say nothing about what a short text is about; "s" comes from possessives
 
 
 def tokens(text: str) -> list[str]:

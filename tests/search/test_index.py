@@ -40,7 +40,8 @@ PERU = [
 
 def slow_words(text: str) -> list[str]:
     """Words without the short cut for plain text, character by character."""
-    from arpo.search.words import STOPWORDS, WORD, _singular
+    from arpo.answer_text import STOPWORDS
+    from arpo.search.words import WORD, _singular
 
     folded = unicodedata.normalize("NFD", text.casefold())
     kept = unicodedata.normalize("NFC", "".join(c for c in folded if not "\u0300" <= c <= "\u036f"))

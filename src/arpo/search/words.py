@@ -9,12 +9,9 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
-from arpo.answer_text import HAN, IS_HAN
+from arpo.answer_text import HAN, IS_HAN, STOPWORDS
 
 WORD = re.compile(r"\w+(?:[.,]\d+)*")
-GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or s that the their this to
-was were what when where which who whom whose why with"""
-STOPWORDS = frozenset(GLUE.split())  # in short passages they only add noise; "s" comes from possessives
 PART = re.compile(f"[{HAN}]+|[^{HAN}]+")
 VERSION = "words-3"  # an index that was built with another version cannot be searched
 

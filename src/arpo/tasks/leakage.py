@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from arpo.answer_text import tokens
-from arpo.search.words import STOPWORDS
+from arpo.answer_text import STOPWORDS, tokens
 from arpo.tasks import Task
 
 # A text is a near copy of a question if it holds at least these shares of information:
