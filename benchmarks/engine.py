@@ -26,7 +26,7 @@ from typing import Any
 
 import _figures
 from _requests import Noting, Request, Write, replay, unique_tokens
-from rich.console import Console
+from arpo.display.terminal import Console
 
 from arpo.assembly.components import Components, build_components
 from arpo.core.branching import StepStats

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from _figures import at_most, finish
 from _shapes import model_of
-from rich.console import Console
+from arpo.display.terminal import Console
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.base import EngineWrapper

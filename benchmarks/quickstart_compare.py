@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from _cells import METHODS, Cell, Plan, carry_out, cell_run, check_begun, finished
 from filelock import FileLock, Timeout
-from rich.console import Console
+from arpo.display.terminal import Console
 
 from arpo.display.tables import ShownTable
 from arpo.errors import ArpoError, ConfigError, nearest

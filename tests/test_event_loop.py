@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import arpo
+from arpo.display.terminal import Console
 from arpo.event_loop import run_sync
 from arpo.runs.folder import RunFolder
 from tiny_project import TinyProject

@@ -148,8 +148,7 @@ def tiny_project(tiny_files: TinyProject, monkeypatch: pytest.MonkeyPatch) -> Ti
 @pytest.fixture(scope="session")
 def finished_tiny_run(tiny_files: TinyProject) -> Iterator[Path]:
     """The folder of a finished run of the project (2 steps), shared by all tests: do not change it."""
-    from rich.console import Console
-
+    from arpo.display.terminal import Console
     from arpo.recipe.load import load_recipe
     from arpo.training.pipeline import train
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import FormatError
+from arpo.terminal_safe import json_safe
 
 PARTIAL = ".partial-"  # prefix of unfinished files; it identifies what a killed process leaves behind
 
@@ -96,11 +97,12 @@ def as_json(value: Any) -> Any:
 
 def json_line(value: Mapping[str, Any]) -> bytes:
     """A JSON object on one line that ends with a newline. Numbers that are not finite become null."""
-    return (json.dumps(as_json(value), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json_safe(json.dumps(as_json(value), ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
 def write_json(path: Path | str, value: Any) -> Path:
-    return write_atomic(path, json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return write_atomic(path, json_safe(text) + "\n")
 
 
 def read_json(path: Path | str) -> Any:

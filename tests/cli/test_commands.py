@@ -170,9 +170,8 @@ class Typed:
 def talk_with(source: Path, *lines: str | None, recipe: str | None = None) -> str:
     import io
 
-    from rich.console import Console
-
     from arpo.cli.chatting import talk
+    from arpo.display.terminal import Console
 
     console = Console(file=io.StringIO(), width=100)
     talk(str(source), recipe, console=console, read=Typed(*lines))

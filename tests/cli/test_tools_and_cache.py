@@ -27,7 +27,9 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tools_are_shown_as_the_model_sees_them_and_called() -> None:
-    shown = arpo("tools", "quickstart")
+    listed = arpo("tools", "quickstart")
+    assert listed.exit_code == 0 and "<search>query</search>" in listed.output and "->" not in listed.output
+    shown = arpo("tools", "quickstart", "--call")
     assert shown.exit_code == 0
     for part in ("<search>query</search>", '"required": ["query"]', "python(", "-> ok", "42"):
         assert part in shown.output, part
@@ -51,9 +53,9 @@ def test_only_the_tool_that_is_run_needs_its_key_and_the_list_says_whose_is_miss
     keyless = arpo(*words, "web", "capital of Peru")
     assert keyless.exit_code == 2 and "Put it into the environment variable SERPER_API_KEY" in keyless.output
     assert "NO_SUCH_TOKEN" in arpo(*words, "add", "1").output, "the tool may be of the server that cannot be set up"
-    listed = arpo(*words)
+    listed = arpo(*words, "--call")
     assert listed.exit_code == 1 and "-> ok" in listed.output
-    assert "not called: tools.offered.1.options.key_env: serper needs a key" in listed.output
+    assert "not ready: tools.offered.1.options.key_env: serper needs a key" in listed.output
     assert "cannot be set up: tools.offered.2.options.headers" in listed.output
 
 

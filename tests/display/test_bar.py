@@ -3,9 +3,9 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from arpo.display.progress import Quarters, WorkProgress
+from arpo.display.terminal import Console
 
 
 def shown(*calls: tuple[str, float], terminal: bool = False) -> str:

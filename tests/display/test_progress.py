@@ -1,9 +1,8 @@
 import io
 import math
 
-from rich.console import Console
-
 from arpo.display.progress import EvalProgress, Progress, duration, summary_line
+from arpo.display.terminal import Console
 
 
 class Clock:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from arpo.core.tree import Turn
+from arpo.display.terminal import Console
 from arpo.dry_run.display import trained_tokens
 from arpo.dry_run.dry_run import DryRun, dry_run
 from arpo.dry_run.estimate import Timings, estimate

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.comparison import read_comparison
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model, with_options

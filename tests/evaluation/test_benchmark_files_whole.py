@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from known_answers import says, write_played
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.questions import choose
 from arpo.evaluation.samples import read_samples

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from known_answers import SUMS, Played, golds, says, write_played
-from rich.console import Console
 
 from arpo.core.record import replay
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError, EngineError, FormatError
 from arpo.evaluation.analysis import keep
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model

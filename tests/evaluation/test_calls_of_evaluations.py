@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from known_answers import SUMS, golds, write_played
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.errors import ToolsStoppedError
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.results import read_results

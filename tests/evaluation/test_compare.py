@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from rich.console import Console
 from synthetic_run import write_run
 
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.comparison import read_comparison
 from arpo.evaluation.comparison_tables import compare, tables

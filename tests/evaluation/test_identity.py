@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from known_answers import write_played
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from arpo.assembly.resolve import resolve_model
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.manifest import read_manifest

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.errors import FormatError, ToolsStoppedError
 from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, read_verdict
 from arpo.evaluation.samples import SampleRecord

@@ -4,8 +4,8 @@ import io
 import json
 
 import pytest
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.comparison import read_comparison
 from arpo.evaluation.comparison_tables import compare

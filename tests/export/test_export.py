@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from arpo.assembly.components import model_folder
 from arpo.assembly.resolve import resolve_model
+from arpo.display.terminal import Console
 from arpo.errors import CheckpointError, ConfigError
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.samples import read_samples

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from rich.console import Console
 
 from arpo.assembly.components import build_components, read_tasks
 from arpo.chat.config import ChatConfig, build_chat
+from arpo.display.terminal import Console
 from arpo.engines.local import LocalEngine
 from arpo.errors import ConfigError
 from arpo.learner.policy import choose_packing

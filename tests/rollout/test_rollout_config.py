@@ -3,11 +3,11 @@
 import io
 
 import pytest
-from rich.console import Console
 from small_world import ANSWER, Script, Search, agent, config, results_in, search, task
 
 from arpo.core import Never, Pilot
 from arpo.core.branching import Constant, Paper
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.rollout.ask import ask
 from arpo.rollout.config import RolloutConfig

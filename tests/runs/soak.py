@@ -91,8 +91,7 @@ class Tally:
 
 def live(recipe: str, out: str, resume: bool, environment: dict[str, str], counts: str) -> None:
     """Train until the end, or until it is killed. `counts`: where to write how often each point was reached."""
-    from rich.console import Console
-
+    from arpo.display.terminal import Console
     from arpo.training.pipeline import train
 
     os.environ.update(environment)

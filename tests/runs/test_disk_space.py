@@ -79,7 +79,7 @@ def test_an_append_that_does_not_fit_leaves_whole_lines(tmp_path: Path) -> None:
 SMALL_DISK = """
 import json, os, sys
 from pathlib import Path
-from rich.console import Console
+from arpo.display.terminal import Console
 from arpo.core.score import Score
 from arpo.errors import ArpoError
 from arpo.recipe.load import load_recipe

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError
 from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint

@@ -4,11 +4,11 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from arpo.assembly.components import build_eval_components
 from arpo.assembly.served import refuse_training
 from arpo.cli.chatting import talk
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model
 from arpo.evaluation.samples import read_samples

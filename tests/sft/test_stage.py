@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from arpo.assembly.components import Components, build_components
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree
 from arpo.core.tree import Observation, Prompt, RolloutTree, Turn
+from arpo.display.terminal import Console
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import ScriptedEngine
 from arpo.errors import ArpoError, FormatError

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import arpo
 from arpo.assembly.components import read_tasks
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe, show_resolved
 from arpo.recipe.run import RunConfig

@@ -127,12 +127,10 @@ def test_a_session_outlives_event_loops(tools: dict[str, Any]) -> None:
         assert asyncio.run(tools["add"]({"a": 1}, CONTEXT)).text == "2"
 
 
-def test_a_server_that_dies_is_started_again_and_ends_with_its_tools() -> None:
+def test_a_call_that_ends_the_server_is_an_error_of_that_call_and_the_server_ends_with_its_tools() -> None:
     tools = tools_of(command=COMMAND, tools=["add", "die"])
-    with pytest.raises(ProviderError) as caught:
-        asyncio.run(tools["die"]({}, CONTEXT))
-    assert caught.value.retriable
-    del caught
+    ended, _ = asyncio.run(attempt(tools["die"], {}, CONTEXT))
+    assert ended.status is CallStatus.ERROR and ended.fault == "raised CallBrokeServerError"
     assert asyncio.run(tools["add"]({"a": 1}, CONTEXT)).text == "2"
     thread = tools["add"]._server._thread
     tools.clear()
@@ -172,13 +170,21 @@ def test_what_cannot_work_is_told_before_the_run(options: dict[str, Any], word: 
 def test_a_list_of_tools_without_end_is_told(tmp_path: Path) -> None:
     server = tmp_path / "server.py"
     server.write_text(ENDLESS)
-    with pytest.raises(ConfigError, match="has no end"):
+    with pytest.raises(ConfigError, match="without an end"):
         tools_of(command=[sys.executable, str(server)])
 
 
-def test_several_tools_keep_their_names() -> None:
-    with pytest.raises(ConfigError, match="keep their names"):
-        build_tools([ToolConfig(use="mcp", name="calculator", options={"command": COMMAND, "tools": ["add", "fail"]})])
+def test_several_tools_of_a_server_are_renamed_by_their_names() -> None:
+    def built(name: Any) -> list[Any]:
+        return build_tools([ToolConfig(use="mcp", name=name, options={"command": COMMAND, "tools": ["add", "fail"]})])
+
+    plus, fail = built({"add": "plus"})
+    assert (plus.name, fail.name) == ("plus", "fail")
+    assert asyncio.run(plus({"a": 1}, CONTEXT)).text == "2"
+    with pytest.raises(ConfigError, match="renames some of them"):
+        built("calculator")
+    with pytest.raises(ConfigError, match="did you mean 'add'"):
+        built({"ad": "plus"})
 
 
 def test_a_replay_starts_no_server_and_needs_none(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arpo.assembly.components import build_components, build_learner, read_tasks
 from arpo.display.progress import Progress
+from arpo.display.terminal import Console
 from arpo.engines import Engine, SamplingParams
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.recipe.load import load_recipe

@@ -4,10 +4,9 @@ import io
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
-
 from arpo.core.record import TreeRecord
 from arpo.core.score import Score
+from arpo.display.terminal import Console
 from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder
 from arpo.tasks import Task

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from loop_world import PLAIN, mixed_on_odd, training
-from rich.console import Console
 
 import arpo
+from arpo.display.terminal import Console
 from arpo.evaluation.results import EvalResults
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder

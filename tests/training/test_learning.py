@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from loop_world import PLAIN
-from rich.console import Console
 
 from arpo.chat import Transcript
 from arpo.core.score import Score
+from arpo.display.terminal import Console
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.tasks import Task

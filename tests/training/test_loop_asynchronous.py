@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from loop_world import PLAIN, answer, go, mixed_on_odd, training, weights, wrong
-from rich.console import Console
 
 from arpo.assembly.components import build_components, formats, read_tasks
 from arpo.chat import Transcript
@@ -22,6 +21,7 @@ from arpo.chat.config import build_chat
 from arpo.core.record import replay
 from arpo.core.score import Score
 from arpo.core.tree import CallStatus, Turn
+from arpo.display.terminal import Console
 from arpo.engines import Chunk, SamplingParams, Weights
 from arpo.engines.scripted import Script, ScriptedEngine
 from arpo.errors import ConfigError, EngineError

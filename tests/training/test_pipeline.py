@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from arpo.assembly.components import build_components
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.core.tree import RolloutTree
+from arpo.display.terminal import Console
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
+from arpo.display.terminal import Console
 from arpo.recipe.load import load_recipe
 from arpo.recipe.train import PlanConfig
 from arpo.runs.folder import RunFolder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from recorded import NASTY
-from rich.console import Console
 
 from arpo.cli.viewing import show
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.runs.folder import RunFolder
 from arpo.terminal_safe import terminal_safe

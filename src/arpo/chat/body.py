@@ -12,6 +12,9 @@ from typing import Any
 
 from arpo.core.tree import Call
 from arpo.tools import JsonSchema, Tool
+from arpo.tools.schemas import resolved
+
+MOST_NESTED = 8  # choices inside of choices: a schema may refer to itself
 
 
 def text_argument(schema: JsonSchema) -> str | None:
@@ -28,16 +31,9 @@ def argument_names(tool: Tool) -> str:
     names = tool.schema.get("properties", {})
     if argument is not None:
         names = resolved(names.get(argument, {}), tool.schema).get("properties", {})
-        if not names:
+        if not names or not isinstance(names, Mapping):
             return argument
     return "{" + ", ".join(f'"{name}": …' for name in names) + "}" if names else ""
-
-
-def resolved(schema: JsonSchema, whole: JsonSchema) -> JsonSchema:
-    """`schema`, or the schema in `whole` that it refers to (pydantic writes classes as `{"$ref": "#/$defs/Place"}`)."""
-    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-    target = whole.get("$defs", {}).get(name)
-    return target if isinstance(target, Mapping) else schema
 
 
 def read_body(tool: Tool, body: str) -> Call:
@@ -78,11 +74,13 @@ def _typed(body: str, schema: JsonSchema, whole: JsonSchema) -> object:
         return body  # the check of the arguments reports the error
 
 
-def _takes_text(schema: JsonSchema, whole: JsonSchema) -> bool:
+def _takes_text(schema: JsonSchema, whole: JsonSchema, depth: int = 0) -> bool:
     schema = resolved(schema, whole)
-    if options := schema.get("anyOf"):
-        return any(_takes_text(option, whole) for option in options)
-    return bool(schema.get("type", "string") == "string")
+    options = schema.get("anyOf")
+    if isinstance(options, list) and options:
+        return depth < MOST_NESTED and any(_takes_text(option, whole, depth + 1) for option in options)
+    kinds = schema.get("type", "string")
+    return "string" in kinds if isinstance(kinds, list) else bool(kinds == "string")
 
 
 def read_object(text: str) -> dict[str, Any] | None:

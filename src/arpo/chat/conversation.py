@@ -101,27 +101,28 @@ class Conversation:
             raise ConfigError("the tokenizer names no end-of-turn token", where="model", hint="set tokenizer.eos_token")
         return tuple(ends)
 
-    def prompt(self, system: str, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Tokens of a prompt: `system` is written text, the contents of `messages` are untrusted (nothing in them
-        acts). If the template has no place for a system prompt, the first message begins with it."""
+    def prompt(self, system: Sequence[Piece], messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Tokens of a prompt. Nothing acts in the contents of `messages` and in the texts of `tools`: they are
+        untrusted. If the template has no place for a system prompt, the first message begins with it."""
+        held: list[str] = []
+        tools = self._text.held_out(tools, held)
         texts = [encodable(str(message["content"])) for message in messages]
         contents: list[list[Piece]] = [[(text, self._text.untrusted(text))] for text in texts]
         roles: list[Mapping[str, str]] = list(messages)
         if system:
-            first = (system, self._text.written(system))
             with_system = [{"role": "system", "content": ""}, *roles]
             if (roles and roles[0]["role"] == "system") or (self.exists and not self._accepts(with_system, tools)):
-                contents[0] = [first, self._piece("\n\n"), *contents[0]]
+                contents[0] = [*system, self._piece("\n\n"), *contents[0]]
             else:
-                roles, contents = with_system, [[first], *contents]
+                roles, contents = with_system, [list(system), *contents]
         if not self.exists:
             gap = self._piece("\n\n")
             return self._text.opening() + self._text.joined(
                 [piece for content in contents for piece in (*content, gap)]
             )
-        before, *after = map(self._piece, self.glue(roles, tools=tools))
+        before, *after = (self._text.pieces(glue, held) for glue in self.glue(roles, tools=tools))
         return self._text.joined(
-            [before, *(p for content, glue in zip(contents, after, strict=True) for p in (*content, glue))]
+            [*before, *(p for content, glue in zip(contents, after, strict=True) for p in (*content, *glue))]
         )
 
     def _piece(self, text: str) -> Piece:

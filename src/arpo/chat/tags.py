@@ -13,7 +13,7 @@ from __future__ import annotations  # `array[int]` cannot be subscripted before 
 
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import argument_names, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import Conversation
-from arpo.chat.token_text import TokenText
+from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import ConfigError, FormatError
 from arpo.final_answer import boxed, unwrapped
@@ -40,13 +40,14 @@ PAPER_SYSTEM = (
 RESERVED = ("think", "answer", "result")
 
 
-def describe(tools: Sequence[Tool]) -> str:
-    """One line for all tools: every tag with the name of its argument, and the first sentence of the description."""
-    return " ".join(f"{example(tool)} {_first_sentence(tool.description)}".strip() for tool in tools)
+def describe(tools: Sequence[Tool], safe: Callable[[str], str] = str) -> str:
+    """One line for all tools: every tag with the name of its argument, and the first sentence of the description.
+    `safe` makes texts that somebody else wrote harmless."""
+    return " ".join(f"{example(tool, safe)} {safe(_first_sentence(tool.description))}".strip() for tool in tools)
 
 
-def example(tool: Tool) -> str:
-    return f"<{tool.name}>{argument_names(tool)}</{tool.name}>"
+def example(tool: Tool, safe: Callable[[str], str] = str) -> str:
+    return f"<{tool.name}>{safe(argument_names(tool))}</{tool.name}>"
 
 
 def _first_sentence(text: str) -> str:
@@ -89,13 +90,16 @@ class TagFormat:
 
     def _set_tools(self, tools: Sequence[Tool]) -> None:
         for tool in tools:
-            if tool.name in RESERVED or not re.fullmatch(r"[A-Za-z_][\w-]*", tool.name):
+            if tool.name.lower() in RESERVED or not re.fullmatch(r"[A-Za-z_][\w-]*", tool.name):
                 raise ConfigError(
                     "a tool cannot have this name with the tag protocol",
                     where="tools",
                     value=tool.name,
                     hint="set its `name`",
                 )
+            if marks := self._text.marks(f"<{tool.name}></{tool.name}>"):
+                wrong = f"its tag is {marks[0]}, with which this model marks texts"
+                raise ConfigError(wrong, where="tools", value=tool.name, hint="set its `name`")
         self._tools = {tool.name: tool for tool in tools}
         names = "|".join(map(re.escape, [*self._tools, "answer"]))
         self.stop = tuple(f"</{name}>" for name in [*self._tools, "answer"])
@@ -107,8 +111,8 @@ class TagFormat:
         self._after_last = self._text.trusted(
             f"</result>\n{self._no_calls_left}\n" if self._no_calls_left else "</result>\n"
         )
-        first = example(tools[0]) if tools else ""
-        self.system = self._system.format(tools=describe(tools), example=first).strip() if self._system else ""
+        self._system_pieces = self._described(tools)
+        self.system = "".join(text for text, _ in self._system_pieces)
         self._prefilled = self._conversation.opens_thought
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
@@ -117,10 +121,19 @@ class TagFormat:
         unknown = [tool.name for tool in tools if tool.name not in self._tools]
         if unknown:
             raise ConfigError("the chat format does not know these tools", value=unknown, hint="build one for them")
-        system = self.system
-        if len(tools) != len(self._tools):
-            system = self._system.format(tools=describe(tools), example=example(tools[0]) if tools else "").strip()
+        system = self._system_pieces if len(tools) == len(self._tools) else self._described(tools)
         return checked_length(self._conversation.prompt(system, task.messages), task, self.prompt_tokens)
+
+    def _described(self, tools: Sequence[Tool]) -> list[Piece]:
+        """The system prompt, in which nothing acts that a tool's description spells."""
+        held: list[str] = []
+
+        def safe(text: str) -> str:
+            return str(self._text.held_out(text, held))
+
+        first = example(tools[0], safe) if tools else ""
+        text = self._system.format(tools=describe(tools, safe), example=first).strip() if self._system else ""
+        return self._text.pieces(text, held, self._text.written) if text else []
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
         """The one call or the answer of a turn. A well-formed turn has an optional (or required) thought, then one tag,

@@ -76,9 +76,13 @@ class TemplateFormat:
         self.system, self.result_tokens, self.prompt_tokens = system, result_tokens, prompt_tokens
         self.require_think, self.require_boxed = require_think, require_boxed
         self._no_calls_left = no_calls_left
+        for tool in tools:
+            if tool.name in OWN_TAGS or self._text.spells_token(tool.name):
+                wrong = "a tool's name can be no word of the protocol, and no token that the vocabulary adds"
+                raise ConfigError(wrong, where="tools", value=tool.name, hint="set its `name`")
         self._tools = {tool.name: tool for tool in tools}
         self.stop_tokens = self._conversation.end_of_turn()
-        self._schemas = [tool_schema(tool) for tool in tools]
+        self._schemas = self._text.held_out([tool_schema(tool) for tool in tools], [])
         self._native = self._template_writes_tools()
         self._glue: dict[tuple[str, ...], list[Piece]] = {}
         # refuse a template that cannot show results
@@ -102,11 +106,13 @@ class TemplateFormat:
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises FormatError for a prompt that is too long."""
         schemas = [tool_schema(tool) for tool in tools]
-        if self._native or not schemas:
-            tokens = self._conversation.prompt(self.system, task.messages, schemas if self._native else ())
-        else:
-            listed = WRITTEN_TOOLS.format(tools="\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas))
-            tokens = self._conversation.prompt(f"{self.system}\n\n{listed}".strip(), task.messages)
+        system = [(self.system, self._text.written(self.system))] if self.system else []
+        if schemas and not self._native:
+            held: list[str] = []
+            listed = "\n".join(json.dumps(self._text.held_out(each, held), ensure_ascii=False) for each in schemas)
+            text = WRITTEN_TOOLS.format(tools=listed)
+            system += self._text.pieces(f"\n\n{text}" if system else text, held, self._text.written)
+        tokens = self._conversation.prompt(system, task.messages, schemas if self._native else ())
         return checked_length(tokens, task, self.prompt_tokens)
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:

@@ -10,13 +10,15 @@ Knows the vocabulary's added tokens and how to disarm tags. Refuses to know turn
 import copy
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from arpo.errors import ConfigError
 
 CUT_MARK = "…[cut]"
 Piece = tuple[str, list[int]]  # a text and its tokens, encoded alone
+_HELD = re.compile(r"qzheld(\d+)zq")  # stands for text that a template must not see
+_PLACEHOLDER = re.compile(r"qz(?:held)?\d+zq")  # any placeholder, also those of `arpo.chat.conversation`
 MAX_CHARS_PER_TOKEN = 32  # text beyond this many characters per allowed token is dropped without tokenising it
 
 
@@ -99,6 +101,45 @@ class TokenText:
         separate = [token for _, tokens in pieces for token in tokens]
         joined = list(self._opening.encode("".join(text for text, _ in pieces), add_special_tokens=False).ids)
         return joined if [t for t in joined if self.acts(t)] == [t for t in separate if self.acts(t)] else separate
+
+    def held_out(self, value: Any, held: list[str]) -> Any:
+        """`value` (JSON from outside, that a template is to render) with its tags disarmed, and a placeholder for
+        everything in its texts and keys that would act. `pieces` puts these texts back, which are appended to `held`.
+        """
+        if isinstance(value, str):
+
+            def hold(match: re.Match[str]) -> str:
+                held.append(match.group())
+                return f"qzheld{len(held) - 1}zq"
+
+            text = self.disarm(encodable(value))
+            kept = re.sub(f"{_PLACEHOLDER.pattern}|{self._spelled.pattern}", hold, text)
+            if self.spells_token(kept):  # spelled in a way that the normaliser mends
+                held.append(text)
+                return f"qzheld{len(held) - 1}zq"
+            return kept
+        if isinstance(value, Mapping):
+            return {self.held_out(key, held): self.held_out(inner, held) for key, inner in value.items()}
+        return [self.held_out(inner, held) for inner in value] if isinstance(value, list | tuple) else value
+
+    def pieces(self, text: str, held: Sequence[str], encode: Callable[[str], list[int]] | None = None) -> list[Piece]:
+        """The pieces of a text with placeholders: what was held out is untrusted, the rest is encoded by `encode`, or
+        else trusted."""
+        parts, encode = _HELD.split(text), encode or self.trusted
+        return [
+            (held[int(part)], self.untrusted(held[int(part)])) if number % 2 else (part, encode(part))
+            for number, part in enumerate(parts)
+        ]
+
+    def marks(self, text: str) -> list[str]:
+        """The tokens in `text` with which the tokenizer marks texts: their beginning, end, padding, and the like."""
+        kinds = ("bos", "eos", "pad", "sep", "cls", "mask")  # not `unk`, which stands for any text
+        own = {getattr(self.tokenizer, f"{kind}_token_id", None) for kind in kinds} - {None}
+        return [self.decode([token]) for token in self.trusted(text) if token in own]
+
+    def spells_token(self, text: str) -> bool:
+        """True where `text` holds an acting token of the vocabulary."""
+        return not self._acting.keys().isdisjoint(self.trusted(text))
 
     def disarm(self, text: str) -> str:
         """`text` with a visible dot in every tag of the protocol: `<answer>` becomes `<.answer>`. Names of tools have

@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from arpo.errors import ArpoError
+from arpo.terminal_safe import print_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,15 +27,15 @@ def told() -> Iterator[None]:
     try:
         yield
     except ArpoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", sys.stderr)
         raise typer.Exit(MISTAKE) from error
     except OSError as error:
         if error.filename is None:  # from a bug, or from the network
             raise
-        print(f"error: {os.fsdecode(error.filename)}: {error.strerror or type(error).__name__}", file=sys.stderr)
+        print_line(f"error: {os.fsdecode(error.filename)}: {error.strerror or type(error).__name__}", sys.stderr)
         raise typer.Exit(MISTAKE) from error
     except KeyboardInterrupt as error:
-        print("\nstopped", file=sys.stderr)
+        print_line("\nstopped", sys.stderr)
         raise typer.Exit(INTERRUPTED) from error
 
 

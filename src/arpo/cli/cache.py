@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from arpo.cli.boundary import command, path
+from arpo.terminal_safe import print_line
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Results of tools that are cached or recorded.")
 StoreFile = Annotated[
@@ -22,7 +23,7 @@ def stats(file: StoreFile = None) -> None:
     from arpo.cli.cached import stats as counted
     from arpo.cli.cached import store_at
 
-    typer.echo(counted(store_at(file)))
+    print_line(counted(store_at(file)))
 
 
 @app.command()
@@ -39,7 +40,7 @@ def clear(
 
     store = store_at(file, tool)
     count = store.clear(tool, recorded=recorded)
-    typer.echo(f"removed {count:,} results; {store.totals()[2]:,} recorded ones stay")
+    print_line(f"removed {count:,} results; {store.totals()[2]:,} recorded ones stay")
 
 
 @app.command("export")
@@ -56,7 +57,7 @@ def export_cache(
     from arpo.cli.cached import store_at
 
     for line in lines(store_at(file, tool), out, tool):
-        typer.echo(line)
+        print_line(line)
 
 
 @app.command("import")
@@ -72,4 +73,4 @@ def import_cache(
     """Record results for replay (tools.mode=replay)."""
     from arpo.cli.cached import load
 
-    typer.echo(load(file, source, tool, argument))
+    print_line(load(file, source, tool, argument))

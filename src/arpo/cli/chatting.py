@@ -8,10 +8,9 @@ import contextlib
 from collections.abc import Callable
 from random import Random
 
-from rich.console import Console
-
 from arpo.assembly.components import EvalComponents, build_eval_components, build_setting, model_folder
 from arpo.assembly.resolve import ResolvedModel, resolve_for_chat
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError
 from arpo.recipe.run import RunConfig
 from arpo.rollout.ask import ask
@@ -33,12 +32,12 @@ def talk(
     found = resolve_for_chat(source, recipe)
     setting = build_setting(found.run)
     for text in setting.notes():
-        console.print(text, highlight=False, markup=False)
+        console.print(text)
     components = build_eval_components(
         _unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting
     )
     tools = ", ".join(tool.name for tool in components.agent.tools) or "none"
-    console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}", highlight=False, markup=False)
+    console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for `input`
     with asyncio.Runner() as runner:
@@ -119,4 +118,4 @@ class _Talk:
         return self.components.agent.num_prompt_tokens(Task(id="chat", messages=tuple(messages), answers=()))
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, style="dim")
+        self.console.print(text, style="dim")

@@ -9,6 +9,7 @@ import arpo
 from arpo.cli import cache, options
 from arpo.cli.boundary import command, path
 from arpo.cli.options import Out, Overrides, Recipe
+from arpo.terminal_safe import print_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +23,7 @@ app.add_typer(cache.app, name="cache")
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"arpo {arpo.__version__}")
+        print_line(f"arpo {arpo.__version__}")
         raise typer.Exit
 
 
@@ -56,7 +57,7 @@ def train(
     if print_:
         from arpo.recipe.load import show_resolved
 
-        typer.echo(show_resolved(run), nl=False)
+        print_line(show_resolved(run), end="")
     elif try_:
         from arpo.dry_run.dry_run import dry_run
 
@@ -191,8 +192,7 @@ def compare(
     Runs: a table and a plot at equal leaves, tokens and tool calls. Evaluations: paired differences, questions that
     changed sides.
     """
-    from rich.console import Console
-
+    from arpo.display.terminal import Console
     from arpo.evaluation.comparison_tables import compare as compare_folders
 
     compare_folders(runs, out, console=Console(soft_wrap=True))
@@ -284,7 +284,7 @@ def export(
     """
     from arpo.export.model import export as write
 
-    typer.echo(write(run, out, push=push))
+    print_line(write(run, out, push=push))
 
 
 @app.command()
@@ -333,7 +333,7 @@ def index(
     """
     from arpo.cli.indexing import build
 
-    typer.echo(build(docs, out, encoder, skip=skip))
+    print_line(build(docs, out, encoder, skip=skip))
 
 
 @app.command("serve-search")
@@ -370,14 +370,15 @@ def tools(
             metavar="[KEY=VALUE]... [TOOL ARGUMENT]", help="Settings to change; a tool, and a text or a JSON object."
         ),
     ] = None,
+    call: Annotated[bool, typer.Option("--call", help="Call each tool that changes nothing once.")] = False,
 ) -> None:
-    """Show tools as the model sees them; call each.
+    """Show tools as the model sees them, or call one.
 
     With a tool and its argument: that call alone, as `arpo tools quickstart search "capital of Peru"`.
     """
     from arpo.cli.tools import show_tools
 
-    if not show_tools(recipe, words or []):
+    if not show_tools(recipe, words or [], call):
         raise typer.Exit(1)
 
 
@@ -395,4 +396,4 @@ def init(
     from arpo.cli.init import write_example
 
     write_example(folder)
-    typer.echo(f"wrote {folder}: next\n  arpo train {folder}/recipe.yaml --try\n  arpo train {folder}/recipe.yaml")
+    print_line(f"wrote {folder}: next\n  arpo train {folder}/recipe.yaml --try\n  arpo train {folder}/recipe.yaml")

@@ -79,8 +79,10 @@ def examine() -> Iterator[Diagnosis]:
 
 def show(findings: Iterator[Diagnosis]) -> bool:
     """Print findings as they come. Returns True if none is a problem."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from arpo.display.terminal import Console
 
     console = Console(soft_wrap=not sys.stdout.isatty())
     colours = {Level.FINE: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
@@ -92,17 +94,11 @@ def show(findings: Iterator[Diagnosis]) -> bool:
     for finding in findings:
         seen.append(finding)
         advice = f"\n{finding.advice}" if finding.advice else ""
-        table.add_row(f"[{colours[finding.level]}]{finding.level}[/]", finding.what, _escaped(finding.text + advice))
+        table.add_row(Text(finding.level, style=colours[finding.level]), finding.what, finding.text + advice)
     console.print(table)
     problems = sum(finding.level is Level.PROBLEM for finding in seen)
     console.print(f"\n{problems} problem(s)" if problems else "\nReady: arpo train quickstart")
     return not problems
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _python() -> Diagnosis:

@@ -9,6 +9,7 @@ from arpo.display.progress import WorkProgress
 from arpo.errors import FormatError
 from arpo.files import as_seen_from_here
 from arpo.search.passages import Passage
+from arpo.terminal_safe import print_line
 
 
 def build(docs: str, out: Path, encoder: str, *, skip: bool = False) -> str:
@@ -44,7 +45,7 @@ def serve(folder: Path, *, host: str, port: int, workers: int, mode: str, topk: 
     index.ready()
     port = free_port(host, port)
     at = f"{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"{len(index.passages):,} passages, {index.mode}: POST http://{at}/retrieve (Ctrl-C stops)", file=sys.stderr)
+    print_line(f"{len(index.passages):,} passages, {index.mode}: POST http://{at}/retrieve (Ctrl-C stops)", sys.stderr)
     run(folder, host=host, port=port, workers=workers, mode=mode, topk=topk, encoder=encoder)
 
 

@@ -1,19 +1,18 @@
 """`arpo tools` shows a recipe's tools as the model sees them, and calls them by hand.
 
-Calls go the same way as the calls of a run, with the recipe's cache, limits and replay.
+Listing calls nothing. Calls go the same way as the calls of a run, with the recipe's cache, limits and replay.
 """
 
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
-from arpo.chat.body import resolved
 from arpo.chat.config import ChatConfig, build_chat
-from arpo.core.tree import Call, CallStatus, ToolCallResult
+from arpo.core.tree import Call, CallStatus
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError, ToolsStoppedError, nearest
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
@@ -23,17 +22,22 @@ from arpo.tools import CallContext, StatefulTool, Tool, ToolBase, isolation_note
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
 from arpo.tools.gateway import ToolGateway, build_unchecked, recorded_offers, tools_not_ready
+from arpo.tools.schemas import resolved
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a printed result
+MOST_NESTED = 8  # objects in an example: a schema may refer to itself
 PATIENCE_S, RETRIES = 10.0, 1  # a person waits, so a provider that is down is reported sooner than in a run
 LATER = "ask once more when it is back; a run waits for tools.limits.patience_s"
 
 
-def show_tools(recipe: str, words: Sequence[str]) -> bool:
-    """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object). Without a tool all
-    are listed, and each is called once. Returns whether every call was answered well. Raises ConfigError."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
+    """`words`: settings to change, then perhaps a tool and its argument (text, or a JSON object), which is called.
+
+    Without a tool all are listed; with `call`, each that changes nothing (`read_only`, `cacheable`) is called once.
+    Returns whether every tool could be set up and every call was answered well. Raises ConfigError.
+    """
+    console = Console(soft_wrap=True)
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
     asked = words[len(settings) :]
     run = load_recipe(recipe, settings)
@@ -45,6 +49,40 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
         raise ConfigError("this recipe offers no tools", where="tools", value=recipe)
     if broken and (not tools or (asked and asked[0] not in tools)):
         raise broken[0]
+    tool_gateway, missing = _gateway(run, entries)
+    caller = _Caller(tool_gateway, tools, run, console)
+    if asked:
+        made = _asked_call(tools, asked)
+        if asked[0] in missing:
+            raise missing[asked[0]]
+        caller.show_notes([made.name])
+        return asyncio.run(caller.call(made))
+    caller.show_notes(tools)
+    console.print(prompt_text(run, list(tools.values())))
+    question = _question(run)
+    well = not broken
+    for tool in tools.values():
+        offer = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
+        console.print(f"\n{tool.name}\n  {json.dumps(offer, ensure_ascii=False)}")
+        if call and not (tool.read_only or tool.cacheable):
+            console.print(f"  -> not called, since it may change something: arpo tools {recipe} {tool.name} ARGUMENT")
+        elif tool.name in missing:
+            console.print(f"  -> not ready: {missing[tool.name]}")
+            well = False
+        elif call:
+            try:
+                arguments = example_arguments(tool, question)
+                well = asyncio.run(caller.call(Call(name=tool.name, arguments=arguments))) and well
+            except ToolsStoppedError as error:
+                console.print(f"  -> would stop a run: {error}")
+                well = False
+    for fault in broken:
+        console.print(f"\ncannot be set up: {fault}")
+    return well
+
+
+def _gateway(run: RunConfig, entries: Sequence[Sequence[ToolBase]]) -> tuple[ToolGateway, Mapping[str, ConfigError]]:
+    """The gateway to the tools, with the patience of a person, and why tools are not ready."""
     limits = run.tools.limits
     limits = limits.model_copy(
         update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)}
@@ -53,24 +91,7 @@ def show_tools(recipe: str, words: Sequence[str]) -> bool:
     tool_gateway = build_unchecked(config, entries)
     for rate_limit in tool_gateway.rate_limits.values():
         rate_limit.provider.outage.hint = LATER
-    missing = tools_not_ready(config, entries, tool_gateway)
-    if asked:
-        calls = [_asked_call(tools, asked)]
-        if asked[0] in missing:
-            raise missing[asked[0]]
-    else:
-        calls = [Call(name=tool.name, arguments=example_arguments(tool, _question(run))) for tool in tools.values()]
-    for note in [*isolation_notes(tools[call.name] for call in calls), *tool_gateway.notes()]:
-        console.print(note)
-    if not asked:
-        console.print(prompt_text(run, list(tools.values())))
-    outcomes = asyncio.run(_call_all(tool_gateway, tools, calls, run, console, listed=not asked, missing=missing))
-    answered = all(outcome is not None and outcome.status is CallStatus.OK for outcome in outcomes)
-    if asked:
-        return answered
-    for error in broken:
-        console.print(f"\ncannot be set up: {error}")
-    return answered and not broken
+    return tool_gateway, tools_not_ready(config, entries, tool_gateway)
 
 
 def prompt_text(run: RunConfig, tools: Sequence[ToolBase]) -> str:
@@ -108,15 +129,26 @@ def example_arguments(tool: Tool, question: str) -> dict[str, Any]:
     return {name: _example(name, properties.get(name, {}), tool.schema, question) for name in needed}
 
 
-def _example(name: str, about: Mapping[str, Any], whole: Mapping[str, Any], question: str) -> Any:
+def _example(name: str, about: Any, whole: Mapping[str, Any], question: str, depth: int = 0) -> Any:
     about = resolved(about, whole)
-    if "properties" in about:
-        return {key: _example(key, about["properties"][key], whole, question) for key in about.get("required", ())}
     for key in ("examples", "enum"):
-        if about.get(key):
+        if isinstance(about.get(key), list) and about[key]:
             return about[key][0]
-    if "default" in about:
-        return about["default"]
+    for key in ("default", "const"):
+        if key in about:
+            return about[key]
+    choices: list[Any] = next(
+        (about[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(about.get(key), list)), []
+    )
+    if choices and depth < MOST_NESTED:
+        return _example(name, choices[0], whole, question, depth + 1)
+    properties = about.get("properties")
+    if isinstance(properties, Mapping) and depth < MOST_NESTED:
+        needed = about.get("required")
+        return {
+            key: _example(key, properties.get(key, {}), whole, question, depth + 1)
+            for key in (needed if isinstance(needed, list) else ())
+        }
     if name in ("code", "program", "expression"):
         return "6 * 7"
     if name in ("url", "link"):
@@ -127,8 +159,15 @@ def _example(name: str, about: Mapping[str, Any], whole: Mapping[str, Any], ques
         "boolean": False,
         "array": [],
         "object": {},
+        "null": None,
     }
-    return kinds.get(about.get("type", "string"), question)
+    return kinds.get(kind_of(about), question)
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    """The type of a schema, the first where it has several: `["integer", "null"]` is `integer`."""
+    kinds = schema.get("type", "string")
+    return str(kinds[0] if isinstance(kinds, list) and kinds else kinds)
 
 
 def _question(run: RunConfig) -> str:
@@ -156,7 +195,7 @@ def _asked_call(tools: Mapping[str, ToolBase], asked: Sequence[str]) -> Call:
         raise ConfigError(
             "needs its argument", where=name, value=text or None, hint=f"A text, or a JSON object: '{example}'"
         )
-    kind = resolved(properties.get(only[0], {}), tools[name].schema).get("type", "string")
+    kind = kind_of(resolved(properties.get(only[0], {}), tools[name].schema))
     return Call(name=name, arguments={only[0]: text if kind == "string" else _number(name, text)})
 
 
@@ -167,64 +206,42 @@ def _number(name: str, text: str) -> Any:
         raise ConfigError("should be a number", where=name, value=text) from error
 
 
-async def _call_all(
-    tool_gateway: ToolGateway,
-    tools: Mapping[str, ToolBase],
-    calls: Sequence[Call],
-    run: RunConfig,
-    console: Console,
-    *,
-    listed: bool,
-    missing: Mapping[str, ConfigError],
-) -> list[ToolCallResult | None]:
-    outcomes: list[ToolCallResult | None] = []
-    for call in calls:
-        tool = tools[call.name]
-        if listed:
-            schema = json.dumps(
-                {"name": tool.name, "description": tool.description, "parameters": tool.schema}, ensure_ascii=False
-            )
-            console.print(f"\n{tool.name}\n  {schema}")
-        if call.name in missing:
-            console.print(f"  -> not called: {missing[call.name]}")
-            outcomes.append(None)
-            continue
-        console.print(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Makes calls as a run does, and prints them."""
+
+    tool_gateway: ToolGateway
+    tools: Mapping[str, ToolBase]
+    run: RunConfig
+    console: Console
+
+    def show_notes(self, names: Iterable[str]) -> None:
+        for note in [*isolation_notes(self.tools[name] for name in names), *self.tool_gateway.notes()]:
+            self.console.print(note)
+
+    async def call(self, call: Call) -> bool:
+        """Make one call, with its own state if the tool has states. Returns whether it was answered well, and from the
+        record in a replay."""
+        task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
+        tool, print_ = self.tools[call.name], self.console.print
+        print_(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
+        state = await settled(tool.open, task) if isinstance(tool, StatefulTool) else None
         try:
-            outcomes.append(await _call(tool_gateway, tools, call, run, console))
-        except ToolsStoppedError as error:
-            if not listed:
-                raise
-            console.print(f"  -> would stop a run: {error}")
-            outcomes.append(None)
-    return outcomes
-
-
-async def _call(
-    tool_gateway: ToolGateway, tools: Mapping[str, ToolBase], call: Call, run: RunConfig, console: Console
-) -> ToolCallResult | None:
-    """Make one call, with its own state if the tool has states. None if the record does not hold the call."""
-    task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
-    tool = tools[call.name]
-    state = await settled(tool.open, task) if isinstance(tool, StatefulTool) else None
-    try:
-        context = CallContext(task=task, deadline_s=run.rollout.tool_deadline_s, seed=run.seed, state=state)
-        outcome = await tool_gateway.call(tools, call, context)
-    except ReplayMissError as error:
-        console.print(f"  -> replay miss: {error}")
-        return None
-    finally:
-        if isinstance(tool, StatefulTool):
-            await settled(tool.close, state)
-    how = (
-        "from the record" if outcome.cached and run.tools.mode != "live" else "from the cache" if outcome.cached else ""
-    )
-    took = how or f"{outcome.seconds * 1e3:.1f} ms"
-    console.print(f"  -> {outcome.status.value}, {took}" + (f", {outcome.fault}" if outcome.fault else ""))
-    text = (
-        outcome.text
-        if len(outcome.text) <= MOST_CHARS
-        else f"{outcome.text[:MOST_CHARS]}… [{len(outcome.text):,} characters]"
-    )
-    console.print("\n".join(f"     {line}" for line in text.splitlines() or [""]))
-    return outcome
+            deadline_s = self.run.rollout.tool_deadline_s
+            context = CallContext(task=task, deadline_s=deadline_s, seed=self.run.seed, state=state)
+            outcome = await self.tool_gateway.call(self.tools, call, context)
+        except ReplayMissError as error:
+            print_(f"  -> replay miss: {error}")
+            return False
+        finally:
+            if isinstance(tool, StatefulTool):
+                await settled(tool.close, state)
+        how = f"{outcome.seconds * 1e3:.1f} ms"
+        if outcome.cached:
+            how = "from the cache" if self.run.tools.mode == "live" else "from the record"
+        print_(f"  -> {outcome.status.value}, {how}" + (f", {outcome.fault}" if outcome.fault else ""))
+        text = outcome.text
+        if len(text) > MOST_CHARS:
+            text = f"{text[:MOST_CHARS]}… [{len(text):,} characters]"
+        print_("\n".join(f"     {line}" for line in text.splitlines() or [""]))
+        return outcome.status is CallStatus.OK

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
+from arpo.terminal_safe import print_line
 from arpo.view.library import Library, Viewed
 from arpo.view.terminal import MOST_CHARS, print_table, print_tree
 
@@ -32,7 +32,7 @@ def _export(runs: Sequence[Path], out: Path, tree: tuple[int, str] | None) -> No
         note = export(library, out, tree)
     finally:
         library.close()
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB){f': {note}' if note else ''}")
+    print_line(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB){f': {note}' if note else ''}")
 
 
 def _step_and_task(text: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
@@ -25,6 +25,8 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from arpo.display.terminal import Console
 
 _RECENT = 3  # steps whose mean duration predicts the next ones
 
@@ -227,7 +229,7 @@ class _Line:
         self._live.update(self._live.task_ids[0], completed=share, description=live)
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text)
 
     def stop(self) -> None:
         if self._live is not None:

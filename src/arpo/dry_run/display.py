@@ -6,7 +6,6 @@ Knows rich and the values that it prints. Refuses to know how they were computed
 from collections.abc import Sequence
 from itertools import count
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from arpo.core.credit import CreditedTree
 from arpo.core.place import Place, show
 from arpo.core.tree import Observation, Prompt, RolloutTree, Segment, Turn
 from arpo.display.progress import duration
+from arpo.display.terminal import Console
 from arpo.dry_run.estimate import RunEstimate, Timings
 from arpo.learner.packing import pack
 from arpo.rollout.collect import Rollout, record_of

@@ -10,13 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from arpo.assembly.components import Components, build_components, build_learner, read_tasks
 from arpo.assembly.served import refuse_training
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree, attribute, credit
 from arpo.core.place import Place
+from arpo.display.terminal import Console
 from arpo.dry_run import display
 from arpo.dry_run.estimate import RunEstimate, Timings, estimate, peak_memory, reset_peak_memory
 from arpo.event_loop import run_sync

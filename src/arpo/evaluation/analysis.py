@@ -11,9 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arpo.assembly.components import read_tasks
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError, ConfigError, first_line
 from arpo.evaluation import entropy, quality, verdicts
 from arpo.evaluation.judge import Judge, judge_answers
@@ -70,7 +69,7 @@ def analyse(
             found[key] = entropy.as_study(measured)
             picture = f"plots/{_file(key)}.png"
             if pictures is not None and (drawn := entropy.draw_entropy(pictures / picture, measured)):
-                console.print(f"drawn: {drawn}", highlight=False, markup=False)
+                console.print(f"drawn: {drawn}")
                 found[key] = {
                     **found[key],
                     "pictures": [{"title": entropy.TITLE, "path": picture, "says": measured.claim}],
@@ -92,7 +91,7 @@ def analyse(
 def judge_evaluation(folder: Path, config: JudgeConfig, console: Console) -> Study:
     """Have every answer in `folder` judged that is not yet; verdicts are kept one by one."""
     answers = list(read_samples(folder).values())
-    model = Judge(config, tell=lambda text, level: console.print(f"{level}: {text}", highlight=False, markup=False))
+    model = Judge(config, tell=lambda text, level: console.print(f"{level}: {text}"))
     model.ready()
 
     async def run() -> list[verdicts.Verdict]:
@@ -107,7 +106,7 @@ def judge_evaluation(folder: Path, config: JudgeConfig, console: Console) -> Stu
     found = run_sync(run())
     spent = model.endpoint.spent
     earlier = read_studies(folder).get("judge", {}).get("spent", {})
-    console.print(f"judge: {spent}", highlight=False, markup=False)
+    console.print(f"judge: {spent}")
     return {
         **verdicts.as_study(verdicts.judged(found), model.name),
         "spent": {name: value + earlier.get(name, 0) for name, value in spent.plain().items()},
@@ -124,7 +123,7 @@ def show(console: Console, study: Study) -> None:
     for table in study_tables(study):
         console.print(table.rich())
     for warning in study.get("warnings", ()):
-        console.print(f"warning: {warning}", highlight=False, markup=False)
+        console.print(f"warning: {warning}")
 
 
 def _file(name: str) -> str:

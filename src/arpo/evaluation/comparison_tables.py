@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from arpo.display.tables import ShownTable
+from arpo.display.terminal import Console
 from arpo.evaluation.comparison import BUDGETS, Change, Comparison, draw_comparison, read_comparison
 from arpo.evaluation.reports import amount
 from arpo.evaluation.statistics import Estimate, over_seeds
 from arpo.files import json_line, write_atomic
+from arpo.terminal_safe import terminal_safe
 
 MOST_SHOWN = 20  # changed questions a pair, on the screen; comparison.md and changed.jsonl have them all
 _QUESTION, _ANSWER = 90, 40  # characters shown
@@ -40,7 +40,7 @@ def compare(
     if out is not None:
         write_comparison(comparison, Path(out))
         if console is not None:
-            console.print(f"written: {out}/comparison.md, changed.jsonl", highlight=False, markup=False)
+            console.print(f"written: {out}/comparison.md, changed.jsonl")
     return comparison
 
 
@@ -56,7 +56,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     ]
     write_atomic(out / "changed.jsonl", b"".join(map(json_line, lines)))
     parts = ["# Comparison", *(t.markdown() for t in tables(comparison, most=None)), *picture]
-    return write_atomic(out / "comparison.md", "\n\n".join(parts) + "\n")
+    return write_atomic(out / "comparison.md", terminal_safe("\n\n".join(parts)) + "\n")
 
 
 def tables(comparison: Comparison, *, most: int | None = MOST_SHOWN) -> list[ShownTable]:

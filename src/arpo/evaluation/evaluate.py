@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arpo.assembly.components import (
     EvalComponents,
     Setting,
@@ -22,6 +20,7 @@ from arpo.assembly.components import (
     read_tasks,
 )
 from arpo.assembly.resolve import ResolvedModel, label_of, resolve_folder, resolve_model
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.analysis import OVERLAP, analyse, keep, merge_overlaps, training_overlap
 from arpo.evaluation.judge import Judge
@@ -188,7 +187,7 @@ def _finish(
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False)
+    console.print(text)
 
 
 def with_options(run: RunConfig, *, limit: int | None, samples: int | None) -> RunConfig:

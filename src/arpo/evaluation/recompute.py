@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.analysis import analyse, keep
 from arpo.evaluation.lm_eval_export import export_lm_eval
@@ -38,5 +37,5 @@ def show_results(
     written = [f"{folder}/report.md, report.html, results.json"]
     if lm_eval is not None:
         written.append(str(export_lm_eval(results, read_samples(folder).values(), lm_eval)))
-    console.print(f"written: {', '.join(written)}", highlight=False, markup=False)
+    console.print(f"written: {', '.join(written)}")
     return results

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arpo.display.charts import Line, Panel, draw
 from arpo.display.tables import ShownTable
+from arpo.display.terminal import Console
 from arpo.evaluation.manifest import EvalManifest
 from arpo.evaluation.results import COSTS, POWERS, EvalResults, summarise
 from arpo.evaluation.statistics import Estimate
 from arpo.files import write_atomic
+from arpo.terminal_safe import terminal_safe
 
 CURVES = "plots/curves.png"
 
@@ -51,17 +51,17 @@ def write_all(folder: Path, manifest: EvalManifest) -> EvalResults | None:
         )
     parts += _pictures(results.studies, folder)
     opening = _opening(results)
-    write_atomic(folder / "report.md", _markdown(opening, parts))
+    write_atomic(folder / "report.md", terminal_safe(_markdown(opening, parts)))
     write_atomic(folder / "report.html", _page(folder, opening, parts))
     return results
 
 
 def print_results(console: Console, results: EvalResults) -> None:
-    console.print(f"{results.name} ({results.sampling}): {results.model}", style="bold", highlight=False, markup=False)
+    console.print(f"{results.name} ({results.sampling}): {results.model}", style="bold")
     for table in tables(results):
         console.print(table.rich())
     for text in _warnings(results):
-        console.print(text, highlight=False, markup=False)
+        console.print(text)
 
 
 # --- tables

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arpo.assembly.components import EvalComponents
 from arpo.chat import Transcript
 from arpo.core.score import Score
 from arpo.core.tree import StopReason, ToolCallResult
 from arpo.display.progress import EvalProgress
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError, EngineError, RewardError, ToolError
 from arpo.evaluation.generate import EvalQuestion, generate
 from arpo.evaluation.manifest import EvalManifest, open_evaluation

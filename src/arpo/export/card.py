@@ -90,7 +90,11 @@ def _what(run: RunConfig, step: int) -> str:
 
 def _tools(run: RunConfig) -> list[str]:
     return [
-        tool.name or tool.use if isinstance(tool, ToolConfig) else tool.name if isinstance(tool, Tool) else repr(tool)
+        str(tool.name or tool.use)
+        if isinstance(tool, ToolConfig)
+        else tool.name
+        if isinstance(tool, Tool)
+        else repr(tool)
         for tool in run.tools.offered
     ]
 

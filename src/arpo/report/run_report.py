@@ -20,6 +20,7 @@ from arpo.evaluation.statistics import paired_difference
 from arpo.files import write_atomic
 from arpo.report.figures import History, figures
 from arpo.runs.folder import VALIDATION, RunFolder
+from arpo.terminal_safe import terminal_safe
 from arpo.tools.usage import read_usage
 from arpo.tools.usage import table as calls_table
 from arpo.yaml_positions import flat
@@ -47,7 +48,8 @@ def write_report(run_folder: Path | str, *, state: str = "") -> Path:
         _settings(run),
         _environment(run.environment()),
     ]
-    return write_atomic(run.path / "report.md", "\n\n".join(section for section in sections if section) + "\n")
+    text = "\n\n".join(section for section in sections if section)
+    return write_atomic(run.path / "report.md", terminal_safe(text) + "\n")
 
 
 # --- sections of text

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from arpo.display.progress import duration
+from arpo.display.terminal import Console
 from arpo.evaluation.results import EvalResults
 from arpo.evaluation.statistics import Estimate, paired_difference
 
@@ -48,7 +48,7 @@ def print_closing(console: Console, summary: Mapping[str, Any], report: Path) ->
             f"{questions} questions. With more time (train.minutes) it does more.",
             highlight=False,
         )
-    console.print(f"report: {report}", highlight=False, markup=False)
+    console.print(f"report: {report}")
 
 
 def _table(summary: Mapping[str, Any]) -> Table:

@@ -15,6 +15,7 @@ from arpo.rollout.tree_rollout import TaskRollout, TreeRollout, rollout_tree
 from arpo.tasks import Task
 from arpo.tools import Tool, ToolBase, with_defaults
 from arpo.tools.gateway import ToolGateway
+from arpo.tools.schemas import checked_schema
 
 Hear = Callable[[str, bool], None]
 """Called with the next text of an answer, and whether the agent wrote it or read it."""
@@ -85,7 +86,9 @@ def tools_for(tools: tuple[ToolBase, ...], task: Task) -> tuple[ToolBase, ...]:
     """An agent's tools and the task's, which replace those of the same name."""
     if not task.tools:
         return tools
-    brought = map(with_defaults, cast(Sequence[Tool], task.tools))
+    brought = [with_defaults(tool) for tool in cast(Sequence[Tool], task.tools)]
+    for tool in brought:
+        tool.schema = checked_schema(tool, f"tools of task {task.id}")
     return tuple({tool.name: tool for tool in (*tools, *brought)}.values())
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.text import Text
 
 from arpo.core.branching import StepStats
 from arpo.core.tree import StopReason
+from arpo.display.terminal import Console
 from arpo.rollout.agent import EvalAgent
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task

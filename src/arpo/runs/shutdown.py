@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError, GateError, ToolsStoppedError
 from arpo.event_loop import run_sync
 from arpo.runs import checkpoint
@@ -92,7 +91,7 @@ def written_down(folder: RunFolder, console: Console) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _write(folder, "interrupted", "")
-        console.print(f"interrupted; to go on: {_resume(folder)}", highlight=False, markup=False)
+        console.print(f"interrupted; to go on: {_resume(folder)}")
         raise
     except (GateError, ToolsStoppedError) as error:
         _write(folder, "stopped", str(error))

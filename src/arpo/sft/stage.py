@@ -12,12 +12,11 @@ from itertools import count, islice
 from pathlib import Path
 from random import Random
 
-from rich.console import Console
-
 from arpo.assembly.components import Components, build_components, build_learner, read_tasks
 from arpo.assembly.served import refuse_training
 from arpo.core.credit import CreditedTree
 from arpo.display.progress import Progress, duration
+from arpo.display.terminal import Console
 from arpo.engines import Weights
 from arpo.errors import ArpoError, ConfigError
 from arpo.evaluation.questions import eval_specs
@@ -142,7 +141,7 @@ def sft(run: RunConfig, *, out: Path | None = None, console: Console | None = No
 
 async def _sft(run: RunConfig, out: Path, console: Console) -> None:
     def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
+        console.print(text)
 
     tasks, _ = read_tasks(run, run.evaluation.split)
     cache = SFTCache(run, bundled=False)

@@ -25,8 +25,9 @@ class ToolConfig(Config):
     use: str
     """`search`, `python`, `web`, `page`, `mcp`, or an import path such as `my_pkg.tools:lookup` (a function, a class or
     a tool)."""
-    name: str = ""
-    """What the model calls it. Empty: the tool's own name."""
+    name: str | dict[str, str] = ""
+    """What the model calls it. Empty: the tool's own name. Where the entry gives several tools (a server's), new names
+    by their own: `{read_file: open}`."""
     description: str = ""
     """What the model is told it does. Empty: the tool's own words."""
     deadline_s: float | None = Field(default=None, gt=0)
@@ -121,8 +122,7 @@ def build_each(
 def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[ToolBase]":
     """The tool of one entry; several where it names a server, or a factory that returns several."""
     if not isinstance(config, ToolConfig):
-        given = _methods(config, {})
-        return [_as_tool(each, where) for each in given] if given else [_as_tool(config, where)]
+        return [_renamed(_as_tool(each, where), {}, True, where) for each in _methods(config, {}) or [config]]
     try:
         if offers is not None and config.use == "mcp" and _is_kept(config):
             from arpo.tools.recorded import recorded_tools
@@ -136,16 +136,23 @@ def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Too
     except Exception as error:
         wrong = f"the tool cannot be set up: {type(error).__name__}: {error}"
         raise ConfigError(wrong, where=where, value=config.use) from error
-    changes = {"name": config.name, "description": config.description, "deadline_s": config.deadline_s}
-    changes = {key: value for key, value in changes.items() if value}
     several = isinstance(made, list | tuple)
     tools = [_as_tool(each, where) for each in made] if several else [_as_tool(made, where)]
-    if several and len(tools) > 1 and (config.name or config.description):
-        names = ", ".join(tool.name for tool in tools)
-        raise ConfigError(
-            f"this gives {len(tools)} tools ({names}): they keep their names and descriptions", where=where
-        )
-    return [_renamed(tool, changes, tool is target or made is target, where) for tool in tools]
+    own_names = [tool.name for tool in tools]
+    if len(tools) > 1 and ((isinstance(config.name, str) and config.name) or config.description):
+        wrong = f"this gives {len(tools)} tools ({', '.join(own_names)}), each with its own name and description"
+        raise ConfigError(wrong, where=where, hint="`name: {OLD: NEW}` renames some of them")
+    names = config.name if isinstance(config.name, dict) else {own_names[0]: config.name} if own_names else {}
+    for name in names:
+        if name not in own_names:
+            hint = nearest(name, own_names)
+            raise ConfigError("there is no such tool to rename", where=f"{where}.name", value=name, hint=hint)
+    renamed = []
+    for tool in tools:
+        changes = {"name": names.get(tool.name), "description": config.description, "deadline_s": config.deadline_s}
+        changes = {key: value for key, value in changes.items() if value}
+        renamed.append(_renamed(tool, changes, tool is target or made is target, where))
+    return renamed
 
 
 def _is_kept(config: ToolConfig) -> bool:
@@ -232,12 +239,19 @@ def _as_tool(candidate: Any, where: str) -> "ToolBase":
 
 
 def _renamed(tool: "ToolBase", changes: dict[str, Any], shared: bool, where: str) -> "ToolBase":
-    """`tool` with other attributes; a copy where the object is shared (an imported one may serve another recipe
-    too)."""
+    """`tool` with other attributes and its schema checked; a copy where the object is shared (an imported one may
+    serve another recipe too)."""
+    from arpo.tools.schemas import checked_schema
+
     changed = copy.copy(tool) if changes and shared else tool
     try:
         for key, value in changes.items():
             setattr(changed, key, value)
+        schema = checked_schema(changed, where)
+        if schema is not changed.schema:
+            changed = copy.copy(changed)
+            changed.schema = schema
     except AttributeError as error:
-        raise ConfigError(f"this tool cannot be given another {' or '.join(changes)}: {error}", where=where) from error
+        kinds = " or ".join(changes) or "schema"
+        raise ConfigError(f"this tool cannot be given another {kinds}: {error}", where=where) from error
     return changed

@@ -17,6 +17,7 @@ from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.files import cache_folder, expanded
 from arpo.http.limits import Provider, Tell
 from arpo.import_path import import_path
+from arpo.terminal_safe import print_line
 from arpo.tools import CallContext, StatefulTool, ToolBase
 from arpo.tools.cache import DAY_S, Cache, CachePolicy
 from arpo.tools.cache_key import digest
@@ -358,4 +359,4 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _on_stderr(text: str, level: str) -> None:
-    print(text if level == "info" else f"{level}: {text}", file=sys.stderr)
+    print_line(text if level == "info" else f"{level}: {text}", sys.stderr)

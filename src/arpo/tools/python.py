@@ -52,6 +52,8 @@ class PythonTool(ToolBase):
     be had here.
     """
 
+    read_only = True  # of this machine
+
     def __new__(cls, **options: Any) -> "PythonTool":
         return object.__new__(SessionPythonTool if options.get("session") and cls is PythonTool else cls)
 

@@ -1,18 +1,105 @@
-"""Tools of other libraries: LangChain's tools and OpenAI's function schemas become ours, and ours OpenAI's.
+"""Schemas of tools: which may be offered to a model, how they are read, and how those of other libraries become ours.
 
-Knows their shapes, not their packages: nothing is imported.
+LangChain's tools and OpenAI's function schemas become ours, and ours OpenAI's. Knows JSON schema and the shapes of
+those libraries, not their packages: nothing is imported. Refuses to know tokenizers: a chat format checks what its
+vocabulary adds.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, ToolError
+from arpo.terminal_safe import terminal_safe
 from arpo.threads import settled
 from arpo.tools import CallContext, JsonSchema, Tool, ToolBase, ToolResult
 from arpo.tools.function import as_result
+
+NAME = re.compile(r"\w(?:[\w.\-/: ]*[\w.\-/:])?")
+NAME_CHARS = 128
+SCHEMA_CHARS = 200_000
+BOOLEAN: Mapping[bool, Mapping[str, Any]] = {True: {}, False: {"not": {}}}  # what a boolean schema is short for
+
+
+def checked_schema(tool: ToolBase, where: str) -> JsonSchema:
+    """The schema of `tool` in the form that the rest of arpo reads: an object whose properties are objects.
+
+    Raises ConfigError where the tool's name, the name of a parameter, or the schema cannot be shown to a model.
+    """
+    name: object = tool.name
+    description: object = tool.description
+    schema: object = tool.schema
+    hint = "Set its `name` in the recipe"
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        wrong = "a tool's name has letters, digits, and . _ - / : or single blanks between them"
+        raise ConfigError(wrong, where=where, value=name, hint=hint)
+    if len(name) > NAME_CHARS:
+        raise ConfigError(f"a tool's name has at most {NAME_CHARS} characters", where=where, value=name, hint=hint)
+    if not isinstance(description, str):
+        raise ConfigError(f"the description of the tool {name} is no text", where=where, value=description)
+    if not isinstance(schema, Mapping):
+        raise ConfigError(f"the schema of the tool {name} is no object", where=where, value=schema)
+    try:
+        if len(json.dumps(dict(schema))) > SCHEMA_CHARS:
+            raise ConfigError(f"the schema of the tool {name} has more than {SCHEMA_CHARS:,} characters", where=where)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the schema of the tool {name} is not JSON: {error}", where=where) from error
+    return _object_schema(schema, name, where)
+
+
+def _object_schema(schema: JsonSchema, tool: str, where: str) -> JsonSchema:
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if schema.get("type", "object") not in ("object", ["object"]) or not isinstance(properties, Mapping):
+        value = schema.get("type") if isinstance(properties, Mapping) else properties
+        raise ConfigError(f"the arguments of the tool {tool} are no object with properties", where=where, value=value)
+    if not isinstance(required, list | tuple) or not all(isinstance(name, str) for name in required):
+        raise ConfigError(f"`required` of the tool {tool} is no list of names", where=where, value=required)
+    whole: dict[str, Any] = {}
+    for name, about in [*properties.items(), *((name, {}) for name in required if name not in properties)]:
+        if not name.strip() or name != terminal_safe(name) or not name.isprintable():
+            wrong = f"a parameter of the tool {tool} has a name that is empty or holds control characters"
+            raise ConfigError(wrong, where=where, value=name)
+        if not isinstance(about, Mapping | bool):
+            raise ConfigError(f"the parameter {name} of the tool {tool} has no schema", where=where, value=about)
+        whole[name] = BOOLEAN[about] if isinstance(about, bool) else about
+    return schema if whole == properties else {**schema, "properties": whole}
+
+
+def resolved(schema: Any, whole: JsonSchema) -> JsonSchema:
+    """`schema` with its `$ref` into `whole` followed (pydantic writes classes as `{"$ref": "#/$defs/Place"}`), and
+    `{}` for what accepts anything: `true`, a reference to nothing, or one that leads back to itself."""
+    passed: list[str] = []
+    beside: dict[str, Any] = {}  # what stands next to a reference counts
+    while isinstance(schema, Mapping) and isinstance(reference := schema.get("$ref"), str):
+        if reference in passed:
+            return beside
+        passed.append(reference)
+        beside = {**{key: value for key, value in schema.items() if key != "$ref"}, **beside}
+        schema = _target(reference, whole)
+    if isinstance(schema, bool):
+        schema = BOOLEAN[schema]
+    return {**schema, **beside} if isinstance(schema, Mapping) else beside
+
+
+def _target(reference: str, whole: Any) -> Any:
+    """The schema at a JSON pointer (RFC 6901) in the document itself; None where there is none."""
+    if not reference.startswith("#"):
+        return None  # another document, which is not fetched
+    for step in reference.removeprefix("#").split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(whole, Mapping):
+            whole = whole.get(step)
+        elif isinstance(whole, list) and step.isdecimal() and int(step) < len(whole):
+            whole = whole[int(step)]
+        else:
+            return None
+    return whole
+
+
+# --- other libraries
 
 
 class ForeignTool(ToolBase):

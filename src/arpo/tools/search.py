@@ -31,6 +31,8 @@ class SearchTool(ToolBase):
     lies, if it moved. Nothing found is a result too: "No results." with CallStatus.OK.
     """
 
+    read_only = True
+
     def __init__(
         self,
         documents: object = (),

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arpo.assembly.components import Components
 from arpo.core.credit import CreditedTree, credit
 from arpo.core.place import keyed
 from arpo.display.progress import Progress
+from arpo.display.terminal import Console
 from arpo.engines import Weights
 from arpo.engines.stats import Prefill
 from arpo.errors import ArpoError, GateError

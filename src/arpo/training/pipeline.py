@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from arpo.assembly.components import Components, build_components, build_learner
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
 from arpo.display.progress import Progress
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError, CheckpointError
 from arpo.evaluation.questions import EvalSpec, eval_specs
 from arpo.evaluation.results import EvalResults, read_evaluations
@@ -80,7 +80,7 @@ def train(
     console = console or Console(soft_wrap=True)
 
     def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
+        console.print(text)
 
     if resume and _at_its_end(run, folder_path):
         tell(f"this run is finished: {folder_path}")
@@ -385,4 +385,4 @@ class _Pipeline:
 
     def say(self, text: str, level: str = "info") -> None:
         self.folder.note(text, level=level)
-        self.console.print(text if level == "info" else f"warning: {text}", highlight=False, markup=False)
+        self.console.print(text if level == "info" else f"warning: {text}")

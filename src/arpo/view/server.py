@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arpo.errors import ArpoError, ConfigError
+from arpo.terminal_safe import print_line
 from arpo.view.library import Library, NotHereError, as_text
 from arpo.view.page import built_page
 
@@ -128,7 +129,7 @@ def serve(library: Library, *, port: int | None = None, browser: bool = True) ->
     app = application(library, token)
     listening = _listen(port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={token}"
-    print(f"{len(library.runs)} {'run' if len(library.runs) == 1 else 'runs'}: {address}\nCtrl-C ends.", flush=True)
+    print_line(f"{len(library.runs)} {'run' if len(library.runs) == 1 else 'runs'}: {address}\nCtrl-C ends.")
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
     if browser:

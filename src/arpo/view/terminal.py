@@ -7,11 +7,11 @@ characters that would control the terminal, or change the direction of writing, 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from arpo.display.terminal import Console
 from arpo.terminal_safe import terminal_safe
 
 MOST_CHARS = 240  # of a segment

@@ -24,6 +24,7 @@ from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.publisher import Publisher
 from arpo.engines.vllm.transport import Transport, WeightSnapshot
 from arpo.errors import EngineError
+from arpo.terminal_safe import print_line
 
 T = TypeVar("T")
 Put = Callable[[Chunk | Exception], None]
@@ -238,7 +239,7 @@ class VllmEngine(EngineBase):
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print_line(text, sys.stderr)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

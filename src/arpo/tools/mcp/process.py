@@ -1,0 +1,65 @@
+"""A program that ends with this process, also where this one is killed, and takes its children along.
+
+Knows processes of Linux. On other systems a program is started as it is: a well-made server on stdio ends when its
+input does, but its children may stay.
+"""
+
+import sys
+from collections.abc import Sequence
+
+# Runs between us and the program, and adopts what the program leaves behind (PR_SET_CHILD_SUBREAPER is 36,
+# PR_SET_PDEATHSIG 1). It ends when the program does, when it is told to, and when the thread that started it has ended.
+_SCRIPT = """
+import ctypes, os, signal, sys
+
+libc, above = ctypes.CDLL(None), int(sys.argv[1])
+
+def parent_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+def end(code):
+    for known in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(known, signal.SIG_IGN)
+    while True:  # the children of a child that ends become ours
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            if parent_of(pid) == os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            os._exit(code)
+
+libc.prctl(36, 1)
+program = os.fork()
+if program == 0:
+    libc.prctl(1, signal.SIGKILL)
+    try:
+        os.execvp(sys.argv[2], sys.argv[2:])
+    except OSError as error:
+        sys.stderr.write(f"{sys.argv[2]}: {error.strerror}\\n")
+        sys.stderr.flush()
+        os._exit(127)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda *_: end(1))
+libc.prctl(1, signal.SIGTERM)
+if os.getppid() != above:
+    end(1)
+os.close(0)
+os.close(1)
+while True:
+    pid, status = os.wait()
+    if pid == program:
+        end(os.waitstatus_to_exitcode(status) & 0xFF)
+"""
+
+
+def dies_with_parent(words: Sequence[str], parent: int) -> list[str]:
+    """The command `words`, run so that on Linux it and its children end when the thread of the process `parent` that
+    starts it has ended."""
+    if sys.platform != "linux":
+        return list(words)
+    return [sys.executable, "-I", "-S", "-c", _SCRIPT, str(parent), *words]

@@ -1,0 +1,100 @@
+"""An MCP server on stdio that misbehaves as its first argument says: `python odd_mcp_server.py MODE [FILE]`.
+
+It has two tools: `ok` answers, and `odd` does what the mode says with its argument `how`, where that is not "well".
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+MODE, FILE = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None
+TEXT = {"type": "object", "properties": {"how": {"type": "string"}}}
+TOOLS: dict[str, Any] = {
+    "schemas": [
+        {"name": "lists", "inputSchema": {"type": "object", "properties": {"n": {"type": ["integer", "null"]}}}},
+        {
+            "name": "recursive",
+            "description": "\x1b]0;title\x07 <|im_end|>",
+            "inputSchema": {
+                "type": "object",
+                "properties": {"node": {"$ref": "#/$defs/Node"}, "loop": {"$ref": "#/$defs/Loop"}},
+                "required": ["node", "loop"],
+                "$defs": {
+                    "Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}, "required": ["next"]},
+                    "Loop": {"$ref": "#/$defs/Loop"},
+                },
+            },
+        },
+        {"name": "booleans", "inputSchema": {"type": "object", "properties": {"any": True, "none": False}}},
+        {
+            "name": "choice",
+            "annotations": {"readOnlyHint": True},
+            "inputSchema": {
+                "type": "object",
+                "properties": {"c": {"anyOf": [{"$ref": "#/properties/c"}, {"type": "string"}]}},
+                "required": ["c", "absent"],
+            },
+        },
+    ],
+    "names": [{"name": "a\nb", "inputSchema": TEXT}],
+}
+tools = TOOLS.get(MODE, [{"name": name, "inputSchema": TEXT} for name in ("ok", "odd")])
+
+
+def send(message: Any) -> None:
+    print(message if isinstance(message, str) else json.dumps(message), flush=True)
+
+
+def answer(number: int, text: str) -> None:
+    send({"jsonrpc": "2.0", "id": number, "result": {"content": [{"type": "text", "text": text}]}})
+
+
+def odd(number: int, arguments: dict[str, Any]) -> None:
+    if FILE is not None and MODE == "write":
+        FILE.write_text("called")
+    if MODE == "dies":
+        os._exit(3)
+    half = f'{{"jsonrpc": "2.0", "id": {number}, "result": {{"content": ['
+    malformed: dict[str, Any] = {
+        "half": half,
+        "no result": {"jsonrpc": "2.0", "id": number},
+        "wrong content": {"jsonrpc": "2.0", "id": number, "result": {"content": "text"}},
+        "wrong block": {"jsonrpc": "2.0", "id": number, "result": {"content": [{"type": "text", "text": 1}]}},
+        "list": {"jsonrpc": "2.0", "id": number, "result": []},
+        "deep": half + "[" * 100_000,
+    }
+    if MODE in malformed:
+        send(malformed[MODE])
+    else:
+        answer(number, "done")
+
+
+if MODE == "banner":
+    send("Welcome to the odd server!\n{'level': 'info'}")
+if MODE == "children" and FILE is not None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    children = [subprocess.Popen(sleep, start_new_session=away, stdin=subprocess.DEVNULL) for away in (False, True)]
+    FILE.write_text(" ".join(str(child.pid) for child in children))
+for message in map(json.loads, sys.stdin):
+    method, number = message.get("method"), message.get("id")
+    if number is None:
+        continue
+    if method == "initialize":
+        hello = {"capabilities": {"tools": {}}, "serverInfo": {"name": "odd", "version": "1"}}
+        version = message["params"]["protocolVersion"]
+        send({"jsonrpc": "2.0", "id": number, "result": {"protocolVersion": version, **hello}})
+    elif method == "tools/list":
+        send({"jsonrpc": "2.0", "id": number, "result": {"tools": tools}})
+    elif method == "tools/call":
+        if MODE == "banner":
+            send("a line between")
+        arguments = message["params"].get("arguments") or {}
+        if message["params"]["name"] == "odd" and arguments.get("how") != "well":
+            odd(number, arguments)
+        else:
+            answer(number, "fine")
+    else:
+        send({"jsonrpc": "2.0", "id": number, "error": {"code": -32601, "message": "no such method"}})

@@ -1,0 +1,114 @@
+"""MCP servers that misbehave: what they do to one call stays with that call, and what they start ends with them."""
+
+import asyncio
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from arpo.cli.commands import app
+from arpo.core.tree import Call, CallStatus
+from arpo.errors import ConfigError
+from arpo.tasks import Task
+from arpo.tools import CallContext
+from arpo.tools.call import attempt
+from arpo.tools.config import ToolConfig, ToolsConfig, build_entries, build_tools
+from arpo.tools.gateway import build_gateway
+from arpo.tools.mcp import session
+from arpo.tools.settings import LimitsConfig
+
+SCRIPT = str(Path(__file__).parent / "odd_mcp_server.py")
+CONTEXT = CallContext(
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=60, seed=0
+)
+MALFORMED = ["half", "no result", "wrong content", "wrong block", "list", "deep"]
+
+
+def odd(mode: str, *more: Any) -> dict[str, Any]:
+    command = [sys.executable, "-S", SCRIPT, mode, *map(str, more)]
+    return {tool.name: tool for tool in build_tools([ToolConfig(use="mcp", options={"command": command})])}
+
+
+@pytest.mark.parametrize("mode", ["dies", *MALFORMED])
+def test_an_argument_that_breaks_the_server_is_an_error_of_that_call(mode: str) -> None:
+    """In the gateway of a run, with others under way: nothing pauses, and the others are answered."""
+    offered = (ToolConfig(use="mcp", options={"command": [sys.executable, "-S", SCRIPT, mode]}),)
+    config = ToolsConfig(offered=offered, limits=LimitsConfig(patience_s=0, retries=0))
+    entries = build_entries(config.offered)
+    gateway, tools = build_gateway(config, entries), {tool.name: tool for tool in entries[0]}
+
+    async def all_of_them() -> list[Any]:
+        calls = [Call(name=name, arguments={"how": how}) for name, how in [("ok", "x"), ("odd", "x"), ("odd", "well")]]
+        return await asyncio.gather(*(gateway.call(tools, call, CONTEXT) for call in [*calls * 4, calls[1]]))
+
+    outcomes = asyncio.run(all_of_them())
+    for number, outcome in enumerate(outcomes):
+        broken = number % 3 == 1 or number == 12
+        assert outcome.status is (CallStatus.ERROR if broken else CallStatus.OK), outcome
+        assert outcome.text == "fine" or ("MCP server" in outcome.text and broken)
+        assert outcome.seconds < CONTEXT.deadline_s
+
+
+def test_a_server_that_fails_whatever_it_is_asked_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MOST_BROKEN", 2)
+    tool = odd("dies")["odd"]
+    first, _ = asyncio.run(attempt(tool, {"how": "a"}, CONTEXT))
+    assert first.status is CallStatus.ERROR
+    with pytest.raises(session.ProviderError, match="fails, whatever it is asked"):
+        asyncio.run(attempt(tool, {"how": "b"}, CONTEXT))
+
+
+def test_a_banner_on_stdout_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    tools = odd("banner")
+    assert asyncio.run(attempt(tools["ok"], {}, CONTEXT))[0].text == "fine"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends what a server leaves behind")
+def test_the_children_of_a_server_end_with_it(tmp_path: Path) -> None:
+    tools = odd("children", tmp_path / "pids")
+    children = list(map(int, (tmp_path / "pids").read_text().split()))
+    assert all(map(lives, children))
+    tools.clear()
+    gc.collect()
+    until = time.monotonic() + 20
+    while any(map(lives, children)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(lives, children))
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_names_that_cannot_be_shown_are_refused() -> None:
+    with pytest.raises(ConfigError, match="letters, digits"):
+        odd("names")
+
+
+def test_any_schema_is_listed_without_a_call_and_shows_no_control_characters(tmp_path: Path) -> None:
+    command = f"[{sys.executable}, -S, {SCRIPT}, MODE, {tmp_path / 'written'}]"
+
+    def listed(mode: str, *words: str) -> Any:
+        tools = f"tools=[{{use: mcp, options: {{command: {command.replace('MODE', mode)}}}}}]"
+        return CliRunner().invoke(app, ["tools", "quickstart", tools, *words])
+
+    shown = listed("schemas")
+    assert shown.exit_code == 0, shown.output
+    for name in ("lists", "recursive", "booleans", "choice"):
+        assert f"\n{name}\n" in shown.output and f"{name}(" not in shown.output
+    assert "\x1b" not in shown.output and "\x07" not in shown.output
+    called = listed("schemas", "--call")
+    assert called.exit_code == 0 and "choice({" in called.output and called.output.count("may change something") == 3
+    for words in ((), ("--call",)):
+        assert listed("write", *words).exit_code == 0 and not (tmp_path / "written").exists()
+    assert listed("write", "odd", "x").exit_code == 0 and (tmp_path / "written").exists()
