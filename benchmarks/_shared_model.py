@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from _shapes import model_of
-from arpo.display.terminal import Console
 
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError, install
 from arpo.files import write_atomic
 from arpo.models.sources import fetch

@@ -26,10 +26,10 @@ from typing import Any
 
 import _figures
 from _requests import Noting, Request, Write, replay, unique_tokens
-from arpo.display.terminal import Console
 
 from arpo.assembly.components import Components, build_components
 from arpo.core.branching import StepStats
+from arpo.display.terminal import Console
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import ArpoError
 from arpo.learner.lora import full_state

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from _figures import at_most, finish
 from _shapes import model_of
-from arpo.display.terminal import Console
 
+from arpo.display.terminal import Console
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.base import EngineWrapper
 from arpo.engines.config import EngineConfig

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from _cells import METHODS, Cell, Plan, carry_out, cell_run, check_begun, finished
 from filelock import FileLock, Timeout
-from arpo.display.terminal import Console
 
 from arpo.display.tables import ShownTable
+from arpo.display.terminal import Console
 from arpo.errors import ArpoError, ConfigError, nearest
 from arpo.evaluation.comparison import ComparedRun, Comparison, Evaluated, draw_comparison
 from arpo.evaluation.comparison_tables import tables as compared_tables
