@@ -6,13 +6,38 @@ call hangs the run.
 
 import asyncio
 import inspect
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class WorkClock:
+    """When foreign code ran in threads of its own, by the threads' own account, and its processor time."""
+
+    began: float = math.inf
+    ended: float = -math.inf
+    cpu_s: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        began, cpu = time.monotonic(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.began, self.ended = min(self.began, began), max(self.ended, time.monotonic())
+            self.cpu_s += time.thread_time() - cpu
+
+
+work_clock: ContextVar[WorkClock] = ContextVar("work_clock")  # of the call that is being made
 
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
@@ -39,7 +64,8 @@ def work_for(future: "Future[T]", function: Callable[..., T], *arguments: Any) -
 
     def work() -> None:
         try:
-            result = context.run(function, *arguments)
+            with (context.get(work_clock) or WorkClock()).running():
+                result = context.run(function, *arguments)
         except StopIteration as error:  # a future cannot hold one, and its awaiter would wait for ever
             _settle(future, error=RuntimeError(f"StopIteration: {error}"))
         except Exception as error:  # noqa: BLE001  the awaiter raises it

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from page_calls import HERE, HTML, context, page, refused, told
 
 from arpo.core.tree import Call, CallStatus
-from arpo.errors import ConfigError, FormatError, ProviderError, ToolError
-from arpo.search.extraction import pdf_to_text
+from arpo.errors import ConfigError, ProviderError, ToolError
+from arpo.tools import page as page_module
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.page import PageTool, extract, nearest
 from arpo.tools.web.fetch import Fetched
@@ -62,17 +62,27 @@ async def test_pdf_text_json_and_what_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize("charset", ["nobody-knows", "undefined", "idna", "punycode", "zlib_codec", "unicode_escape"])
-def test_a_charset_that_no_page_is_written_in_is_not_used(charset: str) -> None:
+async def test_a_charset_that_no_page_is_written_in_is_not_used(charset: str) -> None:
     """Some raise what is no ToolError, and punycode would take hours."""
     content = rb"plain \x41" + b"a" * 3000 + b"-" + b"a" * 2_000_000
-    assert extract(Fetched("http://h/", "text/plain", charset, content)).text == content.decode()
+    assert (await extract(Fetched("http://h/", "text/plain", charset, content))).text == content.decode()
 
 
-def test_a_pdf_that_unpacks_to_a_days_work_is_given_up() -> None:
-    bomb = pdf("a) Tj (" * 100_000)
-    with pytest.raises(FormatError, match=r"more than 0\.2 s of work"):
-        pdf_to_text(bomb, cpu_s=0.2)
-    assert pdf_to_text(pdf("short"), cpu_s=20.0).text == "short"
+async def test_pages_that_take_a_days_work_are_given_up_and_hold_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300,000 options of a `<select>`, and two kilobytes that unpack to a page of text that never ends."""
+    await extract(Fetched("http://h/", "text/html", "", HTML.encode()))  # the processes are there
+    monkeypatch.setattr(page_module, "READ_S", 2.0)
+    options = ("<html><body><select>" + "<option>a" * 300_000).encode()
+    for kind, content in (("text/html", options), ("application/pdf", pdf("a) Tj (" * 500_000))):
+        reading = asyncio.create_task(extract(Fetched("http://h/", kind, "", content)))
+        rounds = 0
+        while not reading.done():
+            await asyncio.sleep(0.01)
+            rounds += 1
+        with pytest.raises(ToolError, match="more than 2 s"):
+            reading.result()
+        assert rounds > 10, "the event loop goes on"
+    assert (await extract(Fetched("http://h/", "text/html", "", HTML.encode()))).text
 
 
 async def test_a_page_is_fetched_once_for_several_questions() -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 from arpo.errors import ConfigError, FormatError, install
 from arpo.search.passages import Passage, cut, from_mappings, passage_from
+from arpo.worker_process import WorkerError
 
+READ_S = 60.0  # that a page or PDF may take to be read
 WEB = ("web pages and PDFs need trafilatura and pypdf", install("web"))
 
 
@@ -127,11 +129,13 @@ def _or_none(passages: Iterator[Passage], skipped: Callable[[FormatError], None]
 
 def _extracted(path: Path, function: str) -> Any:
     try:
-        from arpo.search import extraction
+        from arpo.search.extraction import reader
 
-        return getattr(extraction, function)(path.read_bytes())
+        return reader(function).call({"content": path.read_bytes()}, READ_S)
     except ImportError as error:
         raise ConfigError(WEB[0], where="documents", value=str(path), hint=WEB[1]) from error
+    except (TimeoutError, MemoryError, WorkerError) as error:
+        raise FormatError(f"{path}: takes more than {READ_S:g} s, or too much memory, to be read ({error})") from error
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
 

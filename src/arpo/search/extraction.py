@@ -1,21 +1,29 @@
 """Extracts the readable text of a web page or a PDF. Needs the extra `web` (trafilatura, pypdf).
 
-Knows bytes and text. Refuses to know where they come from.
+Knows bytes and text. Refuses to know where they come from. Both can be made to take hours, or all memory: callers read
+what comes from elsewhere in a process with limits (`reader`).
 """
 
 import io
 import logging
-import math
-import time
 from dataclasses import dataclass
+from functools import cache
 
 import pypdf
 import trafilatura
 from trafilatura.settings import Document
 
 from arpo.errors import FormatError
+from arpo.worker_process import WorkerPool
 
 MAX_PAGES = 200  # of a PDF: a limit on work
+MEMORY_BYTES = 1 << 30
+
+
+@cache
+def reader(function: str) -> WorkerPool:
+    """The processes that call `html_to_text` or `pdf_to_text` with a limit of memory. Each call gets one of time."""
+    return WorkerPool(f"{__name__}:{function}", memory_bytes=MEMORY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +45,13 @@ def html_to_text(content: bytes | str) -> Extracted:
     return Extracted(" ".join((document.title or "").split()), (document.text or "",))
 
 
-def pdf_to_text(content: bytes, *, cpu_s: float = math.inf) -> Extracted:
-    """The text of a PDF's first MAX_PAGES pages.
-
-    Raises FormatError for a file that is not a PDF, is damaged or locked, or takes this thread longer than `cpu_s`
-    seconds of processor time: two kilobytes can expand to a day of work.
-    """
+def pdf_to_text(content: bytes) -> Extracted:
+    """The text of a PDF's first MAX_PAGES pages. Raises FormatError for a file that is not a PDF, is damaged or
+    locked."""
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about every defect that it could handle
-    deadline = time.thread_time() + cpu_s
-
-    def check_time(*_: object) -> None:
-        if time.thread_time() > deadline:
-            raise TimeoutError(f"more than {cpu_s:g} s of work")
-
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
-        pages = tuple(page.extract_text(visitor_operand_before=check_time) for page in reader.pages[:MAX_PAGES])
+        pages = tuple(page.extract_text() for page in reader.pages[:MAX_PAGES])
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except Exception as error:
         raise FormatError(f"not a PDF that can be read: {type(error).__name__}: {error}") from error

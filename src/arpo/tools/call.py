@@ -6,20 +6,24 @@ Knows calls, deadlines, statuses and faults. Refuses to know tokens, trees, cach
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from arpo.core.tree import Call, CallStatus, ToolCallResult
 from arpo.errors import ProviderError, ToolError, nearest
 from arpo.secrets import without_secrets
-from arpo.threads import settled
+from arpo.threads import WorkClock, settled, work_clock
 from arpo.tools import CallContext, Tool, ToolBase, ToolResult, with_defaults
 from arpo.tools.function import as_result
 
 MOST_CHARS = 200_000  # of a result that is kept and recorded; the chat format cuts to tokens after that
 MOST_ERROR_CHARS = 500
 LONGEST_S = 60.0  # the deadline where neither tool nor context sets one
+
+WATCHED_S = 1.0  # between looks at whether the event loop goes on
+HELD_S = 1.0  # that it may be late without a word
+LATE_S = 0.1  # after the deadline, within which an answer counts
 
 _abandoned: set["asyncio.Task[Any]"] = set()  # calls that ignore their cancellation, referenced until they end
 
@@ -51,8 +55,11 @@ def admitted(tools: Mapping[str, ToolBase], call: Call) -> ToolBase | ToolCallRe
     return tool
 
 
-async def attempt(tool: ToolBase, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolCallResult, bool]:
-    """Run the tool once. Returns the result, and whether it is empty (`ToolResult.empty`).
+async def attempt(
+    tool: ToolBase, arguments: Mapping[str, Any], context: CallContext, tell: Callable[[str], None] | None = None
+) -> tuple[ToolCallResult, bool]:
+    """Run the tool once. Returns the result, and whether it is empty (`ToolResult.empty`). `tell` hears of a call that
+    held the interpreter, so that nothing else in this process went on.
 
     The deadline is the tool's `deadline_s`, else the context's. For a stateful tool `context.state` is its state in
     this branch. No deadline stops an asynchronous `__call__` that blocks the event loop; functions run in threads or on
@@ -60,7 +67,11 @@ async def attempt(tool: ToolBase, arguments: Mapping[str, Any], context: CallCon
     """
     deadline_s = tool.deadline_s or context.deadline_s or LONGEST_S
     start = time.perf_counter()
-    result, fault = await _within(tool, arguments, replace(context, deadline_s=deadline_s))
+    clock = work_clock.set(WorkClock())
+    try:
+        result, fault = await _within(tool, arguments, replace(context, deadline_s=deadline_s), tell)
+    finally:
+        work_clock.reset(clock)
     text = result.text.encode("utf-8", "replace").decode()
     if fault:
         text = without_secrets(text)
@@ -85,17 +96,32 @@ def unavailable(tool: Tool, error: ProviderError) -> ToolCallResult:
     )
 
 
-async def _within(tool: Tool, arguments: Mapping[str, Any], context: CallContext) -> tuple[ToolResult, str]:
+async def _within(
+    tool: Tool, arguments: Mapping[str, Any], context: CallContext, tell: Callable[[str], None] | None
+) -> tuple[ToolResult, str]:
     task = asyncio.create_task(_guarded(tool, arguments, context))
+    end, held_s = time.monotonic() + context.deadline_s, 0.0
     try:
-        done, _ = await asyncio.wait({task}, timeout=context.deadline_s)
+        while not task.done() and (left := end - time.monotonic()) > 0:
+            woken = time.monotonic() + min(left, WATCHED_S)
+            await asyncio.wait({task}, timeout=min(left, WATCHED_S))
+            held_s = max(held_s, time.monotonic() - woken)  # the loop came late: something held the interpreter
+        if held_s >= HELD_S:  # whoever did has just ended, and its thread may say so in a moment
+            await asyncio.wait({task}, timeout=WATCHED_S)
     except asyncio.CancelledError:
         _abandon(task)
         raise
-    if done and not task.cancelled():
+    if task.done() and not task.cancelled():
+        work = work_clock.get()
+        if tell is not None and held_s >= HELD_S and work.cpu_s >= held_s / 8:
+            held = f"{tool.name} held the interpreter for {held_s:.1f} s, so that nothing else went on"
+            tell(f"{held}: `@arpo.tool(process=True)` runs such a function in a process of its own")
+        if (took_s := work.ended - work.began) > context.deadline_s + LATE_S:
+            text = f"{tool.name} took {took_s:.1f} s, longer than {context.deadline_s:g} s"
+            return ToolResult(text=text, status=CallStatus.TIMEOUT), "deadline"
         return task.result()
     _abandon(task)  # not awaited: a tool may ignore being cancelled
-    if done:
+    if task.done():
         return ToolResult(text=f"{tool.name} cancelled itself", status=CallStatus.ERROR), "raised CancelledError"
     late = f"{tool.name} took longer than {context.deadline_s:g} s and was stopped"
     return ToolResult(text=late, status=CallStatus.TIMEOUT), "deadline"

@@ -13,6 +13,7 @@ import copy
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from arpo.threads import is_asynchronous, run_off_loop
 from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.own_thread import OwnThread
 from arpo.tools.tool_event_loop import ToolEventLoop
+from arpo.worker_process import WorkerError, WorkerPool
 
 MOST_ABANDONED = 64  # threads of synchronous calls that never came back, before the tool counts as broken
 
@@ -53,6 +55,7 @@ class FunctionTool(ToolBase):
         cacheable: bool = False,
         version: str = "",
         provider: str = "",
+        process: bool = False,
     ) -> None:
         self.function = function
         self.name = name or getattr(function, "__name__", "")
@@ -69,6 +72,8 @@ class FunctionTool(ToolBase):
         self.is_async = is_asynchronous(function)
         self._own_loop = ToolEventLoop(self.name)
         self._own_thread: OwnThread | None = None
+        self._processes = WorkerPool(self._target()) if process else None
+        self.concurrency = self._processes.most if self._processes else 0
         self._running: set[object] = set()  # calls whose threads have not ended
         self._awaited: set[object] = set()  # calls that somebody still waits for
 
@@ -104,6 +109,22 @@ class FunctionTool(ToolBase):
         except PydanticUserError as error:
             raise self._unfit(f"has a type that no JSON schema describes: {error.message}") from error
 
+    def _target(self) -> str:
+        """Where a process finds the function. Raises ConfigError where it cannot."""
+        module, path = self.function.__module__, self.function.__qualname__
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if self.is_method or "<" in path or file is None:
+            raise self._unfit("runs in a process of its own, so it must be a function of a module, not a method")
+        return f"{module}:{path}"
+
+    def ready(self) -> None:
+        """Starts the first process, where the function runs in its own."""
+        if self._processes is not None:
+            try:
+                self._processes.start()
+            except WorkerError as error:
+                raise self._unfit(f"cannot run in a process of its own: {error}") from error
+
     def _unfit(self, why: str) -> ConfigError:
         return ConfigError(f"the function {why}", where=_place(self.function), value=self.name or self.function)
 
@@ -129,6 +150,8 @@ class FunctionTool(ToolBase):
         values = {name: getattr(checked, key) for name, key in names.items()}
         if self._context_name:
             values[self._context_name] = context
+        if self._processes is not None:
+            return as_result(await self._processes.run(values, context.deadline_s + 1.0))
         if self.is_async:
             return as_result(await self._own_loop.run(lambda: self.function(**values)))
         if self._own_thread is not None:
@@ -198,13 +221,16 @@ def tool(
     cacheable: bool = False,
     version: str = "",
     provider: str = "",
+    process: bool = False,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Turn a typed function with a docstring into a tool: `@tool` or `@tool(name=..., deadline_s=...)`. See
     FunctionTool.
 
     `cacheable`: equal arguments give equal results, so that they may be kept; `version`: a text that changes when
-    results do; `provider`: whose limits and failures it shares with other tools.
+    results do; `provider`: whose limits and failures it shares with other tools; `process`: it runs in a process of its
+    own, for what holds the interpreter (a regular expression, a loop in C): a late call is killed there, and holds up
+    nothing here. Such a function stands in a module, and arguments and results are pickled.
     """
     return FunctionTool(function, **options) if function is not None else lambda f: FunctionTool(f, **options)
 

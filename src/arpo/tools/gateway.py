@@ -88,7 +88,7 @@ class ToolGateway:
     ) -> tuple[ToolCallResult, bool]:
         async def once() -> tuple[ToolCallResult, bool]:
             self._check_budget(tool.name, rate_limit)
-            return await attempt(tool, call.arguments, context)
+            return await attempt(tool, call.arguments, context, lambda text: self._tell(text, "warning"))
 
         try:
             (outcome, empty), attempts = await rate_limit.provider.call(once)

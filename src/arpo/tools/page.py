@@ -13,21 +13,21 @@ from typing import Any
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, FormatError, ToolError
 from arpo.options import custom
-from arpo.search.extraction import Extracted, html_to_text, pdf_to_text
+from arpo.search.extraction import MEMORY_BYTES, Extracted, reader
 from arpo.search.lexical import Lexical
 from arpo.search.passages import cut
-from arpo.threads import run_off_loop
 from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 from arpo.tools.cache_key import digest
 from arpo.tools.web.fetch import Fetched, Fetcher
 from arpo.tools.web.summary import Summariser, SummariserConfig
+from arpo.worker_process import WorkerError
 
 PAGES_KEPT, PAGES_S = 64, 600.0  # a page that several branches open is fetched once
 PIECE_CHARS = 500  # what is ranked: a paragraph or two
 HTML = ("text/html", "application/xhtml+xml", "")
 TEXT = ("application/json", "application/xml", "application/ld+json", "application/javascript")
 PDF = "application/pdf"
-PDF_CPU_S = 10.0  # that a PDF may take to be read: nothing ends a thread from outside
+READ_S = 20.0  # that a page may take to be read
 # what Python decodes and no page is written in; some take hours for what a page may weigh
 NO_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 
@@ -81,6 +81,7 @@ class PageTool(ToolBase):
         not."""
         if self._summariser:
             self._summariser.ready()
+        reader("html_to_text").start()
 
     def complete(self, arguments: Mapping[str, Any], context: CallContext) -> Mapping[str, Any]:
         """`arguments` with the task's question where the call has none: what a result depends on."""
@@ -109,27 +110,35 @@ class PageTool(ToolBase):
         opened, address, page = self._kept.get(url, (0.0, "", Extracted("", ())))
         if not opened or time.monotonic() - opened > PAGES_S:
             fetched = await self._fetcher.fetch(url)
-            address, page = fetched.url, await run_off_loop(extract, fetched)
+            address, page = fetched.url, await extract(fetched)
             self._kept[url] = (time.monotonic(), address, page)
             while len(self._kept) > PAGES_KEPT:
                 self._kept.popitem(last=False)
         return address, page
 
 
-def extract(fetched: Fetched) -> Extracted:
-    """The text of what was fetched. Raises ToolError for what has none: pictures, archives, damaged files."""
+async def extract(fetched: Fetched) -> Extracted:
+    """The text of what was fetched. Raises ToolError for what has none: pictures, archives, damaged files, and what
+    takes too much to be read."""
     kind, content = fetched.kind, fetched.content
     if kind == PDF or content.startswith(b"%PDF-"):
-        try:
-            return pdf_to_text(content, cpu_s=PDF_CPU_S)
-        except FormatError as error:
-            raise ToolError(str(error)) from None
+        return await _read("pdf_to_text", content)
     if kind in HTML:
-        page = html_to_text(_decoded(fetched) if fetched.charset else content)
+        page = await _read("html_to_text", _decoded(fetched) if fetched.charset else content)
         return page if page.text else Extracted(page.title, ())
     if kind.startswith("text/") or kind in TEXT:
         return Extracted("", (_decoded(fetched),))
     raise ToolError(f"not a page that can be read: {kind}")
+
+
+async def _read(function: str, content: bytes | str) -> Extracted:
+    try:
+        page: Extracted = await reader(function).run({"content": content}, READ_S)
+    except FormatError as error:
+        raise ToolError(str(error)) from None
+    except (TimeoutError, MemoryError, WorkerError):
+        raise ToolError(f"the page takes more than {READ_S:g} s or {MEMORY_BYTES >> 20} MiB to be read") from None
+    return page
 
 
 def nearest(text: str, question: str, chars: int) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from arpo.errors import ToolError
+from arpo.threads import WorkClock, work_clock
 
 T = TypeVar("T")
 PATIENCE_S = 1.0  # within which a call must start
@@ -68,7 +69,8 @@ async def _begin(function: Callable[[], Awaitable[T]], begun: "Future[None]") ->
         raise asyncio.CancelledError
     begun.set_result(None)
     try:
-        return await function()
+        with work_clock.get(WorkClock()).running():
+            return await function()
     except (SystemExit, KeyboardInterrupt) as error:  # they would end the loop under its other calls
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
