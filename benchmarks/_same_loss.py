@@ -54,7 +54,7 @@ def compare(trainer: Any, batch: dict[str, Any], run: RunConfig, groups: int) ->
             parameter.add_(torch.randn_like(parameter), alpha=CHANGE)
     ours = 0.0
     for pack, before in zip(packs, old, strict=True):
-        with learner.unwrapped.attention():
+        with learner.policy.attention():
             logprob_P, _ = learner.policy(pack)
             loss, _ = policy_loss(
                 pack.rows(logprob_P),

@@ -252,7 +252,7 @@ def gradient(model: Any, trees: Trees, dtype: torch.dtype) -> list[Tensor]:
         for parameter in model.parameters():  # without gradients AdamW keeps no moments of them
             parameter.grad = None
 
-    learner.optimizer.optimizer.register_step_pre_hook(keep)
+    learner.optimizer.register_step_pre_hook(keep)
     learner.update(trees)
     return kept
 

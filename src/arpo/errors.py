@@ -8,6 +8,7 @@
     ├── ToolsStoppedError tool calls cannot continue, so the run stops: budget, failures, a provider that stays down
     ├── FormatError       a file from outside does not hold what it should (records, data)
     ├── RewardError       a reward raised, or returned a value that is not a number
+    ├── LearnerError      a rank of the learner is lost
     ├── CheckpointError   a checkpoint is missing, truncated, or belongs to another model
     └── GateError         the first collected step is not fit for training
 
@@ -71,6 +72,10 @@ class FormatError(ArpoError):
 
 class RewardError(ArpoError):
     """A reward raised, or returned a value that is not a finite number."""
+
+
+class LearnerError(ArpoError):
+    """A rank of the learner is lost. The run goes on from its last checkpoint when it is resumed."""
 
 
 class CheckpointError(ArpoError):

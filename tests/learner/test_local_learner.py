@@ -20,6 +20,7 @@ from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.local import LocalLearner
 from arpo.learner.lora import full_state, plain_model
 from arpo.learner.losses import policy_loss
+from arpo.learner.rank import MiniBatch
 from arpo.models.loading import LoraSettings, ModelConfig, load_model
 from random_trees import credited, random_tree
 from tiny_models import tiny_model
@@ -62,7 +63,7 @@ def silent(tree: CreditedTree) -> CreditedTree:
 
 
 def parameters(own: LocalLearner) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in own.unwrapped.model.named_parameters()}
+    return {name: value.detach().clone() for name, value in own.policy.model.named_parameters()}
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -122,7 +123,7 @@ def test_an_update_computes_what_it_did_when_this_was_recorded(name: str) -> Non
 def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
     trees = some_trees()
     own = learner(tiny_model("llama"), optim=OptimConfig(lr=5e-3), budget=10_000)
-    old = own.logprobs(own.packs(trees[2:])[0])
+    old = own.rank.logprobs(own.packs(trees[2:])[0])
     metrics = own.update(trees, 2).metrics
     assert metrics["updates"] == 2 and own.updates == 2
     assert metrics["kl_old"] > 0 and metrics["ratio_max"] > 1, "the second update saw weights that had not moved"
@@ -130,7 +131,7 @@ def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
     twin = learner(tiny_model("llama"), optim=OptimConfig(lr=5e-3), budget=10_000)
     twin.update(trees[:2])
     (batch,) = twin.packs(trees[2:])
-    with twin.unwrapped.attention():
+    with twin.policy.attention():
         logprob_P, _ = twin.policy(batch)
         loss, _ = policy_loss(
             batch.rows(logprob_P),
@@ -142,7 +143,7 @@ def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
             denominator=len(batch.leaves),
         )
         loss.backward()
-    twin._step(True)
+    twin.rank._step((), True, 5e-3)
     assert furthest(parameters(own), parameters(twin)) < 1e-9
 
 
@@ -180,7 +181,7 @@ def test_it_notes_what_the_policy_thought_before_the_step() -> None:
     logprobs = own.update(trees, 2).logprobs
     for tree in trees:
         for batch in before.packs([tree]):
-            for (_, leaf), row, mask in zip(batch.leaves, before.logprobs(batch), batch.row_mask_BL, strict=True):
+            for (_, leaf), row, mask in zip(batch.leaves, before.rank.logprobs(batch), batch.row_mask_BL, strict=True):
                 noted = [value for depth in range(1, len(leaf) + 1) for value in logprobs[tree.tree.task][leaf[:depth]]]
                 assert noted == pytest.approx(row[mask].tolist(), abs=1e-5)
 
@@ -202,13 +203,11 @@ def test_trees_without_credit_are_not_computed_and_change_nothing(name: str) -> 
     twin = learner(tiny_model("llama"), LOSSES[name], budget=10_000)
     everything = [*teaching, *quiet]
     rows = sum(len(tree.advantages) for tree in everything)
-    reports, _ = twin._one_update(
-        twin.packs(everything),
-        None,
-        {"grpo": rows, "dapo": sum(p.num_policy for p in twin.packs(everything)), "dr_grpo": rows * 16}[name],
-    )
+    packs = twin.packs(everything)
+    size = {"grpo": rows, "dapo": sum(p.num_policy for p in packs), "dr_grpo": rows * 16}[name]
+    [done] = twin.rank.update([MiniBatch(packs, size, SGD_LIKE.lr)], None)
     assert furthest(parameters(own), parameters(twin)) < 1e-9
-    assert metrics["loss"] == pytest.approx(reports[0].loss, rel=1e-6, abs=1e-8)
+    assert metrics["loss"] == pytest.approx(done.reports[0].loss, rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", ["kl", "entropy"])
@@ -235,7 +234,7 @@ def test_the_schedule_ends_with_the_run_although_some_groups_teach_nothing() -> 
     ]
     assert [step.get("updates", 0) for step in steps] == [2, 1, 0, 2]
     assert [steps[step]["lr"] for step in (0, 1, 3)] == pytest.approx(
-        [own.optim.rate(update, 8) for update in (1, 3, 7)]
+        [own.settings.optim.rate(update, 8) for update in (1, 3, 7)]
     )
     assert steps[-1]["lr"] == pytest.approx(1e-4)
 
@@ -265,8 +264,8 @@ def test_no_reference_is_kept_without_a_coefficient(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(copy, "deepcopy", noting)
     model = tiny_model("llama")
     own = learner(model)
-    assert own.reference is None and "kl_reference" not in own.update(some_trees()).metrics and model not in copied
-    assert learner(model, LOSSES["kl"]).reference is not None and model in copied
+    assert own.rank.reference is None and "kl_reference" not in own.update(some_trees()).metrics and model not in copied
+    assert learner(model, LOSSES["kl"]).rank.reference is not None and model in copied
 
 
 def test_the_reference_stays_where_it_was() -> None:
@@ -294,7 +293,7 @@ def test_gradient_checkpointing_gives_the_same_update(family: str) -> None:
 def test_imitation_maximises_the_plain_likelihood_of_turns_alone() -> None:
     trees = [random_tree(seed, roots=1, leaves=1) for seed in range(3)]
     own = learner(tiny_model("llama"), temperature=0.7, optim=OptimConfig(lr=1e-2))
-    model = copy.deepcopy(own.unwrapped.model)
+    model = copy.deepcopy(own.policy.model)
     nats, count = 0.0, 0
     for tree in trees:
         (leaf,) = tree.tree.leaves()
@@ -307,12 +306,12 @@ def test_imitation_maximises_the_plain_likelihood_of_turns_alone() -> None:
                 nats -= sum(float(logprobs[i - 1, tokens[i]]) for i in range(at, at + len(segment.tokens)))
                 count += len(segment.tokens)
             at += len(segment.tokens)
-    before = [p.detach().clone() for p in own.unwrapped.parameters()]
+    before = [p.detach().clone() for p in own.policy.parameters()]
     for most in (0, 2, 4):  # before it begins, in the forward pass, in the backward pass of the two layers
         asked = iter(range(99))
         assert own.sft_step(trees, lambda asked=asked, most=most: next(asked) >= most) == {}
-        assert all(p.grad is None for p in own.unwrapped.parameters()) and own.updates == 0
-        assert all(torch.equal(p, was) for p, was in zip(own.unwrapped.parameters(), before, strict=True))
+        assert all(p.grad is None for p in own.policy.parameters()) and own.updates == 0
+        assert all(torch.equal(p, was) for p, was in zip(own.policy.parameters(), before, strict=True))
     losses = [own.sft_step(trees)["loss"] for _ in range(10)]
     assert losses[0] == pytest.approx(nats / count, rel=1e-6)
     assert losses[-1] < 0.8 * losses[0]
@@ -322,7 +321,7 @@ def test_two_precisions_live_in_one_process() -> None:
     plain = learner(tiny_model("llama").float())
     half = learner(tiny_model("llama").float(), dtype=torch.bfloat16)
     (batch,) = plain.packs(some_trees(1))
-    exact, rough = plain.logprobs(batch), half.logprobs(batch)
+    exact, rough = plain.rank.logprobs(batch), half.rank.logprobs(batch)
     assert rough.dtype == torch.float32 and 0 < float((exact - rough).abs().max()) < 1
     assert half.update(some_trees()).metrics["skipped_updates"] == 0
 
@@ -362,14 +361,14 @@ def test_lora_trains_adapters_alone(plain_folder: Path) -> None:
 
 def test_state_is_what_peft_merges_and_wears_nothing_down(plain_folder: Path) -> None:
     own = trained(plain_folder, some_trees())
-    frozen = {n: v.detach().clone() for n, v in own.unwrapped.model.named_parameters() if ".lora_" not in n}
+    frozen = {n: v.detach().clone() for n, v in own.policy.model.named_parameters() if ".lora_" not in n}
     state = own.weights()
-    merged = copy.deepcopy(own.unwrapped.model).merge_and_unload()
+    merged = copy.deepcopy(own.policy.model).merge_and_unload()
     assert set(state) == set(merged.state_dict())
     assert all(torch.allclose(state[name], value, atol=1e-6) for name, value in merged.state_dict().items())
     plain = with_lora(plain_folder).unload().state_dict()
     assert any(not torch.equal(value, plain[name]) for name, value in state.items())
-    after = {n: v for n, v in own.unwrapped.model.named_parameters() if ".lora_" not in n}
+    after = {n: v for n, v in own.policy.model.named_parameters() if ".lora_" not in n}
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
 
 
@@ -377,7 +376,7 @@ def test_what_adapters_add_is_not_rounded_away(plain_folder: Path) -> None:
     """Merged into weights held in bf16, the first steps of adapters vanish: the engine would sample from the old
     policy."""
     own = trained(plain_folder, some_trees(), dtype="bfloat16")
-    module = own.unwrapped.model.get_base_model().model.layers[0].self_attn.q_proj
+    module = own.policy.model.get_base_model().model.layers[0].self_attn.q_proj
     assert module.base_layer.weight.dtype == torch.bfloat16
     added = own.weights()["model.layers.0.self_attn.q_proj.weight"] - module.base_layer.weight.float()
     assert (
@@ -394,9 +393,9 @@ def test_the_plain_model_of_adapters_computes_what_they_do(plain_folder: Path) -
     own = trained(plain_folder, some_trees())
     tokens = torch.tensor([[5, 6, 7, 8, 9]])
     with torch.no_grad():
-        plain = plain_model(own.unwrapped.model)
+        plain = plain_model(own.policy.model)
         assert not any("lora" in name for name, _ in plain.named_modules())
-        assert torch.allclose(plain(tokens).logits, own.unwrapped.model(tokens).logits, atol=1e-5)
+        assert torch.allclose(plain(tokens).logits, own.policy.model(tokens).logits, atol=1e-5)
     assert plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     assert plain_model(plain) is plain
 

@@ -98,10 +98,10 @@ async def test_every_token_is_weighed_by_the_version_that_wrote_it() -> None:
         for _ in range(2)
     )
     figures = own.update([tree]).metrics
-    loss, mismatches = _by_hand(twin.unwrapped.model, tree)
+    loss, mismatches = _by_hand(twin.policy.model, tree)
     loss.backward()
-    twin._step(True)
-    moved = zip(*(each.parameters() for each in (own.unwrapped.model, twin.unwrapped.model, newer)), strict=True)
+    twin.rank._step((), True, 1e-3)
+    moved = zip(*(each.parameters() for each in (own.policy.model, twin.policy.model, newer)), strict=True)
     with torch.no_grad():
         found = [(float((a - b).abs().max()), float((a - before).abs().max())) for a, b, before in moved]
     assert max(apart for apart, _ in found) < 1e-7 < 1e-5 < max(far for _, far in found)

@@ -185,10 +185,10 @@ def test_what_was_sampled_is_what_is_trained_on(name: str, form: str) -> None:
 )
 def test_the_engines_log_probabilities_are_the_learners(name: str, form: str) -> None:
     taught = learner(name, temperature=0.8)
-    engine = LocalEngine(taught.unwrapped.model, published(name), dtype="float32")
+    engine = LocalEngine(taught.policy.model, published(name), dtype="float32")
     stops = build_chat(ChatConfig(format=form), published(name), (search,)).stop_tokens  # type: ignore[arg-type]
     with torch.no_grad():  # ends of turns, now and then
-        head = taught.unwrapped.model.get_output_embeddings().weight
+        head = taught.policy.model.get_output_embeddings().weight
         head[list(stops)] += 0.05 * head.std(0)
     asyncio.run(engine.update_weights(Weights(1, taught.weights())))
     grown, sampled = grown_by(engine, name, form, temperature=0.8)

@@ -62,5 +62,5 @@ def test_one_made_here_comes_first(tmp_path, monkeypatch):
         def save_pretrained(self, folder):
             (Path(folder) / type(self).__name__).write_text("here")
 
-    start.keep(Saved(), Saved())
+    start.keep(Saved().save_pretrained, Saved())
     assert start.model == start.path / "model" != FOLDER

@@ -136,14 +136,14 @@ def test_a_model_appears_whole_and_a_damaged_one_counts_as_none(
 ) -> None:
     own = start(project)
     assert own.model is None
-    kept = own.keep(tiny_model("llama").float(), tokenizer)
+    kept = own.keep(tiny_model("llama").float().save_pretrained, tokenizer)
     assert own.model == kept == start(project).model
     own.keep_evaluation(ASKED, evaluation(tmp_path / "before"))
     weights = kept / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-50])
     assert start(project).model is None
-    assert start(project).keep(tiny_model("llama").float(), tokenizer) == kept
+    assert start(project).keep(tiny_model("llama").float().save_pretrained, tokenizer) == kept
     assert weights.read_bytes() == content and start(project).model == kept
     assert start(project).evaluation(ASKED, tmp_path / "copy") is None, "measured on weights that are gone"
 
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_unfinished_goes(project: TinyProject, tokeni
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    start.keep(tiny_model("llama"), tokenizer)
+    start.keep(tiny_model("llama").save_pretrained, tokenizer)
     assert not any(path.exists() for path in left) and [path.name for path in start.path.iterdir()] == ["model"]
 
 

@@ -104,7 +104,7 @@ def wrong(_engine: ScriptedEngine, _asked: int, _text: str, _params: SamplingPar
 
 
 def weights(trainer: Trainer) -> list[Any]:
-    return [p.detach().clone() for p in trainer.learner.unwrapped.parameters()]
+    return [p.detach().clone() for p in trainer.learner.policy.parameters()]
 
 
 def texts(folder: RunFolder) -> list[str]:

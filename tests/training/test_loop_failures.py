@@ -88,7 +88,7 @@ def test_weights_that_an_update_broke_end_the_run_and_reach_no_checkpoint(
             result = update(*arguments, **more)
             if trainer.step == 3:
                 with torch.no_grad():
-                    next(trainer.learner.unwrapped.parameters())[7, 7] = float("inf")
+                    next(trainer.learner.policy.parameters())[7, 7] = float("inf")
             return result
 
         trainer.learner.update = breaks  # type: ignore[assignment, method-assign]

@@ -18,7 +18,7 @@ from arpo.import_path import import_from_path
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.lora import full_state, plain_model
-from arpo.models.loading import compute_dtype, load_model
+from arpo.models.loading import compute_dtype, learner_model, load_model
 from arpo.recipe.run import RunConfig
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
@@ -31,6 +31,8 @@ from arpo.tools.gateway import ToolGateway, build_gateway, recorded_offers
 
 if TYPE_CHECKING:
     import torch
+
+    from arpo.learner.ranks import Ranks
 
 
 F = TypeVar("F")  # a chat format or a dialogue
@@ -77,6 +79,8 @@ class Components(EvalComponents):
     tokenizer: Any
     dtype: "torch.dtype"
     """Of matrix products."""
+    ranks: "Ranks | None" = None
+    """Hold the model that is trained, in shards; `model` is then what it was at the start. None: `model` is trained."""
 
     def save_tokenizer(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -84,6 +88,13 @@ class Components(EvalComponents):
     def weights(self, version: int) -> Weights:
         """The model's weights as they are now, for an engine."""
         return Weights(version, full_state(self.model))
+
+    def save_model(self, folder: Path) -> None:
+        """Write the trained weights (with LoRA the adapters alone) as a Hugging Face folder."""
+        if self.ranks is None:
+            self.model.save_pretrained(folder)
+        else:
+            self.ranks.call("save_model", folder)
 
 
 def read_tasks(run: RunConfig, split: str) -> tuple[list[Task], LoadReport | None]:
@@ -118,11 +129,16 @@ def build_setting(run: RunConfig) -> Setting:
 
 
 def build_components(
-    run: RunConfig, source: Path, weights: Path | None = None, *, setting: Setting | None = None
+    run: RunConfig,
+    source: Path,
+    weights: Path | None = None,
+    *,
+    setting: Setting | None = None,
+    ranks: "Ranks | None" = None,
 ) -> Components:
     """Build every component of `run` on the model at `source`, or with the trained `weights` (a checkpoint's model
-    folder; with LoRA it holds the adapters alone). `setting`: None to build it as well. Raises ConfigError where a
-    component cannot be set up.
+    folder; with LoRA it holds the adapters alone). `setting`: None to build it as well. `ranks`: take up the model,
+    too, to train it in shards. Raises ConfigError where a component cannot be set up.
 
     torch's global generator (new adapters, dropout) starts from the seed of the first stage: the cold start's, else the
     run's.
@@ -130,8 +146,12 @@ def build_components(
     import torch
 
     setting = setting or build_setting(run)
-    torch.manual_seed(run.cold_start.seed if run.cold_start else run.seed)
+    seed = run.cold_start.seed if run.cold_start else run.seed
+    torch.manual_seed(seed)
     model, tokenizer = load_model(source, run.model, weights)
+    dtype = compute_dtype(run.model, model.device)
+    if ranks is not None:
+        ranks.call("hold", partial(learner_model, source, run.model, weights), seed, dtype)
     format_for = formats(partial(build_chat, run.chat, tokenizer))
     format_for(setting.tools)  # a chat format that does not fit the model or the tools is reported now
     engine = build_engine(run.engine, model, tokenizer)
@@ -147,9 +167,10 @@ def build_components(
         run=run,
         model=model,
         tokenizer=tokenizer,
-        dtype=compute_dtype(run.model, model.device),
+        dtype=dtype,
         agent=agent,
         reward=setting.reward,
+        ranks=ranks,
     )
 
 
@@ -195,27 +216,40 @@ def build_learner(
     num_updates: int,
     tell: Callable[[str], None],
     loss: LossConfig | None = None,
-    reference: Any = None,
+    reference: Callable[[], Any] | None = None,
 ) -> Learner:
-    """The learner of the components' model, for `num_updates` updates. `loss`: None for the recipe's; `reference`: the
-    model that its divergence is measured from (None: this one as it is now). `tell` is called with the reason where
-    `train.packing` is `auto` and the learner trains flat."""
+    """The learner of the components' model, for `num_updates` updates. `loss`: None for the recipe's; `reference`:
+    makes the model that its divergence is measured from (None: this one as it is now). `tell` is called with the reason
+    where `train.packing` is `auto` and the learner trains flat."""
+    from arpo.learner.driver import LearnerDriver
     from arpo.learner.local import LocalLearner
     from arpo.learner.policy import choose_packing
+    from arpo.learner.rank import RankSettings
 
     tree, reason = choose_packing(components.model, components.run.train.packing)
     if reason:
         tell(f"training flat, every trajectory alone: {reason}")
-    return LocalLearner(
-        components.model,
+    settings = RankSettings(
         loss=loss or components.run.loss,
         optim=optim,
-        num_updates=num_updates,
-        token_budget=components.run.train.token_budget,
         tree=tree,
         temperature=components.run.rollout.temperature,
         dtype=components.dtype,
-        reference=reference,
+    )
+    token_budget = components.run.train.token_budget
+    if components.ranks is not None:
+        components.ranks.call("start", settings, reference)
+        return LearnerDriver(components.ranks, settings, num_updates=num_updates, token_budget=token_budget)
+    return LocalLearner(
+        components.model,
+        loss=settings.loss,
+        optim=optim,
+        num_updates=num_updates,
+        token_budget=token_budget,
+        tree=tree,
+        temperature=settings.temperature,
+        dtype=settings.dtype,
+        reference=reference and reference(),
     )
 
 

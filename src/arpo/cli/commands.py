@@ -51,8 +51,9 @@ def train(
 
     Cold start, training, evaluation before and after, and a report.
     """
-    from arpo.cli.run_arguments import run_from_arguments
+    from arpo.cli.run_arguments import follow_first_rank, run_from_arguments
 
+    follow_first_rank(trains=not (print_ or try_))
     run = run_from_arguments(recipe, overrides or [], resume)
     if print_:
         from arpo.recipe.load import show_resolved

@@ -34,7 +34,7 @@ def deal(
 
     As in `pack`, every (leaf, token) appears exactly once over all packs, and no pack exceeds the budget but a single
     path that is longer. Where there are fewer packs than places, ranks get packs that teach nothing (`empty_pack`).
-    `pair_cost`: what a (query, key) pair costs, in units of a token (`arpo.learner.policy:pair_cost`). The same
+    `pair_cost`: what a (query, key) pair costs, in units of a token (`Policy.pair_cost`). The same
     arguments give the same packs.
     """
     rounds = deal_bins(trees, token_budget, ranks, pair_cost=pair_cost, flat=flat)

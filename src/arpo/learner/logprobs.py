@@ -102,7 +102,8 @@ class _TokenLogprobs(torch.autograd.Function):
         scratch = _Scratch(hidden_PH, weight_VH, dtype, chunk)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_PH) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight_VH) if needs_weight else None
+        # In half precision, chunk by chunk, it would be twice as far off as one product, and more with every chunk.
+        grad_weight = torch.zeros_like(weight_VH, dtype=scratch.exact) if needs_weight else None
         grad_bias = torch.zeros_like(bias_V) if needs_bias else None
         for at in scratch.chunks:
             logits, work = scratch.logits(hidden_PH[at], bias_V, scale, cap)
@@ -118,7 +119,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_weight.add_(low.T @ hidden_PH[at].to(dtype))
             if grad_bias is not None:
                 grad_bias.add_(grad.sum(0))
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), grad_bias, None, None
 
 
 class _Scratch:

@@ -45,6 +45,9 @@ class LossReport:
     loss: float
     """The part of the whole batch's loss."""
 
+    def to(self, device: str) -> "LossReport":
+        return LossReport({name: values.to(device) for name, values in self.tokens.items()}, self.loss)
+
 
 def policy_loss(
     logprob_BL: Tensor,

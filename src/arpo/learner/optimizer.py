@@ -1,57 +1,64 @@
-"""The optimizer's state as files: tensors as safetensors, numbers as JSON, nothing pickled.
+"""The optimizer's state as files: tensors by parameter's name as safetensors, the number of updates as JSON, nothing
+pickled. Whatever number of ranks wrote them, any number reads them.
 
 Knows the two files. Refuses to know checkpoints, which hold them (`arpo.runs.checkpoint`), and models.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from arpo.errors import CheckpointError
+from arpo.learner.shards import Rows, SafetensorsFolder, write
 
-_TENSORS, _NUMBERS = "optimizer.safetensors", "optimizer.json"
-
-
-def save_optimizer(folder: Path, optimizer: torch.optim.Optimizer, updates: int) -> None:
-    """Write the moments of `optimizer`, its settings and the number of `updates` into `folder`."""
-    content = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, slots in content["state"].items():
-        for name, value in slots.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().contiguous()
-            else:
-                numbers[f"{index}.{name}"] = value
-    save_file(tensors, folder / _TENSORS)
-    settings = {"updates": updates, "param_groups": content["param_groups"], "numbers": numbers}
-    (folder / _NUMBERS).write_text(json.dumps(settings))
+_TENSORS, _NUMBERS = "optimizer", "optimizer.json"
+Named = Mapping[str, torch.nn.Parameter]
 
 
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> int:
-    """Put the moments that `folder` holds into `optimizer` and return the number of updates.
+def copy_moments(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Rows]:
+    """This rank's part of the moments as they are now, by the parameter's name and the moment's."""
+    return {
+        f"{name}.{slot}": Rows.copied(value)
+        for name, parameter in named.items()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def write_moments(folder: Path, moments: Mapping[str, Rows], updates: int, *, first_rank: bool) -> None:
+    """Write the `moments` of all ranks and the number of `updates` into `folder`."""
+    write(folder, _TENSORS, moments, first_rank=first_rank)
+    if first_rank:
+        (folder / _NUMBERS).write_text(json.dumps({"updates": updates}))
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, named: Named) -> int:
+    """Put the moments that `folder` holds into `optimizer`, whose parameters `named` are, and return the number of
+    updates.
 
     The optimizer keeps its settings: a resumed run may have others than the one that saved. Raises CheckpointError
     where the moments belong to another set of parameters.
     """
-    content = json.loads((folder / _NUMBERS).read_text())
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**load_file(folder / _TENSORS), **content["numbers"]}.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
-    for index, slots in state.items():
-        if index >= len(shapes) or tuple(slots["exp_avg"].shape) != shapes[index]:
-            raise CheckpointError(f"{folder}: the optimizer state is of another model (parameter {index})")
     try:
-        updates = int(content["updates"])
-        current = optimizer.state_dict()["param_groups"]
-        groups = [{**now, "params": was["params"]} for now, was in zip(current, content["param_groups"], strict=True)]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        updates = int(json.loads((folder / _NUMBERS).read_text())["updates"])
     except KeyError as error:
         raise CheckpointError(f"{folder}: {_NUMBERS} is not of this version (it lacks {error})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: the optimizer state is of another model ({error})") from error
+    state: dict[Tensor, dict[str, Tensor]] = {}
+    with SafetensorsFolder(folder, _TENSORS) as saved:
+        for key in saved:
+            name, _, slot = key.rpartition(".")
+            if name not in named:
+                raise CheckpointError(f"{folder}: the optimizer state is of another model (it has {name})")
+            parameter = named[name]
+            value = torch.zeros((), dtype=torch.float32) if slot == "step" else torch.zeros_like(parameter.detach())
+            saved.read_into(key, value)
+            state.setdefault(parameter, {})[slot] = value.to(parameter.device) if slot == "step" else value
+    if state and len(state) != len(named):
+        raise CheckpointError(
+            f"{folder}: the optimizer state is of another model ({len(state)} of {len(named)} parameters)"
+        )
+    optimizer.state.clear()
+    optimizer.state.update(state)
     return updates

@@ -48,6 +48,14 @@ class Policy(nn.Module):
         flat."""
         return tree_attention(self.base_model) if self.tree else nullcontext()
 
+    def pair_cost(self) -> float:
+        """What a (query, key) pair costs in attention, in units of what a token costs in the layers' products:
+        multiplications forward and backward, 12 x layers x hidden size over 6 x parameters of the layers."""
+        layers = getattr(self.base_model.get_decoder(), "layers", ())
+        parameters = sum(p.numel() for layer in layers for p in layer.parameters())
+        hidden_size = self.base_model.config.get_text_config().hidden_size
+        return 2.0 * len(layers) * hidden_size / parameters if parameters else 0.0
+
     def forward(self, batch: PackedBatch, temperature: float | None = None) -> tuple[Tensor, Tensor]:
         """Log-probabilities at `temperature` (None: the recipe's), entropies at 1."""
         layout = layout_of(batch) if self.tree else None

@@ -96,6 +96,11 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> 
     return model.to(device=device).train(), tokenizer
 
 
+def learner_model(path: Path, config: ModelConfig, weights: Path | None = None) -> Any:
+    """The model of `load_model` alone: what each rank of a learner is told to load."""
+    return load_model(path, config, weights)[0]
+
+
 def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,13 +69,14 @@ class SFTCache:
                 f"the cache cannot be written ({error.strerror})", where=str(self.path), hint=hint
             ) from error
 
-    def keep(self, model: Any, tokenizer: Any) -> Path:
-        """Store trained weights, unless another process was first. Removes evaluations of damaged ones."""
+    def keep(self, save_model: Callable[[Path], None], tokenizer: Any) -> Path:
+        """Store trained weights, which `save_model` writes into a folder, unless another process was first. Removes
+        evaluations of damaged ones."""
         with self._locked():
             if self.model in (None, self.bundled):
                 shutil.rmtree(self.path / "evaluation", ignore_errors=True)
                 with whole_folder(self.path / "model") as folder:
-                    model.save_pretrained(folder)
+                    save_model(folder)
                     tokenizer.save_pretrained(folder)
         return self.path / "model"
 

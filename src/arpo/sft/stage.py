@@ -151,7 +151,7 @@ async def _sft(run: RunConfig, out: Path, console: Console) -> None:
         if cache.model is None:
             cache.check_writable()
             tell(f"cold start: {await run_cold_start(components, console=console, tell=tell)}")
-            cache.keep(components.model, components.tokenizer)
+            cache.keep(components.save_model, components.tokenizer)
         else:
             tell("cold start: made before, taken from the cache")
         write_model(run.model, cache.model, out)

@@ -4,9 +4,10 @@ Knows the order of the stages and the run's minutes. Refuses to know how a stage
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from arpo.import_path import refuse_while_imported
 from arpo.learner import Learner
 from arpo.learner.losses import check_surrogate
 from arpo.learner.policy import choose_packing
-from arpo.models.loading import load_model
+from arpo.learner.rank import torch_rank
+from arpo.learner.ranks import Ranks, follow, torch_ranks
+from arpo.models.loading import learner_model
 from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import ColdStartConfig, PlanConfig
 from arpo.report.run_report import write_report
@@ -72,8 +75,13 @@ def train(
     with `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises
     ConfigError and the other ArpoErrors. The results so far stay in the folder, whose summary says how the run ended:
     finished, stopped (by its gates), interrupted or failed.
+
+    Under torchrun the first process carries it out, and the others hold shards of the model that it trains; they end
+    with this function, so that a script goes on in the first alone.
     """
     refuse_while_imported("arpo.train")
+    if follow(torch_rank):
+        raise SystemExit  # what a script does after the training is for rank 0 to do
     run, out = resolve_run(run, None if out is None else Path(out), resume=resume)
     folder_path = out or run.folder
     original, run = run, with_kept_tasks(run, folder_path)
@@ -92,10 +100,14 @@ def train(
         tell(f"the earlier run is kept in {aside}")
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
-    with RunFolder.create(folder_path, recipe, environment, resume=resume) as folder, written_down(folder, console):
+    with (
+        torch_ranks(torch_rank) as ranks,
+        RunFolder.create(folder_path, recipe, environment, resume=resume) as folder,
+        written_down(folder, console),
+    ):
         for split in given_splits(original):
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
-        run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks)).carry_out(recipe))
+        run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks).carry_out(recipe))
     return folder_path
 
 
@@ -114,9 +126,16 @@ UNPLANNED = "unplanned_cold_start"
 
 class _Pipeline:
     def __init__(
-        self, run: RunConfig, prepared: Prepared, folder: RunFolder, console: Console, callbacks: Callback
+        self,
+        run: RunConfig,
+        prepared: Prepared,
+        folder: RunFolder,
+        console: Console,
+        callbacks: Callback,
+        ranks: Ranks | None,
     ) -> None:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
+        self.ranks = ranks  # several learner ranks, of which this process drives; None: it learns alone
         self.unplanned = run  # as the recipe says; `plan` cuts `run` down
         earlier = folder.summary()
         if cold_start := earlier.get(UNPLANNED):  # an earlier start of this run cut its cold start down
@@ -151,7 +170,9 @@ class _Pipeline:
         with self.phase("model"):
             check_surrogate(self.run.loss)
             weights = self.saved.model if self.saved else self.cache.model
-            components = build_components(self.run, self.prepared.source, weights, setting=self.prepared.setting)
+            components = build_components(
+                self.run, self.prepared.source, weights, setting=self.prepared.setting, ranks=self.ranks
+            )
             self.folder.keep_tokenizer(components.tokenizer)
             check_prompts(
                 components.agent,
@@ -231,7 +252,7 @@ class _Pipeline:
                 self.say(f"the cold start was too short and goes on ({'; '.join(map(str, failing))})")
                 longer, done = more
                 components = self.adopt(longer, components)
-            self.cache.keep(components.model, components.tokenizer)
+            self.cache.keep(components.save_model, components.tokenizer)
         return components
 
     async def measure(
@@ -318,13 +339,13 @@ class _Pipeline:
             learner.load(self.saved.path)
         return learner
 
-    def _reference(self) -> Any:
-        """The model that a resumed run began with."""
+    def _reference(self) -> Callable[[], Any]:
+        """Makes the model that a resumed run began with."""
         if self.run.cold_start and self.cache.model is None:
             raise CheckpointError(
                 f"the cold start that this run is to be kept close to is no longer in the cache: {self.cache.path}"
             )
-        return load_model(self.prepared.source, self.run.model, self.cache.model)[0]
+        return partial(learner_model, self.prepared.source, self.run.model, self.cache.model)
 
     async def take_best(self, components: Components, state: TrainState) -> int:
         """Hand the checkpoint with the best validation to the engine, where that is not the last step. Returns the step
@@ -337,8 +358,8 @@ class _Pipeline:
         except CheckpointError as error:
             self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
             return state.step
-        model, _ = load_model(self.prepared.source, self.run.model, best.model)
-        await components.agent.engine.update_weights(replace(components, model=model).weights(state.best_step))
+        of_best = replace(components, model=learner_model(self.prepared.source, self.run.model, best.model))
+        await components.agent.engine.update_weights(of_best.weights(state.best_step))
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step
 

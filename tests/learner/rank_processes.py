@@ -1,0 +1,51 @@
+"""Ranks for tests: processes forked from this one, so that nothing is imported again, which torchrun would start."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arpo.learner.rank import Rank
+from arpo.learner.ranks import Ranks, follow, torch_ranks
+from arpo.learner.sharding import mesh_of
+
+
+def make_rank() -> Rank:
+    return Rank(mesh_of(torch.device("cpu")))
+
+
+def on_ranks(size: int, drive: Callable[[Ranks], Any], folder: Path) -> Any:
+    """What `drive` returns on rank 0 of `size` gloo ranks. Raises AssertionError with rank 0's traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=_run, args=(rank, size, port, drive, folder / f"of-{size}.pt")) for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    result = torch.load(folder / f"of-{size}.pt", weights_only=False)
+    assert "failed" not in result, result["failed"]
+    assert [process.exitcode for process in processes] == [0] * size
+    return result["result"]
+
+
+def _run(rank: int, size: int, port: int, drive: Callable[[Ranks], Any], path: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if follow(make_rank):
+        return
+    try:
+        with torch_ranks(make_rank) as ranks:
+            assert ranks is not None
+            torch.save({"result": drive(ranks)}, path)
+    except BaseException:
+        torch.save({"failed": traceback.format_exc()}, path)
+        raise

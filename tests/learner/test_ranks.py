@@ -1,0 +1,264 @@
+"""N ranks that each hold a shard of the policy come to the parameters of one process."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from rank_processes import on_ranks
+from safetensors.torch import load_file
+
+from arpo.core.credit import CreditedTree
+from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.driver import LearnerDriver
+from arpo.learner.local import LocalLearner
+from arpo.learner.losses import Objective
+from arpo.learner.rank import Rank, RankSettings
+from arpo.learner.ranks import OneRank, Ranks
+from arpo.models.loading import LoraSettings, with_lora
+from random_trees import random_tree
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo ranks are forked")
+
+Trees = Callable[["Case", int], list[CreditedTree]]
+NUM_STEPS = 3
+OPTIM = OptimConfig(lr=1e-3, weight_decay=0.1)
+
+
+def small(
+    *,
+    family: str = "Qwen2",
+    tied: bool = False,
+    lora: bool = False,
+    checkpointing: bool = False,
+    base: torch.dtype = torch.float32,
+    vocab: int = 64,
+) -> Any:
+    """Three layers of hidden size 32; the weights are the same at every call."""
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=4096,
+        initializer_range=0.2,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model: Any = getattr(transformers, f"{family}ForCausalLM")(config).to(base)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora:
+        if checkpointing:
+            model.enable_input_require_grads()
+        model = with_lora(model, LoraSettings(rank=4))
+    return model.train()
+
+
+def halves(log_ratio_BL: Any, advantage_BL: Any, mask_BL: Any, config: LossConfig) -> Objective:
+    """A surrogate of a user's that fails where it is called without rows."""
+    assert log_ratio_BL.max() < 1e9
+    return Objective(0.5 * log_ratio_BL.exp() * advantage_BL, {})
+
+
+@dataclass(frozen=True)
+class Case:
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    updates: int = 1
+    trees: int = 5
+    budget: int = 60
+    tree: bool = True
+    dtype: torch.dtype = torch.float32
+    again: bool = False
+    """The learner starts anew after the first step, as after a cold start: its reference is the policy of then."""
+
+    @property
+    def settings(self) -> RankSettings:
+        return RankSettings(loss=self.loss, optim=OPTIM, tree=self.tree, temperature=0.9, dtype=self.dtype)
+
+
+CASES = {
+    "full": Case(),
+    "tied": Case({"family": "Llama", "tied": True}),
+    "flat": Case(tree=False),
+    "qwen3": Case({"family": "Qwen3"}),
+    "checkpointing": Case({"checkpointing": True}),
+    "lora": Case({"lora": True}),
+    "lora checkpointing": Case({"lora": True, "checkpointing": True}),
+    "kl": Case(loss=LossConfig(kl_coefficient=0.1), again=True),
+    "lora kl": Case({"lora": True}, loss=LossConfig(kl_coefficient=0.1), again=True, updates=2),
+    "entropy bonus": Case(loss=LossConfig(entropy_coefficient=0.05, aggregation="token")),
+    "several updates": Case(updates=3, trees=7),
+    "aepo": Case(loss=LossConfig(surrogate="aepo", entropy_advantage=0.5, aggregation="token"), updates=2),
+    "gspo": Case(loss=LossConfig(surrogate="gspo", clip_low=0.001, clip_high=0.001), updates=2),
+    "cispo": Case(loss=LossConfig(surrogate="cispo", aggregation="constant", constant_length=16), updates=2),
+    "own surrogate": Case(loss=LossConfig(surrogate=halves)),
+    "empty packs": Case(trees=1, budget=10_000),
+}
+LOW = {
+    "bf16 policy": Case(dtype=torch.bfloat16),
+    "bf16 tied": Case({"family": "Llama", "tied": True}, dtype=torch.bfloat16),
+    "lora on a bf16 base": Case({"lora": True, "base": torch.bfloat16}, dtype=torch.bfloat16),
+}
+
+
+@dataclass
+class Outcome:
+    """Parameters by name, and of each step its metrics and log-probabilities."""
+
+    parameters: dict[str, torch.Tensor]
+    metrics: list[dict[str, float]]
+    logprobs: list[torch.Tensor]
+
+
+def trees_of(case: Case, step: int) -> list[CreditedTree]:
+    return [random_tree(100 * step + number, leaves=4 + number, blend=0.5) for number in range(case.trees)]
+
+
+def run(learner: LearnerDriver, case: Case, trees: Trees) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
+    """Metrics and log-probabilities of some updates, then the metrics of a step of fine-tuning."""
+    metrics, logprobs = [], []
+    for step in range(NUM_STEPS):
+        if step == 1 and case.again:
+            learner.ranks.call("start", case.settings, None)
+        done = learner.update(trees(case, step), case.updates, seed=step)
+        metrics.append(dict(done.metrics))
+        logprobs.append(torch.tensor([x for turns in done.logprobs.values() for p in sorted(turns) for x in turns[p]]))
+    return [*metrics, learner.sft_step(trees(case, 9))], logprobs
+
+
+def in_one(case: Case, trees: Trees = trees_of) -> Outcome:
+    learner = LocalLearner(
+        small(**case.model),
+        loss=case.loss,
+        optim=OPTIM,
+        num_updates=9,
+        token_budget=case.budget,
+        tree=case.tree,
+        temperature=0.9,
+        dtype=case.dtype,
+    )
+    outcome = run(learner, case, trees)
+    return Outcome(parameters(learner), *outcome)
+
+
+def parameters(learner: LearnerDriver) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in learner.weights().items()}
+
+
+def over(ranks: Ranks, cases: dict[str, Case], trees: Trees = trees_of) -> dict[str, Outcome]:
+    outcomes = {}
+    for name, case in cases.items():
+        ranks.call("hold", partial(small, **case.model), 0, case.dtype)
+        ranks.call("start", case.settings, None)
+        learner = LearnerDriver(ranks, case.settings, num_updates=9, token_budget=case.budget)
+        outcome = run(learner, case, trees)
+        outcomes[name] = Outcome(parameters(learner), *outcome)
+    return outcomes
+
+
+def furthest(one: Outcome, other: Outcome) -> float:
+    assert one.parameters.keys() == other.parameters.keys()
+    return max(float((one.parameters[n] - other.parameters[n]).abs().max()) for n in one.parameters)
+
+
+def same(name: str, one: Outcome, other: Outcome, tolerance: float = 1e-6) -> None:
+    assert furthest(one, other) <= tolerance, name
+    for metrics, expected in zip(other.metrics, one.metrics, strict=True):
+        assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5, abs=1e-5), name
+        assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5), name
+        assert metrics.get("tokens") == expected.get("tokens"), name
+
+
+def compare(size: int, names: Sequence[str], folder: Path) -> None:
+    cases = {name: CASES[name] for name in names}
+    sharded = on_ranks(size, partial(over, cases=cases), folder)
+    for name, case in cases.items():
+        same(f"{name} on {size}", in_one(case), sharded[name])
+
+
+def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
+    compare(2, ["full", "lora kl", "own surrogate", "empty packs"], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_train_as_one_process_does_whatever_the_loss_and_the_model(size: int, tmp_path: Path) -> None:
+    compare(size, list(CASES), tmp_path)
+
+
+# --- checkpoints
+
+
+def saved(ranks: Ranks, model: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """Train two steps, save, train a third: the parameters after it."""
+    learner = started(ranks, model)
+    for step in range(2):
+        learner.update(trees_of(CASES["full"], step))
+    learner.save(folder)
+    learner.update(trees_of(CASES["full"], 2))
+    return parameters(learner)
+
+
+def loaded(ranks: Ranks, model: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """Take up what was saved, train the third step."""
+    learner = started(ranks, model, folder / "model")
+    learner.load(folder)
+    assert learner.updates == 2
+    learner.update(trees_of(CASES["full"], 2))
+    return parameters(learner)
+
+
+def started(ranks: Ranks, model: dict[str, Any], weights: Path | None = None) -> LearnerDriver:
+    settings = CASES["full"].settings
+    ranks.call("hold", partial(small_from, model, weights), 0, torch.float32)
+    ranks.call("start", settings, None)
+    return LearnerDriver(ranks, settings, num_updates=9, token_budget=60)
+
+
+def small_from(model: dict[str, Any], weights: Path | None) -> Any:
+    if weights is None:
+        return small(**model)
+    if model.get("lora"):
+        return with_lora(small(**{**model, "lora": False}), LoraSettings(rank=4), weights).train()
+    return transformers.AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).train()
+
+
+def here(drive: Callable[[Ranks], Any], size: int, folder: Path) -> Any:
+    return drive(OneRank(Rank())) if size == 1 else on_ranks(size, drive, folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ({}, [1, 2]),
+        pytest.param({"family": "Llama", "tied": True}, [1, 2, 4], marks=pytest.mark.slow),
+        pytest.param({"lora": True}, [1, 2, 4], marks=pytest.mark.slow),
+    ],
+    ids=["full", "tied", "lora"],
+)  # fmt: skip
+def test_what_some_ranks_save_others_take_up(model: dict[str, Any], sizes: list[int], tmp_path: Path) -> None:
+    folders = {size: tmp_path / f"by-{size}" for size in sizes}
+    for size in sizes:
+        folders[size].mkdir()
+        after = here(partial(saved, model=model, folder=folders[size]), size, tmp_path)
+        names = {path.name for path in folders[size].rglob("*") if path.is_file()}
+        assert not any(name.endswith((".pt", ".bin", ".pth", ".distcp", ".metadata")) for name in names)
+        for others in sizes:
+            again = here(partial(loaded, model=model, folder=folders[size]), others, tmp_path)
+            assert max(float((after[n] - again[n]).abs().max()) for n in after) <= 1e-7, (size, others)
+    contents = [load_file(next((folders[size] / "model").glob("*.safetensors"))) for size in sizes]
+    for other in contents[1:]:
+        assert other.keys() == contents[0].keys()
