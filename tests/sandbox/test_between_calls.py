@@ -103,8 +103,9 @@ async def test_a_branch_that_does_not_listen_does_not_outlive_the_sandbox(sandbo
 async def test_the_times_of_a_folder_tell_the_next_call_nothing(sandbox: WarmSandbox) -> None:
     if sandbox.level != "landlock":  # there no times can be set at all
         await sandbox.run("import os\nos.utime('.', ns=(123456789012345678, 876543210987654321))", seconds=9.0)
-    ran = await sandbox.run("import os\nfound = os.stat('.')\nfound.st_atime_ns, found.st_mtime_ns", seconds=9.0)
-    assert ran.text == "(0, 0)"
+    ran = await sandbox.run("import os\nhere = os.stat('.')\nhere.st_atime_ns, here.st_mtime_ns", seconds=9.0)
+    accessed, modified = ran.text.strip("()").split(", ")  # the sweeper, which looks at it, may set the first
+    assert modified == "0" and accessed != "123456789012345678"
 
 
 @pytest.mark.skipif(not WORKING, reason="needs Landlock and seccomp")

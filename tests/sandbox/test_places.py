@@ -8,7 +8,7 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo.sandbox import niceness
+from arpo.sandbox import limits
 from arpo.sandbox.places import Places
 
 
@@ -96,7 +96,7 @@ def test_loops_in_several_threads_share_them() -> None:
 @given(st.integers(1, 64), st.integers(0, 19))
 def test_calls_that_compute_weigh_together_what_they_may(busy: int, own: int) -> None:
     """Beside a trainer of niceness `own - CALL`; as far as there are steps."""
-    each = niceness.among(busy, own)
-    assert own <= each <= niceness.LARGEST and each <= niceness.among(busy + 1, own)
-    if each < niceness.LARGEST:
-        assert busy * 1.25 ** -(each - own + niceness.CALL) <= niceness.SHARE + 1e-9
+    each = limits.niceness_among(busy, own)
+    assert own <= each <= limits.LARGEST_NICENESS and each <= limits.niceness_among(busy + 1, own)
+    if each < limits.LARGEST_NICENESS:
+        assert busy * 1.25 ** -(each - own + limits.CALL_NICENESS) <= limits.LONG_CALLS_SHARE + 1e-9

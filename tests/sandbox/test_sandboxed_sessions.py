@@ -10,7 +10,7 @@ from sandboxed import SOURCE, TASK, needs_sandbox, run, text
 
 from arpo.core.tree import CallStatus
 from arpo.rollout.states import ToolStates
-from arpo.sandbox import niceness
+from arpo.sandbox import limits
 from arpo.tools.python import PythonTool, SessionPythonTool
 
 
@@ -215,7 +215,7 @@ BURN = "import os, time\nwhile time.process_time() < 0.2: pass\ntime.sleep(0.2)\
 
 async def test_calls_that_compute_stand_back_and_short_ones_do_not(python: PythonTool) -> None:
     own = int(await text(python, "import os\nos.getpriority(os.PRIO_PROCESS, 0)"))
-    assert own == min(19, os.getpriority(os.PRIO_PROCESS, 0) + niceness.CALL)
+    assert own == min(19, os.getpriority(os.PRIO_PROCESS, 0) + limits.CALL_NICENESS)
     among_many = [int(each) for each in await asyncio.gather(*(text(python, BURN) for _ in range(8)))]
-    assert min(19, own + 1) <= max(among_many) <= niceness.among(8, own)
+    assert min(19, own + 1) <= max(among_many) <= limits.niceness_among(8, own)
     assert await text(python, "import os\nos.getpriority(os.PRIO_PROCESS, 0)") == str(own)

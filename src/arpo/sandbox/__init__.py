@@ -9,7 +9,6 @@
     verdict     how a call ended      program     runs a program, shows its last value or its error
     weak        no isolation          sessions    the loop of a session in its own process
                                       branches    forks a session
-                                      niceness    priorities
                                       namespaces, landlock, seccomp, scratch, linux
 
 Both sides share `setup`, `limits`, `messages`, `packets` and `payload`. A call's program and its output pass through

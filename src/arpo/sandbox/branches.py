@@ -1,7 +1,8 @@
 """Forks a process that holds variables. The two processes share the state so far and nothing that follows.
 
 The kernel separates memory. Folders separate files: each process restricts itself to its own folder (with Landlock,
-which can only be narrowed) and creates the folders of its forks inside its own room. Open files and pipes would stay
+which can only be narrowed), which takes a new name that the other cannot know, and creates the folders of its forks
+inside its own room. Open files and pipes would stay
 shared, and the restriction applies to one thread only, so a process with open files or several threads is not forked.
 `seccomp` refuses shared mappings to sessions from the start.
 """
@@ -22,63 +23,95 @@ MOST_TIMES_BOUND = 14  # the kernel allows 16 rulesets, and a call already uses 
 
 @dataclass(slots=True)
 class Home:
-    """The folders of one session: its programs work in `files`; folders for its forks are created in `room`."""
+    """The folders of one session, all in `top`: its programs work in `files`; its forks are made in `room`."""
 
-    files: str
-    room: str
+    top: str
     bound: int = 0  # times
 
+    @property
+    def files(self) -> str:
+        return os.path.join(self.top, "files")
+
+    @property
+    def room(self) -> str:
+        return os.path.join(self.top, "room")
+
     @classmethod
-    def make(cls, folder: str) -> "Home":
-        home = cls(os.path.join(folder, "files"), os.path.join(folder, "room"))
+    def make(cls, top: str) -> "Home":
+        home = cls(top)
         os.mkdir(home.files)
         os.mkdir(home.room)
+        os.chdir(home.files)
+        home.tell(top)
         return home
+
+    def inner(self) -> "Home":
+        """A home for the time after a fork, in `room`, without its `files`."""
+        home = Home(os.path.join(self.room, _name()), self.bound + 1)
+        os.mkdir(home.top)
+        os.mkdir(home.room)
+        return home
+
+    def hide(self) -> None:
+        """Take a name that no other process knows."""
+        top = os.path.join(os.path.dirname(self.top), _name())
+        os.rename(self.top, top)
+        self.top = top
+
+    def tell(self, old: str) -> None:
+        """Tell the program where its files are, which were in `old`."""
+        os.environ.update(HOME=self.files, TMPDIR=self.files)
+        tempfile = sys.modules.get("tempfile")
+        if tempfile is not None and getattr(tempfile, "tempdir", None) == old:
+            setattr(tempfile, "tempdir", None)  # noqa: B010  found anew when it is next asked for
+
+
+def _name() -> str:
+    return os.urandom(16).hex()
 
 
 def fork(home: Home, readable: Sequence[str] | None, keep: Collection[int]) -> int:
     """Like os.fork, and sets up `home` in both processes. Both may still read `readable` (None: without Landlock);
     `keep` lists the descriptors that may be open. Raises OSError or RecursionError if this process cannot be forked; it
-    is then unchanged."""
+    can then go on."""
     if home.bound >= MOST_TIMES_BOUND:
         raise OSError(errno.E2BIG, "bound too often")
     threads = _thread._count() or linux.has_threads()
     if threads or any(linux.is_open(number) for number in range(3, DESCRIPTORS) if number not in keep):
         raise OSError(errno.EBUSY, "threads, or open files")
-    rest, new = os.path.join(home.room, "rest"), os.path.join(home.room, "new")
-    theirs = Home(os.path.join(new, "files"), os.path.join(new, "room"), home.bound)
+    old = home.files
+    ours, theirs = home.inner(), home.inner()
     try:
-        for folder in (rest, new, theirs.room):
-            os.mkdir(folder)
-        scratch.copy(home.files, theirs.files)
-        made = os.fork()
+        scratch.copy(old, theirs.files)
+        os.rename(old, ours.files)  # refused by Landlock before ABI 2
+        made = _forked(old, ours)
     except (OSError, RecursionError):
-        scratch.remove(rest)
-        scratch.remove(new)
+        scratch.remove(ours.top)
+        scratch.remove(theirs.top)
         raise
-    if made:
-        home.room = rest
-    else:
-        _move(home.files, theirs.files)
-        home.files, home.room = theirs.files, theirs.room
-    home.bound += 1
+    mine = ours if made else theirs
+    mine.hide()
+    home.top, home.bound = mine.top, mine.bound
+    if not made:
+        os.chdir(home.files)
+    home.tell(old)
     if readable is not None:
         _bind(readable, home)
     return made
 
 
+def _forked(old: str, ours: Home) -> int:
+    try:
+        return os.fork()
+    except OSError:
+        os.rename(ours.files, old)
+        raise
+
+
 def _bind(readable: Sequence[str], home: Home) -> None:
     try:
-        ruleset = landlock.build(readable, [home.files, home.room], execute=False, devices=DEVICES)
+        ruleset = landlock.build(readable, [home.top], execute=False, devices=DEVICES)
         landlock.enter(ruleset)
         os.close(ruleset)
     except OSError as error:
         raise RuntimeError("two halves that would see each other") from error  # ends this one
-
-
-def _move(old: str, new: str) -> None:
-    os.chdir(new)
-    os.environ.update(HOME=new, TMPDIR=new)
-    tempfile = sys.modules.get("tempfile")
-    if tempfile is not None and getattr(tempfile, "tempdir", None) == old:
-        setattr(tempfile, "tempdir", None)  # noqa: B010  found anew when it is next asked for

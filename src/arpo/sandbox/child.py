@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.sandbox import landlock, linux, program, seccomp
-from arpo.sandbox.limits import Limits, apply, grant_cpu
+from arpo.sandbox import landlock, linux, namespaces, program, seccomp
+from arpo.sandbox.children import ChildSlot
+from arpo.sandbox.limits import CALL_TASKS, Limits, apply, grant_cpu, leave_tasks
 
 CLOSE_TO = 1 << 16
 ENVIRONMENT = (
@@ -44,38 +45,47 @@ class Cell:
         cls, limits: Limits, address_space: int, *, private_root: bool, readable: Sequence[str] | None
     ) -> "Cell":
         def made(**more: Any) -> bytes:
-            return seccomp.program(seccomp.SeccompPolicy(own_files=private_root, **more))
+            return seccomp.program(seccomp.SeccompPolicy(**more))
 
         return cls(
             limits=limits,
             address_space=address_space,
             private_root=private_root,
             readable=None if readable is None else tuple(readable),
-            alone=made(signals_to=seccomp.MYSELF, forks=limits.processes > 0, programs=limits.processes > 0),
+            alone=made(
+                signals_to=seccomp.MYSELF,
+                forks=limits.processes > 0,
+                programs=limits.processes > 0,
+                own_files=private_root,
+            ),
             in_session=made(forks=True, parts=True),  # to branch; each is asked for
             asking=seccomp.ask_before_forks(),
         )
 
 
-def confine(
-    cell: Cell, *, folder: str, ruleset: int, output: int, keep: Collection[int] = (), session: bool = False
-) -> int:
-    """Restrict this process permanently. `ruleset` is a Landlock ruleset (-1: none), `output` becomes descriptors 1 and
-    2, and the descriptors in `keep` stay open. Returns the descriptor that receives requests to start processes, or -1
-    if the process may not start any.
+def confine(cell: Cell, slot: ChildSlot, *, output: int, keep: Collection[int] = (), session: bool = False) -> int:
+    """Restrict this process permanently to `slot`, whose folder becomes its working folder. `output` becomes
+    descriptors 1 and 2, and the descriptors in `keep` stay open. Returns the descriptor that receives requests to start
+    processes, or -1 if the process may not start any.
     """
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    leave_tasks()
+    if slot.view is not None:
+        slot.view.enter()
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # after that: gaining rights, if only in a namespace, ends it
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN if session else signal.SIG_DFL)
     program.listen()
     attach(output)
-    os.chdir(folder)
-    os.utime(folder, (0, 0))  # hide the times of the last call, which could carry information
-    _set_environment(folder)
-    if ruleset >= 0:
-        landlock.enter(ruleset)
+    if cell.private_root:
+        os.chdir(namespaces.FILES)
+    else:
+        os.fchdir(slot.folder)
+    os.utime(".", (0, 0))  # hide the times of the last call, which could carry information
+    _set_environment(os.getcwd())
+    if slot.ruleset >= 0:
+        landlock.enter(slot.ruleset)
     close_all_but(keep)
-    apply(cell.limits, address_space=cell.address_space)
+    apply(cell.limits, address_space=cell.address_space, tasks=CALL_TASKS if cell.private_root else None)
     grant_cpu(cell.limits, 0.0, hard=not session)
     forks = cell.limits.processes > 0 or session
     listener = seccomp.enter(cell.asking, listen=True) if forks else -1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from arpo.sandbox import seccomp
+from arpo.sandbox.namespaces import CallView
 
 if TYPE_CHECKING:
     import socket
@@ -95,6 +96,7 @@ class Family:
 
     group: int
     forks: seccomp.Forks | None = None
+    forking: bool = False  # one of them is being forked
 
     def kill(self) -> None:
         _kill_group(self.group)
@@ -102,6 +104,16 @@ class Family:
     def end(self) -> None:
         self.kill()
         _reap_group(self.group)
+
+
+@dataclass(slots=True)
+class Fork:
+    """A fork under way. `control` is our end of the new session's socket."""
+
+    number: int  # of the request
+    name: str  # of the new session
+    control: "socket.socket"
+    deadline: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +128,8 @@ class Session:
     in_use: bool = False  # between two calls that belong together: not to be let go
     used: float = 0.0
     hung_up: bool = False
+    fork: "Fork | None" = None  # under way
+    blameless: bool = False  # it is killed for what another of its family did
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -167,10 +181,13 @@ def _reap_group(group: int) -> None:
 
 @dataclass(slots=True)
 class ChildSlot:
-    """A scratch folder with the Landlock ruleset that allows writing only there."""
+    """A scratch folder as a descriptor, with the Landlock ruleset that allows writing only there (-1: none). The
+    sweeper alone knows its name, unless every call has a view of its own: calls inherit the zygote's memory."""
 
-    folder: str
+    number: int
+    folder: int
     ruleset: int
+    view: CallView | None  # None: all calls share one
     holders: set[int] = field(default_factory=set)  # sessions that share it
 
 

@@ -15,11 +15,12 @@ import socket
 import sys
 import traceback
 
-from arpo.sandbox import bubblewrap, child, linux, namespaces, niceness, packets
-from arpo.sandbox.limits import MOST_FILES, MOST_TASKS, TASKS_KEPT
+from arpo.sandbox import bubblewrap, child, linux, namespaces, packets
+from arpo.sandbox.limits import MOST_FILES, MOST_TASKS, TASKS_KEPT, take_the_back_seat
 from arpo.sandbox.setup import Setup
 from arpo.sandbox.zygote import Zygote
 
+PROC = 3  # the descriptor of /proc until the views of calls are made
 FOLLOWING = {
     "numpy": "numpy.random",  # its seed belongs to the call
     "sympy": """
@@ -32,10 +33,16 @@ FOLLOWING = {
 
 def outside(setup: Setup, inside_words: list[str]) -> None:
     """The first stage, outside: lower the priority, then enter. `inside_words` is the command of the second stage."""
-    niceness.take_the_back_seat()
+    take_the_back_seat()
     _be_first_to_go()
     _have_descriptors()
     _leave_processes_to_others()
+    if setup.outer != "none":  # the view has no /proc
+        proc = os.open("/proc", os.O_PATH)
+        if proc != PROC:
+            os.dup2(proc, PROC)
+            os.close(proc)
+        os.set_inheritable(PROC, True)
     os.umask(0o022)  # what is made for the view must be open to whoever root becomes
     if setup.outer == "bubblewrap":
         words = bubblewrap.command(setup.bwrap, setup.view, inside_words, own_users=setup.own_users)
@@ -62,12 +69,16 @@ def inside(setup: Setup) -> None:
 
 def settle(setup: Setup, control: socket.socket) -> None:
     """Inside the view: mount, drop all rights, import, serve. Never returns."""
+    folders = [setup.scratch]
     if setup.outer != "none":
-        namespaces.mount_scratch(setup.folders, setup.limits.file_mb, MOST_FILES)
+        folders = [os.path.join(setup.scratch, str(number)) for number in range(setup.slots)]
+        namespaces.mount_scratch(folders, setup.limits.file_mb, MOST_FILES)
     own = os.path.dirname(os.path.abspath(__file__))
-    namespaces.give_up_rights([*setup.path, own, os.__file__], setup.folders)
+    namespaces.give_up_rights([*setup.path, own, os.__file__], folders)
+    views = namespaces.views(folders, PROC) if setup.outer != "none" else []
     if setup.outer != "none":  # else its parent is a thread of the trainer's, which may end before the trainer does
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(PROC)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o077)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)  # no other process may read its memory
@@ -81,7 +92,7 @@ def settle(setup: Setup, control: socket.socket) -> None:
     _import_what_follows()
     gc.collect()
     gc.freeze()
-    zygote = Zygote(setup, control, _address_space_in_child())
+    zygote = Zygote(setup, control, _address_space_in_child(), views)
     try:
         zygote.serve()
     except BaseException:  # noqa: BLE001  written down before everything ends with it

@@ -10,15 +10,25 @@ import os
 import selectors
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arpo.sandbox import branches, child, packets, seccomp, sessions
-from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, Session, cpu_of, lead_group
+from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, Fork, Session, cpu_of, lead_group
 
 if TYPE_CHECKING:
     from arpo.sandbox.zygote import Zygote
 
-FORK_S = 1.0  # time limit for a session's fork; it does nothing else meanwhile
+FORK_S = 1.0  # time limit for a session's fork, during which hooks of its programs may run
+
+
+@dataclass(frozen=True, slots=True)
+class ForkRequest:
+    """The trainer's request `number` to fork `session` as `to`."""
+
+    number: int
+    session: str
+    to: str
 
 
 class Sessions:
@@ -27,6 +37,7 @@ class Sessions:
     def __init__(self, zygote: "Zygote") -> None:
         self.zygote = zygote
         self.live: dict[str, Session] = {}
+        self.fork_requests: list[ForkRequest] = []
 
     def begin(self, name: str, request: ChildRequest) -> bool:
         """Start a call in a session. Returns False if the call must wait for that session, or for room for a new
@@ -37,7 +48,7 @@ class Sessions:
             self.zygote.answer({"id": request.number, "gone": True})
             return True
         session = session or self._open(name)
-        if session is None or session.call is not None:
+        if session is None or session.call is not None or session.fork is not None:
             return False
         self._run_in(session, request)
         return True
@@ -67,11 +78,9 @@ class Sessions:
     def _be_session(self, slot: ChildSlot, output: int, control: socket.socket) -> None:
         """The main function of a session's process. Never returns."""
         try:
-            home = branches.Home.make(slot.folder)
             keep = [control.fileno()]
-            listener = child.confine(
-                self.zygote.cell, folder=home.files, ruleset=slot.ruleset, output=output, keep=keep, session=True
-            )
+            listener = child.confine(self.zygote.cell, slot, output=output, keep=keep, session=True)
+            home = branches.Home.make(os.getcwd())
             socket.send_fds(control, [b"L"], [listener])
             os.close(listener)
             names = child.fresh_main().__dict__
@@ -83,7 +92,11 @@ class Sessions:
     def _make_room(self) -> bool:
         """End the least recently used session if there are too many. Its calls can be repeated."""
         while len(self.live) >= self.zygote.setup.sessions or not (self.zygote.free or self.zygote.sweeping):
-            idle = [session for session in self.live.values() if session.call is None and not session.in_use]
+            idle = [
+                session
+                for session in self.live.values()
+                if session.call is None and session.fork is None and not session.in_use
+            ]
             if not idle:
                 return False
             self.forget(min(idle, key=lambda session: session.used).name)
@@ -116,6 +129,10 @@ class Sessions:
         self.zygote.calls[call.number] = call
 
     def _session_answers(self, session: Session) -> None:
+        if session.fork is not None:
+            made = _heard(session, 8)
+            self._end_fork(session, -1 if made is None else made)
+            return
         ending = _heard(session, 1)
         if session.call is None or ending is None:
             session.kill()  # speaks out of turn, or hung up: its end is heard of next
@@ -128,58 +145,88 @@ class Sessions:
     def _end_call(self, session: Session, status: int | None, **more: Any) -> None:
         """Report the end of a session's call to its caller."""
         call, session.call = session.call, None
-        if call is not None:
-            del self.zygote.calls[call.number]
+        if call is None:
+            return
+        del self.zygote.calls[call.number]
+        if session.blameless:  # as if the session had been let go before the call: it is made again
+            self.zygote.answer({"id": call.number, "gone": True})
+        else:
             self.zygote.answer({**call.end(status, self.zygote.setup.limits.cpu_seconds), **more})
 
-    def fork(self, name: str, to: str) -> bool:
-        """Fork a session as `to`. If that fails, the caller repeats the calls."""
-        session = self.live.get(name)
-        if session is None or session.call is not None or len(self.live) >= self.zygote.setup.sessions:
-            return False
-        forks = session.family.forks
-        return forks is not None and self._fork_now(session, to, forks)
+    # --- forks
 
-    def _fork_now(self, session: Session, name: str, forks: seccomp.Forks) -> bool:
+    def request_fork(self, request: ForkRequest) -> None:
+        self.fork_requests.append(request)
+
+    def begin_forks(self) -> None:
+        """Begin requested forks, one at a time in each family. A fork that fails is answered, and the caller repeats
+        the calls instead."""
+        waiting = []
+        for request in self.fork_requests:
+            session = self.live.get(request.session)
+            forks = session.family.forks if session is not None else None
+            forking = sum(other.fork is not None for other in self.live.values())
+            full = len(self.live) + forking >= self.zygote.setup.sessions
+            if session is None or session.call is not None or forks is None or full:
+                self._answer_fork(request.number, False)
+            elif session.family.forking:
+                waiting.append(request)
+            else:
+                self._begin_fork(session, request, forks)
+        self.fork_requests = waiting
+
+    def fork_deadlines(self) -> list[float]:
+        return [session.fork.deadline for session in self.live.values() if session.fork is not None]
+
+    def end_late_forks(self, now: float) -> None:
+        for session in list(self.live.values()):
+            if session.fork is not None and now >= session.fork.deadline:
+                session.kill()
+                self._end_fork(session, -1)
+
+    def _begin_fork(self, session: Session, request: ForkRequest, forks: seccomp.Forks) -> None:
         ours, theirs = packets.pair()
-        forks.permits = 1
+        ours.setblocking(False)
+        session.fork = Fork(request.number, request.to, ours, time.monotonic() + FORK_S)
+        session.family.forking, forks.permits, forks.process = True, 1, session.pid
         session.go_on()
         try:
             socket.send_fds(session.control, [sessions.FORK], [theirs.fileno()])
-            made = self._number_of_fork(session, forks)
         except OSError:
-            made = -1
+            self._end_fork(session, -1)
         finally:
-            session.stand_still()
-            granted, forks.permits = not forks.permits, 0
             theirs.close()
+
+    def _end_fork(self, session: Session, made: int) -> None:
+        """Accept the new session, if its process `made` (-1: none) is what it is said to be."""
+        fork, session.fork = session.fork, None
+        forks = session.family.forks
+        assert fork is not None and forks is not None
+        session.stand_still()
+        granted, forks.permits = not forks.permits, 0
+        session.family.forking = False
         pidfd = self._opened_member(made, session)
         if pidfd is None:
-            ours.close()
+            fork.control.close()
             if granted:  # there may be a process that nobody knows
-                session.family.kill()
-            return False
-        ours.setblocking(False)
-        new = Session(name=name, pid=made, pidfd=pidfd, control=ours, slot=session.slot, family=session.family)
-        new.stand_still()
-        self._keep(new)
-        return True
+                self._end_family(session)
+        else:
+            new = Session(
+                name=fork.name, pid=made, pidfd=pidfd, control=fork.control, slot=session.slot, family=session.family
+            )
+            new.stand_still()
+            self._keep(new)
+        self._answer_fork(fork.number, pidfd is not None)
 
-    def _number_of_fork(self, session: Session, forks: seccomp.Forks) -> int:
-        """The process that the forking session reports, within a second. Answers its request to fork meanwhile."""
-        end = time.monotonic() + FORK_S
-        with selectors.DefaultSelector() as both:
-            both.register(session.control, selectors.EVENT_READ)
-            both.register(forks, selectors.EVENT_READ)
-            while (left := end - time.monotonic()) > 0:
-                for key, _ in both.select(left):
-                    if key.fileobj is forks:
-                        forks.answer()
-                        continue
-                    made = _heard(session, 8)
-                    return -1 if made is None else made
-        session.kill()
-        return -1
+    def _answer_fork(self, number: int, forked: bool) -> None:
+        self.zygote.answer({"id": number, "forked": forked})
+
+    def _end_family(self, guilty: Session) -> None:
+        """Kill all sessions of a family for what one of them did. Calls that run in the others are made again."""
+        for other in self.live.values():
+            if other.family is guilty.family and other is not guilty:
+                other.blameless = True
+        guilty.family.kill()
 
     def _opened_member(self, pid: int, session: Session) -> int | None:
         """`pid` as a descriptor, if it belongs to that session's group (which no process inside can leave) and is
@@ -197,6 +244,8 @@ class Sessions:
         if session is None:
             return
         session.kill()
+        if session.fork is not None:
+            self._end_fork(session, -1)
         self._end_call(session, session.reap(), gone=True)
         self.zygote.selector.unregister(session.pidfd)
         if not session.hung_up:
@@ -212,11 +261,11 @@ class Sessions:
 def _heard(session: Session, size: int) -> int | None:
     """A number of `size` bytes from a session; None for anything else, of which nothing stays in memory, since calls
     inherit it."""
-    said = bytearray(size + 1)
+    buffer = bytearray(size + 1)
     try:
-        got = session.control.recv_into(said)
+        received = session.control.recv_into(buffer)
     except OSError:
-        got = 0
-    number = int.from_bytes(said[:size], "little", signed=size > 1) if got == size else None
-    said[:] = bytes(size + 1)
+        received = 0
+    number = int.from_bytes(buffer[:size], "little", signed=size > 1) if received == size else None
+    buffer[:] = bytes(size + 1)
     return number

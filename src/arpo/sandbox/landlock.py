@@ -39,10 +39,10 @@ def handled(version: int) -> int:
     return rights
 
 
-def build(read: Sequence[str], write: Sequence[str], *, execute: bool, devices: Sequence[str] = ()) -> int:
+def build(read: Sequence[str], write: Sequence[str | int], *, execute: bool, devices: Sequence[str] = ()) -> int:
     """A ruleset as a file descriptor. It allows reading `read` (and executing, with `execute`), all access to the
-    scratch folder `write`, and reading and writing `devices`. Missing paths are left out. Raises OSError without
-    Landlock.
+    scratch folders `write` (paths or descriptors), and reading and writing `devices`. Missing paths are left out.
+    Raises OSError without Landlock.
     """
     version = abi()
     scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL if version >= 6 else 0
@@ -63,9 +63,9 @@ def build(read: Sequence[str], write: Sequence[str], *, execute: bool, devices: 
     return ruleset
 
 
-def _allow(ruleset: int, path: str, rights: int) -> None:
+def _allow(ruleset: int, path: str | int, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # type: ignore[attr-defined,unused-ignore]
+        place = os.dup(path) if isinstance(path, int) else os.open(path, os.O_PATH | os.O_CLOEXEC)  # type: ignore[attr-defined,unused-ignore]
     except (FileNotFoundError, NotADirectoryError):
         return
     try:

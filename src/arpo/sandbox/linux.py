@@ -76,6 +76,10 @@ def unshare(flags: int) -> None:
     _checked(libc().unshare(ctypes.c_int(flags)), "unshare")
 
 
+def setns(namespace: int, kind: int) -> None:
+    _checked(libc().setns(ctypes.c_int(namespace), ctypes.c_int(kind)), "setns")
+
+
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
     _checked(
         libc().mount(
@@ -120,6 +124,11 @@ def drop_privileges() -> None:
             prctl(PR_CAPBSET_DROP, capability)
         except OSError:  # the kernel has no more, or this process may not: it has none then
             break
+    drop_capabilities()
+
+
+def drop_capabilities() -> None:
+    """Drop all capabilities of this process. An exec could bring them back, unless `drop_privileges` was called."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     syscall("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
 

@@ -53,4 +53,8 @@ def killed_by(number: int) -> str:
 
 LEFT = "the program ended its interpreter"
 LOST = "the program ended the sandbox that it ran in"
+NOT_AGAIN = (
+    "SessionError: an earlier call of this session ended it when it was made again; all variables are lost, and the "
+    "next call starts a new session"
+)
 NOTHING = "(no output)"

@@ -7,6 +7,7 @@ Runs in the process that becomes the sandbox, before it imports the recipe's pac
 import errno
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +17,7 @@ from arpo.sandbox import linux
 INSIDE = 1000  # id of the ordinary user inside
 NOBODY = 65534
 SCRATCH = "/scratch"
+FILES = "/scratch/files"  # holds all scratch folders; in the view of a call its own one covers them
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _BASE = "/tmp"  # where the new root is put together; exists everywhere, and is out of sight once it is entered
 _OLD = "/.outside"
@@ -110,6 +112,50 @@ def mount_scratch(folders: Sequence[str], megabytes: int, files: int) -> None:
     linux.mount(
         "none", "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
     )
+
+
+def views(folders: Sequence[str], proc: int) -> list["CallView"]:
+    """A view for each of the scratch folders, in which it is the only one. `proc` is a descriptor of any /proc. This
+    needs no right: a process has all in a user namespace of its own. Raises OSError where the machine denies those to
+    ordinary users."""
+    return [_view_in_child(folder, proc) for folder in folders]
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A user namespace and its mount namespace, as descriptors. They stay while calls come and go, since it takes the
+    kernel a millisecond to make and to remove them. No user is mapped, so the rights in there cover no file."""
+
+    users: int
+    mounts: int
+
+    def enter(self) -> None:
+        """Move this process into the view for good. Whoever made a user namespace may enter it."""
+        linux.setns(self.users, linux.CLONE_NEWUSER)
+        linux.setns(self.mounts, linux.CLONE_NEWNS)
+        linux.drop_capabilities()
+
+
+def _view_in_child(folder: str, proc: int) -> CallView:
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        try:
+            linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
+            linux.mount(folder, FILES, None, linux.MS_BIND)
+            opened = [os.open(f"self/ns/{kind}", os.O_RDONLY, dir_fd=proc) for kind in ("user", "mnt")]
+            socket.send_fds(theirs, [b"V"], opened)
+        except OSError as error:
+            theirs.send(f"a view for each call: {error}".encode())
+        finally:
+            os._exit(0)
+    theirs.close()
+    with ours:
+        message, descriptors, _, _ = socket.recv_fds(ours, 1000, 2)
+    os.waitpid(child, 0)
+    if len(descriptors) != 2:
+        raise OSError(message.decode())
+    return CallView(*descriptors)
 
 
 def give_up_rights(needed: Sequence[str], folders: Sequence[str]) -> None:

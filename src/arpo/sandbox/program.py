@@ -20,6 +20,7 @@ from arpo.sandbox.limits import DESCRIPTORS, Limits
 FINE, FAILED, OUT_OF_CPU, OUT_OF_OUTPUT = 0, 1, 101, 102  # how a child ends
 MOST_ERROR_CHARS = 1500
 MOST_SOURCE_CHARS = 80
+_write = os.write
 
 
 class TimeUsedUp(BaseException):
@@ -38,26 +39,19 @@ def listen() -> None:
 
 def run(source: str, names: dict[str, Any], limits: Limits, *, label: str = "<program>", last: bool = True) -> int:
     """Run `source` in `names`. Its output, its last value or its error go to descriptor 1. `last` means that this
-    process ends afterwards, so it waits for the program's threads."""
+    process ends afterwards, so it waits for the program's threads. Whatever is raised here is the program's: it may
+    have changed what shows its errors, too."""
     try:
         try:
-            body, expression = _compiled(source, label)
-            exec(body, names)
-            value = eval(expression, names) if expression is not None else None
-            if value is not None:
-                names["_"] = value
-                print(repr(value))
-            if last and threading.active_count() > 1:
-                threading._shutdown()  # type: ignore[attr-defined]
-            sys.stdout.flush()
+            _execute(source, names, label, last)
         except TimeUsedUp:
             _flush()
             return OUT_OF_CPU
         except SystemExit as end:
             _flush()
-            if end.code in (None, 0):
+            if end.code is None or (type(end.code) is int and end.code == 0):
                 return FINE
-            _say(f"SystemExit: {end.code}")
+            _say(f"SystemExit: {_text_of(end.code)}")
             return FAILED
         except BaseException as error:  # noqa: BLE001  the boundary: the program's errors are its reader's
             if _is_full(error):
@@ -67,7 +61,22 @@ def run(source: str, names: dict[str, Any], limits: Limits, *, label: str = "<pr
             return FAILED
     except TimeUsedUp:  # while an error was told
         return OUT_OF_CPU
+    except BaseException:  # noqa: BLE001  its own words, hooks and replacements of what is used here
+        _write(1, b"the program's error cannot be shown\n")
+        return FAILED
     return FINE
+
+
+def _execute(source: str, names: dict[str, Any], label: str, last: bool) -> None:
+    body, expression = _compiled(source, label)
+    exec(body, names)
+    value = eval(expression, names) if expression is not None else None
+    if value is not None:
+        names["_"] = value
+        print(repr(value))
+    if last and threading.active_count() > 1:
+        threading._shutdown()  # type: ignore[attr-defined]
+    sys.stdout.flush()
 
 
 def _compiled(source: str, label: str) -> tuple[CodeType, CodeType | None]:
@@ -94,32 +103,40 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: BLE001  whatever the program put in their place
+        except TimeUsedUp:
+            raise
+        except BaseException:  # noqa: BLE001  whatever the program put in their place
             continue
 
 
 def _say(text: str) -> None:
     """Write a line that bypasses the program's sys.stdout."""
     try:
-        os.write(1, (text[:MOST_ERROR_CHARS] + "\n").encode("utf-8", "backslashreplace"))
+        _write(1, (text[:MOST_ERROR_CHARS] + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
         return
 
 
 def _told(error: BaseException, label: str, source: str, limits: Limits) -> str:
     """`ZeroDivisionError: division by zero (line 2: x / 0)`."""
-    kind = type(error).__name__
+    kind = type.__dict__["__name__"].__get__(type(error))  # not what its metaclass says
     if isinstance(error, SyntaxError) and error.filename == label:
         text = (error.text or "").strip()
         return f"{kind}: {error.msg} (line {error.lineno}{': ' + text[:MOST_SOURCE_CHARS] if text else ''})"
-    said = _limit_behind(error, limits)
-    if not said:
-        try:
-            words = str(error)
-        except Exception as worse:  # noqa: BLE001  its own __str__
-            words = f"<no message: {type(worse).__name__}>"
-        said = f"{kind}: {words}" if words else kind
-    return f"{said[: MOST_ERROR_CHARS - 300]}{_place(error.__traceback__, label, source)}"
+    message = _limit_behind(error, limits)
+    if not message:
+        words = _text_of(error)
+        message = f"{kind}: {words}" if words else kind
+    return f"{message[: MOST_ERROR_CHARS - 300]}{_place(error.__traceback__, label, source)}"
+
+
+def _text_of(value: object) -> str:
+    try:
+        return str(value)
+    except TimeUsedUp:
+        raise
+    except BaseException as worse:  # noqa: BLE001  its own __str__
+        return f"<no message: {type.__dict__['__name__'].__get__(type(worse))}>"
 
 
 def _limit_behind(error: BaseException, limits: Limits) -> str:

@@ -37,10 +37,10 @@ def empty(folder: str) -> None:
         os.close(here)
 
 
-def is_untouched(folder: str) -> bool:
-    """True if the file system mounted at `folder` is empty. It reads no names."""
-    system = os.statvfs(folder)
-    return system.f_files - system.f_ffree == 1 and stat.S_IMODE(os.stat(folder).st_mode) == OWNER_ONLY
+def is_untouched(folder: int) -> bool:
+    """True if the file system mounted at `folder` (a descriptor) is empty. It reads no names."""
+    system = os.fstatvfs(folder)
+    return system.f_files - system.f_ffree == 1 and stat.S_IMODE(os.fstat(folder).st_mode) == OWNER_ONLY
 
 
 def _opened(name: str, place: int | None = None) -> int:

@@ -4,7 +4,8 @@ It does not use libseccomp, since the program inside has only Python's standard 
 
 The filter checks the arguments of calls that are harmless only with some of them: signals go only to the process
 itself, new namespaces and processes are refused, and sockets exist only as connected pairs. It cannot follow pointers,
-so calls that would need it (connect, sendmsg, clone3, openat2) are not allowed at all.
+so calls that would need it (connect, sendmsg, clone3, openat2, capget) are not allowed at all. Calls that tell of a
+process by its number (its processor time, priority, group) tell a program of itself only.
 """
 
 import ctypes
@@ -20,26 +21,29 @@ ALLOWED = """
 brk munmap mprotect mremap madvise msync mincore read write readv writev pread64 pwrite64 preadv pwritev preadv2
 pwritev2 lseek creat close close_range stat fstat lstat newfstatat statx access faccessat faccessat2 getdents
 getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink
-symlinkat readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 flock statfs fstatfs umask dup dup2 dup3
+symlinkat readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 flock umask dup dup2 dup3
 pipe pipe2 sendfile copy_file_range getxattr lgetxattr fgetxattr listxattr poll ppoll select pselect6 epoll_create
 epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime
-timerfd_gettime signalfd signalfd4 nanosleep clock_nanosleep pause restart_syscall time gettimeofday clock_gettime
+timerfd_gettime signalfd signalfd4 nanosleep clock_nanosleep pause restart_syscall time gettimeofday
 clock_getres times getitimer setitimer alarm timer_create timer_settime timer_gettime timer_getoverrun timer_delete
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack futex futex_waitv
-set_robust_list get_robust_list set_tid_address rseq membarrier sched_yield sched_getaffinity sched_getparam
-sched_getscheduler sched_get_priority_max sched_get_priority_min getcpu arch_prctl exit exit_group wait4 waitid getpid
-getppid gettid getpgid getpgrp getsid getuid geteuid getgid getegid getresuid getresgid getgroups capget getrusage
-getrlimit getpriority sysinfo uname getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt
+set_robust_list set_tid_address rseq membarrier sched_yield sched_get_priority_max sched_get_priority_min getcpu
+arch_prctl exit exit_group wait4 waitid getpid getppid gettid getpgrp getuid geteuid getgid getegid getresuid getresgid
+getgroups getrusage getrlimit sysinfo uname getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt
 """
 # On files of the same user that can be read but not written, these would work; a read-only view refuses them by itself.
 ON_OWN_FILES = "chmod fchmod fchmodat utimensat utimes futimesat utime truncate"
 
+# How full a file system is tells one branch of a session of the others, which share it.
+ON_FILE_SYSTEMS = ["statfs", "fstatfs"]
 BINDING = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"]
 EPERM, EAGAIN, ENOSYS = 1, 11, 38
 _ALLOW, _NOTIFY, _ERRNO, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
 _LOAD, _IF_EQUAL, _IF_GREATER_OR_EQUAL, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in what the kernel shows
 _CLONE_THREAD = 0x00010000
+_ABOUT_A_PROCESS = ["getpgid", "getsid", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "get_robust_list"]
+_PRIO_PROCESS, _CLOCK_OF_THREAD = 0, 4
 _MAP_SHARED = 1  # set in MAP_SHARED_VALIDATE too
 _CLONE_NAMESPACES = 0x7E020000
 _NEW = 424  # calls from this number on are newer than the list: C libraries fall back where such a one "does not exist"
@@ -76,7 +80,7 @@ class SeccompPolicy:
     signals_to: int | None = None  # the process that it may send signals to: its own number; None: nobody
     forks: bool = False  # start processes (counted by `Forks`)
     programs: bool = False  # turn into another program
-    parts: bool = False  # becomes two that share nothing: bind itself further, and no shared mappings
+    parts: bool = False  # becomes two that share nothing: bind itself further, no shared mappings, no sizes of disks
     own_files: bool = (
         False  # change modes and times of files: only where the view is read-only but for the scratch folder
     )
@@ -94,7 +98,7 @@ def program(policy: SeccompPolicy, architecture: str = "") -> bytes:
     ]
     allowed = ALLOWED.split() + (ON_OWN_FILES.split() if policy.own_files else [])
     allowed += ["execve", "execveat"] if policy.programs else []
-    allowed += BINDING if policy.parts else ["mmap"]
+    allowed += BINDING if policy.parts else ["mmap", *ON_FILE_SYSTEMS]
     for name in allowed:
         if name in number:
             code += [(_IF_EQUAL, 0, 1, number[name]), _end(_ALLOW)]
@@ -110,6 +114,8 @@ def _checks(policy: SeccompPolicy) -> dict[str, Code]:
     no_process = _end(_ALLOW if policy.forks else _ERRNO | EAGAIN)
     refused = [_end(_ERRNO | EPERM)]
     to_itself = refused if policy.signals_to is None else _only(0, [policy.signals_to])
+    itself = [0] if policy.signals_to is None else [0, policy.signals_to]
+    about_itself = _only(0, itself)
     flags = (_LOAD, 0, 0, _ARGUMENTS)
     return {
         "clone": [
@@ -127,6 +133,16 @@ def _checks(policy: SeccompPolicy) -> dict[str, Code]:
         "kill": to_itself,
         "tgkill": to_itself,
         "prlimit64": _only(0, [0]),
+        **dict.fromkeys(_ABOUT_A_PROCESS, about_itself),
+        "getpriority": [(_LOAD, 0, 0, _ARGUMENTS), (_IF_EQUAL, 1, 0, _PRIO_PROCESS), *refused, *_only(1, itself)],
+        "clock_gettime": [  # negative: the processor time of a process, or of one of its own threads
+            flags,
+            (_IF_ANY_BIT, 1, 0, 1 << 31),
+            _end(_ALLOW),
+            (_IF_ANY_BIT, 0, 1, _CLOCK_OF_THREAD),
+            _end(_ALLOW),
+            *refused,
+        ],
         "open": _truncating_as_it_says(1),
         "openat": _truncating_as_it_says(2),
         "mmap": [(_LOAD, 0, 0, _ARGUMENTS + 8 * 3), (_IF_ANY_BIT, 0, 1, _MAP_SHARED), *refused, _end(_ALLOW)],
@@ -234,10 +250,11 @@ def ask_before_forks(architecture: str = "") -> bytes:
 
 
 class Forks:
-    """Who holds this counts the processes that a program starts. Exact, whatever else runs on the machine."""
+    """Who holds this counts the processes that a program starts. Exact, whatever else runs on the machine. `process`:
+    the only one whose requests are granted (0: any)."""
 
     def __init__(self, listener: int, permits: int) -> None:
-        self.listener, self.permits = listener, permits
+        self.listener, self.permits, self.process = listener, permits, 0
 
     def fileno(self) -> int:
         return self.listener
@@ -247,11 +264,11 @@ class Forks:
         asked = ctypes.create_string_buffer(80)
         if linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_RECEIVE), asked) < 0:  # who asked is gone
             return
-        which = ctypes.string_at(asked, 8)
+        which, process = ctypes.string_at(asked, 8), int.from_bytes(ctypes.string_at(asked, 12)[8:], "little")
         ctypes.memset(
             asked, 0, 80
         )  # the arguments of the call are the program's words: nothing that is forked later inherits them
-        granted = self.permits > 0
+        granted = self.permits > 0 and self.process in (0, process)
         self.permits -= granted
         reply = which + struct.pack("<qiI", 0, 0 if granted else -EAGAIN, _CONTINUE if granted else 0)
         linux.libc().ioctl(

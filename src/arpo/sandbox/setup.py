@@ -13,7 +13,8 @@ class Setup:
 
     outer: str  # "bubblewrap", "namespaces" or "none"
     view: View
-    folders: tuple[str, ...]  # scratch folders, one for every concurrent call
+    scratch: str  # the folder of all scratch folders
+    slots: int  # scratch folders, one for every concurrent call and a few more
     path: tuple[str, ...]  # search path of imports
     imports: tuple[str, ...]
     limits: Limits
@@ -27,7 +28,8 @@ class Setup:
         return {
             "outer": self.outer,
             "view": self.view.plain(),
-            "folders": list(self.folders),
+            "scratch": self.scratch,
+            "slots": self.slots,
             "path": list(self.path),
             "imports": list(self.imports),
             "limits": self.limits.plain(),
@@ -40,6 +42,6 @@ class Setup:
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> "Setup":
-        lists = {key: tuple(plain[key]) for key in ("folders", "path", "imports")}
+        lists = {key: tuple(plain[key]) for key in ("path", "imports")}
         parts = {"view": View.read_plain(plain["view"]), "limits": Limits.read(plain["limits"])}
         return cls(**{**plain, **lists, **parts})

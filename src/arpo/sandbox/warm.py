@@ -18,9 +18,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.sandbox import boot, linux, packets, payload, verdict, view
+from arpo.sandbox import boot, linux, messages, packets, payload, verdict, view
 from arpo.sandbox.limits import Limits
-from arpo.sandbox.namespaces import SCRATCH
+from arpo.sandbox.namespaces import FILES
 from arpo.sandbox.places import Places
 from arpo.sandbox.scratch import place_for, remove
 from arpo.sandbox.setup import Setup
@@ -221,14 +221,10 @@ class WarmSandbox:
 
     def _start(self) -> Inside:
         scratch = None
-        base = SCRATCH
+        base = FILES
         if self.level == "landlock":
             base = scratch = tempfile.mkdtemp(prefix="arpo-sandbox-", dir=place_for(self._count * self.limits.file_mb))
-            os.chmod(base, 0o711)
-        folders = tuple(os.path.join(base, str(number)) for number in range(self._count))
-        for folder in folders if scratch else ():
-            os.mkdir(folder, 0o700)
-        inside = Inside(Setup(folders=folders, **self._settings), scratch)
+        inside = Inside(Setup(scratch=base, slots=self._count, **self._settings), scratch)
         self.about = inside.wait_until_ready()
         self.starts += 1
         return inside
@@ -285,7 +281,7 @@ class WarmSandbox:
             for old_code, old_seed in past or ():
                 ran = await self._made(old_code, old_seed, self.limits.seconds, session=session, new=new, more=True)
                 if ran.gone:
-                    return Ran(text="", ending="", gone=True)
+                    return Ran(text=messages.NOT_AGAIN, ending="error", gone=True)
                 new = False
             return await self._made(code, seed, seconds, session=session, new=new)
         except asyncio.CancelledError:

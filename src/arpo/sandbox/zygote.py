@@ -13,12 +13,13 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
-from arpo.sandbox import child, landlock, linux, namespaces, niceness, packets, payload, program, scratch, seccomp
+from arpo.sandbox import child, landlock, linux, namespaces, packets, payload, program, scratch, seccomp
 from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, lead_group
-from arpo.sandbox.keeper import Sessions
-from arpo.sandbox.limits import MOST_FILES
+from arpo.sandbox.keeper import ForkRequest, Sessions
+from arpo.sandbox.limits import MOST_FILES, SHORT_S, niceness_among
 from arpo.sandbox.setup import Setup
 from arpo.sandbox.sweeper import Sweeper
 
@@ -30,7 +31,9 @@ WATCH_S = 0.05  # between looks at a scratch folder that nothing bounds, and at 
 class Zygote:
     """Serves one trainer until the socket closes."""
 
-    def __init__(self, setup: Setup, control: socket.socket, address_space: int) -> None:
+    def __init__(
+        self, setup: Setup, control: socket.socket, address_space: int, views: Sequence[namespaces.CallView]
+    ) -> None:
         self.setup, self.control = setup, control
         self.selector = selectors.DefaultSelector()
         self.waiting: deque[ChildRequest] = (
@@ -38,19 +41,27 @@ class Zygote:
         )  # the trainer asks for no more than can run: seldom anything, and never for long
         self.calls: dict[int, ChildCall] = {}
         self.sessions = Sessions(self)
-        self.sweeper = Sweeper()
-        self.sweeping: dict[str, ChildSlot] = {}  # by folder: what is being emptied
+        hidden = setup.outer == "none"
+        self.sweeper = Sweeper(setup.scratch, setup.slots, hidden=hidden)
+        self.sweeping: dict[int, ChildSlot] = {}  # by number: what is being emptied
         self.looking = False
         own = os.path.dirname(os.path.abspath(__file__))
         readable = [path for path in setup.view.read if path != own] if setup.landlocked else None
-        self.cell = child.Cell.from_limits(
-            setup.limits, address_space, private_root=setup.outer != "none", readable=readable
-        )
-        self.free = [ChildSlot(folder, self._ruleset(folder)) for folder in reversed(setup.folders)]
+        self.cell = child.Cell.from_limits(setup.limits, address_space, private_root=not hidden, readable=readable)
+        shared = None if hidden else self._ruleset(namespaces.SCRATCH)
+        self.free = [
+            ChildSlot(
+                number,
+                folder,
+                self._ruleset(folder) if shared is None else shared,
+                views[number] if views else None,
+            )
+            for number, folder in reversed(list(enumerate(self.sweeper.folders)))
+        ]
         self.last_look = 0.0
         self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
 
-    def _ruleset(self, folder: str) -> int:
+    def _ruleset(self, folder: str | int) -> int:
         if self.cell.readable is None:
             return -1
         execute = self.setup.limits.processes > 0
@@ -69,12 +80,14 @@ class Zygote:
                 if still_there and key.data() is False:
                     return
             self._mind_the_time()
+            self.sessions.begin_forks()
             self._begin_waiting()
 
     def _next_s(self) -> float | None:
-        if not self.calls:
+        deadlines = [call.deadline for call in self.calls.values()] + self.sessions.fork_deadlines()
+        if not deadlines:
             return WATCH_S if self.waiting else None
-        left = min(call.deadline for call in self.calls.values()) - time.monotonic()
+        left = min(deadlines) - time.monotonic()
         return max(0.0, min(left, WATCH_S))
 
     # --- requests
@@ -93,7 +106,7 @@ class Zygote:
         elif what == "stop":
             self._stop(message["id"])
         elif what == "fork":
-            self.answer({"id": message["id"], "forked": self.sessions.fork(message["session"], message["to"])})
+            self.sessions.request_fork(ForkRequest(message["id"], message["session"], message["to"]))
         elif what == "close":
             self.sessions.forget(message["session"])
         elif what == "count":
@@ -178,12 +191,10 @@ class Zygote:
 
     def _be_child(self, request: ChildRequest, slot: ChildSlot, handing: socket.socket | None) -> None:
         """The main function of the forked child. Never returns."""
-        ending = program.FAILED
+        ending, entered = program.FAILED, False
         try:
             keep = [request.program] if handing is None else [request.program, handing.fileno()]
-            listener = child.confine(
-                self.cell, folder=slot.folder, ruleset=slot.ruleset, output=request.output, keep=keep
-            )
+            listener = child.confine(self.cell, slot, output=request.output, keep=keep)
             if handing is not None:
                 socket.send_fds(handing, [b"L"], [listener])
                 handing.close()
@@ -192,9 +203,11 @@ class Zygote:
             child.lock(self.cell)
             code, seed = payload.read_program(request.program)
             child.seed(seed)
+            entered = True
             ending = program.run(code, names, self.setup.limits)
-        except BaseException as error:  # noqa: BLE001  never the program's: its own are told by `run`
-            os.write(1, f"the sandbox could not be entered: {type(error).__name__}: {error}".encode())
+        except BaseException as error:  # noqa: BLE001  the program's own errors are told by `run`
+            if not entered:
+                os.write(1, f"the sandbox could not be entered: {type(error).__name__}: {error}".encode())
         finally:
             os._exit(ending)
 
@@ -228,8 +241,8 @@ class Zygote:
         if self.cell.private_root and scratch.is_untouched(slot.folder):
             self.free.append(slot)
             return
-        self.sweeping[slot.folder] = slot
-        self.sweeper.empty(slot.folder)
+        self.sweeping[slot.number] = slot
+        self.sweeper.empty(slot.number)
 
     def _swept(self) -> None:
         answer = self.sweeper.answer()
@@ -240,7 +253,7 @@ class Zygote:
             return
         self.looking = False
         for call in self.calls.values():
-            if call.slot.folder in answer["over"]:
+            if call.slot.number in answer["over"]:
                 call.kill("files")
 
     def close_forks(self, forks: seccomp.Forks | None) -> None:
@@ -257,6 +270,7 @@ class Zygote:
                 call.interrupt()
             elif now >= call.deadline:
                 call.kill("time")
+        self.sessions.end_late_forks(now)
         if now - self.last_look < WATCH_S:
             return
         self.last_look = now
@@ -266,15 +280,15 @@ class Zygote:
                 call.kill("cpu")
         if self.calls and not self.cell.private_root and not self.looking:
             self.looking = True
-            folders = [call.slot.folder for call in self.calls.values()]
-            self.sweeper.look(folders, self.setup.limits.file_mb << 20, MOST_FILES)
+            slots = [call.slot.number for call in self.calls.values()]
+            self.sweeper.look(slots, self.setup.limits.file_mb << 20, MOST_FILES)
 
     def _let_others_go_first(self) -> None:
         """Lower the priority of calls that compute for long, but not of sessions, which could never raise it again."""
-        busy = [call for call in self.calls.values() if not call.session and call.cpu_of_call() > niceness.PATIENCE_S]
+        busy = [call for call in self.calls.values() if not call.session and call.cpu_of_call() > SHORT_S]
         if not busy:
             return
-        wanted = niceness.among(len(busy), self.niceness)
+        wanted = niceness_among(len(busy), self.niceness)
         for call in busy:
             if call.niceness < wanted:
                 call.niceness = wanted
@@ -292,6 +306,5 @@ class Zygote:
             with contextlib.suppress(ChildProcessError):
                 while True:
                     os.wait()
-            for folder in (*self.setup.folders, os.path.dirname(self.setup.folders[0])):
-                scratch.remove(folder)
+            scratch.remove(self.setup.scratch)
         os._exit(0)

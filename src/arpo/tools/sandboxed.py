@@ -89,16 +89,19 @@ class Sandboxed:
                 ran = await self._warm.run(code, seconds=seconds, seed=seed % 2**63, session=state.live, past=past)
                 if ran.gone:
                     state.live = ""
-                if ran.ending:
+                if ran.ending and ran.text != messages.NOT_AGAIN:
                     break
             else:
-                return _lost(Died())
+                if not ran.ending:
+                    return _lost(Died())
         except (Died, StartError) as error:
             state.live = ""
             return _lost(error)
         if not ran.gone:
             state.past.append((code, seed % 2**63))
             return _result(ran)
+        if ran.text == messages.NOT_AGAIN:  # its programs' doing, so it is no failure of the sandbox
+            state.past.clear()
         kept = f"\n{AS_BEFORE}" if state.past else ""
         return _result(Ran(text=(ran.text or messages.LEFT) + kept, ending=ran.ending))
 
