@@ -181,15 +181,23 @@ def _reply(value: Any, config: ServedModel) -> Reply:
     text = choice["text"] if "text" in choice else message.get("content")
     if "text" not in choice and not message:
         raise ValueError("neither text nor message")
-    if text is not None and not isinstance(text, str):
-        raise TypeError("content is no text")
     return Reply(
-        text=text or "",
+        text=text_of(text),
         finish=str(choice.get("finish_reason") or "stop"),
         matched=_matched(choice),
         message=message,
         usage=_usage(value.get("usage") or {}, config),
     )
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content: text, or a list of parts, of which those of other types (thoughts, pictures) are
+    left out. Raises TypeError for anything else."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
+        raise TypeError("content is no text")
+    return "".join(part["text"] for part in content if isinstance(part.get("text"), str))
 
 
 def _matched(choice: Mapping[str, Any]) -> str | None:

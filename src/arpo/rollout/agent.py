@@ -83,12 +83,16 @@ class Agent:
 
 
 def tools_for(tools: tuple[ToolBase, ...], task: Task) -> tuple[ToolBase, ...]:
-    """An agent's tools and the task's, which replace those of the same name."""
+    """An agent's tools and the task's, which replace those of the same name. Raises ConfigError for two of the task's
+    with one name."""
     if not task.tools:
         return tools
     brought = [with_defaults(tool) for tool in cast(Sequence[Tool], task.tools)]
     for tool in brought:
         tool.schema = checked_schema(tool, f"tools of task {task.id}")
+    names = [tool.name for tool in brought]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"task {task.id} brings two tools of one name", where="tools", value=twice)
     return tuple({tool.name: tool for tool in (*tools, *brought)}.values())
 
 

@@ -4,10 +4,13 @@ Knows messages and calls. Refuses to know tokenizers: the served model has its o
 estimated.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from arpo.chat import ParsedTurn
@@ -15,20 +18,23 @@ from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.token_text import CUT_MARK
 from arpo.core.tree import Call, FinishReason, ToolCallResult
-from arpo.endpoint.client import LENGTH, Endpoint, Usage
-from arpo.errors import FormatError
+from arpo.endpoint.client import LENGTH, Endpoint, Usage, text_of
+from arpo.errors import ConfigError, FormatError
 from arpo.final_answer import boxed, final_answer
 from arpo.served import Sampling, ServedTurn
 from arpo.tasks import Task
 from arpo.tools import Tool
 from arpo.tools.schemas import to_openai
 
+REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 SENT = (
     "role",
     "content",
-    "tool_calls",
     "refusal",
-)  # of an assistant's message; the rest (its reasoning) is not sent back
+    *REASONING,
+)  # keys of an assistant's message that go back, unless `omit` names them
+FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")  # in the name of a function, which has 1 to 64 characters
+LONGEST = 64
 TOKEN = re.compile(r"[\x00-\x7f]{1,4}|[^\x00-\x7f]")
 Message = Mapping[str, Any]
 
@@ -43,6 +49,8 @@ class Messages:
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...]
     num_tokens: int
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Of the tools by the names that the endpoint knows them by."""
 
 
 class NativeDialogue:
@@ -62,36 +70,42 @@ class NativeDialogue:
 
     def begin(self, task: Task, tools: Sequence[Tool]) -> Messages:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        messages, schemas = (*system, *map(dict, task.messages)), tuple(to_openai(tool) for tool in tools)
+        names = endpoint_names([tool.name for tool in tools])
+        schemas = tuple(to_openai(tool, name) for name, tool in zip(names, tools, strict=True))
+        messages = (*system, *map(dict, task.messages))
         num_tokens = estimate_tokens(_json([messages, schemas]))
         if self.prompt_tokens is not None and num_tokens > self.prompt_tokens:
             what = f"task {task.id}: the prompt has about {num_tokens} tokens"
             raise FormatError(f"{what}, more than chat.prompt_tokens = {self.prompt_tokens}")
-        return Messages(messages=messages, tools=schemas, num_tokens=num_tokens)
+        return Messages(messages=messages, tools=schemas, num_tokens=num_tokens, names=names)
 
     async def ask(self, endpoint: Endpoint, context: Messages, sampling: Sampling) -> ServedTurn[Messages]:
         reply = await endpoint.chat(context.messages, tools=list(context.tools) or None, **sampling.fields())
         usage = reply.usage
         if not usage.prompt_tokens:
             usage = Usage(prompt_tokens=context.num_tokens, completion_tokens=estimate_tokens(shown(reply.message)))
-        message = {name: reply.message[name] for name in SENT if name in reply.message}
+        message = {key: reply.message[key] for key in SENT if reply.message.get(key) is not None}
+        message = {key: value for key, value in message.items() if key not in endpoint.config.omit}
+        calls = {"tool_calls": _sendable(calls)} if (calls := _calls(reply.message)) else {}
+        content = {"content": None} if calls and "content" not in message else {}
         return ServedTurn(
-            parsed=self.parse(reply.message, reply.finish),
+            parsed=self.parse(reply.message, reply.finish, context.names),
             finish=FinishReason.LENGTH if reply.finish == LENGTH else FinishReason.STOP,
             usage=usage,
             context=Messages(
-                messages=(*context.messages, {"role": "assistant", **message}),
+                messages=(*context.messages, {"role": "assistant", **content, **message, **calls}),
                 tools=context.tools,
+                names=context.names,
                 num_tokens=usage.prompt_tokens + usage.completion_tokens,
             ),
         )
 
-    def parse(self, message: Message, finish: str) -> ParsedTurn:
+    def parse(self, message: Message, finish: str, names: Mapping[str, str] = MappingProxyType({})) -> ParsedTurn:
         """The calls or the answer of an assistant's message: what stands in answer marks or a box, else all of its
         text."""
-        if calls := tuple(map(_read_call, _calls(message))):
+        if calls := tuple(_read_call(call, names) for call in _calls(message)):
             return ParsedTurn(text=shown(message), calls=calls, well_formed=not any(call.error for call in calls))
-        content = str(message.get("content") or "").rpartition("</think>")[2]
+        content = text_of(message.get("content")).rpartition("</think>")[2]
         answer = final_answer(content)
         formed = answer is not None and finish == "stop" and (boxed(content) is not None or not self.require_boxed)
         return ParsedTurn(text=shown(message), answer=answer, well_formed=formed)
@@ -125,8 +139,8 @@ class NativeDialogue:
 
 def shown(message: Message) -> str:
     """An assistant's message as people read it: its reasoning, its text, its calls."""
-    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    parts = [f"<think>{reasoning}</think>" if reasoning else "", str(message.get("content") or "")]
+    reasoning = next((message[key] for key in REASONING if isinstance(message.get(key), str) and message[key]), "")
+    parts = [f"<think>{reasoning}</think>" if reasoning else "", text_of(message.get("content"))]
     parts += [
         f"<tool_call>{call.get('name')}({call.get('arguments')})</tool_call>"
         for call in map(_function, _calls(message))
@@ -154,14 +168,57 @@ def _function(call: Message) -> Message:
     return function if isinstance(function, Mapping) else {}
 
 
-def _read_call(call: Message) -> Call:
+def _read_call(call: Message, names: Mapping[str, str]) -> Call:
     function = _function(call)
     name, written = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or not name:
         return Call(name="", error="a tool call needs a function with a name")
-    arguments = written if isinstance(written, dict) else None
-    if arguments is None and isinstance(written, str | None):
-        arguments = read_object(written or "{}")
-    if arguments is None:
-        return Call(name=name, error='"arguments" is not a JSON object')
+    name, arguments = names.get(name, name), _arguments(written)
+    if arguments is None:  # its message goes back without them
+        return Call(name=name, error=f'"arguments" is not a JSON object: {written!s:.200}')
     return Call(name=name, arguments=arguments)
+
+
+def _arguments(written: object) -> dict[str, Any] | None:
+    if isinstance(written, dict):
+        return written
+    return read_object(written or "{}") if isinstance(written, str | None) else None
+
+
+def _sendable(calls: Sequence[Message]) -> list[dict[str, Any]]:
+    """`calls` as every endpoint takes them back: each with an id of its own, a valid name, and arguments that are an
+    object. What was wrong stands in the results."""
+    sent: list[dict[str, Any]] = []
+    free = (name for number in count() if (name := f"call_{number}") not in [call.get("id") for call in calls])
+    for call in calls:
+        function, given = _function(call), call.get("id")
+        known = {each["id"] for each in sent}
+        name = FORBIDDEN.sub("_", str(function.get("name") or "invalid"))[:LONGEST]
+        arguments = _arguments(function.get("arguments"))
+        written = function.get("arguments") if arguments and isinstance(function.get("arguments"), str) else None
+        sent.append(
+            {
+                "id": given if isinstance(given, str) and given and given not in known else next(free),
+                "type": "function",
+                "function": {"name": name, "arguments": written or _json(arguments or {})},
+            }
+        )
+    return sent
+
+
+def endpoint_names(names: Sequence[str]) -> dict[str, str]:
+    """The name of each tool by one that endpoints allow: letters, digits, - and _, at most 64. Names that are allowed
+    stay. Raises ConfigError for two tools of one name."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError("two tools have one name", where="tools", value=twice, hint="set `name` on one of them")
+    allowed = {name: name for name in names if name and len(name) <= LONGEST and not FORBIDDEN.search(name)}
+    taken = set(allowed)
+    for name in names:
+        if name in allowed.values():
+            continue
+        plain = FORBIDDEN.sub("_", name)[:LONGEST] or "tool"
+        if plain in taken or len(name) > LONGEST:
+            plain = f"{plain[: LONGEST - 9]}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        taken.add(plain)
+        allowed[plain] = name
+    return {sent: name for name in names for sent, real in allowed.items() if real == name}

@@ -157,11 +157,11 @@ def from_langchain(tool: Any) -> Tool:
     return ForeignTool(run, tool.name, " ".join(str(tool.description).split()), _langchain_schema(tool))
 
 
-def to_openai(tool: Tool) -> dict[str, Any]:
-    """The schema by which an OpenAI-compatible endpoint is told of `tool`."""
+def to_openai(tool: Tool, name: str = "") -> dict[str, Any]:
+    """The schema by which an OpenAI-compatible endpoint is told of `tool`, by its own name or by `name`."""
     return {
         "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.schema)},
+        "function": {"name": name or tool.name, "description": tool.description, "parameters": dict(tool.schema)},
     }
 
 
