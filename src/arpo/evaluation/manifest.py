@@ -104,7 +104,8 @@ class EvalManifest:
         """What `run` asks of `model` by `spec`."""
         recipe = plain(run)
         settings = {"temperature": spec.temperature, "top_p": spec.top_p, "seed": spec.seed}
-        decides = {key: value for key, value in flat({name: recipe[name] for name in _DECIDES}).items() if value != {}}
+        asked = {name: recipe[name] for name in _DECIDES} | {"engine": _engine(run)}
+        decides = {key: value for key, value in flat(asked).items() if value != {}}
         return cls(
             name=spec.name,
             model=model,
@@ -114,7 +115,7 @@ class EvalManifest:
             samples=spec.samples,
             settings={**settings, **{name: getattr(run.rollout, name) for name in _LIMITS}},
             k=spec.k,
-            decides={**decides, **{f"engine.{name}": getattr(run.engine, name) for name in _ENGINE}},
+            decides=decides,
             parts=dict(parts or {}),
             identity=identity,
             recipe_text=recipe,
@@ -146,6 +147,15 @@ class EvalManifest:
         """What decides answers, by its name in a recipe. A model that is known by content may lie anywhere."""
         keys = {"model": self.model, **self.settings, **_deciding(self.decides)}
         return {key: value for key, value in keys.items() if not (by_content and key in _NAMES_OF_A_MODEL)}
+
+
+def _engine(run: RunConfig) -> dict[str, Any]:
+    """What decides answers in the engine: options of an endpoint or of vLLM may change what is sampled (top_k, min_p,
+    penalties)."""
+    engine = run.engine
+    passed_on = {"endpoint": engine.endpoint, "vllm": engine.vllm}
+    options = {name: {"options": plain(each.options)} for name, each in passed_on.items() if each and each.options}
+    return {**{name: getattr(engine, name) for name in _ENGINE}, **options}
 
 
 def _deciding(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ OWN = {  # what other keys of a recipe say, or what this engine must decide itse
     "kv_cache_memory_bytes": "engine.memory_gb",
     "max_logprobs": "engine.vllm.top_k",
     "logprobs_mode": None,
+    "generation_config": None,  # its penalties, top_k and min_p would be another distribution than the learner's
+    "override_generation_config": None,
+    "logits_processors": None,
     "enable_prefix_caching": None,
     "enable_sleep_mode": "engine.vllm.sleep",
     "weight_transfer_config": "engine.vllm.weights",

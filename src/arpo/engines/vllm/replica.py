@@ -30,6 +30,15 @@ NEEDED = (
     "--logprobs-mode processed_logprobs"
 )
 
+UNCHANGED: Mapping[str, float] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Sent with every request: a server may have other defaults, from the model's generation_config."""
+
 
 class LostError(Exception):
     """The server did not answer, or broke off: another one may."""
@@ -151,6 +160,11 @@ class Replica:
                 value=self.sender.backend,
                 hint=f"Start it with {flag} (docs/vllm.md), or set engine.vllm.weights to files",
             )
+        if processors := model.get("logits_processors"):
+            what = f"the server at {self.url} changes the distribution that tokens are drawn from"
+            raise ConfigError(
+                what, where="engine.vllm.urls", value=processors, hint="Start it without --logits-processors"
+            )
         wrong = {
             "--logprobs-mode": (
                 model["logprobs_mode"],
@@ -251,6 +265,7 @@ class Replica:
             "max_tokens": params.max_tokens,
             "temperature": params.temperature,
             "top_p": params.top_p,
+            **UNCHANGED,
             "stop_token_ids": list(params.stop_tokens),
             "ignore_eos": True,  # a turn ends where its request says
             "logprobs": self.top_k
