@@ -119,6 +119,7 @@ def test_groups_measures_and_failures():
     assert {k: (e.mean, e.n) for k, e in each.by_level.items()} == {"1": (1.0, 1), "2": (0.0, 2)}
     assert each.by_category["art"].n == 2 and each.measures["exact"].mean == pytest.approx(1 / 3)
     assert each.failures == {"gone": 1} and each.endings == {"finished": 2, "engine_failed": 1}
+    assert any("1 of 3 answers failed and count as wrong: gone (1)" in text for text in found.warnings)
     shown = "\n".join(table.markdown() for table in tables(found))
     assert "by level" in shown and "by category" in shown and "gone" in shown
 

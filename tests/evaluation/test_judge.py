@@ -4,6 +4,7 @@ twice."""
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from arpo.display.terminal import Console
 from arpo.errors import FormatError, ToolsStoppedError
 from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, read_verdict
 from arpo.evaluation.samples import SampleRecord
+from arpo.evaluation.statistics import pass_at
 from arpo.evaluation.verdicts import (
     FILE,
     NO_ANSWER,
@@ -216,6 +218,19 @@ def test_agreement_is_symmetric(pairs: list[tuple[bool, bool]]) -> None:
     one = agreement([made(n, a, b) for n, (a, b) in enumerate(pairs)])
     other = agreement([made(n, b, a) for n, (a, b) in enumerate(pairs)])
     assert one.num == len(pairs) and str(one.kappa) == str(other.kappa) and str(one.agree) == str(other.agree)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=4))
+def test_the_judge_gives_pass_at_k_as_the_rule_does(rights: list[list[bool]]) -> None:
+    """Right by the judge on at least one of k samples, for every k up to the fewest verdicts on a question."""
+    verdicts = [
+        replace(made(0, right, False), id=str(number), sample=sample)
+        for number, each in enumerate(rights)
+        for sample, right in enumerate(each)
+    ]
+    passes, fewest = judged(verdicts).pass_at["b"], min(map(len, rights))
+    assert passes[1].mean == pytest.approx(sum(sum(each) / len(each) for each in rights) / len(rights))
+    assert max(passes) == fewest and all(passes[k].mean == pass_at(dict(enumerate(rights)), k).mean for k in passes)  # type: ignore[arg-type]
 
 
 def test_a_line_that_was_cut_off_is_had_again_and_a_strange_one_named(tmp_path: Path) -> None:

@@ -248,9 +248,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ("search", "python"),
         ),
         "arpo-deepsearch": Preset(
-            "temperature 0.6, top-p 0.95, 5 calls, pages opened and summarised, answers of 10,000 tokens in all",
+            "temperature 0.6, top-p 0.95, 5 samples, 5 calls, pages opened and summarised, answers of 10,000 tokens in "
+            "all",
             (
                 *_SAMPLING,
+                "evaluation.samples=5",
                 "rollout.max_calls=5",
                 "rollout.turn_tokens=4096",
                 "rollout.branch_tokens=12000",

@@ -60,7 +60,7 @@ def print_results(console: Console, results: EvalResults) -> None:
     console.print(f"{results.name} ({results.sampling}): {results.model}", style="bold")
     for table in tables(results):
         console.print(table.rich())
-    for text in _warnings(results):
+    for text in results.warnings:
         console.print(text)
 
 
@@ -239,19 +239,7 @@ def _opening(results: EvalResults) -> list[tuple[str, str]]:
         if manifest.parts
         else []
     )
-    return [*facts, *(("note", text) for text in _warnings(results))]
-
-
-def _warnings(results: EvalResults) -> list[str]:
-    found: list[str] = []
-    for each in results.benchmarks:
-        if each.missing:
-            found.append(f"{each.title}: {each.missing:,} answers are still missing: go on with --resume")
-        if lost := sum(each.failures.values()):
-            found.append(f"{each.title}: {lost:,} of {each.answers:,} answers failed and count as wrong; see Failures")
-    for name, study in results.studies.items():
-        found += [f"{name}: {text}" for text in (study.get("warnings", ()) if isinstance(study, Mapping) else ())]
-    return found
+    return [*facts, *(("note", text) for text in results.warnings)]
 
 
 def _listed(value: object) -> str:

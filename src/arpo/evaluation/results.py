@@ -129,6 +129,21 @@ class EvalResults:
         return dict(self.studies.get("tools", {}).get("accounts", {}))
 
     @property
+    def warnings(self) -> list[str]:
+        """What keeps the figures from being the whole truth: missing and failed answers, and what studies found."""
+        found: list[str] = []
+        for each in self.benchmarks:
+            if each.missing:
+                found.append(f"{each.title}: {each.missing:,} answers are still missing: go on with --resume")
+            if each.failures:
+                lost = f"{sum(each.failures.values()):,} of {each.answers:,} answers failed and count as wrong"
+                why = "; ".join(f"{reason} ({count:,})" for reason, count in list(each.failures.items())[:3])
+                found.append(f"{each.title}: {lost}: {why}{'; ...' * (len(each.failures) > 3)}")
+        for name, study in self.studies.items():
+            found += [f"{name}: {text}" for text in (study.get("warnings", ()) if isinstance(study, Mapping) else ())]
+        return found
+
+    @property
     def sampling(self) -> str:
         """`greedy`, or `4 sampled`."""
         if not self.manifest.settings.get("temperature"):

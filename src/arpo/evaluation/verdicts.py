@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arpo.errors import FormatError
-from arpo.evaluation.statistics import Estimate, rate, wilson
+from arpo.evaluation.results import POWERS
+from arpo.evaluation.statistics import Estimate, pass_at, rate, wilson
 from arpo.files import json_line, read_json_lines
 
 FILE = "judged.jsonl"
@@ -107,6 +108,7 @@ class Judged:
     agreement: Agreement
     by_benchmark: Mapping[str, Agreement]
     accuracy_by_benchmark: Mapping[str, Estimate]
+    pass_at: Mapping[str, Mapping[int, Estimate]]  # by benchmark, for k up to the fewest verdicts on a question
     unread: int  # answers without a verdict
     apart: tuple[Verdict, ...] = field(default=())  # where judge and rule differ
 
@@ -124,6 +126,7 @@ def judged(verdicts: Iterable[Verdict], *, seed: int = 0) -> Judged:
         accuracy_by_benchmark={
             name: _rate([v for v in given if v.benchmark == name], seed, rule=False) for name in names
         },
+        pass_at={name: _passes([v for v in given if v.benchmark == name], seed) for name in names},
         unread=len(last) - len(given),
         apart=tuple(v for v in given if v.right != (v.rule >= 0.5)),
     )
@@ -134,6 +137,14 @@ def _rate(verdicts: Sequence[Verdict], seed: int, *, rule: bool) -> Estimate:
     for v in verdicts:
         by_question.setdefault(f"{v.benchmark}/{v.id}", []).append(v.rule if rule else float(v.right))
     return rate(by_question, seed=seed, purpose="rule" if rule else "judge")
+
+
+def _passes(verdicts: Sequence[Verdict], seed: int) -> dict[int, Estimate]:
+    by_question: dict[str, list[bool]] = {}
+    for v in verdicts:
+        by_question.setdefault(v.id, []).append(v.right)
+    fewest = min(map(len, by_question.values()))
+    return {k: pass_at(by_question, k, seed=seed) for k in sorted({*POWERS, fewest}) if k <= fewest}
 
 
 def agreement(verdicts: Sequence[Verdict]) -> Agreement:
@@ -163,10 +174,15 @@ def as_study(found: Judged, judge: str) -> dict[str, Any]:
         f"Judge: {judge}. The rule says {found.by_rule.percent} of the same answers. "
         f"Every verdict with its reason: {FILE}."
     )
+    ks = sorted({k for passes in found.pass_at.values() for k in passes if k > 1})
+    passes = [[name, *(_percent(at.get(k)) for k in ks)] for name, at in found.pass_at.items()] if ks else []
     apart = [
         [f"{v.id} #{v.sample}", " | ".join(v.golds), v.answer or "", v.verdict, v.reason] for v in found.apart[:20]
     ]
     tables = [{"title": "Judged answers", "head": head, "rows": rows, "note": note}]
+    if passes:
+        head = ["", *(f"pass@{k}" for k in ks)]
+        tables.append({"title": "pass@k by the judge", "head": head, "rows": passes, "note": "Over judged answers."})
     if apart:
         columns = ["answer", "golds", "given", "judge", "reason"]
         tables.append(
@@ -184,6 +200,10 @@ def as_study(found: Judged, judge: str) -> dict[str, Any]:
         "judge": judge,
         **{k: v for k, v in asdict(found).items() if k != "apart"},
     }
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else estimate.percent
 
 
 def _agreement_cells(found: Agreement) -> list[str]:
