@@ -15,9 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from hypothesis import settings
 
-from tiny_project import finished_tiny_run, tiny_files, tiny_project, tiny_run
+from tiny_project import finished_tiny_run, own_project, tiny_files, tiny_project, tiny_run
 
-__all__ = ["finished_tiny_run", "tiny_files", "tiny_project", "tiny_run"]
+__all__ = ["finished_tiny_run", "own_project", "tiny_files", "tiny_project", "tiny_run"]
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN

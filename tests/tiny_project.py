@@ -6,6 +6,7 @@ whether a number is odd or even; after its cold start the model calls the tool a
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,15 @@ def tiny_project(tiny_files: TinyProject, monkeypatch: pytest.MonkeyPatch) -> Ti
     """The project, shared by all tests: do not change its files. Its cold start is made by the first that needs it."""
     monkeypatch.setenv("ARPO_CACHE", str(tiny_files.cache))
     return tiny_files
+
+
+@pytest.fixture
+def own_project(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
+    """A project whose files a test may change."""
+    monkeypatch.delitem(sys.modules, "tiny_world", raising=False)  # of another project
+    project = write_tiny_project(tmp_path / "own", tokenizer)
+    monkeypatch.setenv("ARPO_CACHE", str(project.cache))
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from arpo.assembly.components import build_components
 from arpo.chat import Transcript
@@ -26,7 +27,7 @@ from arpo.display.terminal import Console
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.local import LocalEngine
 from arpo.engines.scripted import Script, ScriptedEngine
-from arpo.errors import ArpoError, CheckpointError, EngineError, GateError
+from arpo.errors import ArpoError, CheckpointError, ConfigError, EngineError, GateError
 from arpo.evaluation.manifest import read_manifest
 from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint
@@ -36,7 +37,7 @@ from arpo.sft.cache import SFTCache
 from arpo.tasks import Task
 from arpo.training.pipeline import train
 from arpo.training.preflight import prepare
-from tiny_project import TinyProject, question, tiny_llama, write_tiny_project
+from tiny_project import TinyProject, question, tiny_llama
 
 QUIET = ("evaluation={limit: 4, greedy_limit: 2}", "train.trackers=[]")
 EXACT = (
@@ -45,9 +46,16 @@ EXACT = (
 )  # small: the deterministic engine computes every turn by itself
 
 
-def run(project: TinyProject, out: Path, *overrides: str, resume: bool = False, **changes: Any) -> RunFolder:
+def run(
+    project: TinyProject,
+    out: Path,
+    *overrides: str,
+    resume: bool = False,
+    accept: Sequence[str] = (),
+    **changes: Any,
+) -> RunFolder:
     recipe = load_recipe(project.recipe, [*QUIET, *overrides]).model_copy(update=changes)
-    train(recipe, out=out, resume=resume, console=Console(quiet=True))
+    train(recipe, out=out, resume=resume, accept=accept, console=Console(quiet=True))
     return RunFolder(out)
 
 
@@ -185,6 +193,22 @@ def test_a_finished_run_can_be_made_longer(tiny_run: Path, tiny_project: TinyPro
     assert again.summary()["accuracy_before"] == RunFolder(tiny_run).summary()["accuracy_before"]
 
 
+def test_a_run_goes_on_with_what_it_had_or_with_what_is_accepted(own_project: TinyProject, tmp_path: Path) -> None:
+    """Another base model under the adapters: refused before anything is written, and recorded where it is accepted."""
+    folder, lora = tmp_path / "run", ("model.lora={rank: 2}", "cold_start.steps=2", "evaluation.limit=2")
+    run(own_project, folder, *lora, "train.steps=1")
+    weights = own_project.model / "model.safetensors"
+    tensors = {name: tensor * 1.01 for name, tensor in _tensors(own_project.model).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"model: content differs.*--accept model"):
+        run(own_project, folder, *lora, "train.steps=2", resume=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    again = run(own_project, folder, *lora, "train.steps=2", resume=True, accept=["model"])
+    assert again.summary()["steps"] == 2
+    assert any("model: content differs" in text for text in texts(again))
+
+
 LONG = ("train.steps=8", "train.minutes=60")
 
 
@@ -245,7 +269,15 @@ def test_a_reference_that_is_gone_is_named(
 ) -> None:
     monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match="no longer in the cache"):
-        run(tiny_project, interrupted, *LONG, "loss.kl_coefficient=0.1", reward=Interrupting(NEVER), resume=True)
+        run(
+            tiny_project,
+            interrupted,
+            *LONG,
+            "loss.kl_coefficient=0.1",
+            reward=Interrupting(NEVER),
+            resume=True,
+            accept=["loss"],
+        )
     assert RunFolder(interrupted).summary()["status"] == "failed"
 
 
@@ -457,13 +489,6 @@ def test_a_second_run_reuses_cold_start_and_first_evaluation(
     )
     assert "cold_start" not in summary["seconds"]
     assert second.metrics()[0]["reward/leaves"] != RunFolder(tiny_run).metrics()[0]["reward/leaves"], "another seed"
-
-
-@pytest.fixture
-def own_project(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
-    project = write_tiny_project(tmp_path / "own", tokenizer)
-    monkeypatch.setenv("ARPO_CACHE", str(project.cache))
-    return project
 
 
 def test_a_damaged_cold_start_is_made_anew(own_project: TinyProject, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_what_fits_is_planned_told_and_written(tiny_project: TinyProject, tmp_pa
     written = yaml.safe_load(folder.recipe_text())
     assert written["plan"]["trained_tokens_per_s"] > 0 and written["train"]["steps"] == 8
     assert len(folder.metrics()) == 8 and folder.summary()["status"] == "finished"
+    assert "unplanned_cold_start" not in folder.summary(), "it was not shortened"
 
 
 def test_the_slowest_machine_trains_five_steps_asks_before_and_after_and_says_what_it_is_worth(
@@ -73,8 +74,9 @@ def test_without_minutes_there_is_nothing_to_plan(tiny_project: TinyProject, tmp
     assert "this machine" not in printed and folder.summary()["status"] == "finished"
 
 
-def test_a_run_that_is_stopped_in_its_shortened_cold_start_still_lengthens_it(
-    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("override", [None, "cold_start.steps=2"])
+def test_a_run_that_is_stopped_in_its_shortened_cold_start_lengthens_it_unless_told_its_length(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str | None
 ) -> None:
     monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
     gates = "train.gates={format: 0.75, tool_use: 0.75, mixed_groups: 0, rise_positive: 0}"
@@ -86,6 +88,10 @@ def test_a_run_that_is_stopped_in_its_shortened_cold_start_still_lengthens_it(
         patched.setattr("arpo.training.pipeline.run_cold_start", stopped)
         run(tiny_project, tmp_path / "run", "train.minutes=0.01", gates)
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    train(load_recipe(tmp_path / "run"), out=tmp_path / "run", resume=True, console=console)
-    assert "the cold start was too short and goes on (FAILS" in console.export_text()
-    assert RunFolder(tmp_path / "run").summary()["status"] == "finished"
+    overrides = [override, "train.steps=1", "train.gates=null"] if override else []
+    train(load_recipe(tmp_path / "run", overrides), out=tmp_path / "run", resume=True, console=console)
+    folder = RunFolder(tmp_path / "run")
+    assert ("the cold start was too short and goes on (FAILS" in console.export_text()) is (override is None)
+    assert folder.summary()["status"] == "finished"
+    if override:
+        assert load_recipe(folder.recipe).cold_start.steps == 2 and folder.summary()["unplanned_cold_start"] is None

@@ -44,6 +44,7 @@ def train(
     out: Out = None,
     resume: options.TrainResume = None,
     again: options.TrainAgain = False,
+    accept: options.TrainAccept = None,
     try_: options.TrainTry = False,
     print_: options.TrainPrint = False,
 ) -> None:
@@ -51,10 +52,11 @@ def train(
 
     Cold start, training, evaluation before and after, and a report.
     """
-    from arpo.cli.run_arguments import follow_first_rank, run_from_arguments
+    from arpo.cli.run_arguments import accepted_from_arguments, follow_first_rank, run_from_arguments
 
     follow_first_rank(trains=not (print_ or try_))
     run = run_from_arguments(recipe, overrides or [], resume)
+    accepted = accepted_from_arguments(recipe, overrides or [], resume, accept)
     if print_:
         from arpo.recipe.load import show_resolved
 
@@ -66,7 +68,7 @@ def train(
     else:
         from arpo.training.pipeline import train as carry_out
 
-        carry_out(run, out=resume or out, resume=resume is not None, again=again)
+        carry_out(run, out=resume or out, resume=resume is not None, again=again, accept=accepted)
 
 
 @app.command()

@@ -25,6 +25,10 @@ TrainResume = Annotated[
     Path | None, typer.Option(parser=path, metavar="RUN", help="Go on with the run in this folder.")
 ]
 TrainAgain = Annotated[bool, typer.Option("--again", help="Move an earlier run in the folder aside first.")]
+TrainAccept = Annotated[
+    str | None,
+    typer.Option(metavar="PART[,PART]", help="With --resume: what may have changed since (data, model, reward, ...)."),
+]
 TrainTry = Annotated[bool, typer.Option("--try", help="One task end to end, in about a minute: see what would happen.")]
 TrainPrint = Annotated[bool, typer.Option("--print", help="Show the whole resolved recipe and stop.")]
 

@@ -1,4 +1,4 @@
-"""Builds the run's configuration from the arguments of `arpo train`."""
+"""Builds the run's configuration, and what its resumption accepts, from the arguments of `arpo train`."""
 
 import os
 from collections.abc import Sequence
@@ -38,3 +38,18 @@ def run_from_arguments(recipe: str | None, overrides: Sequence[str], resume: Pat
             "a resumed run has its own recipe", value=recipe, hint="Give --resume RUN alone, or key=value with it"
         )
     return load_recipe(RunFolder(resume).recipe, changes)
+
+
+def accepted_from_arguments(
+    recipe: str | None, overrides: Sequence[str], resume: Path | None, accept: str | None
+) -> list[str]:
+    """What a resumed run may have other than before: the parts named by `--accept`, and every key that is given.
+
+    Raises ConfigError for `--accept` without `--resume`.
+    """
+    if resume is None:
+        if accept is not None:
+            raise ConfigError("only a resumed run (--resume) accepts changes", where="--accept", value=accept)
+        return []
+    keys = [override.partition("=")[0].strip() for override in (*([recipe] if recipe else []), *overrides)]
+    return [*(name.strip() for name in (accept or "").split(",") if name.strip()), *keys]

@@ -39,6 +39,17 @@ def identity(*folders: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def identity_parts(folder: Path) -> dict[str, str]:
+    """Digests of the model in `folder` as `identity` reads it, apart: `model` (configuration and weights), `tokenizer`
+    and `template`."""
+    model = hashlib.sha256(_config(folder / "config.json") if (folder / "config.json").is_file() else b"")
+    for tensor in sorted(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path)):
+        model.update(tensor)
+    texts = {"tokenizer": _bytes(folder / _TOKENIZER), "template": _template(folder)}
+    digests = {name: hashlib.sha256(text or b"").hexdigest()[:16] for name, text in texts.items()}
+    return {"model": model.hexdigest()[:16], **digests}
+
+
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 

@@ -2,6 +2,7 @@
 
     RUN/recipe.yaml            the resolved recipe
         recipe.resumed.yaml    that of the last resumption, where it differs: what the next one goes on with
+        fingerprints.json      what its results depend on (arpo.runs.fingerprint)
         environment.json       where it ran (a list: one entry each time it was started or resumed)
         tasks/train.jsonl      tasks that a program brought (arpo.tasks.in_memory); validation and test likewise
         metrics.jsonl          one JSON object a step, with its "step"

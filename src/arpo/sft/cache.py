@@ -12,11 +12,9 @@ they were made under. A run whose key it is starts from them unless its recipe s
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +26,14 @@ from arpo.files import PARTIAL, expanded
 from arpo.models.sources import cache_folder
 from arpo.recipe.run import RunConfig, plain
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
+from arpo.runs.code import code_of
+from arpo.runs.fingerprint import without_limits
 from arpo.runs.lock import Lock
 from arpo.search import words
 from arpo.tasks.in_memory import InMemoryTasks
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
-_IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 class SFTCache:
@@ -155,18 +154,9 @@ def _decides_answers(run: RunConfig) -> list[Any]:
 
 
 def _tools(run: RunConfig) -> list[Any]:
-    tools = [_without_limits(tool) for tool in plain(run.tools.offered)]
+    tools = [without_limits(tool) for tool in plain(run.tools.offered)]
     documents = [(_stamp(str(tool["options"]["documents"])), words.VERSION) for tool in tools if _has_documents(tool)]
     return [tools, documents, _code(tools)]
-
-
-def _without_limits(tool: Any) -> Any:
-    """A tool's settings without those that do not change its results."""
-    return (
-        {key: value for key, value in tool.items() if key not in ("cache", "limits")}
-        if isinstance(tool, dict)
-        else tool
-    )
 
 
 def _has_documents(tool: Any) -> bool:
@@ -187,22 +177,5 @@ def _stamp(source: str | InMemoryTasks) -> Any:
     return None
 
 
-def _code(value: Any) -> list[Any]:
-    """Stamps of the modules that are named by import paths anywhere in `value`."""
-    return [(module, _stamp(_file_of(module))) for module in sorted(set(_modules(value)))]
-
-
-def _modules(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and (found := _IMPORT_PATH.fullmatch(value)):
-        yield found[1]
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _modules(item)
-
-
-def _file_of(module: str) -> str:
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        return ""
-    return spec.origin or "" if spec else ""
+def _code(value: Any) -> list[tuple[str, str]]:
+    return sorted(code_of(value).items())

@@ -12,8 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from arpo.assembly.components import Components, build_components, build_learner
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
@@ -31,7 +29,7 @@ from arpo.learner.rank import torch_rank
 from arpo.learner.ranks import Ranks, follow, torch_ranks
 from arpo.models.loading import learner_model
 from arpo.recipe.run import RunConfig, plain
-from arpo.recipe.train import ColdStartConfig, PlanConfig
+from arpo.recipe.train import PlanConfig
 from arpo.report.run_report import write_report
 from arpo.report.summary import accuracies, print_closing
 from arpo.rollout.agent import check_prompts
@@ -39,6 +37,7 @@ from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint, TrainState
 from arpo.runs.disk_space import check_space, space_for
 from arpo.runs.environment import describe_environment
+from arpo.runs.fingerprint import check_resumption, keep_fingerprint
 from arpo.runs.folder import RunFolder, move_aside
 from arpo.runs.shutdown import run_to_end, written_down
 from arpo.sft.cache import SFTCache
@@ -50,8 +49,8 @@ from arpo.tools.usage import in_words
 from arpo.training.callbacks import Callback, Callbacks, StepFunction
 from arpo.training.loop import Trainer
 from arpo.training.plan import CLOSING_S, MIN_STEPS
-from arpo.training.planning import more_cold_start, plan_run, unfit
-from arpo.training.preflight import Prepared, given_splits, kept_tasks, prepare, with_kept_tasks
+from arpo.training.planning import more_cold_start, note_shortened, plan_run, unfit, unplanned
+from arpo.training.preflight import Prepared, at_its_end, given_splits, kept_tasks, prepare, with_kept_tasks
 from arpo.training.trackers import Trackers, check_trackers
 from arpo.yaml_positions import dump
 
@@ -62,6 +61,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     again: bool = False,
+    accept: Sequence[str] = (),
     callbacks: Sequence[Callback | StepFunction] = (),
     console: Console | None = None,
 ) -> Path:
@@ -72,9 +72,10 @@ def train(
     each step.
 
     With `resume` the run in that folder goes on from its newest whole checkpoint (a finished one is left as it is);
-    with `again` an earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises
-    ConfigError and the other ArpoErrors. The results so far stay in the folder, whose summary says how the run ended:
-    finished, stopped (by its gates), interrupted or failed.
+    `accept` names what may have changed since: parts (`data`, `reward`, ...) or keys of the recipe. With `again` an
+    earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError and
+    the other ArpoErrors. The results so far stay, and the summary says how the run ended: finished, stopped (by its
+    gates), interrupted or failed.
 
     Under torchrun the first process carries it out, and the others hold shards of the model that it trains; they end
     with this function, so that a script goes on in the first alone.
@@ -90,12 +91,14 @@ def train(
     def tell(text: str) -> None:
         console.print(text)
 
-    if resume and _at_its_end(run, folder_path):
+    if resume and at_its_end(run, folder_path):
         tell(f"this run is finished: {folder_path}")
         return folder_path
     refuse_training(run)
     check_trackers(run.train.trackers)
     prepared = prepare(original, resume=resume)
+    parts = prepared.fingerprint(run)
+    changed = check_resumption(folder_path, parts, accept) if resume else []
     if again and (aside := move_aside(folder_path)):
         tell(f"the earlier run is kept in {aside}")
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
@@ -107,21 +110,9 @@ def train(
     ):
         for split in given_splits(original):
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
+        keep_fingerprint(folder, parts, accept, changed)
         run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks).carry_out(recipe))
     return folder_path
-
-
-def _at_its_end(run: RunConfig, folder: Path) -> bool:
-    """Whether `folder` holds a finished run with the recipe of `run` (recipes are compared, since objects have no
-    equality)."""
-    if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
-        return False
-    was, now = (yaml.safe_load(text) for text in (RunFolder(folder).recipe_text(), dump(plain(run))))
-    return {**was, "out": None} == {**now, "out": None}
-
-
-UNPLANNED = "unplanned_cold_start"
-"""A key of a planned run's summary: the recipe's cold start, so that a resumed run knows that its own is shorter."""
 
 
 class _Pipeline:
@@ -136,10 +127,8 @@ class _Pipeline:
     ) -> None:
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.ranks = ranks  # several learner ranks, of which this process drives; None: it learns alone
-        self.unplanned = run  # as the recipe says; `plan` cuts `run` down
         earlier = folder.summary()
-        if cold_start := earlier.get(UNPLANNED):  # an earlier start of this run cut its cold start down
-            self.unplanned = run.model_copy(update={"cold_start": ColdStartConfig.model_validate(cold_start)})
+        self.unplanned = unplanned(run, folder)  # as the recipe says; `plan` cuts `run` down
         self.seconds: dict[str, float] = dict(earlier.get("seconds", {}))
         self.cache = SFTCache(run)
         self.tool_gateway = prepared.setting.tool_gateway
@@ -230,8 +219,9 @@ class _Pipeline:
         """Go on with `run`, and write it as the run's recipe."""
         self.run = run.model_copy(update={"out": str(self.folder.path)})
         self.cache = SFTCache(self.run)
-        self.folder.write_summary(**{UNPLANNED: plain(self.unplanned.cold_start)})
+        note_shortened(self.folder, self.run, self.unplanned)
         self.folder.write_recipe(dump(plain(self.run)))
+        keep_fingerprint(self.folder, self.prepared.fingerprint(self.run))
         return replace(components, run=self.run)
 
     async def cold_start(self, components: Components) -> Components:
@@ -267,14 +257,15 @@ class _Pipeline:
                 results = self.cache.evaluation(spec, folder) if cached else None
                 if results is None:
                     check_prompts(components.agent, tasks[: spec.questions], self.run.rollout)
-                    console = self.console
                     results = await evaluate_tasks(
-                        components, tasks, spec, folder, model=model, split=split, console=console
+                        components, tasks, spec, folder, model=model, split=split, console=self.console
                     )
                     if cached:
                         self.keep_evaluation(spec, folder)
-                accuracy = results.accuracy
-                self.say(f"{spec.name}: accuracy {accuracy.percent} on {len(results.by_question)} held-out questions")
+                questions = f"{len(results.by_question)} held-out questions"
+                self.say(f"{spec.name}: accuracy {results.accuracy.percent} on {questions}")
+                for warning in results.warnings:
+                    self.say(f"{spec.name}: {warning}", level="warning")
                 if results.tool_calls:
                     self.say(f"{spec.name}: {in_words(results.tool_calls)}")
                 measured[spec.name] = results

@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Sequence
 from random import Random
 
+import yaml
+
 from arpo.assembly.components import Components, build_learner
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree, credit
@@ -18,9 +20,10 @@ from arpo.core.tree import Prompt, Role, RolloutTree, StopReason, Turn
 from arpo.engines import Engine, SamplingParams
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig
-from arpo.recipe.run import RunConfig
+from arpo.recipe.run import RunConfig, plain
 from arpo.recipe.train import ColdStartConfig, GateThresholds, PlanConfig
 from arpo.rollout.collect import collect
+from arpo.runs.folder import RunFolder
 from arpo.sft.traces import read_traces, traces_to_trees
 from arpo.tasks import Task
 from arpo.training.first_step_checks import FORMAT_AND_TOOLS, Gate, check_first_step
@@ -122,3 +125,26 @@ def path_of_tokens(tokens: list[int]) -> CreditedTree:
     tree.grow(Turn(place=(0,), role=Role.ROOT, tokens=written, logprobs=zeros, entropies=zeros))
     tree.end((0,), StopReason.FINISHED)
     return CreditedTree(ScoredTree(tree, {(0,): Score(reward=1.0, accuracy=1.0)}), {(0,): 1.0}, {((0,), (0,)): 1.0})
+
+
+UNPLANNED = "unplanned_cold_start"
+"""A key of a planned run's summary, where the plan shortened the cold start: the recipe's own."""
+
+
+def note_shortened(folder: RunFolder, run: RunConfig, original: RunConfig) -> None:
+    """Keep the cold start of `original` in the summary where that of `run` is shorter, for `unplanned`."""
+    shortened = run.cold_start != original.cold_start
+    if shortened or folder.summary().get(UNPLANNED):
+        folder.write_summary(**{UNPLANNED: plain(original.cold_start) if shortened else None})
+
+
+def unplanned(run: RunConfig, folder: RunFolder) -> RunConfig:
+    """`run` with the cold start that it had before an earlier start shortened it; as it is where none did, or where its
+    cold start is no longer that of the folder's recipe."""
+    cold_start = folder.summary().get(UNPLANNED)
+    if not cold_start:
+        return run
+    if plain(run.cold_start) != yaml.safe_load(folder.recipe_text())["cold_start"]:
+        folder.write_summary(**{UNPLANNED: None})
+        return run
+    return run.model_copy(update={"cold_start": ColdStartConfig.model_validate(cold_start)})

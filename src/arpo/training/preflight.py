@@ -11,15 +11,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from arpo.assembly.components import Setting, build_setting, read_tasks
 from arpo.errors import ConfigError
 from arpo.models.sources import fetch
-from arpo.recipe.run import RunConfig
+from arpo.recipe.run import RunConfig, plain
+from arpo.runs.fingerprint import fingerprint
+from arpo.runs.folder import RunFolder
 from arpo.sft.traces import read_traces
 from arpo.tasks import Task
 from arpo.tasks.in_memory import InMemoryTasks, check_writable
 from arpo.tasks.leakage import leaks
 from arpo.training.task_sampler import check_enough
+from arpo.yaml_positions import dump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,10 @@ class Prepared:
     """The model's folder."""
     began: float
     """On the monotonic clock."""
+
+    def fingerprint(self, run: RunConfig) -> dict[str, dict[str, Any]]:
+        """What the results of `run` depend on (`arpo.runs.fingerprint`)."""
+        return fingerprint(run, self.tasks, self.setting.tools, self.source)
 
 
 def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
@@ -55,6 +64,15 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
     setting = build_setting(run)
     notes += [(text, "info") for text in setting.notes()]
     return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=fetch(run.model.source), began=began)
+
+
+def at_its_end(run: RunConfig, folder: Path) -> bool:
+    """Whether `folder` holds a finished run with the recipe of `run` (recipes are compared, since objects have no
+    equality)."""
+    if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
+        return False
+    was, now = (yaml.safe_load(text) for text in (RunFolder(folder).recipe_text(), dump(plain(run))))
+    return {**was, "out": None} == {**now, "out": None}
 
 
 def given_splits(run: RunConfig) -> list[str]:
