@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
-from arpo.chat.body import argument_names, read_body, write_body
+from arpo.chat.body import argument_names, check_readable, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import Conversation
 from arpo.chat.token_text import Piece, TokenText
@@ -97,6 +97,7 @@ class TagFormat:
                     value=tool.name,
                     hint="set its `name`",
                 )
+            check_readable(tool)
             if marks := self._text.marks(f"<{tool.name}></{tool.name}>"):
                 wrong = f"its tag is {marks[0]}, with which this model marks texts"
                 raise ConfigError(wrong, where="tools", value=tool.name, hint="set its `name`")

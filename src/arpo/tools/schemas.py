@@ -78,13 +78,13 @@ def resolved(schema: Any, whole: JsonSchema) -> JsonSchema:
             return beside
         passed.append(reference)
         beside = {**{key: value for key, value in schema.items() if key != "$ref"}, **beside}
-        schema = _target(reference, whole)
+        schema = target_of(reference, whole)
     if isinstance(schema, bool):
         schema = BOOLEAN[schema]
     return {**schema, **beside} if isinstance(schema, Mapping) else beside
 
 
-def _target(reference: str, whole: Any) -> Any:
+def target_of(reference: str, whole: Any) -> Any:
     """The schema at a JSON pointer (RFC 6901) in the document itself; None where there is none."""
     if not reference.startswith("#"):
         return None  # another document, which is not fetched
