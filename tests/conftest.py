@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 # Before torch loads. Networks of tests are so small that a second thread costs more than it computes, and several
@@ -15,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from hypothesis import settings
 
-from tiny_project import finished_tiny_run, own_project, tiny_files, tiny_project, tiny_run
+from tiny_project import finished_tiny_run, own_project, sketched, tiny_files, tiny_project, tiny_run
 
 __all__ = ["finished_tiny_run", "own_project", "tiny_files", "tiny_project", "tiny_run"]
 
@@ -109,29 +108,12 @@ def make_tokenizer() -> Callable[[str | None], Any]:
     return train_tokenizer
 
 
-# An image of one pixel.
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
-)
-
-
-def sketched(path: Path | str, panels: Sequence[Any], *, columns: int = 2) -> Path | None:
-    """Stands for `arpo.display.charts.draw`: the same files, without the seconds that matplotlib takes for eight of
-    them."""
-    if not any(value is not None for panel in panels for line in panel.lines for value in line.y):
-        return None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(PIXEL)
-    return Path(path)
-
-
 @pytest.fixture(autouse=True)
 def quick_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports of runs that a test makes in this process have sketches for plots: most of a tiny run's time would go
     into them.
 
-    `finished_tiny_run` is made before this holds and has real ones, as have all runs by a command and tests marked
-    `real_plots`.
+    Runs by a command and tests marked `real_plots` have real ones.
     """
     if not request.node.get_closest_marker("real_plots"):
         monkeypatch.setattr("arpo.report.run_report.draw", sketched)

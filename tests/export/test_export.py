@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +165,17 @@ def test_mistakes_are_named_and_write_nothing(tiny_run: Path, tiny_project: Tiny
 @pytest.mark.parametrize(
     ("token", "expected"), [(None, "nobody is logged in"), ("hf_nonsense", "the Hub did not take it")]
 )
-def test_pushing_without_login_or_network(tiny_run: Path, tmp_path: Path, token: str | None, expected: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-    environment |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-m", "arpo", "export", str(tiny_run), str(tmp_path / "out"), "--push", "somebody/model"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_pushing_without_login_or_network(
+    tiny_run: Path, tmp_path: Path, token: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    hub = "huggingface_hub.constants"  # it has read the variables
+    monkeypatch.setattr(f"{hub}.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{hub}.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(f"{hub}.HF_HUB_OFFLINE", False)
+    with pytest.raises(ConfigError, match=expected):
+        export(tiny_run, tmp_path / "out", push="somebody/model")
     assert (tmp_path / "out" / "model.safetensors").exists() == (token is not None)  # what was written stays
