@@ -34,7 +34,12 @@ class Expected:
 def forecast_quickstart() -> Expected:
     """Measure this machine (seconds to half a minute) and estimate the quickstart."""
     run = load_recipe("quickstart")
-    planned = plan(run, asyncio.run(_measure(run)), _LENGTHS, _COUNTS, spent_s=_FETCH_S)
+    return forecast(run, asyncio.run(_measure(run)))
+
+
+def forecast(run: RunConfig, speed: PlanConfig) -> Expected:
+    """The quickstart `run` on a machine of this speed."""
+    planned = plan(run, speed, _LENGTHS, _COUNTS, spent_s=_FETCH_S)
     return Expected((planned.seconds + _FETCH_S) / 60, planned.text)
 
 
