@@ -5,7 +5,9 @@ against updates that give it back, LoRA against every weight.
     arpo bench cpu -- --quick      2 of 30 layers
 
 Every side runs in processes of its own, by turns. Training counts tokens through forward, backward and optimizer;
-sampling counts tokens of prompts and of turns, 64 turns of 24 tokens at once in 8 trees.
+sampling counts tokens of prompts and of turns, 64 turns of 24 tokens at once in 8 trees. An update's operations are
+counted by torch, and compared with the fastest product of matrices of the model's sizes, in the same process, with the
+same precision and threads, between the same updates.
 """
 
 import argparse
@@ -19,7 +21,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from _figures import at_least, finish, median
+from torch.utils.flop_counter import FlopCounterMode
 
 from arpo.cli import prepare_process
 from arpo.cli.forecast import quickstart_model
@@ -49,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [(side, _in_a_process(side, options.quick)) for side in order]
     rates = {side: max(found["tokens_per_s"] for name, found in runs if name == side) for side in SIDES}
     faults = {side: median([found["faults"] for name, found in runs if name == side]) for side in SIDES}
+    shares = {side: max(found.get("share", 0.0) for name, found in runs if name == side) for side in SIDES}
     for side, rate in rates.items():
-        print(f"{side:14} {rate:8.1f} tokens/s   {faults[side]:10,.0f} page faults")
+        peak = f"   {shares[side]:.0%} of the products' speed" if shares[side] else ""
+        print(f"{side:14} {rate:8.1f} tokens/s   {faults[side]:10,.0f} page faults{peak}")
     goals = [
         at_least("sampling in lanes over one batch on all threads", 1.3, rates["lanes"] / rates["threads"]),
         at_least(
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at_least("LoRA's updates over those of every weight", 1.2, rates["kept"] / rates["every weight"]),
         at_least("tokens/s trained", 200, rates["kept"]),
     ]
-    return finish("cpu", {"tokens_per_s": rates, "page_faults": faults, "runs": runs}, goals)
+    return finish("cpu", {"tokens_per_s": rates, "page_faults": faults, "share_of_peak": shares, "runs": runs}, goals)
 
 
 def _in_a_process(side: str, quick: bool) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def measure(side: str, layers: int) -> dict[str, Any]:
         )
         if side == "given back":
             malloc_trim._available = lambda: 0.0
-        found = _train(learner)
+        found = _train(learner, dtype)
     return {**found, "dtype": str(dtype).removeprefix("torch.")}
 
 
@@ -108,18 +114,33 @@ async def _sample(model: Any, lanes: int | None) -> dict[str, float]:
     return {"tokens_per_s": max(rates), "faults": faults}
 
 
-def _train(learner: LocalLearner) -> dict[str, float]:
-    random = Random(0)
-    rates = []
+def _train(learner: LocalLearner, dtype: torch.dtype) -> dict[str, float]:
+    random, rates, peaks = Random(0), [], []
+
+    def trees() -> list[CreditedTree]:
+        return [path_of_tokens([random.randrange(3, 40_000) for _ in range(TOKENS)]) for _ in range(TRACES)]
+
+    with FlopCounterMode(display=False) as counter:  # of a first update, which also allocates memory
+        learner.sft_step(trees())
     for _ in range(UPDATES):
-        trees: list[CreditedTree] = [
-            path_of_tokens([random.randrange(3, 40_000) for _ in range(TOKENS)]) for _ in range(TRACES)
-        ]
-        before, began = _faults(), time.perf_counter()
-        learner.sft_step(trees)
+        batch, before, began = trees(), _faults(), time.perf_counter()
+        learner.sft_step(batch)
         rates.append(TRACES * TOKENS / (time.perf_counter() - began))
         faults = _faults() - before
-    return {"tokens_per_s": max(rates), "faults": faults}
+        peaks.append(_product_speed(dtype))
+    speed = counter.get_total_flops() / (TRACES * TOKENS) * max(rates)
+    return {"tokens_per_s": max(rates), "faults": faults, "gflops": speed / 1e9, "share": speed / max(peaks)}
+
+
+def _product_speed(dtype: torch.dtype) -> float:
+    """Operations a second of the update's largest product but the head: the best of ten."""
+    left, right = torch.randn(TRACES * TOKENS, 576).to(dtype), torch.randn(1536, 576).to(dtype)
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        torch.mm(left, right.T)
+        seconds.append(time.perf_counter() - began)
+    return 2 * left.numel() * len(right) / min(seconds)
 
 
 def _faults() -> int:

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from arpo.errors import ConfigError
 from arpo.learner.policy import choose_packing
-from arpo.models.loading import LoraSettings, ModelConfig, compute_dtype, device_of, load_model
+from arpo.models.loading import LoraSettings, ModelConfig, compute_dtype, device_of, load_model, with_lora
 from tiny_project import tiny_llama
 
 
@@ -107,3 +107,28 @@ def test_devices_and_precision() -> None:
         assert device_of(ModelConfig()) == cpu
         with pytest.raises(ConfigError, match="no such device"):
             device_of(ModelConfig(device="cuda"))
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_adapters_add_what_peft_s_own_layers_add(tokenizer: Any, autocast: bool) -> None:
+    model = with_lora(tiny_llama(tokenizer), LoraSettings(rank=4, alpha=32))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, 0.0, 0.1)
+    tokens = torch.randint(3, 300, (2, 9))
+
+    def computed() -> list[torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = model(tokens).logits
+        logits.float().square().mean().backward()
+        return [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    ours = computed()
+    for layer in model.modules():
+        if hasattr(layer, "lora_variant"):
+            assert layer.lora_variant
+            layer.lora_variant.clear()
+    tolerance = {"rtol": 0.05, "atol": 0.02} if autocast else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(ours, computed(), **tolerance)

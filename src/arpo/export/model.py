@@ -9,6 +9,7 @@ from arpo.assembly.resolve import resolve_model
 from arpo.errors import ConfigError, first_line
 from arpo.export.card import model_card, table_of_run
 from arpo.files import expanded
+from arpo.learner.lora import plain_model
 from arpo.models.loading import ModelConfig, load_model
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig, plain
@@ -64,11 +65,9 @@ def write_model(config: ModelConfig, weights: Path | None, out: Path) -> None:
     """Write weights (the source's without `weights`) and tokenizer, as float32 safetensors with merged LoRA."""
     exact = config.model_copy(update={"device": "cpu", "dtype": "float32", "gradient_checkpointing": False})
     model, tokenizer = load_model(fetch(config.source) if weights is None or config.lora else weights, exact, weights)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        model.eval().save_pretrained(out)
+        plain_model(model).eval().save_pretrained(out)
         tokenizer.save_pretrained(out)
         for file in out.iterdir():  # safetensors writes 0600
             file.chmod(0o644)
