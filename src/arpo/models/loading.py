@@ -168,7 +168,8 @@ def _adding_in_place(model: Any) -> Any:
 
     for layer in model.modules():
         if isinstance(layer, Linear):
-            layer.lora_variant |= {name: _InPlace() for name in layer.lora_A if name not in layer.lora_variant}
+            variants: dict[str, Any] = layer.lora_variant
+            variants |= {name: _InPlace() for name in layer.lora_A if name not in variants}
     return model
 
 
