@@ -35,8 +35,6 @@ class RewardConfig(Config):
     """Your own reward instead, by import path (`my_pkg.rewards:score`): `(task, transcript) -> float | Score`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for `use`."""
-    maths_s: float = Field(default=2.0, gt=0)
-    """Processor seconds that one pair of formulas may take. A pair that takes longer counts as not equal."""
 
     @model_validator(mode="after")
     def _fits(self) -> "RewardConfig":
@@ -59,7 +57,7 @@ def build_reward(config: "RewardConfig | Callable[..., Any]") -> "Reward":
     if config.use:
         return as_reward(_with_options(load_function(config.use), config))
     return PaperReward(
-        answer_measure(config.answer, config.maths_s),
+        answer_measure(config.answer),
         bonus=config.bonus,
         bonus_tools=config.bonus_tools,
         wrong_format=config.wrong_format,

@@ -3,12 +3,11 @@ answer."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import get_args
 
 from arpo.answer_text import contains, exact, f1
 from arpo.rewards.choices import choice
 from arpo.rewards.config import Measure, load_function
-from arpo.rewards.maths import MathsVerifier, compare_quickly
+from arpo.rewards.maths import gold_problem, maths
 from arpo.rewards.numbers import read_number
 from arpo.rewards.paper import Accuracy
 from arpo.rewards.quantities import numeric
@@ -16,32 +15,47 @@ from arpo.rewards.short import gaia, short
 from arpo.tasks import Task
 from arpo.threads import run_off_loop
 
-# `maths` is missing: it may need its own process
 BY_TEXT: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
-    {"exact": exact, "f1": f1, "contains": contains, "numeric": numeric, "choice": choice, "short": short, "gaia": gaia}
+    {"exact": exact, "f1": f1, "contains": contains, "maths": maths, "numeric": numeric, "choice": choice}
+    | {"short": short, "gaia": gaia}
 )
 
 
-def answer_measure(measure: Measure, maths_s: float = 2.0) -> Accuracy:
-    """The function `(answer, task) -> accuracy`: the best score over the task's golds."""
-    verifier = MathsVerifier(maths_s)
+def task_measure(measure: Measure, task: Task, gold: str) -> str:
+    """The name of the measure that compares answers with `gold`."""
+    name = str(task.metadata.get("measure")) if measure == "auto" else measure
+    if name not in BY_TEXT:
+        name = "maths" if "\\" in gold or read_number(gold) is not None else "f1"
+    return "maths" if name == "short" and "\\" in gold else name
 
-    async def maths(answer: str, gold: str) -> float:
-        equal = compare_quickly(answer, gold)
-        return float(await run_off_loop(verifier.equal_by_worker, answer, gold) if equal is None else equal)
+
+def gold_problems(task: Task, measure: Measure = "auto") -> list[str]:
+    """Why answers to `task` cannot be scored: golds that the measure cannot read, or that do not equal themselves."""
+    if measure == "auto" and task.metadata.get("verify"):
+        return []
+    problems = []
+    for gold in task.answers:
+        name = task_measure(measure, task, gold)
+        problem = gold_problem(gold) if name == "maths" else None
+        if problem is None and BY_TEXT[name](gold, gold) != 1.0:
+            problem = "is not equal to itself"
+        if problem is not None:
+            problems.append(f"the gold {gold!r} {problem} by the measure {name}")
+    return problems
+
+
+def answer_measure(measure: Measure) -> Accuracy:
+    """The function `(answer, task) -> accuracy`: the best score over the task's golds."""
 
     async def compare(name: str, answer: str, gold: str) -> float:
-        if name == "auto":
-            name = "maths" if "\\" in gold or read_number(gold) is not None else "f1"
-        if name == "maths" or (name == "short" and "\\" in gold):
-            return await maths(answer, gold)
+        if name == "maths":  # a long formula takes a second
+            return await run_off_loop(maths, answer, gold)
         return BY_TEXT[name](answer, gold)
 
     async def accuracy(answer: str, task: Task) -> float:
-        verify, task_measure = task.metadata.get("verify"), task.metadata.get("measure")
+        verify = task.metadata.get("verify")
         if measure == "auto" and verify:
             return float(await run_off_loop(load_function(str(verify)), task, answer))
-        name = str(task_measure) if measure == "auto" and task_measure in get_args(Measure) else measure
-        return max([0.0, *[await compare(name, answer, gold) for gold in task.answers]])
+        return max([0.0, *[await compare(task_measure(measure, task, gold), answer, gold) for gold in task.answers]])
 
     return accuracy
