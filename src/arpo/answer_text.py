@@ -26,12 +26,18 @@ ACRONYM = rf"(?:{LETTER}\.){{2,}}"  # U.S.
 WORD = rf"{LETTER}{LETTER_OR_DIGIT}*(?:['’]{LETTER_OR_DIGIT}+|\.\d{LETTER_OR_DIGIT}*)*"  # obama's, v1.2.3
 MARKED = r"(?<![^\W_])[a-z](?:\+\+|[#+♯])(?![^\W_])"  # C++, C#, A+
 TOKEN = re.compile("|".join((rf"[{HAN}]", ACRONYM, MARKED, NUMBER, MEASURE, WORD)))
+STROKES = str.maketrans("łøđħı", "lodhi")  # letters with a stroke do not decompose
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}  # １２％ -> 12%
 ARTICLES = ("the", "a", "an")
 CLOSED = ("yes", "no")  # answers that get no partial credit
 GLUE = """a an and are as at be by did do does for from had has have how in is it its of on or s that the their this to
 was were what when where which who whom whose why with"""
 STOPWORDS = frozenset(GLUE.split())  # they say nothing about what a short text is about; "s" comes from possessives
+
+
+def vocabulary(words: str) -> frozenset[str]:
+    """The words of a text, for a list of words in a module."""
+    return frozenset(words.split())
 
 
 def tokens(text: str) -> list[str]:
@@ -42,6 +48,7 @@ def tokens(text: str) -> list[str]:
     """
     decomposed = unicodedata.normalize("NFD", text.replace("−", "-").translate(FULL_WIDTH).casefold())
     bare = unicodedata.normalize("NFC", "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f"))
+    bare = bare.translate(STROKES)
     words = [_canonical(token) for token in TOKEN.findall(bare)]
     kept = [word for at, word in enumerate(words) if word not in ARTICLES or (word == "a" and at == len(words) - 1)]
     whole = " ".join(bare.split())

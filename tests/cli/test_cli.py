@@ -12,7 +12,7 @@ import pytest
 
 from arpo import __version__ as version
 
-HEAVY = ("torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "datasets", "bm25s", "sympy")
+HEAVY = ("torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "datasets", "bm25s", "sympy", "flint")
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,7 +1,7 @@
 """Measures of an answer: those that compare two texts, by name, and the measure of a recipe, which scores a task's
 answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MappingProxyType
 
 from arpo.answer_text import contains, exact, f1
@@ -15,10 +15,17 @@ from arpo.rewards.short import gaia, short
 from arpo.tasks import Task
 from arpo.threads import run_off_loop
 
-BY_TEXT: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
-    {"exact": exact, "f1": f1, "contains": contains, "maths": maths, "numeric": numeric, "choice": choice}
-    | {"short": short, "gaia": gaia}
-)
+_BY_TEXT: dict[str, Callable[[str, str], float]] = {
+    "exact": exact,
+    "f1": f1,
+    "contains": contains,
+    "maths": maths,
+    "numeric": numeric,
+    "choice": choice,
+    "short": short,
+    "gaia": gaia,
+}
+BY_TEXT = MappingProxyType(_BY_TEXT)
 
 
 def task_measure(measure: Measure, task: Task, gold: str) -> str:

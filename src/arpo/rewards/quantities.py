@@ -10,23 +10,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from arpo.answer_text import FULL_WIDTH, HAN
+from arpo.answer_text import FULL_WIDTH, HAN, tokens
+from arpo.rewards.denials import asserted, refuses
 from arpo.rewards.numbers import DECIMAL, read_number
 
 TOLERANCE = Fraction(1, 1000)  # relative; for pairs with at least one number that is not whole
 POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x×*]|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?")
 SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d])")  # 1 000 000
-SHORT_SCALE = re.compile(r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kmb])n?\b", re.IGNORECASE)  # $3M; but 3 m is a length
-SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"})
-DECADE = re.compile(r"\d{2,3}0['’]?s")  # the 1990s are neither a year nor seconds
-LIMITS = re.compile(
-    r"(?:\b(?:not|never|under|below|at most|up to|before|after|since|until|"
-    r"(?:less|fewer|more|greater|other|rather) than)"
-    r"|不到|不是|不足|并非|超过|多于|大于|至多|最多|前)\s*$",
-    re.IGNORECASE,
+SHORT_SCALE = re.compile(  # $3M, 42k; but 3 m is a length
+    r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kKmMbB])n?\b|(?<![\w.])(\d[\d,.]*)([kKM])\b"
 )
+SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"})
+NUMBERED = re.compile(r"\bNo\.?\s*(?=\d)|#\s*(?=\d)")  # No. 5
+BOUND = re.compile(r"\b(?:by|to)\s+(?=\d)", re.IGNORECASE)  # a bound beside a number, not beside a name
+DECADE = re.compile(r"\d{2,3}0['’]?s|\d{4}['’]?s")  # the 1990s are neither a year nor seconds
 BEFORE_CHRIST = "bc"  # part of a year, as a sign is part of a number
-ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|~|≈|约为|大约|大概|约|共)"
+ABOUT = r"(?:about|around|approximately|approx\.?|roughly|~|≈|约为|大约|大概|约|共)"
 CURRENCY = r"(?:US\$|\$|€|£|¥)"
 SCALES = MappingProxyType(
     {
@@ -179,7 +178,10 @@ def _spelled(text: str) -> str:
     normalized = POWER_OF_TEN.sub(r"e\1", SPACED.sub(lambda match: match[0].replace(" ", ""), normalized))
     normalized = OF_HUNDRED.sub(r"\1%", normalized)
     normalized = re.sub(r"\b(?:minus|negative)\s+(?=\d)", "-", normalized, flags=re.IGNORECASE)
-    return SHORT_SCALE.sub(lambda match: f"{match[1]} {SHORT_SCALES[match[2].casefold()]}", normalized)
+    normalized = NUMBERED.sub("", normalized)
+    return SHORT_SCALE.sub(
+        lambda match: f"{match[1] or match[3]} {SHORT_SCALES[(match[2] or match[4]).casefold()]}", normalized
+    )
 
 
 def unit(text: str) -> str:
@@ -217,9 +219,13 @@ def close(left: Fraction, right: Fraction, tolerance: Fraction = TOLERANCE) -> b
 
 
 def numeric(answer: str, gold: str) -> float:
-    """1.0 if `answer` is the quantity `gold`, or a text whose only number is that quantity."""
+    """1.0 if `answer` is the quantity `gold`, or a text whose only number is that quantity and that neither denies nor
+    limits nor changes it."""
     gold_quantity = read_quantity(gold)
-    if gold_quantity is None:
+    if gold_quantity is None or len(answer) > 2000:
+        return 0.0
+    answer = BOUND.sub("until ", asserted(answer))
+    if answer.strip() != gold.strip() and refuses(set(tokens(_spelled(answer))) - set(tokens(gold)), answer):
         return 0.0
     quantity = read_quantity(answer) or _only_quantity(answer)
     return float(quantity is not None and agree(quantity, gold_quantity))
@@ -227,15 +233,11 @@ def numeric(answer: str, gold: str) -> float:
 
 def _only_quantity(text: str) -> Quantity | None:
     """The quantity in a text with a single number, with the unit or scale that follows it."""
-    if len(text) > 2000:
-        return None
     normalized = _spelled(text)
     numbers = [match for match in NUMBERS.finditer(normalized) if not _is_part_of_name(match)]
     if len(numbers) != 1 or (DECADE.match(normalized, numbers[0].start()) and len(numbers[0][0]) == 4):
         return None
     start = numbers[0].start()
-    if LIMITS.search(normalized[:start].rstrip("$€£¥ ")):
-        return None
     start -= 1 if normalized[:start].endswith(("$", "€", "£", "¥")) else 0
     for stop in range(min(len(normalized), numbers[0].end() + 20), numbers[0].end() - 1, -1):
         if (quantity := read_quantity(normalized[start:stop])) is not None and quantity.unit in KNOWN:

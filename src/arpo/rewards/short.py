@@ -9,29 +9,31 @@ import re
 import string
 from fractions import Fraction
 
-from arpo.answer_text import CLOSED, IS_HAN, exact, tokens
+from arpo.answer_text import CLOSED, IS_HAN, exact, tokens, vocabulary
 from arpo.rewards.dates import read_date, same_date
+from arpo.rewards.denials import LIMIT_MARKS, asserted, refuses
 from arpo.rewards.numbers import read_number
 from arpo.rewards.quantities import agree, numeric, read_quantity
 
-NEGATIONS = frozenset(
-    ["not", "no", "never", "nor", "non", "isnt", "wasnt", "arent", "cannot", "不", "非", "没", "无", "未"]
+OUTSIDE_NAME = vocabulary(
+    """university college school institute academy airport station street road avenue bridge river lake bay island
+    islands mountain mount valley beach park garden square county district province museum gallery hotel
+    hospital church cathedral castle palace tower stadium fc cf united rovers wanderers club company corporation
+    corp inc ltd bank press times post herald award prize medal cup trophy open festival orchestra symphony war
+    battle treaty agreement convention act railway line jr junior ii iii iv"""
 )
-DENIED = (
-    ("is", "not"),
-    ("was", "not"),
-    ("are", "not"),
-    ("isnt",),
-    ("wasnt",),
-    ("arent",),
-)  # after the gold: "Lima is not the capital"
-# anywhere before the gold: "I could not verify that it was Lima", "all but Lima"
-EXCLUDES = re.compile(
-    r"\b(?:not|never|isnt|wasnt|arent|werent|cannot|cant|couldnt|didnt|doesnt|dont|neither|except|excluding|unlike|unable|"
-    r"(?:other|rather) than|(?:instead|regardless) of|apart from|before|after) |不 是|并 非|没 有|无 法|不 能|除 了"
-)
-INSTEAD = re.compile(r"\b(?:but|rather(?! than)|instead(?! of)) |而 是")  # "not Lima but Cusco"
-HEDGES = frozenset(["or", "either", "whether", "maybe", "或", "或者", "还是"])
+COUNTRIES = vocabulary(
+    """afghanistan albania algeria angola argentina armenia austria azerbaijan bangladesh belarus belgium bolivia
+    brazil bulgaria cambodia cameroon chile china colombia croatia cuba cyprus denmark ecuador egypt england
+    estonia ethiopia finland france germany ghana greece guatemala haiti honduras hungary iceland india
+    indonesia iran iraq ireland israel italy jamaica japan jordan kazakhstan kenya kuwait laos latvia lebanon
+    libya lithuania luxembourg madagascar malaysia mali malta mexico monaco mongolia morocco mozambique myanmar
+    namibia nepal netherlands nicaragua niger nigeria norway oman pakistan panama paraguay peru philippines
+    poland portugal qatar romania russia rwanda scotland senegal serbia singapore slovakia slovenia somalia
+    spain sudan sweden switzerland syria taiwan tanzania thailand tunisia turkey uganda ukraine uruguay
+    uzbekistan venezuela vietnam wales yemen zambia zimbabwe"""
+)  # Paris, France is Paris; Lima, Ohio is not Lima
+ANOTHER_NAME = re.compile(r"(?:\s*,?\s+(?=[^\W\d_a-z])|,(?=[^\W\d_a-z])|\s*[/|&;]\s*(?=\w))(?P<name>\w+)?")
 AND = frozenset(["and", "和", "与", "及"])  # next to the gold: the answer names several things
 NAME_PREFIX = re.compile(r"new|(?:north|south|east|west|north(?:ea|we)st|south(?:ea|we)st)(?:ern)?")
 KINDS = re.compile(r"city|town|village|states?|republic|kingdom|island|province|county|district|region|country|name")
@@ -43,12 +45,12 @@ def short(answer: str, gold: str) -> float:
     """1.0 if `answer` states `gold`. The kind of the gold selects the comparison."""
     if (expected := read_quantity(gold)) is not None and (quantity := read_quantity(answer)) is not None:
         return float(agree(quantity, expected))
-    if exact(answer, gold):
+    if exact(answer, gold) and not LIMIT_MARKS.search(answer):
         return 1.0
     if expected is not None:
         return numeric(answer, gold)
     if (date := read_date(gold)) is not None:
-        return float(same_date(answer, date) and not _excluded(tokens(answer)))
+        return float(same_date(asserted(answer), date) and not refuses(tokens(asserted(answer)), asserted(answer)))
     return float(says(answer, gold))
 
 
@@ -58,17 +60,32 @@ def says(answer: str, gold: str) -> bool:
 
     Chinese does not separate words: there a gold of one or two characters must be the whole answer (王 is not 王建华).
     """
+    answer = asserted(answer)
     expected, words = tokens(gold), tokens(answer)
     if not expected or (len(expected) < 3 and IS_HAN.search(gold) and not _is_whole_answer(words, expected)):
         return False
     if set(expected) & set(CLOSED):  # "yes and no" is neither
         return words[: len(expected)] == expected and len(set(words) & set(CLOSED)) == 1
-    if HEDGES & set(words) - set(expected):
-        return False
     places = [at for at in range(len(words) - len(expected) + 1) if words[at : at + len(expected)] == expected]
-    if not any(not _is_part_of_name(words, at) for at in places) or _excluded(words[: places[-1]]):
+    if not any(not _is_part_of_name(words, at, at + len(expected)) for at in places):
         return False
-    return not any(_denied(words, at, at + len(expected)) for at in places)
+    beside = [*words[: places[-1]], *words[places[-1] + len(expected) :]]
+    if refuses(beside, answer.replace(gold, "")) or _names_another(answer, gold):
+        return False
+    return not any(AND & {*words[max(at - 1, 0) : at], *words[at + len(expected) :][:1]} for at in places)
+
+
+def _names_another(answer: str, gold: str) -> bool:
+    """True for Lima, Ohio, Lima Beach and Lima/Cusco, in which a capital or a mark after the gold makes another name,
+    and for Cusco/Lima."""
+    at = answer.casefold().find(gold.casefold())
+    if at < 0:
+        return False
+    match = ANOTHER_NAME.match(answer, at + len(gold))
+    is_country = (
+        match is not None and not re.search("[/|&;]", match[0]) and (match["name"] or "").casefold() in COUNTRIES
+    )
+    return (match is not None and not is_country) or re.search(r"\w\s*[/|&]\s*$", answer[:at]) is not None
 
 
 def _is_whole_answer(words: list[str], expected: list[str]) -> bool:
@@ -79,26 +96,14 @@ def _is_whole_answer(words: list[str], expected: list[str]) -> bool:
     return last == expected and (not before or before[-1] in ("是", "为", "案", "在"))
 
 
-def _is_part_of_name(words: list[str], start: int) -> bool:
-    """True for Mexico in New Mexico and York in the University of York, but not in the city of York."""
+def _is_part_of_name(words: list[str], start: int, end: int) -> bool:
+    """True for Mexico in New Mexico and York in the University of York and York University, but not in the city of
+    York."""
+    if words[end : end + 1] and words[end] in OUTSIDE_NAME:
+        return True
     if start and NAME_PREFIX.fullmatch(words[start - 1]):
         return True
     return start > 1 and words[start - 1] == "of" and not KINDS.fullmatch(words[start - 2])
-
-
-def _denied(words: list[str], start: int, end: int) -> bool:
-    if start and words[start - 1] in NEGATIONS:
-        return True
-    if AND & {*words[max(start - 1, 0) : start], *words[end : end + 1]}:
-        return True
-    return any(tuple(words[end : end + len(denial)]) == denial for denial in DENIED)
-
-
-def _excluded(words: list[str]) -> bool:
-    """True if `words` deny or exclude what follows them."""
-    text = "".join(f"{word} " for word in words)
-    ends = [match.end() for match in EXCLUDES.finditer(text)]
-    return bool(ends) and not INSTEAD.search(text, ends[-1])
 
 
 def gaia(answer: str, gold: str) -> float:

@@ -1,67 +1,42 @@
-r"""The grammar of expressions: sums, products, powers, fractions, roots, functions, names. A recursive descent that reads
-every token or raises UnreadableError.
+r"""The grammar of expressions: sums, products, powers, fractions, roots, functions, names. A recursive descent that
+reads every token or raises UnreadableError.
 
     sum      = sign* product (("+" | "-") sign* product)*
     product  = power ((times | "/")? power)*          a number never follows a factor without a sign between them
     power    = atom mark* ("^" exponent)?             marks: ! !! ' degrees
     atom     = number | name | "(" sum ")" | \frac | \sqrt | function | |sum| | \sum | determinant
 
-Refuses to know what an answer consists of besides expressions: `maths_reader` does, and reads what stands in brackets.
+Refuses to know what an answer consists of besides expressions: `reader` does, and reads what stands in brackets.
 """
 
 from fractions import Fraction
 
-from arpo.rewards.expressions import FUNCTIONS, Expr, apply, minus, num, substitute, sym
-from arpo.rewards.maths_tokens import Token, UnreadableError
-from arpo.rewards.maths_units import unit_name
-from arpo.rewards.maths_values import Matrix, Number, Value
+from arpo.answer_text import vocabulary
+from arpo.rewards.maths.equality import FUNCTIONS
+from arpo.rewards.maths.expressions import Expr, apply, minus, num, substitute, sym
+from arpo.rewards.maths.names import NameReader
+from arpo.rewards.maths.tokens import Token, UnreadableError
+from arpo.rewards.maths.units import unit_name
+from arpo.rewards.maths.values import Matrix, Number, Value
 
 MAX_DEPTH = 60
 MAX_TERMS = 2_000  # of \sum and \prod
-GREEK = frozenset(
+GREEK = vocabulary(
     """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega
-    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar""".split()
+    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar"""
 )
-ACCENTS = frozenset(
+ACCENTS = vocabulary(
     """overline vec hat bar tilde overrightarrow overleftarrow underline widehat dot ddot mathbf mathcal mathfrak
-    mathscr bm""".split()
+    mathscr bm"""
 )
-CALLED = frozenset(("f", "g", "O", "Theta", "sigma", "phi", "tau", "mu", "zeta", "Gamma"))
 INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 LISTED = frozenset(("gcd", "lcm", "max", "min"))
 TIMES = frozenset(("cdot", "times", "*"))
 OVER = frozenset(("/", "div"))
 
 
-class TermReader:
-    """Reads expressions from tokens. `at` is the next one."""
-
-    def __init__(self, tokens: tuple[Token, ...]) -> None:
-        self.tokens, self.at, self.depth, self.bars = list(tokens), 0, 0, 0
-
-    def peek(self, ahead: int = 0) -> Token:
-        at = self.at + ahead
-        return self.tokens[at] if at < len(self.tokens) else Token("end", "")
-
-    def take(self) -> Token:
-        token = self.peek()
-        self.at += 1
-        return token
-
-    def is_mark(self, *texts: str, ahead: int = 0) -> bool:
-        token = self.peek(ahead)
-        return token.kind in ("mark", "command") and token.text in texts
-
-    def skip(self, *texts: str) -> bool:
-        if self.is_mark(*texts):
-            self.at += 1
-            return True
-        return False
-
-    def expect(self, *texts: str) -> str:
-        if not self.is_mark(*texts):
-            raise UnreadableError(f"{self.peek().text!r} instead of {' or '.join(texts)}")
-        return self.take().text
+class TermReader(NameReader):
+    """Reads expressions from tokens."""
 
     def bracketed(self) -> Value:
         """What stands in brackets, read by the grammar of answers."""
@@ -288,57 +263,7 @@ class TermReader:
             return value
         return value
 
-    # --- names, functions, sums
-
-    def name(self, text: str) -> Expr:
-        r"""A name with its index, primes and arguments: a_{n+1}, x', f(2), C(5,2), f^{-1}(x)."""
-        if text in ("pi", "e", "i", "infty"):
-            return sym(text)
-        if self.skip("_"):
-            text += f"_{self.raw_argument()}"
-        while self.is_mark("'", "''", "prime") or (self.is_mark("^") and self.is_mark("prime", ahead=1)):
-            self.skip("^")
-            text += "''" if self.take().text == "''" else "'"
-        called = text.rstrip("'") in CALLED or self._is_defined()
-        if called and [self.peek(ahead).text for ahead in range(5)] == ["^", "{", "-", "1", "}"]:
-            self.at += 5
-            text += "^-1"
-        if self.is_mark("(") and (called or self._has_comma()):
-            text += f"({self.raw_argument()})"
-        return sym(text)
-
-    def _is_defined(self) -> bool:
-        """True before "(x) =": whatever the letter, this is a function."""
-        kinds = [self.peek(ahead) for ahead in range(4)]
-        return (kinds[0].text, kinds[2].text, kinds[3].text) == ("(", ")", "=") and kinds[1].kind in ("letter", "number")
-
-    def _has_comma(self) -> bool:
-        depth = 0
-        for token in self.tokens[self.at :]:
-            depth += {"(": 1, ")": -1}.get(token.text, 0)
-            if depth == 0:
-                return False
-            if depth == 1 and token.text == ",":
-                return True
-        return False
-
-    def raw_argument(self) -> str:
-        """The text of one token or group, for the name of something that has no value."""
-        opening = self.take()
-        if opening.text not in ("{", "("):
-            if opening.kind not in ("number", "letter", "word"):
-                raise UnreadableError("a name")
-            return opening.text
-        parts: list[str] = []
-        depth = 1
-        while True:
-            token = self.take()
-            if token.kind == "end":
-                raise UnreadableError("a bracket is not closed")
-            depth += {"{": 1, "(": 1, "}": -1, ")": -1}.get(token.text, 0)
-            if depth == 0:
-                return " ".join(parts)
-            parts.append(token.text)
+    # --- functions, sums
 
     def function(self, name: str) -> Expr:
         power: Expr | None = None

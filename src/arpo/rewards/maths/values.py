@@ -1,26 +1,15 @@
 """What an answer of mathematics may be, and when two of them are the same.
 
-Refuses to know notation: `maths_reader` does. A missing unit or name agrees with any, two different ones never.
+Refuses to know notation: `reader` does. A missing unit or name agrees with any, two different ones never.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
 
-from arpo.rewards.expressions import (
-    Expr,
-    UndecidedError,
-    apply,
-    equal,
-    minus,
-    num,
-    proportional,
-    sign,
-    substitute,
-    sym,
-    variables,
-)
-from arpo.rewards.regions import EMPTY, Region, border, interval, point
+from arpo.rewards.maths.equality import equal, proportional, sign
+from arpo.rewards.maths.expressions import Expr, UndecidedError, apply, minus, num, substitute, sym, variables
+from arpo.rewards.maths.regions import EMPTY, Region, border, interval, point
 
 Value = Union[
     "Number", "Based", "Ratio", "Collection", "Matrix", "Region", "Condition", "Relation", "Equation", "Congruence",
@@ -117,11 +106,15 @@ def same(left: "Value", right: "Value") -> bool:
     if isinstance(left, Choice) or isinstance(right, Choice):
         return _same_choice(left, right)
     if isinstance(left, Equation) != isinstance(right, Equation):
-        equation, other = (left, right) if isinstance(left, Equation) else (right, left)
-        return _unnamed(equation, other, swapped=equation is right)
+        if isinstance(left, Equation):
+            return _unnamed(left, right, swapped=False)
+        assert isinstance(right, Equation)
+        return _unnamed(right, left, swapped=True)
     if (region := as_region(left, right)) is not None and (other_region := as_region(right, left)) is not None:
         return _same_condition_names(left, right) and region.equals(other_region)
-    if isinstance(left, Number) and isinstance(right, Ratio) or isinstance(left, Ratio) and isinstance(right, Number):
+    if (isinstance(left, Number) and isinstance(right, Ratio)) or (
+        isinstance(left, Ratio) and isinstance(right, Number)
+    ):
         return _ratio_is_number(left, right)
     if type(left) is not type(right):
         return False
@@ -283,8 +276,10 @@ def is_name(value: "Value") -> bool:
 def _only_names(expr: Expr) -> bool:
     if expr.op == "sym":
         return bool(variables(expr))
-    return expr.op in ("+", "-", "*", "/", "abs") and all(_only_names(arg) for arg in expr.args) and (
-        expr.op == "abs" or len(variables(expr)) > 1
+    return (
+        expr.op in ("+", "-", "*", "/", "abs")
+        and all(_only_names(arg) for arg in expr.args)
+        and (expr.op == "abs" or len(variables(expr)) > 1)
     )
 
 

@@ -7,9 +7,12 @@ Units are not converted. A word that is in no list and no plural is not read, be
 from fractions import Fraction
 from types import MappingProxyType
 
+from arpo.answer_text import vocabulary
 from arpo.rewards.quantities import COUNTERS, SCALES, UNITS, WORD_VALUES
 
-LETTER_UNITS = MappingProxyType({name: name.casefold() for name in ("m", "g", "s", "h", "l", "L", "V", "A", "W", "N", "J", "K")})
+LETTER_UNITS = MappingProxyType(
+    {name: name.casefold() for name in ("m", "g", "s", "h", "l", "L", "V", "A", "W", "N", "J", "K")}
+)
 MORE_UNITS = MappingProxyType(
     {
         form: forms.split()[0]
@@ -44,15 +47,14 @@ MORE_UNITS = MappingProxyType(
 NO_UNITS = frozenset(("times", "x", "bc", "bce", "b.c", "b.c.e", "ad", "ce", "a.d", "c.e", "倍", "次"))
 UNIT_NAMES = MappingProxyType({form: name for form, name in {**UNITS, **MORE_UNITS}.items() if form not in NO_UNITS})
 POWERS = MappingProxyType({"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3})
-COUNTED = frozenset(
-    ["people", "men", "women", "children", "way", "person", "apple", "mice", "feet", "fish", "sheep", "point", "unit"]
-)
-NO_THINGS = frozenset(
+COUNTED = vocabulary("""people men women children way person apple mice feet fish sheep point unit""")
+NO_THINGS = vocabulary(
     """less plus minus times thus this its his hers ours theirs yours has was is does as us yes besides perhaps always
-    sometimes unless versus across towards afterwards halves thirds quarters fifths sixths sevenths eighths ninths
-    tenths hundredths thousandths millionths hundreds thousands millions billions dozens scores pairs squares cubes
-    powers roots factors multiples negatives inverses reciprocals doubles triples twos threes fours fives sixes tens
-    percents minuses pluses digits logs logarithms factorials guess guesses others else more bases modulus""".split()
+    sometimes unless versus across towards afterwards halves thirds quarters fifths sixths sevenths eighths
+    ninths tenths hundredths thousandths millionths hundreds thousands millions billions dozens scores pairs
+    squares cubes powers roots factors multiples negatives inverses reciprocals doubles triples twos threes
+    fours fives sixes tens percents minuses pluses digits logs logarithms factorials guess guesses others else
+    more bases modulus"""
 )
 WORD_SCALES = MappingProxyType(
     {
@@ -62,15 +64,33 @@ WORD_SCALES = MappingProxyType(
 )
 FRACTIONS = MappingProxyType(
     {
-        **{"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8},
-        **{"ninth": 9, "tenth": 10, "twelfth": 12, "halves": 2},
-        **{"thirds": 3, "quarters": 4, "fourths": 4, "fifths": 5, "sixths": 6, "sevenths": 7, "eighths": 8},
-        **{"ninths": 9, "tenths": 10, "twelfths": 12},
+        "half": 2,
+        "third": 3,
+        "quarter": 4,
+        "fourth": 4,
+        "fifth": 5,
+        "sixth": 6,
+        "seventh": 7,
+        "eighth": 8,
+        "ninth": 9,
+        "tenth": 10,
+        "twelfth": 12,
+        "halves": 2,
+        "thirds": 3,
+        "quarters": 4,
+        "fourths": 4,
+        "fifths": 5,
+        "sixths": 6,
+        "sevenths": 7,
+        "eighths": 8,
+        "ninths": 9,
+        "tenths": 10,
+        "twelfths": 12,
     }
 )
-LEADS = frozenset(
+LEADS = vocabulary(
     """the a an answer final correct value result is are it we get have obtain find so thus hence therefore then that
-    there area volume length total probability perimeter number solution 答案 答案是 答案为 是""".split()
+    there area volume length total probability perimeter number solution 答案 答案是 答案为 是"""
 )
 CONNECTORS = frozenset(("and", "or", "equals", "per", "mod", "percent", "pct", "to", "of", "in", "for", "if", "not"))
 """Words of up to three letters, which are no products of letters, and all others that the grammar knows."""
@@ -113,14 +133,25 @@ def spelled(words: list[str]) -> tuple[Fraction, int] | None:
         word = words[at]
         if word in WORD_VALUES:
             value = WORD_VALUES[word]
-            if part is not None and (part % 100 if value < 100 else True) and not (part % 10 == 0 and part % 100 >= 20 and value < 10):
+            if (
+                part is not None
+                and (part % 100 if value < 100 else True)
+                and not (part % 10 == 0 and part % 100 >= 20 and value < 10)
+            ):
                 return None
             part = Fraction(value) if part is None else part + value
         elif word == "hundred" and part is not None and part < 100:
             part *= 100
         elif word in ("thousand", "million", "billion", "trillion") and part is not None:
             total, part = total + part * WORD_SCALES[word], Fraction(0)
-        elif word == "and" and part is not None and words[at + 1 : at + 2] and words[at + 1] in WORD_VALUES and (part == 0 or part % 100 == 0) and (part or total):
+        elif (
+            word == "and"
+            and part is not None
+            and words[at + 1 : at + 2]
+            and words[at + 1] in WORD_VALUES
+            and (part == 0 or part % 100 == 0)
+            and (part or total)
+        ):
             pass
         elif word in FRACTIONS and part is not None and not total:
             return part / FRACTIONS[word], at + 1

@@ -5,10 +5,13 @@ Refuses to know tokens.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from arpo.rewards.expressions import Expr, apply, sign, variables
-from arpo.rewards.maths_tokens import UnreadableError
-from arpo.rewards.maths_values import (
+from arpo.rewards.maths.equality import sign
+from arpo.rewards.maths.expressions import Expr, apply, variables
+from arpo.rewards.maths.regions import REALS, Region, border, interval, point
+from arpo.rewards.maths.tokens import UnreadableError
+from arpo.rewards.maths.values import (
     Collection,
     Condition,
     Congruence,
@@ -20,7 +23,6 @@ from arpo.rewards.maths_values import (
     is_name,
     same,
 )
-from arpo.rewards.regions import REALS, Region, border, interval, point
 
 LESS = {"<": "<", "le": "<=", ">": "<", "ge": "<="}
 PLAIN = Condition("", REALS)  # beside it, (1,2) is an interval
@@ -57,7 +59,7 @@ def _is_constant(value: Value) -> bool:
 
 def _equation(sides: Sequence[Value]) -> Value:
     constants = [side for side in sides if _is_constant(side)]
-    for left, right in zip(constants, constants[1:], strict=False):
+    for left, right in pairwise(constants):
         if not same(left, right):
             raise UnreadableError("an equation that does not hold")
     if len(constants) == len(sides):
@@ -66,7 +68,7 @@ def _equation(sides: Sequence[Value]) -> Value:
         unknown = [side for side in sides if side not in constants]
         if len(unknown) == 1 and sides[0] is unknown[0]:
             return Equation(sides[0], sides[-1])
-        if not all(same(left, right) for left, right in zip(sides[1:], sides[2:], strict=False)):
+        if not all(same(left, right) for left, right in pairwise(sides[1:])):
             raise UnreadableError("a chain that is not known to hold")
     left, right = sides[0], sides[-1]
     if isinstance(left, Collection) and isinstance(right, Collection) and is_name(left):
@@ -125,9 +127,7 @@ def _ascending(sides: Sequence[Value], relations: Sequence[str]) -> Value:
             inside = Number(middle.expr.args[0])
             if (name := _variable(inside)) and len(sides) == 2:
                 return Condition(name, _of_absolute(region))
-    relations_between = [
-        Relation(relation, sides[at], sides[at + 1]) for at, relation in enumerate(relations)
-    ]
+    relations_between = [Relation(relation, sides[at], sides[at + 1]) for at, relation in enumerate(relations)]
     if any(_is_constant(relation.left) and _is_constant(relation.right) for relation in relations_between):
         raise UnreadableError("numbers beside each other")
     return relations_between[0] if len(relations) == 1 else Collection("all", tuple(relations_between))
@@ -216,5 +216,3 @@ def set_operation(operator: str, left: Value, right: Value) -> Value:
         case "cap":
             return regions[0].intersection(regions[1])
     return regions[0].without(regions[1])
-
-

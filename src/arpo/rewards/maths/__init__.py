@@ -1,13 +1,13 @@
-r"""Decides whether an answer of mathematics equals a gold: both are read to their end (`maths_reader`) and compared
-exactly (`maths_values`). What cannot be read, and what cannot be decided, equals only the same text.
+r"""Decides whether an answer of mathematics equals a gold: both are read to their end (`reader`) and compared
+exactly (`values`). What cannot be read, and what cannot be decided, equals only the same text.
 """
 
 from functools import lru_cache
 
-from arpo.rewards.expressions import UndecidedError, limited_work
-from arpo.rewards.maths_reader import read
-from arpo.rewards.maths_tokens import UnreadableError, tokenize
-from arpo.rewards.maths_values import same
+from arpo.rewards.maths.expressions import UndecidedError, limited_work
+from arpo.rewards.maths.reader import read
+from arpo.rewards.maths.tokens import UnreadableError, tokenize
+from arpo.rewards.maths.values import same
 
 
 @lru_cache(maxsize=20_000)

@@ -1,4 +1,4 @@
-r"""Reads an answer of mathematics to its end: a value (`maths_values`) of its tokens, or UnreadableError.
+r"""Reads an answer of mathematics to its end: a value (`values`) of its tokens, or UnreadableError.
 
     answer   = lead? item ((","|";"|and|or) item)*
     item     = side (relation side)*                   = < > \le \in \ne
@@ -10,26 +10,23 @@ Words that are not in a list make the whole answer unreadable: they may deny, li
 
 from functools import lru_cache
 
-from arpo.rewards.expressions import Expr, apply, minus, num
-from arpo.rewards.maths_statements import chain, combined, set_operation
-from arpo.rewards.maths_terms import TermReader
-from arpo.rewards.maths_tokens import Token, UnreadableError, tokenize
-from arpo.rewards.maths_units import LEADS, POWERS, WORD_SCALES, spelled, unit_name
-from arpo.rewards.maths_values import (
+from arpo.rewards.maths.brackets import BracketReader
+from arpo.rewards.maths.expressions import Expr, apply, num
+from arpo.rewards.maths.regions import EMPTY, INFINITY, REALS
+from arpo.rewards.maths.statements import chain, combined, set_operation
+from arpo.rewards.maths.tokens import Token, UnreadableError, tokenize
+from arpo.rewards.maths.units import LEADS, POWERS, WORD_SCALES, spelled, unit_name
+from arpo.rewards.maths.values import (
     Based,
     Choice,
     Collection,
-    Condition,
     Equation,
-    Matrix,
     Number,
     Ratio,
-    Relation,
     Text,
     Value,
 )
 from arpo.rewards.quantities import han_number
-from arpo.rewards.regions import EMPTY, INFINITY, REALS, interval
 
 CURRENCIES = {"usd": "usd", "€": "eur", "£": "gbp", "¥": "cny"}
 RELATIONS = ("=", "<", ">", "le", "ge", "ne", "in", "equiv")
@@ -93,7 +90,7 @@ def _both(upper: Value, lower: Value) -> Value:
     return Collection("list", tuple(items))
 
 
-class AnswerReader(TermReader):
+class AnswerReader(BracketReader):
     """Reads one answer from its tokens."""
 
     def whole(self) -> Value:
@@ -303,112 +300,6 @@ class AnswerReader(TermReader):
                 raise UnreadableError("a power of a unit")
             power = int(exponent.value)
         return f"{name}^{power}" if power > 1 else name
-
-    # --- brackets
-
-    def bracketed(self) -> Value:
-        self.depth += 1
-        bars, self.bars = self.bars, 0
-        if self.depth > 60:
-            raise UnreadableError("nested too deeply")
-        value = self._bracketed()
-        self.depth -= 1
-        self.bars = bars
-        return value
-
-    def _bracketed(self) -> Value:
-        opening = self.take().text
-        if opening == "emptyset":
-            return Collection("{}", ())
-        if opening == "mathbb":
-            return self.number_set()
-        if opening == "langle":
-            return self.collection("<", ("rangle",))
-        if opening == "lbrace":
-            return self.set_builder() or self.collection("{", ("rbrace",))
-        return self.collection(opening, (")", "]") if opening != "]" else ("]", "["))
-
-    def collection(self, opening: str, closings: tuple[str, ...]) -> Value:
-        if opening == "{" and self.skip(*closings):
-            return Collection("{}", ())
-        value = self.items(closings)
-        closing = self.expect(*closings, *(("[",) if opening == "[" else ()))
-        items = value.items if isinstance(value, Collection) and value.kind == "list" else None
-        if items is None and opening == "(" and closing == ")":
-            return value  # brackets of an expression
-        if isinstance(value, Collection) and value.kind == "dots":
-            return value if opening == "{" else Collection("dots", (Text(opening), *value.items))
-        left = {"]": "(", "[": "[", "(": "(", "{": "{", "<": "<"}[opening]
-        right = {"rbrace": "}", "rangle": ">", ")": ")"}.get(closing, ")" if closing == "[" else "]")
-        if isinstance(value, Condition | Relation) or (isinstance(value, Collection) and value.kind == "all"):
-            raise UnreadableError("statements in brackets")
-        return Collection(left + right, (value,) if items is None else items)
-
-    def set_builder(self) -> Value | None:
-        r"""{x : x > 2}, {x \in \mathbb{R} \mid x > 2}; None if no such set starts here."""
-        start = self.at
-        name = self.take()
-        domain: Value | None = None
-        if name.kind == "letter" and self.skip("in"):
-            domain = self.bracketed() if self.is_mark("mathbb") else None
-        if name.kind != "letter" or not self.skip(":", "mid", "|"):
-            self.at = start
-            return None
-        value = self.items(("rbrace",))
-        self.expect("rbrace")
-        if not isinstance(value, Condition) or value.name != name.text or domain not in (None, REALS):
-            raise UnreadableError("a set of something else than real numbers")
-        return value
-
-    def number_set(self) -> Value:
-        letter = self.raw_argument()
-        if not self.skip("^"):
-            return REALS if letter == "R" else Text(f"mathbb {letter}")
-        sign = self.take().text if not self.is_mark("{") else self.raw_argument()
-        if letter == "R" and sign in ("+", "-"):
-            return interval(num(0), None) if sign == "+" else interval(None, num(0))
-        return Text(f"mathbb {letter}^{sign}")
-
-    def matrix(self) -> Value:
-        self.expect("begin")
-        name = self.raw_argument().replace(" ", "")
-        if name == "array":
-            self.raw_argument()
-        rows: list[tuple[Value, ...]] = []
-        row: list[Value] = []
-        while not self.is_mark("end"):
-            row.append(self.item())
-            self.skip(",", ".")
-            if self.skip("&"):
-                continue
-            rows.append(tuple(row))
-            row = []
-            if not self.skip("\\\\") and not self.is_mark("end"):
-                raise UnreadableError("a matrix without end")
-        self.at += 1
-        if self.raw_argument().replace(" ", "") != name or row or not rows:
-            raise UnreadableError("a matrix without end")
-        if name == "vmatrix":
-            return Number(self.determinant([[self.expression(cell) for cell in row] for row in rows]))
-        if name in ("cases", "aligned", "array") and all(len(row) == 1 for row in rows) and name != "array":
-            return combined([row[0] for row in rows], False)
-        if name == "cases":
-            return Collection("cases", tuple(Collection("()", row) for row in rows))
-        if name not in ("pmatrix", "bmatrix", "matrix", "array", "Bmatrix", "smallmatrix"):
-            raise UnreadableError(f"{name} is not known")
-        return Matrix(tuple(rows))
-
-    def determinant(self, rows: list[list[Expr]]) -> Expr:
-        if len(rows) > 5 or any(len(row) != len(rows) for row in rows):
-            raise UnreadableError("a determinant")
-        if len(rows) == 1:
-            return rows[0][0]
-        total = num(0)
-        for at, head in enumerate(rows[0]):
-            minor = self.determinant([[*row[:at], *row[at + 1 :]] for row in rows[1:]])
-            term = apply("*", head, minor)
-            total = minus(total, term) if at % 2 else apply("+", total, term)
-        return total
 
 
 def _is_han_number(word: str) -> bool:

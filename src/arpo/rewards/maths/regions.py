@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cmp_to_key
 
-from arpo.rewards.expressions import Expr, apply, minus, sign, sym, variables
+from arpo.rewards.maths.equality import sign
+from arpo.rewards.maths.expressions import Expr, apply, minus, sym, variables
 
 INFINITY = sym("infty")
 Border = Expr | None  # None is infinite
@@ -34,11 +35,11 @@ class Region:
 
     def _combine(self, other: "Region", rule: Callable[[bool, bool], bool]) -> "Region":
         cuts: list[Expr] = []
-        for point in sorted((*self.points, *other.points), key=cmp_to_key(lambda a, b: sign(minus(a, b)))):
+        for point in sorted((*self.points, *other.points), key=cmp_to_key(_order)):
             if not cuts or sign(minus(cuts[-1], point)):
                 cuts.append(point)
-        parts = [part for side in (self, other) for part in [side._over(cuts)]]
-        return _simplest(cuts, [rule(*pair) for pair in zip(*parts, strict=True)])
+        parts = zip(self._over(cuts), other._over(cuts), strict=True)
+        return _simplest(cuts, [rule(*pair) for pair in parts])
 
     def _over(self, cuts: list[Expr]) -> list[bool]:
         """What is inside, by the parts that `cuts` make; they hold all points of this region."""
@@ -68,6 +69,10 @@ class Region:
     @property
     def empty(self) -> bool:
         return not any(self.inside)
+
+
+def _order(left: Expr, right: Expr) -> int:
+    return sign(minus(left, right))
 
 
 def _simplest(cuts: list[Expr], inside: list[bool]) -> Region:

@@ -1,7 +1,7 @@
 r"""Splits an answer of mathematics, in TeX or as people type it, into tokens: numbers, letters, words, commands, marks.
 
 `x²`, `√2`, `½`, `x**2`, `0.333...`, `1{,}000`, `\text{ cm}` and full-width forms are read here, so that the grammar
-(`maths_terms`, `maths_reader`) sees one notation. Refuses to know what tokens mean together.
+(`terms`, `reader`) sees one notation. Refuses to know what tokens mean together.
 """
 
 import re
@@ -13,8 +13,8 @@ from types import MappingProxyType
 
 from arpo.answer_text import FULL_WIDTH, HAN
 from arpo.final_answer import unwrapped
-from arpo.rewards.expressions import FUNCTIONS
-from arpo.rewards.maths_units import WORDS
+from arpo.rewards.maths.equality import FUNCTIONS
+from arpo.rewards.maths.units import WORDS
 from arpo.rewards.quantities import WORD_VALUES
 
 MAX_CHARS = 2_000  # a longer answer is not a formula
@@ -37,14 +37,55 @@ class Token:
 
 
 POWERS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True))
-GREEK_LETTERS = "alpha beta gamma delta epsilon lambda mu rho sigma phi omega Delta Omega".split()
+GREEK_LETTERS = (
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "lambda",
+    "mu",
+    "rho",
+    "sigma",
+    "phi",
+    "omega",
+    "Delta",
+    "Omega",
+)
 SIGNS = MappingProxyType(
     {
-        **{"−": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "°": r"^\circ "},
-        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "π": r"\pi "},
-        **{"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta "},
-        **{"’": "'", "′": "'", "…": r"\ldots ", "，": ",", "；": ";", "。": ".", "：": ":", "“": '"', "”": '"'},
-        **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}"},
+        "−": "-",
+        "×": r"\times ",
+        "÷": "/",
+        "·": r"\cdot ",
+        "⋅": r"\cdot ",
+        "°": r"^\circ ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "≈": r"\approx ",
+        "∞": r"\infty ",
+        "π": r"\pi ",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∈": r"\in ",
+        "±": r"\pm ",
+        "∅": r"\emptyset ",
+        "θ": r"\theta ",
+        "’": "'",
+        "′": "'",
+        "…": r"\ldots ",
+        "，": ",",
+        "；": ";",
+        "。": ".",
+        "：": ":",
+        "“": '"',
+        "”": '"',
+        "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}",
+        "ℚ": r"\mathbb{Q}",
+        "ℕ": r"\mathbb{N}",
+        "ℂ": r"\mathbb{C}",
         "∓": r"\mp ",
         **{letter: rf"\{name} " for letter, name in zip("αβγδελμρσφωΔΩ", GREEK_LETTERS, strict=True)},
     }
@@ -53,7 +94,10 @@ IN_TEX = str.maketrans(dict(SIGNS))
 ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|\w))")
 REWRITES = (
     (re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}\s*|\\[!,;: ])(?=\d{3}(?!\d))"), ""),  # thousands in TeX
-    (re.compile(r"\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lrm]?|hfill|hspace\{[^{}]*\})(?![A-Za-z])"), ""),
+    (
+        re.compile(r"\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lrm]?|hfill|hspace\{[^{}]*\})(?![A-Za-z])"),
+        "",
+    ),
     (re.compile(r"\\\\\[\d*\.?\d*(?:pt|em|ex)\]"), r"\\\\"),
     (re.compile(r"(?<!\\)\\[!,;:> ]|~(?=\s*\d)|\\(?:quad|qquad|thinspace|medspace|enspace)(?![A-Za-z])"), " "),
     (re.compile(r"\*\*(?=\s*[\w({-])"), "^"),
@@ -84,17 +128,64 @@ TOKEN = re.compile(
 ESCAPED = MappingProxyType({"\\": "\\\\", "{": "lbrace", "}": "rbrace", "|": "norm", "%": "%", "$": "usd", "_": "_"})
 SYNONYMS = MappingProxyType(
     {
-        **{"leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">"},
-        **{"dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "ast": "*"},
-        **{"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom"},
-        **{"varnothing": "emptyset", "lbrace": "lbrace", "rbrace": "rbrace", "backslash": "setminus"},
-        **{"lvert": "|", "rvert": "|", "vert": "|", "colon": ":", "degree": "degree", "lg": "log"},
-        **{"land": "land", "to": "rightarrow", "varphi": "phi", "varepsilon": "epsilon", "boldsymbol": "mathbf"},
-        **{"infinity": "infty", "lbrack": "[", "rbrack": "]", "asin": "arcsin", "acos": "arccos", "atan": "arctan"},
+        "leq": "le",
+        "leqslant": "le",
+        "geq": "ge",
+        "geqslant": "ge",
+        "neq": "ne",
+        "lt": "<",
+        "gt": ">",
+        "dots": "ldots",
+        "cdots": "ldots",
+        "dotsc": "ldots",
+        "dotsb": "ldots",
+        "ast": "*",
+        "dfrac": "frac",
+        "tfrac": "frac",
+        "cfrac": "frac",
+        "dbinom": "binom",
+        "tbinom": "binom",
+        "varnothing": "emptyset",
+        "lbrace": "lbrace",
+        "rbrace": "rbrace",
+        "backslash": "setminus",
+        "lvert": "|",
+        "rvert": "|",
+        "vert": "|",
+        "colon": ":",
+        "degree": "degree",
+        "lg": "log",
+        "land": "land",
+        "to": "rightarrow",
+        "varphi": "phi",
+        "varepsilon": "epsilon",
+        "boldsymbol": "mathbf",
+        "infinity": "infty",
+        "lbrack": "[",
+        "rbrack": "]",
+        "asin": "arcsin",
+        "acos": "arccos",
+        "atan": "arctan",
     }
 )
 PLAIN_COMMANDS = FUNCTIONS & {
-    *("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan"),
+    *(
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "sinh",
+        "cosh",
+        "tanh",
+        "arcsin",
+        "arccos",
+        "arctan",
+    ),
     "abs",
 } | {"sqrt", "pi", "infty", "infinity", "oo", "gcd", "lcm", "max", "min", "theta", "alpha", "beta", "cis"}
 
@@ -137,7 +228,7 @@ def _one_notation(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
         text = re.sub(f"[{''.join(POWERS)}]+", lambda m: "^{" + "".join(POWERS[c] for c in m[0]) + "}", text)
-        text = re.sub("[¼-¾⅐-⅞]", lambda m: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m[0]).split("⁄")), text)
+        text = re.sub("[¼-¾⅐-⅞]", _vulgar, text)
         text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text).translate(IN_TEX)
         text = re.sub(r"(?<![\w)])\s*–", "-", text)  # between numbers it is a range
         text = re.sub(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), text)
@@ -146,6 +237,11 @@ def _one_notation(text: str) -> str:
     if len(re.findall(r"(?<!\\)\$", text)) % 2:  # a currency: in pairs, dollars are frames
         text = re.sub(r"(?<!\\)\$(?=\s?[\d.])", r"\\$", text, count=1)
     return re.sub(r"(?<!\\)\$", " ", text)
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    top, bottom = unicodedata.normalize("NFKC", match[0]).split("⁄")
+    return rf"\frac{{{top}}}{{{bottom}}}"
 
 
 def _split(text: str, *, roman: bool) -> Iterator[Token]:
@@ -211,7 +307,11 @@ def _tokens(kind: str, text: str, *, spaced: bool, roman: bool) -> Iterator[Toke
         case "letters":
             yield from _letters(text, spaced=spaced, roman=roman)
         case _:
-            yield Token("mark", {"<=": "le", ">=": "ge", "!=": "ne", "==": "=", "->": "rightarrow"}.get(text, text), spaced=spaced)
+            yield Token(
+                "mark",
+                {"<=": "le", ">=": "ge", "!=": "ne", "==": "=", "->": "rightarrow"}.get(text, text),
+                spaced=spaced,
+            )
 
 
 def _letters(text: str, *, spaced: bool, roman: bool) -> Iterator[Token]:
