@@ -132,6 +132,15 @@ PROGRAMS: dict[str, str] = {
     "binds its parent to a core": "import os\nos.sched_setaffinity(os.getppid(), {0})\nprint('ESCAPED')",
     "makes memory that no limit counts": "import os\nos.memfd_create('x')\nprint('ESCAPED')",
     "shares memory": "from multiprocessing import shared_memory\nshared_memory.SharedMemory(create=True, size=1000)\nprint('ESCAPED')",
+    "hoards timers that the kernel counts by user": (
+        "import ctypes\nt = ctypes.c_void_p()\n"
+        "print('ESCAPED' if ctypes.CDLL(None).timer_create(0, None, ctypes.byref(t)) == 0 else 'no')"
+    ),
+    "changes what holds its folder": (
+        "import os\nfor p in ('/', '/scratch', '..', '/dev/shm'):\n"
+        "  for f in (lambda: os.chmod(p, 0o700), lambda: os.utime(p, (1, 1)), lambda: os.mkdir(p + '/new'), lambda: os.rename(p, p + '2')):\n"
+        "    try: f(); print('ESCAPED', p)\n    except OSError: pass\nprint('tried')"
+    ),
     # --- the interpreter, and what comes after
     "segfaults": "import ctypes\nctypes.string_at(0)",
     "aborts": "import os\nos.abort()",

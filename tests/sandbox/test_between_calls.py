@@ -142,7 +142,7 @@ def test_root_that_needs_a_user_namespace_changes_no_device() -> None:
     from arpo.sandbox import bubblewrap
 
     for level in set(WORKING) - {"landlock"}:
-        made = WarmSandbox(level, limits=LIMITS, at_once=1, bwrap=bubblewrap.found() or "", own_users=True)
+        made = WarmSandbox(level, limits=LIMITS, at_once=1, bwrap=bubblewrap.executable() or "", own_users=True)
         code = (
             "import os\nopen('/dev/null', 'w').write('x')\nos.chmod('/dev/null', os.stat('/dev/null').st_mode & 0o777)"
         )

@@ -241,6 +241,41 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
         assert not scratch or not Path(scratch).exists() or not list(Path(scratch).glob("*/*"))
 
 
+CTRL_C = """
+import asyncio, sys
+from arpo.tasks import Task
+from arpo.tools import CallContext
+from arpo.tools.python import PythonTool
+backend, code = sys.argv[1:]
+options = {"backend": "sandbox", "cpu_seconds": 600} if backend == "sandbox" else {}
+tool = PythonTool(seconds=600.0, **options)
+task = Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",))
+async def main():
+    call = asyncio.create_task(tool({"code": code}, CallContext(task=task, deadline_s=600, seed=0)))
+    await asyncio.sleep(0.5)
+    print("running", flush=True)
+    await call
+asyncio.run(main())
+"""
+HEEDS_NO_SIGNAL = (
+    "import signal\nfor n in range(1, 65):\n  try: signal.signal(n, signal.SIG_IGN)\n"
+    "  except (OSError, ValueError): pass\nwhile True: pass"
+)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("backend", ["sandbox", "monty"])
+def test_ctrl_c_ends_a_call_that_would_go_on(backend: str) -> None:
+    """For ten minutes, by its limits; the sandbox's program heeds no signal that it can ignore."""
+    code = HEEDS_NO_SIGNAL if backend == "sandbox" else "while True: pass"
+    words = [sys.executable, "-c", CTRL_C, backend, code]
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"running\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == -signal.SIGINT
+
+
 # --- settings
 
 
@@ -300,7 +335,7 @@ def test_no_silent_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no sandbox works on this machine .*Landlock.*monty"):
         PythonTool(backend="sandbox")
     monkeypatch.undo()
-    monkeypatch.setattr("arpo.sandbox.bubblewrap.found", lambda: None)
+    monkeypatch.setattr("arpo.sandbox.bubblewrap.executable", lambda: None)
     with pytest.raises(ConfigError, match=r"bwrap is not installed.*Install bubblewrap"):
         PythonTool(backend="sandbox", level="bubblewrap")
 

@@ -136,6 +136,9 @@ async def test_a_value_that_grows_when_copied_stays_in_its_interpreter(python, c
         ("'é'; 'ü'", "ü"),
         ("f'{1}'\n\n# the end", "1"),
         ("lambda: 1 / 0\nNone", "(no output)"),
+        ("str = repr = print = 'named'\nstr", "named"),
+        ("'a\\ud800'; 2", "2"),
+        ("async def f(): return 9\nawait f()", "9"),
     ],
 )
 async def test_the_last_expression_is_shown_wherever_it_stands(python, code, text):

@@ -17,7 +17,7 @@ _SETUP_CAPABILITIES = (
 )  # dropped before any import
 
 
-def found() -> str | None:
+def executable() -> str | None:
     """The path of bwrap, or None."""
     return shutil.which("bwrap", path=os.defpath + ":/usr/local/bin:/usr/bin:/bin")
 

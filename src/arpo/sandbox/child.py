@@ -129,9 +129,9 @@ def _set_environment(folder: str) -> None:
 def close_all_but(keep: Collection[int]) -> None:
     """Every descriptor above 2."""
     start = 3
-    for each in sorted(keep):
-        os.closerange(start, each)
-        start = each + 1
+    for number in sorted(keep):
+        os.closerange(start, number)
+        start = number + 1
     os.closerange(start, CLOSE_TO)
 
 

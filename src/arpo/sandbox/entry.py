@@ -177,8 +177,8 @@ def _address_space_in_child() -> int:
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as answer:
-        found = answer.read(8)
+        size = answer.read(8)
     os.waitpid(made, 0)
-    if len(found) < 8:
-        raise OSError("how much memory the interpreter takes could not be found out")
-    return int.from_bytes(found, "little")
+    if len(size) < 8:
+        raise OSError("how much memory the interpreter takes could not be measured")
+    return int.from_bytes(size, "little")

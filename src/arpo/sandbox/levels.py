@@ -29,25 +29,25 @@ ADVICE = (
 )
 _HOLES = """
 import os, socket
-found = []
+holes = []
 def hole(name, act):
     try:
         act()
     except OSError:
         return
-    found.append(name)
+    holes.append(name)
 hole("files can be read", lambda: open({canary!r}).read())
 hole("files can be written", lambda: open({canary!r}, "a"))
 hole("sockets can be opened", socket.socket)
 hole("other processes can be signalled", lambda: os.kill(os.getppid(), 0))
 if set(os.environ) - {known!r}:
-    found.append("the environment can be seen")
-print(", ".join(found) or "closed")
+    holes.append("the environment can be seen")
+print(", ".join(holes) or "closed")
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LevelProbe:
     """The result of trying a level, with the `reason` if it does not work here."""
 
     level: str
@@ -61,18 +61,18 @@ def start(
     """The strongest sandbox that this machine allows, at least `level`, tested from inside. Raises ConfigError."""
     if level != "auto" and level not in LEVELS:
         raise ConfigError("no such level", where="level", value=level, hint=nearest(level, ("auto", *LEVELS, "weak")))
-    asked = LEVELS if level == "auto" else LEVELS[: LEVELS.index(level) + 1]
+    accepted = LEVELS if level == "auto" else LEVELS[: LEVELS.index(level) + 1]
     missing = []
-    for each in asked:
+    for candidate in accepted:
         try:
-            return enter(each, limits=limits, imports=imports, at_once=at_once, sessions=sessions)
+            return enter(candidate, limits=limits, imports=imports, at_once=at_once, sessions=sessions)
         except StartError as error:
             if error.stage == "import":
                 hint = "It must be installed in this environment; folders of a project are not shown to the sandbox"
                 raise ConfigError(
                     f"cannot be imported in the sandbox: {error}", where="imports", value=error.name, hint=hint
                 ) from error
-            missing.append(f"{each}: {error}")
+            missing.append(f"{candidate}: {error}")
     what = (
         "no sandbox works on this machine"
         if level == "auto"
@@ -81,18 +81,18 @@ def start(
     raise ConfigError(f"{what} ({'; '.join(missing)})", where="level", value=level, hint=ADVICE)
 
 
-def probe() -> list[Found]:
+def probe() -> list[LevelProbe]:
     """Try every level: enter the sandbox and run a program that looks for ways out (a second or two)."""
-    found = []
+    probes = []
     for level in LEVELS:
         try:
             sandbox = enter(level, limits=Limits(), at_once=1)
         except StartError as error:
-            found.append(Found(level, False, str(error)))
+            probes.append(LevelProbe(level, False, str(error)))
         else:
             sandbox.close()
-            found.append(Found(level, True))
-    return found
+            probes.append(LevelProbe(level, True))
+    return probes
 
 
 def words(sandbox: WarmSandbox) -> str:
@@ -110,7 +110,7 @@ def enter(
         raise StartError(f"needs Linux on x86-64 or aarch64 (this is {os.uname().sysname} on {os.uname().machine})")
     if not hasattr(os, "memfd_create"):
         raise StartError("this Python was built for an older Linux (it has no os.memfd_create)")
-    bwrap = bubblewrap.found() if level == "bubblewrap" else ""
+    bwrap = bubblewrap.executable() if level == "bubblewrap" else ""
     if bwrap is None:
         raise StartError("bwrap is not installed")
     if not landlock.abi():
@@ -142,7 +142,7 @@ def _look_for_holes(sandbox: WarmSandbox) -> None:
     with tempfile.NamedTemporaryFile(prefix="arpo-canary-") as canary:
         os.chmod(canary.name, 0o666)
         code = _HOLES.format(canary=canary.name, known={*ENVIRONMENT, "HOME", "TMPDIR"})
-        said = sandbox.run_now(code).text
-    if said.strip().strip("'") != "closed":
+        holes = sandbox.run_now(code).text
+    if holes.strip().strip("'") != "closed":
         sandbox.close()
-        raise StartError(f"does not hold: {said[:200]}")
+        raise StartError(f"does not hold: {holes[:200]}")

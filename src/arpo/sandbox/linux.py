@@ -68,8 +68,8 @@ def _checked(result: int, what: str) -> int:
 
 
 def prctl(option: int, *arguments: int) -> int:
-    given = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)][:4]
-    return _checked(libc().prctl(ctypes.c_int(option), *given), f"prctl {option}")
+    words = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)][:4]
+    return _checked(libc().prctl(ctypes.c_int(option), *words), f"prctl {option}")
 
 
 def unshare(flags: int) -> None:

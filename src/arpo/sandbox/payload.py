@@ -48,5 +48,5 @@ def open_output(most_bytes: int) -> int:
 def read_output(output: int, most_bytes: int) -> tuple[str, bool]:
     """The output as text without NUL, and whether it was longer than `most_bytes`."""
     written = os.lseek(output, 0, os.SEEK_CUR)
-    got = os.pread(output, min(written, most_bytes), 0)
-    return got.decode("utf-8", "replace").replace("\0", "\ufffd"), written > most_bytes
+    content = os.pread(output, min(written, most_bytes), 0)
+    return content.decode("utf-8", "replace").replace("\0", "\ufffd"), written > most_bytes

@@ -55,8 +55,8 @@ def _cleared(place: int) -> list[str]:
     """Remove all files. Returns the folders."""
     os.fchmod(place, OWNER_ONLY)
     folders = []
-    with os.scandir(place) as found:
-        for entry in list(found):
+    with os.scandir(place) as entries:
+        for entry in list(entries):
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
             else:
@@ -83,8 +83,8 @@ def overflows(folder: str, most_bytes: int, most_files: int) -> bool:
     while ahead:
         place, depth = ahead.pop()
         try:
-            with os.scandir(place) as found:
-                for entry in found:
+            with os.scandir(place) as entries:
+                for entry in entries:
                     files += 1
                     if entry.is_dir(follow_symlinks=False):
                         ahead.append((entry.path, depth + 1))
@@ -109,8 +109,8 @@ def copy(source: str, target: str) -> None:
     """Copy all files of `source` to a new folder. Links stay links; modes and times are not copied. Raises OSError,
     RecursionError."""
     os.mkdir(target)
-    with os.scandir(source) as found:
-        for entry in found:
+    with os.scandir(source) as entries:
+        for entry in entries:
             to = os.path.join(target, entry.name)
             if entry.is_symlink():
                 os.symlink(os.readlink(entry.path), to)

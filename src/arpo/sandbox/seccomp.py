@@ -4,7 +4,8 @@ It does not use libseccomp, since the program inside has only Python's standard 
 
 The filter checks the arguments of calls that are harmless only with some of them: signals go only to the process
 itself, new namespaces and processes are refused, and sockets exist only as connected pairs. It cannot follow pointers,
-so calls that would need it (connect, sendmsg, clone3, openat2, capget) are not allowed at all. Calls that tell of a
+so calls that would need it (connect, sendmsg, clone3, openat2, capget) are not allowed at all. Nor are those that take
+from what all calls share (timer_create: the kernel counts its timers by user). Calls that tell of a
 process by its number (its processor time, priority, group) tell a program of itself only.
 """
 
@@ -25,8 +26,8 @@ symlinkat readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 floc
 pipe pipe2 sendfile copy_file_range getxattr lgetxattr fgetxattr listxattr poll ppoll select pselect6 epoll_create
 epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime
 timerfd_gettime signalfd signalfd4 nanosleep clock_nanosleep pause restart_syscall time gettimeofday
-clock_getres times getitimer setitimer alarm timer_create timer_settime timer_gettime timer_getoverrun timer_delete
-rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack futex futex_waitv
+clock_getres times getitimer setitimer alarm rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait
+rt_sigsuspend sigaltstack futex futex_waitv
 set_robust_list set_tid_address rseq membarrier sched_yield sched_get_priority_max sched_get_priority_min getcpu
 arch_prctl exit exit_group wait4 waitid getpid getppid gettid getpgrp getuid geteuid getgid getegid getresuid getresgid
 getgroups getrusage getrlimit sysinfo uname getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt
@@ -221,9 +222,9 @@ class _Program(ctypes.Structure):
 def enter(filter_: bytes, *, listen: bool = False) -> int:
     """Bind this process to `filter_`. Needs no_new_privs. With `listen`, the descriptor on which `Forks` hears."""
     lines = ctypes.create_string_buffer(filter_, len(filter_))
-    given = _Program(len(filter_) // 8, ctypes.addressof(lines))
+    filter_program = _Program(len(filter_) // 8, ctypes.addressof(lines))
     flags = _NEW_LISTENER if listen else 0
-    return linux.syscall("seccomp", ctypes.c_uint(_SET_FILTER), ctypes.c_uint(flags), ctypes.byref(given))
+    return linux.syscall("seccomp", ctypes.c_uint(_SET_FILTER), ctypes.c_uint(flags), ctypes.byref(filter_program))
 
 
 def ask_before_forks(architecture: str = "") -> bytes:
@@ -261,12 +262,12 @@ class Forks:
 
     def answer(self) -> None:
         """Answer one waiting call: go on while there are permits, else "try again later" (EAGAIN)."""
-        asked = ctypes.create_string_buffer(80)
-        if linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_RECEIVE), asked) < 0:  # who asked is gone
+        request = ctypes.create_string_buffer(80)
+        if linux.libc().ioctl(ctypes.c_int(self.listener), ctypes.c_ulong(_RECEIVE), request) < 0:  # who asked is gone
             return
-        which, process = ctypes.string_at(asked, 8), int.from_bytes(ctypes.string_at(asked, 12)[8:], "little")
+        which, process = ctypes.string_at(request, 8), int.from_bytes(ctypes.string_at(request, 12)[8:], "little")
         ctypes.memset(
-            asked, 0, 80
+            request, 0, 80
         )  # the arguments of the call are the program's words: nothing that is forked later inherits them
         granted = self.permits > 0 and self.process in (0, process)
         self.permits -= granted

@@ -39,12 +39,12 @@ def import_path() -> list[str]:
     installed = {
         os.path.realpath(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), *_user_site())
     }
-    found = []
+    folders = []
     for entry in sys.path:
         real = os.path.realpath(entry or ".")
-        if os.path.exists(real) and (real in installed or _below(real, _library_folders())) and real not in found:
-            found.append(real)
-    return found
+        if os.path.exists(real) and (real in installed or _below(real, _library_folders())) and real not in folders:
+            folders.append(real)
+    return folders
 
 
 def _user_site() -> list[str]:
@@ -60,13 +60,13 @@ def _library_folders() -> list[str]:
 
 def here() -> View:
     """The view for this interpreter."""
-    wanted = [interpreter(), *import_path(), *_library_folders(), own_folder()]
+    paths = [interpreter(), *import_path(), *_library_folders(), own_folder()]
     real, links = [], []
     for path in SYSTEM:
         if os.path.islink(path):
             links.append((path, os.readlink(path)))
-        wanted.append(os.path.realpath(path))
-    for path in wanted:
+        paths.append(os.path.realpath(path))
+    for path in paths:
         if os.path.exists(path):
             real.append(os.path.realpath(path))
     return View(tuple(_outermost(real)), tuple(link for link in links if not _below(link[0], real)))

@@ -73,21 +73,21 @@ class Inside:
         """The start message of the program. Raises StartError."""
         self.control.settimeout(START_S)
         try:
-            got = packets.receive(self.control)
+            received = packets.receive(self.control)
         except (OSError, packets.BrokenPacket) as error:
             self.end()
             raise StartError(f"no answer: {error}") from error
-        said = got[0] if got else {}
-        if "ready" not in said:
+        answer = received[0] if received else {}
+        if "ready" not in answer:
             self.end()
-            reason = said.get("failed") or (self.last_words().splitlines() or ["it ended at once"])[-1]
-            raise StartError(str(reason), str(said.get("stage", "enter")), str(said.get("name", "")))
+            reason = answer.get("failed") or (self.last_words().splitlines() or ["it ended at once"])[-1]
+            raise StartError(str(reason), str(answer.get("stage", "enter")), str(answer.get("name", "")))
         self.control.settimeout(None)
         self.alive = True
         threading.Thread(
             target=_read_answers, args=(weakref.ref(self), self.control), name="arpo-sandbox", daemon=True
         ).start()
-        return said
+        return answer
 
     def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[int, "Future[dict[str, Any]]"]:
         """Send a request. Returns its number and a future for its answer. Raises Died."""
@@ -136,9 +136,9 @@ class Inside:
     def last_words(self) -> str:
         """Its standard error (which programs cannot write to), and its exit status."""
         self.errors.seek(0)
-        said = self.errors.read().decode("utf-8", "replace").strip()
+        words = self.errors.read().decode("utf-8", "replace").strip()
         status = self.process.poll()
-        return f"{said}\nended with status {status}".strip()
+        return f"{words}\nended with status {status}".strip()
 
     def end(self) -> None:
         """Close the socket, which ends the program, and kill it if that fails."""
@@ -165,16 +165,16 @@ def _read_answers(inside: "weakref.ref[Inside]", control: socket.socket) -> None
     """The reading thread. It holds no reference while it waits, so that an unused client can be collected."""
     while True:
         try:
-            got = packets.receive(control)
+            received = packets.receive(control)
         except (OSError, packets.BrokenPacket):
-            got = None
+            received = None
         owner = inside()
         if owner is None:
             return
-        if got is None:
+        if received is None:
             owner.lost()
             return
-        owner.take(got[0])
+        owner.take(received[0])
         del owner
 
 

@@ -72,8 +72,8 @@ class WeakSandbox:
                 with contextlib.suppress(ConnectionError):
                     process.stdin.write(code.encode("utf-8", "surrogatepass"))
                     process.stdin.write_eof()
-                while len(output) <= self.limits.output_bytes and (got := await process.stdout.read(1 << 16)):
-                    output += got
+                while len(output) <= self.limits.output_bytes and (part := await process.stdout.read(1 << 16)):
+                    output += part
                 if len(output) <= self.limits.output_bytes:
                     await process.wait()
         except TimeoutError:

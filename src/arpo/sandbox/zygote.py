@@ -94,12 +94,12 @@ class Zygote:
 
     def _hear(self) -> bool:
         try:
-            got = packets.receive(self.control, 2)
+            received = packets.receive(self.control, 2)
         except (OSError, packets.BrokenPacket):
             return False
-        if got is None:
+        if received is None:
             return False
-        message, descriptors = got
+        message, descriptors = received
         what = message["op"]
         if what == "run":
             self.waiting.append(ChildRequest.read(message, descriptors))
@@ -288,12 +288,12 @@ class Zygote:
         busy = [call for call in self.calls.values() if not call.session and call.cpu_of_call() > SHORT_S]
         if not busy:
             return
-        wanted = niceness_among(len(busy), self.niceness)
+        target = niceness_among(len(busy), self.niceness)
         for call in busy:
-            if call.niceness < wanted:
-                call.niceness = wanted
+            if call.niceness < target:
+                call.niceness = target
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
-                    os.setpriority(os.PRIO_PGRP, call.pid, wanted)
+                    os.setpriority(os.PRIO_PGRP, call.pid, target)
 
     def end(self) -> None:
         """Remove all processes and folders, since a killed trainer removes none. (Mounts disappear by themselves.)"""

@@ -16,7 +16,8 @@ from arpo.threads import run_off_loop
 from arpo.tools import ToolResult
 
 GRACE_S = 0.5  # for the interpreter to notice its limit; then its process is killed and replaced
-SHOW = "\nif _ is not None: print(_ if isinstance(_, str) else repr(_))"
+KEEP = "__print, __repr, __isinstance, __str = print, repr, isinstance, str"  # programs name variables like that
+SHOW = "\nif _ is not None: __print(_ if __isinstance(_, __str) else __repr(_))"
 
 
 class Monty:
@@ -56,6 +57,7 @@ class Monty:
             with self._pool.checkout(limits=limits, os_policy={"sleep": "zero"}) as session:
                 if time.monotonic() > deadline:  # it waited for a worker, and nobody waits for it any longer
                     return self._shown("", late, CallStatus.TIMEOUT)
+                session.feed_run(KEEP)
                 session.feed_run(_printing_its_value(code), print_callback=printed)
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
             if "time limit exceeded" in error.display("msg"):  # that message holds measured times
@@ -94,7 +96,7 @@ def _printing_its_value(code: str) -> str:
 
 def _error_line(error: Any, code: str) -> str:
     """`ZeroDivisionError: division by zero (line 2: x / 0)`: what a model needs, in a few tokens."""
-    lines = code.splitlines()
+    lines = code.replace("\r\n", "\n").split("\n")
     frames = [frame.line for frame in error.traceback() if frame.line <= len(lines)]
     where = ""
     if frames:

@@ -77,12 +77,12 @@ class PythonTool(ToolBase):
         level: str | None = None,
         allow_weak_isolation: bool | None = None,
     ) -> None:
-        given = {
+        settings = {
             key: value
             for key, value in locals().items()
             if key not in ("self", "name", "description", "backend", "__class__")
         }
-        options = {key: value for key, value in given.items() if value is not None}
+        options = {key: value for key, value in settings.items() if value is not None}
         self.name, self.description = name, description
         self.schema: JsonSchema = {
             "type": "object",
