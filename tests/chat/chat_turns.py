@@ -30,12 +30,12 @@ TOOLS = [search, python, lookup]
 
 
 def step(thought: str = "", calls: tuple[Call, ...] = (), answer: str | None = None) -> SimpleNamespace:
-    return SimpleNamespace(thought=thought, calls=calls, answer=answer)
+    return SimpleNamespace(thought=thought, text="", calls=calls, answer=answer)
 
 
-def turn(tokens: object) -> Turn:
+def turn(tokens: object, calls: tuple[Call, ...] = ()) -> Turn:
     empty = array("f")
-    return Turn(place=(0,), role=Role.ROOT, tokens=array("i", tokens), logprobs=empty, entropies=empty)
+    return Turn(place=(0,), role=Role.ROOT, tokens=array("i", tokens), logprobs=empty, entropies=empty, calls=calls)
 
 
 def outcome(text: str, name: str = "search") -> ToolCallResult:

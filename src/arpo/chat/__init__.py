@@ -27,10 +27,15 @@ class ParsedTurn:
 
 
 class TraceStep(Protocol):
-    """One turn of a trace before it becomes text: a thought, then calls or an answer."""
+    """One turn of a trace before it becomes text: a thought, then text and calls, or an answer."""
 
     @property
     def thought(self) -> str: ...
+    @property
+    def text(self) -> str:
+        """What the message says beside its calls; "" in most traces."""
+        ...
+
     @property
     def calls(self) -> tuple[Call, ...]: ...
     @property

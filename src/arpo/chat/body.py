@@ -6,10 +6,12 @@
 Knows the tools' schemas. Refuses to check values: `tools.call` does.
 """
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from arpo.chat.json_text import read_object
 from arpo.core.tree import Call
 from arpo.errors import ConfigError
 from arpo.tools import JsonSchema, Tool
@@ -122,7 +124,7 @@ def read_body(tool: Tool, body: str) -> Call:
         return Call(name=tool.name, arguments=values)
     if argument is None:
         return Call(name=tool.name, error=f"<{tool.name}> needs a JSON object: {argument_names(tool)}")
-    return Call(name=tool.name, arguments={argument: _typed(body, properties.get(argument, {}), tool.schema)})
+    return Call(name=tool.name, arguments={argument: typed(body, properties.get(argument, {}), tool.schema)})
 
 
 def write_body(tool: Tool, arguments: Mapping[str, Any]) -> str:
@@ -141,20 +143,26 @@ def write_body(tool: Tool, arguments: Mapping[str, Any]) -> str:
     return bare if same else whole
 
 
-def _typed(body: str, schema: JsonSchema, whole: JsonSchema) -> object:
-    values = _values(schema, whole)
-    for value in values:
-        if value == body or (not isinstance(value, str) and json.dumps(value) == body.strip()):
+def typed(text: str, schema: object, whole: JsonSchema) -> object:
+    """The value of an argument that was written as bare text: one that `schema` lists, the text where it takes text
+    (except for `null` where it takes that as well), else what the text spells in JSON or Python, else the text itself,
+    which the check of the arguments will refuse."""
+    for value in _values(schema, whole):
+        if value == text or (not isinstance(value, str) and json.dumps(value) == text.strip()):
             return value
     kinds = _kinds(schema, whole)
-    if "null" in kinds and body.strip() in ("null", "None"):
+    if "null" in kinds and text.strip() in ("null", "None"):
         return None
     if not kinds or "string" in kinds:
-        return body
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return body  # the check of the arguments reports the error
+        return text
+    for read in (json.loads, ast.literal_eval):  # templates write True and None as Python does
+        try:
+            spelled: object = read(text.strip())
+            json.dumps(spelled)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return spelled
+    return text
 
 
 def _values(schema: object, whole: JsonSchema, depth: int = 0) -> list[Any]:
@@ -182,13 +190,3 @@ def _kinds(schema: object, whole: JsonSchema, depth: int = 0) -> frozenset[str]:
         narrowed = _kinds(part, whole, depth + 1)
         kinds = kinds & narrowed if kinds and narrowed else kinds or narrowed
     return kinds
-
-
-def read_object(text: str) -> dict[str, Any] | None:
-    """`text` as a JSON object; None for anything else, and for an object that contains a lone surrogate."""
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -1,6 +1,7 @@
 """The configuration of the chat format, and the function that builds the format from it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -18,10 +19,12 @@ class ChatConfig(Config):
     """How tasks become prompts and how turns are read."""
 
     format: Literal["tags", "template", "native"] = "tags"
-    """`tags`: the paper's protocol in one message. `template`: the model's chat template with JSON calls in
-    `<tool_call>`, as Qwen and Hermes write them; if the template writes no calls or other ones (Llama, Mistral, Gemma,
-    Qwen3-Coder), the system prompt describes them. `native`: the tool calls of a chat endpoint (only with engine.kind
-    openai)."""
+    """`tags`: the paper's protocol in one message. `template`: the model's chat template, with tool calls as the
+    model's makers write them. `native`: the tool calls of a chat endpoint (only with engine.kind openai)."""
+    syntax: str | None = None
+    """With `template`: how calls are written, for instance `hermes` or `qwen_xml`. None: as the chat template writes
+    them; one that writes none gets those of `hermes`, described in the system prompt, and one with unknown calls is an
+    error."""
     system: str | None = None
     """The system prompt; `paper` is a longer one in the style of the paper. With `tags`, `{tools}` stands for the list
     of tools and `{example}` for the tag of the first one; double all other braces. None: the format's short text.
@@ -40,11 +43,13 @@ class ChatConfig(Config):
     """Passed to the chat template, for instance `{enable_thinking: false}`."""
 
 
-def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "ChatFormat":
-    """The chat format of a recipe that writes tokens. Raises ConfigError if the model or the tools do not fit it."""
+def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool], ends: Sequence[int] = ()) -> "ChatFormat":
+    """The chat format of a recipe that writes tokens. `ends`: the end-of-turn tokens of the model's
+    generation_config.json. Raises ConfigError if the model or the tools do not fit it."""
+    from arpo.chat.syntaxes.known import SYNTAXES
     from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, TagFormat
     from arpo.chat.template import TemplateFormat
-    from arpo.errors import ConfigError
+    from arpo.errors import ConfigError, nearest
 
     if config.format == "native":
         raise ConfigError("an endpoint's own tool calls are no format of tokens", where="chat.format", value="native")
@@ -54,8 +59,17 @@ def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "Ch
         raise ConfigError(
             "the paper's system prompt is written for the tag protocol", where="chat.system", value="paper"
         )
+    names = [syntax.name for syntax in SYNTAXES]
+    if config.syntax is not None and config.syntax not in names:
+        hint = f"{nearest(config.syntax, names)}. There are: {', '.join(names)}"
+        raise ConfigError("there is no such syntax of calls", where="chat.syntax", value=config.syntax, hint=hint)
+    if tags and config.syntax:
+        raise ConfigError(
+            "only `chat.format: template` has a syntax of calls", where="chat.syntax", value=config.syntax
+        )
+    build: Any = TagFormat if tags else partial(TemplateFormat, syntax=config.syntax)
     try:
-        return (TagFormat if tags else TemplateFormat)(
+        return build(  # type: ignore[no-any-return]
             tokenizer,
             tools,
             system=system or "",
@@ -65,6 +79,7 @@ def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool]) -> "Ch
             require_boxed=config.require_boxed,
             no_calls_left=config.no_calls_left,
             template_options=config.template_options,
+            ends=ends,
         )
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(

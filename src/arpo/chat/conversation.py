@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from arpo.chat.token_text import Piece, TokenText, encodable
 from arpo.errors import ConfigError, first_line
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 USER, ASSISTANT = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
 NO_TEMPLATE_HINT = "use `chat.format: tags`, or an instruction-tuned model, or set tokenizer.chat_template"
 
@@ -36,32 +37,51 @@ class Conversation:
 
     def glue(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
         """The text before, between and after the contents of `messages` (one piece more than there are messages). It
-        ends with the header of the assistant's next message and does not depend on the contents. Raises ConfigError if
-        the template cannot render such a conversation."""
-        roles = [{key: value for key, value in message.items() if key != "content"} for message in messages]
+        ends with the header of the assistant's next message and does not depend on the contents. A message with
+        `tool_calls` has no content: it is part of the glue. Raises ConfigError if the template cannot render such a
+        conversation."""
+        roles = [
+            {key: value for key, value in message.items() if key != "content" or "tool_calls" in message}
+            for message in messages
+        ]
         key = json.dumps([roles, list(tools)], sort_keys=True)
         if key not in self._cache:
             self._cache[key] = self._render(roles, tools)
         return self._cache[key]
 
     def _render(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        spoken = [number for number, role in enumerate(roles) if "tool_calls" not in role]
+        messages = [
+            {**role, "content": _placeholder(number)} if number in spoken else role for number, role in enumerate(roles)
+        ]
+        rendered = self.rendered(messages, tools)
+        placeholders = [_placeholder(number) for number in spoken]
+        if re.findall("|".join(placeholders), rendered) != placeholders:
+            names = " ".join(str(role["role"]) for role in roles)
+            raise ConfigError(f"the chat template does not show each message of {names} once, in order", where="model")
+        return tuple(re.split("|".join(placeholders), rendered))
+
+    def rendered(self, messages: Messages, tools: Sequence[Mapping[str, Any]] = (), *, go_on: bool = True) -> str:
+        """The template's text of `messages`. `go_on`: with the header of the assistant's next message. Raises
+        ConfigError where the template refuses them."""
         if not self.exists:
             raise ConfigError("this model has no chat template", where="chat.format", hint=NO_TEMPLATE_HINT)
-        messages = [{**role, "content": _placeholder(number)} for number, role in enumerate(roles)]
-        names = " ".join(role["role"] for role in roles)
         try:
             rendered = self._text.tokenizer.apply_chat_template(
-                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **self.options
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=go_on,
+                **({"xml_tools": list(tools)} if tools else {}),  # what SmolLM3's template calls them
+                **self.options,
             )
         except Exception as error:  # a template is foreign code
+            names = " ".join(str(message["role"]) for message in messages)
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ConfigError(
                 f"the chat template refuses a conversation of {names}: {reason}", where="model"
             ) from error
-        placeholders = [_placeholder(number) for number in range(len(roles))]
-        if re.findall("|".join(placeholders), rendered) != placeholders:
-            raise ConfigError(f"the chat template does not show each message of {names} once, in order", where="model")
-        return tuple(re.split("|".join(placeholders), rendered))
+        return str(rendered)
 
     def _accepts(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> bool:
         try:
@@ -70,11 +90,10 @@ class Conversation:
             return False
         return True
 
-    @cached_property
-    def opens_thought(self) -> bool:
-        """True if the header of an assistant's message ends inside a thought, as in the templates of reasoning
-        models."""
-        return self.exists and self.glue([USER])[-1].rstrip().endswith("<think>")
+    @property
+    def header(self) -> str:
+        """The header of an assistant's message."""
+        return self.glue([USER])[-1]
 
     @cached_property
     def lead(self) -> str:
@@ -82,24 +101,47 @@ class Conversation:
         it."""
         if not self.exists:
             return ""
-        header, before_text = self.glue([USER])[-1], self.glue([USER, ASSISTANT, USER])[1]
+        header, before_text = self.header, self.glue([USER, ASSISTANT, USER])[1]
         blanks = before_text.removeprefix(header)
         return blanks if before_text.startswith(header) and not blanks.strip() else ""
 
-    def end_of_turn(self) -> tuple[int, ...]:
-        """Tokens that end a turn: the special token that the template writes after an assistant's message, and the
-        tokenizer's end of sequence. Raises ConfigError if there is neither."""
-        ends: list[int] = []
-        if self.exists:
-            after = self._text.trusted(self.glue([USER, ASSISTANT, USER])[2].lstrip())
-            if after and self._text.acts(after[0]):
-                ends.append(after[0])
+    def ends(self, declared: Sequence[int]) -> tuple[int, ...]:
+        """Tokens that end a turn: first the one that the template writes after an assistant's last message, then those
+        that the model's files name: `declared` (generation_config.json; of these only added tokens count) and the
+        tokenizer's end of sequence. Raises ConfigError if there is none.
+
+        Where the template closes a part of the message before the turn (Cohere), a declared token that follows is the
+        end. What it writes only between messages (harmony's `<|end|>`) is none, if it ends the last message with
+        another token.
+        """
         eos = getattr(self._text.tokenizer, "eos_token_id", None)
-        if eos is not None and eos not in ends:
-            ends.append(int(eos))
+        named = [*filter(self._text.acts, declared), *([] if eos is None else [int(eos)])]
+        ends = list(dict.fromkeys([*self._written_end(named), *named]))
         if not ends:
             raise ConfigError("the tokenizer names no end-of-turn token", where="model", hint="set tokenizer.eos_token")
         return tuple(ends)
+
+    def _written_end(self, named: Sequence[int]) -> list[int]:
+        if not self.exists:
+            return []
+        between = self._acting_run(self.glue([USER, ASSISTANT, USER])[2])
+        last = [USER | {"content": "a"}, ASSISTANT | {"content": _placeholder(0)}]
+        try:
+            final = self._acting_run(self.rendered(last, go_on=False).rpartition(_placeholder(0))[2])
+        except ConfigError:
+            final = []
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(final, between, strict=False))
+        run = [token for token, _ in alike] or final or between[:1]
+        return next(([token] for token in run if token in named), run[:1])
+
+    def _acting_run(self, text: str) -> list[int]:
+        """The added tokens with which `text` begins, after and between blanks."""
+        run = []
+        for token in self._text.trusted(text.lstrip()):
+            if not self._text.acts(token):
+                break
+            run.append(token)
+        return run
 
     def prompt(self, system: Sequence[Piece], messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Tokens of a prompt. Nothing acts in the contents of `messages` and in the texts of `tools`: they are
@@ -108,7 +150,7 @@ class Conversation:
         tools = self._text.held_out(tools, held)
         texts = [encodable(str(message["content"])) for message in messages]
         contents: list[list[Piece]] = [[(text, self._text.untrusted(text))] for text in texts]
-        roles: list[Mapping[str, str]] = list(messages)
+        roles: list[Mapping[str, Any]] = list(messages)
         if system:
             with_system = [{"role": "system", "content": ""}, *roles]
             if (roles and roles[0]["role"] == "system") or (self.exists and not self._accepts(with_system, tools)):

@@ -21,6 +21,7 @@ from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import argument_names, check_readable, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import Conversation
+from arpo.chat.syntaxes.known import foreign_opening
 from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, ToolCallResult, Turn
 from arpo.errors import ConfigError, FormatError
@@ -61,7 +62,8 @@ class TagFormat:
 
     `system` may contain `{tools}` (see `describe`) and `{example}` (the first tool's empty tag); double all other
     braces. `result_tokens` caps each result, including the mark of a cut. `prompt_tokens` caps the prompt (None: no
-    limit). Raises ConfigError for tools whose names cannot be tags.
+    limit). `ends`: end-of-turn tokens from the model's generation_config.json. Raises ConfigError for tools whose
+    names cannot be tags.
     """
 
     one_call = True
@@ -79,13 +81,14 @@ class TagFormat:
         require_boxed: bool = False,
         no_calls_left: str = NO_CALLS_LEFT,
         template_options: Mapping[str, Any] | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         self._text = TokenText(tokenizer)
         self._conversation = Conversation(self._text, template_options)
         self.result_tokens, self.prompt_tokens = result_tokens, prompt_tokens
         self.require_think, self.require_boxed = require_think, require_boxed
         self._system, self._no_calls_left = system, no_calls_left
-        self.stop_tokens = self._conversation.end_of_turn()
+        self.stop_tokens = self._conversation.ends(ends)
         self._set_tools(tools)
 
     def _set_tools(self, tools: Sequence[Tool]) -> None:
@@ -114,7 +117,7 @@ class TagFormat:
         )
         self._system_pieces = self._described(tools)
         self.system = "".join(text for text, _ in self._system_pieces)
-        self._prefilled = self._conversation.opens_thought
+        self._prefilled = self._conversation.exists and self._conversation.header.rstrip().endswith("<think>")
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises ConfigError for tools that this format does not know, FormatError for a prompt that is
@@ -145,13 +148,15 @@ class TagFormat:
         close = self._close.search(text)
         if close is None:
             return ParsedTurn(text=text, well_formed=False)
+        # a model that falls back into its family's calls has not followed the protocol
+        native = bool(foreign_opening(text))
         name = close.group(1)
         start = text.rfind(f"<{name}>", 0, close.start())
         if start < 0:
             return ParsedTurn(text=text, well_formed=False)
         body = text[start + len(name) + 2 : close.start()]
         stopped = not ended and close.group() not in self._text.decode(tokens[:-1])
-        well_formed = stopped and self._thought_fits(text[:start]) and not self._any_tag.search(body)
+        well_formed = stopped and not native and self._thought_fits(text[:start]) and not self._any_tag.search(body)
         if name == "answer":
             answer = unwrapped(body) or None
             well_formed = well_formed and answer is not None and (boxed(body) is not None or not self.require_boxed)
@@ -188,11 +193,8 @@ class TagFormat:
         text).
         """
         opened = first and self._prefilled
-        thought = (
-            f"{'' if opened else '<think>'}{step.thought}</think>"
-            if step.thought or self.require_think or opened
-            else ""
-        )
+        said = "\n".join(part for part in (step.thought, step.text) if part)
+        thought = f"{'' if opened else '<think>'}{said}</think>" if said or self.require_think or opened else ""
         calls: Sequence[Call] = step.calls
         if len(calls) > 1:
             raise FormatError(f"the tag protocol writes one call per turn, not {len(calls)}")
@@ -205,7 +207,7 @@ class TagFormat:
         else:
             name, body = "answer", step.answer or ""
             body = f"\\boxed{{{body}}}" if self.require_boxed else body
-        if tag := self._any_tag.search(step.thought + body):
+        if tag := self._any_tag.search(said + body):
             raise FormatError(f"{tag.group()} cannot stand inside a thought, a call or an answer")
         return f"{self._conversation.lead if first else ''}{thought}<{name}>{body}</{name}>"
 

@@ -1,10 +1,11 @@
-"""The model's own chat template with JSON tool calls, as Hermes and Qwen write them.
+"""The model's own chat template, and tool calls as the model's makers write them.
 
-    turn          …<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call> (any number) <end of turn>
+    turn          …calls in the syntax of the model's template (any number) <end of turn>
     observation   the template's text from there to the assistant's next message: the results, and the next header
 
-Rules: a turn ends with the end-of-turn token. If a turn lacks it (because it was cut off), the observation begins with
-it. Glue comes from rendered placeholders, so sampled text is never rendered or tokenised again.
+Rules: a turn ends with an end-of-turn token. If a turn lacks it (because it was cut off), the observation begins with
+it. Glue comes from rendered placeholders, so sampled text is never rendered or tokenised again. What the template does
+is found out by probes (`arpo.chat.dialect`).
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -12,44 +13,51 @@ from __future__ import annotations  # `array[int]` cannot be subscripted before 
 import json
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
-from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
+from arpo.chat.dialect import (
+    CALL_ID,
+    KEYS,
+    PROBE,
+    PROBE_CALL,
+    SPOKEN,
+    Dialect,
+    Shown,
+    after_header,
+    call_id,
+    dialect_of,
+    result_way,
+    thought_marks,
+    tool_schema,
+)
+from arpo.chat.syntaxes import Reading
+from arpo.chat.syntaxes.known import foreign_opening
 from arpo.chat.tags import checked_length
 from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, FormatError
 from arpo.final_answer import boxed, enclosed, final_answer
 from arpo.tasks import Task
 from arpo.tools import Tool
 
 OWN_TAGS = ("tool_call", "tool_response", "tools", "think", "answer")
 WRITTEN_TOOLS = (
-    "You may call these tools:\n<tools>\n{tools}\n</tools>\n"
-    'To call one, write <tool_call>\n{{"name": "its name", "arguments": {{…}}}}\n</tool_call> and end your turn; '
-    "what it returns comes back as <tool_response>."
+    "You may call these tools:\n<tools>\n{tools}\n</tools>\nTo call one, write {example} and end your turn{results}."
 )
-
-
-def tool_schema(tool: Tool) -> dict[str, Any]:
-    """The description of a tool that chat templates expect."""
-    return {
-        "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.schema)},
-    }
+_ID = re.compile(r"qzid(\d{5})")
 
 
 class TemplateFormat:
     """The model's own format for one tokenizer and one set of tools. Raises ConfigError for a model without a chat
-    template.
+    template, and for one whose template writes calls in an unknown syntax.
 
-    If the template writes tools and calls in the style of Hermes, it lists the tools and shows results as messages of
-    the role `tool`. Otherwise the format describes the tools after `system` and writes results as user messages.
+    `syntax`: the name of one, or None for the template's own. `ends`: end-of-turn tokens from the model's
+    generation_config.json. `dialect` says what was found out, with a note for the user.
     """
 
     stop: tuple[str, ...] = ()
@@ -66,6 +74,8 @@ class TemplateFormat:
         require_boxed: bool = False,
         no_calls_left: str = NO_CALLS_LEFT,
         template_options: Mapping[str, Any] | None = None,
+        syntax: str | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
@@ -81,61 +91,129 @@ class TemplateFormat:
                 wrong = "a tool's name can be no word of the protocol, and no token that the vocabulary adds"
                 raise ConfigError(wrong, where="tools", value=tool.name, hint="set its `name`")
         self._tools = {tool.name: tool for tool in tools}
-        self.stop_tokens = self._conversation.end_of_turn()
         self._schemas = self._text.held_out([tool_schema(tool) for tool in tools], [])
-        self._native = self._template_writes_tools()
-        self._glue: dict[tuple[str, ...], list[Piece]] = {}
-        # refuse a template that cannot show results
-        self._between([ToolCallResult(tool="", status=CallStatus.OK, text="")])
+        self.dialect: Dialect = dialect_of(self._conversation, self._text, syntax)
+        self._thought = thought_marks(self._conversation, self._text, self.dialect)
+        self._opens_thought = self._conversation.header.rstrip().endswith(self._thought.marks[0])
+        self._glue: dict[tuple[str, ...], list[str]] = {}
+        answer_ends = self._conversation.ends(ends)
+        # a template that cannot show results is refused here
+        first = self._between([ToolCallResult(tool="", status=CallStatus.OK, text="")])[0]
+        self._after_calls = self._first_acting(first)
+        self.stop_tokens = tuple(dict.fromkeys([*answer_ends, self._after_calls]))
+        self._shown: Shown = self._way()
+        self._set_marks()
 
-    def _template_writes_tools(self) -> bool:
-        probe = {
-            "type": "function",
-            "function": {"name": "qztool", "description": "", "parameters": {"type": "object", "properties": {}}},
-        }
+    def _first_acting(self, glue: str) -> int:
+        token = self._text.trusted(glue)[:1]
+        if not token or not self._text.acts(token[0]):
+            raise ConfigError(
+                "the chat template writes no end-of-turn token after an assistant's message", where="model"
+            )
+        return token[0]
+
+    def _way(self) -> Shown:
+        """What the template does with a result's text."""
+        if self.dialect.form == "described":
+            return str
+        call = [self.dialect.message([Call(name="unknown", id=CALL_ID)])] if self.dialect.form == "written" else []
+        result = {"role": "tool", "name": "unknown", "tool_call_id": CALL_ID}
+        return result_way(self._conversation, [USER, *(call or [ASSISTANT]), result], self._schemas)
+
+    def _set_marks(self) -> None:
+        """Tell the encoder which tags of results it must disarm, and which added tokens a trace's turns may hold."""
+        results = "".join(self._between([ToolCallResult(tool="", status=CallStatus.OK, text="")]))
+        tags = [*OWN_TAGS, *re.findall(r"</?([\w:-]+)>", results)]
+        turn = self._thought.opening + self._thought.closing
+        self._frame = ("", "")
+        call = replace(PROBE_CALL, id=CALL_ID)
         try:
-            pieces = self._conversation.glue([USER], tools=[probe])
-            self._conversation.glue([USER, ASSISTANT, {"role": "tool", "content": ""}], tools=[probe])
+            if self.dialect.form == "written":
+                turn += after_header(self._conversation, [self.dialect.message([call])], [PROBE])
+            answer = self._rendered({"role": "assistant", "content": SPOKEN})
+            self._frame = self._frame_of(answer)
+            turn += answer
         except ConfigError:
-            return False
-        text = "".join(pieces)
-        # some templates use another notation between these tags (Qwen3-Coder, GLM): only JSON has a key for the
-        # arguments
-        return "qztool" in text and "<tool_call>" in text and re.search(r"""["']arguments["']""", text) is not None
+            pass
+        turn += self.dialect.syntax.write([call])
+        acting = {token for token in self._text.trusted(turn) if self._text.acts(token)} - set(self.stop_tokens)
+        self._text.set_tags(tags, [self._text.decode([token]) for token in acting])
+
+    def _frame_of(self, answer: str) -> tuple[str, str]:
+        """The marks that the template writes around an answer, inside of the turn."""
+        before, _, after = answer.partition(SPOKEN)
+        inside = after.rpartition(self._text.decode([self.stop_tokens[0]]))[0]
+        return before.rpartition(self._thought.marks[1])[2].strip(), inside.strip()
+
+    def _rendered(self, message: Mapping[str, Any], *, exactly: bool = False) -> str:
+        return after_header(self._conversation, [message], list(self._tools.values()), exactly=exactly)
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises FormatError for a prompt that is too long."""
         schemas = [tool_schema(tool) for tool in tools]
         system = [(self.system, self._text.written(self.system))] if self.system else []
-        if schemas and not self._native:
+        listed = schemas if self.dialect.lists_tools else []
+        if schemas and not listed:
             held: list[str] = []
-            listed = "\n".join(json.dumps(self._text.held_out(each, held), ensure_ascii=False) for each in schemas)
-            text = WRITTEN_TOOLS.format(tools=listed)
+            shown = "\n".join(json.dumps(self._text.held_out(each, held), ensure_ascii=False) for each in schemas)
+            results = "; what it returns comes back as <tool_response>" if self.dialect.form == "described" else ""
+            text = WRITTEN_TOOLS.format(tools=shown, example=self._example(), results=results)
             system += self._text.pieces(f"\n\n{text}" if system else text, held, self._text.written)
-        tokens = self._conversation.prompt(system, task.messages, schemas if self._native else ())
-        return checked_length(tokens, task, self.prompt_tokens)
+        return checked_length(self._conversation.prompt(system, task.messages, listed), task, self.prompt_tokens)
+
+    def _example(self) -> str:
+        """How a call is written."""
+        if self.dialect.syntax.name == "hermes":
+            return '<tool_call>\n{"name": "its name", "arguments": {…}}\n</tool_call>'
+        return self.dialect.syntax.write([Call(name="its_name", arguments={"argument": "value"})])
 
     def parse(self, tokens: Sequence[int]) -> ParsedTurn:
         """All calls of a turn, or its answer: the content of answer tags or a box, else the whole text after the
-        thought."""
+        thought. A turn that holds the mark of a call, of whatever family, is no answer."""
         ended = bool(tokens) and tokens[-1] in self.stop_tokens
-        text = self._text.decode(tokens[:-1] if ended else tokens)
-        _, closing, rest = text.rpartition("</think>")
-        thinks = self._conversation.opens_thought or "<think>" in text
-        thought_fits = bool(closing) or not (thinks or self.require_think)
-        content = rest if closing else text
-        bodies, after = enclosed(content, "tool_call")
-        calls = tuple(map(_read_call, bodies))
-        if "<tool_call>" in after:
-            calls += (Call(name="", error="a <tool_call> is not closed"),)
-        well_formed = ended and thought_fits and not any(call.error for call in calls) and "tool_call>" not in after
+        return self._parsed(self._text.decode(tokens[:-1] if ended else tokens), ended)
+
+    def _parsed(self, text: str, ended: bool) -> ParsedTurn:
+        closed, thinks, reading = self._read(text)
+        calls, rest = reading.calls, reading.rest
+        if rest and not any(call.error for call in calls) and (mark := foreign_opening(rest, self.dialect.syntax)):
+            error = f"{mark[:40]} begins a call of other models: write {self._example()}"
+            calls += (Call(name="", error=error),)
+        thought_fits = closed or not (thinks or self.require_think)
+        well_formed = ended and thought_fits and not any(call.error for call in calls)
         if calls:
-            return ParsedTurn(text=text, calls=calls, well_formed=well_formed)
-        if not ended or (thinks and not closing):
-            return ParsedTurn(text=text, answer=_tagged_answer(content), well_formed=False)
-        answer = final_answer(content)
-        well_formed = well_formed and answer is not None and (boxed(content) is not None or not self.require_boxed)
+            stray = rest is not None and "tool_call>" in rest
+            return ParsedTurn(text=text, calls=calls, well_formed=well_formed and not stray)
+        if rest is None:
+            return ParsedTurn(text=text, well_formed=False)
+        if not ended or (thinks and not closed):
+            return ParsedTurn(text=text, answer=_tagged_answer(rest), well_formed=False)
+        answer = final_answer(rest)
+        well_formed = well_formed and "tool_call>" not in rest
+        well_formed = well_formed and answer is not None and (boxed(rest) is not None or not self.require_boxed)
         return ParsedTurn(text=text, answer=answer, well_formed=well_formed)
+
+    def _read(self, text: str) -> tuple[bool, bool, Reading]:
+        """Whether a thought is closed, whether one was opened, and what stands behind it. A thought's mark inside the
+        argument of a call is text."""
+        opening, closing = self._thought.marks
+        leads = self._opens_thought or text.lstrip().startswith(opening)
+        closed, content = leads and closing in text, text
+        if closed:
+            content = text.partition(closing)[2]
+        reading = self.dialect.syntax.read(content, self._tools)
+        if closing in (reading.rest or ""):
+            closed, content = True, content.rpartition(closing)[2]
+            reading = self.dialect.syntax.read(content, self._tools)
+        thinks = leads or opening in (reading.rest or "")
+        return closed or reading.thought, thinks, replace(reading, rest=self._without_frame(reading.rest))
+
+    def _without_frame(self, rest: str | None) -> str | None:
+        """`rest` without the marks that the template writes around an answer."""
+        before, after = self._frame
+        if rest is None or not (before or after):
+            return rest
+        return rest.strip().removeprefix(before).removesuffix(after)
 
     def observe(
         self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
@@ -143,48 +221,120 @@ class TemplateFormat:
         """The end of the turn (if the policy did not write it), the results in the template's form, and the next
         header."""
         glue = self._between(outcomes)
+        ids = [call.id for call in turn.calls] if len(turn.calls) == len(outcomes) else []
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
-        pieces, results = [glue[0]], []
+        pieces, results = self._pieces(glue[0], ids), []
         for number, outcome in enumerate(outcomes):
-            result, cut = self._text.tool_text(outcome.text, self.result_tokens)
+            result, cut = self._text.tool_text(self._shown(outcome.text), self.result_tokens)
             last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
-            notice = f"\n{self._no_calls_left}" if last and self._no_calls_left else ""
-            pieces += [(self._text.decode(result), result), (notice, self._text.trusted(notice)), glue[number + 1]]
+            notice = self._shown(f"\n{self._no_calls_left}") if last and self._no_calls_left else ""
+            pieces += [(self._text.decode(result), result), (notice, self._text.trusted(notice))]
+            pieces += self._pieces(glue[number + 1], ids)
             results.append(replace(outcome, cut=outcome.cut or cut))
         return array("i", self._text.joined(pieces)[int(ended) :]), tuple(results)
 
-    def _between(self, outcomes: Sequence[ToolCallResult]) -> list[Piece]:
-        """The glue around the results. The first piece begins with the end-of-turn token."""
+    def _pieces(self, glue: str, ids: Sequence[str]) -> list[Piece]:
+        """Glue as pieces, with the ids that the policy gave its calls."""
+        pieces = []
+        for number, part in enumerate(_ID.split(glue)):
+            if number % 2:
+                id_ = ids[int(part)] if int(part) < len(ids) and ids[int(part)] else call_id(int(part))
+                pieces.append((id_, self._text.untrusted(id_)))
+            else:
+                pieces.append((part, self._text.trusted(part)))
+        return pieces
+
+    def _between(self, outcomes: Sequence[ToolCallResult]) -> list[str]:
+        """The glue around the results, with placeholders for ids. It begins with the end-of-turn token."""
         names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
         if names not in self._glue:
-            if self._native:
-                results = [{"role": "tool", "content": "", **({"name": name} if name else {})} for name in names]
-                pieces = list(self._conversation.glue([USER, ASSISTANT, *results], tools=self._schemas)[2:])
-            else:
-                first, last = self._conversation.glue([USER, ASSISTANT, USER])[2:]
-                inside = ["\n</tool_response>\n<tool_response>\n"] * (len(names) - 1)
-                pieces = [first + "<tool_response>\n", *inside, "\n</tool_response>" + last]
-            pieces[0] = pieces[0][len(pieces[0]) - len(pieces[0].lstrip()) :]
-            self._glue[names] = [(piece, self._text.trusted(piece)) for piece in pieces]
-            if self._glue[names][0][1][:1] not in ([token] for token in self.stop_tokens):
-                raise ConfigError(
-                    "the chat template writes no end-of-turn token after an assistant's message", where="model"
-                )
+            self._glue[names] = self._new_glue(names)
         return self._glue[names]
 
+    def _new_glue(self, names: Sequence[str]) -> list[str]:
+        if self.dialect.form == "described":
+            first, last = self._conversation.glue([USER, ASSISTANT, USER])[2:]
+            inside = ["\n</tool_response>\n<tool_response>\n"] * (len(names) - 1)
+            return [first.lstrip() + "<tool_response>\n", *inside, "\n</tool_response>" + last]
+        if self.dialect.form == "shown":
+            results = [{"role": "tool", **({"name": name} if name else {})} for name in names]
+            first, *others = self._conversation.glue([USER, ASSISTANT, *results], tools=self._schemas)[2:]
+            return [first.lstrip(), *others]
+        calls = [Call(name=name or "unknown", id=f"qzid{number:05d}") for number, name in enumerate(names)]
+        results = [{"role": "tool", "name": call.name, "tool_call_id": call.id} for call in calls]
+        for made in (calls, calls[:1]):  # some templates know one call a turn
+            try:
+                messages = [USER, self.dialect.message(made), *results]
+                first, *others = self._conversation.glue(messages, tools=self._schemas)[1:]
+            except ConfigError as error:
+                refused = error
+                continue
+            end = self.dialect.syntax.read(first, self._tools).end
+            return [first[end:].lstrip(), *others]
+        raise refused
+
     def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text of a turn: the thought in think tags (which the template may have opened), then all calls or the
-        answer."""
-        opened = self._conversation.opens_thought
-        thinks = bool(step.thought) or self.require_think or opened
-        thought = ("" if opened else "<think>\n") + f"{step.thought}\n</think>\n\n" if thinks else ""
-        answer = f"\\boxed{{{step.answer or ''}}}" if self.require_boxed else step.answer or ""
-        body = "\n".join(_write_call(call) for call in step.calls) if step.calls else answer
-        return self._conversation.lead + thought + body
+        """The text of a turn as the template writes it; where the template leaves out the thought or the text, these
+        are written before the calls. Raises FormatError for a step that the syntax cannot carry."""
+        said = step.text if step.calls else step.answer or ""
+        said = f"\\boxed{{{said}}}" if self.require_boxed and not step.calls else said
+        calls = [replace(call, id=call.id or call_id(number)) for number, call in enumerate(step.calls)]
+        for text in self._ways_to_write(step.thought, said, calls):
+            parsed = self._parsed(text, True)
+            if _same(parsed.calls, calls) and (bool(calls) or self._answers(parsed, said)):
+                return text
+        listed = ", ".join(f"{call.name}({dict(call.arguments)})" for call in calls) or repr(said)
+        raise FormatError(f"the syntax {self.dialect.syntax.name} cannot carry {listed[:200]}: it reads back otherwise")
+
+    def _answers(self, parsed: ParsedTurn, said: str) -> bool:
+        return not parsed.calls and (parsed.answer == final_answer(said) or not said)
+
+    def _ways_to_write(self, thought: str, said: str, calls: Sequence[Call]) -> Iterator[str]:
+        """Texts of a turn, the most faithful first: by the template as a whole; by the template, with the thought in
+        the content; put together."""
+        written = bool(calls) and self.dialect.form == "written"
+        message: dict[str, Any] = {"role": "assistant", "content": said}
+        if written:
+            message = self.dialect.message(calls, said)
+        elif calls:
+            message["content"] = "\n".join(part for part in (said, self.dialect.syntax.write(calls)) if part)
+        needs = bool(thought) or self.require_think or self._opens_thought
+        whole = message | dict.fromkeys(KEYS, thought) if needs else message
+        text = self._turn(whole, calls)
+        if text is not None and thought in text and said.strip() in text and (not needs or self._read(text)[0]):
+            yield text
+        opened = "" if self._opens_thought else self._thought.opening
+        block = f"{opened}{thought}{self._thought.closed(bool(calls))}" if needs else ""
+        content = str(message["content"] or "")
+        if written:
+            content = "\n".join(part for part in (said, self._calls(calls)) if part)
+        yield self._conversation.lead + block + content
+
+    def _calls(self, calls: Sequence[Call]) -> str:
+        """The calls alone, as the template writes them, if it takes so many."""
+        try:
+            text = self._rendered(self.dialect.message(calls))
+        except ConfigError:
+            return self.dialect.syntax.write(calls)
+        read = self.dialect.syntax.read(text, self._tools)
+        return text[read.start : read.end] if _same(read.calls, calls) else self.dialect.syntax.write(calls)
+
+    def _turn(self, message: Mapping[str, Any], calls: Sequence[Call]) -> str | None:
+        """What the template writes for a message, without the end of the turn; None where it refuses the message."""
+        try:
+            text = self._rendered(message, exactly=True)
+        except ConfigError:
+            return None
+        end = self._text.decode([self._after_calls if calls else self.stop_tokens[0]])
+        before, found, _ = text.rpartition(end)
+        return before if found else text
 
     def encode_turn(self, text: str) -> array[int]:
         """Tokens of the text and the end-of-turn token."""
-        return array("i", [*self._text.written(text), self.stop_tokens[0]])
+        end = self.stop_tokens[0]
+        if self._after_calls != end and self._read(text)[2].calls:
+            end = self._after_calls
+        return array("i", [*self._text.written(text), end])
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
@@ -194,22 +344,5 @@ def _tagged_answer(text: str) -> str | None:
     return final_answer(text) if enclosed(text, "answer")[0] or boxed(text) is not None else None
 
 
-def _write_call(call: Call) -> str:
-    return (
-        f"<tool_call>\n{json.dumps({'name': call.name, 'arguments': dict(call.arguments)}, ensure_ascii=False)}\n"
-        "</tool_call>"
-    )
-
-
-def _read_call(body: str) -> Call:
-    value = read_object(body)
-    if value is None and "<tool_call>" in body:
-        return Call(name="", error="a <tool_call> stands inside of another: close each before the next")
-    if value is None or not isinstance(value.get("name"), str):
-        return Call(name="", error='a tool call is a JSON object with "name" and "arguments"')
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if isinstance(arguments, str):
-        arguments = read_object(arguments)
-    if not isinstance(arguments, dict):
-        return Call(name=value["name"], error='"arguments" is not a JSON object')
-    return Call(name=value["name"], arguments=arguments)
+def _same(one: Sequence[Call], other: Sequence[Call]) -> bool:
+    return [(c.name, dict(c.arguments), c.error) for c in one] == [(c.name, dict(c.arguments), "") for c in other]

@@ -39,14 +39,15 @@ class TokenText:
         self._opening = _copy(backend, literal=False) if any(changed) else self._trusting  # a copy takes 0.1 s
         self.set_tags(tags)
 
-    def set_tags(self, tags: Iterable[str]) -> None:
+    def set_tags(self, tags: Iterable[str], marks: Iterable[str] = ()) -> None:
+        """`marks`: added tokens with which a policy structures its turns, beside the tags that are added tokens."""
         names = "|".join(sorted(map(re.escape, tags), key=len, reverse=True)) or "(?!)"
         self._tag = re.compile(rf"(<\s*/?\s*)({names})(?![\w.-])", re.IGNORECASE)
         added = self._trusting.get_added_tokens_decoder()
         # runs of blanks are added tokens in some vocabularies; they have no effect, so untrusted text may contain them
         self._acting = {id_: token.content for id_, token in added.items() if token.content.strip()}
         special_tags = [t.content for t in added.values() if t.special and re.fullmatch(rf"</?({names})>", t.content)]
-        self._special_tag = re.compile("|".join(map(re.escape, special_tags)) or "(?!)")
+        self._special_tag = re.compile("|".join(map(re.escape, [*special_tags, *marks])) or "(?!)")
         self._spelled = re.compile(
             "|".join(sorted(map(re.escape, self._acting.values()), key=len, reverse=True)) or "(?!)"
         )
@@ -58,6 +59,14 @@ class TokenText:
     def acts(self, token: int) -> bool:
         """True for an added token of the vocabulary, special or not, except for runs of blanks."""
         return token in self._acting
+
+    def acts_as(self, text: str) -> bool:
+        """True if `text` is an added token of the vocabulary."""
+        return text in self._acting.values()
+
+    def without_acting(self, text: str) -> str:
+        """`text` without what spells an added token."""
+        return self._spelled.sub("", text)
 
     def opening(self) -> list[int]:
         """Tokens that the tokenizer puts before any text (a beginning-of-sequence token), for prompts without a

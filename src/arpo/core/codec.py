@@ -173,7 +173,7 @@ def _pack_turn(turn: Turn) -> dict[str, object]:
         "bounds": _pack_bounds(turn.bounds),
         "versions": turn.versions,
         "finish": turn.finish,
-        "calls": [[call.name, dict(call.arguments), call.error] for call in turn.calls],
+        "calls": [_pack_call(call) for call in turn.calls],
     }
 
 
@@ -187,8 +187,17 @@ def _unpack_turn(value: Any) -> Turn:
         bounds=_unpack_bounds(value["bounds"]),
         versions=tuple((version, count) for version, count in value["versions"]),
         finish=FinishReason(value["finish"]),
-        calls=tuple(Call(name=name, arguments=arguments, error=error) for name, arguments, error in value["calls"]),
+        calls=tuple(_unpack_call(*call) for call in value["calls"]),
     )
+
+
+def _pack_call(call: Call) -> list[object]:
+    values: list[object] = [call.name, dict(call.arguments), call.error]
+    return [*values, call.id, call.mended] if call.id or call.mended else values
+
+
+def _unpack_call(name: str, arguments: Mapping[str, object], error: str, id: str = "", mended: str = "") -> Call:
+    return Call(name=name, arguments=arguments, error=error, id=id, mended=mended)
 
 
 def _pack_observation(observation: Observation) -> dict[str, object]:

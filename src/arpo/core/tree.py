@@ -68,6 +68,8 @@ class Call:
     name: str
     arguments: Mapping[str, object] = field(default_factory=dict)
     error: str = ""
+    id: str = ""  # by which its result names it, where the policy wrote one
+    mended: str = ""  # which slip of its text was read all the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

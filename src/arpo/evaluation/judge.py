@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from arpo.chat.body import read_object
+from arpo.chat.json_text import read_object
 from arpo.endpoint.client import Endpoint
 from arpo.errors import ProviderError, ToolError
 from arpo.evaluation.samples import SampleRecord

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from arpo.chat import ParsedTurn
-from arpo.chat.body import read_object
 from arpo.chat.config import NO_CALLS_LEFT
+from arpo.chat.json_text import read_object
 from arpo.chat.token_text import CUT_MARK
 from arpo.core.tree import Call, FinishReason, ToolCallResult
 from arpo.endpoint.client import LENGTH, Endpoint, Usage, text_of

@@ -126,7 +126,8 @@ def steps_for(chat: ChatFormat, tools: Sequence[ToolBase], steps: Sequence[Recor
             yield replace(step, calls=calls)
             continue
         for at, call in enumerate(calls):
-            yield RecordedStep(step.thought if at == 0 else "", (call,), None, step.results[at : at + 1])
+            thought, said = (step.thought, step.text) if at == 0 else ("", "")
+            yield RecordedStep(thought, (call,), None, step.results[at : at + 1], said)
 
 
 def _beyond(trace: Trace, what: str, number: int, key: str, limit: int) -> FormatError:

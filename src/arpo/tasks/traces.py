@@ -36,6 +36,7 @@ class RecordedStep:
     calls: tuple[Call, ...] = ()
     answer: str | None = None
     results: tuple[str, ...] = ()
+    text: str = ""  # what the message says beside its calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +200,12 @@ def _turn(message: Mapping[str, Any], results: Sequence[Mapping[str, Any]], wher
         thoughts.append(rest if tagged else content if answer != content.strip() else "")
     else:
         answer = None
-        thoughts.append(content)
+        if not any(text.strip() for text in thoughts):  # a message's only text before its calls is its thought
+            thoughts, content = [content], ""
     read = tuple(_tool_call(call, f"{where}.tool_calls[{at}]") for at, call in enumerate(calls))
     thought = "\n".join(text.strip() for text in thoughts if text.strip())
-    return RecordedStep(thought, read, answer, _results(calls, results, where))
+    said = "" if last else content.strip()
+    return RecordedStep(thought, read, answer, _results(calls, results, where), said)
 
 
 def _tool_call(call: object, where: str) -> Call:
