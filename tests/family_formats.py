@@ -121,8 +121,8 @@ MISTRAL_V11 = _template(
     assistant="{{ said }}"
     + CALLS
     + ID_OF_NINE
-    + "{{ '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id + '[ARGS]' + (call.function.arguments | tojson) }}"
-    "{% endfor %}{{ eos_token }}",
+    + "{{ '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id + '[ARGS]' }}"
+    "{{ call.function.arguments | tojson }}{% endfor %}{{ eos_token }}",
     result="{{ '[TOOL_RESULTS]' + m.tool_call_id + '[TOOL_CONTENT]' + m.content + '[/TOOL_RESULTS]' }}",
     header="",
 )
@@ -181,7 +181,8 @@ DSML = _template(
     + ARGUMENTS
     + "{{ '<｜DSML｜parameter name=\"' + key + '\" string=\"' + ('true' if value is string else 'false') + '\">' }}"
     + AS_TEXT
-    + "{{ '</｜DSML｜parameter>\n' }}{% endfor %}{{ '</｜DSML｜invoke>\n' }}{% endfor %}</｜DSML｜function_calls>{% endif %}"
+    + "{{ '</｜DSML｜parameter>\n' }}{% endfor %}{{ '</｜DSML｜invoke>\n' }}{% endfor %}"
+    "</｜DSML｜function_calls>{% endif %}"
     "{{ eos_token }}",
     first="{{ '\n\n<function_results>' }}",
     result="{{ '\n<result>' + m.content + '</result>' }}",
@@ -225,7 +226,9 @@ PHI4 = _template(
     "<|end|>{% endif %}",
     user="{{ '<|user|>' + m.content + '<|end|>' }}",
     system="{{ '<|system|>' + m.content + '<|end|>' }}",
-    assistant="{{ '<|assistant|>' + said }}" + CALLS + "{{ '<|tool_call|>' + (call.function | tojson) + '<|/tool_call|>' }}"
+    assistant="{{ '<|assistant|>' + said }}"
+    + CALLS
+    + "{{ '<|tool_call|>' + (call.function | tojson) + '<|/tool_call|>' }}"
     "{% endfor %}<|end|>",
     result="{{ '<|tool_response|>' + (m.content | tojson) + '<|end|>' }}",
     header="<|assistant|>",
@@ -275,7 +278,7 @@ COHERE = _template(
     header="<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
 )
 LFM_PLAIN = _template(
-    tools="{% if tools %}{{ '<|im_start|>system\nList of tools: ' }}{{ tools | tojson }}{{ '<|im_end|>\n' }}{% endif %}",
+    tools="{% if tools %}{{ '<|im_start|>system\nList of tools: ' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}",
     user="{{ '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}",
     system="{{ '<|im_start|>system\n' + m.content + '<|im_end|>\n' }}",
     assistant="{{ '<|im_start|>assistant\n' + said + '<|im_end|>\n' }}",
@@ -285,12 +288,13 @@ LFM_PLAIN = _template(
 LFM_CALLS = (
     "{% if m.tool_calls %}<|tool_call_start|>[" + CALLS + "{{ call.function.name + '(' }}" + ARGUMENTS +
     "{{ key + '=' }}{% if value is string %}{{ \"'\" + value + \"'\" }}{% else %}"
-    "{{ value | tojson if value is mapping else value | string }}{% endif %}{{ ', ' if not loop.last else '' }}{% endfor %}"
+    "{{ value | tojson if value is mapping else value | string }}{% endif %}{{ ', ' if not loop.last else '' }}"
+    "{% endfor %}"
     ")" + "{{ ', ' if not loop.last else '' }}{% endfor %}]<|tool_call_end|>{% endif %}"
 )  # fmt: skip
 LFM_THINKS = "{% if m.thinking %}{{ '<think>' + m.thinking + '</think>' }}{% endif %}"
 MINIMAX = _template(
-    tools="{% if tools %}{{ ']~b]system\n' }}{{ tools | tojson }}{{ '\n<minimax:tool_call>\n<invoke name=\"n\">[e~[\n' }}"
+    tools="{% if tools %}{{ ']~b]system\n' + (tools | tojson) + '\n<minimax:tool_call>\n<invoke name=\"n\">[e~[\n' }}"
     "{% endif %}",
     user="{{ ']~b]user\n' + m.content + '[e~[\n' }}",
     system="{{ ']~b]system\n' + m.content + '[e~[\n' }}",
@@ -338,8 +342,8 @@ def _tokens(*special: str, eos: str, bos: str = "") -> dict[str, Any]:
 THINK = {"added": ["<think>", "</think>"]}
 DEEPSEEK = _tokens(
     "<｜User｜>", "<｜Assistant｜>", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
-    "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>",
-    "<｜tool▁output▁end｜>", bos="<｜begin▁of▁sentence｜>", eos="<｜end▁of▁sentence｜>",
+    "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>",
+    "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>", bos="<｜begin▁of▁sentence｜>", eos="<｜end▁of▁sentence｜>",
 ) | THINK  # fmt: skip
 MISTRAL = {
     **_tokens("[INST]", "[/INST]", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
@@ -382,8 +386,8 @@ FAMILIES: dict[str, Family] = {
         GLM, "glm", ends=("<|endoftext|>", "<|user|>", "<|observation|>")),
     "kimi-k2": Family(
         _tokens("<|im_user|>", "<|im_system|>", "<|im_assistant|>", "<|im_middle|>", "<|tool_calls_section_begin|>",
-                "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>", "<|tool_call_argument_begin|>",
-                eos="<|im_end|>"), KIMI, "kimi", thinks=False),
+                "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>",
+                "<|tool_call_argument_begin|>", eos="<|im_end|>"), KIMI, "kimi", thinks=False),
     "phi4-mini": Family(
         _tokens("<|user|>", "<|system|>", "<|assistant|>", "<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>",
                 "<|tool_response|>", "<|end|>", eos="<|endoftext|>"),
@@ -403,7 +407,8 @@ FAMILIES: dict[str, Family] = {
         COHERE, "cohere"),
     "lfm2": Family(LFM, LFM_PLAIN, "lfm", kind="shown", thinks=False),
     "lfm2.5": Family(LFM | THINK, LFM_PLAIN.replace("{{ '<|im_start|>assistant\n' + said + '<|im_end|>\n' }}",
-                     "{{ '<|im_start|>assistant\n' }}" + LFM_THINKS + "{{ said }}" + LFM_CALLS + "{{ '<|im_end|>\n' }}"),
+                     "{{ '<|im_start|>assistant\n' }}" + LFM_THINKS + "{{ said }}" + LFM_CALLS
+                     + "{{ '<|im_end|>\n' }}"),
                      "lfm"),
     "minimax-m2": Family(_tokens("]~b]", eos="[e~[") | {"added": ["<think>", "</think>", "<minimax:tool_call>",
                                                                   "</minimax:tool_call>"]}, MINIMAX, "minimax"),

@@ -28,10 +28,6 @@ QWEN_TOOLS = (
 HERMES_CALLS = (
     'For each call return\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
-XML_CALLS = (
-    "For each call return\n<tool_call>\n<function=its_name>\n<parameter=its_name>\nvalue\n</parameter>\n</function>\n"
-    "</tool_call>"
-)
 QWEN_TURNS = (
     "{% for message in messages %}{% if message.role == 'tool' %}"
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
@@ -77,7 +73,10 @@ LLAMA3 = (
     "{{ turns[0].content | trim }}<|eot_id|>{% set turns = turns[1:] %}{% endif %}"
     "{% for message in turns %}{% if message.role in ('tool', 'ipython') %}"
     "<|start_header_id|>ipython<|end_header_id|>\n\n"
-    "{{ message.content | tojson }}<|eot_id|>{% else %}"
+    "{{ message.content | tojson }}<|eot_id|>{% elif message.tool_calls %}"
+    "{% set call = message.tool_calls[0].function %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    "{{ '{\"name\": \"' + call.name + '\", \"parameters\": ' + (call.arguments | tojson) + '}<|eot_id|>' }}{% else %}"
     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
@@ -145,7 +144,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "qwen2.5": {**QWEN, "template": _qwen("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")},
     "qwen3": {**QWEN3, "template": _qwen(assistant=STRIPPED, header=EMPTY_THOUGHT)},
     "qwen3-thinking": {**QWEN3, "template": _qwen(assistant=STRIPPED, header="{{ '<think>\\n' }}")},
-    "qwen3-coder": {**QWEN3, "template": _qwen(calls=XML_CALLS)},
     "hermes3": {**QWEN, "template": HERMES},
     "smollm2": {"special": CHATML, "eos": "<|im_end|>", "bos": "<|im_start|>", "pad": "<|im_end|>", "template": SMOL},
     "llama3.1": {
@@ -176,12 +174,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 REASONING = ("qwen3-thinking", "r1-distill")  # whose template opens the thought
-HERMES_STYLE = (
-    "qwen2.5",
-    "qwen3",
-    "qwen3-thinking",
-    "hermes3",
-)  # whose template writes tools and calls as this format reads them
+HERMES_STYLE = ("qwen2.5", "qwen3", "qwen3-thinking", "hermes3")  # whose template lists tools and shows these calls
+OWN_CALLS = ("llama3.1",)  # whose template lists tools and writes other calls: `family_formats` has more of these
 
 
 @cache

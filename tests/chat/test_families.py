@@ -8,6 +8,7 @@ import pytest
 from chat_turns import lookup, outcome, python, search, step, task, turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.chat.dialect import KEYS, call_id
@@ -122,7 +123,7 @@ def by_template(name: str, said: Any) -> str | None:
     messages = [{"role": "user", "content": "q"}, message]
     try:
         whole = tokenizer.apply_chat_template(messages, tools=chat._schemas, tokenize=False)
-    except Exception:
+    except TemplateError:
         return None
     header = tokenizer.apply_chat_template(
         messages[:1], tools=chat._schemas, tokenize=False, add_generation_prompt=True

@@ -11,7 +11,7 @@ from arpo.core.tree import Call
 from arpo.errors import ConfigError
 from arpo.tasks import Task
 from arpo.tools import ToolBase
-from published_formats import FORMATS, HERMES_STYLE, REASONING, published
+from published_formats import FORMATS, HERMES_STYLE, OWN_CALLS, REASONING, published
 
 TOOLS = [search, python]
 SYSTEM = "Be brief."
@@ -44,7 +44,7 @@ def test_a_prompt_has_the_tokens_of_its_rendering(name: str) -> None:
     template = chat_of(name)
     tokens = template.render(task(QUESTION), TOOLS)
     listed = tools = None
-    if name in HERMES_STYLE:
+    if name in (*HERMES_STYLE, *OWN_CALLS):
         tools = [tool_schema(tool) for tool in TOOLS]
     else:
         listed = (
@@ -68,7 +68,7 @@ def test_results_have_the_tokens_of_their_rendering(name: str) -> None:
     assert text.endswith(f"x<|im_end|>{chat.text(seen)}") and tokens[-len(seen) :] == list(seen)
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in HERMES_STYLE])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in (*HERMES_STYLE, *OWN_CALLS)])
 def test_results_of_other_models_come_as_a_message_of_the_user(name: str) -> None:
     chat = chat_of(name)
     own = chat.encode_turn("x")
@@ -86,7 +86,8 @@ def test_blanks_that_nobody_wrote_do_not_come_in(name: str, form: str) -> None:
     chat = chat_of(name, form)
     own = chat.encode_turn("<search>x</search>")
     seen = chat.text(chat.observe(turn(own), [outcome("In Peru.")], 1)[0])
-    assert ("<result>In Peru.</result>\n" if form == "tags" else "<tool_response>\nIn Peru.\n</tool_response>") in seen
+    template = '"In Peru."' if name in OWN_CALLS else "<tool_response>\nIn Peru.\n</tool_response>"
+    assert ("<result>In Peru.</result>\n" if form == "tags" else template) in seen
     assert chat.text(own).startswith("<search>x</search>") and chat.parse(own).text == chat.text(
         own[: len(own) - (form != "tags")]
     )
@@ -104,7 +105,8 @@ def test_nothing_in_a_question_or_result_acts(name: str, form: str) -> None:
     quiet, shouted = (list(chat.observe(turn([]), [outcome(text)], 1)[0]) for text in ("a", f"a{loud}a"))
     assert [t for t in shouted if t in added] == [t for t in quiet if t in added]
     shown = chat.text(shouted)
-    assert shown.count("</result>" if form == "tags" else "</tool_response>") == 1
+    closing = '"<|eot_id|>' if name in OWN_CALLS else "</tool_response>"
+    assert shown.count("</result>" if form == "tags" else closing) == 1
 
 
 class Described(ToolBase):
@@ -173,11 +175,10 @@ def test_another_question_after_an_answer(name: str) -> None:
         ]
 
 
-@pytest.mark.parametrize("name", ["qwen3-coder", "llama3.1", "gemma2"])
-def test_templates_that_ask_for_other_calls_are_told_ours(name: str) -> None:
-    chat = chat_of(name)
+def test_a_template_without_calls_is_told_those_of_hermes() -> None:
+    chat = chat_of("gemma2")
     text = chat.text(chat.render(task(QUESTION), TOOLS))
-    assert "<function=" not in text and '<tool_call>\n{"name": "its name", "arguments"' in text
+    assert '<tool_call>\n{"name": "its name", "arguments"' in text and "writes no tool calls" in chat.dialect.note
     assert chat.parse(chat.encode_turn(chat.write(step("", (CALL,))))).calls == (CALL,)
 
 

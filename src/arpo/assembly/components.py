@@ -18,7 +18,7 @@ from arpo.import_path import import_from_path
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.lora import full_state, plain_model
-from arpo.models.loading import compute_dtype, learner_model, load_model
+from arpo.models.loading import compute_dtype, end_tokens, learner_model, load_model
 from arpo.recipe.run import RunConfig
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
@@ -81,6 +81,8 @@ class Components(EvalComponents):
     """Of matrix products."""
     ranks: "Ranks | None" = None
     """Hold the model that is trained, in shards; `model` is then what it was at the start. None: `model` is trained."""
+    note: str = ""
+    """What a user should know of the chat format."""
 
     def save_tokenizer(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -152,8 +154,9 @@ def build_components(
     dtype = compute_dtype(run.model, model.device)
     if ranks is not None:
         ranks.call("hold", partial(learner_model, source, run.model, weights), seed, dtype)
-    format_for = formats(partial(build_chat, run.chat, tokenizer))
-    format_for(setting.tools)  # a chat format that does not fit the model or the tools is reported now
+    ends = end_tokens(getattr(model, "generation_config", None))
+    format_for = formats(partial(build_chat, run.chat, tokenizer, ends=ends))
+    chat = format_for(setting.tools)  # one that does not fit the model or the tools is reported now
     engine = build_engine(run.engine, model, tokenizer)
     _check_room(run, engine.context)
     agent = Agent(
@@ -171,6 +174,7 @@ def build_components(
         agent=agent,
         reward=setting.reward,
         ranks=ranks,
+        note=getattr(chat, "note", ""),
     )
 
 

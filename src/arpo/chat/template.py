@@ -104,6 +104,22 @@ class TemplateFormat:
         self._shown: Shown = self._way()
         self._set_marks()
 
+    @property
+    def note(self) -> str:
+        """What a user should know of a form that is not the model's own; "" otherwise."""
+        return self.dialect.note
+
+    @property
+    def about(self) -> str:
+        """How calls are written and turns end, in a sentence."""
+        how = {
+            "written": "as the model's chat template writes them",
+            "shown": "which the model's chat template asks for",
+            "described": "which the system prompt describes, since the model's chat template does not",
+        }
+        ends = ", ".join(self._text.decode([token]) for token in self.stop_tokens)
+        return f"Tool calls are {self.dialect.syntax.name}, {how[self.dialect.form]}. A turn ends with {ends}."
+
     def _first_acting(self, glue: str) -> int:
         token = self._text.trusted(glue)[:1]
         if not token or not self._text.acts(token[0]):

@@ -114,12 +114,13 @@ def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
     folder = at_hand(run.model.source)
     if folder is None:
         return "The model's chat template writes the schemas below into the prompt. The model itself is not here yet."
-    from arpo.assembly.served import read_tokenizer
+    from arpo.assembly.served import declared_ends, read_tokenizer
 
     tokenizer = read_tokenizer(str(folder))
+    chat: Any = build_chat(run.chat, tokenizer, tools, declared_ends(str(folder)))
     task = Task(id="by-hand", messages=({"role": "user", "content": _question(run)},), answers=())
-    prompt = tokenizer.decode(build_chat(run.chat, tokenizer, tools).render(task, tools))
-    return "The prompt, by the model's chat template:\n" + "\n".join(f"  {line}" for line in str(prompt).splitlines())
+    prompt = "\n".join(f"  {line}" for line in chat.text(chat.render(task, tools)).splitlines())
+    return f"{chat.about}\nThe prompt, by the model's chat template:\n{prompt}"
 
 
 def example_arguments(tool: Tool, question: str) -> dict[str, Any]:

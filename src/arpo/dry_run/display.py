@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arpo.assembly.components import Components
+from arpo.chat import ChatFormat
 from arpo.core.credit import CreditedTree
 from arpo.core.place import Place, show
 from arpo.core.tree import Observation, Prompt, RolloutTree, Segment, Turn
@@ -59,12 +60,12 @@ def prompt(console: Console, components: Components, task: Task) -> None:
     tokens = chat.render(task, tools)
     heading(console, f"the prompt of task {task.id}, as the model sees it")
     console.print(Panel(Text(chat.text(tokens)), subtitle=f"{len(tokens)} tokens", subtitle_align="right"))
-    say(console, f"tools: {', '.join(tool.name for tool in tools) or 'none'}. A turn ends with {_stops(chat.stop)}.")
+    say(console, f"tools: {', '.join(tool.name for tool in tools) or 'none'}. A turn ends with {_stops(chat)}.")
     say(console, f"right answers: {' or '.join(map(repr, task.answers)) or 'none given'}")
 
 
-def _stops(stop: Sequence[str]) -> str:
-    return f"{', '.join(stop)} or the model's end of turn" if stop else "the model's end of turn"
+def _stops(chat: ChatFormat) -> str:
+    return ", ".join([*chat.stop, *(chat.text([token]) for token in chat.stop_tokens)])
 
 
 # --- the tree

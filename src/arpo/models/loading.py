@@ -128,6 +128,12 @@ def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def end_tokens(generation: Any) -> tuple[int, ...]:
+    """The ids that end a text by a model's generation_config (an object or None): one, several or none."""
+    ends = getattr(generation, "eos_token_id", None)
+    return tuple(map(int, ends)) if isinstance(ends, list | tuple) else () if ends is None else (int(ends),)
+
+
 def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> Any:
     """`model` with new adapters and frozen weights, or with the trained adapters in the folder `weights`."""
     from peft import LoraConfig, PeftModel, get_peft_model

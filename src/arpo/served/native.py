@@ -15,7 +15,8 @@ from typing import Any
 
 from arpo.chat import ParsedTurn
 from arpo.chat.config import NO_CALLS_LEFT
-from arpo.chat.json_text import read_object
+from arpo.chat.json_text import QUOTED, identifier, read_arguments
+from arpo.chat.syntaxes.known import foreign_opening
 from arpo.chat.token_text import CUT_MARK
 from arpo.core.tree import Call, FinishReason, ToolCallResult
 from arpo.endpoint.client import LENGTH, Endpoint, Usage, text_of
@@ -108,6 +109,7 @@ class NativeDialogue:
         content = text_of(message.get("content")).rpartition("</think>")[2]
         answer = final_answer(content)
         formed = answer is not None and finish == "stop" and (boxed(content) is not None or not self.require_boxed)
+        formed = formed and not foreign_opening(content)  # a call that the endpoint did not recognise
         return ParsedTurn(text=shown(message), answer=answer, well_formed=formed)
 
     def observe(
@@ -173,16 +175,15 @@ def _read_call(call: Message, names: Mapping[str, str]) -> Call:
     name, written = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or not name:
         return Call(name="", error="a tool call needs a function with a name")
-    name, arguments = names.get(name, name), _arguments(written)
-    if arguments is None:  # its message goes back without them
-        return Call(name=name, error=f'"arguments" is not a JSON object: {written!s:.200}')
-    return Call(name=name, arguments=arguments)
+    name = names.get(name, name)
+    arguments, mended, error = read_arguments(written)
+    mended = "" if mended == QUOTED else mended  # an endpoint writes arguments as text
+    return Call(name=name, arguments=arguments, error=error, id=identifier(call.get("id")), mended=mended)
 
 
 def _arguments(written: object) -> dict[str, Any] | None:
-    if isinstance(written, dict):
-        return written
-    return read_object(written or "{}") if isinstance(written, str | None) else None
+    arguments, _, error = read_arguments(written)
+    return None if error else arguments
 
 
 def _sendable(calls: Sequence[Message]) -> list[dict[str, Any]]:

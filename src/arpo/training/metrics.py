@@ -155,13 +155,14 @@ def _leaves_below(tree: RolloutTree) -> Counter[Place]:
 
 
 def _calls(step: Sequence[TreeStats]) -> Metrics:
-    asked = answered = discarded = inherited = leaves = 0
+    asked = mended = answered = discarded = inherited = leaves = 0
     made: list[ToolCallResult] = []
     for m in step:
         tree = m.credited.tree
         below = _leaves_below(tree)
         leaves += len(tree.endings)
         asked += sum(len(turn.calls) for turn in tree.turns.values())
+        mended += sum(bool(call.mended) for turn in tree.turns.values() for call in turn.calls)
         shown = {place: observation.outcomes for place, observation in tree.observations.items()}
         for place, outcomes in {**shown, **m.discarded}.items():
             here = sum(o.answered for o in outcomes)
@@ -173,6 +174,7 @@ def _calls(step: Sequence[TreeStats]) -> Metrics:
     faults = Counter(outcome.fault.replace(" ", "_") for outcome in made if outcome.fault)
     return {
         "calls/asked": asked,
+        "calls/mended": mended,
         "calls/answered": answered,
         "calls/executed": sum(outcome.ran for outcome in made),
         "calls/cached": sum(outcome.cached and outcome.answered for outcome in made),

@@ -162,6 +162,8 @@ class _Pipeline:
             components = build_components(
                 self.run, self.prepared.source, weights, setting=self.prepared.setting, ranks=self.ranks
             )
+            if components.note:
+                self.say(components.note, level="warning")
             self.folder.keep_tokenizer(components.tokenizer)
             check_prompts(
                 components.agent,
