@@ -1,5 +1,6 @@
 """Every family's calls, thoughts and results, held against its chat template: the template is the oracle."""
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -314,3 +315,43 @@ def test_no_arguments_are_the_same_in_every_syntax(name: str, nothing: str) -> N
     head, _, tail = right.rpartition("{}")
     parsed = chat.parse(chat.encode_turn(head + nothing + tail))
     assert meanings(parsed.calls) == [("now", {}, "")]
+
+
+JSON_MESSAGE = {"open": "<tool_call>", "close": "</tool_call>", "repeats": True, "content": "json"}
+RESPONSES = {  # what transformers reads with, for a family and the form of its calls
+    "qwen3": {**JSON_MESSAGE, "transform": {"type": "function", "function": "{content}"}},
+    "phi4-mini": {**JSON_MESSAGE, "open": "<|tool_call|>", "close": "<|/tool_call|>",
+                  "transform": {"type": "function", "function": "{content}"}},
+    "kimi-k2": {**JSON_MESSAGE, "close": "<|tool_call_end|>",
+                "open_pattern": r"<\|tool_call_begin\|>functions\.(?P<name>\w+):\d+<\|tool_call_argument_begin\|>",
+                "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}},
+    "qwen3-coder": {"open_pattern": r"<tool_call>\s*<function=(?P<name>\w+)>", "close": "</tool_call>", "repeats": True,
+                    "content": "xml-inline", "content_args": {
+                        "tag_pattern": r"<parameter=(?P<key>\w+)>\n(?P<value>.*?)\n</parameter>",
+                        "value_parser": {"name": "json", "args": {"allow_non_json": True}}},
+                    "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+@quick
+@given(calls=st.lists(MADE, min_size=1, max_size=3))
+def test_transformers_reads_the_same_calls(name: str, calls: list[Call]) -> None:
+    """Where its `response_template` can describe a family, and no text looks like a mark."""
+    chat = chat_of(name)
+    fields = {
+        "tool_calls": {key: value for key, value in RESPONSES[name].items() if key != "open" or name != "kimi-k2"}
+    }
+    own = chat.encode_turn(chat.write(step("", tuple(calls))))
+    texts = [text for call in calls for text in call.arguments.values() if isinstance(text, str)]
+    if "<" in repr([call.arguments for call in calls]) or any(text != text.strip() for text in texts):
+        return  # it takes marks inside of texts for marks, and strips bare texts
+    tokenizer = copy.copy(tokenizer_of(name))
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "qz",
+        "fields": {**fields, "content": {"close_pattern": "$", "content": "text"}},
+    }
+    read = tokenizer.parse_response(chat.text(own[:-1]), prefix="qz", tools=chat._schemas)["tool_calls"]
+    theirs = [(call["function"]["name"], call["function"]["arguments"], "") for call in read]
+    assert theirs == meanings(chat.parse(own).calls)
