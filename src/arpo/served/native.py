@@ -177,6 +177,7 @@ def _read_call(call: Message, names: Mapping[str, str]) -> Call:
         return Call(name="", error="a tool call needs a function with a name")
     name = names.get(name, name)
     arguments, mended, error = read_arguments(written)
+    error = error and f"{error} ({written!s:.200})"  # its message goes back without them
     mended = "" if mended == QUOTED else mended  # an endpoint writes arguments as text
     return Call(name=name, arguments=arguments, error=error, id=identifier(call.get("id")), mended=mended)
 
