@@ -86,7 +86,12 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [('{"query": "x"}', ""), ("{broken", "closing } is missing at the end ({broken)"), ("[1]", "not a JSON object"), ("", "")],
+    [
+        ('{"query": "x"}', ""),
+        ("{broken", "closing } is missing at the end ({broken)"),
+        ("[1]", "not a JSON object"),
+        ("", ""),
+    ],
 )
 def test_calls_are_read_and_broken_ones_say_why(arguments: str, error: str) -> None:
     said = NativeDialogue().parse(called(("search", arguments)), "tool_calls")
