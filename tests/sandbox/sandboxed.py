@@ -20,7 +20,7 @@ needs_sandbox = pytest.mark.skipif(not HERE, reason="no sandbox for CPython work
 
 
 def options(**more: Any) -> dict[str, Any]:
-    return {"cpu_seconds": 1, "seconds": 40, "memory_mb": 256, "file_mb": 8, "output_bytes": 4000, **more}
+    return {"cpu_seconds": 1, "seconds": 30, "memory_mb": 256, "file_mb": 8, "output_bytes": 4000, **more}
 
 
 async def run(tool: PythonTool, code: str, state: Any = None, seed: int = 7) -> Any:

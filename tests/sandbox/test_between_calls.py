@@ -27,7 +27,7 @@ DEAF = (
     "for n in (signal.SIGXCPU, signal.SIGPROF): signal.signal(n, signal.SIG_IGN)\n"
 )
 SOCKET = """
-for fd in range(3, 64):
+for fd in range(3, 4096):
     try:
         if stat.S_ISSOCK(os.fstat(fd).st_mode): break
     except OSError: pass

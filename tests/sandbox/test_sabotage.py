@@ -240,7 +240,7 @@ async def test_odd_errors_of_a_program_are_its_own(sandbox: WarmSandbox) -> None
 
 
 SOCKET = (
-    "import os, signal, stat, time\nfor fd in range(3, 64):\n  try:\n"
+    "import os, signal, stat, time\nfor fd in range(3, 4096):\n  try:\n"
     "    if stat.S_ISSOCK(os.fstat(fd).st_mode): break\n  except OSError: pass\n"
 )
 FORGERIES = {

@@ -124,7 +124,7 @@ async def test_a_session_cannot_fork_itself_or_speak_for_the_sandbox(sessions: P
     state, other = await sessions.open(TASK), await sessions.open(TASK)
     await text(sessions, "mine = 1", other)
     assert "no processes" in await text(sessions, "import os\nos.fork()", state)
-    evil = "import os\nfor fd in range(3, 64):\n  try: os.write(fd, b'12345678')\n  except OSError: pass"
+    evil = "import os\nfor fd in range(3, 4096):\n  try: os.write(fd, b'12345678')\n  except OSError: pass"
     await text(sessions, evil, state)
     await text(sessions, "import os, signal\nos.kill(-1, 9)", state)
     forked = await sessions.fork(state)

@@ -277,13 +277,15 @@ class WarmSandbox:
         if session is None:
             return await self._made(code, seed, seconds)
         new = past is not None
+        not_again = Ran(text=messages.NOT_AGAIN, ending="error", gone=True)
         try:
             for old_code, old_seed in past or ():
                 ran = await self._made(old_code, old_seed, self.limits.seconds, session=session, new=new, more=True)
                 if ran.gone:
-                    return Ran(text=messages.NOT_AGAIN, ending="error", gone=True)
+                    return not_again
                 new = False
-            return await self._made(code, seed, seconds, session=session, new=new)
+            ran = await self._made(code, seed, seconds, session=session, new=new)
+            return not_again if past and ran.gone and not ran.ending else ran
         except asyncio.CancelledError:
             self.end_session(session)  # it may be waiting for the rest
             raise
