@@ -24,6 +24,7 @@ from arpo.event_loop import run_sync
 from arpo.models.sources import fetch
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
+from arpo.recipe.train import COLD_START_SEED
 from arpo.rollout.agent import Agent
 from arpo.runs.atomic import whole_folder
 from arpo.sft.cache import BUNDLED, SFTCache, tokens_digest
@@ -51,7 +52,6 @@ def main() -> None:
     about = {
         "recipe": name,
         "command": f"python scripts/write_cold_start.py {name}",
-        "seed": run.cold_start.seed,
         "key": start.key,
         "tokens": run_sync(first_tokens(run)),
     }
@@ -79,7 +79,7 @@ async def first_tokens(run: RunConfig) -> str:
         tool_gateway=setting.tool_gateway,
     )
     traces = read_traces(run.cold_start, run.data.train)[:TRACES]
-    return tokens_digest(await traces_to_trees(agent, traces, run.rollout, run.cold_start.seed))
+    return tokens_digest(await traces_to_trees(agent, traces, run.rollout, COLD_START_SEED))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from pydantic.fields import FieldInfo
 from arpo.config import Config
 from arpo.core.branching import Pilot, Rule
 from arpo.recipe.run import RunConfig, plain
-from arpo.recipe.train import TrackerConfig
 from arpo.tasks.in_memory import InMemoryTasks
 from arpo.tools.config import ToolConfig
 
@@ -78,8 +77,6 @@ def page() -> str:
             parts += _section(name, group, level=2, optional=field.default is None)
         if name == "tools":
             parts += _section("tools.offered (each entry)", ToolConfig, level=3)
-        if name == "train":
-            parts += _section("train.trackers (each entry)", TrackerConfig, level=3)
         if name == "rollout":
             parts += _kinds()
     return "\n".join(parts).rstrip() + "\n"

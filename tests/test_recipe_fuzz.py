@@ -34,8 +34,6 @@ NEEDS: dict[str, dict[str, object]] = {
     "evaluation.judge": {f"evaluation.judge.{key}": value for key, value in SERVED.items()},
     "train.early_stop": {"data.validation.source": "v.jsonl", "train.eval_every": 1},
     "train.eval_every": {"data.validation.source": "v.jsonl"},
-    "train.trackers": {"train.trackers": [{"use": "wandb"}]},
-    "plan": {"plan.trained_tokens_per_s": 1.0, "plan.sampled_tokens_per_s": 1.0},
     "tools.offered": {"tools.offered.use": "search"},
     "reward.bonus": {"reward.bonus_tools": ["search"]},
 }
@@ -85,7 +83,7 @@ def _put(recipe: object, path: tuple[str, ...], value: object) -> None:
     group: Any = recipe
     for key in path[:-1]:
         inner = group.get(key)
-        if isinstance(inner, list):  # of tools or trackers: the first
+        if isinstance(inner, list):  # of tools: the first
             group = inner[0]
             continue
         group[key] = inner if isinstance(inner, dict) else {}

@@ -32,6 +32,17 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 # Keys of recipes written before 0.1.0, and their names now; CHANGELOG.md lists them too.
 RENAMED = {
     "loss.importance_cap": "loss.tis_cap",
+    "train.dynamic_sampling.max_batches": "train.dynamic_sampling",
+    "train.early_stop.patience": "train.early_stop",
+}
+# Keys of such recipes that are gone, and what to do.
+REMOVED = {
+    "cold_start.schedule": "the rate of a cold start always falls to 0 as a cosine: leave it out",
+    "cold_start.seed": "cold starts no longer have a seed of their own: leave it out",
+    "cold_start.warmup": "the rate of a cold start always rises over the first tenth of the updates: leave it out",
+    "plan.sampled_tokens_per_s": "write `plan: made`, or `plan: auto` to measure the machine again",
+    "plan.trained_tokens_per_s": "write `plan: made`, or `plan: auto` to measure the machine again",
+    "train.early_stop.min_gain": "any better accuracy counts as a new best: leave it out",
 }
 CONFLICT = "conflict"  # the type of our own pydantic error
 # the error does not show the value
@@ -99,6 +110,10 @@ def _file(place: str) -> str:
 
 def _message(detail: Mapping[str, Any], keys: Keys, value: dict[str, Any], model: type) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
+    inside = lookup(value, keys)
+    for key in inside if isinstance(inside, Mapping) and kind not in _UNKNOWN else ():
+        if retired := _retired((*keys, str(key))):
+            return f"{str(key)!r} is no key here any more; {retired}"
     if kind in _UNKNOWN:
         return f"there is no key {str(keys[-1])!r} here; {_hint(keys, value, model)}"
     if kind == "missing":
@@ -125,6 +140,12 @@ def _message(detail: Mapping[str, Any], keys: Keys, value: dict[str, Any], model
     )
 
 
+def _retired(keys: Keys) -> str:
+    """What to write instead of a key of an older recipe; "" for any other key. `*` stands for an entry of a list."""
+    path = ".".join("*" if isinstance(key, int) else key for key in keys)
+    return f"it is called {RENAMED[path]!r} now" if path in RENAMED else REMOVED.get(path, "")
+
+
 def _choice(value: object, quoted: Iterable[str]) -> str:
     choices = [choice.strip("'\"") for choice in quoted]
     if isinstance(value, str):
@@ -137,8 +158,8 @@ def _choice(value: object, quoted: Iterable[str]) -> str:
 
 def _hint(keys: Keys, value: dict[str, Any], model: type) -> str:
     """The new name of a renamed key, else the nearest key of the same group, else the same key in another group."""
-    if new := RENAMED.get(show(keys)):
-        return f"it is called {new!r} now"
+    if retired := _retired(keys):
+        return retired
     here, word = keys_at(model, keys[:-1], value), str(keys[-1])
     if not difflib.get_close_matches(word, here, n=1, cutoff=0.75):
         elsewhere = [show(path) for path in all_keys(model) if path[-1] == word]

@@ -160,7 +160,7 @@ def ours(run: arpo.Run, trees: Sequence[ScoredTree]) -> float:
 
 def test_the_table_is_read_whole() -> None:
     assert set(METHODS) == set(PAPERS)
-    assert METHODS["DAPO"] == ["aggregation: token", "clip_high: 0.28", "train.dynamic_sampling: {}"]
+    assert METHODS["DAPO"] == ["aggregation: token", "clip_high: 0.28", "train.dynamic_sampling: 3"]
     aepo_rollout = run_of(METHODS["AEPO"]).rollout
     assert aepo_rollout == RolloutConfig(rule="aepo", roots="pilot")
 

@@ -87,7 +87,6 @@ def test_what_does_not_decide_the_weights_leaves_the_key_alone(project: TinyProj
     "change",
     [
         "cold_start.lr=0.5",
-        "cold_start.seed=9",
         "cold_start.num_traces=3",
         "cold_start=null",
         "chat.result_tokens=11",

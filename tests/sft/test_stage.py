@@ -162,7 +162,7 @@ def test_how_many_updates(changes: dict[str, Any], updates: int) -> None:
     assert ColdStartConfig(batch=8, **changes).num_updates(40) == updates
 
 
-def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(
+def test_every_epoch_shows_every_trace_once_in_the_same_order_in_every_run(
     components: Components, tmp_path: Path
 ) -> None:
     trees = shown(components, traces(tmp_path, *(trace(number) for number in range(1, 7))))
@@ -173,15 +173,15 @@ def test_every_epoch_shows_every_trace_once_and_the_seed_decides_their_order(
             return super().sft_step(trees, *more)
 
     orders = []
-    for seed in (1, 1, 2):
+    for _ in range(2):
         seen: list[list[str]] = []
         learner = Watched(tiny_model("llama", vocab=800), **plain_learner())
-        asyncio.run(train_on_traces(learner, trees, ColdStartConfig(batch=2, epochs=2, seed=seed)))
+        asyncio.run(train_on_traces(learner, trees, ColdStartConfig(batch=2, epochs=2)))
         flat = [task for batch in seen for task in batch]
         assert len(seen) == 6 and sorted(flat[:6]) == sorted(flat[6:]) == sorted(tree.tree.task for tree in trees)
         assert flat[:6] != flat[6:]
         orders.append(flat)
-    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] == orders[1]
 
 
 def plain_learner(lr: float = 1e-3) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_steps_consume_tasks_in_order_and_count_them(tiny_project: TinyProject, 
     assert trainer.state.position == 9 and trainer.state.step == 3
 
 
-@pytest.mark.parametrize("dynamic", ["null", "{max_batches: 3}"])
+@pytest.mark.parametrize("dynamic", ["null", "3"])
 def test_no_step_takes_a_task_twice_where_epochs_meet(tiny_project: TinyProject, tmp_path: Path, dynamic: str) -> None:
     """Two trees of one task in a step would have the same draws."""
     plan = ("data.train.limit=5", "train.steps=4", f"train.dynamic_sampling={dynamic}")
@@ -46,7 +46,7 @@ def test_no_step_takes_a_task_twice_where_epochs_meet(tiny_project: TinyProject,
 
 
 def test_dynamic_sampling_tries_on_until_a_step_is_full(tiny_project: TinyProject, tmp_path: Path) -> None:
-    plan = ("train.steps=3", "train.dynamic_sampling={max_batches: 5}", "rollout.leaves=8", "rollout.roots=8")
+    plan = ("train.steps=3", "train.dynamic_sampling=5", "rollout.leaves=8", "rollout.roots=8")
     trainer, folder = go(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, *plan)
     position = 0
     for step, line in enumerate(folder.metrics(), 1):
@@ -66,7 +66,7 @@ def test_dynamic_sampling_tries_on_until_a_step_is_full(tiny_project: TinyProjec
 
 
 def test_dynamic_sampling_is_bounded(tiny_project: TinyProject, tmp_path: Path) -> None:
-    plan = ("train.steps=2", "train.dynamic_sampling={max_batches: 2}")
+    plan = ("train.steps=2", "train.dynamic_sampling=2")
     trainer, folder = go(tiny_project, tmp_path / "run", wrong, *PLAIN, *plan)
     assert [line["tasks/tried"] for line in folder.metrics()] == [6, 6] and trainer.state.position == 12
     assert any("only 0 of 6 groups have mixed rewards" in text for text in texts(folder))

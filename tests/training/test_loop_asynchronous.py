@@ -62,7 +62,7 @@ def turns(folder: RunFolder, step: int) -> list[Turn]:
     return [turn for record in folder.trees(step) for turn in record.tree.turns.values()]
 
 
-UNFORESEEN = ("train.dynamic_sampling={max_batches: 4}", "rollout.rule={rule: threshold, window: 9}")
+UNFORESEEN = ("train.dynamic_sampling=4", "rollout.rule={rule: threshold, window: 9}")
 
 
 @pytest.mark.usefixtures("long_updates")
@@ -312,7 +312,7 @@ def _resumed(project: TinyProject, tmp_path: Path, state: checkpoint.TrainState)
 
 def test_what_was_sampled_ahead_of_an_early_end_is_set_aside(tiny_project: TinyProject, tmp_path: Path) -> None:
     """The second validation is no better than the first; steps 3 and 4 have begun by then."""
-    plan = (*PLAIN, "train.steps=9", "train.max_staleness=2", "train.eval_every=1", "train.early_stop={patience: 1}")
+    plan = (*PLAIN, "train.steps=9", "train.max_staleness=2", "train.eval_every=1", "train.early_stop=1")
     trainer, folder = go(tiny_project, tmp_path / "run", wrong, *plan)
     assert trainer.state.step == 2 and "no better validation" in trainer.ended_early
     assert folder.event_steps() == [line["step"] for line in folder.metrics()] == [1, 2]

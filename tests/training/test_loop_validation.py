@@ -39,7 +39,7 @@ def test_the_best_validation_is_remembered_and_kept(tiny_project: TinyProject, t
 
 
 def test_it_stops_when_validation_no_longer_rises(tiny_project: TinyProject, tmp_path: Path) -> None:
-    plan = ("train.steps=9", "train.eval_every=1", "train.early_stop={patience: 2}")
+    plan = ("train.steps=9", "train.eval_every=1", "train.early_stop=2")
     trainer, folder = go(tiny_project, tmp_path / "run", peaks_at(2), *PLAIN, *plan)
     assert trainer.state.step == 4 and trainer.state.best_step == 2 and "no better validation" in trainer.ended_early
     assert any("ended after step 4 of 9" in text for text in texts(folder))

@@ -101,7 +101,7 @@ NEVER = 10**9
         pytest.param(
             (
                 "rollout.rule={rule: threshold, window: 9}",
-                "train.dynamic_sampling={max_batches: 3}",
+                "train.dynamic_sampling=3",
                 "rollout.leaves=4",
             ),
             marks=pytest.mark.slow,

@@ -5,15 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpo.recipe.load import load_recipe
-from arpo.recipe.train import PlanConfig
-from arpo.training.plan import CLOSING_S, MIN_QUESTIONS, MIN_STEPS, Counts, Lengths, plan
+from arpo.training.plan import CLOSING_S, MIN_QUESTIONS, MIN_STEPS, Counts, Lengths, Speed, plan
 
 LENGTHS = Lengths(prompt=60, written=40, observed=77)
 SLOW, FAST = (
-    PlanConfig(trained_tokens_per_s=60, sampled_tokens_per_s=150),
-    PlanConfig(trained_tokens_per_s=5e4, sampled_tokens_per_s=5e4),
+    Speed(trained_tokens_per_s=60, sampled_tokens_per_s=150),
+    Speed(trained_tokens_per_s=5e4, sampled_tokens_per_s=5e4),
 )
-speeds = st.builds(PlanConfig, trained_tokens_per_s=st.floats(1, 1e5), sampled_tokens_per_s=st.floats(1, 1e5))
+speeds = st.builds(Speed, trained_tokens_per_s=st.floats(1, 1e5), sampled_tokens_per_s=st.floats(1, 1e5))
 counts = st.builds(
     Counts, tasks=st.integers(8, 5000), held_out=st.integers(0, 1000), traces=st.sampled_from([0, 8, 100, 480])
 )

@@ -8,7 +8,6 @@ import yaml
 
 from arpo.display.terminal import Console
 from arpo.recipe.load import load_recipe
-from arpo.recipe.train import PlanConfig
 from arpo.runs.folder import RunFolder
 from arpo.training.pipeline import train
 from arpo.training.plan import MIN_STEPS
@@ -33,7 +32,7 @@ def test_what_fits_is_planned_told_and_written(tiny_project: TinyProject, tmp_pa
     folder, printed = run(tiny_project, tmp_path / "run", "train.minutes=30")
     assert "this machine: " in printed and "8 steps, 6 questions before and after" in printed
     written = yaml.safe_load(folder.recipe_text())
-    assert written["plan"]["trained_tokens_per_s"] > 0 and written["train"]["steps"] == 8
+    assert written["plan"] == "made" and written["train"]["steps"] == 8
     assert len(folder.metrics()) == 8 and folder.summary()["status"] == "finished"
     assert "unplanned_cold_start" not in folder.summary(), "it was not shortened"
 
@@ -48,11 +47,9 @@ def test_the_slowest_machine_trains_five_steps_asks_before_and_after_and_says_wh
     assert "cannot be told from chance" in printed and f"{MIN_STEPS} steps and 6 questions" in printed
     # A resumption plans nothing anew.
     again = load_recipe(tmp_path / "run", ["train.steps=6"])
-    assert isinstance(again.plan, PlanConfig) and again.train.minutes > 0.01
+    assert again.plan == "made" and again.train.minutes > 0.01
     train(again, out=tmp_path / "run", resume=True, console=Console(quiet=True))
-    assert (
-        isinstance(load_recipe(tmp_path / "run").plan, PlanConfig) and load_recipe(tmp_path / "run").plan == again.plan
-    )
+    assert load_recipe(tmp_path / "run").plan == "made"
 
 
 def test_a_cold_start_that_was_cut_too_short_goes_on_and_its_length_is_in_the_key(

@@ -10,7 +10,6 @@ from arpo.core.credit import CreditedTree, ScoredTree, attribute
 from arpo.core.expansion import Decided, TipDecision
 from arpo.core.score import Score
 from arpo.core.tree import Call, CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
-from arpo.recipe.train import GateThresholds
 from arpo.training.first_step_checks import check_first_step, tool_use_collapse
 from arpo.training.metrics import TreeStats, step_metrics, want_rates
 
@@ -162,7 +161,7 @@ def test_a_group_without_scores_has_no_rewards():
 
 
 def test_gates_name_what_fails():
-    found = {g.what: g for g in check_first_step(step_metrics([measured()]), GateThresholds(tool_use=0.75))}
+    found = {g.what: g for g in check_first_step(step_metrics([measured()]), {"tool_use": 0.75})}
     assert [g.holds for g in found.values()] == [False, True, True, False]
     assert "FAILS: leaves in the right format (0.75 < 0.90)" in map(str, found.values())
     assert not any(g.holds for g in check_first_step({})) and "not measured" in str(check_first_step({})[0])

@@ -52,7 +52,7 @@ def test_keeping_apart_leaves_the_first_epoch_as_it_is_and_later_ones_mixed() ->
 
 
 def test_a_step_tries_no_more_tasks_than_there_are() -> None:
-    dynamic = TrainConfig.model_validate({"tasks_per_step": 8, "dynamic_sampling": {"max_batches": 3}})
+    dynamic = TrainConfig.model_validate({"tasks_per_step": 8, "dynamic_sampling": 3})
     assert [max_tried(dynamic, tasks) for tasks in (8, 20, 24, 100)] == [8, 20, 24, 24]
     assert max_tried(TrainConfig(tasks_per_step=8), 100) == 8
 

@@ -9,7 +9,7 @@ import pytest
 
 import arpo
 from arpo.errors import ConfigError
-from arpo.recipe.train import TrackerConfig
+from arpo.recipe.train import TrainConfig
 from arpo.training.trackers import KNOWN, Trackers, check_trackers
 
 
@@ -41,31 +41,33 @@ def test_a_resumed_run_hides_the_steps_that_it_does_again(tmp_path):
 def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'wandb'"):
         check_trackers(["wand"])
-    with pytest.raises(ConfigError, match=r"twice.*'wandb'"):
-        check_trackers(["wandb", TrackerConfig(use="wandb", project="mine")])
-    with pytest.raises(ConfigError, match="trackio has no tags"):
-        TrackerConfig(use="trackio", tags=["a"])
-    with pytest.raises(ConfigError, match="tensorboard has no project"):
-        TrackerConfig(use="tensorboard", project="mine")
+    for trackers, message in (
+        (["wandb", "wandb"], "twice"),
+        ({"trackio": {"tags": ["a"]}}, "trackio has no tags"),
+        ({"tensorboard": {"project": "mine"}}, "tensorboard has no project"),
+        ({"wandb": {"group": 3}}, "trackers.wandb.group: should be text"),
+        ([{"use": "wandb"}], "options stand under a name"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig(trackers=trackers)
     monkeypatch.setattr("arpo.training.trackers.find_spec", lambda name: None)  # as where none is installed
     for name in KNOWN:
         with pytest.raises(ConfigError, match="pip install"):
-            Trackers(tmp_path / "run", [name])
+            Trackers(tmp_path / "run", {name: {}})
     assert not (tmp_path / "run").exists()
 
 
 RUN = """
 import sys
 from pathlib import Path
-from arpo.recipe.train import TrackerConfig
 from arpo.training.trackers import Trackers
 
 settings = {"seed": 3, "rollout": {"leaves": 8, "rule": {"rule": "paper"}}, "empty": {}, "none": None}
 resumed_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
-use = {"use": sys.argv[2], "project": "shop", "group": "rule-a"}
+options = {"project": "shop", "group": "rule-a"}
 if sys.argv[2] != "trackio":
-    use["tags"] = ["seed-1", "cpu"]
-with Trackers(Path(sys.argv[1]), [TrackerConfig(**use)], settings=settings, resumed_after=resumed_after) as trackers:
+    options["tags"] = ["seed-1", "cpu"]
+with Trackers(Path(sys.argv[1]), {sys.argv[2]: options}, settings=settings, resumed_after=resumed_after) as trackers:
     if resumed_after is None:
         trackers.log({"reward/leaves": 0.5, "entropy_at/first/00": 1.0}, 1)
     trackers.log({"reward/leaves": 0.75, "tokens/generated": 10}, 2)

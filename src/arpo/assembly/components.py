@@ -20,6 +20,7 @@ from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.lora import full_state, plain_model
 from arpo.models.loading import compute_dtype, end_tokens, learner_model, load_model
 from arpo.recipe.run import RunConfig
+from arpo.recipe.train import COLD_START_SEED
 from arpo.rewards import Reward
 from arpo.rewards.config import build_reward
 from arpo.rollout.agent import Agent, EvalAgent
@@ -148,7 +149,7 @@ def build_components(
     import torch
 
     setting = setting or build_setting(run)
-    seed = run.cold_start.seed if run.cold_start else run.seed
+    seed = COLD_START_SEED if run.cold_start else run.seed
     torch.manual_seed(seed)
     model, tokenizer = load_model(source, run.model, weights)
     dtype = compute_dtype(run.model, model.device)

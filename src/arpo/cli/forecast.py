@@ -7,8 +7,7 @@ from typing import Any
 
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
-from arpo.recipe.train import PlanConfig
-from arpo.training.plan import Counts, Lengths, plan
+from arpo.training.plan import Counts, Lengths, Speed, plan
 
 _SHAPE: dict[str, Any] = {  # SmolLM2-135M
     "vocab_size": 49152,
@@ -56,7 +55,7 @@ def quickstart_model(run: RunConfig, *, layers: int = 30) -> Any:
     return model.to(device).train()
 
 
-async def _measure(run: RunConfig) -> PlanConfig:
+async def _measure(run: RunConfig) -> Speed:
     from arpo.assembly.components import build_engine
     from arpo.learner.local import LocalLearner
     from arpo.models.loading import compute_dtype

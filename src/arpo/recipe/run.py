@@ -22,7 +22,7 @@ from arpo.import_path import import_folder, import_path
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.models.loading import ModelConfig
 from arpo.recipe.evaluation import EvalConfig
-from arpo.recipe.train import ColdStartConfig, PlanConfig, TrainConfig
+from arpo.recipe.train import ColdStartConfig, TrainConfig
 from arpo.rewards.config import RewardConfig
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks.data import BENCHMARK, SUFFIXES, DataConfig
@@ -109,10 +109,10 @@ class RunConfig(Config):
     cold_start: ColdStartConfig | None = None
     """Supervised fine-tuning before RL; null: the model is trained as it is."""
     evaluation: EvalConfig = EvalConfig()
-    plan: Literal["auto"] | PlanConfig | None = None
+    plan: Literal["auto", "made"] | None = None
     """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in
     its first seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts,
-    and here the speeds. Null: as they stand."""
+    and `made` here. Null: as they stand."""
 
     @property
     def folder(self) -> Path:

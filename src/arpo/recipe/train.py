@@ -3,67 +3,43 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from arpo.config import Config, conflict
 
 DEFAULT_STEPS = 100
+COLD_START_SEED = 0
+"""Keys the choice and order of traces, apart from the run's seed: runs that differ in that alone share their cold
+start."""
 
 
-class TrackerConfig(Config):
-    """A tracker of metrics. Its name alone is short for a group with `use`."""
-
-    use: Literal["tensorboard", "wandb", "trackio", "mlflow"]
-    """Which one. TensorBoard's files are always written."""
-    project: Annotated[str, Field(min_length=1)] = "arpo"
-    """The project that the run appears in (MLflow: the experiment)."""
-    group: Annotated[str, Field(min_length=1)] | None = None
-    """What the run is shown with, such as the seeds of one setting (MLflow: the tag `group`)."""
-    tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Words to find the run by (MLflow: tags whose value is `true`; trackio has none)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, given: Any) -> Any:
-        return {"use": given} if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _has_them(self) -> Self:
-        lacks = {"tensorboard": ("project", "group", "tags"), "trackio": ("tags",)}.get(self.use, ())
-        for name in lacks:
-            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
-                raise conflict(f"{self.use} has no {name}: leave it out", name)
-        return self
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+TRACKER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "tensorboard": (),
+    "wandb": ("project", "group", "tags"),
+    "trackio": ("project", "group"),
+    "mlflow": ("project", "group", "tags"),
+}
+"""What each tracker may be told."""
+GATES: dict[str, float] = {"format": 0.9, "tool_use": 0.9, "mixed_groups": 0.5, "rise_positive": 0.2}
+"""The least that the first step must show, unless a recipe says otherwise: shares of leaves in the right format, of
+leaves with a tool call that ran, of groups with mixed rewards, and of tips where the entropy rose."""
 
 
-class DynamicSampling(Config):
-    """DAPO's dynamic sampling: groups whose leaves all have the same reward teach nothing and are replaced by further
-    tasks."""
-
-    max_batches: Annotated[int, Field(ge=1)] = 3
-    """At most this many times `tasks_per_step` tasks are tried for one step; then it goes on with what it has."""
-
-
-class EarlyStop(Config):
-    """End when the validation accuracy no longer rises."""
-
-    patience: Annotated[int, Field(ge=1)] = 3
-    """Evaluations in a row without a new best."""
-    min_gain: Annotated[float, Field(ge=0)] = 0.0
-    """A new best is better than the last one by more than this (accuracy, 0 to 1)."""
+def _trackers(trackers: Any) -> Any:
+    """`[wandb]` is short for `{wandb: {}}`."""
+    if isinstance(trackers, list | tuple):
+        if not all(isinstance(name, str) for name in trackers):
+            raise ValueError("a list holds names alone; options stand under a name: {wandb: {project: mine}}")
+        if len(set(trackers)) < len(trackers):
+            raise ValueError("names a tracker twice")
+        trackers = {name: {} for name in trackers}
+    return {name: options or {} for name, options in trackers.items()} if isinstance(trackers, dict) else trackers
 
 
-class GateThresholds(Config):
-    """The least that the first collected step must show before training on it makes sense (shares from 0 to 1)."""
-
-    format: float = 0.9
-    """Leaves in the right format."""
-    tool_use: float = 0.9
-    """Leaves with at least one tool call that ran."""
-    mixed_groups: float = 0.5
-    """Groups whose leaves do not all have the same reward: the others teach nothing."""
-    rise_positive: float = 0.2
-    """Tips where the entropy is higher after the tool result than in the first turn."""
+def _gates(gates: Any) -> Any:
+    """The thresholds with those that are not given."""
+    return {**GATES, **gates} if isinstance(gates, dict) else gates
 
 
 class TrainConfig(Config):
@@ -85,8 +61,10 @@ class TrainConfig(Config):
     trunk."""
     packing: Literal["auto", "tree", "flat"] = "auto"
     """`tree` computes shared tokens once, `flat` every trajectory alone; `auto`: tree where the model allows it."""
-    dynamic_sampling: DynamicSampling | None = None
-    """Null: every group stays in the batch."""
+    dynamic_sampling: Annotated[int, Field(ge=1)] | None = None
+    """DAPO's dynamic sampling: groups whose leaves all have the same reward are replaced by further tasks. At most this
+    many times `tasks_per_step` tasks are tried for one step (DAPO: 3); then it trains on what it has. Null: every group
+    stays in the batch."""
     eval_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between evaluations on the validation split; null: none while training."""
     eval_limit: Annotated[int, Field(ge=1)] | None = 100
@@ -95,18 +73,28 @@ class TrainConfig(Config):
     """Steps between checkpoints; the last step always saves one. Null: only that one."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept besides the best one."""
-    early_stop: EarlyStop | None = None
-    """Null: all steps are done."""
+    early_stop: Annotated[int, Field(ge=1)] | None = None
+    """End after this many evaluations in a row without a better validation accuracy. Null: all steps are done."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time for all, cold start and evaluations too: fewer steps are done rather than overrun. Null: no
     limit."""
-    gates: GateThresholds | None = None
-    """What the first collected step must show before anything is trained on it. Null: not checked, only reported."""
+    gates: (
+        Annotated[dict[Literal["format", "tool_use", "mixed_groups", "rise_positive"], float], BeforeValidator(_gates)]
+        | None
+    ) = None
+    """The least that the first collected step must show before anything is trained on it, as shares from 0 to 1: leaves
+    in the right `format` (0.9), leaves with a tool call that ran (`tool_use`, 0.9), groups whose leaves do not all have
+    the same reward (`mixed_groups`, 0.5), tips where the entropy is higher after the tool result than in the first turn
+    (`rise_positive`, 0.2). `{}`: these. Null: not checked, only reported."""
     show_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between prints of the best and the worst branch of a step; null: none (`arpo show` and `arpo view` show any
     later)."""
-    trackers: tuple[TrackerConfig, ...] = (TrackerConfig(use="tensorboard"),)
-    """Where metrics go besides metrics.jsonl: names, or groups such as `{use: wandb, project: mine, tags: [first]}`."""
+    trackers: Annotated[dict[TrackerName, dict[str, Any]], BeforeValidator(_trackers)] = Field(
+        default={"tensorboard": {}}
+    )
+    """Where metrics go besides metrics.jsonl: a list of names, or names with options, such as `{wandb: {project: mine,
+    group: paper-rule, tags: [first]}}`. `project` (MLflow: the experiment), `group` (runs to be shown together) and
+    `tags` are for `wandb`, `mlflow` and, but for tags, `trackio`. TensorBoard's files are always written."""
 
     @model_validator(mode="before")
     @classmethod
@@ -126,6 +114,14 @@ class TrainConfig(Config):
                 "updates_per_step",
                 "tasks_per_step",
             )
+        for tracker, options in self.trackers.items():
+            for name, value in options.items():
+                where = f"trackers.{tracker}.{name}"
+                if name not in TRACKER_OPTIONS[tracker]:
+                    raise conflict(f"{tracker} has no {name}: leave it out", where)
+                texts = value if name == "tags" and isinstance(value, list | tuple) else [value]
+                if not all(isinstance(text, str) and text for text in texts):
+                    raise conflict("should be a list of text" if name == "tags" else "should be text", where)
         if self.early_stop and self.eval_every is None:
             raise conflict("early_stop looks at the validation accuracy: set eval_every", "early_stop", "eval_every")
         return self
@@ -149,17 +145,11 @@ class ColdStartConfig(Config):
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the traces."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
-    """Peak learning rate (AdamW; betas, decay and clipping as in `optim`)."""
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """What the rate does after warm-up: stay, or fall to 0."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the updates over which the rate rises from 0."""
+    """Peak learning rate: it rises over the first tenth of the updates and falls to 0 as a cosine (AdamW; betas, decay
+    and clipping as in `optim`)."""
     bundled: bool = True
     """Take the cold start that comes with arpo where one was made by just these settings (that of the quickstart);
     false: train it here."""
-    seed: int = 0
-    """Keys the choice and order of traces, apart from the run's seed: runs that differ in that alone share their cold
-    start."""
 
     @model_validator(mode="before")
     @classmethod
@@ -178,12 +168,3 @@ class ColdStartConfig(Config):
         """Updates where there are so many traces."""
         used = min(num_traces, self.num_traces or num_traces)
         return self.steps or max(1, math.ceil((self.epochs or 1.0) * used / self.batch))
-
-
-class PlanConfig(Config):
-    """Speeds of the machine that a run was planned for, in tokens a second."""
-
-    trained_tokens_per_s: Annotated[float, Field(gt=0)]
-    """Through forward and backward of the learner."""
-    sampled_tokens_per_s: Annotated[float, Field(gt=0)]
-    """Through the engine, those of prompts and of turns together."""

@@ -37,8 +37,7 @@ def space_for(run: RunConfig, model: Any, folder: Path, num_steps: int) -> Space
     """`num_steps`: steps still to be done. `model`: as it is trained (its optimizer keeps two numbers a parameter)."""
     one = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     best = int(run.train.eval_every is not None)
-    batches = run.train.dynamic_sampling.max_batches if run.train.dynamic_sampling else 1
-    leaves = run.train.tasks_per_step * batches * run.rollout.leaves
+    leaves = run.train.tasks_per_step * (run.train.dynamic_sampling or 1) * run.rollout.leaves
     a_step = leaves * run.rollout.branch_tokens * RECORD_BYTES
     kept = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
     return Space(

@@ -29,7 +29,7 @@ from arpo.learner import MAX_SKIPPED, Learner
 from arpo.learner.config import LossConfig
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
-from arpo.recipe.train import ColdStartConfig
+from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
 from arpo.runs.shutdown import is_stopping, run_to_end
 from arpo.sft.cache import SFTCache
 from arpo.sft.traces import read_traces, traces_to_trees
@@ -61,12 +61,10 @@ async def run_cold_start(
     assert config is not None
     started = time.monotonic()
     traces = read_traces(config, run.data.train)
-    trees = await traces_to_trees(components.agent, traces, run.rollout, config.seed)
+    trees = await traces_to_trees(components.agent, traces, run.rollout, COLD_START_SEED)
     updates = config.num_updates(len(trees)) - done
     tell(f"cold start: {len(trees)} traces, {updates} updates")
-    optim = run.optim.model_copy(
-        update={"lr": config.lr, "schedule": config.schedule, "warmup": config.warmup, "final_lr": 0.0}
-    )
+    optim = run.optim.model_copy(update={"lr": config.lr, "schedule": "cosine", "warmup": 0.1, "final_lr": 0.0})
     learner = build_learner(components, loss=LossConfig(), optim=optim, num_updates=updates, tell=tell)
     losses: list[float] = []
     with Progress(updates, title="cold start", console=console) as progress:
@@ -98,7 +96,7 @@ async def train_on_traces(
     are not finite.
     """
     updates, size = config.num_updates(len(trees)) - done, min(config.batch, len(trees))
-    order = islice(_endless(trees, config.seed), done * size, None)
+    order = islice(_endless(trees, COLD_START_SEED), done * size, None)
     failed = 0
     for number in range(1, updates + 1):
         await asyncio.sleep(0)  # lets Ctrl-C cancel

@@ -17,7 +17,7 @@ from arpo.core.score import Score
 from arpo.core.tree import CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
 from arpo.errors import FormatError
 from arpo.files import expanded
-from arpo.recipe.train import ColdStartConfig
+from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import ToolStates
@@ -31,9 +31,9 @@ from arpo.tools.gateway import ToolGateway
 def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
     """The traces that a recipe names, in a seeded order. Raises ConfigError, FormatError."""
     if config.traces == "atlas":
-        return atlas.traces("train", limit=config.num_traces, seed=config.seed, families=data.families)
+        return atlas.traces("train", limit=config.num_traces, seed=COLD_START_SEED, families=data.families)
     traces = load_traces(expanded(config.traces))
-    Random(f"{config.seed}/traces").shuffle(traces)
+    Random(f"{COLD_START_SEED}/traces").shuffle(traces)
     return traces[: config.num_traces]
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arpo.recipe.train import GateThresholds
+from arpo.recipe.train import GATES
 
 History = Sequence[Mapping[str, float | None]]
 
@@ -38,15 +38,14 @@ FORMAT_AND_TOOLS = frozenset(what for name, _, what in _GATES if name in ("forma
 """The gates of what a cold start teaches."""
 
 
-def check_first_step(metrics: Mapping[str, float | None], thresholds: GateThresholds | None = None) -> list[Gate]:
+def check_first_step(metrics: Mapping[str, float | None], thresholds: Mapping[str, float] | None = None) -> list[Gate]:
     """The gates of one step's metrics; one that was not measured does not hold."""
-    goals = thresholds or GateThresholds()
+    goals = GATES | dict(thresholds or {})
     gates = []
     for name, key, what in _GATES:
         value = metrics.get(key)
         measured = math.nan if value is None else float(value)
-        goal = float(getattr(goals, name))
-        gates.append(Gate(what, goal, measured, measured >= goal))
+        gates.append(Gate(what, goals[name], measured, measured >= goals[name]))
     return gates
 
 

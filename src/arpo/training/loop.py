@@ -127,7 +127,7 @@ class Trainer:
         stop, step = self.run.train.early_stop, self.state.step
         if step >= self.num_steps:
             return False
-        if stop and self.state.stale_evaluations >= stop.patience:
+        if stop and self.state.stale_evaluations >= stop:
             self.ended_early = f"no better validation for {self.state.stale_evaluations} evaluations"
         elif step >= self.min_steps and not self.progress.room_for_step(reserve_s=self.reserve_s):
             self.ended_early = "the next step would overrun train.minutes"
@@ -318,8 +318,7 @@ class Trainer:
         )
         self.trackers.log({"validation/accuracy": results.accuracy.mean}, step)
         accuracy = results.accuracy.mean
-        gain = self.run.train.early_stop.min_gain if self.run.train.early_stop else 0.0
-        better = self.state.best is None or accuracy > self.state.best + gain
+        better = self.state.best is None or accuracy > self.state.best
         self.note(f"validation accuracy {results.accuracy.percent}" + (" (the best so far)" if better else ""))
         if better:
             self.state = replace(self.state, validated=step, best=accuracy, best_step=step, stale_evaluations=0)

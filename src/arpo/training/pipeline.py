@@ -29,7 +29,6 @@ from arpo.learner.rank import torch_rank
 from arpo.learner.ranks import Ranks, follow, torch_ranks
 from arpo.models.loading import learner_model
 from arpo.recipe.run import RunConfig, plain
-from arpo.recipe.train import PlanConfig
 from arpo.report.run_report import write_report
 from arpo.report.summary import accuracies, print_closing
 from arpo.rollout.agent import check_prompts
@@ -370,7 +369,7 @@ class _Pipeline:
             steps=len(history),
             steps_without_update=sum(line.get("train/updates") == 0 for line in history),
             cold_start_key=self.cache.key,
-            planned=isinstance(self.run.plan, PlanConfig),
+            planned=self.run.plan == "made",
             seconds=self.seconds,
             **{name: sum(line.get(key) or 0 for line in history) for name, key in totals.items()},
             **accuracies(before, after),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arpo.recipe.train import ColdStartConfig, PlanConfig
+from arpo.recipe.train import ColdStartConfig
 
 if TYPE_CHECKING:
     from arpo.core.credit import CreditedTree
@@ -62,9 +62,19 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What a machine computes, in tokens a second."""
+
+    trained_tokens_per_s: float
+    """Through forward and backward of the learner."""
+    sampled_tokens_per_s: float
+    """Through the engine, those of prompts and of turns together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     run: RunConfig
-    """With the counts that fit; its `plan` holds the speeds."""
+    """With the counts that fit."""
     seconds: float
     """Expected, for all that is still to be done."""
     text: str
@@ -82,7 +92,7 @@ class Counts:
     """Of a cold start that is still to be made, else 0."""
 
 
-def plan(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts, *, spent_s: float) -> Planned:
+def plan(run: RunConfig, speed: Speed, lengths: Lengths, counts: Counts, *, spent_s: float) -> Planned:
     """Cut `run` down to `train.minutes`, of which `spent_s` seconds are spent.
 
     Updates of the cold start (where one is to be made), questions and steps shrink by one factor, none below its least:
@@ -100,7 +110,7 @@ def plan(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts, *,
     chosen, seconds = at(fitting or 0.0)
     minutes = run.train.minutes if fitting is not None else (seconds + spent_s + CLOSING_S) / 60
     train = chosen.train.model_copy(update={"minutes": round(minutes, 1)})
-    chosen = chosen.model_copy(update={"train": train, "plan": speed})
+    chosen = chosen.model_copy(update={"train": train, "plan": "made"})
     text = (
         f"this machine: {speed.trained_tokens_per_s:,.0f} tokens/s trained, {speed.sampled_tokens_per_s:,.0f} sampled; "
         f"plan: {_in_words(chosen, counts)}, about {max(1, round(seconds / 60))} min"
@@ -141,7 +151,7 @@ def _tens(share: float, number: int) -> int:
     return number if share == 1 else min(number, 10 * round(share * number / 10))
 
 
-def _seconds(run: RunConfig, speed: PlanConfig, lengths: Lengths, counts: Counts) -> float:
+def _seconds(run: RunConfig, speed: Speed, lengths: Lengths, counts: Counts) -> float:
     train, evaluation, cold = run.train, run.evaluation, run.cold_start
     new = lengths.written + lengths.observed
     leaves = run.rollout.leaves * train.tasks_per_step

@@ -21,14 +21,14 @@ from arpo.engines import Engine, SamplingParams
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig
 from arpo.recipe.run import RunConfig, plain
-from arpo.recipe.train import ColdStartConfig, GateThresholds, PlanConfig
+from arpo.recipe.train import ColdStartConfig
 from arpo.rollout.collect import collect
 from arpo.runs.folder import RunFolder
 from arpo.sft.traces import read_traces, traces_to_trees
 from arpo.tasks import Task
 from arpo.training.first_step_checks import FORMAT_AND_TOOLS, Gate, check_first_step
 from arpo.training.metrics import TreeStats, step_metrics
-from arpo.training.plan import Counts, Lengths, Planned, plan
+from arpo.training.plan import Counts, Lengths, Planned, Speed, plan
 from arpo.training.task_sampler import first_step
 
 _TRACES = 32  # whose tokens say how long trajectories are
@@ -70,7 +70,7 @@ async def unfit(components: Components, tasks: Sequence[Task]) -> list[Gate]:
     trees = credit([rollout.scored for rollout in rollouts], run.advantage)
     gates = check_first_step(
         step_metrics([*map(TreeStats.from_rollout, rollouts, trees)], head_tokens=run.rollout.head),
-        run.train.gates or GateThresholds(),
+        run.train.gates,
     )
     return [gate for gate in gates if gate.what in FORMAT_AND_TOOLS and not gate.holds]
 
@@ -88,7 +88,7 @@ def more_cold_start(run: RunConfig, recipe: ColdStartConfig, num_traces: int) ->
     return run.model_copy(update={"cold_start": longer}), done
 
 
-async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> PlanConfig:
+async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Speed:
     """Tokens a second through `learner` and `engine`; changes neither. `vocabulary`: size of the model's."""
     random = Random("speed")
 
@@ -105,7 +105,7 @@ async def measure_speed(learner: Learner, engine: Engine, vocabulary: int) -> Pl
     await asyncio.gather(*(_turn(engine, tokens(prompt), turn, str(number)) for number in range(requests)))
     sampled_s = time.perf_counter() - began
     await engine.sleep()
-    return PlanConfig(
+    return Speed(
         trained_tokens_per_s=float(f"{paths * length / trained_s:.3g}"),
         sampled_tokens_per_s=float(f"{requests * (prompt + turn) / sampled_s:.3g}"),
     )

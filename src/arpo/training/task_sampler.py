@@ -30,8 +30,7 @@ def check_enough(config: TrainConfig, num_tasks: int) -> None:
 def max_tried(config: TrainConfig, num_tasks: int) -> int:
     """Tasks that one step tries at most: under dynamic sampling several times `tasks_per_step`, but no more than there
     are."""
-    batches = config.dynamic_sampling.max_batches if config.dynamic_sampling else 1
-    return min(config.tasks_per_step * batches, num_tasks)
+    return min(config.tasks_per_step * (config.dynamic_sampling or 1), num_tasks)
 
 
 def first_step(run: RunConfig, tasks: Sequence[Task]) -> list[Task]:

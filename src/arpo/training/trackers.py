@@ -7,13 +7,13 @@ asks for them.
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from arpo.errors import ConfigError, install, nearest
-from arpo.recipe.train import TrackerConfig
 from arpo.yaml_positions import flat
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
@@ -53,14 +53,17 @@ class TensorBoard:
 class _Accelerates:
     """A tracker of Accelerate behind our two methods."""
 
-    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any], *, resumed: bool) -> None:
+    def __init__(
+        self, name: str, options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any], *, resumed: bool
+    ) -> None:
         from accelerate.state import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState()  # their logging asks for it
-        if config.use == "mlflow":
+        if name == "mlflow":
             _mlflow_into(folder)
-        self._tracker = LOGGER_TYPE_TO_CLASS[config.use](config.project, **_options(config, folder, resumed=resumed))
+        project = options.get("project", "arpo")
+        self._tracker = LOGGER_TYPE_TO_CLASS[name](project, **_options(name, options, folder, resumed=resumed))
         self._tracker.start()
         self._tracker.store_init_configuration(_flat(settings))
 
@@ -71,18 +74,19 @@ class _Accelerates:
         self._tracker.finish()
 
 
-def _options(config: TrackerConfig, folder: Path, *, resumed: bool) -> dict[str, Any]:
+def _options(name: str, options: Mapping[str, Any], folder: Path, *, resumed: bool) -> dict[str, Any]:
     """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has
     one store for all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under
     its name."""
-    match config.use:
+    group, tags = options.get("group"), options.get("tags", ())
+    match name:
         case "wandb":
-            return {"name": folder.name, "dir": str(folder), "group": config.group, "tags": config.tags}
+            return {"name": folder.name, "dir": str(folder), "group": group, "tags": tags}
         case "trackio":
-            return {"name": folder.name, "group": config.group, "resume": "allow" if resumed else "never"}
+            return {"name": folder.name, "group": group, "resume": "allow" if resumed else "never"}
         case _:
-            group = {"group": config.group} if config.group else {}
-            return {"run_name": folder.name, "tags": {**group, **dict.fromkeys(config.tags, "true")}}
+            labels = {"group": group} if group else {}
+            return {"run_name": folder.name, "tags": {**labels, **dict.fromkeys(tags, "true")}}
 
 
 def _mlflow_into(folder: Path) -> None:
@@ -96,8 +100,8 @@ def _mlflow_into(folder: Path) -> None:
 
 
 class Trackers:
-    """All trackers of a run; also a context manager. `given` (configured, or names) adds to TensorBoard, which is
-    always there.
+    """All trackers of a run; also a context manager. `trackers` (names with their options)
+    adds to TensorBoard, which is always there.
 
     Raises ConfigError for a name that nobody knows, or whose package is not installed.
     """
@@ -105,17 +109,18 @@ class Trackers:
     def __init__(
         self,
         run: Path | str,
-        trackers: Sequence[TrackerConfig | str] = (),
+        trackers: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         *,
         settings: Mapping[str, Any] | None = None,
         resumed_after: int | None = None,
     ) -> None:
         run = Path(run)
-        configs = check_trackers(trackers)
+        check_trackers(trackers)
         self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
-        for config in configs:
-            if config.use != "tensorboard":
-                self._trackers.append(_Accelerates(config, run, settings or {}, resumed=resumed_after is not None))
+        for name, options in trackers.items():
+            if name != "tensorboard":
+                resumed = resumed_after is not None
+                self._trackers.append(_Accelerates(name, options, run, settings or {}, resumed=resumed))
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Numbers alone are sent; the entropies by position stay in the run folder."""
@@ -138,19 +143,12 @@ class Trackers:
         self.close()
 
 
-def check_trackers(trackers: Sequence[TrackerConfig | str]) -> list[TrackerConfig]:
-    """Those that are asked for. Raises ConfigError where one is unknown, not installed or asked for twice: to be called
-    before anything long starts."""
-    configs: list[TrackerConfig] = []
-    for tracker in trackers:
-        if isinstance(tracker, str) and tracker not in KNOWN:
-            raise ConfigError("unknown tracker", where=_WHERE, value=tracker, hint=nearest(tracker, KNOWN))
-        config = TrackerConfig.model_validate(tracker)
-        if config.use in [other.use for other in configs]:
-            raise ConfigError("asked for twice", where=_WHERE, value=config.use)
-        _need(config.use)
-        configs.append(config)
-    return configs
+def check_trackers(trackers: Iterable[str]) -> None:
+    """Raise ConfigError where one is unknown or not installed: to be called before anything long starts."""
+    for name in trackers:
+        if name not in KNOWN:
+            raise ConfigError("unknown tracker", where=_WHERE, value=name, hint=nearest(name, KNOWN))
+        _need(name)
 
 
 def _need(name: str) -> None:
