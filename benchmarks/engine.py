@@ -71,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="arpo bench engine --", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the run: rollout.leaves=16")
-    parser.add_argument("--mode", choices=("in_process", "serve"), default="in_process", help="of vLLM")
-    parser.add_argument("--python", metavar="PATH", help="with --mode serve: the Python of an environment with vLLM")
+    parser.add_argument(
+        "--python", metavar="PATH", help="of an environment with vLLM, for a server (default: in process)"
+    )
     parser.add_argument("--device", default="auto", help="as model.device in a recipe")
     parser.add_argument("--tasks", type=int, default=8, help="trees that grow at the same time (default: 8)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -82,9 +83,7 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
-    served = [f"engine.vllm.mode={options.mode}"]
-    if options.python:
-        served.append(f"engine.vllm.python={options.python}")
+    served = [f"engine.vllm={{replicas: 1, python: {options.python}}}"] if options.python else []
     return [f"model.device={options.device}", f"train.tasks_per_step={options.tasks}", *served, *options.overrides]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import arpo
-from arpo.config_errors import RENAMED, all_keys
+from arpo.config_errors import REMOVED, RENAMED, all_keys
 from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
 from arpo.learner.losses import surrogate_of
@@ -34,15 +34,17 @@ def mistake(path: Path | str, *overrides: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_renamed_key_is_answered_with_its_new_name(old: str, new: str, tmp_path: Path) -> None:
-    assert f"there is no key '{old.rpartition('.')[2]}' here; it is called '{new}' now" in mistake(
-        "quickstart", f"{old}=1"
-    )
+@pytest.mark.parametrize("old", [*RENAMED, *REMOVED])
+def test_a_key_of_an_older_recipe_is_answered_with_what_to_write_now(old: str) -> None:
     keys = {show(path) for path in all_keys(RunConfig)}
-    assert new in keys and old not in keys
+    assert old.replace("*.", "") not in keys
     changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"| `{old}` | `{new}` |" in changelog
+    if new := RENAMED.get(old):
+        assert new in keys and f"| `{old}` | `{new}` |" in changelog
+    instead = f"it is called '{new}' now" if new else REMOVED[old]
+    assert new or f"| `{old}` | {instead} |" in changelog
+    group, _, key = old.replace("*", "0").rpartition(".")
+    assert f"there is no key '{key}' here; {instead}" in mistake("quickstart", f"{group}={{{key}: 1}}")
 
 
 @pytest.mark.parametrize("name", sorted(bundled()))

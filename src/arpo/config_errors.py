@@ -32,11 +32,17 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 # Keys of recipes written before 0.1.0, and their names now; CHANGELOG.md lists them too.
 RENAMED = {
     "loss.importance_cap": "loss.tis_cap",
+    "engine.vllm.weights_folder": "engine.vllm.weights",
     "train.dynamic_sampling.max_batches": "train.dynamic_sampling",
     "train.early_stop.patience": "train.early_stop",
 }
 # Keys of such recipes that are gone, and what to do.
 REMOVED = {
+    "engine.vllm.mode": "servers that the run starts are counted by engine.vllm.replicas, others named by "
+    "engine.vllm.urls; with neither vLLM runs beside the learner: leave it out",
+    "engine.vllm.patience_s": "a request always waits 120 s for a server: leave it out",
+    "engine.vllm.start_s": "a server always has 900 s to start: leave it out",
+    "engine.vllm.transfer_s": "a server always has 300 s for new weights: leave it out",
     "cold_start.schedule": "the rate of a cold start always falls to 0 as a cosine: leave it out",
     "cold_start.seed": "cold starts no longer have a seed of their own: leave it out",
     "cold_start.warmup": "the rate of a cold start always rises over the first tenth of the updates: leave it out",
@@ -113,7 +119,7 @@ def _message(detail: Mapping[str, Any], keys: Keys, value: dict[str, Any], model
     inside = lookup(value, keys)
     for key in inside if isinstance(inside, Mapping) and kind not in _UNKNOWN else ():
         if retired := _retired((*keys, str(key))):
-            return f"{str(key)!r} is no key here any more; {retired}"
+            return f"there is no key {str(key)!r} here; {retired}"
     if kind in _UNKNOWN:
         return f"there is no key {str(keys[-1])!r} here; {_hint(keys, value, model)}"
     if kind == "missing":

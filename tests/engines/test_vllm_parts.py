@@ -102,13 +102,16 @@ def test_chunks_are_the_pieces_cut_anew(data):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"mode": "endpoints"}, "needs urls"),
-        ({"urls": ["http://a:1"]}, "asks no endpoints"),
-        ({"mode": "endpoints", "urls": ["a:1"]}, "is no URL"),
-        ({"mode": "endpoints", "urls": ["http://a:1", "http://a:1/"]}, "every server once"),
-        ({"python": "x"}, "starts no servers"),
-        ({"replicas": 2}, "starts no servers"),
-        ({"mode": "serve", "replicas": 2, "devices": ["0"]}, "1 devices for 2 replicas"),
+        ({"mode": "endpoints"}, "leave it out"),
+        ({"key_env": "KEY"}, "give their urls"),
+        ({"urls": ["a:1"]}, "is no URL"),
+        ({"urls": ["http://a:1", "http://a:1/"]}, "every server once"),
+        ({"urls": ["http://a:1"], "replicas": 1}, "leave out replicas"),
+        ({"urls": ["http://a:1"], "sleep": True}, "leave it out"),
+        ({"python": "x"}, "no server is started"),
+        ({"devices": ["0"]}, "no server is started"),
+        ({"weights": "file"}, "files, nccl, ipc or the path"),
+        ({"replicas": 2, "devices": ["0"]}, "1 devices for 2 replicas"),
         ({"options": {"dtype": "float16"}}, "set by engine.dtype"),
         ({"options": {"--enforce-eager": True}}, "write 'enforce_eager'"),
         ({"options": {"logprobs_mode": "raw_logprobs"}}, "not free"),
@@ -136,7 +139,7 @@ def test_the_quickstarts_recipe_differs_in_its_engine_alone():
     plain, ours = (load_recipe(name) for name in ("quickstart", "quickstart_vllm"))
     assert ours.engine.kind == "vllm"
     assert ours.model_copy(update={"engine": plain.engine, "name": plain.name}) == plain
-    served = load_recipe("quickstart_vllm", ["engine.vllm.mode=serve", "engine.vllm.python=.venv-vllm/bin/python"])
+    served = load_recipe("quickstart_vllm", ["engine.vllm.replicas=1", "engine.vllm.python=.venv-vllm/bin/python"])
     assert served.engine.vllm.python == ".venv-vllm/bin/python"
 
 
@@ -283,7 +286,7 @@ def test_what_a_killed_run_left_goes(model, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="weights_folder"):
+    with pytest.raises(ConfigError, match=r"engine\.vllm\.weights"):
         Publisher(model, folder=tmp_path / "file").first()
 
 

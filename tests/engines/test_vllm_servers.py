@@ -36,7 +36,7 @@ def server_of(engine, replica):
 
 
 class TestServers(VllmContract):
-    shared = shared_by(mode="serve", python=PYTHON, replicas=2, patience_s=60)
+    shared = shared_by(python=PYTHON, replicas=2)
 
     @pytest.fixture
     def keyed(self, engine, monkeypatch):
@@ -120,7 +120,7 @@ class TestServers(VllmContract):
         self, engine, network, other, prompt, tokenizer, keyed
     ):
         urls = tuple(server.url for server in engine.form.launcher.servers)
-        second = build(other, tokenizer, mode="endpoints", urls=urls, key_env=keyed)
+        second = build(other, tokenizer, urls=urls, key_env=keyed)
         turn = await write(second, prompt, max_tokens=20, seed=1)
         agrees(other, prompt, turn)  # it handed its own weights over first
         await second.close()
@@ -133,7 +133,7 @@ class TestServers(VllmContract):
         await write(engine, prompt, max_tokens=2)
         urls = (engine.form.launcher.servers[0].url,)
         monkeypatch.setattr(Settings, "_check_can_send", lambda self: None)
-        second = build(network, tokenizer, mode="endpoints", urls=urls, weights="nccl", key_env=keyed)
+        second = build(network, tokenizer, urls=urls, weights="nccl", key_env=keyed)
         with pytest.raises(
             ConfigError, match=r"does not take weights by nccl.*--weight-transfer-config '{\"backend\": \"nccl\"}'"
         ):
@@ -143,7 +143,7 @@ class TestServers(VllmContract):
         urls = (engine.form.launcher.servers[0].url,)
         longer = make_model(vocabulary=len(tokenizer), context=4096)
         with pytest.raises(ConfigError, match=r"--max-model-len 1200.*--max-model-len 4096"):
-            await write(build(longer, tokenizer, mode="endpoints", urls=urls, key_env=keyed), [5, 6], max_tokens=3)
+            await write(build(longer, tokenizer, urls=urls, key_env=keyed), [5, 6], max_tokens=3)
 
 
 async def straight_from(replica, prompt):
@@ -158,14 +158,14 @@ async def straight_from(replica, prompt):
 
 
 async def test_servers_that_are_not_there_are_a_config_error(vllm_network, tokenizer):
-    engine = build(vllm_network, tokenizer, mode="endpoints", urls=("http://127.0.0.1:9",))
+    engine = build(vllm_network, tokenizer, urls=("http://127.0.0.1:9",))
     with pytest.raises(ConfigError, match=r"no vLLM server answers at http://127\.0\.0\.1:9"):
         await write(engine, [5, 6, 7], max_tokens=3)
     await engine.close()
 
 
 async def test_a_server_that_does_not_start_says_why(vllm_network, tokenizer):
-    engine = build(vllm_network, tokenizer, mode="serve", python=PYTHON, options={"no_such_option": 1})
+    engine = build(vllm_network, tokenizer, replicas=1, python=PYTHON, options={"no_such_option": 1})
     with pytest.raises(ConfigError, match=r"ended with 2: .*no-such-option"):
         await write(engine, [5, 6, 7], max_tokens=3)
     await engine.close()

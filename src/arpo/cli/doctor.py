@@ -293,7 +293,7 @@ def _vllm() -> Diagnosis:
         beside.check(str(BESIDE))
     except ConfigError as error:
         return Diagnosis("vllm", error.message, Level.NOTE, error.hint)
-    return Diagnosis("vllm", f"{beside.vllm} in {BESIDE}: engine.vllm={{mode: serve, python: {BESIDE}}}")
+    return Diagnosis("vllm", f"{beside.vllm} in {BESIDE}: engine.vllm={{replicas: 1, python: {BESIDE}}}")
 
 
 def _sandbox() -> Diagnosis:

@@ -21,7 +21,8 @@ TRACKER_OPTIONS: dict[str, tuple[str, ...]] = {
     "mlflow": ("project", "group", "tags"),
 }
 """What each tracker may be told."""
-GATES: dict[str, float] = {"format": 0.9, "tool_use": 0.9, "mixed_groups": 0.5, "rise_positive": 0.2}
+GateName = Literal["format", "tool_use", "mixed_groups", "rise_positive"]
+GATES: dict[GateName, float] = {"format": 0.9, "tool_use": 0.9, "mixed_groups": 0.5, "rise_positive": 0.2}
 """The least that the first step must show, unless a recipe says otherwise: shares of leaves in the right format, of
 leaves with a tool call that ran, of groups with mixed rewards, and of tips where the entropy rose."""
 
@@ -78,10 +79,7 @@ class TrainConfig(Config):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time for all, cold start and evaluations too: fewer steps are done rather than overrun. Null: no
     limit."""
-    gates: (
-        Annotated[dict[Literal["format", "tool_use", "mixed_groups", "rise_positive"], float], BeforeValidator(_gates)]
-        | None
-    ) = None
+    gates: Annotated[dict[GateName, float], BeforeValidator(_gates)] | None = None
     """The least that the first collected step must show before anything is trained on it, as shares from 0 to 1: leaves
     in the right `format` (0.9), leaves with a tool call that ran (`tool_use`, 0.9), groups whose leaves do not all have
     the same reward (`mixed_groups`, 0.5), tips where the entropy is higher after the tool result than in the first turn

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arpo.recipe.train import GATES
+from arpo.recipe.train import GATES, GateName
 
 History = Sequence[Mapping[str, float | None]]
 
@@ -27,7 +27,7 @@ class Gate:
         return f"{'holds' if self.holds else 'FAILS'}: {self.what} ({measured})"
 
 
-_GATES = (
+_GATES: tuple[tuple[GateName, str, str], ...] = (
     ("format", "rates/format", "leaves in the right format"),
     ("tool_use", "rates/tool_use", "leaves that used a tool"),
     ("mixed_groups", "rates/mixed_groups", "groups with mixed rewards"),
@@ -38,7 +38,9 @@ FORMAT_AND_TOOLS = frozenset(what for name, _, what in _GATES if name in ("forma
 """The gates of what a cold start teaches."""
 
 
-def check_first_step(metrics: Mapping[str, float | None], thresholds: Mapping[str, float] | None = None) -> list[Gate]:
+def check_first_step(
+    metrics: Mapping[str, float | None], thresholds: Mapping[GateName, float] | None = None
+) -> list[Gate]:
     """The gates of one step's metrics; one that was not measured does not hold."""
     goals = GATES | dict(thresholds or {})
     gates = []

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from arpo.errors import ConfigError, install, nearest
+from arpo.recipe.train import TrackerName
 from arpo.yaml_positions import flat
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
@@ -109,7 +110,7 @@ class Trackers:
     def __init__(
         self,
         run: Path | str,
-        trackers: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        trackers: Mapping[TrackerName, Mapping[str, Any]] = MappingProxyType({}),
         *,
         settings: Mapping[str, Any] | None = None,
         resumed_after: int | None = None,

@@ -29,25 +29,22 @@ OWN = {  # what other keys of a recipe say, or what this engine must decide itse
 class VllmConfig(Config):
     """Where vLLM runs and what it is told."""
 
-    mode: Literal["in_process", "serve", "endpoints"] = "in_process"
-    """`in_process`: vLLM is installed beside arpo. `serve`: servers that the run starts with `python` and ends.
-    `endpoints`: servers at `urls` that you started."""
+    replicas: int = Field(default=0, ge=0)
+    """Servers that the run starts and stops, each with the whole model. 0: vLLM runs beside the learner in arpo's own
+    environment, unless there are `urls`."""
 
     python: str | None = None
-    """Mode `serve`: the Python of the environment in which vLLM is installed. None: the one that runs arpo."""
-
-    replicas: int = Field(default=1, ge=1)
-    """Mode `serve`: servers, each with the whole model."""
+    """The Python with which servers are started: that of the environment in which vLLM is installed. None: the one that
+    runs arpo."""
 
     devices: tuple[str, ...] = ()
-    """Mode `serve`: CUDA_VISIBLE_DEVICES of each replica, such as ["1", "2"]. None given: they see what the run
-    sees."""
+    """CUDA_VISIBLE_DEVICES of each server that is started, such as ["1", "2"]. Empty: they see what the run sees."""
 
     urls: tuple[str, ...] = ()
-    """Mode `endpoints`: such as ["http://10.0.0.2:8000"]."""
+    """Servers that you started, such as ["http://10.0.0.2:8000"]."""
 
     key_env: str | None = None
-    """Mode `endpoints`: the environment variable with the servers' API key."""
+    """The environment variable with the API key of the servers at `urls`."""
 
     top_k: int = Field(default=20, ge=1, le=1000)
     """Log-probabilities a token, from which its entropy is bounded. More: narrower, slower."""
@@ -60,35 +57,24 @@ class VllmConfig(Config):
     """On a GPU: give the memory back while nothing is sampled (vLLM's sleep mode, level 1: weights move to main
     memory)."""
 
-    weights: Literal["files", "nccl", "ipc"] = "files"
-    """How new weights reach vLLM. `files`: through a folder that the learner and every server see, by default in shared
-    memory. `nccl`, `ipc`: by vLLM's own weight transfer, to GPUs that the learner does not use, or to the learner's own
-    (CUDA IPC)."""
-
-    transfer_s: float = Field(default=300.0, gt=0)
-    """How long a server may take over new weights before it counts as lost."""
-
-    weights_folder: str | None = None
-    """Where new weights are written for vLLM, as safetensors: a folder that the learner and every server see. None:
-    shared memory (/dev/shm) where it has room, else the temporary folder."""
-
-    start_s: float = Field(default=900.0, gt=0)
-    """How long a server of mode `serve` may take to start."""
-
-    patience_s: float = Field(default=120.0, ge=0)
-    """How long a request waits while no server answers, before its branch counts as lost."""
+    weights: str = "files"
+    """How new weights reach vLLM. `files`: as safetensors in shared memory (/dev/shm) where it has room, else in the
+    temporary folder; a path such as `/shared/weights`: in that folder, which the learner and every server see. `nccl`,
+    `ipc`: by vLLM's own weight transfer, to GPUs that the learner does not use, or to the learner's own (CUDA IPC)."""
 
     options: dict[str, Any] = Field(default={})
     """Passed on to vLLM: engine arguments by name, such as {tensor_parallel_size: 2, enforce_eager: true}."""
 
-    @field_validator("weights", mode="before")
+    @field_validator("weights")
     @classmethod
-    def _is_no_broadcast(cls, weights: Any) -> Any:
+    def _is_a_way(cls, weights: str) -> str:
         if weights == "broadcast":
             raise ValueError(
                 "'broadcast' is gone: write nccl where vLLM has GPUs that the learner does not use, ipc where it has "
                 "the learner's own, and files without GPUs"
             )
+        if weights not in ("files", "nccl", "ipc") and "/" not in weights:
+            raise ValueError("should be files, nccl, ipc or the path of a folder, such as ./weights")
         return weights
 
     @field_validator("urls")
@@ -120,27 +106,22 @@ class VllmConfig(Config):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.mode == "endpoints" and not self.urls:
-            raise conflict("the mode endpoints needs urls: [http://HOST:PORT]", "mode")
-        if self.mode != "endpoints" and (self.urls or self.key_env):
-            raise conflict(
-                f"the mode {self.mode} asks no endpoints: set mode to endpoints",
-                "urls" if self.urls else "key_env",
-                "mode",
-            )
-        if self.mode != "serve" and (self.python or self.replicas > 1 or self.devices):
-            keys = {"python": self.python, "replicas": self.replicas > 1, "devices": self.devices}
-            raise conflict(
-                f"the mode {self.mode} starts no servers: set mode to serve", next(k for k in keys if keys[k]), "mode"
-            )
+        if self.urls and self.replicas:
+            raise conflict("the servers at urls are there: leave out replicas, which starts some", "replicas", "urls")
+        if self.key_env and not self.urls:
+            raise conflict("this is the key of servers that you started: give their urls", "key_env")
+        for key in ("python", "devices"):
+            if getattr(self, key) and not self.replicas:
+                raise conflict("no server is started: set replicas to their number", key, "replicas")
         if self.devices and len(self.devices) != self.replicas:
             raise conflict(
                 f"{len(self.devices)} devices for {self.replicas} replicas: give one of each", "devices", "replicas"
             )
-        if self.sleep and self.mode == "endpoints":
-            raise conflict(
-                "servers that you started sleep only if you started them so: this is for in_process and serve",
-                "sleep",
-                "mode",
-            )
+        if self.sleep and self.urls:
+            raise conflict("servers that you started sleep only if you started them so: leave it out", "sleep", "urls")
         return self
+
+    @property
+    def transfer(self) -> Literal["nccl", "ipc"] | None:
+        """The backend of vLLM's weight transfer; None where weights go by files."""
+        return "nccl" if self.weights == "nccl" else "ipc" if self.weights == "ipc" else None

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any, TypeVar
 
 from arpo.engines import Chunk, SamplingParams, Weights
@@ -24,6 +23,7 @@ from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.publisher import Publisher
 from arpo.engines.vllm.transport import Transport, WeightSnapshot
 from arpo.errors import EngineError
+from arpo.files import expanded
 from arpo.terminal_safe import print_line
 
 T = TypeVar("T")
@@ -64,15 +64,15 @@ class VllmEngine(EngineBase):
         does not fit; it is started by the first request."""
         from arpo.engines.vllm.settings import Settings
 
-        said = config.vllm or VllmConfig()
+        vllm = config.vllm or VllmConfig()
         settings = Settings.of(config, model, tokenizes=tokenizer is not None)
         publisher = Publisher(
             model,
-            tokenizer if said.mode == "serve" else None,
+            tokenizer if vllm.replicas else None,
             dtype=settings.dtype,
-            folder=Path(said.weights_folder).expanduser() if said.weights_folder else None,
+            folder=expanded(vllm.weights) if "/" in vllm.weights else None,
             unties=settings.unties,
-            offers=said.weights != "files",
+            offers=bool(vllm.transfer),
         )
         return cls(
             settings.form(tell=_say),

@@ -47,7 +47,7 @@ class Launcher:
     arguments: Mapping[str, Any]
     environment: Mapping[str, str]
     devices: Sequence[str | None]
-    start_s: float
+    start_s: float = 900.0
     servers: list[Started] = field(default_factory=list)
     key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # that the servers ask for
     _home: Path | None = None
@@ -76,7 +76,7 @@ class Launcher:
                         )
                     if time.monotonic() > end:
                         what = f"a vLLM server is not ready after {self.start_s:g} s: {_end(server.log)}"
-                        raise ConfigError(what, where="engine.vllm.start_s", hint=_hint(server))
+                        raise ConfigError(what, where="engine.vllm", hint=_hint(server))
                     await asyncio.sleep(0.25)
 
     async def revive(self, url: str, folder: Callable[[], Awaitable[Path]]) -> bool:

@@ -99,7 +99,7 @@ class Publisher:
         except OSError as error:
             raise ConfigError(
                 f"new weights cannot be written for vLLM: {error}",
-                where="engine.vllm.weights_folder",
+                where="engine.vllm.weights",
                 value=str(self._home or self.folder or "null"),
                 hint="Name a folder with room for the whole model twice",
             ) from error

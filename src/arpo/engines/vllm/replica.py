@@ -182,9 +182,9 @@ class Replica:
             raise ConfigError(
                 f"the server at {self.url} ties the model's head to its embeddings, which vLLM cannot load anew "
                 "on a CPU",
-                where="engine.vllm.mode",
+                where="engine.vllm.urls",
                 value="endpoints",
-                hint="Let the run start it: engine.vllm.mode serve",
+                hint="Let the run start it: engine.vllm.replicas",
             )
 
     async def holds(self, published: WeightSnapshot) -> bool:
@@ -256,7 +256,7 @@ class Replica:
             raise ConfigError(
                 f"the server at {self.url} cannot do {path} ({response.status_code}: {response.text[:200]})",
                 where="engine.vllm",
-                hint="Its log says more. Weights must lie in a folder that it sees: engine.vllm.weights_folder",
+                hint="Its log says more. Weights must lie in a folder that it sees: engine.vllm.weights",
             )
         return response
 

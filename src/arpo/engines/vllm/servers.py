@@ -18,12 +18,14 @@ from arpo.engines import SamplingParams
 from arpo.engines.vllm.launch import Launcher
 from arpo.engines.vllm.replica import LostError, Replica
 from arpo.engines.vllm.transport import Piece, WeightSnapshot
+from arpo.engines.vllm.weight_sender import TRANSFER_S
 from arpo.errors import ConfigError, EngineError
 
 LOOK_S = 2.0  # between looks at each server's health
 MISSED = 3  # looks that an up server may miss in a row (a busy one answers late)
+PATIENCE_S = 120.0  # that a request waits while no server answers, before its branch counts as lost
 FRUITLESS = 3  # times that a request may be lost without one more token before it is given up
-START = "Start one as docs/vllm.md says, or let the run do it: engine.vllm.mode serve"
+START = "Start one as docs/vllm.md says, or let the run do it: engine.vllm.replicas"
 HOMES = 8192  # trees whose replica is remembered
 
 
@@ -38,8 +40,8 @@ class Servers:
         *,
         context: int,
         tied: bool = False,
-        patience_s: float,
-        transfer_s: float,
+        patience_s: float = PATIENCE_S,
+        transfer_s: float = TRANSFER_S,
         launcher: Launcher | None = None,
         sleeps: bool = False,
         tell: Callable[[str], None] = lambda text: None,
@@ -175,9 +177,7 @@ class Servers:
                 elif not replica.up:
                     await replica.resume()  # it may have been lost just before
         except (LostError, TimeoutError) as error:
-            await self._lose(
-                replica, str(error) or f"new weights took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)"
-            )
+            await self._lose(replica, str(error) or f"new weights took longer than {self.transfer_s:g} s")
             if replica.sender is not None and self.launcher is not None:
                 self.launcher.end(replica.url)  # a worker may wait for the rest of them for ever
             return

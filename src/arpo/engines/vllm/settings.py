@@ -63,13 +63,13 @@ class Settings:
         from arpo.engines.vllm.process import InProcess
         from arpo.engines.vllm.versions import Environment, check_here
 
-        if self.vllm.weights != "files":
+        if self.vllm.transfer:
             self._check_can_send()
-        if self.vllm.mode == "in_process":
+        if self.vllm.urls:
+            return self._servers(self.vllm.urls, None, tell)
+        if not self.vllm.replicas:
             check_here()
             return InProcess(self, tell)
-        if self.vllm.mode == "endpoints":
-            return self._servers(self.vllm.urls, None, tell)
         python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
         Environment.of(python).check(python)
         devices = self.vllm.devices or (None,) * self.vllm.replicas
@@ -78,7 +78,7 @@ class Settings:
             for name, value in self.arguments().items()
             if name != "skip_tokenizer_init" or not self.tokenizes
         }
-        launcher = Launcher(python, arguments, self.environment(), devices, self.vllm.start_s)
+        launcher = Launcher(python, arguments, self.environment(), devices)
         return self._servers([server.url for server in launcher.servers], launcher, tell)
 
     def _check_can_send(self) -> None:
@@ -103,9 +103,7 @@ class Settings:
         return Servers(
             replicas,
             context=self.context,
-            tied=self.tied and self.vllm.mode == "endpoints",
-            patience_s=self.vllm.patience_s,
-            transfer_s=self.vllm.transfer_s,
+            tied=self.tied and bool(self.vllm.urls),
             launcher=launcher,
             sleeps=sleeps,
             tell=tell,
@@ -120,17 +118,15 @@ class Settings:
         self, call: Call, num_workers: Callable[[], Awaitable[int]], host: str = LOOPBACK
     ) -> WeightSender | None:
         """What sends new weights to one vLLM; None: they go by files."""
-        if self.vllm.weights == "files":
+        if not self.vllm.transfer:
             return None
-        return WeightSender(self.vllm.weights, call, num_workers, host=host, transfer_s=self.vllm.transfer_s)
+        return WeightSender(self.vllm.transfer, call, num_workers, host=host)
 
     @property
     def unties(self) -> bool:
         """Whether vLLM must have a head that is tied to the embeddings as a matrix of its own: on a CPU it packs the
         head once, and would not notice that the embeddings were loaded anew (0.32)."""
-        return (
-            not self.on_gpu or self.vllm.mode == "endpoints"
-        )  # whose head may be untied; one that is tied passes it over
+        return not self.on_gpu or bool(self.vllm.urls)  # whose head may be untied; one that is tied passes it over
 
     def arguments(self) -> dict[str, Any]:
         """vLLM's engine arguments, without the model."""
@@ -155,15 +151,15 @@ class Settings:
                 "enforce_eager": True,
             }
             own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
-        if self.vllm.weights != "files":
-            own["weight_transfer_config"] = {"backend": self.vllm.weights}
+        if self.vllm.transfer:
+            own["weight_transfer_config"] = {"backend": self.vllm.transfer}
         return own | self.vllm.options
 
     def environment(self) -> dict[str, str]:
         """Environment variables that vLLM should find, unless the user set others."""
         level = (
-            "WARNING" if self.vllm.mode == "serve" else "ERROR"
-        )  # a server writes it to a file, else it comes between our lines
+            "WARNING" if self.vllm.replicas else "ERROR"
+        )  # a server writes to a file, else it comes between our lines
         wanted = {"VLLM_LOGGING_LEVEL": level, "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if not self.on_gpu:
             wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}

