@@ -43,7 +43,7 @@ def prepared(out: Path, *, quick: bool, completion: int, leaves: int, updates: i
     recipe = {
         "name": "against-trl",
         "model": {"source": str(base.resolve())},
-        "data": {"train": {"source": "atlas", "families": FAMILIES}},
+        "data": {"train": {"source": "atlas", "options": {"families": FAMILIES}}},
         "chat": {"format": "template", "system": SYSTEM, "result_tokens": 70},
         "tools": [{"use": "search", "options": {"documents": "atlas", "k": 3}}],
         "reward": {"answer": "exact"},

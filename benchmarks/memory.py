@@ -40,7 +40,7 @@ RECIPE = """\
 name: memory
 model: {{source: {folder}/model, device: cpu, dtype: float32}}
 data: {{train: {{source: atlas}}, validation: {{source: atlas}}}}
-chat: {{format: tags, result_tokens: 12, require_think: false}}
+chat: {{format: tags, result_tokens: 12, require: []}}
 tools: [search]
 reward: {{answer: exact}}
 engine: {{kind: "memory:scripted", dtype: float32}}

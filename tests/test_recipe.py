@@ -104,7 +104,7 @@ def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
         ("rollout: {head: 50, turn_tokens: 40}\n", ["mine.yaml:2", "head (50)", "turn_tokens (40)"]),
         ("rollout: {turn_tokens: 500, branch_tokens: 400}\n", ["branch_tokens (400)", "turn_tokens (500)"]),
         ("rollout: {leaves: 1, roots: 1}\n", ["rollout.leaves", "At least 2"]),
-        ("rollout: {top_p: 0.9}\n", ["rollout.top_p", "must be 1"]),
+        ("rollout: {top_p: 0.9}\n", ["rollout.top_p", "evaluation.top_p"]),
         ("rollout: {leaves: 8, roots: 2, root_cap: 2}\n", ["root_cap (2)", "leaves (8)"]),
         ("rollout: {max_calls: 0, leaves: 8, roots: 2}\n", ["max_calls 0", "none"]),
         ("rollout:\n  rule: {rule: papr}\n", ["mine.yaml:3", "'paper'"]),
@@ -124,7 +124,7 @@ def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:
         ("loss: {aggregation: tokens}\n", ["loss.aggregation", "'token'"]),
         ("loss: {clip_low: 1.5}\n", ["loss.clip_low", "less than 1"]),
         ("chat: {prompt_tokens: 4000}\n", ["rollout.branch_tokens", "4000"]),
-        ("evaluation: {k: [8]}\n", ["pass@8", "samples"]),
+        ("evaluation: {judge: {url: 'http://x/v1', model: m, prompt: tokens}}\n", ["evaluation.judge.prompt", "leave"]),
         ("model: {source: ''}\n", ["model.source"]),
         ("model: {device: tpu}\n", ["model.device", "'tpu'"]),
         ("tools: [{usee: search}]\n", ["tools.offered.0", "use"]),
@@ -160,13 +160,13 @@ def test_a_conflict_is_shown_where_it_was_made(tmp_path: Path) -> None:
     assert "mine.yaml:2: rollout.leaves: roots (3)" in mistake(
         written(tmp_path, "base: base.yaml\nrollout: {leaves: 2}\n")
     )
-    assert "mine.yaml:2: data.train.families" in mistake(
-        written(tmp_path, "rollout: {}\ndata: {train: {source: x.jsonl, families: [one_hop]}}\n")
+    assert "mine.yaml:2: data.train.options" in mistake(
+        written(tmp_path, "rollout: {}\ndata: {train: {source: x.jsonl, options: {families: [one_hop]}}}\n")
     )
 
 
 def test_other_tasks_take_nothing_over_from_those_below(tmp_path: Path) -> None:
-    """The base's families, columns and options are its source's."""
+    """The base's columns and options are its source's."""
     written(tmp_path, '{"question": "q", "answer": "a"}\n', "tasks.jsonl")
     own = load_recipe(written(tmp_path, "base: quickstart\ndata: {train: {source: tasks.jsonl}}\n"))
     on_the_line = load_recipe("quickstart", ["data.train.limit=3", f"data.train.source={tmp_path / 'tasks.jsonl'}"])

@@ -34,7 +34,7 @@ data:
   train: {source: train.jsonl}
   validation: {source: validation.jsonl}
   test: {source: test.jsonl}
-chat: {format: tags, result_tokens: 12, require_think: false}
+chat: {format: tags, result_tokens: 12, require: []}
 tools: ["tiny_world:parity"]
 reward: {answer: exact}
 engine: {dtype: float32, slots: 32}

@@ -314,7 +314,7 @@ def test_a_model_without_template_still_gets_a_prompt(make_tokenizer):
 
 
 def test_config_builds_what_it_says(tokenizer):
-    paper = build_chat(ChatConfig(system="paper", require_boxed=True), tokenizer, [search])
+    paper = build_chat(ChatConfig(system="paper", require=("think", "boxed")), tokenizer, [search])
     assert (
         "<search>query</search>" in paper.text(paper.render(task("x"), [search]))
         and "\\boxed{exact value}" in paper.system

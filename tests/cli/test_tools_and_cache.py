@@ -76,7 +76,7 @@ def test_with_a_chat_template_the_prompt_is_shown_as_the_model_reads_it(tiny_pro
         (["search", "{not json"], "is not JSON"),
         (["tools.mode=relpay"], "did you mean 'replay'?"),
         (["tools.mode=replay"], "no tool's results may be kept"),
-        (["tools.mode=replay", "tools.0.cache.keep=true"], "no recorded call to replay"),
+        (["tools.mode=replay", "tools.0.cache=true"], "no recorded call to replay"),
         (["tools.limits.rate=-1"], "tools.limits.rate"),
         (["tools.0.limit={}"], "did you mean 'limits'?"),
     ],
@@ -87,7 +87,7 @@ def test_mistakes_are_answered(words: list[str], said: str) -> None:
 
 
 def test_a_cached_call_is_said_to_be_one(tmp_path: Path) -> None:
-    words = ("tools.0.cache.keep=true", "search", "capital of Peru")
+    words = ("tools.0.cache=true", "search", "capital of Peru")
     assert "from the cache" not in arpo("tools", "quickstart", *words).output
     assert "from the cache" in arpo("tools", "quickstart", *words).output
     assert "search" in arpo("cache", "stats").output and (tmp_path / "cache" / "tools.sqlite").is_file()
@@ -100,7 +100,7 @@ def test_a_file_of_queries_becomes_a_record_that_replays(tmp_path: Path) -> None
     record = tmp_path / "record.sqlite"
     assert "recorded 1,000 results" in arpo("cache", "import", SHARED, "--file", record).output
     query, result = next(iter(json.loads(SHARED.read_text()).items()))
-    replay = ("tools.0.cache.keep=true", "tools.mode=replay", f"tools.cache.file={record}")
+    replay = ("tools.0.cache=true", "tools.mode=replay", f"tools.cache.file={record}")
     said = arpo("tools", "quickstart", *replay, "search", query)
     assert said.exit_code == 0 and "from the record" in said.output and result[:60] in said.output
     missed = arpo("tools", "quickstart", *replay, "search", "what nobody asked")
@@ -136,7 +136,7 @@ def test_files_that_hold_something_else_are_named(tmp_path: Path) -> None:
         answer = arpo("cache", "import", tmp_path / "file", "--file", tmp_path / "new.sqlite")
         assert said in answer.output and (answer.exit_code == 2 or not content), answer.output
         assert not content or not (tmp_path / "new.sqlite").exists()
-    replay = ("tools.0.cache.keep=true", "tools.mode=replay", f"tools.cache.file={tmp_path / 'none.sqlite'}")
+    replay = ("tools.0.cache=true", "tools.mode=replay", f"tools.cache.file={tmp_path / 'none.sqlite'}")
     assert (
         arpo("tools", "quickstart", *replay, "search", "x").exit_code == 2 and not (tmp_path / "none.sqlite").exists()
     )

@@ -40,7 +40,7 @@ def in_turn(*replies: Reply) -> Any:
 
 async def test_what_is_asked_and_what_comes_back() -> None:
     with serving(lambda _: Reply(SAID)) as site:
-        reply = await one(endpoint(site.url, options={"reasoning_effort": "low"}, omit=("temperature",)))
+        reply = await one(endpoint(site.url, options={"reasoning_effort": "low", "temperature": None}))
         asked = site.asked[0]
     assert asked.path == "/v1/chat/completions" and "authorization" not in asked.headers
     assert asked.json == {"model": "m", "max_tokens": 9, "messages": ASKED, "reasoning_effort": "low"}
@@ -49,7 +49,7 @@ async def test_what_is_asked_and_what_comes_back() -> None:
 
 async def test_money_is_counted_cached_tokens_at_their_own_price() -> None:
     with serving(lambda _: Reply(SAID)) as site:
-        client = endpoint(site.url, price_in=2.0, price_cached=0.5, price_out=8.0)
+        client = endpoint(site.url, prices={"prompt": 2.0, "cached": 0.5, "completion": 8.0})
         reply = await one(client)
     assert reply.usage.money == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.5 * 8)
     assert client.spent.money == reply.usage.money and client.spent.requests == client.spent.attempts == 1
@@ -58,7 +58,7 @@ async def test_money_is_counted_cached_tokens_at_their_own_price() -> None:
 
 async def test_nothing_is_asked_beyond_the_budget() -> None:
     with serving(lambda _: Reply(SAID)) as site:
-        client = endpoint(site.url, price_out=1.0, budget=1.0)
+        client = endpoint(site.url, prices={"completion": 1.0}, budget=1.0)
         for _ in range(2):
             await client.chat(ASKED, max_tokens=9)
         with pytest.raises(ToolsStoppedError, match="budget of the endpoint is used up: 1 of 1"):
@@ -151,7 +151,7 @@ async def test_text_that_no_utf_8_can_hold_is_sent_all_the_same() -> None:
 
 async def test_inside_a_tool_a_used_up_budget_is_the_providers_refusal() -> None:
     with serving(lambda _: Reply(SAID)) as site:
-        client = endpoint(site.url, price_out=1.0, budget=0.1)
+        client = endpoint(site.url, prices={"completion": 1.0}, budget=0.1)
         await client.chat_once(ASKED, max_tokens=9)
         with pytest.raises(ProviderError, match="budget of the endpoint") as caught:
             await client.chat_once(ASKED, max_tokens=9)

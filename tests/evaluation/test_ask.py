@@ -148,7 +148,7 @@ def test_an_old_form_is_refused_by_name(tmp_path: Path, form: str) -> None:
 
 
 def test_what_a_recipe_asks_for() -> None:
-    sampled, greedy = eval_specs(EvalConfig(limit=7, samples=3, greedy_limit=None, k=(3,)), "x")
+    sampled, greedy = eval_specs(EvalConfig(limit=7, samples=3, greedy_limit=None), "x")
     assert (sampled.name, sampled.questions, sampled.samples, sampled.temperature) == ("x", 7, 3, 1.0)
     assert (greedy.name, greedy.questions, greedy.samples, greedy.temperature) == ("x-greedy", None, 1, 0.0)
     assert "name" not in sampled.key and sampled.key != greedy.key
@@ -156,7 +156,7 @@ def test_what_a_recipe_asks_for() -> None:
 
 
 def test_options_of_the_command_change_no_more_than_they_say(tiny_project: TinyProject) -> None:
-    run = load_recipe(tiny_project.recipe, ["evaluation={limit: 100, greedy_limit: 3, samples: 4, k: [1, 4]}"])
+    run = load_recipe(tiny_project.recipe, ["evaluation={limit: 100, greedy_limit: 3, samples: 4}"])
     config = with_options(run, limit=10, samples=2).evaluation
-    assert (config.limit, config.greedy_limit, config.samples, config.k) == (10, 3, 2, (1,))
+    assert (config.limit, config.greedy_limit, config.samples) == (10, 3, 2)
     assert with_options(run, limit=None, samples=None) == run

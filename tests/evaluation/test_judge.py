@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpo.display.terminal import Console
+from arpo.endpoint.config import EndpointConfig
 from arpo.errors import FormatError, ToolsStoppedError
 from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, read_verdict
 from arpo.evaluation.samples import SampleRecord
@@ -27,7 +28,6 @@ from arpo.evaluation.verdicts import (
     judged,
     read_verdicts,
 )
-from arpo.recipe.evaluation import JudgeConfig
 from localhost import Asked, Reply, serving
 
 
@@ -71,7 +71,7 @@ ANSWERS = [
 async def run(
     url: str, folder: Path, answers: list[SampleRecord] = ANSWERS, **settings: Any
 ) -> tuple[Judge, list[Verdict]]:
-    judge = Judge(JudgeConfig(**{"url": f"{url}/v1", "model": "j", "retries": 2, **settings}))
+    judge = Judge(EndpointConfig(**{"url": f"{url}/v1", "model": "j", "retries": 2, **settings}))
     try:
         return judge, await judge_answers(judge, answers, folder)
     finally:
@@ -105,7 +105,7 @@ async def test_every_answer_has_a_verdict_with_its_reason_and_is_asked_about_onc
 async def test_a_verdict_that_cannot_be_read_is_asked_for_once_more(tmp_path: Path) -> None:
     left = [said("I think it is fine"), verdict_of]
     with serving(lambda asked: left.pop(0) if len(left) > 1 else verdict_of(asked)) as site:
-        _, found = await run(site.url, tmp_path, ANSWERS[:1], structured="no")
+        _, found = await run(site.url, tmp_path, ANSWERS[:1], options={"response_format": None})
         last = site.asked[-1].json
     assert (
         found[0].verdict == "right"

@@ -32,7 +32,7 @@ SGD_LIKE = OptimConfig(
 LOSSES = {
     "grpo": LossConfig(),
     "dapo": LossConfig(aggregation="token", clip_high=0.28, dual_clip=3.0),
-    "dr_grpo": LossConfig(aggregation="constant", constant_length=16, tis_cap=None),
+    "dr_grpo": LossConfig(aggregation=16, tis_cap=None),
     "kl": LossConfig(kl_coefficient=0.1),
     "entropy": LossConfig(aggregation="token", entropy_coefficient=0.05),
     "aepo": LossConfig(surrogate="aepo", entropy_advantage=0.5),

@@ -16,12 +16,11 @@ from random_trees import credited, random_tree
 configs = st.builds(
     lambda aggregation, surrogate, dual_clip, **rest: LossConfig(
         aggregation=aggregation,
-        constant_length=9 if aggregation == "constant" else None,
         surrogate=surrogate,
         dual_clip=None if surrogate == "cispo" else dual_clip,
         **rest,
     ),
-    aggregation=st.sampled_from(["sequence", "token", "constant"]),
+    aggregation=st.sampled_from(["sequence", "token", 9]),
     surrogate=st.sampled_from(["ppo", "ppo", "gspo", "cispo", "aepo"]),
     clip_low=st.sampled_from([0.1, 0.2]),
     clip_high=st.sampled_from([0.2, 0.28]),
@@ -90,7 +89,7 @@ def by_hand(values: dict[str, torch.Tensor], config: LossConfig) -> float:
         return -sum(sum(terms) / len(terms) for terms in rows) / len(rows)
     if config.aggregation == "token":
         return -sum(map(sum, rows)) / sum(map(len, rows))
-    return -sum(map(sum, rows)) / (len(rows) * config.constant_length)
+    return -sum(map(sum, rows)) / (len(rows) * config.aggregation)
 
 
 @given(st.integers(0, 10_000), configs)
@@ -313,7 +312,7 @@ def test_an_empty_batch_has_loss_zero():
     "wrong",
     [
         {"aggregation": "constant"},
-        {"constant_length": 5},
+        {"aggregation": 0},
         {"clip_low": 1.5},
         {"dual_clip": 0.9},
         {"surrogate": "pp"},

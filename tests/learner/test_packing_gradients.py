@@ -20,7 +20,7 @@ from tiny_models import FAMILIES, tiny_model
 LOSSES = {
     "grpo": LossConfig(),
     "dapo": LossConfig(aggregation="token", clip_high=0.28, tis_cap=None),
-    "dr-grpo": LossConfig(aggregation="constant", constant_length=40),
+    "dr-grpo": LossConfig(aggregation=40),
     "dual-clip": LossConfig(dual_clip=1.5, clip_low=0.1),
     "gspo": LossConfig(surrogate="gspo", clip_low=0.05, clip_high=0.05),
     "cispo": LossConfig(surrogate="cispo", aggregation="token"),

@@ -169,7 +169,7 @@ def test_a_deadline_of_the_recipe_holds_for_tools_without_their_own(tokenizer):
     """Function tools have a deadline of None, which means: the recipe's."""
     slow = Search(latency=lambda: 1e6)
     slow.deadline_s = None
-    (one,) = run(rollouts(agent(tokenizer, unsure_search, slow), one_leaf(max_calls=1, tool_deadline_s=3)))
+    (one,) = run(rollouts(agent(tokenizer, unsure_search, slow), one_leaf(max_calls=1, deadline_s=3)))
     assert statuses(one, (0,)) == [CallStatus.TIMEOUT]
     assert one.grown.tool_s > 0
 

@@ -106,9 +106,11 @@ def test_while_a_provider_is_down_branches_wait_and_lose_nothing(tokenizer):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"calls": 3}, "budget for calls of tools is used up"), ({"error_rate": 0.5, "error_window": 4}, "KeyError")],
+    [({"calls": 3}, "budget for calls of tools is used up"), ({"error_rate": 0.5}, "KeyError")],
 )
-def test_what_stops_the_run_comes_out_as_it_is(tokenizer, settings, words):
+def test_what_stops_the_run_comes_out_as_it_is(tokenizer, settings, words, monkeypatch):
+    monkeypatch.setattr("arpo.tools.gateway.ERROR_WINDOW", 4)
+
     def reply(query):
         if "error_rate" in settings:
             raise KeyError("broken")

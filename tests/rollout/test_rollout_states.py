@@ -127,7 +127,7 @@ def test_branches_share_the_past_of_their_trunk_and_nothing_else(tokenizer, rule
     draw = Random(timing)
     tool, kept = Ledger(latency=lambda: draw.expovariate(2.0)), {}
     who = agent(tokenizer, unsure, tool, delay=lambda: (draw.expovariate(2.0), draw.choice([0.0, 0.1])))
-    rules = config(rule=rule, roots=roots, leaves=8, tool_deadline_s=1e6)
+    rules = config(rule=rule, roots=roots, leaves=8, deadline_s=1e6)
     (one,) = run(rollouts(who, rules, task(setup="blank"), seed=seed, reward=read_states(kept)))
     for branch in one.grown.tree.branches():
         said = one.transcripts[branch.leaf]
@@ -177,7 +177,7 @@ def test_two_calls_of_one_turn_run_in_their_order_on_one_state(tokenizer):
     draw = Random(0)
     tool = Ledger(latency=lambda: draw.expovariate(1.0))
     who = agent(tokenizer, lambda prompt, params: next(turns, "Lima<|im_end|>"), tool, form=TemplateFormat)
-    rules = config(leaves=1, roots=1, turn_tokens=300, tool_deadline_s=1e6)
+    rules = config(leaves=1, roots=1, turn_tokens=300, deadline_s=1e6)
     (one,) = run(rollouts(who, rules, task(setup="blank")))
     assert [len(o.text.split()) for o in one.grown.tree.observations[0,].outcomes] == [2, 3, 4]
 
@@ -262,7 +262,7 @@ def test_a_bug_in_a_state_comes_out_and_all_others_are_closed(tokenizer, what):
         run(
             rollouts(
                 agent(tokenizer, unsure, tool),
-                config(rule={"rule": "fixed"}, leaves=8, roots=4, tool_deadline_s=1e6),
+                config(rule={"rule": "fixed"}, leaves=8, roots=4, deadline_s=1e6),
                 seed=4,
             )
         )
@@ -290,7 +290,7 @@ def test_states_close_whenever_the_run_is_cancelled(tokenizer, at, seed):
     draw = Random(seed)
     tool = Ledger(latency=lambda: draw.expovariate(1.0))
     who = agent(tokenizer, unsure, tool, delay=lambda: (draw.expovariate(1.0), 0.05))
-    rules = config(rule={"rule": "fixed"}, leaves=6, roots=2, tool_deadline_s=1e6)
+    rules = config(rule={"rule": "fixed"}, leaves=6, roots=2, deadline_s=1e6)
 
     async def slow_reward(asked, said):
         await asyncio.sleep(3)

@@ -96,7 +96,7 @@ def test_defect_6_a_slow_tool_holds_up_nobody_else(tokenizer):
         return await right(asked, said)
 
     who = agent(tokenizer, play, slow)
-    rules = config(rule="none", leaves=1, roots=1, tool_deadline_s=7200)
+    rules = config(rule="none", leaves=1, roots=1, deadline_s=7200)
     found = run(rollouts(who, rules, *(task(n) for n in range(4)), reward=reward))
     assert sorted(ended.values())[2] < 5 < 3600 < max(ended.values())
     assert [one.task.id for one in found] == ["task-0", "task-1", "task-2", "task-3"]
@@ -112,7 +112,7 @@ def test_defect_6_branches_of_one_tree_do_not_wait_for_each_other(tokenizer):
         return search() if len(log) <= 4 else Script(said=ANSWER)
 
     slow = Search(latency=lambda: next(first, 1.0))
-    (one,) = run(rollouts(agent(tokenizer, play, slow), config(rule="none", leaves=4, roots=4, tool_deadline_s=7200)))
+    (one,) = run(rollouts(agent(tokenizer, play, slow), config(rule="none", leaves=4, roots=4, deadline_s=7200)))
     assert [at for at, _ in log] == [0.0] * 4 + [1.0] * 3 + [3600.0]
     assert len(one.grown.tree.leaves()) == 4
 
@@ -161,7 +161,7 @@ def test_waited_seconds_count_from_the_head_to_the_decision(tokenizer):
 
     calls = iter([0.0, 10.0])
     who = agent(tokenizer, play, Search(latency=lambda: next(calls, 0.0)))
-    (one,) = run(rollouts(who, config(leaves=4, roots="pilot", head=50, tool_deadline_s=60)))
+    (one,) = run(rollouts(who, config(leaves=4, roots="pilot", head=50, deadline_s=60)))
     assert one.grown.expansion.decisions[0,].decided.waited
     assert one.grown.waited_s == pytest.approx(10.0)
 

@@ -31,7 +31,7 @@ SENTENCE = (
 )
 WORDS = SENTENCE.split()
 GOES_ON = (1.0, 3 / 4, 2 / 3, 1 / 2, 0.0)  # by calls made: from one to four calls a trajectory, each number as likely
-SIZES = {"max_calls": 4, "turn_tokens": 400, "branch_tokens": 8000, "head": 20, "tool_deadline_s": 600.0}
+SIZES = {"max_calls": 4, "turn_tokens": 400, "branch_tokens": 8000, "head": 20, "deadline_s": 600.0}
 
 
 def tokenizer() -> Any:

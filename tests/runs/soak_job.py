@@ -49,7 +49,7 @@ data:
   train: {{source: {folder}/train.jsonl}}
   validation: {{source: {folder}/validation.jsonl}}
   test: {{source: {folder}/test.jsonl}}
-chat: {{format: tags, result_tokens: 12, require_think: false}}
+chat: {{format: tags, result_tokens: 12, require: []}}
 tools: ["soak_job:parity"]
 reward: {{use: "soak_job:score"}}
 engine: {{kind: "soak_job:{engine}", dtype: float32, deterministic: {deterministic}, slots: 16}}

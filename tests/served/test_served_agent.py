@@ -15,7 +15,8 @@ from arpo.core.record import decode, encode, replay
 from arpo.core.tree import FinishReason, StopReason
 from arpo.endpoint.client import Endpoint
 from arpo.endpoint.client import Reply as Said
-from arpo.engines.config import EndpointEngineConfig, EngineConfig
+from arpo.endpoint.config import EndpointConfig
+from arpo.engines.config import EngineConfig
 from arpo.errors import ConfigError, ToolsStoppedError
 from arpo.rollout.collect import Rollout, record_of
 from arpo.rollout.config import RolloutConfig
@@ -57,7 +58,7 @@ def message(content: str | None, *calls: str, finish: str = "stop") -> Reply:
 
 
 def agent(url: str, tokenizer: Any = None, **settings: Any) -> ServedAgent:
-    config = EndpointEngineConfig(**{"url": f"{url}/v1", "model": "m", "retries": 1, **settings})
+    config = EndpointConfig(**{"url": f"{url}/v1", "model": "m", "retries": 1, **settings})
 
     def dialogue(tools: Any) -> Any:
         if tokenizer is None:
@@ -102,7 +103,7 @@ async def test_tokens_and_money_are_those_that_the_endpoint_counts() -> None:
         return Reply({**said.content, "usage": told})
 
     with serving(world) as site:
-        one = agent(site.url, price_in=2.0, price_cached=1.0, price_out=10.0)
+        one = agent(site.url, prices={"prompt": 2.0, "cached": 1.0, "completion": 10.0})
         tree = await grown(one, branch_tokens=5000)
     assert (tree.num_read((0,)), tree.num_written((0, 0))) == (1000, 50)
     assert tree.money((0,)) == pytest.approx(0.002) and one.spent.money == pytest.approx(4 * 0.002)

@@ -17,7 +17,7 @@ from arpo.served.agent import ServedAgent
 from localhost import Asked, Reply, serving
 
 RECIPE = """
-engine: {{kind: openai, endpoint: {{url: "{url}/v1", model: m, price_in: 1.0, price_out: 2.0}}}}
+engine: {{kind: openai, endpoint: {{url: "{url}/v1", model: m, prices: {{prompt: 1.0, completion: 2.0}}}}}}
 chat: {{format: native}}
 data: {{train: {{source: "{train}"}}, validation: {{source: "{tasks}"}}}}
 tools: {{offered: [search]}}

@@ -349,15 +349,17 @@ def test_damaged_characters_are_mended(damaged: str, right: str) -> None:
 
 def test_shuffling_is_keyed_and_comes_before_the_limit(tmp_path: Path) -> None:
     config = jsonl(tmp_path, *({"question": f"q{i}", "answer": "a"} for i in range(100)))
-    shuffled = config.model_copy(update={"shuffle": True, "seed": 3})
+    shuffled = config.model_copy(update={"shuffle": 3})
     assert [task.id for task in load(config)] == [f"x/{i}" for i in range(1, 101)]
     assert load(shuffled) == load(shuffled) != load(config)
     assert load(shuffled.model_copy(update={"limit": 7})) == load(shuffled)[:7]
-    assert load(shuffled.model_copy(update={"seed": 4})) != load(shuffled)
+    assert load(shuffled.model_copy(update={"shuffle": 4})) != load(shuffled)
 
 
 def test_the_atlas_by_its_name() -> None:
-    tasks, report = load_with_report(DataConfig(source="atlas", split="test", families={"one_hop": 1}, limit=10))
+    tasks, report = load_with_report(
+        DataConfig(source="atlas", split="test", options={"families": {"one_hop": 1}}, limit=10)
+    )
     assert {task.metadata["family"] for task in tasks} == {"one_hop"} and report.tasks == 10
 
 
@@ -415,8 +417,8 @@ def test_wrong_sources_are_named(config: dict, words: list[str]) -> None:
     [
         ({"source": "atals"}, "atals'.*or atlas"),
         ({"source": "x.tsv"}, r"x\.tsv.*\.parquet"),
-        ({"source": "atlas", "options": {"a": 1}}, "no options"),
-        ({"source": "x.jsonl", "families": ["one_hop"]}, "only the atlas has families"),
+        ({"source": "atlas", "options": {"a": 1}}, "families alone"),
+        ({"source": "x.jsonl", "options": {"families": ["one_hop"]}}, "no options"),
         ({"source": "atlas", "columns": {"answer": "x"}}, "no columns"),
     ],
 )

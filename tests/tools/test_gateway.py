@@ -86,7 +86,8 @@ def test_another_version_tool_or_set_of_options_has_results_of_its_own(tmp_path)
     asyncio.run(main())
 
 
-def test_freshness_is_shorter_where_nothing_was_found_and_none_for_errors(tmp_path):
+def test_freshness_is_shorter_where_nothing_was_found_and_none_for_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr("arpo.tools.gateway.EMPTY_DAYS", 1e-9)
     replies = {"nothing": ToolResult(text="No results.", empty=True), "something": ToolResult(text="yes")}
 
     class Both(Search):
@@ -97,7 +98,7 @@ def test_freshness_is_shorter_where_nothing_was_found_and_none_for_errors(tmp_pa
             return replies[arguments["query"]]
 
     async def main():
-        ask = Gated(Both(), tmp_path, cache={"days": 1000, "empty_days": 1e-9})
+        ask = Gated(Both(), tmp_path, cache={"days": 1000})
         for query, calls in (("something", 1), ("nothing", 2), ("error", 2)):
             before = ask.tool.calls
             await ask(query)
@@ -118,7 +119,7 @@ def test_tools_that_do_not_say_so_are_not_cached_and_a_recipe_may_say_so(tmp_pat
         assert ask.tool.calls == 2 and ask.tool_gateway.cache is None and not list(tmp_path.iterdir())
 
     asyncio.run(main())
-    kept = ToolConfig(use="search", options={"documents": [{"text": "Lima is in Peru."}]}, cache={"keep": True})
+    kept = ToolConfig(use="search", options={"documents": [{"text": "Lima is in Peru."}]}, cache=True)
     config = ToolsConfig(offered=(kept,), cache={"file": str(tmp_path / "x.sqlite")})
     (tool,) = build_tools(config.offered)
     tool_gateway = build_gateway(config, [(tool,)])
@@ -128,7 +129,7 @@ def test_tools_that_do_not_say_so_are_not_cached_and_a_recipe_may_say_so(tmp_pat
 
 
 def test_searches_in_documents_of_two_tasks_are_two_searches(tmp_path):
-    kept = ToolConfig(use="search", cache={"keep": True})
+    kept = ToolConfig(use="search", cache=True)
     config = ToolsConfig(offered=(kept,), cache={"file": str(tmp_path / "x.sqlite")})
     (tool,) = build_tools(config.offered)
     tool_gateway = build_gateway(config, [(tool,)])

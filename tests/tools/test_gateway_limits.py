@@ -11,7 +11,7 @@ import pytest
 from gateway_world import CONTEXT, Gated, Search, live
 
 from arpo.core.tree import Call, CallStatus
-from arpo.endpoint.config import ServedModel
+from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ConfigError, ProviderError, ToolError, ToolsStoppedError
 from arpo.recipe.load import load_recipe
 from arpo.tools import ToolResult
@@ -204,21 +204,21 @@ def test_a_budget_of_money_stops_the_run_and_the_cache_costs_nothing(tmp_path):
     asyncio.run(main())
 
 
-def test_a_tool_that_fails_too_often_stops_the_run_with_its_last_errors():
+def test_a_tool_that_fails_too_often_stops_the_run_with_its_last_errors(monkeypatch):
+    monkeypatch.setattr("arpo.tools.gateway.ERROR_WINDOW", 10)
+
     async def main():
-        ask = live(lambda number: KeyError(f"broken {number % 3}"), limits={"error_rate": 0.5, "error_window": 10})
+        ask = live(lambda number: KeyError(f"broken {number % 3}"), limits={"error_rate": 0.5})
         with pytest.raises(ToolsStoppedError, match=r"search failed in 100% of its last 10 calls") as stopped:
             for i in range(20):
                 await ask(str(i))
         assert ask.tool.calls == 10 and all(f"broken {i}" in str(stopped.value) for i in range(3))
-        half = live(
-            lambda number: KeyError("x") if number % 2 else "fine", limits={"error_rate": 0.5, "error_window": 10}
-        )
+        half = live(lambda number: KeyError("x") if number % 2 else "fine", limits={"error_rate": 0.5})
         for i in range(50):
             await half(str(i))
         reported = live(
             lambda n: ToolResult(text="Traceback", status=CallStatus.ERROR),
-            limits={"error_rate": 0.5, "error_window": 10},
+            limits={"error_rate": 0.5},
         )
         for i in range(50):
             await reported(str(i))
@@ -294,9 +294,7 @@ def test_so_is_one_that_lies_deeper(options):
 
 def test_what_is_no_secret_is_taken():
     names = {"provider": {"url": "https://h/?q={query}", "headers": {"X-Api-Key": "{key}"}, "key_env": "NAME", 3: "x"}}
-    model = {
-        "summariser": {"url": "https://h/v1", "model": "m", "key_env": "NAME", "length_key": "max_completion_tokens"}
-    }
+    model = {"summariser": {"url": "https://h/v1", "model": "m", "key_env": "NAME", "options": {"max_tokens": None}}}
     server = {
         "headers": {"Authorization": "Bearer $TOKEN", "Accept": "text/html"},
         "env": {"API_KEY": "$KEY", "DEBUG": "1"},
@@ -307,7 +305,7 @@ def test_what_is_no_secret_is_taken():
 
 def test_an_endpoint_takes_no_password_in_its_url():
     with pytest.raises(ConfigError, match="keep keys in the environment"):
-        ServedModel(url="https://me:sk-very-secret-123@h/v1", model="m")
+        EndpointConfig(url="https://me:sk-very-secret-123@h/v1", model="m")
 
 
 @pytest.mark.parametrize(

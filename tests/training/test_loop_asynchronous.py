@@ -173,7 +173,7 @@ def test_calls_under_way_do_not_miss_their_deadline_for_a_checkpoint(
         return save(*given, **more)
 
     monkeypatch.setattr(checkpoint, "save", long_save)
-    plan = ("train.steps=3", f"train.max_staleness={most}", "train.save_every=1", "rollout.tool_deadline_s=1.5")
+    plan = ("train.steps=3", f"train.max_staleness={most}", "train.save_every=1", "rollout.deadline_s=1.5")
     with training(tiny_project, tmp_path / "run", play, *plan) as trainer:
         agent = replace(
             trainer.components.agent,

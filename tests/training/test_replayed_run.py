@@ -20,7 +20,7 @@ SHORT = (
     "rollout.leaves=4",
     "evaluation={limit: 1, greedy_limit: 0}",
     "engine.deterministic=true",
-    "tools.0.cache.keep=true",
+    "tools.0.cache=true",
 )
 
 

@@ -61,8 +61,7 @@ def _dialogues(run: RunConfig) -> Callable[[Sequence[Tool]], Dialogue[Any]]:
             system=chat.system or "",
             result_tokens=chat.result_tokens,
             prompt_tokens=chat.prompt_tokens,
-            require_boxed=chat.require_boxed,
-            no_calls_left=chat.no_calls_left,
+            require_boxed="boxed" in (chat.require or ()),
         )
         return lambda tools: native
     tokenizer, ends = read_tokenizer(run.model.source), declared_ends(run.model.source)

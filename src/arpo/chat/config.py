@@ -33,12 +33,9 @@ class ChatConfig(Config):
     """Maximum number of tokens of one tool result that the model sees."""
     prompt_tokens: int | None = Field(default=None, ge=1)
     """Maximum length of a prompt; a task with a longer prompt is an error. None: no limit."""
-    require_think: bool | None = None
-    """Whether a well-formed turn must begin with a thought. None: yes with `tags`, no with `template`."""
-    require_boxed: bool = False
-    r"""Whether a well-formed answer must contain a `\boxed{}`."""
-    no_calls_left: str = NO_CALLS_LEFT
-    """The text that the model sees after the last allowed call."""
+    require: tuple[Literal["think", "boxed"], ...] | None = None
+    r"""What a well-formed turn must hold: `think`, a thought at its beginning; `boxed`, a `\boxed{}` in an answer.
+    Null: `[think]` with `tags`, `[]` with `template`."""
     template_options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the chat template, for instance `{enable_thinking: false}`."""
 
@@ -75,9 +72,8 @@ def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool], ends: 
             system=system or "",
             result_tokens=config.result_tokens,
             prompt_tokens=config.prompt_tokens,
-            require_think=tags if config.require_think is None else config.require_think,
-            require_boxed=config.require_boxed,
-            no_calls_left=config.no_calls_left,
+            require_think=tags if config.require is None else "think" in config.require,
+            require_boxed="boxed" in (config.require or ()),
             template_options=config.template_options,
             ends=ends,
         )

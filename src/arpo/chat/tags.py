@@ -79,7 +79,6 @@ class TagFormat:
         prompt_tokens: int | None = None,
         require_think: bool = True,
         require_boxed: bool = False,
-        no_calls_left: str = NO_CALLS_LEFT,
         template_options: Mapping[str, Any] | None = None,
         ends: Sequence[int] = (),
     ) -> None:
@@ -87,7 +86,7 @@ class TagFormat:
         self._conversation = Conversation(self._text, template_options)
         self.result_tokens, self.prompt_tokens = result_tokens, prompt_tokens
         self.require_think, self.require_boxed = require_think, require_boxed
-        self._system, self._no_calls_left = system, no_calls_left
+        self._system = system
         self.stop_tokens = self._conversation.ends(ends)
         self._set_tools(tools)
 
@@ -112,9 +111,7 @@ class TagFormat:
         self._text.set_tags([*RESERVED, *self._tools])
         self._before = self._text.trusted("\n<result>")
         self._after = self._text.trusted("</result>\n")
-        self._after_last = self._text.trusted(
-            f"</result>\n{self._no_calls_left}\n" if self._no_calls_left else "</result>\n"
-        )
+        self._after_last = self._text.trusted(f"</result>\n{NO_CALLS_LEFT}\n")
         self._system_pieces = self._described(tools)
         self.system = "".join(text for text, _ in self._system_pieces)
         self._prefilled = self._conversation.exists and self._conversation.header.rstrip().endswith("<think>")

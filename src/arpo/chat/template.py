@@ -72,7 +72,6 @@ class TemplateFormat:
         prompt_tokens: int | None = None,
         require_think: bool = False,
         require_boxed: bool = False,
-        no_calls_left: str = NO_CALLS_LEFT,
         template_options: Mapping[str, Any] | None = None,
         syntax: str | None = None,
         ends: Sequence[int] = (),
@@ -85,7 +84,6 @@ class TemplateFormat:
         self._conversation = Conversation(self._text, template_options)
         self.system, self.result_tokens, self.prompt_tokens = system, result_tokens, prompt_tokens
         self.require_think, self.require_boxed = require_think, require_boxed
-        self._no_calls_left = no_calls_left
         for tool in tools:
             if tool.name in OWN_TAGS or self._text.spells_token(tool.name):
                 wrong = "a tool's name can be no word of the protocol, and no token that the vocabulary adds"
@@ -243,7 +241,7 @@ class TemplateFormat:
         for number, outcome in enumerate(outcomes):
             result, cut = self._text.tool_text(self._shown(outcome.text), self.result_tokens)
             last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
-            notice = self._shown(f"\n{self._no_calls_left}") if last and self._no_calls_left else ""
+            notice = self._shown(f"\n{NO_CALLS_LEFT}") if last else ""
             pieces += [(self._text.decode(result), result), (notice, self._text.trusted(notice))]
             pieces += self._pieces(glue[number + 1], ids)
             results.append(replace(outcome, cut=outcome.cut or cut))

@@ -57,15 +57,15 @@ def measure(
 def study_these(paths: Sequence[Path], *, entropy: bool, judge: str | None, out: Path | None) -> None:
     """Raise ConfigError for an unusable judge."""
 
+    from arpo.endpoint.config import EndpointConfig
     from arpo.evaluation.analysis import analyse
     from arpo.options import custom
-    from arpo.recipe.evaluation import JudgeConfig
     from arpo.yaml_positions import parse_value
 
     config = None
     if judge is not None:
         try:
-            config = custom(JudgeConfig, parse_value(judge, "--judge"), "--judge")
+            config = custom(EndpointConfig, parse_value(judge, "--judge"), "--judge")
         except ConfigError as error:
             hint = "e.g. --judge '{url: http://localhost:8000/v1, model: NAME, key_env: VARIABLE}'"
             raise ConfigError(error.message, where=error.where, value=error.value, hint=hint) from error

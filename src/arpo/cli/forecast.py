@@ -36,7 +36,7 @@ def forecast_quickstart() -> Expected:
     return forecast(run, asyncio.run(_measure(run)))
 
 
-def forecast(run: RunConfig, speed: PlanConfig) -> Expected:
+def forecast(run: RunConfig, speed: Speed) -> Expected:
     """The quickstart `run` on a machine of this speed."""
     planned = plan(run, speed, _LENGTHS, _COUNTS, spent_s=_FETCH_S)
     return Expected((planned.seconds + _FETCH_S) / 60, planned.text)

@@ -23,6 +23,7 @@ from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
 from arpo.tools.gateway import ToolGateway, build_unchecked, recorded_offers, tools_not_ready
 from arpo.tools.schemas import resolved
+from arpo.tools.settings import DEFAULT_LIMITS
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a printed result
@@ -83,10 +84,9 @@ def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
 
 def _gateway(run: RunConfig, entries: Sequence[Sequence[ToolBase]]) -> tuple[ToolGateway, Mapping[str, ConfigError]]:
     """The gateway to the tools, with the patience of a person, and why tools are not ready."""
-    limits = run.tools.limits
-    limits = limits.model_copy(
-        update={"patience_s": min(limits.patience_s, PATIENCE_S), "retries": min(limits.retries, RETRIES)}
-    )
+    limits = run.tools.limits.over(DEFAULT_LIMITS)
+    patience_s, retries = min(limits.patience_s or 0.0, PATIENCE_S), min(limits.retries or 0, RETRIES)
+    limits = limits.model_copy(update={"patience_s": patience_s, "retries": retries})
     config = run.tools.model_copy(update={"limits": limits})
     tool_gateway = build_unchecked(config, entries)
     for rate_limit in tool_gateway.rate_limits.values():
@@ -228,7 +228,7 @@ class _Caller:
         print_(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
         state = await settled(tool.open, task) if isinstance(tool, StatefulTool) else None
         try:
-            deadline_s = self.run.rollout.tool_deadline_s
+            deadline_s = self.run.rollout.deadline_s
             context = CallContext(task=task, deadline_s=deadline_s, seed=self.run.seed, state=state)
             outcome = await self.tool_gateway.call(self.tools, call, context)
         except ReplayMissError as error:

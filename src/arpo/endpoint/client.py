@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from arpo.endpoint.config import EndpointConfig, ServedModel
+from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.http.exchange import HttpClient, HttpRequest, refused
 from arpo.http.limits import Provider, Tell
@@ -79,18 +79,17 @@ class Endpoint:
     ends."""
 
     def __init__(
-        self, config: ServedModel, service: str = "endpoint", *, tell: Tell = lambda text, level: None
+        self, config: EndpointConfig, service: str = "endpoint", *, tell: Tell = lambda text, level: None
     ) -> None:
         self.config, self.service = config, service
         self.spent = Spent()
         self._client = HttpClient(service, timeout_s=config.timeout_s, connections=max(64, config.concurrency))
-        patient = config if isinstance(config, EndpointConfig) else EndpointConfig(url=config.url, model=config.model)
         self._provider = Provider(
             service,
             rate=config.rate,
             concurrency=config.concurrency,
-            retries=patient.retries,
-            patience_s=patient.patience_s,
+            retries=config.retries,
+            patience_s=config.patience_s,
             tell=tell,
             hint="raise patience_s to wait longer, or start again when it is back",
         )
@@ -131,8 +130,9 @@ class Endpoint:
 
     def _common(self, max_tokens: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         config = self.config
-        given = {"model": config.model, config.length_key: max_tokens, **fields, **config.options}
-        return {name: value for name, value in given.items() if name not in config.omit and value is not None}
+        length_key = "max_completion_tokens" if config.options.get("max_tokens", 0) is None else "max_tokens"
+        body = {"model": config.model, length_key: max_tokens, **fields, **config.options}
+        return {name: value for name, value in body.items() if value is not None}
 
     async def _once(self, path: str, body: Mapping[str, Any]) -> Reply:
         self._check_budget()
@@ -174,7 +174,7 @@ def _sendable(value: Any) -> Any:
     return [_sendable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _reply(value: Any, config: ServedModel) -> Reply:
+def _reply(value: Any, config: EndpointConfig) -> Reply:
     """Raises LookupError, TypeError, ValueError or AttributeError for anything that is no completion."""
     choice = value["choices"][0]
     message = choice.get("message") or {}
@@ -208,9 +208,9 @@ def _matched(choice: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _usage(given: Mapping[str, Any], config: ServedModel) -> Usage:
+def _usage(given: Mapping[str, Any], config: EndpointConfig) -> Usage:
     read, written = int(given.get("prompt_tokens") or 0), int(given.get("completion_tokens") or 0)
     cached = min(read, int((given.get("prompt_tokens_details") or {}).get("cached_tokens") or 0))
-    cheap = config.price_in if config.price_cached is None else config.price_cached
-    money = ((read - cached) * config.price_in + cached * cheap + written * config.price_out) / 1e6
+    price, dear = config.prices.get("prompt", 0.0), config.prices.get("completion", 0.0)
+    money = ((read - cached) * price + cached * config.prices.get("cached", price) + written * dear) / 1e6
     return Usage(prompt_tokens=read, cached_tokens=cached, completion_tokens=written, money=money)

@@ -3,14 +3,14 @@
 A key is never written into a recipe: only the name of the environment variable that holds it.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from arpo.config import Config, Url
 
 
-class ServedModel(Config):
+class EndpointConfig(Config):
     """A model behind an OpenAI-compatible endpoint."""
 
     url: Url
@@ -25,26 +25,20 @@ class ServedModel(Config):
     """Requests at a time; 0: no limit."""
     rate: Annotated[float, Field(ge=0)] = 0.0
     """Requests a second; 0: no limit."""
-    price_in: Annotated[float, Field(ge=0)] = 0.0
-    """Money for a million tokens of prompts."""
-    price_cached: Annotated[float, Field(ge=0)] | None = None
-    """Money for a million of those that the endpoint says it had cached; null: as `price_in`."""
-    price_out: Annotated[float, Field(ge=0)] = 0.0
-    """Money for a million tokens that it writes."""
-    budget: Annotated[float, Field(gt=0)] | None = None
-    """Money after which nothing more is asked; null: no limit."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Sent with every request as they are, for instance `{reasoning_effort: low}`."""
-    omit: tuple[str, ...] = ()
-    """Fields never sent, for models that refuse them: `[seed, temperature, top_p]`."""
-    length_key: Annotated[str, Field(min_length=1)] = "max_tokens"
-    """What the endpoint calls the limit of an answer; some want `max_completion_tokens`."""
-
-
-class EndpointConfig(ServedModel):
-    """A served model with retries, for callers other than tools (the gateway retries those)."""
-
     retries: Annotated[int, Field(ge=0)] = 4
     """Further attempts of a request that may be tried again (429, 5xx, a broken connection), with growing waits."""
     patience_s: Annotated[float, Field(gt=0)] = 600.0
     """How long the endpoint may be down before everything stops; until then requests wait."""
+    prices: dict[Literal["prompt", "cached", "completion"], Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Money for a million tokens of prompts (`prompt`), of those that the endpoint says it had cached (`cached`; else
+    as `prompt`) and of what it writes (`completion`)."""
+    budget: Annotated[float, Field(gt=0)] | None = None
+    """Money after which nothing more is asked; null: no limit."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of every request, for instance `{reasoning_effort: low}`; null takes one out that the model refuses:
+    `{seed: null, temperature: null}`. With `max_tokens: null` the limit of an answer is sent as
+    `max_completion_tokens`."""
+    prompt: Literal["text", "tokens"] = "text"
+    """Of an agent with the formats `tags` and `template`: the context as text, or as tokens of `model.source`, which
+    must then be the served model's own (vLLM and SGLang take them): nothing is tokenised twice and nothing in a tool's
+    text can act."""

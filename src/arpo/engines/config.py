@@ -43,15 +43,6 @@ def names_fast_bf16(cpuinfo: str) -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-class EndpointEngineConfig(EndpointConfig):
-    """The endpoint that an agent is evaluated on, and how contexts are sent to it."""
-
-    prompt: Literal["text", "tokens"] = "text"
-    """With the formats `tags` and `template`: the context as text, or as tokens of `model.source`, which must then be
-    the served model's own (vLLM and SGLang take them): nothing is tokenised twice and nothing in a tool's text can
-    act."""
-
-
 class EngineConfig(Config):
     """What writes the turns."""
 
@@ -59,7 +50,7 @@ class EngineConfig(Config):
     """`local`; `vllm`; `openai`: the model at `endpoint`, for evaluation alone; or the import path
     (`package.module:name`) of an engine factory called with this config, model and tokenizer."""
 
-    endpoint: EndpointEngineConfig | None = None
+    endpoint: EndpointConfig | None = None
     """The endpoint of the kind `openai`."""
 
     vllm: VllmConfig | None = None

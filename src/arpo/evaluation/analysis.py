@@ -13,6 +13,7 @@ from typing import Any
 
 from arpo.assembly.components import read_tasks
 from arpo.display.terminal import Console
+from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ArpoError, ConfigError, first_line
 from arpo.evaluation import entropy, quality, verdicts
 from arpo.evaluation.judge import Judge, judge_answers
@@ -24,7 +25,6 @@ from arpo.evaluation.samples import read_samples
 from arpo.evaluation.trajectories import read_recorded
 from arpo.event_loop import run_sync
 from arpo.files import as_seen_from_here, write_json
-from arpo.recipe.evaluation import JudgeConfig
 from arpo.recipe.load import load_recipe
 from arpo.tasks.leakage import Leak, Leakage, leaks
 
@@ -36,7 +36,7 @@ def analyse(
     paths: Sequence[Path],
     *,
     entropies: bool = False,
-    judge: JudgeConfig | None = None,
+    judge: EndpointConfig | None = None,
     out: Path | None = None,
     console: Console | None = None,
     shown: bool = True,
@@ -88,7 +88,7 @@ def analyse(
     return found
 
 
-def judge_evaluation(folder: Path, config: JudgeConfig, console: Console) -> Study:
+def judge_evaluation(folder: Path, config: EndpointConfig, console: Console) -> Study:
     """Have every answer in `folder` judged that is not yet; verdicts are kept one by one."""
     answers = list(read_samples(folder).values())
     model = Judge(config, tell=lambda text, level: console.print(f"{level}: {text}"))

@@ -197,7 +197,7 @@ def with_options(run: RunConfig, *, limit: int | None, samples: int | None) -> R
         greedy_limit = limit if config.greedy_limit is None else min(limit, config.greedy_limit)
         config = config.model_copy(update={"limit": limit, "greedy_limit": greedy_limit})
     if samples is not None:
-        config = config.model_copy(update={"samples": samples, "k": tuple(k for k in config.k if k <= samples)})
+        config = config.model_copy(update={"samples": samples})
     return run.model_copy(update={"evaluation": config})
 
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from arpo.chat.json_text import read_object
 from arpo.endpoint.client import Endpoint
+from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ProviderError, ToolError
 from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.verdicts import NO_ANSWER, Verdict, append_verdict, key_of, read_verdicts
 from arpo.event_loop import task_group
-from arpo.recipe.evaluation import JudgeConfig
 
 INSTRUCTION = """\
 You grade an answer to a question. You are given the question, one or more reference answers, each of which is right, \
@@ -43,6 +43,8 @@ SCHEMA: Mapping[str, Any] = {
     "required": ["final_answer", "reason", "verdict"],
     "additionalProperties": False,
 }
+RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA, "strict": True}}
+MOST_TOKENS = 1024  # of a verdict, its thoughts included
 MOST_CHARS = 20_000  # of an answer: what is longer was never meant as one
 PROMPT = hashlib.sha256(f"{INSTRUCTION}\0{ASKED}".encode()).hexdigest()[:12]
 _FENCED = re.compile(r"\{.*\}", re.DOTALL)
@@ -51,7 +53,7 @@ _FENCED = re.compile(r"\{.*\}", re.DOTALL)
 class Judge:
     """Asks one endpoint. Raises ToolsStoppedError where nothing more can be asked (key, budget, outage)."""
 
-    def __init__(self, config: JudgeConfig, *, tell: Callable[[str, str], None] = lambda text, level: None) -> None:
+    def __init__(self, config: EndpointConfig, *, tell: Callable[[str, str], None] = lambda text, level: None) -> None:
         self.config = config
         self.endpoint = Endpoint(config, "judge", tell=tell)
         self.name = f"{config.model} at {config.url}"
@@ -72,10 +74,7 @@ class Judge:
         messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
         for _ in range(2):
             reply = await self.endpoint.chat(
-                messages,
-                max_tokens=self.config.max_tokens,
-                temperature=0,
-                response_format=_form(self.config.structured),
+                messages, max_tokens=MOST_TOKENS, temperature=0, response_format=RESPONSE_FORMAT
             )
             found = read_verdict(reply.text)
             if not isinstance(found, str):
@@ -88,12 +87,6 @@ class Judge:
 
     async def close(self) -> None:
         await self.endpoint.close()
-
-
-def _form(structured: str) -> dict[str, Any] | None:
-    if structured == "json_schema":
-        return {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA, "strict": True}}
-    return {"type": "json_object"} if structured == "json_object" else None
 
 
 def read_verdict(text: str) -> tuple[Literal["right", "wrong"], str, str] | str:

@@ -34,7 +34,7 @@ OLD_FILE, OLD_SCHEMA = "asked.json", "arpo/evaluation/1"  # forms of development
 _DECIDES = ("model", "chat", "tools", "reward")  # sections of a recipe that decide answers and what they count
 _ENGINE = ("kind", "dtype", "deterministic")
 _NAMES_OF_A_MODEL = ("model", "model.source")
-_LIMITS = ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit", "head", "retries", "tool_deadline_s")
+_LIMITS = ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit", "head", "retries", "deadline_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,6 @@ class EvalManifest:
     benchmarks: tuple[BenchmarkManifest, ...]
     samples: int
     settings: Mapping[str, Any]  # temperature, top_p, seed, limits of a rollout
-    k: tuple[int, ...] = ()  # pass@k is reported for these, besides powers of 2
     decides: Mapping[str, Any]  # further keys of the recipe that decide answers, flat
     parts: Mapping[str, Any] = field(default_factory=dict)  # limit, ids, shard
     identity: str = ""  # of the model, by its content (`arpo.models.identity`); "" where it is served elsewhere
@@ -114,7 +113,6 @@ class EvalManifest:
             benchmarks=tuple(map(BenchmarkManifest.from_questions, benchmarks)),
             samples=spec.samples,
             settings={**settings, **{name: getattr(run.rollout, name) for name in _LIMITS}},
-            k=spec.k,
             decides=decides,
             parts=dict(parts or {}),
             identity=identity,
@@ -203,7 +201,7 @@ def read_manifest(folder: Path) -> EvalManifest:
     try:
         known = {name: value[name] for name in EvalManifest.__dataclass_fields__ if name in value}
         benchmarks = tuple(BenchmarkManifest(**{**each, "ids": tuple(each["ids"])}) for each in known["benchmarks"])
-        known |= {name: tuple(known[name]) for name in ("starts", "k") if name in known}
+        known |= {"starts": tuple(known["starts"])} if "starts" in known else {}
         return EvalManifest(**{**known, "benchmarks": benchmarks})
     except (KeyError, TypeError) as error:
         raise FormatError(f"{path}: a field is missing or of the wrong kind: {error!r}") from error

@@ -35,7 +35,6 @@ class EvalSpec:
     temperature: float  # 0: greedy
     top_p: float
     seed: int
-    k: tuple[int, ...] = ()  # pass@k is reported for these, besides powers of 2
 
     @property
     def greedy(self) -> "EvalSpec":
@@ -45,7 +44,7 @@ class EvalSpec:
     @property
     def key(self) -> dict[str, Any]:
         """All that decides the answers, besides the model, the questions and the limits of a rollout."""
-        return {name: value for name, value in asdict(self).items() if name not in ("name", "k")}
+        return {name: value for name, value in asdict(self).items() if name != "name"}
 
 
 def eval_specs(config: EvalConfig, name: str) -> list[EvalSpec]:
@@ -58,7 +57,6 @@ def eval_specs(config: EvalConfig, name: str) -> list[EvalSpec]:
         temperature=config.temperature,
         top_p=config.top_p,
         seed=config.seed,
-        k=config.k,
     )
     greedy = replace(sampled.greedy, name=f"{name}-greedy", questions=config.greedy_limit)
     return [sampled] if config.greedy_limit == 0 else [sampled, greedy]

@@ -173,7 +173,7 @@ def benchmark_result(manifest: EvalManifest, name: str, samples: Sequence[Sample
         reward=bootstrap(list(_means(samples, lambda s: s.reward).values()), seed=seed, purpose="reward"),
         by_question=accuracies,
         measures={each: _measure(samples, each, seed) for each in sorted({m for s in samples for m in s.measures})},
-        pass_at={k: pass_at(correct, k, seed=seed) for k in sorted({*POWERS, *manifest.k, fewest}) if k <= fewest},
+        pass_at={k: pass_at(correct, k, seed=seed) for k in sorted({*POWERS, fewest}) if k <= fewest},
         by_level=by_group(((s.level, s.id, s.accuracy) for s in samples if s.level), seed=seed),
         by_category=by_group(((s.category, s.id, s.accuracy) for s in samples if s.category), seed=seed),
         by_family=by_group(((s.family, s.id, s.accuracy) for s in samples if s.family not in ("", name)), seed=seed),

@@ -65,11 +65,10 @@ class LossConfig(Config):
     """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead,
     `aepo` keeps the gradient of what is clipped above. Or the import path of a surrogate of your own; with options:
     `{use: "my_loss:soft", options: {slope: 2}}`."""
-    aggregation: Literal["sequence", "token", "constant"] = "sequence"
-    """How tokens become one number: the mean of each trajectory's mean, the mean over all tokens, or the sum divided by
-    trajectories times `constant_length`."""
-    constant_length: int | None = Field(default=None, ge=1)
-    """Tokens that a trajectory is divided by under `aggregation: constant` (its longest possible response)."""
+    aggregation: Literal["sequence", "token"] | Annotated[int, Field(ge=1)] = "sequence"
+    """How tokens become one number: the mean of each trajectory's mean (`sequence`), the mean over all tokens
+    (`token`), or, for a number, the sum divided by trajectories times that number (Dr. GRPO: the tokens of the longest
+    possible response)."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The ratio is clipped below at 1 - clip_low."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -88,11 +87,7 @@ class LossConfig(Config):
     mean."""
 
     @model_validator(mode="after")
-    def _constant_has_length(self) -> Self:
-        if (self.aggregation == "constant") != (self.constant_length is not None):
-            raise conflict(
-                "aggregation: constant needs constant_length, and only it does", "aggregation", "constant_length"
-            )
+    def _clips_once(self) -> Self:
         if self.surrogate == "cispo" and self.dual_clip is not None:
             raise conflict(
                 "cispo clips a weight, and only from above: dual_clip does nothing there", "dual_clip", "surrogate"
@@ -107,8 +102,6 @@ class OptimConfig(Config):
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's two moments."""
-    eps: float = Field(default=1e-8, gt=0)
-    """AdamW's denominator."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"

@@ -111,8 +111,8 @@ def policy_loss(
 
 
 def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> float:
-    """What the whole batch's sum is divided by: rows (`sequence`), policy tokens over all rows (`token`), rows x
-    `constant_length`.
+    """What the whole batch's sum is divided by: rows (`sequence`), policy tokens over all rows (`token`), rows x the
+    number that `aggregation` is.
 
     A learner with several ranks passes the counts over all of them. Never 0, so that an empty part has loss 0."""
     match config.aggregation:
@@ -120,12 +120,12 @@ def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> 
             return float(max(num_rows, 1))
         case "token":
             return float(max(num_tokens, 1))
-        case "constant":
-            return float(max(num_rows, 1) * (config.constant_length or 1))
+        case int(length):
+            return float(max(num_rows, 1) * length)
 
 
 def aggregate(value_BL: Tensor, mask_BL: Tensor, config: LossConfig, denominator: float) -> Tensor:
-    """These rows' part of the batch's mean: GRPO (`sequence`), DAPO (`token`), Dr. GRPO (`constant`). A row must be
+    """These rows' part of the batch's mean: GRPO (`sequence`), DAPO (`token`), Dr. GRPO (a number). A row must be
     whole."""
     value_BL = torch.where(mask_BL, value_BL, 0.0)
     if config.aggregation == "sequence":

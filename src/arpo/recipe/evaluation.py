@@ -8,15 +8,6 @@ from arpo.config import Config, conflict
 from arpo.endpoint.config import EndpointConfig
 
 
-class JudgeConfig(EndpointConfig):
-    """A model that judges answers beside the rule, at temperature 0."""
-
-    structured: Literal["json_schema", "json_object", "no"] = "json_schema"
-    """How the endpoint is asked for JSON; `no` for those that know no `response_format`."""
-    max_tokens: Annotated[int, Field(ge=32)] = 1024
-    """Most tokens of a verdict, its thoughts included."""
-
-
 class EvalConfig(Config):
     """How a model is measured: sampled answers (mean accuracy, pass@k) and, beside them, greedy ones."""
 
@@ -25,26 +16,22 @@ class EvalConfig(Config):
     limit: Annotated[int, Field(ge=1)] | None = 200
     """Questions asked for sampled answers, the first of the split; null: all."""
     samples: Annotated[int, Field(ge=1)] = 1
-    """Independent sampled answers a question."""
+    """Independent sampled answers a question; pass@k is reported for this number and the powers of 2 below it."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampled answers. (Greedy ones have their own count below.)"""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Of sampled answers."""
     greedy_limit: Annotated[int, Field(ge=0)] | None = 100
     """Questions answered greedily too; 0: none; null: all."""
-    k: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
-    """pass@k is reported for these; none can exceed `samples`."""
-    judge: JudgeConfig | None = None
-    """Judges the answers to benchmarks beside the rule; null: the rule alone."""
+    judge: EndpointConfig | None = None
+    """A model that judges the answers to benchmarks beside the rule, at temperature 0; null: the rule alone. Its
+    `options` may set `max_tokens` (1024: the most of a verdict, its thoughts included) and `response_format`, for
+    endpoints that know no JSON schema: `{type: json_object}`, or null."""
     seed: int = 0
     """Keys the random numbers of every question and sample: models evaluated with one seed face the same draws."""
 
     @model_validator(mode="after")
-    def _enough_samples(self) -> Self:
-        if self.k and max(self.k) > self.samples:
-            raise conflict(
-                f"pass@{max(self.k)} needs at least {max(self.k)} samples a question: set samples (now {self.samples})",
-                "k",
-                "samples",
-            )
+    def _judge_reads_messages(self) -> Self:
+        if self.judge and self.judge.prompt != "text":
+            raise conflict("a judge reads messages: leave prompt out", "judge.prompt")
         return self

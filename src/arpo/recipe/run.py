@@ -135,12 +135,6 @@ def _rollout_conflicts(run: RunConfig) -> list[Conflict]:
     rollout, prompt = run.rollout, run.chat.prompt_tokens or 0
     return [
         (
-            rollout.top_p < 1,
-            "rollout.top_p",
-            f"training samples from the whole distribution, so this must be 1 (got {rollout.top_p})",
-            "Evaluation has its own top_p",
-        ),
-        (
             rollout.leaves < 2,
             "rollout.leaves",
             "a group of one leaf has nothing to be compared with, so it teaches nothing",

@@ -103,7 +103,7 @@ async def collect(
     async def one(task: Task) -> Rollout:
         async with room or nullcontext():
             grown = await agent.rollout(task, config, stats=stats, seed=seed)
-        return await score(grown, reward, config.reward_deadline_s)
+        return await score(grown, reward, config.deadline_s)
 
     growing: deque[asyncio.Task[Rollout]] = deque()
     try:

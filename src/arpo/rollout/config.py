@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
 from arpo.core.branching import DEEPEST, BranchRule, Constant, Never, Paper, Pilot, Rule
@@ -97,8 +97,6 @@ class RolloutConfig(Config):
     0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Training needs 1: below it the engine's distribution is not the learner's."""
     max_calls: Annotated[int, Field(ge=0)] = 3
     """Tool calls a branch may make."""
     turn_tokens: Annotated[int, Field(ge=1)] = 512
@@ -109,10 +107,9 @@ class RolloutConfig(Config):
     """After the last call the model is told that none is left and may answer, or a further call ends the branch."""
     retries: Annotated[int, Field(ge=0)] = 1
     """How often a leaf is sampled again after an infrastructure failure (engine died, provider down)."""
-    tool_deadline_s: Annotated[float, Field(gt=0)] = 10.0
-    """Seconds a tool call may take, for tools without a deadline of their own."""
-    reward_deadline_s: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds a reward may take for one leaf."""
+    deadline_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds a tool call may take, for tools without a deadline of their own, and a reward for one leaf."""
+    _top_p: float = PrivateAttr(1.0)  # training samples from the whole distribution; evaluation has a key for it
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -151,6 +148,11 @@ class RolloutConfig(Config):
         return self
 
     @property
+    def top_p(self) -> float:
+        """Of sampling: 1 but for evaluation, since below it the engine's distribution is not the learner's."""
+        return self._top_p
+
+    @property
     def branch_rule(self) -> BranchRule:
         """The rule itself, built."""
         return self.rule.built if isinstance(self.rule, CustomRule) else self.rule
@@ -181,6 +183,7 @@ class RolloutConfig(Config):
             "root_cap": None,
             "rule": Never(),
             "temperature": temperature,
-            "top_p": top_p,
         }
-        return self.model_copy(update=changed)
+        flat = self.model_copy(update=changed)
+        flat._top_p = top_p
+        return flat

@@ -183,7 +183,7 @@ class RolloutDriver(ABC):
         self.task, self.config, self.tool_gateway = task, config, tool_gateway
         self.expansion, self.tree = expansion, expansion.tree
         self.tools = {tool.name: tool for tool in tools}
-        self.states = ToolStates(tools, task, config.tool_deadline_s)
+        self.states = ToolStates(tools, task, config.deadline_s)
         self.parsed: dict[Place, ParsedTurn] = {}
         self.outcomes: dict[Place, dict[int, ToolCallResult]] = {}  # by turn and the call's number
         self.failures: list[tuple[Place, str]] = []
@@ -292,7 +292,7 @@ class RolloutDriver(ABC):
         for number, call in enumerate(command.calls[:left]):
             state = states.get(call.name)
             context = CallContext(
-                task=self.task, deadline_s=self.config.tool_deadline_s, seed=random.getrandbits(63), state=state
+                task=self.task, deadline_s=self.config.deadline_s, seed=random.getrandbits(63), state=state
             )
             if number not in outcomes:
                 queues.setdefault(call.name if call.name in states else number, []).append((number, call, context))

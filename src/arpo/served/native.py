@@ -64,10 +64,9 @@ class NativeDialogue:
         result_tokens: int = 512,
         prompt_tokens: int | None = None,
         require_boxed: bool = False,
-        no_calls_left: str = NO_CALLS_LEFT,
     ) -> None:
         self.system, self.result_tokens, self.prompt_tokens = system, result_tokens, prompt_tokens
-        self.require_boxed, self.no_calls_left = require_boxed, no_calls_left
+        self.require_boxed = require_boxed
 
     def begin(self, task: Task, tools: Sequence[Tool]) -> Messages:
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -121,7 +120,7 @@ class NativeDialogue:
         for number, (call, result) in enumerate(zip(_calls(context.messages[-1]), results, strict=True)):
             text, cut = self._capped(result.text)
             last = number == len(results) - 1 and calls_left is not None and calls_left <= 0
-            word = f"\n{self.no_calls_left}" if last and self.no_calls_left else ""
+            word = f"\n{NO_CALLS_LEFT}" if last else ""
             messages.append({"role": "tool", "tool_call_id": str(call.get("id") or ""), "content": text + word})
             seen.append(replace(result, cut=result.cut or cut))
         text = "\n".join(map(_shown_message, messages))

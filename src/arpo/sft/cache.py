@@ -138,8 +138,12 @@ def _decides_weights(run: RunConfig) -> list[Any]:
     if run.cold_start is None:
         return parts
     limits = [run.rollout.max_calls, run.rollout.at_call_limit]
-    optim = [run.optim.betas, run.optim.eps, run.optim.weight_decay, run.optim.grad_clip]
-    traces = plain(run.data.train.families) if run.cold_start.traces == "atlas" else _stamp(run.cold_start.traces)
+    optim = [run.optim.betas, run.optim.weight_decay, run.optim.grad_clip]
+    traces = (
+        plain(run.data.train.options.get("families"))
+        if run.cold_start.traces == "atlas"
+        else _stamp(run.cold_start.traces)
+    )
     cold_start = {name: value for name, value in plain(run.cold_start).items() if name != "bundled"}
     return [*parts, cold_start, traces, plain(run.chat), _tools(run), limits, optim]
 

@@ -31,7 +31,12 @@ from arpo.tools.gateway import ToolGateway
 def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
     """The traces that a recipe names, in a seeded order. Raises ConfigError, FormatError."""
     if config.traces == "atlas":
-        return atlas.traces("train", limit=config.num_traces, seed=COLD_START_SEED, families=data.families)
+        return atlas.traces(
+            "train",
+            limit=config.num_traces,
+            seed=COLD_START_SEED,
+            families=data.options.get("families") if data.source == "atlas" else None,
+        )
     traces = load_traces(expanded(config.traces))
     Random(f"{COLD_START_SEED}/traces").shuffle(traces)
     return traces[: config.num_traces]
@@ -54,7 +59,7 @@ async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed:
     tokens than `config` allows, or the last step calls a tool.
     """
     chat, tools = agent.chat(trace.task)
-    states = ToolStates(tools, trace.task, config.tool_deadline_s)
+    states = ToolStates(tools, trace.task, config.deadline_s)
     try:
         return await _to_tree(chat, tools, agent.tool_gateway, states, trace, config, seed)
     finally:
@@ -156,7 +161,7 @@ async def _outcomes(
     outcomes = []
     for call in step.calls:  # one after another: calls of one turn may share a tool's state
         context = CallContext(
-            task=trace.task, deadline_s=config.tool_deadline_s, seed=random.getrandbits(63), state=state.get(call.name)
+            task=trace.task, deadline_s=config.deadline_s, seed=random.getrandbits(63), state=state.get(call.name)
         )
         outcomes.append(await tool_gateway.call({tool.name: tool for tool in tools}, call, context))
     return outcomes

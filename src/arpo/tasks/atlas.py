@@ -74,19 +74,23 @@ def _mixed(split: str, families: Sequence[str] | Mapping[str, float] | None) -> 
 
 def _weights(families: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     """The families with a weight above 0."""
-    weights = dict(families) if isinstance(families, Mapping) else dict.fromkeys(families, 1.0)
+    if isinstance(families, str) or not isinstance(families, Mapping | Sequence):
+        raise ConfigError("should be a list of families, or weights", where="options.families", value=families)
+    weights = dict(families) if isinstance(families, Mapping) else {str(name): 1.0 for name in families}
     for name, weight in weights.items():
         if name not in FAMILIES:
             raise ConfigError(
-                "unknown family of atlas", where="families", value=name, hint=nearest(str(name), FAMILIES)
+                "unknown family of atlas", where="options.families", value=name, hint=nearest(str(name), FAMILIES)
             )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise ConfigError("a family's weight is a number of 0 or more", where=f"families.{name}", value=weight)
+            raise ConfigError(
+                "a family's weight is a number of 0 or more", where=f"options.families.{name}", value=weight
+            )
     positive = {name: float(weight) for name, weight in weights.items() if weight > 0}
     if not positive:
         raise ConfigError(
             "no family has a weight above 0",
-            where="families",
+            where="options.families",
             value=families,
             hint=f"pick some of: {', '.join(FAMILIES)}",
         )

@@ -3,7 +3,7 @@
 Knows sources and the report on loading them. Refuses to know what a row means (`rows`) and how tasks are used.
 
     source                     rows from
-    atlas                      the bundled world (`families`, `split`)
+    atlas                      the bundled world (`split`; `options`: `families`)
     path/to/x.jsonl|.json|.parquet|.csv
     hf:org/name                the Hub, or a folder that `datasets` wrote (`split`, `options` go to `load_dataset`)
     gym:leg_counting           a reasoning-gym generator (`options`: `size`, `seed` and the generator's own)
@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from arpo.config import Config, conflict
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
@@ -48,18 +48,15 @@ class DataConfig(Config):
     """Split of the source, if it has splits (files have none)."""
     limit: int | None = Field(default=None, ge=1)
     """Maximum number of tasks, after shuffling."""
-    shuffle: bool = False
-    """Shuffle the tasks, keyed by seed and source."""
-    seed: int = 0
-    """Seed of the shuffle."""
+    shuffle: StrictBool | int = False
+    """Shuffle the tasks, in an order keyed by the source; a number keys another order."""
     columns: dict[Literal["question", "answer"], str] = Field(default_factory=dict)
     """Columns that hold question and answer, if their names are not the usual ones; dots reach into a column."""
     duplicates: Literal["keep", "drop"] = "keep"
     """What to do with a repeated question. The report counts them in either case."""
-    families: dict[str, float] | list[str] | None = None
-    """Families of the atlas, with equal weights (a list) or with a weight for each."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further options for the source: hf, gym, benchmark and import paths take some."""
+    """Further options for the source: hf, gym, benchmark and import paths take some. The atlas takes `families`, with
+    equal weights (a list) or with a weight for each."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -78,11 +75,11 @@ class DataConfig(Config):
                 "source",
             )
         if self.options and (
-            in_memory or not (source.startswith(("hf:", "gym:", BENCHMARK)) or _is_import_path(source))
+            in_memory or not (source.startswith(("atlas", "hf:", "gym:", BENCHMARK)) or _is_import_path(source))
         ):
             raise conflict(f"the source {source} takes no options: leave them out", "options", "source")
-        if self.families is not None and source != "atlas":
-            raise conflict(f"only the atlas has families, and this is {source}: leave them out", "families", "source")
+        if source == "atlas" and (unknown := set(self.options) - {"families"}):
+            raise conflict(f"the atlas takes families alone: leave {min(unknown)} out", f"options.{min(unknown)}")
         if self.columns and (source == "atlas" or source.startswith(("gym:", BENCHMARK))):
             raise conflict(f"the source {source} has no columns: leave them out", "columns", "source")
         return self
@@ -147,8 +144,8 @@ def load_with_report(
             else "holds no rows"
         )
         raise FormatError(f"{config.source}: {reason}")
-    if config.shuffle:
-        Random(f"{config.seed}/tasks/{config.source}/{config.split}").shuffle(tasks)
+    if config.shuffle is not False:
+        Random(f"{0 if config.shuffle is True else config.shuffle}/tasks/{config.source}/{config.split}").shuffle(tasks)
     tasks = tasks[: config.limit]
     if repeated := ids.total() - len(ids):
         notes.append(f"{repeated} rows repeat an earlier id and get their number as id")
@@ -186,7 +183,7 @@ def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:
     if source == "atlas":
         from arpo.tasks import atlas
 
-        return ((task.id, task) for task in atlas.tasks(config.split, config.families))
+        return ((task.id, task) for task in atlas.tasks(config.split, config.options.get("families")))
     if source.startswith("gym:"):
         from arpo.tasks import gym
 

@@ -61,7 +61,7 @@ class ToolBase:
     description: str
     schema: JsonSchema
 
-    deadline_s: float | None = None  # seconds that a call may take; None: the run's `rollout.tool_deadline_s`
+    deadline_s: float | None = None  # seconds that a call may take; None: the run's `rollout.deadline_s`
     read_only: bool = False  # a call changes nothing outside of it: `arpo tools --call` may make one up
     cacheable: bool = False  # equal arguments give equal results, whatever the task and the seed
     version: str = ""  # changes when results do; "": derived from the recipe's `use` and `options`

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, WrapValidator, model_validator
+from pydantic import Field, StrictBool, WrapValidator, model_validator
 
 from arpo.config import Config
 from arpo.errors import ArpoError, ConfigError, install, nearest
 from arpo.import_path import import_from_path
 from arpo.options import at_option, check_options, refuse_secrets
-from arpo.tools.settings import CacheConfig, LimitsConfig, Mode, ToolCacheConfig, ToolLimitsConfig
+from arpo.tools.settings import CacheConfig, LimitsConfig, Mode
 
 if TYPE_CHECKING:
     from arpo.tools import Tool, ToolBase
@@ -34,9 +34,10 @@ class ToolConfig(Config):
     """Seconds one call may take. None: the tool's own deadline, or else the run's."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the tool when it is built: `{documents: atlas, k: 3}` for `search`, `{seconds: 5}` for `python`."""
-    cache: ToolCacheConfig = ToolCacheConfig()
-    """Whether its results are kept."""
-    limits: ToolLimitsConfig = ToolLimitsConfig()
+    cache: StrictBool | Annotated[float, Field(gt=0)] | None = None
+    """Whether its results are kept, or for how many days; null: where the tool says that they may be kept
+    (`cacheable`)."""
+    limits: LimitsConfig = LimitsConfig()
     """Where its limits differ from those of all tools."""
 
     @model_validator(mode="after")
@@ -156,7 +157,7 @@ def _build(config: Any, where: str, offers: "Offers | None" = None) -> "list[Too
 
 
 def _is_kept(config: ToolConfig) -> bool:
-    return bool(config.options.get("keep") if config.cache.keep is None else config.cache.keep)
+    return bool(config.options.get("keep") if config.cache is None else config.cache)
 
 
 def _target(use: str, where: str) -> Any:

@@ -24,7 +24,7 @@ from arpo.tools.cache_key import digest
 from arpo.tools.call import admitted, attempt, unavailable
 from arpo.tools.config import ToolConfig, ToolsConfig
 from arpo.tools.function import FunctionTool
-from arpo.tools.settings import LimitsConfig, ToolLimitsConfig
+from arpo.tools.settings import DEFAULT_LIMITS, EMPTY_DAYS, ERROR_WINDOW, LimitsConfig
 from arpo.tools.store import Store
 from arpo.tools.usage import UNKNOWN, ToolUsage, UsageLog, read_usage
 
@@ -36,9 +36,9 @@ class RateLimit:
     provider: Provider
     tool: ToolBase | None = None
     cache_policy: CachePolicy | None = None  # None: no result is cached
-    limits: ToolLimitsConfig = field(default_factory=ToolLimitsConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     error_rate: float = 1.0
-    recent_failures: deque[bool] = field(default_factory=deque)  # of the last calls, oldest first
+    recent_failures: deque[bool] = field(default_factory=lambda: deque(maxlen=ERROR_WINDOW))  # of the last calls
     usage: ToolUsage = field(default_factory=ToolUsage)
 
 
@@ -51,7 +51,7 @@ class ToolGateway:
     def __init__(self, limits: LimitsConfig | None = None) -> None:
         self.rate_limits: dict[str, RateLimit] = {}
         self.cache: Cache | None = None
-        self.limits = limits or LimitsConfig()
+        self.limits = (limits or LimitsConfig()).over(DEFAULT_LIMITS)
         self.tell: Tell = _on_stderr
         self._usage_log: UsageLog | None = None  # None: usage is not written down
 
@@ -103,23 +103,22 @@ class ToolGateway:
         rate_limit = self.rate_limits.get(name)
         if rate_limit is None:
             rate_limit = self.rate_limits[name] = RateLimit(
-                provider=self._provider(name), error_rate=_rate(None, self.limits.error_rate)
+                provider=self._provider(name), error_rate=self.limits.error_rate or 1.0
             )
-            rate_limit.recent_failures = deque(maxlen=self.limits.error_window)
         return rate_limit
 
-    def _provider(self, name: str, limits: ToolLimitsConfig | None = None) -> Provider:
-        own = limits or ToolLimitsConfig()
+    def _provider(self, name: str, own: LimitsConfig = LimitsConfig()) -> Provider:
+        limits = own.over(self.limits)
         return Provider(
             name,
-            rate=own.rate or self.limits.rate or 0.0,
-            concurrency=own.concurrency or self.limits.concurrency or 0,
-            retries=self.limits.retries if own.retries is None else own.retries,
-            patience_s=self.limits.patience_s,
+            rate=limits.rate or 0.0,
+            concurrency=limits.concurrency or 0,
+            retries=limits.retries or 0,
+            patience_s=limits.patience_s or 0.0,
             tell=self._tell,
         )
 
-    def _shared(self, providers: dict[str, Provider], tool: ToolBase, limits: ToolLimitsConfig) -> Provider:
+    def _shared(self, providers: dict[str, Provider], tool: ToolBase, limits: LimitsConfig) -> Provider:
         """The provider that `tool` shares with others, with the strictest of their limits."""
         name = tool.provider or tool.name
         made = self._provider(name, limits)
@@ -251,10 +250,9 @@ def build_unchecked(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) 
             tool_gateway.rate_limits[tool.name] = RateLimit(
                 provider=tool_gateway._shared(providers, tool, own.limits),
                 tool=tool,
-                cache_policy=_cache_policy(config, own, tool, f"tools.offered.{number}.cache.keep"),
+                cache_policy=_cache_policy(config, own, tool, f"tools.offered.{number}.cache"),
                 limits=own.limits,
-                error_rate=_rate(own.limits.error_rate, config.limits.error_rate),
-                recent_failures=deque(maxlen=config.limits.error_window),
+                error_rate=own.limits.over(tool_gateway.limits).error_rate or 1.0,
             )
     if any(rate_limit.cache_policy for rate_limit in tool_gateway.rate_limits.values()):
         file, known = _file(config), config.mode != "replay" or _file(config).is_file()  # a replay makes no file
@@ -268,7 +266,7 @@ def build_unchecked(config: ToolsConfig, entries: Sequence[Sequence[ToolBase]]) 
         if config.mode == "record":
             _note_offers(store, tool_gateway)
     elif config.mode != "live":
-        hint = "A tool says so by `cacheable = True`, a recipe by `cache: {keep: true}` at the tool"
+        hint = "A tool says so by `cacheable = True`, a recipe by `cache: true` at the tool"
         raise ConfigError(
             "no tool's results may be kept, so there is nothing to record",
             where="tools.mode",
@@ -328,30 +326,26 @@ def _check_ready(tool: ToolBase, where: str) -> None:
 
 
 def _cache_policy(config: ToolsConfig, own: ToolConfig, tool: ToolBase, where: str) -> CachePolicy | None:
-    keep = tool.cacheable if own.cache.keep is None else own.cache.keep
-    if not keep:
+    if not (tool.cacheable if own.cache is None else own.cache):
         return None
     if isinstance(tool, StatefulTool):
         raise ConfigError(
             "this tool has a state, so its results depend on more than its arguments", where=where, value=True
         )
     version = tool.version or digest(own.use, own.options)
+    days = config.cache.days if own.cache is None or own.cache is True else own.cache
     return CachePolicy(
         tool=tool.name,
         version=version,
         schema=tool.schema,
-        fresh_s=(own.cache.days or config.cache.days) * DAY_S,
-        empty_s=(own.cache.empty_days or config.cache.empty_days) * DAY_S,
+        fresh_s=days * DAY_S,
+        empty_s=min(days, EMPTY_DAYS) * DAY_S,
     )
 
 
 def _stricter(one: float, other: float) -> float:
     """The smaller of two limits, where 0 is none."""
     return min(one, other) if one and other else one or other
-
-
-def _rate(own: float | None, shared: float | None) -> float:
-    return own if own is not None else 1.0 if shared is None else shared
 
 
 def _listed(names: Sequence[str]) -> str:

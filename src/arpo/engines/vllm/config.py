@@ -2,7 +2,7 @@
 heavy."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,22 +29,17 @@ OWN = {  # what other keys of a recipe say, or what this engine must decide itse
 class VllmConfig(Config):
     """Where vLLM runs and what it is told."""
 
-    replicas: int = Field(default=0, ge=0)
-    """Servers that the run starts and stops, each with the whole model. 0: vLLM runs beside the learner in arpo's own
-    environment, unless there are `urls`."""
+    replicas: Annotated[int, Field(ge=0)] | tuple[str, ...] = 0
+    """Servers that the run starts and stops, each with the whole model: their number, or the CUDA_VISIBLE_DEVICES of
+    each, such as ["1", "2"]. 0: vLLM runs beside the learner in arpo's own environment, unless there are `urls`."""
 
     python: str | None = None
     """The Python with which servers are started: that of the environment in which vLLM is installed. None: the one that
     runs arpo."""
 
-    devices: tuple[str, ...] = ()
-    """CUDA_VISIBLE_DEVICES of each server that is started, such as ["1", "2"]. Empty: they see what the run sees."""
-
     urls: tuple[str, ...] = ()
-    """Servers that you started, such as ["http://10.0.0.2:8000"]."""
-
-    key_env: str | None = None
-    """The environment variable with the API key of the servers at `urls`."""
+    """Servers that you started, such as ["http://10.0.0.2:8000"]. Where they want a key, it is in the environment
+    variable ARPO_VLLM_KEY."""
 
     top_k: int = Field(default=20, ge=1, le=1000)
     """Log-probabilities a token, from which its entropy is bounded. More: narrower, slower."""
@@ -108,15 +103,8 @@ class VllmConfig(Config):
     def _goes_together(self) -> Self:
         if self.urls and self.replicas:
             raise conflict("the servers at urls are there: leave out replicas, which starts some", "replicas", "urls")
-        if self.key_env and not self.urls:
-            raise conflict("this is the key of servers that you started: give their urls", "key_env")
-        for key in ("python", "devices"):
-            if getattr(self, key) and not self.replicas:
-                raise conflict("no server is started: set replicas to their number", key, "replicas")
-        if self.devices and len(self.devices) != self.replicas:
-            raise conflict(
-                f"{len(self.devices)} devices for {self.replicas} replicas: give one of each", "devices", "replicas"
-            )
+        if self.python and not self.replicas:
+            raise conflict("no server is started: set replicas to their number", "python", "replicas")
         if self.sleep and self.urls:
             raise conflict("servers that you started sleep only if you started them so: leave it out", "sleep", "urls")
         return self

@@ -314,7 +314,7 @@ async def _check(response: httpx.Response) -> None:
             f"the server at {response.url} has no such route", where="engine.vllm.urls", hint=f"Start it with {NEEDED}"
         )
     if response.status_code in (401, 403):
-        raise ConfigError(f"the server at {response.url} refuses the key", where="engine.vllm.key_env")
+        raise ConfigError(f"the server at {response.url} refuses the key in $ARPO_VLLM_KEY", where="engine.vllm.urls")
     if response.status_code in (400, 413, 422):
         raise EngineError(f"the server refuses the request ({response.status_code}): {text}")
     raise LostError(f"{response.status_code}: {text}")

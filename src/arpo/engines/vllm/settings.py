@@ -10,6 +10,7 @@ import torch
 
 from arpo.engines.config import EngineConfig, has_fast_bf16
 from arpo.engines.vllm.config import VllmConfig
+from arpo.engines.vllm.guard import KEY
 from arpo.engines.vllm.launch import Launcher
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.servers import Servers
@@ -72,7 +73,8 @@ class Settings:
             return InProcess(self, tell)
         python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
         Environment.of(python).check(python)
-        devices = self.vllm.devices or (None,) * self.vllm.replicas
+        replicas = self.vllm.replicas
+        devices = (None,) * replicas if isinstance(replicas, int) else replicas
         arguments = {
             name: value
             for name, value in self.arguments().items()
@@ -94,7 +96,7 @@ class Settings:
             raise ConfigError(f"vLLM sends the weights, and {problem[0]}", where=where, value=value, hint=problem[1])
 
     def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
-        key = launcher.key if launcher else _key(self.vllm.key_env) if self.vllm.key_env else None
+        key = launcher.key if launcher else os.environ.get(KEY)
         replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
         for replica in replicas:
             host = LOOPBACK if launcher else address_towards(replica.url)
@@ -169,13 +171,6 @@ class Settings:
         ):  # vLLM unpickles CUDA's handles, which come from this run alone: its servers ask for a key
             wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         return {name: value for name, value in wanted.items() if name not in os.environ}
-
-
-def _key(variable: str) -> str:
-    try:
-        return os.environ[variable]
-    except KeyError:
-        raise ConfigError("the environment has no such variable", where="engine.vllm.key_env", value=variable) from None
 
 
 def _dtype(asked: str, on_gpu: bool) -> torch.dtype:

@@ -6,7 +6,7 @@ Knows the prompt. Refuses to know pages and HTTP; it does not retry (the gateway
 from pydantic import Field
 
 from arpo.endpoint.client import Endpoint
-from arpo.endpoint.config import ServedModel
+from arpo.endpoint.config import EndpointConfig
 
 PROMPT = (
     "You are given a question and the text of a web page. Write down what the page says that helps to answer the "
@@ -15,7 +15,7 @@ PROMPT = (
 )
 
 
-class SummariserConfig(ServedModel):
+class SummariserConfig(EndpointConfig):
     """Which model summarises."""
 
     words: int = Field(default=120, ge=1)
