@@ -19,20 +19,20 @@ def scripts() -> dict[str, Path]:
 
 def run_benchmark(name: str | None, arguments: Sequence[str]) -> int:
     """Run a benchmark and return its exit code; without a name, list all. Raises ConfigError for an unknown name."""
-    found = scripts()
-    if not found:
+    available = scripts()
+    if not available:
         raise ConfigError(
             "there are no benchmarks here", hint="They are part of the repository: run this in a checkout"
         )
     if name is None:
-        for each, path in found.items():
+        for each, path in available.items():
             print(f"{each:24} {_purpose(path)}")
         return 0
-    if name not in found:
+    if name not in available:
         raise ConfigError(
-            "there is no such benchmark", value=name, hint=f"{nearest(name, found)}; without a name they are listed"
+            "there is no such benchmark", value=name, hint=f"{nearest(name, available)}; without a name they are listed"
         )
-    child = subprocess.Popen([sys.executable, str(found[name]), *arguments])
+    child = subprocess.Popen([sys.executable, str(available[name]), *arguments])
     while True:
         try:
             return child.wait()

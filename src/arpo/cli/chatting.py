@@ -29,15 +29,15 @@ def talk(
     ArpoErrors.
     """
     console = console or Console(soft_wrap=True)
-    found = resolve_for_chat(source, recipe)
-    setting = build_setting(found.run)
+    resolved = resolve_for_chat(source, recipe)
+    setting = build_setting(resolved.run)
     for text in setting.notes():
         console.print(text)
     components = build_eval_components(
-        _unhurried(found), model_folder(found.run, found.weights), found.weights, setting=setting
+        _unhurried(resolved), model_folder(resolved.run, resolved.weights), resolved.weights, setting=setting
     )
     tools = ", ".join(tool.name for tool in components.agent.tools) or "none"
-    console.print(f"model: {found.label}\ntools: {tools}\n{KEYS}")
+    console.print(f"model: {resolved.label}\ntools: {tools}\n{KEYS}")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for `input`
     with asyncio.Runner() as runner:
@@ -47,9 +47,9 @@ def talk(
             runner.run(components.agent.close())
 
 
-def _unhurried(found: ResolvedModel) -> RunConfig:
+def _unhurried(resolved: ResolvedModel) -> RunConfig:
     """The run without its limit on prompts: a conversation grows, and drops its oldest part instead."""
-    return found.run.model_copy(update={"chat": found.run.chat.model_copy(update={"prompt_tokens": None})})
+    return resolved.run.model_copy(update={"chat": resolved.run.chat.model_copy(update={"prompt_tokens": None})})
 
 
 class _Talk:
@@ -65,7 +65,7 @@ class _Talk:
         interrupted = False
         while True:
             try:
-                said = self.read("\n> ").strip()
+                line = self.read("\n> ").strip()
             except EOFError:
                 self.console.print()
                 return
@@ -76,15 +76,15 @@ class _Talk:
                 self.say("\nCtrl-C once more leaves.")
                 continue
             interrupted = False
-            if said in ("/quit", "/exit"):
+            if line in ("/quit", "/exit"):
                 return
-            if said == "/new":
+            if line == "/new":
                 self.messages = []
                 self.say("(a new conversation)")
-            elif said.startswith("/"):
-                self.say(f"{said.split()[0]} is no command. {KEYS}")
-            elif said:
-                self.answer(said)
+            elif line.startswith("/"):
+                self.say(f"{line.split()[0]} is no command. {KEYS}")
+            elif line:
+                self.answer(line)
 
     def answer(self, question: str) -> None:
         """Print the agent's answer. A stopped or failed answer leaves the conversation unchanged."""

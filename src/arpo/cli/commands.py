@@ -21,8 +21,8 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _tell_version(is_set: bool) -> None:
+    if is_set:
         print_line(f"arpo {arpo.__version__}")
         raise typer.Exit
 

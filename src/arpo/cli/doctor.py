@@ -279,15 +279,15 @@ def _vllm() -> Diagnosis:
     from arpo.engines.vllm.versions import BESIDE, FITS, Environment
     from arpo.errors import ConfigError
 
-    wanted = ", ".join(f"{name} {versions.removeprefix('==')}" for name, versions in FITS.items())
+    fitting = ", ".join(f"{name} {versions.removeprefix('==')}" for name, versions in FITS.items())
     here = Environment.here()
     if here.vllm is not None:
-        text = f"{here.vllm} (go together: {wanted})"
+        text = f"{here.vllm} (go together: {fitting})"
         if (problem := here.problem()) is None:
             return Diagnosis("vllm", text)
         return Diagnosis("vllm", f"{text}; {problem[0]}", Level.PROBLEM, problem[1])
     if not BESIDE.exists():
-        return Diagnosis("vllm", f"not here: the engine vllm needs {wanted} (docs/vllm.md)")
+        return Diagnosis("vllm", f"not here: the engine vllm needs {fitting} (docs/vllm.md)")
     try:
         beside = Environment.of(str(BESIDE))
         beside.check(str(BESIDE))
@@ -330,9 +330,9 @@ def _levels() -> Diagnosis:
     """Enter every sandbox for CPython that this machine might allow, and run a program that looks for ways out."""
     from arpo.sandbox.levels import ADVICE, probe
 
-    found = probe()
-    working = [each.level for each in found if each.works]
-    not_working = "; ".join(f"not {each.level}: {each.reason}" for each in found if not each.works)
+    probed = probe()
+    working = [each.level for each in probed if each.works]
+    not_working = "; ".join(f"not {each.level}: {each.reason}" for each in probed if not each.works)
     if not working:
         return Diagnosis("python sandbox", f"none for CPython works here ({not_working})", Level.NOTE, ADVICE)
     text = f"level {working[0]} in force where a recipe says backend: sandbox (works here: {', '.join(working)})"

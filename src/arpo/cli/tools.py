@@ -40,7 +40,7 @@ def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
     """
     console = Console(soft_wrap=True)
     settings = [word for number, word in enumerate(words) if all(map(SETTING.match, words[: number + 1]))]
-    asked = words[len(settings) :]
+    call_words = words[len(settings) :]
     run = load_recipe(recipe, settings)
     built = list(build_each(run.tools.offered, recorded_offers(run.tools)))
     broken = [each for each in built if isinstance(each, ConfigError)]
@@ -48,14 +48,14 @@ def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
     tools = {tool.name: tool for each in entries for tool in each}
     if not built:
         raise ConfigError("this recipe offers no tools", where="tools", value=recipe)
-    if broken and (not tools or (asked and asked[0] not in tools)):
+    if broken and (not tools or (call_words and call_words[0] not in tools)):
         raise broken[0]
     tool_gateway, missing = _gateway(run, entries)
     caller = _Caller(tool_gateway, tools, run, console)
-    if asked:
-        made = _asked_call(tools, asked)
-        if asked[0] in missing:
-            raise missing[asked[0]]
+    if call_words:
+        made = _asked_call(tools, call_words)
+        if call_words[0] in missing:
+            raise missing[call_words[0]]
         caller.show_notes([made.name])
         return asyncio.run(caller.call(made))
     caller.show_notes(tools)
@@ -179,8 +179,8 @@ def _question(run: RunConfig) -> str:
     return first.question if first else "What is the capital of Peru?"
 
 
-def _asked_call(tools: Mapping[str, ToolBase], asked: Sequence[str]) -> Call:
-    name, *rest = asked
+def _asked_call(tools: Mapping[str, ToolBase], call_words: Sequence[str]) -> Call:
+    name, *rest = call_words
     if name not in tools:
         raise ConfigError("this recipe has no such tool", where="tools", value=name, hint=nearest(name, tools))
     text = " ".join(rest)

@@ -75,8 +75,8 @@ def show(run: Path, *, task: str | None, step: int | None, whole: bool, console:
 def _last_step_of(viewed: Viewed, task: str) -> int:
     assert viewed.index is not None
     viewed.index.catch_up()
-    found = viewed.index.rows("SELECT MAX(step) FROM trees WHERE task = ?", (task,))
-    if found[0][0] is None:
+    rows = viewed.index.rows("SELECT MAX(step) FROM trees WHERE task = ?", (task,))
+    if rows[0][0] is None:
         near = viewed.index.rows("SELECT task FROM trees WHERE instr(task, ?) ORDER BY step DESC LIMIT 3", (task,))
         hint = (
             f"such as {', '.join(name for (name,) in near)}"
@@ -84,7 +84,7 @@ def _last_step_of(viewed: Viewed, task: str) -> int:
             else "without --task the trees of a step are listed"
         )
         raise ConfigError("no step has a tree of this task", where="--task", value=task, hint=hint)
-    return int(found[0][0])
+    return int(rows[0][0])
 
 
 def _spans(steps: Sequence[int]) -> str:

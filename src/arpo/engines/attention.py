@@ -210,10 +210,10 @@ class Layout:
             out[:decoding] = first
         for span, bias in self._spans:
             part = query[0, :, span.first : span.first + span.count].reshape(1, keys.shape[2], -1, dim)
-            found = scaled_dot_product_attention(
+            output = scaled_dot_product_attention(
                 part, _read(keys, span), _read(values, span), attn_mask=bias, scale=scale
             )
-            out[span.first : span.first + span.count] = found.view(heads, span.count, dim).transpose(0, 1)
+            out[span.first : span.first + span.count] = output.view(heads, span.count, dim).transpose(0, 1)
         return out.unsqueeze(0)
 
 

@@ -220,11 +220,11 @@ class Decoder:
         for request in plan.decoding:
             slot = self.slots.rows[request.row]
             slot.planned = slot.known
-        found = [(request, logits[i]) for i, (request, _) in enumerate(plan.heads)]
-        for request, row_logits in found:
+        heads = [(request, logits[i]) for i, (request, _) in enumerate(plan.heads)]
+        for request, row_logits in heads:
             if not request.written:
                 self.slots.rows[request.row].tip = CachedTip(len(request.prompt), row_logits.clone())
-        return found
+        return heads
 
     def _plan(self, requests: list[DecodeRequest]) -> _Plan:
         """Decoding requests first, one flat row each in the order of their slots; then prompt tokens up to the

@@ -20,20 +20,20 @@ class ExactDecoder(Decoder):
     """A Decoder whose passes hold one request each."""
 
     def _forward(self, requests: list[DecodeRequest]) -> list[tuple[DecodeRequest, Tensor]]:
-        found: list[tuple[DecodeRequest, Tensor]] = []
+        heads: list[tuple[DecodeRequest, Tensor]] = []
         budget = self.prefill
         for request in requests:
             if request.written:
                 with self.stats.clock("forward_s"):
-                    found.append((request, self._decode(request, request.last)))
+                    heads.append((request, self._decode(request, request.last)))
             elif budget > 0:
                 with self.stats.clock("forward_s"):
                     logits, done = self._read_prompt(request, budget)
                 budget -= done
                 if logits is not None:
                     self.slots.rows[request.row].tip = CachedTip(len(request.prompt), logits)
-                    found.append((request, logits))
-        return found
+                    heads.append((request, logits))
+        return heads
 
     def _read_prompt(self, request: DecodeRequest, budget: int) -> tuple[Tensor | None, int]:
         """Compute keys of prompt tokens, about `budget` of them. Logits [vocabulary] once the prompt is complete."""

@@ -177,9 +177,9 @@ def _dtype(dtype: Dtype | torch.dtype, device: torch.device, deterministic: bool
     if isinstance(dtype, str) and dtype == "auto":
         fast = has_fast_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast and not deterministic else torch.float32
-    found = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if deterministic and found != torch.float32:
+    resolved = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if deterministic and resolved != torch.float32:
         raise ConfigError(
             "a deterministic engine computes in float32", where="engine.dtype", value=str(dtype), hint="use 'auto'"
         )
-    return found
+    return resolved

@@ -129,7 +129,7 @@ class Network:
         """
         if isinstance(state, (str, Path)):
             state = _read(Path(state))
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for names in self._names:
             known = next((n for n in names if n in state), None)
             if known is None:
@@ -138,8 +138,8 @@ class Network:
                 raise EngineError(
                     f"{known!r} has shape {tuple(state[known].shape)}, the model's is {self._sizes[names[0]]}"
                 )
-            found[names[0]] = state[known]
-        self._assign(found, copies=copies)
+            tensors[names[0]] = state[known]
+        self._assign(tensors, copies=copies)
 
     def _assign(self, state: Mapping[str, Tensor], *, copies: bool = False) -> None:
         """A tensor that already has the right type and device is shared, not copied, unless `copies` says so."""

@@ -146,10 +146,10 @@ class ScriptedEngine(EngineBase):
         return tokens, FinishReason.STOP
 
 
-def _numbers(given: float | Sequence[float] | None, count: int) -> list[float]:
-    if given is None:
+def _numbers(numbers: float | Sequence[float] | None, count: int) -> list[float]:
+    if numbers is None:
         return []
-    values = [float(given)] if isinstance(given, (int, float)) else [float(x) for x in given]
+    values = [float(numbers)] if isinstance(numbers, (int, float)) else [float(x) for x in numbers]
     if not values:
         raise ConfigError("an empty list of numbers", where="Script", hint="give one number, or one a token")
     return (values + values[-1:] * count)[:count]

@@ -152,10 +152,10 @@ class Slots:
         if source is not None and self._whole(self.rows[source], reuse) and self._fit(len(self.rows), reserve):
             row = source
         else:
-            found = self._empty(reserve, source)
-            if found is None:
+            free = self._empty(reserve, source)
+            if free is None:
                 return None
-            row, source = found
+            row, source = free
             if source is not None:
                 self._copy(source, row, reuse)
         slot = self.rows[row]

@@ -47,10 +47,10 @@ def pieces(tokenizer: Any) -> Pieces:
     read = _reader(tokenizer)
 
     def piece(token: int) -> bytes:
-        found = known.get(token)
-        if found is None:
-            found = known[token] = special[token].encode() if token in special else read(token)
-        return found
+        spelling = known.get(token)
+        if spelling is None:
+            spelling = known[token] = special[token].encode() if token in special else read(token)
+        return spelling
 
     return piece
 

@@ -56,36 +56,36 @@ def analyse(
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [as_seen_from_here(path) for path in paths]
-    found: dict[str, Study] = {}
+    by_name: dict[str, Study] = {}
     kept = len(paths) == 1 and is_evaluation(paths[0])
     pictures = paths[0] if kept else out
-    found["quality"] = quality.as_study(
+    by_name["quality"] = quality.as_study(
         {name: quality.quality(read_recorded(p)) for name, p in zip(names, paths, strict=True)}
     )
     if entropies:
         for name, path in zip(names, paths, strict=True):
             measured = entropy.entropy_study(read_recorded(path))
             key = "entropy" if len(paths) == 1 else f"entropy of {name}"
-            found[key] = entropy.as_study(measured)
+            by_name[key] = entropy.as_study(measured)
             picture = f"plots/{_file(key)}.png"
             if pictures is not None and (drawn := entropy.draw_entropy(pictures / picture, measured)):
                 console.print(f"drawn: {drawn}")
-                found[key] = {
-                    **found[key],
+                by_name[key] = {
+                    **by_name[key],
                     "pictures": [{"title": entropy.TITLE, "path": picture, "says": measured.claim}],
                 }
     for name, path in zip(names, paths, strict=True):
         if judge is not None:
-            said = judge_evaluation(path, judge, console)
-            found["judge" if len(paths) == 1 else f"judge of {name}"] = said
+            judged = judge_evaluation(path, judge, console)
+            by_name["judge" if len(paths) == 1 else f"judge of {name}"] = judged
     for path in paths if kept else ():
-        keep(path, found)
+        keep(path, by_name)
         write_all(path, read_manifest(path))
     if out is not None and not kept:
-        write_json(out / "study.json", {"schema": "arpo/study/1", "of": names, "studies": found})
-    for each in found.values() if shown else ():
+        write_json(out / "study.json", {"schema": "arpo/study/1", "of": names, "studies": by_name})
+    for each in by_name.values() if shown else ():
         show(console, each)
-    return found
+    return by_name
 
 
 def judge_evaluation(folder: Path, config: EndpointConfig, console: Console) -> Study:
@@ -103,12 +103,12 @@ def judge_evaluation(folder: Path, config: EndpointConfig, console: Console) -> 
         finally:
             await model.close()
 
-    found = run_sync(run())
+    judgements = run_sync(run())
     spent = model.endpoint.spent
     earlier = read_studies(folder).get("judge", {}).get("spent", {})
     console.print(f"judge: {spent}")
     return {
-        **verdicts.as_study(verdicts.judged(found), model.name),
+        **verdicts.as_study(verdicts.judged(judgements), model.name),
         "spent": {name: value + earlier.get(name, 0) for name, value in spent.plain().items()},
     }
 
@@ -146,10 +146,10 @@ def training_overlap(run: Path | None, chosen: Sequence[BenchmarkQuestions]) -> 
                 f"the training tasks cannot be read, so nothing is known of shared questions ({first_line(error)})"
             ]
         }
-    found = {each.name: leaks(each.tasks, training) for each in chosen}
+    leakage = {each.name: leaks(each.tasks, training) for each in chosen}
     return {
-        "warnings": [_says(each.title, found[each.name]) for each in chosen if found[each.name]],
-        "shared": {name: [asdict(leak) for leak in leaked.leaks] for name, leaked in found.items()},
+        "warnings": [_says(each.title, leakage[each.name]) for each in chosen if leakage[each.name]],
+        "shared": {name: [asdict(leak) for leak in leaked.leaks] for name, leaked in leakage.items()},
         "training_tasks": len(training),
     }
 
@@ -157,16 +157,16 @@ def training_overlap(run: Path | None, chosen: Sequence[BenchmarkQuestions]) -> 
 def merge_overlaps(studies: Iterable[Mapping[str, Any]], manifest: EvalManifest) -> dict[str, Any]:
     """Such studies of parts of what `manifest` asks, or of what was asked before and now, as one. Nothing where there
     is none."""
-    given = [study for study in studies if study]
-    if len(given) < 2:
-        return dict(given[0]) if given else {}
+    overlaps = [study for study in studies if study]
+    if len(overlaps) < 2:
+        return dict(overlaps[0]) if overlaps else {}
     shared: dict[str, dict[str, Leak]] = {}
-    for name, entries in ((name, entries) for study in given for name, entries in study.get("shared", {}).items()):
+    for name, entries in ((name, entries) for study in overlaps for name, entries in study.get("shared", {}).items()):
         shared.setdefault(name, {}).update(
             {entry["id"]: Leak(**{"question": entry["id"], **entry}) for entry in entries}
         )
-    ordered = {name: sorted(found.values(), key=lambda leak: -leak.share) for name, found in shared.items()}
-    unread = [text for study in given if "shared" not in study for text in study["warnings"]]
+    ordered = {name: sorted(leaks.values(), key=lambda leak: -leak.share) for name, leaks in shared.items()}
+    unread = [text for study in overlaps if "shared" not in study for text in study["warnings"]]
     says = [
         _says(each.title, Leakage(each.questions, tuple(ordered[each.name])))
         for each in manifest.benchmarks
@@ -174,10 +174,10 @@ def merge_overlaps(studies: Iterable[Mapping[str, Any]], manifest: EvalManifest)
     ]
     return {
         "warnings": [*dict.fromkeys(unread), *says],
-        "shared": {name: [asdict(leak) for leak in found] for name, found in ordered.items()},
-        "training_tasks": max(study.get("training_tasks", 0) for study in given),
+        "shared": {name: [asdict(leak) for leak in leaks] for name, leaks in ordered.items()},
+        "training_tasks": max(study.get("training_tasks", 0) for study in overlaps),
     }
 
 
-def _says(title: str, found: Leakage) -> str:
-    return f"{title}: the run was trained on {found}"
+def _says(title: str, leakage: Leakage) -> str:
+    return f"{title}: the run was trained on {leakage}"

@@ -44,11 +44,11 @@ class Evaluated:
     @cached_property
     def samples(self) -> dict[str, list[SampleRecord]]:
         """By question."""
-        found: dict[str, list[SampleRecord]] = {}
+        by_question: dict[str, list[SampleRecord]] = {}
         for sample in (read_samples(self.folder) if self.folder else {}).values():
             if sample.benchmark == self.result.name:
-                found.setdefault(sample.id, []).append(sample)
-        return found
+                by_question.setdefault(sample.id, []).append(sample)
+        return by_question
 
     @classmethod
     def from_results(cls, results: EvalResults, folder: Path | None) -> dict[str, "Evaluated"]:
@@ -115,10 +115,10 @@ class Comparison:
 
     @property
     def methods(self) -> dict[str, list[ComparedRun]]:
-        found: dict[str, list[ComparedRun]] = {}
+        by_method: dict[str, list[ComparedRun]] = {}
         for run in self.runs:
-            found.setdefault(run.method, []).append(run)
-        return found
+            by_method.setdefault(run.method, []).append(run)
+        return by_method
 
     @property
     def evaluations(self) -> list[str]:
@@ -131,8 +131,8 @@ class Comparison:
 
     def accuracy(self, method: str, evaluation: str) -> Estimate | None:
         """Over seeds (Student's t) where a method has several runs, else the run's own interval over questions."""
-        found = [each.result.accuracy for each in self.evaluated(method, evaluation)]
-        return None if not found else found[0] if len(found) == 1 else over_seeds([estimate.mean for estimate in found])
+        accuracies = [each.result.accuracy for each in self.evaluated(method, evaluation)]
+        return _one_or_seeds(accuracies) if accuracies else None
 
     def difference(self, method: str, evaluation: str) -> Paired | None:
         """`method` minus the first method on the questions that all their runs answered; each question's accuracy is
@@ -157,18 +157,18 @@ class Comparison:
 
     def costs(self, method: str, evaluation: str) -> dict[str, Estimate]:
         """What an answer costs: the run's own figures, or over seeds."""
-        found = [each.result.costs for each in self.evaluated(method, evaluation)]
+        by_run = [each.result.costs for each in self.evaluated(method, evaluation)]
         return {
-            name: _one_or_seeds([costs[name] for costs in found])
+            name: _one_or_seeds([costs[name] for costs in by_run])
             for name in COSTS
-            if all(name in costs for costs in found)
+            if all(name in costs for costs in by_run)
         }
 
     def families(self, method: str, evaluation: str) -> dict[str, Estimate]:
         """Accuracy by family."""
-        found = [each.result.by_family for each in self.evaluated(method, evaluation)]
-        names = sorted({name for families in found for name in families})
-        return {name: _one_or_seeds([families[name] for families in found if name in families]) for name in names}
+        by_run = [each.result.by_family for each in self.evaluated(method, evaluation)]
+        names = sorted({name for families in by_run for name in families})
+        return {name: _one_or_seeds([families[name] for families in by_run if name in families]) for name in names}
 
     def changes(self, method: str, evaluation: str) -> list[Change]:
         """Questions that are right (a mean accuracy of 0.5 and more) for one method alone, lost ones first, then by
@@ -176,10 +176,10 @@ class Comparison:
         sides = [self.evaluated(name, evaluation) for name in (self.first(evaluation), method)]
         before, after = (self.by_question(name, evaluation) for name in (self.first(evaluation), method))
         moved = [id for id in sorted(before.keys() & after.keys()) if (before[id] >= RIGHT) != (after[id] >= RIGHT)]
-        found = []
+        changed = []
         for id in moved:
             first, second = ([sample for each in side for sample in each.samples.get(id, ())] for side in sides)
-            found.append(
+            changed.append(
                 Change(
                     evaluation=evaluation,
                     id=id,
@@ -192,7 +192,7 @@ class Comparison:
                 )
             )
         return sorted(
-            found, key=lambda change: (change.after > change.before, -abs(change.after - change.before), change.id)
+            changed, key=lambda change: (change.after > change.before, -abs(change.after - change.before), change.id)
         )
 
     def at_equal(self, budget: str, metric: str) -> tuple[float, dict[str, Estimate]]:
@@ -203,11 +203,11 @@ class Comparison:
             name: [level for run in runs if not math.isnan(level := run.at(budget, spent, metric))]
             for name, runs in self.methods.items()
         }
-        return spent, {name: over_seeds(found) for name, found in levels.items()}
+        return spent, {name: over_seeds(values) for name, values in levels.items()}
 
 
-def _one_or_seeds(found: Sequence[Estimate]) -> Estimate:
-    return found[0] if len(found) == 1 else over_seeds([estimate.mean for estimate in found])
+def _one_or_seeds(estimates: Sequence[Estimate]) -> Estimate:
+    return estimates[0] if len(estimates) == 1 else over_seeds([estimate.mean for estimate in estimates])
 
 
 def _answers(samples: Sequence[SampleRecord]) -> list[str]:
@@ -250,11 +250,11 @@ def read_comparison(paths: Sequence[Path | str], *, methods: Sequence[str] | Non
 
 
 def _run(folder: Path, name: str, method: str) -> ComparedRun:
-    found: dict[str, Evaluated] = {}
+    evaluations: dict[str, Evaluated] = {}
     for evaluation, results in read_evaluations(folder).items():
         if not evaluation.startswith(VALIDATION):
-            found |= Evaluated.from_results(results, folder / "evaluation" / evaluation)
-    return ComparedRun(name=name, method=method, history=read_history(folder), evaluations=found)
+            evaluations |= Evaluated.from_results(results, folder / "evaluation" / evaluation)
+    return ComparedRun(name=name, method=method, history=read_history(folder), evaluations=evaluations)
 
 
 def _of_evaluations(folders: Sequence[Path], methods: Sequence[str] | None) -> Comparison:
@@ -274,10 +274,10 @@ def _of_evaluations(folders: Sequence[Path], methods: Sequence[str] | None) -> C
             for each in results.benchmarks
         }
         runs.append(ComparedRun(name=name, method=label, evaluations=evaluated))
-    found = Comparison(runs=runs)
-    if not found.evaluations:
+    comparison = Comparison(runs=runs)
+    if not comparison.evaluations:
         raise ConfigError("these evaluations share no benchmark", where="evaluations", value=names)
-    return found
+    return comparison
 
 
 def _methods_of_evaluations(names: Sequence[str], manifests: Sequence[EvalManifest]) -> list[str]:
@@ -377,10 +377,10 @@ def _curve(runs: Sequence[ComparedRun], budget: str, metric: str, label: str) ->
     first, last = max((s[0] for s in reached), default=0.0), min((s[-1] for s in reached), default=0.0)
     grid = sorted({x for s in reached for x in s if first <= x <= last}) if budget == "" else _spread(first, last)
     rows = [[v for s, y in zip(spent, levels, strict=True) if not math.isnan(v := _interpolate(s, y, x))] for x in grid]
-    found = [(x, row) for x, row in zip(grid, rows, strict=True) if row]
+    points = [(x, row) for x, row in zip(grid, rows, strict=True) if row]
     return Line(
-        label=f"{label} ({len(runs)} seeds)", x=[x for x, _ in found], y=[math.fsum(r) / len(r) for _, r in found],
-        low=[min(r) for _, r in found], high=[max(r) for _, r in found],
+        label=f"{label} ({len(runs)} seeds)", x=[x for x, _ in points], y=[math.fsum(r) / len(r) for _, r in points],
+        low=[min(r) for _, r in points], high=[max(r) for _, r in points],
     )  # fmt: skip
 
 

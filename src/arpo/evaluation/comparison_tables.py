@@ -62,15 +62,15 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 def tables(comparison: Comparison, *, most: int | None = MOST_SHOWN) -> list[ShownTable]:
     """Costs by method, training figures at equal budgets, and each shared evaluation with the questions that changed
     sides (`most` of each pair); those that have rows."""
-    found = [_training_costs(comparison), _equal(comparison)]
+    shown = [_training_costs(comparison), _equal(comparison)]
     for evaluation in comparison.evaluations:
-        found += [
+        shown += [
             _evaluation(comparison, evaluation),
             _families(comparison, evaluation),
             _answer_costs(comparison, evaluation),
         ]
-        found += [_changed(comparison, method, evaluation, most) for method in _others(comparison, evaluation)]
-    return [table for table in found if table.rows]
+        shown += [_changed(comparison, method, evaluation, most) for method in _others(comparison, evaluation)]
+    return [table for table in shown if table.rows]
 
 
 def _others(comparison: Comparison, evaluation: str) -> list[str]:
@@ -103,10 +103,10 @@ def _equal(comparison: Comparison) -> ShownTable:
     head, columns = ["method"], []
     for budget, label in BUDGETS.items():
         for metric, short in (("accuracy/probe_lines", "accuracy"), ("reward/probe_lines", "reward")):
-            spent, found = comparison.at_equal(budget, metric)
+            spent, levels = comparison.at_equal(budget, metric)
             if spent > 0:
                 head.append(f"{short} at {spent:,.0f} {label}")
-                columns.append([_level(found[method], share=short == "accuracy") for method in comparison.methods])
+                columns.append([_level(levels[method], share=short == "accuracy") for method in comparison.methods])
     rows = [[method, *cells] for method, *cells in zip(comparison.methods, *columns, strict=True)] if columns else []
     note = (
         "On probe lines, a mean over the last steps up to the point where every run has spent the same. Several runs: "

@@ -62,13 +62,13 @@ class EntropyStudy:
     def claim(self) -> str:
         """What the measured rise says about the claim of 40 to 60 %."""
         rise, (low, high) = self.all.rise, CLAIM
-        said = f"claimed: +40 % to +60 % on average; measured: {percent(rise)} after {self.all.results:,} results"
+        text = f"claimed: +40 % to +60 % on average; measured: {percent(rise)} after {self.all.results:,} results"
         if math.isnan(rise.low):
-            return f"{said}: too few questions to say more"
+            return f"{text}: too few questions to say more"
         if rise.high < low or rise.low > high:
-            return f"{said}: the claim does not hold here"
+            return f"{text}: the claim does not hold here"
         inside = low <= rise.low and rise.high <= high
-        return f"{said}: {'the claim holds here' if inside else 'the interval reaches into the claim and beyond it'}"
+        return f"{text}: {'the claim holds here' if inside else 'the interval reaches into the claim and beyond it'}"
 
 
 class _Collected:

@@ -70,20 +70,20 @@ class Judge:
         Raises ProviderError or ToolError where the judge gives none, also when it is asked once more.
         """
         listed = "\n".join(f"- {gold}" for gold in golds)
-        asked = ASKED.format(question=question, golds=listed, answer=answer[:MOST_CHARS])
-        messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
+        prompt = ASKED.format(question=question, golds=listed, answer=answer[:MOST_CHARS])
+        messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": prompt}]
         for _ in range(2):
             reply = await self.endpoint.chat(
                 messages, max_tokens=MOST_TOKENS, temperature=0, response_format=RESPONSE_FORMAT
             )
-            found = read_verdict(reply.text)
-            if not isinstance(found, str):
-                return found
+            verdict = read_verdict(reply.text)
+            if not isinstance(verdict, str):
+                return verdict
             messages += [
                 {"role": "assistant", "content": reply.text},
-                {"role": "user", "content": AGAIN.format(why=found)},
+                {"role": "user", "content": AGAIN.format(why=verdict)},
             ]
-        raise ProviderError(f"judge: no verdict in its answer: {found}", provider="judge")
+        raise ProviderError(f"judge: no verdict in its answer: {verdict}", provider="judge")
 
     async def close(self) -> None:
         await self.endpoint.close()
@@ -91,11 +91,11 @@ class Judge:
 
 def read_verdict(text: str) -> tuple[Literal["right", "wrong"], str, str] | str:
     """Verdict, reason and final answer in what a judge wrote; else what is wrong with it."""
-    said = text.rpartition("</think>")[2]
-    match = _FENCED.search(said)
+    answer = text.rpartition("</think>")[2]
+    match = _FENCED.search(answer)
     value = read_object(match.group()) if match else None
     if value is None:
-        return f"no JSON object in {said.strip()!r:.80}"
+        return f"no JSON object in {answer.strip()!r:.80}"
     verdict = str(value.get("verdict", "")).strip().casefold()
     if verdict not in ("right", "wrong"):
         return f"the verdict is {value.get('verdict')!r:.40}, neither right nor wrong"
@@ -122,9 +122,11 @@ async def judge_answers(
         groups.setdefault(key_of(judge.name, PROMPT, answer.question, answer.gold, answer.answer), []).append(answer)
     verdicts: list[Verdict] = []
 
-    def note(found: Verdict, of: Sequence[SampleRecord]) -> None:
+    def note(verdict: Verdict, of: Sequence[SampleRecord]) -> None:
         for answer in of:
-            own = _verdict(judge, found.key, answer, found.verdict, found.reason, found.final_answer, found.failure)
+            own = _verdict(
+                judge, verdict.key, answer, verdict.verdict, verdict.reason, verdict.final_answer, verdict.failure
+            )
             if (own.key, own.benchmark, own.id, own.sample) not in written:
                 append_verdict(folder, own)
             verdicts.append(own)

@@ -35,11 +35,11 @@ def export_lm_eval(
     started = manifest.starts[0] if manifest.starts else time.time()
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(time.time() if at is None else at)) + ".000000"
     model = re.sub(r"[\"<>:/\|\\?\*\[\]]+", "__", manifest.model)
-    given: dict[str, list[SampleRecord]] = {each.name: [] for each in results.benchmarks}
+    by_benchmark: dict[str, list[SampleRecord]] = {each.name: [] for each in results.benchmarks}
     for answer in answers:
-        given[answer.benchmark].append(answer)
+        by_benchmark[answer.benchmark].append(answer)
     for each in results.benchmarks:
-        lines = b"".join(map(json_line, _samples(given[each.name], manifest.settings)))
+        lines = b"".join(map(json_line, _samples(by_benchmark[each.name], manifest.settings)))
         write_atomic(out / model / f"samples_{each.name}_{stamp}.jsonl", lines)
     names = {each.name: each for each in results.benchmarks}
     value = {
@@ -68,8 +68,8 @@ def export_lm_eval(
 
 
 def _size(results: EvalResults, each: BenchmarkResult) -> int:
-    said = results.manifest.benchmark.get(each.name)
-    return said.num_all if said else each.questions
+    benchmark = results.manifest.benchmark.get(each.name)
+    return benchmark.num_all if benchmark else each.questions
 
 
 def _metrics(each: BenchmarkResult) -> dict[str, Estimate]:
@@ -78,11 +78,11 @@ def _metrics(each: BenchmarkResult) -> dict[str, Estimate]:
 
 
 def _result(each: BenchmarkResult) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": each.name, "alias": each.name, "sample_len": each.questions}
+    entry: dict[str, Any] = {"name": each.name, "alias": each.name, "sample_len": each.questions}
     for name, estimate in _metrics(each).items():
-        found[f"{name},{FILTER}"] = estimate.mean
-        found[f"{name}_stderr,{FILTER}"] = (estimate.high - estimate.low) / _HALF_WIDTHS
-    return found
+        entry[f"{name},{FILTER}"] = estimate.mean
+        entry[f"{name}_stderr,{FILTER}"] = (estimate.high - estimate.low) / _HALF_WIDTHS
+    return entry
 
 
 def _config(each: BenchmarkResult, settings: Mapping[str, Any], samples: int) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def _samples(answers: Sequence[SampleRecord], settings: Mapping[str, Any]) -> It
     by_question: dict[str, list[SampleRecord]] = {}
     for answer in sorted(answers, key=lambda a: a.key):
         by_question.setdefault(answer.id, []).append(answer)
-    for number, (id, given) in enumerate(by_question.items()):
-        first = given[0]
+    for number, (id, samples) in enumerate(by_question.items()):
+        first = samples[0]
         doc = {
             "id": id,
             "question": first.question,
@@ -119,14 +119,14 @@ def _samples(answers: Sequence[SampleRecord], settings: Mapping[str, Any]) -> It
             "doc": doc,
             "target": target,
             "arguments": {"gen_args_0": {"arg_0": first.question, "arg_1": dict(settings)}},
-            "resps": [[answer.transcript for answer in given]],
-            "filtered_resps": [answer.answer or "" for answer in given],
+            "resps": [[answer.transcript for answer in samples]],
+            "filtered_resps": [answer.answer or "" for answer in samples],
             "filter": FILTER,
             "metrics": ["acc"],
             "doc_hash": _hash(json.dumps(doc, ensure_ascii=False)),
             "prompt_hash": _hash(first.question),
             "target_hash": _hash(target),
-            "acc": sum(answer.accuracy for answer in given) / len(given),
+            "acc": sum(answer.accuracy for answer in samples) / len(samples),
         }
 
 

@@ -127,19 +127,19 @@ class EvalManifest:
         """What makes answers of `other` other answers than these, a line each; empty where they can be mixed."""
         by_content = bool(self.identity and other.identity)
         mine, theirs = (each._deciding(by_content) for each in (self, other))
-        found = [
+        texts = [
             f"{key}: {mine.get(key)!r} there, {theirs.get(key)!r} now"
             for key in dict.fromkeys([*mine, *theirs])
             if mine.get(key) != theirs.get(key)
         ]
         if by_content and self.identity != other.identity:
-            found.insert(
+            texts.insert(
                 0, f"another model: {self.model} ({self.identity}) there, {other.model} ({other.identity}) now"
             )
         for name, each in other.benchmark.items():
             if name in self.benchmark and self.benchmark[name].digest != each.digest:
-                found.append(f"{name}: other questions than there")
-        return found
+                texts.append(f"{name}: other questions than there")
+        return texts
 
     def _deciding(self, by_content: bool) -> dict[str, Any]:
         """What decides answers, by its name in a recipe. A model that is known by content may lie anywhere."""

@@ -67,17 +67,17 @@ def studies_of_parts(folders: Sequence[Path], out: Path) -> dict[str, Any]:
 
 def _judged(studies: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
     """What one judge said of every part."""
-    given = [each["judge"] for each in studies if "judge" in each]
-    if len(given) < len(studies) or len({each["judge"] for each in given}) > 1:
+    judged = [each["judge"] for each in studies if "judge" in each]
+    if len(judged) < len(studies) or len({each["judge"] for each in judged}) > 1:
         return {}
-    answers, name = read_samples(out), given[0]["judge"]
-    said = [
+    answers, name = read_samples(out), judged[0]["judge"]
+    by_judge = [
         v
         for v in verdicts.read_verdicts(out)
         if v.judge == name and _is_of(v, answers.get((v.benchmark, v.id, v.sample)))
     ]
-    spent = {key: sum(each["spent"].get(key, 0) for each in given) for key in given[0]["spent"]}
-    return {"judge": {**verdicts.as_study(verdicts.judged(said), name), "spent": spent}}
+    spent = {key: sum(each["spent"].get(key, 0) for each in judged) for key in judged[0]["spent"]}
+    return {"judge": {**verdicts.as_study(verdicts.judged(by_judge), name), "spent": spent}}
 
 
 def _is_of(verdict: verdicts.Verdict, answer: SampleRecord | None) -> bool:
@@ -85,10 +85,10 @@ def _is_of(verdict: verdicts.Verdict, answer: SampleRecord | None) -> bool:
 
 
 def _write_verdicts(folders: Sequence[Path], out: Path) -> None:
-    given = [folder for folder in folders if (folder / verdicts.FILE).is_file()]
-    if given:
+    judged = [folder for folder in folders if (folder / verdicts.FILE).is_file()]
+    if judged:
         with (out / verdicts.FILE).open("wb") as file:
-            for folder in given:
+            for folder in judged:
                 file.writelines(json_line(line) for line in read_json_lines(folder / verdicts.FILE))
 
 
@@ -100,9 +100,9 @@ def _write_answers(folders: Sequence[Path], out: Path) -> None:
             answer = SampleRecord.from_line(value, f"{folder / SAMPLES}, line {line + 1}")
             if answer.key not in chosen or not answer.failed or chosen[answer.key][2]:
                 chosen[answer.key] = (number, line, answer.failed)
-    wanted = {(number, line) for number, line, _ in chosen.values()}
+    places = {(number, line) for number, line, _ in chosen.values()}
     with (out / SAMPLES).open("wb") as file:
         for number, folder in enumerate(folders):
             for line, value in enumerate(read_lines(folder)):
-                if (number, line) in wanted:
+                if (number, line) in places:
                     file.write(json_line(value))

@@ -143,12 +143,12 @@ def _redundant(valid: Sequence[_Made]) -> Iterator[tuple[str, float, float]]:
 def _expected(ran: Sequence[_Made], expected: object) -> Iterator[tuple[str, float, float]]:
     if not isinstance(expected, Sequence) or not expected:
         return
-    wanted = {_key(str(call["name"]), call.get("arguments", {})) for call in expected}
+    expected_keys = {_key(str(call["name"]), call.get("arguments", {})) for call in expected}
     names = {str(call["name"]) for call in expected}
     keys = [each.key for each in ran]
     yield "right_tool", sum(each.call.name in names for each in ran), len(ran)
-    yield "right_arguments", sum(key in wanted for key in keys), len(keys)
-    yield "expected", len(wanted & set(keys)), len(wanted)
+    yield "right_arguments", sum(key in expected_keys for key in keys), len(keys)
+    yield "expected", len(expected_keys & set(keys)), len(expected_keys)
 
 
 def _known(ran: Sequence[_Made], golds: Sequence[str], right: bool | None) -> Iterator[tuple[str, float, float]]:
@@ -190,14 +190,16 @@ def _key(name: str, arguments: Mapping[str, object]) -> str:
     return json.dumps([name, plain], sort_keys=True, ensure_ascii=False, default=str)
 
 
-def as_study(found: Mapping[str, Quality]) -> dict[str, Any]:
+def as_study(by_model: Mapping[str, Quality]) -> dict[str, Any]:
     """One agent or several side by side as results.json keeps them, with tables for reports."""
-    names = list(found)
-    rows = [["trajectories", *(f"{q.trajectories:,}" for q in found.values())]]
-    rows += [["calls a trajectory", *(_plain(q.calls_each) for q in found.values())]]
+    names = list(by_model)
+    rows = [["trajectories", *(f"{q.trajectories:,}" for q in by_model.values())]]
+    rows += [["calls a trajectory", *(_plain(q.calls_each) for q in by_model.values())]]
     for name, says in FIGURES.items():
-        if any(name in q.figures for q in found.values()):
-            rows.append([says, *(_shown(name, q.figures[name]) if name in q.figures else "-" for q in found.values())])
+        if any(name in q.figures for q in by_model.values()):
+            rows.append(
+                [says, *(_shown(name, q.figures[name]) if name in q.figures else "-" for q in by_model.values())]
+            )
     tables = [
         {"title": "Tool-call quality", "head": ["", *names], "rows": rows, "note": "95 % intervals over questions."}
     ]
@@ -207,13 +209,13 @@ def as_study(found: Mapping[str, Quality]) -> dict[str, Any]:
             *([name] if len(names) > 1 else []),
             *(told[f].percent if f in told else "-" for f in ("valid", "succeeded", "repeated")),
         ]
-        for name, q in found.items()
+        for name, q in by_model.items()
         for tool, told in sorted(q.by_tool.items())
     ]
     if by_tool:
         head = ["tool", *(["agent"] if len(names) > 1 else []), "valid", "succeeded", "repeated"]
         tables.append({"title": "Calls by tool", "head": head, "rows": by_tool, "note": ""})
-    return {"tables": tables, "agents": {name: asdict(q) for name, q in found.items()}}
+    return {"tables": tables, "agents": {name: asdict(q) for name, q in by_model.items()}}
 
 
 def _shown(name: str, estimate: Estimate) -> str:

@@ -119,12 +119,12 @@ class BenchmarkQuestions:
 def read_shard(text: str) -> tuple[int, int]:
     """`2/8` as (2, 8). Raises ConfigError."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
-    found = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= found[0] <= found[1]:
+    shard = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= shard[0] <= shard[1]:
         raise ConfigError(
             "should be i/n with 1 <= i <= n", where="--shard", value=text, hint="e.g. 1/4, 2/4, 3/4 and 4/4"
         )
-    return found
+    return shard
 
 
 def choose(
@@ -138,14 +138,14 @@ def choose(
     """The benchmarks called `names` (or sources: atlas, a file, hf:org/name, gym:generator, pkg.mod:function), from
     files in `data` where it is given. Raises ConfigError for an unknown name or an empty choice, FormatError for what
     is wrong in a file."""
-    wanted = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    if wanted == [ALL]:
-        wanted = _there(data)
-    if not wanted:
+    chosen = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if chosen == [ALL]:
+        chosen = _there(data)
+    if not chosen:
         raise ConfigError(
             "names no benchmark", where="--benchmark", hint=f"One of {', '.join(BENCHMARKS)}, atlas, or a file"
         )
-    whole = [_read(name, data) for name in wanted]
+    whole = [_read(name, data) for name in chosen]
     if twice := [name for name, count in Counter(each.name for each in whole).items() if count > 1]:
         raise ConfigError("two sources have one name", where="--benchmark", value=twice[0])
     return select(whole, ids=ids, limit=limit, shard=shard)
@@ -175,16 +175,16 @@ def _there(data: Path | None) -> list[str]:
         raise ConfigError(
             "`all` means those with a file in --data", where="--benchmark", value=ALL, hint="Name the folder"
         )
-    found = []
+    names = []
     for entry in BENCHMARKS.values():
         try:
             _local(entry.name, data)
         except ConfigError:
             continue
-        found.append(entry.name)
-    if not found:
+        names.append(entry.name)
+    if not names:
         raise ConfigError("no file of a benchmark is in this folder", where="--data", value=str(data))
-    return found
+    return names
 
 
 def _local(name: str, data: Path) -> Path:

@@ -69,7 +69,7 @@ def print_results(console: Console, results: EvalResults) -> None:
 
 def tables(results: EvalResults) -> list[ShownTable]:
     """Scores, what an answer cost, pass@k, accuracy by level and category, endings, failures; those that have rows."""
-    found = [
+    shown = [
         _scores(results),
         _measures(results),
         _passes(results),
@@ -83,7 +83,7 @@ def tables(results: EvalResults) -> list[ShownTable]:
         _failures(results),
         *(table for study in results.studies.values() for table in study_tables(study)),
     ]
-    return [table for table in found if table.rows]
+    return [table for table in shown if table.rows]
 
 
 def _scores(results: EvalResults) -> ShownTable:
@@ -166,11 +166,13 @@ def study_tables(study: object) -> list[ShownTable]:
 
 def _pictures(studies: Mapping[str, Any], folder: Path) -> list[Picture]:
     """What studies have drawn (`pictures`: [{title, path, says}], paths from the folder on), as far as it is there."""
-    given = [
+    entries = [
         picture for study in studies.values() if isinstance(study, Mapping) for picture in study.get("pictures", ())
     ]
-    found = [Picture(title=str(each["title"]), path=Path(each["path"]), caption=str(each["says"])) for each in given]
-    return [each for each in found if (folder / each.path).is_file()]
+    pictures = [
+        Picture(title=str(each["title"]), path=Path(each["path"]), caption=str(each["says"])) for each in entries
+    ]
+    return [each for each in pictures if (folder / each.path).is_file()]
 
 
 def _percent(estimate: Estimate | None) -> str:
@@ -207,13 +209,13 @@ def _panels(results: EvalResults) -> list[Panel]:
 
 
 def _curve(label: str, points: Mapping[int, Estimate]) -> Line:
-    found = sorted(points.items())
+    ordered = sorted(points.items())
     return Line(
         label=label,
-        x=[x for x, _ in found],
-        y=[e.mean for _, e in found],
-        low=[e.low for _, e in found],
-        high=[e.high for _, e in found],
+        x=[x for x, _ in ordered],
+        y=[e.mean for _, e in ordered],
+        low=[e.low for _, e in ordered],
+        high=[e.high for _, e in ordered],
     )
 
 
@@ -295,10 +297,10 @@ def _table(table: ShownTable) -> str:
 def _cells(tag: str, cells: Sequence[str], left: int) -> str:
     side = [' class="text"' if number < left else "" for number in range(len(cells))]
     # an interval moves to a second line rather than out of sight, but stays in one piece
-    said = [
+    texts = [
         re.sub(r" (?!\[)", "&nbsp;", html.escape(cell)) if cell.endswith("]") else html.escape(cell) for cell in cells
     ]
-    return "".join(f"<{tag}{where}>{cell}</{tag}>" for where, cell in zip(side, said, strict=True))
+    return "".join(f"<{tag}{where}>{cell}</{tag}>" for where, cell in zip(side, texts, strict=True))
 
 
 def _picture(folder: Path, picture: Picture) -> str:

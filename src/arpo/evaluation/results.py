@@ -89,7 +89,9 @@ class EvalResults:
         by_benchmark: dict[str, list[SampleRecord]] = {each.name: [] for each in manifest.benchmarks}
         for sample in samples:
             by_benchmark.setdefault(sample.benchmark, []).append(sample)
-        benchmarks = tuple(benchmark_result(manifest, name, given) for name, given in by_benchmark.items() if given)
+        benchmarks = tuple(
+            benchmark_result(manifest, name, answers) for name, answers in by_benchmark.items() if answers
+        )
         return cls(
             manifest=manifest,
             benchmarks=benchmarks,
@@ -153,7 +155,7 @@ class EvalResults:
 
 def benchmark_result(manifest: EvalManifest, name: str, samples: Sequence[SampleRecord]) -> BenchmarkResult:
     """The figures of the benchmark `name`, of which `samples` has at least one."""
-    samples, asked, seed = (
+    samples, benchmark, seed = (
         sorted(samples, key=lambda s: s.key),
         manifest.benchmark.get(name),
         int(manifest.settings.get("seed", 0)),
@@ -163,12 +165,12 @@ def benchmark_result(manifest: EvalManifest, name: str, samples: Sequence[Sample
     accuracies = _means(samples, _accuracy)
     return BenchmarkResult(
         name=name,
-        title=asked.title if asked else name,
-        metric=asked.metric if asked else "",
-        judged=bool(asked and asked.judged),
+        title=benchmark.title if benchmark else name,
+        metric=benchmark.metric if benchmark else "",
+        judged=bool(benchmark and benchmark.judged),
         questions=len(correct),
         answers=len(samples),
-        missing=max(0, asked.questions * manifest.samples - len(samples)) if asked else 0,
+        missing=max(0, benchmark.questions * manifest.samples - len(samples)) if benchmark else 0,
         accuracy=rate(_grouped(samples, _accuracy), seed=seed),
         reward=bootstrap(list(_means(samples, lambda s: s.reward).values()), seed=seed, purpose="reward"),
         by_question=accuracies,
@@ -218,10 +220,10 @@ def _accuracy(answer: SampleRecord) -> float:
 
 
 def _grouped(answers: Sequence[SampleRecord], value: Callable[[SampleRecord], Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    groups: dict[str, list[Any]] = {}
     for answer in answers:
-        found.setdefault(answer.id, []).append(value(answer))
-    return found
+        groups.setdefault(answer.id, []).append(value(answer))
+    return groups
 
 
 def _means(answers: Sequence[SampleRecord], value: Callable[[SampleRecord], float]) -> dict[str, float]:

@@ -119,20 +119,20 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
 
 def read_samples(folder: Path) -> dict[Key, SampleRecord]:
     """The samples in a folder, without their trajectories, in the order in which they were first written."""
-    found: dict[Key, SampleRecord] = {}
+    samples: dict[Key, SampleRecord] = {}
     for number, line in enumerate(read_lines(folder), 1):
         sample = SampleRecord.from_line(line, f"{folder / FILE}, line {number}")
-        found[sample.key] = sample
-    return found
+        samples[sample.key] = sample
+    return samples
 
 
 def read_record(folder: Path, key: Key) -> TreeRecord | None:
     """The trajectory of one sample; None where it has none. Raises FormatError."""
-    found = None
+    last = None
     for line in read_lines(folder):
         if (line.get("benchmark"), line.get("id"), line.get("sample")) == key:
-            found = line
-    return None if found is None or found.get("record") is None else record_in(found)
+            last = line
+    return None if last is None or last.get("record") is None else record_in(last)
 
 
 def record_in(line: Mapping[str, Any]) -> TreeRecord:

@@ -130,10 +130,10 @@ def ratio(
     sums = _in_rows(
         lambda rows: pairs[random.integers(0, len(pairs), (rows, len(pairs)))].sum(axis=1), len(pairs), resamples
     )
-    mean, found = float(total[0] / total[1]), sums[sums[:, 1] > 0]
-    if not total[0] or len(found) < (1 + LEVEL) / 2 * len(sums):
+    mean, nonzero = float(total[0] / total[1]), sums[sums[:, 1] > 0]
+    if not total[0] or len(nonzero) < (1 + LEVEL) / 2 * len(sums):
         return Estimate(mean, math.nan, math.nan, len(pairs))
-    low, high = np.quantile(found[:, 0] / found[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(nonzero[:, 0] / nonzero[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(mean, float(low), float(high), len(pairs))
 
 

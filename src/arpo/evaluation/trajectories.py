@@ -26,8 +26,8 @@ class Recorded:
 
     @property
     def task(self) -> Mapping[str, Any]:
-        found = self.record.notes.get("task")
-        return found if isinstance(found, Mapping) else {}
+        note = self.record.notes.get("task")
+        return note if isinstance(note, Mapping) else {}
 
 
 def read_recorded(path: Path) -> Iterator[Recorded]:
@@ -58,25 +58,25 @@ Pairs = Mapping[str, tuple[float, float]]  # by question: a numerator and a deno
 def ratio(pairs: Pairs, *, purpose: str, change: bool = False) -> Estimate:
     """Sum of numerators over sum of denominators (`change`: less 1) with its 95 % bootstrap interval over questions;
     `n` counts the questions. NaN where nothing can be said; no interval over fewer than `FEW` questions."""
-    given = np.array([pair for _, pair in sorted(pairs.items()) if pair[1]], dtype=np.float64).reshape(-1, 2)
-    if not len(given):
+    counts = np.array([pair for _, pair in sorted(pairs.items()) if pair[1]], dtype=np.float64).reshape(-1, 2)
+    if not len(counts):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    mean = given[:, 0].sum() / given[:, 1].sum() - change
-    if len(given) < FEW:
-        return Estimate(float(mean), float("nan"), float("nan"), len(given))
-    chosen = keyed_generator(0, f"{purpose}/{len(given)}").integers(0, len(given), (RESAMPLES // 5, len(given)))
-    sums = given[chosen].sum(axis=1)
+    mean = counts[:, 0].sum() / counts[:, 1].sum() - change
+    if len(counts) < FEW:
+        return Estimate(float(mean), float("nan"), float("nan"), len(counts))
+    chosen = keyed_generator(0, f"{purpose}/{len(counts)}").integers(0, len(counts), (RESAMPLES // 5, len(counts)))
+    sums = counts[chosen].sum(axis=1)
     low, high = np.quantile(sums[:, 0] / sums[:, 1] - change, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(mean), float(low), float(high), len(given))
+    return Estimate(float(mean), float(low), float(high), len(counts))
 
 
 def share(pairs: Pairs, *, purpose: str) -> Estimate:
     """A `ratio` of parts to wholes, from 0 to 1. Where all of it or nothing was found, resampling would know no doubt:
     there the interval is Wilson's over questions."""
-    found = ratio(pairs, purpose=purpose)
-    if found.n < 2 or found.mean not in (0.0, 1.0):
-        return found
-    return wilson(found.n if found.mean else 0, found.n)
+    estimate = ratio(pairs, purpose=purpose)
+    if estimate.n < 2 or estimate.mean not in (0.0, 1.0):
+        return estimate
+    return wilson(estimate.n if estimate.mean else 0, estimate.n)
 
 
 def add(pairs: dict[str, tuple[float, float]], question: str, up: float, down: float) -> None:

@@ -52,8 +52,8 @@ class Verdict:
 
 
 def key_of(judge: str, prompt: str, question: str, golds: Sequence[str], answer: str | None) -> str:
-    said = json.dumps([judge, prompt, question, list(golds), answer], ensure_ascii=False)
-    return hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:24]
+    parts = json.dumps([judge, prompt, question, list(golds), answer], ensure_ascii=False)
+    return hashlib.sha256(parts.encode("utf-8", "replace")).hexdigest()[:24]
 
 
 def append_verdict(folder: Path, verdict: Verdict) -> None:
@@ -71,15 +71,15 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     if content and not content.endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
-    known, found = {each.name for each in fields(Verdict)}, []
+    known, verdicts = {each.name for each in fields(Verdict)}, []
     for number, line in enumerate(read_json_lines(path), 1):
         try:
             if line.pop("schema") != SCHEMA or not known >= line.keys():
                 raise ValueError(f"expected {SCHEMA}")
-            found.append(Verdict(**{**line, "golds": tuple(line["golds"])}))
+            verdicts.append(Verdict(**{**line, "golds": tuple(line["golds"])}))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}, line {number} is no verdict: {error!r}") from error
-    return found
+    return verdicts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +116,19 @@ class Judged:
 def judged(verdicts: Iterable[Verdict], *, seed: int = 0) -> Judged:
     """Compute every figure; of two verdicts on one sample the later counts."""
     last = {(v.benchmark, v.id, v.sample): v for v in verdicts}
-    given = [v for _, v in sorted(last.items()) if v.verdict != "none"]
-    names = sorted({v.benchmark for v in given})
+    read = [v for _, v in sorted(last.items()) if v.verdict != "none"]
+    names = sorted({v.benchmark for v in read})
     return Judged(
-        accuracy=_rate(given, seed, rule=False),
-        by_rule=_rate(given, seed, rule=True),
-        agreement=agreement(given),
-        by_benchmark={name: agreement([v for v in given if v.benchmark == name]) for name in names},
+        accuracy=_rate(read, seed, rule=False),
+        by_rule=_rate(read, seed, rule=True),
+        agreement=agreement(read),
+        by_benchmark={name: agreement([v for v in read if v.benchmark == name]) for name in names},
         accuracy_by_benchmark={
-            name: _rate([v for v in given if v.benchmark == name], seed, rule=False) for name in names
+            name: _rate([v for v in read if v.benchmark == name], seed, rule=False) for name in names
         },
-        pass_at={name: _passes([v for v in given if v.benchmark == name], seed) for name in names},
-        unread=len(last) - len(given),
-        apart=tuple(v for v in given if v.right != (v.rule >= 0.5)),
+        pass_at={name: _passes([v for v in read if v.benchmark == name], seed) for name in names},
+        unread=len(last) - len(read),
+        apart=tuple(v for v in read if v.right != (v.rule >= 0.5)),
     )
 
 
@@ -163,21 +163,22 @@ def agreement(verdicts: Sequence[Verdict]) -> Agreement:
     )
 
 
-def as_study(found: Judged, judge: str) -> dict[str, Any]:
+def as_study(judged: Judged, judge: str) -> dict[str, Any]:
     """As results.json keeps it, with tables for reports."""
-    names = [*found.by_benchmark]
+    names = [*judged.by_benchmark]
     rows = [
-        [name, found.accuracy_by_benchmark[name].percent, *_agreement_cells(found.by_benchmark[name])] for name in names
-    ] + ([["all", found.accuracy.percent, *_agreement_cells(found.agreement)]] if len(names) != 1 else [])
+        [name, judged.accuracy_by_benchmark[name].percent, *_agreement_cells(judged.by_benchmark[name])]
+        for name in names
+    ] + ([["all", judged.accuracy.percent, *_agreement_cells(judged.agreement)]] if len(names) != 1 else [])
     head = ["", "right by the judge", "agrees with the rule", "kappa", "judge alone", "rule alone"]
     note = (
-        f"Judge: {judge}. The rule says {found.by_rule.percent} of the same answers. "
+        f"Judge: {judge}. The rule says {judged.by_rule.percent} of the same answers. "
         f"Every verdict with its reason: {FILE}."
     )
-    ks = sorted({k for passes in found.pass_at.values() for k in passes if k > 1})
-    passes = [[name, *(_percent(at.get(k)) for k in ks)] for name, at in found.pass_at.items()] if ks else []
+    ks = sorted({k for passes in judged.pass_at.values() for k in passes if k > 1})
+    passes = [[name, *(_percent(at.get(k)) for k in ks)] for name, at in judged.pass_at.items()] if ks else []
     apart = [
-        [f"{v.id} #{v.sample}", " | ".join(v.golds), v.answer or "", v.verdict, v.reason] for v in found.apart[:20]
+        [f"{v.id} #{v.sample}", " | ".join(v.golds), v.answer or "", v.verdict, v.reason] for v in judged.apart[:20]
     ]
     tables = [{"title": "Judged answers", "head": head, "rows": rows, "note": note}]
     if passes:
@@ -190,15 +191,15 @@ def as_study(found: Judged, judge: str) -> dict[str, Any]:
                 "title": "Where judge and rule differ",
                 "head": columns,
                 "rows": apart,
-                "note": f"{len(found.apart)} in all.",
+                "note": f"{len(judged.apart)} in all.",
             }
         )
-    warnings = [f"{found.unread} answers have no verdict; ask again to have them"] if found.unread else []
+    warnings = [f"{judged.unread} answers have no verdict; ask again to have them"] if judged.unread else []
     return {
         "tables": tables,
         "warnings": warnings,
         "judge": judge,
-        **{k: v for k, v in asdict(found).items() if k != "apart"},
+        **{k: v for k, v in asdict(judged).items() if k != "apart"},
     }
 
 
@@ -206,6 +207,6 @@ def _percent(estimate: Estimate | None) -> str:
     return "-" if estimate is None else estimate.percent
 
 
-def _agreement_cells(found: Agreement) -> list[str]:
-    kappa = "-" if math.isnan(found.kappa) else f"{found.kappa:.2f}"
-    return [found.agree.percent, kappa, str(found.only_judge), str(found.only_rule)]
+def _agreement_cells(agreement: Agreement) -> list[str]:
+    kappa = "-" if math.isnan(agreement.kappa) else f"{agreement.kappa:.2f}"
+    return [agreement.agree.percent, kappa, str(agreement.only_judge), str(agreement.only_rule)]

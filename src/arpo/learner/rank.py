@@ -95,7 +95,6 @@ class Rank:
             [p for _, p in trained(self.policy)],
             lr=self.optim.lr,
             betas=self.optim.betas,
-            eps=self.optim.eps,
             weight_decay=self.optim.weight_decay,
             fused=True,
         )

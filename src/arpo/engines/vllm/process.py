@@ -39,11 +39,13 @@ class InProcess:
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        asked = self._asked(params)
+        sampling = self._asked(params)
         first = True
         try:
             llm = await self._awake()
-            async with aclosing(llm.generate({"prompt_token_ids": list(prompt)}, asked, uuid.uuid4().hex)) as outputs:
+            async with aclosing(
+                llm.generate({"prompt_token_ids": list(prompt)}, sampling, uuid.uuid4().hex)
+            ) as outputs:
                 async for output in outputs:
                     written = output.outputs[0]
                     if written.finish_reason not in (None, "stop", "length"):

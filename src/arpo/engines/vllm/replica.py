@@ -72,7 +72,7 @@ class Replica:
             response = await self._unless_dropped(self.client.send(request, stream=True))
             self._answers.add(response)
             await _check(response)
-            given, held = 0, list[Piece]()
+            num_tokens, held = 0, list[Piece]()
             last: Piece | None = None
             spans: Sequence[Mapping[str, Any]] = ()
             async for line in response.aiter_lines():
@@ -86,12 +86,12 @@ class Replica:
                     if piece.finish is not None:
                         last, spans = piece, choice.get("weight_versions") or []
                     elif self.loads == loads:  # the server waits with new weights until they have their name here
-                        given += len(piece.tokens)
+                        num_tokens += len(piece.tokens)
                         yield piece
                     else:  # which weights wrote these, the server says at the end
                         held.append(piece)
                 if last is not None and event.get("usage"):
-                    for piece in _by_version([*held, _with_cached(last, event["usage"])], given, spans):
+                    for piece in _by_version([*held, _with_cached(last, event["usage"])], num_tokens, spans):
                         yield piece
                     return
             raise LostError("the answer broke off")
@@ -150,9 +150,12 @@ class Replica:
     async def check(self, context: int, *, tied: bool) -> None:
         """Raises ConfigError where the server is set otherwise than the engine needs, LostError where it does not
         answer. tied: the model has its head tied to its embeddings."""
-        said = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
-        model = said["model_config"]
-        if self.sender is not None and (said.get("weight_transfer_config") or {}).get("backend") != self.sender.backend:
+        config = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
+        model = config["model_config"]
+        if (
+            self.sender is not None
+            and (config.get("weight_transfer_config") or {}).get("backend") != self.sender.backend
+        ):
             flag = f"""--weight-transfer-config '{{"backend": "{self.sender.backend}"}}'"""
             raise ConfigError(
                 f"the server at {self.url} does not take weights by {self.sender.backend}",
@@ -178,7 +181,7 @@ class Replica:
             if is_wrong:
                 what = f"the server at {self.url} has {flag} {has}, and the recipe needs {needed}"
                 raise ConfigError(what, where="engine.vllm.urls", hint=f"Start it with {flag} {needed}")
-        if tied and "cpu" in str(said["device_config"]["device"]) and _ties(Path(model["model"])):
+        if tied and "cpu" in str(config["device_config"]["device"]) and _ties(Path(model["model"])):
             raise ConfigError(
                 f"the server at {self.url} ties the model's head to its embeddings, which vLLM cannot load anew "
                 "on a CPU",
@@ -217,9 +220,9 @@ class Replica:
         await self.drop()
         await self.client.aclose()
 
-    async def _unless_dropped(self, asked: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+    async def _unless_dropped(self, request: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
         """The answer that `asked` waits for. Raises LostError as soon as this server is taken out."""
-        asking = asyncio.create_task(asked)
+        asking = asyncio.create_task(request)
         self._asking.add(asking)
         try:
             await asyncio.wait({asking})
@@ -243,9 +246,9 @@ class Replica:
             raise LostError(f"{path}: {response.status_code}")
         return response
 
-    async def _post(self, path: str, **given: Any) -> httpx.Response:
+    async def _post(self, path: str, **arguments: Any) -> httpx.Response:
         try:
-            response = await self._unless_dropped(self.client.post(path, **given))
+            response = await self._unless_dropped(self.client.post(path, **arguments))
         except httpx.HTTPError as error:
             raise LostError(_named(error)) from error
         if response.status_code == 404:

@@ -162,19 +162,19 @@ class Settings:
         level = (
             "WARNING" if self.vllm.replicas else "ERROR"
         )  # a server writes to a file, else it comes between our lines
-        wanted = {"VLLM_LOGGING_LEVEL": level, "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        variables = {"VLLM_LOGGING_LEVEL": level, "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if not self.on_gpu:
-            wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-            wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self.one_process else {}
+            variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+            variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self.one_process else {}
         if (
             self.vllm.weights == "ipc"
         ):  # vLLM unpickles CUDA's handles, which come from this run alone: its servers ask for a key
-            wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-        return {name: value for name, value in wanted.items() if name not in os.environ}
+            variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+        return {name: value for name, value in variables.items() if name not in os.environ}
 
 
-def _dtype(asked: str, on_gpu: bool) -> torch.dtype:
-    if asked != "auto":
-        return getattr(torch, asked)  # type: ignore[no-any-return]
+def _dtype(name: str, on_gpu: bool) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
     fast = torch.cuda.is_bf16_supported() if on_gpu else has_fast_bf16()
     return torch.bfloat16 if fast else torch.float32

