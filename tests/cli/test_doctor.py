@@ -9,7 +9,7 @@ import pytest
 from arpo.cli import doctor, forecast
 from arpo.cli.doctor import NEEDED_MEMORY_GB, TESTED, Diagnosis, Level, examine, show
 from arpo.recipe.load import load_recipe
-from arpo.recipe.train import PlanConfig
+from arpo.training.plan import Speed
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +93,7 @@ def test_the_forecast_is_near_the_run_that_the_readme_shows() -> None:
     took = re.search(r"([\d]+):(\d\d) in all", shown)
     assert speeds and took
     trained, sampled = (float(number.replace(",", "")) for number in speeds.groups())
-    speed = PlanConfig(trained_tokens_per_s=trained, sampled_tokens_per_s=sampled)
+    speed = Speed(trained_tokens_per_s=trained, sampled_tokens_per_s=sampled)
     expected = forecast.forecast(load_recipe("quickstart"), speed).minutes
     assert 1 / 1.5 < expected / (int(took[1]) + int(took[2]) / 60) < 1.5
 

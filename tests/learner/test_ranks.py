@@ -103,7 +103,7 @@ CASES = {
     "several updates": Case(updates=3, trees=7),
     "aepo": Case(loss=LossConfig(surrogate="aepo", entropy_advantage=0.5, aggregation="token"), updates=2),
     "gspo": Case(loss=LossConfig(surrogate="gspo", clip_low=0.001, clip_high=0.001), updates=2),
-    "cispo": Case(loss=LossConfig(surrogate="cispo", aggregation="constant", constant_length=16), updates=2),
+    "cispo": Case(loss=LossConfig(surrogate="cispo", aggregation=16), updates=2),
     "own surrogate": Case(loss=LossConfig(surrogate=halves)),
     "empty packs": Case(trees=1, budget=10_000),
 }

@@ -126,7 +126,7 @@ def test_before_the_first_checkpoint_nothing_depends_on_it(own_project: TinyProj
         ("model.lora={rank: 2}", "model.lora"),
         ("cold_start=null", "cold_start"),
         ("data.test.source=validation.jsonl", "data.test.source"),
-        ("train.dynamic_sampling={max_batches: 2}", "train.dynamic_sampling"),
+        ("train.dynamic_sampling=2", "train.dynamic_sampling"),
     ],
 )
 def test_a_key_that_is_given_accepts_its_own_change_alone(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import arpo
 from arpo.core.tree import CallStatus, FinishReason, ToolCallResult
 from arpo.endpoint.client import Reply
-from arpo.endpoint.config import ServedModel
+from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ConfigError, FormatError
 from arpo.served import Sampling
 from arpo.served.native import NativeDialogue, endpoint_names, estimate_tokens
@@ -47,7 +47,7 @@ class Scripted:
     """An endpoint that says one message."""
 
     def __init__(self, message: dict[str, Any], finish: str, omit: tuple[str, ...] = ()) -> None:
-        self.config = ServedModel(url="http://127.0.0.1/v1", model="m", omit=omit)
+        self.config = EndpointConfig(url="http://127.0.0.1/v1", model="m", options=dict.fromkeys(omit))
         self.reply = Reply(text="", finish=finish, message=message)
 
     async def chat(self, messages: Any, **fields: Any) -> Reply:

@@ -84,8 +84,8 @@ class NativeDialogue:
         usage = reply.usage
         if not usage.prompt_tokens:
             usage = Usage(prompt_tokens=context.num_tokens, completion_tokens=estimate_tokens(shown(reply.message)))
-        message = {key: reply.message[key] for key in SENT if reply.message.get(key) is not None}
-        message = {key: value for key, value in message.items() if key not in endpoint.config.omit}
+        refused = {name for name, value in endpoint.config.options.items() if value is None}
+        message = {key: reply.message[key] for key in SENT if reply.message.get(key) is not None and key not in refused}
         calls = {"tool_calls": _sendable(calls)} if (calls := _calls(reply.message)) else {}
         content = {"content": None} if calls and "content" not in message else {}
         return ServedTurn(
