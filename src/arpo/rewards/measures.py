@@ -1,7 +1,7 @@
 """Measures of an answer: those that compare two texts, by name, and the measure of a recipe, which scores a task's
 answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 
 from arpo.answer_text import contains, exact, f1
@@ -28,9 +28,9 @@ _BY_TEXT: dict[str, Callable[[str, str], float]] = {
 BY_TEXT = MappingProxyType(_BY_TEXT)
 
 
-def task_measure(measure: Measure, task: Task, gold: str) -> str:
-    """The name of the measure that compares answers with `gold`."""
-    name = str(task.metadata.get("measure")) if measure == "auto" else measure
+def measure_name(measure: str, task_measure: str, gold: str) -> str:
+    """The measure that compares answers with `gold`: `auto` is the task's own (`task_measure`, "" for none)."""
+    name = task_measure if measure == "auto" else measure
     if name not in BY_TEXT:
         name = "maths" if "\\" in gold or read_number(gold) is not None else "f1"
     return "maths" if name == "short" and "\\" in gold else name
@@ -42,13 +42,22 @@ def gold_problems(task: Task, measure: Measure = "auto") -> list[str]:
         return []
     problems = []
     for gold in task.answers:
-        name = task_measure(measure, task, gold)
+        name = measure_name(measure, str(task.metadata.get("measure", "")), gold)
         problem = gold_problem(gold) if name == "maths" else None
         if problem is None and BY_TEXT[name](gold, gold) != 1.0:
             problem = "is not equal to itself"
         if problem is not None:
             problems.append(f"the gold {gold!r} {problem} by the measure {name}")
     return problems
+
+
+def gold_warning(tasks: Iterable[Task], measure: Measure) -> str:
+    """Names the golds that no answer can equal, except as the same text; "" where there are none."""
+    problems = [f"{task.id}: {problem}" for task in tasks for problem in gold_problems(task, measure)]
+    if not problems:
+        return ""
+    rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return f"{len(problems)} golds that answers can equal only as the same text: {'; '.join(problems[:5])}{rest}"
 
 
 def answer_measure(measure: Measure) -> Accuracy:
@@ -63,6 +72,7 @@ def answer_measure(measure: Measure) -> Accuracy:
         verify = task.metadata.get("verify")
         if measure == "auto" and verify:
             return float(await run_off_loop(load_function(str(verify)), task, answer))
-        return max([0.0, *[await compare(task_measure(measure, task, gold), answer, gold) for gold in task.answers]])
+        own = str(task.metadata.get("measure", ""))
+        return max([0.0, *[await compare(measure_name(measure, own, gold), answer, gold) for gold in task.answers]])
 
     return accuracy
