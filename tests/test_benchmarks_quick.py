@@ -46,6 +46,10 @@ def last_line(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
     return said
 
 
+def test_answers():
+    assert last_line("answers")["figures"]["pairs"] == 200
+
+
 def test_core():
     said = last_line("core")
     assert said["figures"]["a_tree"]["leaves"] == 16
