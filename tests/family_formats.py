@@ -262,18 +262,20 @@ GEMMA4 = (
 )
 COHERE = _template(
     tools="{{ bos_token }}{% if tools %}<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>{{ tools | tojson }}"
-    "<|END_OF_TURN_TOKEN|>{% endif %}",
+    "<|END_OF_TURN_TOKEN|>{% endif %}{% set seen = namespace(calls=0, results=0) %}",
     user="{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + m.content + '<|END_OF_TURN_TOKEN|>' }}",
     system="{{ '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>' + m.content + '<|END_OF_TURN_TOKEN|>' }}",
     assistant="<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{% if m.tool_calls %}"
     "{{ '<|START_THINKING|>' + thought + '<|END_THINKING|><|START_ACTION|>[\n' }}"
     + CALLS
-    + '{{ \'    {"tool_call_id": "\' + (loop.index0 | string) + \'", "tool_name": "\' + call.function.name + '
-    "'\", \"parameters\": ' + (call.function.arguments | tojson) + '}' }}{{ ',' if not loop.last else '' }}{{ '\n' }}"
-    "{% endfor %}]<|END_ACTION|>{% else %}{{ '<|START_RESPONSE|>' + said + '<|END_RESPONSE|>' }}{% endif %}"
+    + '{{ \'    {"tool_call_id": "\' + (seen.calls | string) + \'", "tool_name": "\' + call.function.name + '
+    "'\", \"parameters\": ' + (call.function.arguments | tojson) + '}' }}{{ ',\n' if not loop.last else '\n' }}"
+    "{% set seen.calls = seen.calls + 1 %}{% endfor %}]<|END_ACTION|>{% else %}"
+    "{{ '<|START_RESPONSE|>' + said + '<|END_RESPONSE|>' }}{% endif %}"
     "<|END_OF_TURN_TOKEN|>",
     first="{{ '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|><|START_TOOL_RESULT|>[' }}",
-    result="{{ '\n    {\"results\": {\"0\": ' + (m.content | tojson) + '}}' }}",
+    result='{{ \'\n    {"tool_call_id": "\' + (seen.results | string) + \'", "results": {"0": \' + '
+    "(m.content | tojson) + '}}' }}{% set seen.results = seen.results + 1 %}",
     last="{{ '\n]<|END_TOOL_RESULT|><|END_OF_TURN_TOKEN|>' }}",
     header="<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
 )

@@ -174,6 +174,23 @@ def test_results_have_the_tokens_that_the_template_adds(name: str, data: st.Data
     assert tokens[-len(seen) :] == list(seen)
 
 
+def test_results_are_numbered_after_those_of_earlier_turns() -> None:
+    """Cohere's template counts calls; the model goes on counting, and so do the results that it sees."""
+    chat, tokenizer = chat_of("cohere"), tokenizer_of("cohere")
+    calls = [Call(name="now", id=str(number)) for number in (1, 2)]
+    own = chat.encode_turn(chat.write(step("", tuple(calls))).replace('id": "1"', 'id": "2"').replace("0", "1"))
+    parsed = chat.parse(own).calls
+    assert [call.id for call in parsed] == ["1", "2"]
+    seen, _ = chat.observe(turn(own, parsed), [outcome("a", "now"), outcome("b", "now")], 3)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
+    for made in ([Call(name="search", id="first")], calls):
+        messages += [chat.dialect.message(made)]
+        messages += [{"role": "tool", "content": "ab"[n], "tool_call_id": call.id} for n, call in enumerate(made)]
+    whole = tokenizer.apply_chat_template(messages, tools=chat._schemas, tokenize=False, add_generation_prompt=True)
+    tokens = tokenizer.encode(whole, add_special_tokens=False)
+    assert tokens[-len(seen) - 1 :] == [own[-1], *seen] and '"tool_call_id": "2"' in chat.text(seen)
+
+
 @every
 def test_a_prompt_is_what_the_template_writes(name: str) -> None:
     chat, tokenizer = chat_of(name), tokenizer_of(name)

@@ -50,6 +50,7 @@ WRITTEN_TOOLS = (
     "You may call these tools:\n<tools>\n{tools}\n</tools>\nTo call one, write {example} and end your turn{results}."
 )
 _ID = re.compile(r"qzid(\d{5})")
+_NUMBER = re.compile(r"\d{1,2}")  # an id that counts calls
 
 
 class TemplateFormat:
@@ -93,7 +94,7 @@ class TemplateFormat:
         self.dialect: Dialect = dialect_of(self._conversation, self._text, syntax)
         self._thought = thought_marks(self._conversation, self._text, self.dialect)
         self._opens_thought = self._conversation.header.rstrip().endswith(self._thought.marks[0])
-        self._glue: dict[tuple[str, ...], list[str]] = {}
+        self._glue: dict[tuple[tuple[str, ...], int], list[str]] = {}
         answer_ends = self._conversation.ends(ends)
         # a template that cannot show results is refused here
         first = self._between([ToolCallResult(tool="", status=CallStatus.OK, text="")])[0]
@@ -234,8 +235,8 @@ class TemplateFormat:
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
         """The end of the turn (if the policy did not write it), the results in the template's form, and the next
         header."""
-        glue = self._between(outcomes)
         ids = [call.id for call in turn.calls] if len(turn.calls) == len(outcomes) else []
+        glue = self._between(outcomes, int(ids[0]) if ids and _NUMBER.fullmatch(ids[0]) else 0)
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
         pieces, results = self._pieces(glue[0], ids), []
         for number, outcome in enumerate(outcomes):
@@ -258,14 +259,15 @@ class TemplateFormat:
                 pieces.append((part, self._text.trusted(part)))
         return pieces
 
-    def _between(self, outcomes: Sequence[ToolCallResult]) -> list[str]:
-        """The glue around the results, with placeholders for ids. It begins with the end-of-turn token."""
+    def _between(self, outcomes: Sequence[ToolCallResult], earlier: int = 0) -> list[str]:
+        """The glue around the results, with placeholders for ids. It begins with the end-of-turn token. `earlier`: how
+        many calls came before these, which matters to templates that number them (Cohere)."""
         names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
-        if names not in self._glue:
-            self._glue[names] = self._new_glue(names)
-        return self._glue[names]
+        if (names, earlier) not in self._glue:
+            self._glue[names, earlier] = self._new_glue(names, earlier)
+        return self._glue[names, earlier]
 
-    def _new_glue(self, names: Sequence[str]) -> list[str]:
+    def _new_glue(self, names: Sequence[str], earlier: int) -> list[str]:
         if self.dialect.form == "described":
             first, last = self._conversation.glue([USER, ASSISTANT, USER])[2:]
             inside = ["\n</tool_response>\n<tool_response>\n"] * (len(names) - 1)
@@ -275,11 +277,12 @@ class TemplateFormat:
             first, *others = self._conversation.glue([USER, ASSISTANT, *results], tools=self._schemas)[2:]
             return [first.lstrip(), *others]
         calls = [Call(name=name or "unknown", id=f"qzid{number:05d}") for number, name in enumerate(names)]
-        results = [{"role": "tool", "name": call.name, "tool_call_id": call.id} for call in calls]
+        past = [Call(name="unknown", id=call_id(number)) for number in range(earlier)]
+        results, answered = _answers(calls), [self.dialect.message(past), *_answers(past)] if past else []
         for made in (calls, calls[:1]):  # some templates know one call a turn
             try:
-                messages = [USER, self.dialect.message(made), *results]
-                first, *others = self._conversation.glue(messages, tools=self._schemas)[1:]
+                messages = [USER, *answered, self.dialect.message(made), *results]
+                first, *others = self._conversation.glue(messages, tools=self._schemas)[1 + earlier :]
             except ConfigError as error:
                 refused = error
                 continue
@@ -352,6 +355,11 @@ class TemplateFormat:
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
+
+
+def _answers(calls: Sequence[Call]) -> list[dict[str, str]]:
+    """The messages of the results of `calls`, without contents."""
+    return [{"role": "tool", "name": call.name, "tool_call_id": call.id} for call in calls]
 
 
 def _tagged_answer(text: str) -> str | None:

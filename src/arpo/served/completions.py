@@ -49,7 +49,8 @@ class CompletionDialogue:
         tokens = self.spelling.trusted(text)
         cut = reply.finish == LENGTH and not closed
         if not cut and not closed and (not tokens or tokens[-1] not in self.chat.stop_tokens):
-            tokens = [*tokens, *self.chat.stop_tokens[:1]]
+            end = self.chat.encode_turn(text)[-1:]  # that of a call may be another than that of an answer
+            tokens = [*tokens, *(end if end and end[0] in self.chat.stop_tokens else self.chat.stop_tokens[:1])]
         usage = reply.usage
         if not usage.prompt_tokens:
             usage = Usage(prompt_tokens=context.num_tokens, completion_tokens=len(tokens))

@@ -13,6 +13,7 @@ from arpo.core.tree import Call
 from arpo.tools import Tool
 
 Tools = Mapping[str, Tool]
+MOST_MALFORMED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,12 @@ def spaced(text: str, at: int) -> int:
     while at < len(text) and text[at].isspace():
         at += 1
     return at
+
+
+def given_up(calls: Sequence[Call]) -> bool:
+    """True after MOST_MALFORMED malformed calls in a row: a model that repeats itself. The rest of its turn is not
+    read, which would take long and tell it nothing new."""
+    return len(calls) >= MOST_MALFORMED and all(call.error for call in calls[-MOST_MALFORMED:])
 
 
 def reading(text: str, calls: Sequence[Call], spans: Sequence[tuple[int, int]]) -> Reading:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo.chat.json_text import JsonError, call_of, identifier, read_arguments, read_value
-from arpo.chat.syntaxes import Reading, Tools, first_mark, known_name, reading, spaced, widened, without
+from arpo.chat.syntaxes import Reading, Tools, first_mark, given_up, known_name, reading, spaced, widened, without
 from arpo.core.tree import Call
 
 
@@ -40,6 +40,9 @@ class HeadedJson:
         spans: list[tuple[int, int]] = []
         at = 0
         while (start := text.find(self.mark, at)) >= 0:
+            if given_up(calls):
+                spans.append((start, len(text)))
+                break
             inside = start + len(self.mark)
             following = text.find(self.mark, inside)
             limit = following if following >= 0 else len(text)

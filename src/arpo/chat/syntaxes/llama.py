@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from arpo.chat.body import text_argument
 from arpo.chat.json_text import JsonError, call_of, read_value
-from arpo.chat.syntaxes import Reading, Tools, without
+from arpo.chat.syntaxes import Reading, Tools, given_up, without
 from arpo.chat.syntaxes.pythonic import read_calls
 from arpo.core.tree import Call
 
@@ -42,7 +42,7 @@ class Llama:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
         at = 0
-        while (match := _OBJECT.search(text, at)) is not None:
+        while (match := _OBJECT.search(text, at)) is not None and not given_up(calls):
             try:
                 read = read_value(text, match.start(1))
                 at = read.end

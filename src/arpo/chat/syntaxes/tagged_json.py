@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo.chat.json_text import JsonError, call_of, read_value
-from arpo.chat.syntaxes import Reading, Tools, reading, spaced
+from arpo.chat.syntaxes import Reading, Tools, given_up, reading, spaced
 from arpo.core.tree import Call
 
 
@@ -40,6 +40,9 @@ class TaggedJson:
         spans: list[tuple[int, int]] = []
         at = 0
         while (start := text.find(self.mark, at)) >= 0:
+            if given_up(calls):
+                spans.append((start, len(text)))
+                break
             inside = start + len(self.mark)
             close = text.find(self.closing, inside)
             try:

@@ -19,7 +19,7 @@ from typing import Any
 
 from arpo.chat.body import arguments_of, typed
 from arpo.chat.json_text import JsonError, read_value
-from arpo.chat.syntaxes import Reading, Tools, first_mark, known_name, reading, spaced, widened, without
+from arpo.chat.syntaxes import Reading, Tools, first_mark, given_up, known_name, reading, spaced, widened, without
 from arpo.core.tree import Call
 
 
@@ -47,6 +47,9 @@ class TaggedValues:
         spans: list[tuple[int, int]] = []
         at = 0
         while (begin := self.call.search(text, at)) is not None:
+            if given_up(calls):
+                spans.append((begin.start(), len(text)))
+                break
             call, end = self._call(text, begin, tools)
             openings, closings = [o for o, _ in self.around], [c for _, c in self.around]
             start, end = widened(text, (begin.start(), end), openings, closings)
