@@ -80,6 +80,11 @@ CHANGES: dict[str, tuple[str, Callable[[TinyProject], Any], str]] = {
     ),
     "another base model": ("model", overwrite_weights, "model: content differs"),
     "another tokenizer": ("tokenizer", rewrite("model/tokenizer.json", '"version"', '"version" '), "tokenizer"),
+    "another end of a turn": (
+        "tokenizer",
+        lambda p: (p.model / "generation_config.json").write_text('{"eos_token_id": [1, 2]}'),
+        "tokenizer",
+    ),
     "another template": (
         "template",
         lambda p: (p.model / "chat_template.jinja").write_text("{{ messages[0].content }}"),

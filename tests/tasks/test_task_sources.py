@@ -163,6 +163,27 @@ def test_every_form_of_answer(tmp_path: Path, row: dict, answers: tuple[str, ...
     assert (task.question, task.answers) == ("q", answers)
 
 
+USER = [{"role": "user", "content": "q"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data_source": "s", "prompt": USER, "reward_model": {"style": "rule", "ground_truth": "7"}, "extra_info": {}},
+        {"question": "q", "golden_answers": ["7"], "prompt": USER, "reward_model": {"ground_truth": {"target": ["7"]}}},
+        {"prompt": USER, "reward_model": {"ground_truth": '["7"]', "style": "rule"}, "ability": "math"},
+        {"problem": "q", "solution": r"<think>hm</think> so $\boxed{7}$", "messages": USER},
+        {"question": "q", "final_answer": "7", "difficulty": 5.0, "r1_solution_1": r"\boxed{8}"},
+        {"problem": "q", "answer": "7", "solution": r"\boxed{7}", "generations": ["x"]},
+        {"prompt": [{"role": "system", "content": "s"}, *USER], "solution": "<answer> 7 </answer>"},
+    ],
+    ids=["verl", "Search-R1", "Skywork-OR1", "open-r1", "DeepMath", "OpenR1-Math", "TRL"],
+)
+def test_rows_load_as_other_projects_ship_them(tmp_path: Path, row: dict) -> None:
+    (task,) = load(jsonl(tmp_path, row))
+    assert (task.question, task.answers) == ("q", ("7",))
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\\#<", exclude_categories=["Cs", "Cc"])), min_size=1))
 def test_a_list_of_texts_means_the_same_however_it_is_written(names: list[str]) -> None:
     """As a list, as its JSON and Python text, as an array and as pandas writes one to CSV."""

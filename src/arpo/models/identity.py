@@ -15,6 +15,11 @@ from arpo.errors import ConfigError
 EDGE = 4096  # bytes read at both ends of a tensor; a training step changes a tensor everywhere
 _NAMES = ("_name_or_path", "transformers_version")  # keys of config.json that do not describe the model
 _TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
+_TOKENIZER_FILES = (_TOKENIZER, "tokenizer.model", "vocab.json", "merges.txt")
+_TOKENIZER_KEYS = {
+    "tokenizer_config.json": ("bos_token", "eos_token", "pad_token", "add_bos_token", "add_eos_token"),
+    "generation_config.json": ("eos_token_id",),
+}
 _HEADER_MB = 256
 
 
@@ -40,14 +45,23 @@ def identity(*folders: Path) -> str:
 
 
 def identity_parts(folder: Path) -> dict[str, str]:
-    """Digests of the model in `folder` as `identity` reads it, apart: `model` (configuration and weights), `tokenizer`
-    and `template`."""
+    """Digests of the model in `folder`, apart: `model` (configuration and weights, as in `identity`), `tokenizer`
+    (its files, and the tokens that end a turn) and `template`."""
     model = hashlib.sha256(_config(folder / "config.json") if (folder / "config.json").is_file() else b"")
     for tensor in sorted(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path)):
         model.update(tensor)
-    texts = {"tokenizer": _bytes(folder / _TOKENIZER), "template": _template(folder)}
-    digests = {name: hashlib.sha256(text or b"").hexdigest()[:16] for name, text in texts.items()}
-    return {"model": model.hexdigest()[:16], **digests}
+    for path in sorted(folder.glob("*.bin")):  # weights in PyTorch's own form
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            model.update(f"{path.name} {size} ".encode() + _ends(file, 0, size))
+    tokenizer = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        tokenizer.update(_bytes(folder / name) or b"")
+    for name, kept in _TOKENIZER_KEYS.items():
+        value = _json(folder / name) if (folder / name).is_file() else {}
+        tokenizer.update(json.dumps([value.get(key) for key in kept] if isinstance(value, dict) else value).encode())
+    digests = {"model": model, "tokenizer": tokenizer, "template": hashlib.sha256(_template(folder) or b"")}
+    return {name: digest.hexdigest()[:16] for name, digest in digests.items()}
 
 
 def _bytes(path: Path) -> bytes | None:

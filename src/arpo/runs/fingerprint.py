@@ -16,6 +16,7 @@ may change. Knows configurations and tasks. Refuses to know what a resumed run d
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -230,4 +231,5 @@ def _digest(value: Any) -> str:
         text = json.dumps(value, sort_keys=True, default=repr)
     except TypeError:  # keys of several types
         text = repr(value)
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)  # where an object lies
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

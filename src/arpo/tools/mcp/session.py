@@ -100,22 +100,25 @@ class Server:
         session = await self._open()
         client = session.client.result()
         tools: list[Any] = []
-        cursor: str | None = None
+        passed: list[str] = []  # cursors
         try:
             async with asyncio.timeout(self._connect_s):
-                for _ in range(MOST_PAGES):
-                    page = await client.list_tools(cursor=cursor, cache_mode="bypass")
+                while len(passed) < MOST_PAGES:
+                    page = await client.list_tools(cursor=passed[-1] if passed else None, cache_mode="bypass")
                     tools += page.tools
-                    cursor = page.next_cursor
-                    if not cursor:
+                    if not page.next_cursor:
                         return tools
+                    passed.append(page.next_cursor)
+                    if page.next_cursor in passed[:-1]:
+                        break
         except TimeoutError:
             self._drop(session)
             raise self._error(f"did not answer within {self._connect_s:g} s") from None
         except Exception as error:  # noqa: BLE001  whatever a program or a service answers
             self._drop(session)
             raise self._error(f"does not list its tools: {self._told(error)}") from None
-        raise self._error(f"has a list of tools without an end: {len(tools):,} on {MOST_PAGES} pages")
+        why = f"the cursor {passed[-1]!r:.80} comes again" if passed[-1] in passed[:-1] else f"{MOST_PAGES} pages"
+        raise self._error(f"has a list of tools without an end: {len(tools):,}, {why}")
 
     def _error(self, what: str) -> ProviderError:
         return ProviderError(f"the MCP server {what}", provider=self.label)
