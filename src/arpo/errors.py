@@ -19,6 +19,8 @@ A mistake of the *model* or of a *tool* during a rollout is not an exception. It
 import difflib
 from collections.abc import Iterable
 
+MOST_SHOWN = 300  # characters of a value in a message
+
 
 class ArpoError(Exception):
     """Base of all errors that arpo raises on purpose."""
@@ -33,8 +35,17 @@ class ConfigError(ArpoError):
 
     def __init__(self, message: str, *, where: str = "", value: object = None, hint: str = "") -> None:
         self.message, self.where, self.value, self.hint = message, where, value, hint
-        shown = "" if value is None else f" (got {value!r})"
+        shown = "" if value is None else f" (got {_shown(value)})"
         super().__init__(f"{where + ': ' if where else ''}{message}{shown}{'. ' + hint if hint else ''}")
+
+
+def _shown(value: object) -> str:
+    """A value for a message: its beginning, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  an integer of 5,000 digits, an object of a user
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 class EngineError(ArpoError):

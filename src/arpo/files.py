@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import FormatError
+from arpo.foreign import MOST_BYTES, loads, open_file, read_file
 from arpo.terminal_safe import json_safe
 
 PARTIAL = ".partial-"  # prefix of unfinished files; it identifies what a killed process leaves behind
@@ -108,8 +109,8 @@ def write_json(path: Path | str, value: Any) -> Path:
 def read_json(path: Path | str) -> Any:
     """The content of a JSON file. Raises FormatError, which names the file and the place, if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are not UTF-8, and huge numbers
+        return loads(read_file(path))
+    except ValueError as error:  # also bytes that are not UTF-8, and huge numbers
         raise FormatError(f"{path} is not JSON: {error}") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror or error})") from error
@@ -124,15 +125,17 @@ def read_json_lines(path: Path | str) -> Iterator[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with open_file(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MOST_BYTES), b""), 1):
+            if len(line) == MOST_BYTES:
+                raise FormatError(f"{path}, line {number} has more than {MOST_BYTES:,} bytes")
             if not line.endswith(b"\n"):
                 return
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                value = loads(line)
+            except ValueError as error:
                 raise FormatError(f"{path}, line {number} is not JSON: {error}") from error
             if not isinstance(value, dict):
                 raise FormatError(f"{path}, line {number} is {type(value).__name__}, not an object")

@@ -14,11 +14,13 @@ from typing import Any
 
 import yaml
 
-from arpo.errors import ConfigError, first_line
+from arpo.errors import ConfigError, FormatError, first_line
+from arpo.foreign import read_text
 
 Keys = tuple[str | int, ...]
 COMMAND_LINE = "command line"  # the place of a value that no file holds
 MAX_VALUES = 20_000
+MOST_BYTES = 4 << 20
 DEEPEST = 40
 
 
@@ -82,9 +84,10 @@ def read(path: Path, name: str = "") -> Located:
     of keys."""
     name = name or str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text", where=name) from error
+        text = read_text(path, MOST_BYTES)
+    except FormatError as error:
+        wrong = "is not UTF-8 text" if "UTF-8" in str(error) else str(error).removeprefix(str(path)).strip()
+        raise ConfigError(wrong, where=name) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ConfigError(f"cannot be read ({error})", where=name) from error
     return parse(text, name)
@@ -97,7 +100,7 @@ def parse(text: str, name: str) -> Located:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise ConfigError("should be a group of keys (`name: ...`)", where=name, value=value)
+        raise ConfigError(f"should be a group of keys (`name: ...`), and is a {type(value).__name__}", where=name)
     return Located(value, places)
 
 

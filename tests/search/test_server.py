@@ -12,11 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from arpo.errors import ConfigError
 from arpo.search.documents import read_documents
-from arpo.search.index import build_index
-from arpo.search.server import free_port
+from arpo.search.index import Index, build_index
+from arpo.search.server import application, free_port
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.search import SearchTool
@@ -110,3 +111,19 @@ def test_a_host_that_is_not_this_machines_is_named() -> None:
         free_port("192.0.2.1", 0)
     with pytest.raises(ConfigError, match="no such host"):
         free_port("no such host", 0)
+
+
+async def test_a_client_that_goes_away_in_its_request_is_no_error_of_the_server(tmp_path: Path) -> None:
+    build_index(read_documents([{"title": "a", "text": "b"}]), tmp_path / "index")
+    app, sent = application(Index.open(tmp_path / "index")), list[Message]()
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/retrieve", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 499

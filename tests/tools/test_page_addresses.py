@@ -135,6 +135,16 @@ async def test_a_redirect_inside_is_refused(target: str) -> None:
         assert len(site.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "target", ["data:text/html,hi", "data:,x", "javascript:alert(1)", "mailto:a@b", "http://[::1", "http://a:b"]
+)
+async def test_a_redirect_to_what_is_no_page_is_a_plain_error(target: str) -> None:
+    with serving(lambda _: Reply(status=302, headers={"Location": target})) as site:
+        with pytest.raises(ToolError, match=r"only http|what is no URL"):
+            await told(page(allow_private=["127.0.0.1"]), site.url)
+        assert len(site.asked) == 1
+
+
 async def test_a_redirect_of_robots_txt_inside_is_refused() -> None:
     with serving(lambda _: Reply(status=302, headers={"Location": f"http://127.0.0.2:{site.port}/"})) as site:
         with pytest.raises(ToolError, match="not on the public internet"):

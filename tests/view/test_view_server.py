@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 from recorded import NASTY, snapshot
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from arpo.errors import ConfigError
 from arpo.view.library import Library
@@ -45,6 +46,12 @@ def test_the_address_with_the_token_opens_the_page_and_its_cookie_the_rest(clien
     assert (
         client.get(f"/{built.script_at}").text == built.script and client.get(f"/{built.style_at}").text == built.style
     )
+
+
+def test_a_websocket_is_closed(client):
+    for path in ("/", "/api/runs"):
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect(path, headers=KNOWN):
+            pass
 
 
 @pytest.mark.parametrize(

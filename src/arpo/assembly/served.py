@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from arpo.chat.config import build_chat
 from arpo.chat.token_text import TokenText
 from arpo.endpoint.client import Endpoint
-from arpo.errors import ConfigError, first_line
+from arpo.errors import ArpoError, ConfigError, first_line
 from arpo.files import expanded
-from arpo.models.loading import end_tokens
+from arpo.models.loading import check_files, end_tokens, refuse_code
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
 from arpo.served import ONLY_EVALUATION, Dialogue
@@ -64,7 +64,8 @@ def _dialogues(run: RunConfig) -> Callable[[Sequence[Tool]], Dialogue[Any]]:
             require_boxed="boxed" in (chat.require or ()),
         )
         return lambda tools: native
-    tokenizer, ends = read_tokenizer(run.model.source), declared_ends(run.model.source)
+    tokenizer = read_tokenizer(run.model.source, run.model.trust_remote_code)
+    ends = declared_ends(run.model.source)
     spelling = TokenText(tokenizer)
     return lambda tools: CompletionDialogue(build_chat(chat, tokenizer, tools, ends), spelling, prompt=endpoint.prompt)
 
@@ -83,7 +84,7 @@ def declared_ends(source: str) -> tuple[int, ...]:
         return ()
 
 
-def read_tokenizer(source: str) -> Any:
+def read_tokenizer(source: str, trust: bool = False) -> Any:
     """The tokenizer of `source`, without its weights where `source` is a folder or on the Hub. Raises ConfigError."""
     from transformers import AutoTokenizer
 
@@ -93,9 +94,13 @@ def read_tokenizer(source: str) -> Any:
     folder = expanded(source)
     try:
         if folder.is_dir():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return AutoTokenizer.from_pretrained(name, revision=revision or None)
+            check_files(folder)
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+        return AutoTokenizer.from_pretrained(name, revision=revision or None, trust_remote_code=trust)
+    except ArpoError:
+        raise
     except Exception as error:  # transformers raises whatever the files lead it to
+        refuse_code(error, source)
         hint = "The formats tags and template need the served model's tokenizer; `chat.format: native` needs none"
         raise ConfigError(
             f"no tokenizer: {first_line(error)}", where="model.source", value=source, hint=hint

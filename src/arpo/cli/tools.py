@@ -116,7 +116,7 @@ def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
         return "The model's chat template writes the schemas below into the prompt. The model itself is not here yet."
     from arpo.assembly.served import declared_ends, read_tokenizer
 
-    tokenizer = read_tokenizer(str(folder))
+    tokenizer = read_tokenizer(str(folder), run.model.trust_remote_code)
     chat: Any = build_chat(run.chat, tokenizer, tools, declared_ends(str(folder)))
     task = Task(id="by-hand", messages=({"role": "user", "content": _question(run)},), answers=())
     prompt = "\n".join(f"  {line}" for line in chat.text(chat.render(task, tools)).splitlines())

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from arpo.core.record import TreeRecord
 
 SCHEMA = 2
+MOST_STEPS, MOST_NUMBER = 1_000_000_000, 1e100
 _RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for cls in get_args(Rule)}
 
 
@@ -89,7 +90,10 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
         if isinstance(schema, int) and schema != SCHEMA:
             wrong += f": read it with the {'newer' if schema > SCHEMA else 'older'} version that wrote it"
         raise FormatError(wrong)
-    tree = RolloutTree(value["task"], value["step"], Prompt(tokens=_unpack_array("i", value["prompt"])))
+    task, step = value["task"], value["step"]
+    if not isinstance(task, str) or not (isinstance(step, str) or (type(step) is int and abs(step) < MOST_STEPS)):
+        raise FormatError(f"holds the task {task!r:.80} at step {step!r:.40}")
+    tree = RolloutTree(task, step, Prompt(tokens=_unpack_array("i", value["prompt"])))
     segments: list[Turn | Observation] = [
         *map(_unpack_turn, value["turns"]),
         *map(_unpack_observation, value["observations"]),
@@ -104,10 +108,13 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
         events=tuple(_unpack_event(event, tree) for event in value["events"]),
         decisions={decision.decided.place: decision for decision in map(_unpack_decision, value["decisions"])},
         scores={
-            read_place(p): Score(reward=r, accuracy=a, parts=parts) for p, (r, a, parts) in value["scores"].items()
+            read_place(p): Score(
+                reward=_number(r), accuracy=_number(a), parts={name: _number(part) for name, part in parts.items()}
+            )
+            for p, (r, a, parts) in value["scores"].items()
         },
-        advantages={read_place(place): number for place, number in value["advantages"].items()},
-        credit={(read_place(turn), read_place(leaf)): number for turn, leaf, number in value["credit"]},
+        advantages={read_place(place): _number(number) for place, number in value["advantages"].items()},
+        credit={(read_place(turn), read_place(leaf)): _number(number) for turn, leaf, number in value["credit"]},
         notes=_unpack_note(value["notes"]),
     )
 
@@ -310,6 +317,13 @@ def _unpack_config(value: Any) -> ExpansionConfig:
     _count(value["leaves"])
     stats = StepStats(step=step, window=tuple(window))
     return ExpansionConfig(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots})
+
+
+def _number(value: Any) -> float:
+    """A finite number. Means and plots take no other."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST_NUMBER:
+        raise FormatError(f"holds {value!r:.40} as a number")
+    return value
 
 
 def _count(value: Any) -> int:

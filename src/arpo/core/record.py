@@ -29,6 +29,7 @@ from arpo.core.place import Place, show
 from arpo.core.score import Score
 from arpo.core.tree import RolloutTree
 from arpo.errors import ConfigError, FormatError
+from arpo.foreign import loads
 
 _HEADER = struct.Struct("<4sII")
 _MAGIC = b"ARPO"
@@ -37,7 +38,7 @@ _BAD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticErr
 _TASK = re.compile(rb'\{"schema":\d+,"task":("(?:[^"\\]++|\\.)*+")')
 _PREFIX_BYTES = 1 << 10  # of a record's JSON; they usually hold the task's id
 _CHUNK_BYTES = 1 << 20  # read at once
-_MAX_BYTES = 1 << 31  # of a record's JSON: about 100 million tokens
+_MAX_BYTES = 1 << 28  # of a record's JSON, and of a frame: about 10 million tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,9 @@ def encode(record: TreeRecord) -> bytes:
     return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
-def decode(stream: BinaryIO | bytes) -> Frames:
-    """The records of a stream of frames, one at a time."""
-    return Frames(io.BytesIO(stream) if isinstance(stream, bytes) else stream)
+def decode(stream: BinaryIO | bytes, offset: int = 0) -> Frames:
+    """The records of a stream of frames, one at a time. `offset`: where in its file the stream stands, for messages."""
+    return Frames(io.BytesIO(stream) if isinstance(stream, bytes) else stream, offset)
 
 
 class Frames(Iterator[TreeRecord]):
@@ -112,10 +113,10 @@ class Frames(Iterator[TreeRecord]):
     and for a record of a schema that this version does not know.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, offset: int = 0) -> None:
         self._stream = stream
         self.num_read = 0
-        self.offset = 0  # bytes of whole frames read so far: a writer may continue here after a truncated tail
+        self.offset = offset  # bytes of whole frames read so far: a writer may continue here after a truncated tail
         self.tail = 0  # bytes after the last whole frame; set when the iteration ends
 
     def __next__(self) -> TreeRecord:
@@ -127,13 +128,15 @@ class Frames(Iterator[TreeRecord]):
         if len(header) < _HEADER.size:
             return self._stop(header)
         _, length, checksum = _HEADER.unpack(header)
+        if length > _MAX_BYTES:
+            raise self._error(_too_long(length))
         body = self._body(length)
         if len(body) < length:
             return self._stop(header + body)
         if zlib.crc32(body) != checksum:
             raise self._error("is damaged: its checksum does not match")
         try:
-            record = unpack(TreeRecord, json.loads(_decompressed(body)))
+            record = unpack(TreeRecord, loads(_decompressed(body)))
         except (FormatError, ConfigError) as error:
             raise self._error(str(error)) from error
         except (*_BAD_VALUES, RecursionError, zlib.error) as error:
@@ -167,6 +170,8 @@ def peek(stream: BinaryIO) -> Iterator[tuple[int, str]]:
         magic, length, _ = _HEADER.unpack(header)
         if magic != _MAGIC:
             raise FormatError(f"frame {number} at byte {offset} starts with {magic!r} instead of {_MAGIC!r}")
+        if length > _MAX_BYTES:
+            raise FormatError(f"frame {number} at byte {offset} {_too_long(length)}")
         body = stream.read(length)
         if len(body) < length:
             return
@@ -176,10 +181,14 @@ def peek(stream: BinaryIO) -> Iterator[tuple[int, str]]:
         raise FormatError(f"frame {number} at byte {offset} starts with {header[:4]!r} instead of {_MAGIC!r}")
 
 
+def _too_long(length: int) -> str:
+    return f"is damaged: it says that it has {length:,} bytes, and a frame has at most {_MAX_BYTES:,}"
+
+
 def _task_in(body: bytes, number: int, offset: int) -> str:
     try:
         match = _TASK.match(zlib.decompressobj().decompress(body, _PREFIX_BYTES)) or _TASK.match(_decompressed(body))
-        return str(json.loads(match[1]) if match else json.loads(_decompressed(body))["task"])
+        return str(json.loads(match[1]) if match else loads(_decompressed(body))["task"])
     except (*_BAD_VALUES, FormatError, RecursionError, zlib.error) as error:
         raise FormatError(f"frame {number} at byte {offset} is not a record: {error!r:.300}") from error
 

@@ -22,6 +22,7 @@ from arpo.evaluation.manifest import EvalManifest, check_form, is_evaluation, re
 from arpo.evaluation.results import COSTS, BenchmarkResult, EvalResults, by_name, read_evaluations
 from arpo.evaluation.samples import SampleRecord, read_samples
 from arpo.evaluation.statistics import Estimate, Paired, over_seeds, paired_difference
+from arpo.foreign import read_text
 from arpo.runs.folder import VALIDATION, read_history
 from arpo.yaml_positions import flat
 
@@ -308,7 +309,7 @@ def _recipe(folder: Path) -> dict[str, str]:
     if not path.exists():
         raise ConfigError("this folder holds no run", where=str(folder), hint="a run folder has a recipe.yaml")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise FormatError(f"{path} is not YAML: {error}") from error
     if not isinstance(recipe, dict):

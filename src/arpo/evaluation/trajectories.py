@@ -15,6 +15,8 @@ from arpo.errors import ConfigError
 from arpo.evaluation.manifest import is_evaluation
 from arpo.evaluation.samples import read_lines, record_in
 from arpo.evaluation.statistics import FEW, LEVEL, RESAMPLES, Estimate, keyed_generator, wilson
+from arpo.foreign import open_file
+from arpo.runs.folder import naming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +47,8 @@ def read_recorded(path: Path) -> Iterator[Recorded]:
         hint = "An evaluation's folder has samples.jsonl (`arpo eval --benchmark`), a run's has events/"
         raise ConfigError("holds no recorded trajectories", value=str(path), hint=hint)
     for file in files:
-        with file.open("rb") as stream:
-            of_step = {
-                record.tree.task: record for record in Frames(stream)
-            }  # of two frames of a task the later counts
+        with open_file(file) as stream, naming(file):
+            of_step = {record.tree.task: record for record in Frames(stream)}  # of two of a task the later counts
         yield from (Recorded(question=task, record=record) for task, record in of_step.items())
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arpo.errors import CheckpointError
+from arpo.foreign import loads, read_file
 from arpo.learner.shards import Rows, SafetensorsFolder, write
 
 _TENSORS, _NUMBERS = "optimizer", "optimizer.json"
@@ -42,7 +43,7 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, named: Named)
     where the moments belong to another set of parameters.
     """
     try:
-        updates = int(json.loads((folder / _NUMBERS).read_text())["updates"])
+        updates = int(loads(read_file(folder / _NUMBERS))["updates"])
     except KeyError as error:
         raise CheckpointError(f"{folder}: {_NUMBERS} is not of this version (it lacks {error})") from error
     state: dict[Tensor, dict[str, Tensor]] = {}

@@ -5,6 +5,7 @@ from. Refuses to know attention layouts, optimizers and checkpoints. Functions t
 module.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +13,17 @@ from pydantic import Field
 
 from arpo.config import Config
 from arpo.engines.config import has_fast_bf16
-from arpo.errors import ConfigError, first_line
+from arpo.errors import ArpoError, ConfigError, FormatError, first_line
+from arpo.files import read_json
+from arpo.foreign import MODEL_FILE_BYTES, open_file
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+MOST_OF_A_KIND = 100_000  # layers, heads, experts
+MOST_OF_A_SIZE = 1_000_000_000  # of a vocabulary, a context
 
 
 class LoraSettings(Config):
@@ -45,6 +52,8 @@ class ModelConfig(Config):
     bfloat16 if the device supports it in hardware."""
     lora: LoraSettings | None = None
     """Null: train every parameter."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder or repository brings. Nobody is asked."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time for much less memory."""
 
@@ -87,7 +96,7 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> 
 
     device = device_of(config)
     dtype = compute_dtype(config, device) if config.lora else torch.float32
-    model, tokenizer = _read(path if config.lora or weights is None else weights, dtype)
+    model, tokenizer = _read(path if config.lora or weights is None else weights, dtype, config.trust_remote_code)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora:
@@ -102,21 +111,57 @@ def learner_model(path: Path, config: ModelConfig, weights: Path | None = None) 
     return load_model(path, config, weights)[0]
 
 
-def _read(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
+def check_files(folder: Path) -> None:
+    """Raises ConfigError, before a library reads them, for files of a model that are too large or no files, and for a
+    configuration that no such weights can have."""
+    for path in [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")]:
+        try:
+            open_file(path, MODEL_FILE_BYTES).close()
+        except (FormatError, OSError) as error:
+            raise ConfigError(f"the model cannot be read: {error}", where="model.source") from error
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    for place, number in _integers(config):
+        counted = place.rpartition(".")[2].startswith(("num_", "n_"))
+        if abs(number) > (MOST_OF_A_KIND if counted else MOST_OF_A_SIZE):
+            wrong = f"{file}: {place} is not a number that a model has"
+            raise ConfigError(wrong, where="model.source", value=str(number)[:40])
+
+
+def _integers(config: Any, place: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers of a configuration and their places."""
+    if isinstance(config, int) and not isinstance(config, bool):
+        yield place, config
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        yield from _integers(value, f"{place}.{key}" if place else str(key))
+
+
+def refuse_code(error: Exception, source: str) -> None:
+    """Raises ConfigError where `error` says that a model brings code that the recipe does not trust."""
+    if "trust_remote_code" in str(error):
+        hint = "Read that code, then set model.trust_remote_code: true"
+        wrong = "this model brings Python code of its own, which is not run"
+        raise ConfigError(wrong, where="model.trust_remote_code", value=source, hint=hint) from error
+
+
+def _read(path: Path, dtype: "torch.dtype", trust: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # bars for local files are noise, and break a live display
     part = "tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        check_files(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust)
         part = "causal language model"
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, output_loading_info=True
+            path, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=trust
         )
-    except MemoryError:
+    except (MemoryError, ArpoError):
         raise
     except Exception as error:  # transformers and safetensors may raise any error on these files
+        refuse_code(error, str(path))
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(f"no {part} can be loaded from {path}: {reason}", where="model.source") from error
     model, info = loading

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from arpo.display.progress import WorkProgress
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
+from arpo.foreign import MODEL_FILE_BYTES, loads, read_file
 
 Progress = Callable[[str, float], None]  # the current activity, and its progress (0 to 1)
 
@@ -120,7 +121,7 @@ def _shards(folder: Path) -> list[Path]:
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = loads(read_file(index))["weight_map"].values()
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{index} is not an index of safetensors files", where=_WHERE) from error
     return [folder / name for name in sorted(set(names))]
@@ -134,7 +135,7 @@ def _expected_size(shard: Path) -> int:
         if length > min(100 << 20, shard.stat().st_size):
             return -1
         try:
-            tensors = json.loads(file.read(length))
+            tensors = loads(file.read(min(length, MODEL_FILE_BYTES)))
             ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return -1

@@ -116,6 +116,8 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
     if path.resolve() in above:
         raise ConfigError("builds on itself", where=f"{path}: base")
     own = _with_section(read(path, name=as_seen_from_here(path)))
+    if above:
+        _refuse_foreign(own, path)
     is_bundled = path.parent.resolve() == folder().resolve()
     if not is_bundled and "code" not in own.value:
         own.value["code"] = str(path.parent.resolve())
@@ -133,6 +135,14 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
     except ConfigError as error:
         raise ConfigError(error.message, where=where(own, ("base",)), value=base, hint=error.hint) from error
     return own.over(_read_with_bases(below, (*above, path.resolve())), TAGS)
+
+
+def _refuse_foreign(own: Located, path: Path) -> None:
+    """Raise ConfigError, which shows nothing of it, where most keys of a file that a recipe builds on are no recipe's:
+    messages about the others would show what it holds."""
+    known = own.value.keys() & {*RunConfig.model_fields, "base"}
+    if 2 * len(known) < len(own.value):
+        raise ConfigError("this file, which a recipe builds on, is no recipe", where=str(path))
 
 
 def _with_section(own: Located) -> Located:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.files import PARTIAL, sync_folder
+from arpo.foreign import loads, read_file
 
 MANIFEST = "MANIFEST.json"
 _PIECE = 1 << 22  # bytes read at once
@@ -96,7 +97,7 @@ def fault(path: Path) -> str | None:
     if not manifest.is_file():
         return f"{MANIFEST} is missing"
     try:
-        files: Any = json.loads(manifest.read_text())
+        files: Any = loads(read_file(manifest))
     except ValueError:
         files = None
     except OSError as error:

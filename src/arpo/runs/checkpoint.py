@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import CheckpointError
+from arpo.foreign import loads, read_file
 from arpo.learner import Learner
 from arpo.learner.lora import is_finite
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
@@ -126,7 +127,7 @@ def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, 
 
 def _read(path: Path) -> Checkpoint:
     try:
-        values = json.loads((path / "state.json").read_text())
+        values = loads(read_file(path / "state.json"))
         values.pop("updates", None)  # the learner keeps their number now; before 0.1.0 it stood here
         return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
     except (ValueError, KeyError, TypeError) as error:

@@ -32,9 +32,11 @@ from typing import IO, Any
 from arpo.core.record import TreeRecord, decode, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.files import PARTIAL, json_line, read_json, read_json_lines, sync_folder, write_atomic, write_json
+from arpo.foreign import open_file, read_text
 from arpo.runs.atomic import clear_partial, settle
 from arpo.runs.lock import Lock, is_held
 
+MOST_STEPS = 1_000_000_000
 RESUMED = "recipe.resumed.yaml"
 ENVIRONMENT = "environment.json"
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
@@ -176,7 +178,7 @@ class RunFolder:
     def goes_on_with(self, run_yaml: str) -> None:
         """Write it as recipe.resumed.yaml where it differs from recipe.yaml: to be called when the run could be built,
         so that no mistake in it outlives the start."""
-        if (self.path / "recipe.yaml").read_text(encoding="utf-8") != run_yaml:
+        if read_text(self.path / "recipe.yaml") != run_yaml:
             write_atomic(self.path / RESUMED, run_yaml)
         else:
             (self.path / RESUMED).unlink(missing_ok=True)
@@ -240,7 +242,7 @@ class RunFolder:
         return resumed if resumed.is_file() else self.path / "recipe.yaml"
 
     def recipe_text(self) -> str:
-        return self.recipe.read_text(encoding="utf-8")
+        return read_text(self.recipe)
 
     def environment(self) -> list[dict[str, Any]]:
         path = self.path / ENVIRONMENT
@@ -268,11 +270,8 @@ class RunFolder:
         path = self.events_path(step)
         if not path.exists():
             return
-        with path.open("rb") as file:
-            try:
-                last = {record.tree.task: record for record in decode(file)}
-            except FormatError as error:
-                raise FormatError(f"{path}: {error}") from error
+        with open_file(path) as file, naming(path):
+            last = {record.tree.task: record for record in decode(file)}
         yield from last.values()
 
     def events_path(self, step: int) -> Path:
@@ -281,6 +280,15 @@ class RunFolder:
     def _event_files(self) -> list[Path]:
         found = [p for p in (self.path / "events").glob("step-*.frames") if _OF_A_STEP.search(p.name)]
         return sorted(found, key=_step_of)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors about what a file holds, with the name of the file."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def move_aside(path: Path) -> Path | None:
@@ -371,5 +379,12 @@ def _drop_unfinished_line(path: Path) -> None:
 def read_history(run: Path | str) -> list[dict[str, Any]]:
     """The metrics of a run folder: one dict a step, in order; null stays None. A step written twice counts as written
     last."""
-    by_step = {line["step"]: line for line in read_json_lines(Path(run) / "metrics.jsonl") if "step" in line}
+    path = Path(run) / "metrics.jsonl"
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in read_json_lines(path):
+        step = line.get("step", 0)
+        if type(step) is not int or not 0 <= step < MOST_STEPS:
+            raise FormatError(f"{path} holds the step {step!r:.40}, which is none")
+        if "step" in line:
+            by_step[step] = line
     return [by_step[step] for step in sorted(by_step)]

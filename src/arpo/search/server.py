@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -44,6 +44,8 @@ def application(index: Index, topk: int = 3) -> Starlette:
             queries, k, scored = _parse(await _body(request), topk)
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=400)
+        except ClientDisconnect:  # nobody reads the answer
+            return JSONResponse({"error": "the client went away"}, status_code=499)
         if quick and len(queries) == 1:
             return JSONResponse({"result": _results(index, queries, k, scored)})
         return JSONResponse({"result": await run_in_threadpool(_results, index, queries, k, scored)})

@@ -18,7 +18,8 @@ from typing import Any
 from arpo.core.record import TreeRecord, decode, peek
 from arpo.errors import FormatError
 from arpo.files import cache_folder
-from arpo.runs.folder import RunFolder
+from arpo.foreign import open_file
+from arpo.runs.folder import RunFolder, naming
 from arpo.view.memo import file_identity
 from arpo.view.rows import TreeFacts, facts_of
 
@@ -134,9 +135,10 @@ class RunIndex:
         found = self.rows("SELECT start FROM trees WHERE step = ? AND task = ?", (step, _storable(task)))
         if not found:
             return None
-        with self.run.events_path(step).open("rb") as file:
-            file.seek(found[0][0])
-            return next(decode(file), None)
+        path, start = self.run.events_path(step), found[0][0]
+        with open_file(path) as file, naming(path):
+            file.seek(start)
+            return next(decode(file, start), None)
 
     def rows(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
         with self._lock:
@@ -188,7 +190,7 @@ def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:
     raises FormatError."""
     latest: dict[str, int] = {}
     wrong = None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         try:
             for start, task in peek(file):
                 latest[task] = start
@@ -197,11 +199,10 @@ def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:
         for start in latest.values():
             file.seek(start)
             try:
-                if (record := next(decode(file), None)) is not None:  # otherwise the file was truncated meanwhile
+                if (record := next(decode(file, start), None)) is not None:  # not truncated meanwhile
                     yield start, record
             except FormatError as error:
-                what = str(error).removeprefix("frame 0 at byte 0 ")
-                wrong = FormatError(f"the frame at byte {start} {what}")
+                wrong = FormatError(str(error).replace("frame 0 at", "the frame at", 1))
     if wrong is not None:
         raise wrong
 

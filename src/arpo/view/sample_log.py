@@ -12,6 +12,7 @@ from pathlib import Path
 from arpo.core.record import TreeRecord
 from arpo.errors import FormatError
 from arpo.evaluation.samples import FILE, Key, SampleRecord, record_in
+from arpo.foreign import MOST_BYTES, loads, open_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class SampleLogReader:
 
     def _read_on(self) -> dict[Key, LoggedSample]:
         read: dict[Key, LoggedSample] = {}
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             file.seek(self._end)
-            for line in file:
+            while line := file.readline(MOST_BYTES):
                 if not line.endswith(b"\n"):
                     break
                 try:
@@ -64,7 +65,7 @@ class SampleLogReader:
         logged = self.samples().get(key)
         if logged is None:
             return None
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             file.seek(logged.start)
             line = json.loads(file.readline())
         return None if line.get("record") is None else record_in(line)
@@ -73,7 +74,7 @@ class SampleLogReader:
 def _sample(line: bytes, where: str) -> SampleRecord:
     """Raises FormatError."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = loads(line)
+    except ValueError as error:
         raise FormatError(f"{where} is no sample: {error!r:.300}") from error
     return SampleRecord.from_line(value, where)

@@ -54,7 +54,9 @@ class TokenGuard:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
-            return  # no websockets
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000, "reason": "the viewer has no websockets"})
+            return
         refused = self._refusal(scope)
 
         async def send_safely(message: Message) -> None:
@@ -130,7 +132,7 @@ def serve(library: Library, *, port: int | None = None, browser: bool = True) ->
     listening = _listen(port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={token}"
     print_line(f"{len(library.runs)} {'run' if len(library.runs) == 1 else 'runs'}: {address}\nCtrl-C ends.")
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False, "ws": "none"}
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
     if browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -1,0 +1,166 @@
+"""Run folders, recipes and models that somebody else made: a named error, soon, and no more than 1 GiB."""
+
+import json
+import os
+import resource
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arpo.core.record import decode, peek
+from arpo.errors import ConfigError, FormatError
+from arpo.files import read_json, read_json_lines
+from arpo.foreign import loads, open_file
+from arpo.models.loading import check_files, refuse_code
+from arpo.recipe.load import load_recipe
+from arpo.runs.folder import RunFolder, read_history
+
+GIB = 1 << 30
+
+
+def run_folder(path: Path) -> Path:
+    (path / "events").mkdir(parents=True)
+    (path / "recipe.yaml").write_text("name: a\n")
+    return path
+
+
+def frame(text: bytes, length: int | None = None) -> bytes:
+    body = zlib.compress(text, 1)
+    return struct.pack("<4sII", b"ARPO", len(body) if length is None else length, zlib.crc32(body)) + body
+
+
+BOMBS = {
+    "zeros": lambda: frame(b'{"schema":2,"task":"' + b"0" * (270 << 20)),
+    "dictionaries": lambda: frame(b'{"schema":2,"task":"a","turns":[' + b"{}," * 5_000_000),
+    "nested": lambda: frame(b"[" * 1_000_000),
+    "long": lambda: frame(b"{}", length=4_000_000_000),
+    "digits": lambda: frame(b'{"schema":' + b"9" * 100_000 + b"}"),
+    "null task": lambda: frame(b'{"schema":2,"task":null,"step":1,"prompt":""}'),
+    "huge step": lambda: frame(b'{"schema":2,"task":"a","step":' + b"9" * 400 + b',"prompt":""}'),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_frame_that_would_take_all_memory_is_named_with_its_file_and_place(tmp_path: Path, name: str) -> None:
+    run, before = run_folder(tmp_path / "run"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = run / "events" / "step-000001.frames"
+    path.write_bytes(BOMBS[name]())
+    with pytest.raises(FormatError, match=r"step-000001\.frames: frame 0 at byte 0"):
+        list(RunFolder(run).trees(1))
+    for read in (decode, peek):
+        try:
+            with path.open("rb") as stream:
+                list(read(stream))
+        except FormatError as error:
+            assert "byte 0" in str(error)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert grown < GIB
+
+
+def odd_file(path: Path, kind: str) -> None:
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "sparse"])
+def test_what_is_no_file_or_a_giant_one_is_named(tmp_path: Path, kind: str) -> None:
+    run = run_folder(tmp_path / "run")
+    odd_file(run / "metrics.jsonl", kind)
+    odd_file(run / "summary.json", kind)
+    odd_file(run / "events" / "step-000001.frames", kind)
+    folder = RunFolder(run)
+    for read, name in (
+        (folder.metrics, "metrics.jsonl"),
+        (folder.summary, "summary.json"),
+        (lambda: list(folder.trees(1)), "step-000001.frames"),
+    ):
+        with pytest.raises((FormatError, OSError), match=name.replace(".", r"\.")):
+            read()
+    odd_file(run / "recipe.yaml", kind)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml"):
+        load_recipe(run / "recipe.yaml")
+    (tmp_path / "model").mkdir()
+    odd_file(tmp_path / "model" / "tokenizer.json", kind)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+        check_files(tmp_path / "model")
+
+
+@pytest.mark.parametrize("step", ["NaN", "null", '"1"', "1e400", "-1", "9" * 30, "[1]", "true"])
+def test_a_step_that_is_none_is_named(tmp_path: Path, step: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{{"step": {step}}}\n')
+    with pytest.raises(FormatError, match=r"metrics\.jsonl holds the step"):
+        read_history(tmp_path)
+
+
+def test_json_with_too_many_values_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for text in (b"[" + b"[]," * 5_000_000, b"[" * 100_000, b"9" * 10_000):
+        with pytest.raises(ValueError, match=r"values|deeply|digits|integer"):
+            loads(text)
+    (tmp_path / "f.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(FormatError, match=r"f\.json"):
+        read_json(tmp_path / "f.json")
+    (tmp_path / "f.jsonl").write_bytes(b" " * (64 << 20))
+    with pytest.raises(FormatError, match="line 1 has more than"):
+        list(read_json_lines(tmp_path / "f.jsonl"))
+    assert open_file(tmp_path / "f.json").read(2) == b"[["
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"text_config": {"num_experts": 10**12}},
+        {"vocab_size": 10**18},
+        {"layers": [{"num_heads": 10**400}]},
+    ],
+)
+def test_a_model_of_a_billion_layers_is_refused_with_the_key(tmp_path: Path, config: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.json: .*(num_|vocab_size)"):
+        check_files(tmp_path)
+
+
+def test_code_that_a_model_brings_is_refused_with_the_key_that_allows_it() -> None:
+    with pytest.raises(ConfigError, match=r"set model\.trust_remote_code: true"):
+        refuse_code(ValueError("... please set the option `trust_remote_code=True` ..."), "org/model")
+    refuse_code(ValueError("another"), "org/model")
+
+
+def test_a_recipe_shows_nothing_of_a_foreign_file(tmp_path: Path) -> None:
+    secret = "hunter2-in-a-file"
+    for number, content in enumerate(
+        (
+            secret,
+            f"- {secret}",
+            f"user: {secret}\npassword: {secret}\n",
+            f"{secret}: [",
+            f"a: {{{secret}",
+            f"\t{secret}",
+        )
+    ):
+        foreign, recipe = tmp_path / f"foreign{number}", tmp_path / f"recipe{number}.yaml"
+        foreign.write_text(content)
+        recipe.write_text(f"base: {foreign}\n")
+        with pytest.raises(ConfigError) as caught:
+            load_recipe(recipe)
+        assert secret not in str(caught.value) and "foreign" in str(caught.value), content
+
+
+def test_a_value_in_a_message_is_short_whatever_it_is(tmp_path: Path) -> None:
+    assert len(str(ConfigError("wrong", value="x" * 1_000_000))) < 1_000
+    assert "cannot be shown" in str(ConfigError("wrong", value=10**10_000))
+    (tmp_path / "r.yaml").write_text(f"rollout: {{leaves: {'9' * 10_000}}}\n")
+    with pytest.raises(ConfigError, match=r"r\.yaml"):
+        load_recipe(tmp_path / "r.yaml")
