@@ -101,6 +101,8 @@ class Fetcher:
                     raise ProviderError("the network cannot be reached", provider="page") from None
                 if last == 0:
                     raise ToolError(f"{host} cannot be reached ({_why(error)})") from None
+            except httpx.InvalidURL:  # httpx reads where a redirect leads, though it does not follow it
+                raise ToolError("the page redirects to what is no URL") from None
             except httpx.HTTPError as error:
                 raise ToolError(f"{host} breaks off the connection ({type(error).__name__})") from None
         raise ToolError(f"{host} has no address")
