@@ -1,5 +1,5 @@
 """What a CPU makes of its cores: sampling in lanes against all threads in one batch, updates that keep freed memory
-against updates that give it back, LoRA against every weight.
+against updates that give it back, LoRA against every weight and against PEFT's own layers.
 
     arpo bench cpu                 a model of the quickstart's shape with random weights: nothing is fetched
     arpo bench cpu -- --quick      2 of 30 layers
@@ -36,7 +36,8 @@ from arpo.models.loading import compute_dtype, device_of
 from arpo.recipe.load import load_recipe
 from arpo.training.planning import path_of_tokens
 
-SIDES = ("lanes", "threads", "kept", "given back", "every weight")
+SIDES = ("lanes", "threads", "kept", "given back", "every weight", "peft's layers")
+LORA = ("kept", "given back", "peft's layers")
 TREES, TURNS, PROMPT, LENGTH = 8, 64, 128, 24
 TRACES, TOKENS, UPDATES = 8, 176, 4
 
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "updates that keep freed memory over updates that give it back", 1.0, rates["kept"] / rates["given back"]
         ),
         at_least("LoRA's updates over those of every weight", 1.2, rates["kept"] / rates["every weight"]),
+        at_least("LoRA's updates over those of PEFT's own layers", 1.0, rates["kept"] / rates["peft's layers"]),
         at_least("tokens/s trained", 200, rates["kept"]),
     ]
     return finish("cpu", {"tokens_per_s": rates, "page_faults": faults, "share_of_peak": shares, "runs": runs}, goals)
@@ -75,8 +77,11 @@ def _in_a_process(side: str, quick: bool) -> dict[str, Any]:
 
 
 def measure(side: str, layers: int) -> dict[str, Any]:
-    run = load_recipe("quickstart", [] if side in ("kept", "given back") else ["model.lora=null"])
+    run = load_recipe("quickstart", [] if side in LORA else ["model.lora=null"])
     model = quickstart_model(run, layers=layers)
+    if side == "peft's layers":
+        for layer in model.modules():
+            getattr(layer, "lora_variant", {}).clear()
     dtype = compute_dtype(run.model, device_of(run.model))
     if side in ("lanes", "threads"):
         found = asyncio.run(_sample(model, lanes=None if side == "lanes" else 1))

@@ -59,7 +59,7 @@ def by_hand(tree, estimator, weighting):
     return {leaf: r - fmean(m for root, m in means.items() if root != leaf[0]) for leaf, r in rewards.items()}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(batches, st.sampled_from(["grpo", "dr_grpo", "rloo"]), st.sampled_from(["leaves", "tree"]))
 def test_group_estimators(trees, estimator, weighting):
     if estimator == "rloo" and weighting == "tree":
@@ -90,7 +90,7 @@ def test_reinforce_plus_plus_normalises_over_the_batch(trees, weighting):
     assert flat == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(batches, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_attribution_by_brute_force(trees, blend):
     for credited in credit(trees, AdvantageConfig(estimator="dr_grpo", blend=blend)):

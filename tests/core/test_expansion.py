@@ -77,7 +77,7 @@ def outcome(grown):
     return grown.tree, granted, judged, sorted(grown.fills), grown.planned_roots
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=240, deadline=None)
 @given(situations(), st.integers(0, 10**9))
 def test_outcome_equals_canonical_order_whatever_the_timing(situation, timing):
     grown = grow(timing=timing, **situation)
@@ -114,13 +114,13 @@ def test_outcome_equals_canonical_order_over_many_trees(trees):
         assert grown.done
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(situations(), st.integers(0, 10**9), st.integers(0, 10**9))
 def test_same_seed_gives_the_same_tree_when_only_event_order_changes(situation, one, other):
     assert outcome(grow(timing=one, **situation)) == outcome(grow(timing=other, **situation))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(situations(), st.integers(0, 10**9))
 def test_budget_laws_hold_at_every_moment(situation, timing):
     world = situation.pop("world")

@@ -84,7 +84,7 @@ def records(draw):
     return TreeRecord.from_expansion(grown, credited, notes)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(records())
 def test_a_record_survives_its_bytes_and_replays(record):
     (again,) = decode(encode(record))

@@ -24,7 +24,7 @@ from arpo.core.codec import SCHEMA
 from arpo.core.record import peek
 from arpo.errors import FormatError
 
-lenient = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+lenient = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def small(seed: int) -> TreeRecord:

@@ -34,7 +34,7 @@ trees = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(trees)
 def test_tree_laws(tree):
     for place in tree.turns:
@@ -144,7 +144,7 @@ def test_probe_lines_are_plain_policy_samples():
     assert grown.num_branches and grown.fills and not set(lines) & set(grown.fills)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(trees, st.randoms())
 def test_fork_weights_are_the_chance_of_a_random_walk(tree, random):
     def walk(place, chance, leaves):
