@@ -42,7 +42,7 @@ from tiny_project import TinyProject, question, tiny_llama
 QUIET = ("evaluation={limit: 4, greedy_limit: 2}", "train.trackers=[]")
 EXACT = (
     *("evaluation={limit: 2, greedy_limit: 1}", "train.trackers=[]", "engine.deterministic=true"),
-    *("train.steps=3", "rollout.leaves=3", "rollout.roots=2", "train.tasks_per_step=2"),
+    *("train.steps=4", "rollout.leaves=3", "rollout.roots=2", "train.tasks_per_step=2"),
 )  # small: the deterministic engine computes every turn by itself
 
 
@@ -113,23 +113,23 @@ NEVER = 10**9
 def test_a_resumed_run_is_the_undisturbed_one(
     tiny_project: TinyProject, tmp_path: Path, overrides: Sequence[str]
 ) -> None:
-    """Interrupted by Ctrl-C in its second step, in a deterministic engine: from there on, all is equal to the last
+    """Interrupted by Ctrl-C in its third step, in a deterministic engine: from there on, all is equal to the last
     digit."""
     plan = [*EXACT, *overrides]
     whole = run(tiny_project, tmp_path / "whole", *plan, reward=Interrupting(NEVER))
     scored = sum(
-        line["leaves/scored"] for line in whole.metrics()[:1]
+        line["leaves/scored"] for line in whole.metrics()[:2]
     )  # the evaluation before comes from the cache now
-    validated = 3 if "train.eval_every=1" in overrides else 0
+    validated = 6 if "train.eval_every=1" in overrides else 0
     with pytest.raises(KeyboardInterrupt):
         run(tiny_project, tmp_path / "cut", *plan, reward=Interrupting(int(scored) + validated + 2))
     halfway = RunFolder(tmp_path / "cut")
     saved, _ = checkpoint.newest(tmp_path / "cut" / "checkpoints")
-    assert saved is not None and saved.state.step == 1 and halfway.summary()["status"] == "interrupted"
+    assert saved is not None and saved.state.step == 2 and halfway.summary()["status"] == "interrupted"
     again = run(tiny_project, tmp_path / "cut", *plan, reward=Interrupting(NEVER), resume=True)
     assert timeless(again) == timeless(whole)
-    assert again.summary()["status"] == "finished" and again.summary()["steps"] == 3
-    for step in range(1, 4):
+    assert again.summary()["status"] == "finished" and again.summary()["steps"] == 4
+    for step in range(1, 5):
         assert [sampled(record.tree) for record in again.trees(step)] == [
             sampled(record.tree) for record in whole.trees(step)
         ]
