@@ -56,6 +56,11 @@ def test_core():
     assert set(said["figures"]["ms_a_tree"]) == {"expansion", "credit", "packing", "record", "in all"}
 
 
+def test_reading():
+    said = last_line("reading")
+    assert len(said["figures"]["ms_a_turn"]) == 17 and said["figures"]["slowest_ms"] > 0
+
+
 def test_packing():
     said = last_line("packing", "--shape", "tiny")
     by_name = {goal["what"]: goal for goal in said["goals"]}

@@ -8,7 +8,7 @@ Knows the tools' schemas. Refuses to check values: `tools.call` does.
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from arpo.chat.json_text import read_object
@@ -147,21 +147,33 @@ def typed(text: str, schema: object, whole: JsonSchema) -> object:
     """The value of an argument that was written as bare text: one that `schema` lists, the text where it takes text
     (except for `null` where it takes that as well), else what the text spells in JSON or Python, else the text itself,
     which the check of the arguments will refuse."""
-    for value in _values(schema, whole):
-        if value == text or (not isinstance(value, str) and json.dumps(value) == text.strip()):
-            return value
-    kinds = _kinds(schema, whole)
-    if "null" in kinds and text.strip() in ("null", "None"):
-        return None
-    if not kinds or "string" in kinds:
-        return text
-    for read in (json.loads, ast.literal_eval):  # templates write True and None as Python does
+    return typer(schema, whole)(text)
+
+
+def typer(schema: object, whole: JsonSchema) -> Callable[[str], object]:
+    """`typed` for many values of one schema."""
+    listed, kinds = _values(schema, whole), _kinds(schema, whole)
+
+    def read(text: str) -> object:
+        for value in listed:
+            if value == text or (not isinstance(value, str) and json.dumps(value) == text.strip()):
+                return value
+        if "null" in kinds and text.strip() in ("null", "None"):
+            return None
+        return text if not kinds or "string" in kinds else _spelled(text)
+
+    return read
+
+
+def _spelled(text: str) -> object:
+    """The value that a text spells in JSON or, as some templates write True and None, in Python; else the text."""
+    for read in (json.loads, ast.literal_eval):
         try:
-            spelled: object = read(text.strip())
-            json.dumps(spelled)
+            value: object = read(text.strip())
+            json.dumps(value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
-        return spelled
+        return value
     return text
 
 

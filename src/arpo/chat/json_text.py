@@ -25,7 +25,7 @@ _LENIENT, _STRICT = json.JSONDecoder(strict=False), json.JSONDecoder()
 _BLANKS = re.compile(r"\s*")
 _CONTROLS = re.compile(r"[\x00-\x1f]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],]', re.DOTALL)
+_PARTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],]', re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
 
 

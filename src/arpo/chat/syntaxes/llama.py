@@ -16,7 +16,7 @@ from arpo.chat.syntaxes import Reading, Tools, given_up, without
 from arpo.chat.syntaxes.pythonic import read_calls
 from arpo.core.tree import Call
 
-TAG = "<|python_tag|>"
+TAG, NAME = "<|python_tag|>", '"name"'
 INTERPRETERS = ("python", "code_interpreter", "ipython")
 _OBJECT = re.compile(
     r'(?:<\|python_tag\|>\s*)?(\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"[^"\n]*"\s*,\s*"(?:parameters|arguments)"\s*:)'
@@ -35,14 +35,14 @@ class Llama:
     def opening(self, text: str) -> str:
         if TAG in text:
             return TAG
-        match = _OBJECT.search(text)
+        match = _OBJECT.search(text) if NAME in text else None  # most texts hold none, and looking is slow
         return match[1] if match else ""
 
     def read(self, text: str, tools: Tools) -> Reading:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
         at = 0
-        while (match := _OBJECT.search(text, at)) is not None and not given_up(calls):
+        while NAME in text and (match := _OBJECT.search(text, at)) is not None and not given_up(calls):
             try:
                 read = read_value(text, match.start(1))
                 at = read.end

@@ -19,8 +19,8 @@ from arpo.core.tree import Call
 _NAME = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*\(")
 _KEY = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*")
 _QUOTE_END = re.compile(r"'(?=\s*(?:,\s*[A-Za-z_]\w*\s*=|\)\s*(?:[,\]]|$|<\|)))")
-_DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_PARTS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\[{()}\]]""", re.DOTALL)
+_DOUBLE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_PARTS = re.compile(r"""'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*"|[\[{()}\]]""", re.DOTALL)
 _BARE = re.compile(r"[^,)\]}\s]+")
 
 
@@ -152,6 +152,8 @@ def _literal(text: str) -> object:
             value = ast.literal_eval(text)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             raise PythonError(f"{text[:20]!r} is no value") from error
+    if isinstance(value, str) and "\\" not in text:
+        return value
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, TypeError) as error:

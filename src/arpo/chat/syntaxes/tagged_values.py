@@ -13,14 +13,28 @@ A value may hold its closing tag, except where the tag of another argument, or o
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arpo.chat.body import arguments_of, typed
+from arpo.chat.body import arguments_of, typer
 from arpo.chat.json_text import JsonError, read_value
 from arpo.chat.syntaxes import Reading, Tools, first_mark, given_up, known_name, reading, spaced, widened, without
 from arpo.core.tree import Call
+
+
+class _Types:
+    """How the arguments of tools are read, found out once a turn."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+        self._known: dict[tuple[str, str], Callable[[str], object]] = {}
+
+    def of(self, name: str, key: str) -> Callable[[str], object]:
+        if (name, key) not in self._known:
+            whole: Mapping[str, Any] = self.tools[name].schema if name in self.tools else {}
+            self._known[name, key] = typer(arguments_of(whole)[0].get(key, {}), whole)
+        return self._known[name, key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +59,12 @@ class TaggedValues:
     def read(self, text: str, tools: Tools) -> Reading:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
-        at = 0
+        at, types = 0, _Types(tools)
         while (begin := self.call.search(text, at)) is not None:
             if given_up(calls):
                 spans.append((begin.start(), len(text)))
                 break
-            call, end = self._call(text, begin, tools)
+            call, end = self._call(text, begin, types)
             openings, closings = [o for o, _ in self.around], [c for _, c in self.around]
             start, end = widened(text, (begin.start(), end), openings, closings)
             calls.append(call)
@@ -65,11 +79,8 @@ class TaggedValues:
         begin, argument, end = self.shape
         return begin.format(name="its name") + argument.format(key="argument", value="value", string="true") + end
 
-    def _call(self, text: str, begin: "re.Match[str]", tools: Tools) -> tuple[Call, int]:
-        name = known_name(begin["name"].strip(), tools)
-        tool = tools.get(name)
-        whole: Mapping[str, Any] = tool.schema if tool else {}
-        properties = arguments_of(whole)[0]
+    def _call(self, text: str, begin: "re.Match[str]", types: "_Types") -> tuple[Call, int]:
+        name = known_name(begin["name"].strip(), types.tools)
         arguments: dict[str, object] = {}
         mended, at = "", begin.end()
         while (argument := self.argument.match(text, spaced(text, at))) is not None:
@@ -81,7 +92,7 @@ class TaggedValues:
             value = text[start:end]
             if self.padded:
                 value = value.removeprefix("\n").removesuffix("\n")
-            arguments[key], slip = self._typed(value, argument, properties.get(key, {}), whole)
+            arguments[key], slip = self._typed(value, argument, types.of(name, key))
             mended = mended or slip
             at = end + len(self.value_end)
         close = spaced(text, at)
@@ -111,9 +122,7 @@ class TaggedValues:
         limit = following.start() if following else len(text)
         return close + len(self.call_end) if 0 <= close < limit else limit
 
-    def _typed(
-        self, value: str, argument: "re.Match[str]", schema: Any, whole: Mapping[str, Any]
-    ) -> tuple[object, str]:
+    def _typed(self, value: str, argument: "re.Match[str]", as_typed: Callable[[str], object]) -> tuple[object, str]:
         says = argument.groupdict().get("string")
         if says == "true":
             return value, ""
@@ -123,7 +132,7 @@ class TaggedValues:
             except JsonError:
                 return value, ""  # the check of the arguments reports it
             return (read.value, read.mended) if not value[read.end :].strip() else (value, "")
-        return typed(value, schema, whole), ""
+        return as_typed(value), ""
 
     def write(self, calls: Sequence[Call]) -> str:
         begin, argument, end = self.shape
