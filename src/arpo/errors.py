@@ -7,6 +7,7 @@
     │   └── ProviderError the service behind a tool is down, slow, or refuses us: never the model's fault
     ├── ToolsStoppedError tool calls cannot continue, so the run stops: budget, failures, a provider that stays down
     ├── FormatError       a file from outside does not hold what it should (records, data)
+    │   └── CarryError    a syntax of tool calls cannot write a call so that it reads back
     ├── RewardError       a reward raised, or returned a value that is not a number
     ├── LearnerError      a rank of the learner is lost
     ├── CheckpointError   a checkpoint is missing, truncated, or belongs to another model
@@ -79,6 +80,10 @@ class ToolsStoppedError(ArpoError):
 
 class FormatError(ArpoError):
     """A file from outside does not hold what it should; the message names file, line and value."""
+
+
+class CarryError(FormatError):
+    """The syntax of a chat format cannot carry a turn: what it would write does not read back."""
 
 
 class RewardError(ArpoError):

@@ -40,7 +40,7 @@ from arpo.chat.syntaxes.known import foreign_opening
 from arpo.chat.tags import checked_length
 from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import CarryError, ConfigError
 from arpo.final_answer import boxed, enclosed, final_answer
 from arpo.tasks import Task
 from arpo.tools import Tool
@@ -292,7 +292,7 @@ class TemplateFormat:
 
     def write(self, step: TraceStep, first: bool = False) -> str:
         """The text of a turn as the template writes it; where the template leaves out the thought or the text, these
-        are written before the calls. Raises FormatError for a step that the syntax cannot carry."""
+        are written before the calls. Raises CarryError for a step that the syntax cannot carry."""
         said = step.text if step.calls else step.answer or ""
         said = f"\\boxed{{{said}}}" if self.require_boxed and not step.calls else said
         calls = [replace(call, id=call.id or call_id(number)) for number, call in enumerate(step.calls)]
@@ -301,7 +301,7 @@ class TemplateFormat:
             if _same(parsed.calls, calls) and (bool(calls) or self._answers(parsed, said)):
                 return text
         listed = ", ".join(f"{call.name}({dict(call.arguments)})" for call in calls) or repr(said)
-        raise FormatError(f"the syntax {self.dialect.syntax.name} cannot carry {listed[:200]}: it reads back otherwise")
+        raise CarryError(f"the syntax {self.dialect.syntax.name} cannot carry {listed[:200]}: it reads back otherwise")
 
     def _answers(self, parsed: ParsedTurn, said: str) -> bool:
         return not parsed.calls and (parsed.answer == final_answer(said) or not said)

@@ -61,7 +61,7 @@ async def run_cold_start(
     assert config is not None
     started = time.monotonic()
     traces = read_traces(config, run.data.train)
-    trees = await traces_to_trees(components.agent, traces, run.rollout, COLD_START_SEED)
+    trees = await traces_to_trees(components.agent, traces, run.rollout, COLD_START_SEED, tell)
     updates = config.num_updates(len(trees)) - done
     tell(f"cold start: {len(trees)} traces, {updates} updates")
     optim = run.optim.model_copy(update={"lr": config.lr, "schedule": "cosine", "warmup": 0.1, "final_lr": 0.0})

@@ -6,7 +6,7 @@ learners.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -15,7 +15,7 @@ from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.place import Place, keyed
 from arpo.core.score import Score
 from arpo.core.tree import CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
-from arpo.errors import FormatError
+from arpo.errors import CarryError, FormatError
 from arpo.files import expanded
 from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
 from arpo.rollout.agent import Agent
@@ -43,13 +43,28 @@ def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
 
 
 async def traces_to_trees(
-    agent: Agent, traces: Sequence[Trace], rollout: RolloutConfig, seed: int
+    agent: Agent,
+    traces: Sequence[Trace],
+    rollout: RolloutConfig,
+    seed: int,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[CreditedTree]:
-    """The traces as trees with credit 1 on every turn. Raises FormatError where there is no trace, and as
-    `trace_to_tree` does."""
+    """The traces as trees with credit 1 on every turn. Those with a turn that the model's syntax cannot carry are left
+    out, and `tell` is called with their number. Raises FormatError where no trace is left, and as `trace_to_tree` does.
+    """
     if not traces:
         raise FormatError("there is no trace to learn from")
-    return [with_credit(await trace_to_tree(agent, trace, rollout, seed)) for trace in traces]
+    trees, refused = [], []
+    for trace in traces:
+        try:
+            trees.append(with_credit(await trace_to_tree(agent, trace, rollout, seed)))
+        except CarryError as error:
+            refused.append(f"trace {trace.task.id}: {error}")
+    if not trees:
+        raise FormatError(refused[0])
+    if refused:
+        tell(f"{len(refused)} of {len(traces)} traces are left out, the first for this reason: {refused[0]}")
+    return trees
 
 
 async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed: int) -> RolloutTree:
