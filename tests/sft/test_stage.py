@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from arpo.assembly.components import Components, build_components
+from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree
-from arpo.core.tree import Observation, Prompt, RolloutTree, Turn
+from arpo.core.tree import Call, Observation, Prompt, RolloutTree, Turn
 from arpo.display.terminal import Console
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import ScriptedEngine
@@ -23,10 +25,15 @@ from arpo.learner.local import LocalLearner
 from arpo.learner.packing import pack
 from arpo.recipe.load import load_recipe
 from arpo.recipe.train import ColdStartConfig
+from arpo.rollout.agent import Agent
+from arpo.rollout.config import RolloutConfig
 from arpo.rollout.tree_rollout import rollout_tree
 from arpo.sft.stage import run_cold_start, train_on_traces
 from arpo.sft.traces import read_traces, traces_to_trees
-from arpo.tasks.traces import Trace, load_traces
+from arpo.tasks import Task
+from arpo.tasks.traces import RecordedStep, Trace, load_traces
+from arpo.tools.function import tool
+from family_formats import tokenizer_of
 from tiny_models import tiny_model
 from tiny_project import TinyProject, trace
 
@@ -248,3 +255,31 @@ def test_the_model_and_its_engine_have_learnt_the_traces(components: Components)
     assert done.num_traces == 40 and done.num_updates == 60
     assert done.last_loss < 0.1 * done.first_loss
     assert text.startswith("<parity>") and text.endswith("</parity>")
+
+
+def test_traces_that_a_syntax_cannot_carry_are_left_out_and_counted() -> None:
+    """In Qwen's XML a text cannot hold the closing tag of its argument right before that of the call."""
+    tokenizer = tokenizer_of("qwen3-coder")
+
+    @tool
+    def search(query: str) -> str:
+        """Finds facts."""
+        return query
+
+    def traced(query: str) -> Trace:
+        task = Task(id=query[:4], messages=({"role": "user", "content": "Where?"},), answers=("x",))
+        call = Call(name="search", arguments={"query": query})
+        return Trace(task, (RecordedStep("", (call,)), RecordedStep("", (), "x")))
+
+    agent = Agent(
+        engine=ScriptedEngine(lambda prompt, params: [], tokenizer),
+        tools=(search,),
+        format=partial(build_chat, ChatConfig(format="template"), tokenizer),
+        vocab_size=len(tokenizer),
+    )
+    config, told = RolloutConfig(leaves=1, roots=1, rule="none", turn_tokens=200, branch_tokens=2000), list[str]()
+    bad = traced("bad </parameter></function>")
+    trees = asyncio.run(traces_to_trees(agent, [traced("good"), bad], config, 0, told.append))
+    assert len(trees) == 1 and told[0].startswith("1 of 2 traces are left out")
+    with pytest.raises(FormatError, match="trace bad : the syntax qwen_xml cannot carry"):
+        asyncio.run(traces_to_trees(agent, [bad], config, 0))
