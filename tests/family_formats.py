@@ -360,7 +360,9 @@ LFM = _tokens(
 FAMILIES: dict[str, Family] = {
     "qwen2.5": Family(QWEN, _chatml(JSON_CALLS), "hermes", thinks=False),
     "qwen3": Family(QWEN3, _chatml(JSON_CALLS, thinks="{% if thought %}" + THINKS + "{% endif %}"), "hermes"),
-    "hermes3": Family(QWEN, _chatml(JSON_CALLS).replace("{{ said }}", "{{ said if not m.tool_calls else '' }}"),
+    "hermes3": Family(QWEN,  # written for tools alone: it fails without any
+                      "{% for tool in tools %}{% endfor %}"
+                      + _chatml(JSON_CALLS).replace("{{ said }}", "{{ said if not m.tool_calls else '' }}"),
                       "hermes", thinks=False),
     "qwen3.5": Family(QWEN3, _chatml(XML_CALLS, thinks=THINKS, header="{{ '<think>\n' }}",
                                      result="{{ '\n<tool_response>\n' + m.content | trim + '\n</tool_response>' }}"),

@@ -69,7 +69,7 @@ class Conversation:
         try:
             rendered = self._text.tokenizer.apply_chat_template(
                 list(messages),
-                tools=list(tools) or None,
+                tools=list(tools) or self._no_tools,
                 tokenize=False,
                 add_generation_prompt=go_on,
                 **({"xml_tools": list(tools)} if tools else {}),  # what SmolLM3's template calls them
@@ -82,6 +82,19 @@ class Conversation:
                 f"the chat template refuses a conversation of {names}: {reason}", where="model"
             ) from error
         return str(rendered)
+
+    @cached_property
+    def _no_tools(self) -> list[Any] | None:
+        """What stands for no tools: None, or an empty list where a template is written for tools alone."""
+        for value in (None, list[Any]()):
+            try:
+                self._text.tokenizer.apply_chat_template(
+                    [USER | {"content": "a"}], tools=value, tokenize=False, **self.options
+                )
+                return value
+            except Exception:  # noqa: BLE001  a template is foreign code
+                continue
+        return None
 
     def _accepts(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> bool:
         try:
