@@ -1,14 +1,18 @@
 """A run's parts: what is wrong with one is named by its key."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from arpo.assembly.components import build_engine, read_tasks
+from arpo.assembly.components import build_components, build_engine, read_tasks
+from arpo.assembly.served import declared_ends
 from arpo.engines.config import EngineConfig
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe
+from tiny_project import TinyProject
 
 
 def test_tasks_that_cannot_be_read_are_named_by_split_and_key(tmp_path: Path) -> None:
@@ -42,3 +46,19 @@ def test_an_engine_that_lacks_something_is_refused_before_it_is_used() -> None:
 
 def silent(_config: EngineConfig, _model: object, _tokenizer: object) -> Silent:
     return Silent()
+
+
+def test_a_turn_ends_as_generation_config_says_too(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """The engine is asked with the chat format's ends; a served model's tokenizer lies beside the same file."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_project.model, folder)
+    file = folder / "generation_config.json"
+    about = json.loads(file.read_text()) if file.is_file() else {}
+    components = build_components(load_recipe(tiny_project.recipe), folder)
+    own = components.agent.format(components.agent.tools).stop_tokens
+    call = components.tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert call not in own
+    file.write_text(json.dumps({**about, "eos_token_id": [*own, call, 3]}))  # 3 is an ordinary token: none ends with it
+    components = build_components(load_recipe(tiny_project.recipe), folder)
+    assert set(components.agent.format(components.agent.tools).stop_tokens) == {*own, call}
+    assert declared_ends(str(folder)) == (*own, call, 3) and declared_ends(str(tmp_path)) == ()

@@ -184,3 +184,8 @@ def test_a_schema_that_refers_to_nothing_is_refused_by_the_tools_name() -> None:
     with pytest.raises(ConfigError, match=r"tool t refers to 'https://x/y\.json'"):
         check_readable(offered({"properties": {"x": {"items": {"$ref": "https://x/y.json"}}}}))
     check_readable(offered({"properties": {"x": {"$ref": "#/$defs/string"}}}))
+
+
+def test_a_raw_line_end_inside_of_json_is_read_and_reported() -> None:
+    call = read_body(with_unit, '{"place": {"city": "Li\nma"}, "unit": "m"}')
+    assert call.arguments == {"place": {"city": "Li\nma"}, "unit": "m"} and call.mended

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from arpo.chat.json_text import read_object
+from arpo.chat.json_text import read_object, read_value
 from arpo.core.tree import Call
 from arpo.errors import ConfigError
 from arpo.tools import JsonSchema, Tool
@@ -121,7 +121,7 @@ def read_body(tool: Tool, body: str) -> Call:
     values = read_object(body)
     names_it = len(properties) != 1 or argument is None or (values is not None and argument in values)
     if values is not None and names_it and (free or values.keys() <= properties.keys()):
-        return Call(name=tool.name, arguments=values)
+        return Call(name=tool.name, arguments=values, mended=read_value(body).mended)
     if argument is None:
         return Call(name=tool.name, error=f"<{tool.name}> needs a JSON object: {argument_names(tool)}")
     return Call(name=tool.name, arguments={argument: typed(body, properties.get(argument, {}), tool.schema)})
