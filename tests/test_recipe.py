@@ -285,9 +285,28 @@ def test_a_rule_and_a_surrogate_take_options_from_a_recipe(tmp_path: Path) -> No
     assert [made.most(depth) for depth in (1, 2)] == [2, 0]
 
 
+def test_estimator_and_mask_take_options_from_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "credit.yaml"
+    path.write_text(
+        "data: {train: {}}\n"
+        "advantage: {estimator: {use: gigpo, options: {weight: 0.5}},\n"
+        "  mask: {use: high_entropy, options: {share: 0.4}}}\n"
+    )
+    run = load_recipe(path)
+    assert run.advantage.estimator.built.keywords == {"weight": 0.5} and run.advantage.name == "gigpo"
+    again = arpo.Run(**plain(run))
+    assert again == run and plain(again) == plain(run)
+    own = load_recipe(path, [f"advantage.estimator={__name__}:sloped", "advantage.mask=overlong"])
+    assert own.advantage.name is None and plain(own)["advantage"]["estimator"]["use"] == f"{__name__}:sloped"
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("advantage.estimator={use: gigpo, options: {wieght: 1}}", r"advantage\.estimator\.options: no such.*'weight'"),
+        ("advantage.estimator={use: gigop}", r"advantage\.estimator\.use.*'gigpo'"),
+        ("advantage.estimator=gigop", r"advantage\.estimator.*gigpo"),
+        ("advantage={estimator: gigpo, weighting: tree}", "weighting must be leaves"),
         ("rollout.rule={use: 'HERE:Asking', options: {wated: 3}}", r"rollout\.rule\.options: no such option.*'wanted'"),
         ("rollout.rule={use: 'HERE:Asking'}", "without arguments.*wanted"),
         ("rollout.rule={use: 'HERE:TWICE', options: {wanted: 3}}", "already built"),

@@ -70,7 +70,9 @@ def records(draw):
     )
     random = Random(seed)
     scores = {
-        leaf: Score(reward=random.random(), accuracy=1.0, parts={"format": 0.1})
+        leaf: Score(
+            reward=random.random(), accuracy=1.0, parts={"format": 0.1}, turns=(0.5,) * len(leaf) * (leaf[0] % 2)
+        )
         for leaf, ending in grown.tree.endings.items()
         if not ending.aborted
     }

@@ -1,6 +1,7 @@
 """The losses against scalar formulas, one number at a time; and what must hold of them whatever the numbers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -272,6 +273,36 @@ def test_a_surrogate_of_ones_own(given):
     moved = torch.autograd.grad(loss, values["logprob_BL"])[0] != 0
     assert moved[:, :2].any() and not moved[:, 2:].any()
     assert 0 < metrics([report], config)["left_out"] < 1
+
+
+def test_a_surrogate_sees_tokens_and_a_mask_keeps_tokens_out_of_the_loss():
+    tree = random_tree(4)
+    mask = {(turn, leaf): [False] * len(tree.tree.turns[turn].tokens) for turn, leaf in tree.credit if len(turn) > 1}
+    [packed] = pack([replace(tree, mask=mask)], 10**6)
+    first_BL = packed.turn_BL.eq(0) & packed.row_mask_BL
+    assert torch.equal(packed.trained_BL, first_BL) and int(packed.turn_BL.max()) > 0
+    seen = []
+
+    def watching(log_ratio_BL, advantage_BL, mask_BL, config, *, tokens):
+        seen.append(tokens)
+        return ppo(log_ratio_BL, advantage_BL, mask_BL, config)
+
+    logprob_BL = torch.zeros(packed.row_mask_BL.shape, requires_grad=True)
+    loss, _ = policy_loss(
+        logprob_BL,
+        None,
+        packed.engine_logprob_BL,
+        packed.advantage_BL,
+        packed.row_mask_BL,
+        LossConfig(surrogate=watching, tis_cap=None, aggregation="token"),
+        denominator=float(packed.num_policy),
+        entropy_BL=packed.entropy_BL,
+        trained_BL=packed.trained_BL,
+        turn_BL=packed.turn_BL,
+    )
+    assert torch.equal(torch.autograd.grad(loss, logprob_BL)[0] != 0, first_BL)
+    assert torch.equal(seen[0].turn_BL, packed.turn_BL) and torch.equal(seen[0].entropy_BL, packed.entropy_BL)
+    assert seen[0].position_BL[0].tolist()[:2] == [0, 1]
 
 
 @pytest.mark.parametrize(

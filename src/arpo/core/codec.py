@@ -75,7 +75,10 @@ def pack(record: TreeRecord) -> dict[str, object]:
         "endings": {show(place): ending for place, ending in tree.endings.items()},
         "events": [_pack_event(event, tree) for event in record.events],
         "decisions": [_pack_decision(decision) for decision in record.decisions.values()],
-        "scores": {show(place): [s.reward, s.accuracy, dict(s.parts)] for place, s in record.scores.items()},
+        "scores": {
+            show(place): [s.reward, s.accuracy, dict(s.parts), *([s.turns] if s.turns else [])]
+            for place, s in record.scores.items()
+        },
         "advantages": {show(place): value for place, value in record.advantages.items()},
         "credit": [[show(turn), show(leaf), value] for (turn, leaf), value in record.credit.items()],
         "notes": _pack_note(record.notes),
@@ -109,9 +112,12 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
         decisions={decision.decided.place: decision for decision in map(_unpack_decision, value["decisions"])},
         scores={
             read_place(p): Score(
-                reward=_number(r), accuracy=_number(a), parts={name: _number(part) for name, part in parts.items()}
+                reward=_number(r),
+                accuracy=_number(a),
+                parts={name: _number(part) for name, part in parts.items()},
+                turns=tuple(map(_number, turns[0])) if turns else (),
             )
-            for p, (r, a, parts) in value["scores"].items()
+            for p, (r, a, parts, *turns) in value["scores"].items()
         },
         advantages={read_place(place): _number(number) for place, number in value["advantages"].items()},
         credit={(read_place(turn), read_place(leaf)): _number(number) for turn, leaf, number in value["credit"]},

@@ -37,7 +37,9 @@ def _own_surrogate(path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     check_options(target, options, where)
     surrogate = partial(target, **options)
     try:
-        inspect.signature(surrogate).bind("log_ratio", "advantage", "mask", "config")
+        signature = inspect.signature(surrogate)
+        more = {"tokens": "tokens"} if "tokens" in signature.parameters else {}
+        signature.bind("log_ratio", "advantage", "mask", "config", **more)
     except TypeError as error:
         called = "a surrogate is called with (log_ratio, advantage, mask, config) and its options"
         raise ConfigError(f"{called}: {error}", where=f"{where}.options", value=dict(options)) from error

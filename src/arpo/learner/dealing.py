@@ -78,6 +78,8 @@ def empty_pack() -> PackedBatch:
         predicts_P=none_P,
         row_place_BL=row_BL.long(),
         row_mask_BL=row_BL.bool(),
+        trained_BL=row_BL.bool(),
+        turn_BL=row_BL.long(),
         advantage_BL=row_BL,
         engine_logprob_BL=row_BL,
         entropy_BL=row_BL,

@@ -7,6 +7,7 @@ divergence and entropy, and sums it up. A new method is one more surrogate: a fu
 path in `loss.surrogate`.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,9 +31,25 @@ class Objective:
     token_metrics: Mapping[str, Tensor]
 
 
-Surrogate = Callable[[Tensor, Tensor, Tensor, LossConfig], Objective]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """What else is known of each token. Padding holds 0; nothing here carries a gradient but `logprob_BL`."""
+
+    logprob_BL: Tensor
+    old_logprob_BL: Tensor
+    engine_logprob_BL: Tensor
+    entropy_BL: Tensor
+    """Of the policy, nats, at temperature 1."""
+    turn_BL: Tensor
+    """The number of the turn on its path, from 0."""
+    position_BL: Tensor
+    """The number of the token among the policy's tokens of its path, from 0."""
+
+
+Surrogate = Callable[..., Objective]
 """(log_ratio_BL, advantage_BL, mask_BL, config) to an objective. `log_ratio` = logp - logp_old carries the gradient of
-logp; the mask lets a sequence-level ratio be formed. Values at padding are ignored."""
+logp; the mask lets a sequence-level ratio be formed. Values at padding are ignored. A surrogate with a parameter
+`tokens` gets `Tokens` too, as a keyword argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +77,16 @@ def policy_loss(
     denominator: float,
     reference_logprob_BL: Tensor | None = None,
     entropy_BL: Tensor | None = None,
+    trained_BL: Tensor | None = None,
+    turn_BL: Tensor | None = None,
 ) -> tuple[Tensor, LossReport]:
     """The loss to be minimised (a scalar) and what metrics are made of.
 
     `logprob_BL` carries the gradient; `old_logprob_BL` is the learner's at the start of the step (None: the first
     update, equal to `logprob_BL` without gradient), `engine_logprob_BL` the sampling engine's. `denominator` is the
     whole batch's (see `loss_denominator`), so that losses of micro-batches and of the parts of a split tree add up to
-    the loss of the whole.
+    the loss of the whole. Tokens outside `trained_BL` (None: all are inside) add nothing to the sum; the denominator
+    counts them. `turn_BL`: the turn of each token (None: all are of one turn).
 
     Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no
     objective.
@@ -84,7 +104,17 @@ def policy_loss(
     )
     old_BL = logprob_BL.detach() if old_logprob_BL is None else _clean(old_logprob_BL, mask_BL).detach()
     log_ratio_BL, mismatch_BL = logprob_BL - old_BL, old_BL - engine_logprob_BL
-    objective = surrogate_of(config)(log_ratio_BL, advantage_BL, mask_BL, config)
+    surrogate, more = surrogate_of(config), {}
+    if "tokens" in inspect.signature(surrogate).parameters:
+        more["tokens"] = Tokens(
+            logprob_BL=logprob_BL,
+            old_logprob_BL=old_BL,
+            engine_logprob_BL=engine_logprob_BL,
+            entropy_BL=torch.zeros_like(old_BL) if entropy_BL is None else _clean(entropy_BL, mask_BL).detach(),
+            turn_BL=torch.zeros_like(mask_BL, dtype=torch.int64) if turn_BL is None else turn_BL,
+            position_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
+        )
+    objective = surrogate(log_ratio_BL, advantage_BL, mask_BL, config, **more)
     if not isinstance(objective, Objective) or objective.value_BL.shape != mask_BL.shape:
         what = (
             f"values of {tuple(objective.value_BL.shape)}"
@@ -106,6 +136,8 @@ def policy_loss(
         tokens["entropy"] = _clean(entropy_BL, mask_BL)
         if config.entropy_coefficient:
             value_BL = value_BL + config.entropy_coefficient * tokens["entropy"]
+    if trained_BL is not None:
+        value_BL = torch.where(trained_BL, value_BL, 0.0)
     loss = -aggregate(value_BL, mask_BL, config, denominator)
     return loss, LossReport({name: values.detach()[mask_BL] for name, values in tokens.items()}, float(loss.detach()))
 

@@ -55,6 +55,10 @@ class PackedBatch:
     row_place_BL: Tensor
     """The policy's tokens of each leaf in path order, as indices into P."""
     row_mask_BL: Tensor
+    trained_BL: Tensor
+    """Policy's tokens that enter the loss: all, unless credit came with a mask."""
+    turn_BL: Tensor
+    """The number of the turn that a token belongs to, from 0 on its path."""
     advantage_BL: Tensor
     engine_logprob_BL: Tensor
     entropy_BL: Tensor
@@ -281,6 +285,7 @@ class _Row:
     starts: list[int]
     lengths: list[int]
     credit: list[float]
+    trained: list[bool]
     logprobs: "array[float]"
     entropies: "array[float]"
 
@@ -323,7 +328,7 @@ def _lay_out_group(layout: _Layout, group: LeafGroup) -> None:
 
 
 def _row(tree: CreditedTree, leaf: Place, nodes: Mapping[Place, _Node]) -> _Row:
-    row = _Row([], [], [], array("f"), array("f"))
+    row = _Row([], [], [], [], array("f"), array("f"))
     for depth in range(1, len(leaf) + 1):
         place = leaf[:depth]
         turn = tree.tree.turns[place]
@@ -340,6 +345,7 @@ def _row(tree: CreditedTree, leaf: Place, nodes: Mapping[Place, _Node]) -> _Row:
         row.starts.append(nodes[place].start)
         row.lengths.append(length)
         row.credit.append(tree.credit[place, leaf])
+        row.trained.extend(tree.mask.get((place, leaf), [True] * length))
         row.logprobs.extend(turn.logprobs)
         row.entropies.extend(turn.entropies)
     return row
@@ -362,6 +368,8 @@ def _finish(layout: _Layout) -> PackedBatch:
     mask_BL = torch.arange(int(length_B.max())) < length_B[:, None]
     turn_lengths = torch.tensor([length for row in layout.rows for length in row.lengths])
     credit = torch.tensor([value for row in layout.rows for value in row.credit], dtype=torch.float32)
+    turns = torch.tensor([turn for row in layout.rows for turn in range(len(row.lengths))])
+    trained = torch.tensor([value for row in layout.rows for value in row.trained], dtype=torch.bool)
     return PackedBatch(
         tokens_T=_tensor(layout.tokens).long(),
         position_T=index_T + (torch.tensor(layout.depths) - start_S).repeat_interleave(length_S),
@@ -370,6 +378,8 @@ def _finish(layout: _Layout) -> PackedBatch:
         predicts_P=predicts_P,
         row_place_BL=_padded((predicted_T.cumsum(0) - 1)[index_N], mask_BL),
         row_mask_BL=mask_BL,
+        trained_BL=_padded(trained, mask_BL),
+        turn_BL=_padded(turns.repeat_interleave(turn_lengths), mask_BL),
         advantage_BL=_padded(credit.repeat_interleave(turn_lengths), mask_BL),
         engine_logprob_BL=_padded(torch.cat([_tensor(row.logprobs) for row in layout.rows]), mask_BL),
         entropy_BL=_padded(torch.cat([_tensor(row.entropies) for row in layout.rows]), mask_BL),

@@ -203,6 +203,8 @@ class Rank:
                     denominator=batch.denominator,
                     reference_logprob_BL=next(references),
                     entropy_BL=pack.rows(entropy_P),
+                    trained_BL=pack.trained_BL,
+                    turn_BL=pack.turn_BL,
                 )
                 loss.backward()
                 reports.append(report.to("cpu"))

@@ -6,21 +6,24 @@ heavy.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, WrapValidator, model_validator
 
 from arpo.chat.config import ChatConfig
 from arpo.config import Config, conflict
 from arpo.core.credit import AdvantageConfig
+from arpo.core.estimators import ESTIMATORS, MASKS
 from arpo.engines.config import EngineConfig
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, nearest
 from arpo.files import expanded
-from arpo.import_path import import_folder, import_path
+from arpo.import_path import import_folder, import_from_path, import_path
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.models.loading import ModelConfig
+from arpo.options import UseWithOptions, check_options, custom
 from arpo.recipe.evaluation import EvalConfig
 from arpo.recipe.train import ColdStartConfig, TrainConfig
 from arpo.rewards.config import RewardConfig
@@ -34,6 +37,59 @@ def _reward(given: Any, check: Callable[[Any], Any]) -> Any:
     """A reward of your own is also named by a word, `shop:score` for `{use: shop:score}`; from Python it may be an
     object."""
     return given if callable(given) else check({"use": given} if isinstance(given, str) else given)
+
+
+def _advantage(given: Any, check: Callable[[Any], Any]) -> Any:
+    """`estimator` and `mask` may also be functions, their import paths, or either (or a built-in name) with options:
+    `{use: gigpo, options: {weight: 0.5}}`."""
+    if not isinstance(given, Mapping):
+        return check(given)
+    own: dict[str, Any] = {}
+    for key in ("estimator", "mask"):
+        value = given.get(key)
+        if isinstance(value, str) and ":" in value:
+            value = {"use": value}
+        if isinstance(value, Mapping):
+            kind = CustomEstimator if key == "estimator" else CustomMask
+            own[key] = custom(kind, value, f"advantage.{key}")
+        elif callable(value) or isinstance(value, CustomEstimator):
+            own[key] = value
+    config = check({key: value for key, value in given.items() if key not in own})
+    return replace(config, **own) if own else config
+
+
+class CustomEstimator(UseWithOptions):
+    """An estimator of credit with options: a built-in one by its name, or a function of your own by its import path."""
+
+    _where: ClassVar[str] = "advantage.estimator"
+    _names: ClassVar[Mapping[str, Callable[..., Any]]] = ESTIMATORS
+
+    @cached_property
+    def built(self) -> Callable[..., Any]:
+        where = self._where
+        if ":" in self.use:
+            target = import_from_path(self.use, where)
+        elif self.use in self._names:
+            target = self._names[self.use]
+        else:
+            hint = nearest(self.use, self._names) or f"One of {', '.join(self._names)}, or module:function"
+            raise ConfigError("takes no options, or is unknown", where=f"{where}.use", value=self.use, hint=hint)
+        if not callable(target):
+            raise ConfigError("is no function (trees, config, **options)", where=where, value=self.use)
+        check_options(target, self.options, where)
+        return partial(target, **self.options)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        _ = self.built
+        return self
+
+
+class CustomMask(CustomEstimator):
+    """The same for a mask."""
+
+    _where: ClassVar[str] = "advantage.mask"
+    _names: ClassVar[Mapping[str, Callable[..., Any]]] = MASKS
 
 
 class Splits(Config):
@@ -102,7 +158,7 @@ class RunConfig(Config):
     """What is wanted (from Python also any `Reward`)."""
     engine: EngineConfig = EngineConfig()
     rollout: RolloutConfig = RolloutConfig()
-    advantage: AdvantageConfig = AdvantageConfig()
+    advantage: Annotated[AdvantageConfig, WrapValidator(_advantage)] = AdvantageConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -217,7 +273,8 @@ def plain(value: Any) -> Any:
 def _with_paths(run: RunConfig) -> RunConfig:
     """`run` with tools and reward of its own named by import path, and `code` the folder in which they, the rule and
     the surrogate are found."""
-    parts = (*run.tools.offered, run.reward, run.rollout.rule, run.loss.surrogate)
+    credit = (run.advantage.estimator, run.advantage.mask or "")
+    parts: tuple[Any, ...] = (*run.tools.offered, run.reward, run.rollout.rule, run.loss.surrogate, *credit)
     own = [_named(part) for part in parts if not _is_plain(part) and not isinstance(part, str)]
     code = run.code or next((str(folder) for folder in map(import_folder, own) if folder), None)
     offered = tuple(

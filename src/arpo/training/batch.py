@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from arpo.assembly.components import Components
 from arpo.core.branching import StepStats, WindowedRule
-from arpo.core.credit import mixed
+from arpo.core.credit import teaches
 from arpo.core.place import Place, show
 from arpo.core.window import next_stats
 from arpo.recipe.run import RunConfig
-from arpo.recipe.train import TrainConfig
 from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.tasks import Task
 from arpo.training.task_sampler import in_order, max_tried
@@ -52,10 +51,10 @@ class Batch:
     """How long it took to collect."""
 
 
-def is_used(config: TrainConfig, rollout: Rollout) -> bool:
-    """Whether a rollout is trained on: all are, but under dynamic sampling those whose leaves all have the same
-    reward."""
-    return config.dynamic_sampling is None or mixed(rollout.scored)
+def is_used(run: RunConfig, rollout: Rollout) -> bool:
+    """Whether a rollout is trained on: all are, but under dynamic sampling those that the estimator learns nothing
+    from."""
+    return run.train.dynamic_sampling is None or teaches(rollout.scored, run.advantage)
 
 
 def foreseen(run: RunConfig, start: SamplerState) -> SamplerState | None:
@@ -98,7 +97,7 @@ async def collect_step(
         async for rollout in rollouts:
             batch.append(rollout)
             arrived(start.step, rollout)
-            used += is_used(run.train, rollout)
+            used += is_used(run, rollout)
             if used == enough:
                 break
     check_scored(batch, f"step {start.step}")

@@ -156,7 +156,7 @@ class Trainer:
     def keep(self, step: int, rollout: Rollout) -> None:
         """Write a rollout to disk at once: whatever ends the run, its tree can be read."""
         self.folder.append_tree(step, record_of(rollout))
-        if is_used(self.run.train, rollout):
+        if is_used(self.run, rollout):
             self.arrived[step] += 1
             if step == self.step:
                 self.progress.advance()
@@ -168,7 +168,7 @@ class Trainer:
 
     def uses(self, rollout: Rollout) -> bool:
         """Whether `rollout` is trained on."""
-        return is_used(self.run.train, rollout)
+        return is_used(self.run, rollout)
 
     def credit(self, batch: Batch) -> list[CreditedTree]:
         """Credit in the order of `batch`; a rollout that is not used has none."""
