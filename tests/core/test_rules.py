@@ -108,6 +108,8 @@ def test_adaptive_threshold_is_mean_plus_deviations_of_the_last_w_heads():
     stats = StepStats(step=1, window=(100.0, 1.0, 2.0, 3.0))
     assert rule.theta_for(stats) == pytest.approx(2 + 2 * math.sqrt(2 / 3))
     assert Threshold(theta=0.7).theta_for(stats) == 0.7
+    certain = StepStats(step=4, window=(0.0, 0.0, 0.0))
+    assert [rule(tip(head), certain, Random(0)).wanted for head in (0.0, 0.1)] == [0, 4], "0 is not above 0"
 
 
 def test_aepo_is_damped_by_consecutive_wants():

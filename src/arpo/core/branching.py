@@ -256,8 +256,8 @@ class Threshold(_StrictKeys):
     """`min(floor(H / theta), max)` branches where the head entropy H itself, not its rise, is above theta.
 
     With `window` W > 0 theta adapts: it is the mean plus `deviations` standard deviations of the last W post-tool head
-    entropies of earlier steps (`StepStats.window`). Until there are any, the fixed theta applies. theta <= 0 means the
-    maximum.
+    entropies of earlier steps (`StepStats.window`). Until there are any, the fixed theta applies. A fixed theta <= 0
+    means the maximum; one that adapts is exceeded or not, like any other.
     """
 
     rule: Literal["threshold"] = "threshold"
@@ -277,8 +277,11 @@ class Threshold(_StrictKeys):
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         theta = self.theta_for(stats)
-        count = self._wanted(tip.head, theta)
-        flips = not self._wanted(tip.head_low, theta) == count == self._wanted(tip.head_high, theta)
+        adaptive = bool(self.window and stats.window)
+        count, low, high = (
+            self._wanted(head, theta, adaptive=adaptive) for head in (tip.head, tip.head_low, tip.head_high)
+        )
+        flips = not low == count == high
         terms = {
             "head": tip.head,
             "head_low": tip.head_low,
@@ -299,8 +302,8 @@ class Threshold(_StrictKeys):
         mean = math.fsum(heads) / len(heads)
         return mean + self.deviations * math.sqrt(math.fsum((h - mean) ** 2 for h in heads) / len(heads))
 
-    def _wanted(self, head: float, theta: float) -> int:
-        if theta <= 0:
+    def _wanted(self, head: float, theta: float, *, adaptive: bool) -> int:
+        if theta <= 0 and (head > theta or not adaptive):
             return self.max_siblings
         return int(min(head / theta, self.max_siblings)) if head > theta else 0
 

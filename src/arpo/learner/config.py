@@ -13,6 +13,12 @@ from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
 from arpo.options import UseWithOptions, build, check_options, custom
 
+SURROGATES = {
+    **{name: f"arpo.learner.losses:{name}" for name in ("ppo", "gspo", "cispo", "aepo")},
+    **{name: f"arpo.learner.surrogates:{name}" for name in ("sapo", "dppo", "gmpo", "gspo_turn")},
+}
+"""Import paths by the names in a recipe."""
+
 
 def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
     """A name, a surrogate, or the import path of one, alone or with options: `{use: "my_loss:soft", options: {slope:
@@ -27,6 +33,15 @@ def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
 def _own_surrogate(path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     """The function that an import path names, with `options` as keyword arguments; of a class what it makes of them."""
     where = "loss.surrogate"
+    if path not in SURROGATES and ":" not in path:
+        hint = f"One of {', '.join(SURROGATES)}, or module:function"
+        raise ConfigError("no such surrogate", where=f"{where}.use", value=path, hint=hint)
+    path = SURROGATES.get(path, path)
+    if "weights" in options:
+        inner = _own_surrogate(path, {key: value for key, value in options.items() if key != "weights"})
+        from arpo.learner.surrogates import weighed  # imports torch
+
+        return weighed(inner, options["weights"])
     if not callable(target := import_from_path(path, where)):
         hint = "It is a function (log_ratio, advantage, mask, config) -> Objective: see arpo.learner.losses.Surrogate"
         raise ConfigError("is no surrogate", where=where, value=path, hint=hint)
@@ -63,10 +78,13 @@ class LossConfig(Config):
     """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and
     others'."""
 
-    surrogate: Annotated[Literal["ppo", "gspo", "cispo", "aepo"], WrapValidator(_surrogate)] = "ppo"
-    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight instead,
-    `aepo` keeps the gradient of what is clipped above. Or the import path of a surrogate of your own; with options:
-    `{use: "my_loss:soft", options: {slope: 2}}`."""
+    surrogate: Annotated[
+        Literal["ppo", "gspo", "cispo", "aepo", "sapo", "dppo", "gmpo", "gspo_turn"], WrapValidator(_surrogate)
+    ] = "ppo"
+    """What is maximised a token: `ppo` the clipped ratio, `gspo` that of the sequence, `cispo` clips a weight
+    instead, `aepo` keeps the gradient of what is clipped above; others: [method.md](method.md#7-losses). Or the
+    import path of a surrogate of your own; with options: `{use: "my_loss:soft", options: {slope: 2}}`. The option
+    `weights`, such as `{icepop: {high: 2}}`, is for all."""
     aggregation: Literal["sequence", "token"] | Annotated[int, Field(ge=1)] = "sequence"
     """How tokens become one number: the mean of each trajectory's mean (`sequence`), the mean over all tokens
     (`token`), or, for a number, the sum divided by trajectories times that number (Dr. GRPO: the tokens of the longest
@@ -81,16 +99,23 @@ class LossConfig(Config):
     """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured
     either way."""
     kl_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the k3 estimate of the divergence from a frozen reference. 0: no reference model is loaded."""
+    """Weight of the k3 estimate of KL(policy || reference), the reference being frozen; its gradient is that of
+    KL(reference || policy). 0: no reference model is loaded."""
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus (entropy at temperature 1)."""
     entropy_advantage: float = Field(default=0.0, ge=0)
     """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's
     mean."""
 
+    @property
+    def surrogate_name(self) -> str | None:
+        """Of the built-in surrogate; None for one of your own."""
+        name = self.surrogate.use if isinstance(self.surrogate, CustomSurrogate) else self.surrogate
+        return name if isinstance(name, str) and name in SURROGATES else None
+
     @model_validator(mode="after")
     def _clips_once(self) -> Self:
-        if self.surrogate == "cispo" and self.dual_clip is not None:
+        if self.surrogate_name == "cispo" and self.dual_clip is not None:
             raise conflict(
                 "cispo clips a weight, and only from above: dual_clip does nothing there", "dual_clip", "surrogate"
             )
@@ -107,7 +132,8 @@ class OptimConfig(Config):
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """What the rate does after warm-up: stay, or fall to `final_lr` of its peak at the last update."""
+    """What the rate does after warm-up: stay, or fall towards `final_lr` of its peak, which the update after the
+    last one would have."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all updates over which the rate rises linearly from 0."""
     final_lr: float = Field(default=0.0, ge=0, le=1)
@@ -128,6 +154,6 @@ class OptimConfig(Config):
             return self.lr * (update + 1) / num_warm
         if self.schedule == "constant":
             return self.lr
-        done = min((update - num_warm) / max(num_updates - 1 - num_warm, 1), 1.0)
+        done = (min(update, num_updates - 1) - num_warm) / max(num_updates - num_warm, 1)
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.lr * (self.final_lr + (1 - self.final_lr) * left)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from arpo.errors import ConfigError
-from arpo.learner.config import CustomSurrogate, LossConfig
+from arpo.import_path import import_from_path
+from arpo.learner.config import SURROGATES, CustomSurrogate, LossConfig
 
 FARTHEST = 20.0
 """Nats. A log-ratio above it counts as it: in float32 the exponential of 89 is infinite, which would spoil the gradient
@@ -104,17 +105,15 @@ def policy_loss(
     )
     old_BL = logprob_BL.detach() if old_logprob_BL is None else _clean(old_logprob_BL, mask_BL).detach()
     log_ratio_BL, mismatch_BL = logprob_BL - old_BL, old_BL - engine_logprob_BL
-    surrogate, more = surrogate_of(config), {}
-    if "tokens" in inspect.signature(surrogate).parameters:
-        more["tokens"] = Tokens(
-            logprob_BL=logprob_BL,
-            old_logprob_BL=old_BL,
-            engine_logprob_BL=engine_logprob_BL,
-            entropy_BL=torch.zeros_like(old_BL) if entropy_BL is None else _clean(entropy_BL, mask_BL).detach(),
-            turn_BL=torch.zeros_like(mask_BL, dtype=torch.int64) if turn_BL is None else turn_BL,
-            position_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
-        )
-    objective = surrogate(log_ratio_BL, advantage_BL, mask_BL, config, **more)
+    more = Tokens(
+        logprob_BL=logprob_BL,
+        old_logprob_BL=old_BL,
+        engine_logprob_BL=engine_logprob_BL,
+        entropy_BL=torch.zeros_like(old_BL) if entropy_BL is None else _clean(entropy_BL, mask_BL).detach(),
+        turn_BL=torch.zeros_like(mask_BL, dtype=torch.int64) if turn_BL is None else turn_BL,
+        position_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
+    )
+    objective = evaluate(surrogate_of(config), log_ratio_BL, advantage_BL, mask_BL, config, more)
     if not isinstance(objective, Objective) or objective.value_BL.shape != mask_BL.shape:
         what = (
             f"values of {tuple(objective.value_BL.shape)}"
@@ -126,7 +125,10 @@ def policy_loss(
         )
     value_BL = objective.value_BL
     if config.tis_cap is not None:
-        value_BL = value_BL * mismatch_BL.exp().clamp(max=config.tis_cap)
+        weight_BL = mismatch_BL
+        if config.surrogate_name == "gspo":  # its ratio is the row's geometric mean, and so is its weight
+            weight_BL = mismatch_BL.sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
+        value_BL = value_BL * weight_BL.exp().clamp(max=config.tis_cap)
     tokens = {"log_ratio": log_ratio_BL, "mismatch": mismatch_BL, "advantage": advantage_BL, **objective.token_metrics}
     if reference_logprob_BL is not None:
         tokens["kl_reference"] = k3(logprob_BL, _clean(reference_logprob_BL, mask_BL).detach())
@@ -170,7 +172,21 @@ def surrogate_of(config: LossConfig) -> Surrogate:
     named: str | CustomSurrogate | Surrogate = config.surrogate
     if isinstance(named, CustomSurrogate):
         return named.built
-    return {"ppo": ppo, "gspo": gspo, "cispo": cispo, "aepo": aepo}[named] if isinstance(named, str) else named
+    surrogate: Surrogate = import_from_path(SURROGATES[named], "loss.surrogate") if isinstance(named, str) else named
+    return surrogate
+
+
+def evaluate(
+    surrogate: Surrogate,
+    log_ratio_BL: Tensor,
+    advantage_BL: Tensor,
+    mask_BL: Tensor,
+    config: LossConfig,
+    tokens: Tokens,
+) -> Objective:
+    """What `surrogate` returns; it gets `tokens` where it has a parameter of that name."""
+    more = {"tokens": tokens} if "tokens" in inspect.signature(surrogate).parameters else {}
+    return surrogate(log_ratio_BL, advantage_BL, mask_BL, config, **more)
 
 
 def check_surrogate(config: LossConfig) -> None:
@@ -207,12 +223,15 @@ def gspo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: Lo
     return ppo(whole_B1 + log_ratio_BL - log_ratio_BL.detach(), advantage_BL, mask_BL, config)
 
 
-def cispo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Objective:
+def cispo(
+    log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig, *, two_sided: bool = False
+) -> Objective:
     """`sg(min(r, 1 + high)) A ln p` a token: what is clipped is the weight, so that every token keeps a gradient
-    (CISPO, arXiv 2506.13585; as there, no lower bound). Written with `r / sg(r)` for `ln p`: the same gradient, and a
-    value like the others'."""
+    (CISPO, arXiv 2506.13585; as there, no lower bound, but with `two_sided` the weight is at least 1 - low). Written
+    with `r / sg(r)` for `ln p`: the same gradient, and a value like the others'."""
     ratio_BL = log_ratio_BL.detach().exp()
-    value_BL = ratio_BL.clamp(max=1 + config.clip_high) * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
+    weight_BL = ratio_BL.clamp(min=1 - config.clip_low if two_sided else None, max=1 + config.clip_high)
+    value_BL = weight_BL * (log_ratio_BL - log_ratio_BL.detach()).exp() * advantage_BL
     return Objective(value_BL, {"clipped_high": ratio_BL > 1 + config.clip_high})
 
 
