@@ -25,9 +25,8 @@ from arpo.models.loading import LoraSettings, ModelConfig, load_model
 from random_trees import credited, random_tree
 from tiny_models import tiny_model
 
-SGD_LIKE = OptimConfig(
-    lr=1e-3, eps=1.0, weight_decay=0.0, grad_clip=None
-)  # eps 1: the step is nearly the gradient, not its sign
+SGD_LIKE = OptimConfig(lr=1e-3, weight_decay=0.0, grad_clip=None)
+"""With AdamW's eps at 1 (`learner`) a step is nearly the gradient, not its sign."""
 
 LOSSES = {
     "grpo": LossConfig(),
@@ -51,7 +50,10 @@ def learner(
         "tree": tree,
         **more,
     }
-    return LocalLearner(model, **given)
+    own = LocalLearner(model, **given)
+    if given["optim"] is SGD_LIKE:
+        own.optimizer.param_groups[0]["eps"] = 1.0
+    return own
 
 
 def some_trees(count: int = 4, **shape: Any) -> list[CreditedTree]:

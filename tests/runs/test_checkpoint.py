@@ -252,7 +252,7 @@ def test_an_optimizer_file_without_its_number_of_updates_is_refused(tmp_path: Pa
 def test_an_optimizer_that_goes_on_keeps_the_settings_it_was_given_now(tmp_path: Path, tokenizer: Any) -> None:
     write(tmp_path, tokenizer, 1)
     (found := checkpoint.newest(tmp_path)[0]) or pytest.fail("no checkpoint")
-    settings = {"weight_decay": 0.5, "betas": (0.5, 0.6), "eps": 1e-3}
+    settings = {"weight_decay": 0.5, "betas": (0.5, 0.6)}
     fresh = learner_of(tiny_model("llama"), **settings)
     fresh.load(found.path)
     assert settings.items() <= fresh.optimizer.param_groups[0].items()

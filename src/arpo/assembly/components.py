@@ -18,7 +18,7 @@ from arpo.import_path import import_from_path
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.lora import full_state, plain_model
-from arpo.models.loading import compute_dtype, end_tokens, learner_model, load_model
+from arpo.models.loading import compute_dtype, device_of, end_tokens, learner_model, load_model, weights_folder
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import COLD_START_SEED
 from arpo.rewards import Reward
@@ -33,7 +33,9 @@ from arpo.tools.gateway import ToolGateway, build_gateway, recorded_offers
 if TYPE_CHECKING:
     import torch
 
+    from arpo.learner.rank import ModelSource
     from arpo.learner.ranks import Ranks
+    from arpo.learner.sharding import Placement
 
 
 F = TypeVar("F")  # a chat format or a dialogue
@@ -90,7 +92,11 @@ class Components(EvalComponents):
 
     def weights(self, version: int) -> Weights:
         """The model's weights as they are now, for an engine."""
-        return Weights(version, full_state(self.model))
+        if self.ranks is None:
+            return Weights(version, full_state(self.model))
+        from arpo.learner.driver import GatheredWeights
+
+        return Weights(version, GatheredWeights.from_ranks(self.ranks))
 
     def save_model(self, folder: Path) -> None:
         """Write the trained weights (with LoRA the adapters alone) as a Hugging Face folder."""
@@ -151,10 +157,11 @@ def build_components(
     setting = setting or build_setting(run)
     seed = COLD_START_SEED if run.cold_start else run.seed
     torch.manual_seed(seed)
-    model, tokenizer = load_model(source, run.model, weights)
-    dtype = compute_dtype(run.model, model.device)
+    # An engine in this process needs the model here; else no process of several ever holds it whole.
+    model, tokenizer = load_model(source, run.model, weights, empty=ranks is not None and run.engine.kind != "local")
+    dtype = compute_dtype(run.model, device_of(run.model))
     if ranks is not None:
-        ranks.call("hold", partial(learner_model, source, run.model, weights), seed, dtype)
+        ranks.call("hold", model_source(run, source, weights), seed, placement(run, dtype))
     ends = end_tokens(getattr(model, "generation_config", None))
     format_for = formats(partial(build_chat, run.chat, tokenizer, ends=ends))
     chat = format_for(setting.tools)  # one that does not fit the model or the tools is reported now
@@ -214,6 +221,21 @@ def formats(build: Callable[[Sequence[Tool]], F]) -> Callable[[Sequence[Tool]], 
     return of
 
 
+def placement(run: RunConfig, dtype: "torch.dtype") -> "Placement":
+    """Where the ranks of a learner keep the weights of `run`."""
+    from arpo.learner.sharding import Placement
+
+    return Placement(dtype=dtype, offload=run.model.offload, replicas=run.model.replicas)
+
+
+def model_source(run: RunConfig, source: Path, weights: Path | None, *, ranks: bool = True) -> "ModelSource":
+    """The model of `run` with the trained `weights`, for a learner: of several `ranks` each reads its own rows."""
+    from arpo.learner.rank import ModelSource
+
+    build = partial(learner_model, source, run.model, weights, empty=ranks)
+    return ModelSource(build, weights_folder(source, run.model, weights) if ranks else None)
+
+
 def build_learner(
     components: Components,
     *,
@@ -221,10 +243,10 @@ def build_learner(
     num_updates: int,
     tell: Callable[[str], None],
     loss: LossConfig | None = None,
-    reference: Callable[[], Any] | None = None,
+    reference: "ModelSource | None" = None,
 ) -> Learner:
     """The learner of the components' model, for `num_updates` updates. `loss`: None for the recipe's; `reference`:
-    makes the model that its divergence is measured from (None: this one as it is now). `tell` is called with the reason
+    the model that its divergence is measured from (None: this one as it is now). `tell` is called with the reason
     where `train.packing` is `auto` and the learner trains flat."""
     from arpo.learner.driver import LearnerDriver
     from arpo.learner.local import LocalLearner
@@ -254,7 +276,7 @@ def build_learner(
         tree=tree,
         temperature=settings.temperature,
         dtype=settings.dtype,
-        reference=reference and reference(),
+        reference=reference and reference.build(),
     )
 
 

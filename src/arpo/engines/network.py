@@ -129,23 +129,27 @@ class Network:
         """
         if isinstance(state, (str, Path)):
             state = _read(Path(state))
-        tensors: dict[str, Tensor] = {}
+        shapes = getattr(state, "shapes", state)  # of sharded weights, which a look-up gathers
+        known: dict[str, str] = {}
         for names in self._names:
-            known = next((n for n in names if n in state), None)
-            if known is None:
+            name = next((n for n in names if n in shapes), None)
+            if name is None:
                 raise EngineError(f"the weights lack {names[0]!r} (a LoRA state must be merged first)")
-            if tuple(state[known].shape) != self._sizes[names[0]]:
+            if tuple(shapes[name].shape) != self._sizes[names[0]]:
                 raise EngineError(
-                    f"{known!r} has shape {tuple(state[known].shape)}, the model's is {self._sizes[names[0]]}"
+                    f"{name!r} has shape {tuple(shapes[name].shape)}, the model's is {self._sizes[names[0]]}"
                 )
-            tensors[names[0]] = state[known]
-        self._assign(tensors, copies=copies)
+            known[names[0]] = name
+        self._assign(state, known, copies=copies)
 
-    def _assign(self, state: Mapping[str, Tensor], *, copies: bool = False) -> None:
-        """A tensor that already has the right type and device is shared, not copied, unless `copies` says so."""
+    def _assign(
+        self, state: Mapping[str, Tensor], known: Mapping[str, str] | None = None, *, copies: bool = False
+    ) -> None:
+        """`known`: under which name the state has a tensor, where that is another. A tensor that already has the right
+        type and device is shared, not copied, unless `copies` says so."""
         with torch.no_grad():
             for names in self._names:
-                tensor = state[names[0]].detach().to(self.device, self.dtype, copy=copies)
+                tensor = state[known[names[0]] if known else names[0]].detach().to(self.device, self.dtype, copy=copies)
                 for name in names:
                     path, _, leaf = name.rpartition(".")
                     place = self.module.get_submodule(path)

@@ -26,6 +26,7 @@ from arpo.learner.losses import LossReport, loss_denominator, metrics
 from arpo.learner.packing import PackedBatch, pack
 from arpo.learner.rank import Done, MiniBatch, RankSettings
 from arpo.learner.ranks import Ranks
+from arpo.learner.sharding import device_of_rank
 
 Dealt = Sequence[Sequence[PackedBatch]]
 """Packs by rank, as many for each."""
@@ -37,6 +38,21 @@ class GatheredWeights(Mapping[str, "Tensor"]):
 
     def __init__(self, ranks: Ranks, shapes: Mapping[str, Tensor]) -> None:
         self.ranks, self.shapes = ranks, shapes
+
+    @property
+    def device(self) -> torch.device:
+        """Where a look-up gathers a tensor."""
+        return device_of_rank()
+
+    @classmethod
+    def from_ranks(cls, ranks: Ranks) -> GatheredWeights:
+        """The weights as they are now."""
+        return cls(ranks, ranks.call("weights")[0])
+
+    def write(self, folder: Path, dtype: torch.dtype | None = None, *, unties: bool = False) -> None:
+        """Write them to safetensors in `folder`, under a checkpoint's names and in `dtype` (None: as they are). Each
+        rank writes its own rows, and none is gathered. `unties`: a tied head is written once more."""
+        self.ranks.call("write_weights", folder, dtype, unties)
 
     def __getitem__(self, name: str) -> Tensor:
         _ = self.shapes[name]
@@ -66,8 +82,10 @@ class LearnerDriver:
     def weights(self) -> Mapping[str, Tensor]:
         """All weights under the names of the transformers model, LoRA merged. Those of several ranks are gathered one
         by one, as they are looked up."""
+        if self.ranks.size > 1:
+            return GatheredWeights.from_ranks(self.ranks)
         weights: dict[str, Tensor] = self.ranks.call("weights")[0]
-        return weights if self.ranks.size == 1 else GatheredWeights(self.ranks, weights)
+        return weights
 
     def healthy(self) -> str | None:
         """None where all trained weights are finite, else the name of one that is not."""

@@ -10,7 +10,7 @@ from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.driver import LearnerDriver
 from arpo.learner.packing import PackedBatch
 from arpo.learner.policy import Policy
-from arpo.learner.rank import Rank, RankSettings
+from arpo.learner.rank import ModelSource, Rank, RankSettings
 from arpo.learner.ranks import OneRank
 
 
@@ -37,7 +37,7 @@ class LocalLearner(LearnerDriver):
         settings = RankSettings(loss=loss, optim=optim, tree=tree, temperature=temperature, dtype=dtype)
         self.rank = Rank()
         self.rank.policy = Policy(model, tree=tree)
-        self.rank.start(settings, None if reference is None else lambda: reference)
+        self.rank.start(settings, None if reference is None else ModelSource(lambda: reference))
         super().__init__(OneRank(self.rank), settings, num_updates=num_updates, token_budget=token_budget)
 
     def packs(self, trees: Sequence[CreditedTree]) -> list[PackedBatch]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,20 @@ from arpo.learner.malloc_trim import give_back, keep_freed
 from arpo.learner.optimizer import copy_moments, load_optimizer, write_moments
 from arpo.learner.packing import PackedBatch
 from arpo.learner.policy import Policy
-from arpo.learner.sharding import agreed, checkpoint_names, local, mesh_of, shard, trained, whole, write_config
+from arpo.learner.sharding import (
+    Placement,
+    agreed,
+    base_weights,
+    checkpoint_names,
+    device_of_rank,
+    fill,
+    local,
+    mesh_of,
+    shard,
+    trained,
+    whole,
+    write_config,
+)
 from arpo.learner.shards import Rows, write
 
 
@@ -62,6 +76,15 @@ class Done:
     skipped: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """`build` makes a transformers or PEFT model. `folder`: safetensors that fill its weights once it is sharded
+    (`arpo.learner.sharding:hollow`); None: `build` makes them, too."""
+
+    build: Callable[[], Any]
+    folder: Path | None = None
+
+
 class Rank:
     """`mesh`: of all ranks, over which models are sharded; None: this one is alone."""
 
@@ -78,15 +101,16 @@ class Rank:
         """Find modules where rank 0 does: a recipe may name a surrogate beside it."""
         sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
 
-    def hold(self, build: Callable[[], Any], seed: int, dtype: torch.dtype) -> None:
-        """Hold the model that `build` makes (a transformers or PEFT model on this rank's device), from `seed` on."""
+    def hold(self, source: ModelSource, seed: int, placement: Placement) -> None:
+        """Hold the model of `source`, made from `seed` on."""
         torch.manual_seed(seed)
-        self._build = build
-        self.policy = self._sharded(Policy(build(), tree=False), dtype)
+        self._source, self._placement = source, placement
+        self.policy = Policy(source.build(), tree=False)
+        self._take(self.policy, source)
 
-    def start(self, settings: RankSettings, reference: Callable[[], Any] | None = None) -> None:
-        """A new optimizer for the policy as it is. `reference`: makes the model that the loss keeps the policy close
-        to; None: the policy as it is now. No reference is kept where the loss has no divergence."""
+    def start(self, settings: RankSettings, reference: ModelSource | None = None) -> None:
+        """A new optimizer for the policy as it is. `reference`: the model that the loss keeps the policy close to;
+        None: the policy as it is now. No reference is kept where the loss has no divergence."""
         self.loss, self.optim, self.dtype = settings.loss, settings.optim, settings.dtype
         self.policy.tree, self.policy.temperature = settings.tree, settings.temperature
         self.policy.entropy_grad = self.loss.entropy_coefficient > 0
@@ -99,24 +123,26 @@ class Rank:
             fused=True,
         )
 
-    def _sharded(self, policy: Policy, dtype: torch.dtype) -> Policy:
+    def _take(self, policy: Policy, source: ModelSource) -> None:
         if self.mesh is not None:
-            shard(policy, self.mesh, dtype)
-        return policy
+            shard(policy, self.mesh, self._placement)
+        if source.folder is not None:
+            fill(policy.base_model, source.folder)
 
-    def _frozen(self, build: Callable[[], Any] | None) -> Policy | dict[str, Tensor]:
+    def _frozen(self, source: ModelSource | None) -> Policy | dict[str, Tensor]:
         """The reference. With LoRA only the adapters differ, so that their numbers are enough."""
         adapters = hasattr(self.policy.model, "get_base_model")
-        if build is None and (adapters or self.mesh is None):
+        if source is None and (adapters or self.mesh is None):
             if adapters:
                 return {name: local(p.detach()).clone() for name, p in trained(self.policy)}
-            model = copy.deepcopy(self.policy.model)
+            made = ModelSource(partial(copy.deepcopy, self.policy.model))
         else:
-            model = (build or self._build)()
-        policy = self._sharded(Policy(model, tree=self.policy.tree, temperature=self.policy.temperature), self.dtype)
+            made = source or self._source
+        policy = Policy(made.build(), tree=self.policy.tree, temperature=self.policy.temperature)
+        self._take(policy, made)
         if adapters:
             return {name: local(p.detach()).clone() for name, p in trained(policy)}
-        if build is None and self.mesh is not None:
+        if source is None and self.mesh is not None:
             for own, other in zip(policy.parameters(), self.policy.parameters(), strict=True):
                 local(own.detach()).copy_(local(other.detach()))
         policy.requires_grad_(False).eval()
@@ -126,6 +152,8 @@ class Rank:
 
     @property
     def device(self) -> torch.device:
+        if self.mesh is not None and self.mesh.device_type == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())  # weights may be in main memory
         return local(next(self.policy.parameters())).device
 
     def update(self, batches: Sequence[MiniBatch], seed: int | None) -> list[Done]:
@@ -307,7 +335,8 @@ class Rank:
 
     def _rows(self) -> dict[str, Rows]:
         """This rank's part of the weights under the names of a checkpoint."""
-        return {name: Rows.copied(tensor) for name, tensor in checkpoint_names(self.policy.base_model).items()}
+        base = self.policy.base_model
+        return {name: Rows.copied(tensor) for name, tensor in checkpoint_names(base, base_weights(base)).items()}
 
     def weights(self) -> dict[str, Tensor]:
         """All weights under the names of the transformers model, LoRA merged. Alone: those that no adapter changes are
@@ -315,13 +344,24 @@ class Rank:
         state = full_state(self.policy.model)
         if self.mesh is None:
             return state
-        self._state = state
-        return {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in state.items()}
+        own, first = base_weights(self.policy.base_model), dict[int, str]()
+        for name, tensor in own.items():
+            first.setdefault(id(tensor), name)  # what is tied is one tensor under several names
+        self._state = {name: state[first[id(tensor)]] for name, tensor in own.items()}
+        shapes = {id(v): torch.empty(v.shape, dtype=v.dtype, device="meta") for v in self._state.values()}
+        return {name: shapes[id(value)] for name, value in self._state.items()}
 
     def weight(self, name: str) -> Tensor | None:
         """A weight of those that `weights` named last, gathered from all ranks; None but on the first rank."""
         value = whole(self._state[name])
         return value if self.first else None
+
+    def write_weights(self, folder: Path, dtype: torch.dtype | None, unties: bool) -> None:
+        """Write those weights to safetensors in `folder`, under a checkpoint's names and in `dtype` (None: as they
+        are), each rank its rows. `unties`: write a tied head once more."""
+        state = checkpoint_names(self.policy.base_model, self._state, unties=unties)
+        rows = {name: Rows.copied(value.to(dtype) if dtype else value) for name, value in state.items()}
+        write(folder, "model", rows, first_rank=self.first)
 
 
 class _Stopped(Exception):
@@ -354,5 +394,5 @@ def _stoppable(decoder: Any, stop: Callable[[], bool]) -> Iterator[None]:
 
 
 def torch_rank() -> Rank:
-    """The rank that this process is, where torchrun started it: on the GPU of its local number, or on the CPU."""
-    return Rank(mesh_of(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    """The rank that this process is, where torchrun started it."""
+    return Rank(mesh_of(device_of_rank()))

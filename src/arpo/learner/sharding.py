@@ -5,18 +5,38 @@ a unit's weights at the unit's own forward. Knows `fully_shard` and DTensors. Re
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from arpo.errors import ConfigError
 from arpo.learner.policy import Policy
+from arpo.learner.shards import SafetensorsFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where weights, gradients and moments are."""
+
+    dtype: torch.dtype = torch.float32
+    """Of matrix products, and of gathered weights. Shards stay in float32."""
+    offload: bool = False
+    """Shards lie in main memory, and are copied to the device as their layer's turn comes."""
+    replicas: int = 1
+    """Copies of the weights: the ranks are divided into as many groups, each of which shares one (HSDP)."""
+
+
+def device_of_rank() -> torch.device:
+    """Where this process computes as one of several ranks: on the GPU of its local number, or on the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def mesh_of(device: torch.device) -> DeviceMesh:
@@ -24,19 +44,36 @@ def mesh_of(device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, (dist.get_world_size(),))
 
 
-def shard(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype) -> None:
-    """Shard the parameters of `policy` over `mesh`, in place. Matrix products run in `dtype`, gradients are summed in
-    float32. Autocast would keep a copy of all gathered weights in `dtype`, on every rank."""
-    precision = (
-        MixedPrecisionPolicy() if dtype is torch.float32 else MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32)
-    )
+def shard(policy: Policy, mesh: DeviceMesh, placement: Placement) -> None:
+    """Shard the parameters of `policy` over the ranks of `mesh`, in place. Gradients are summed in float32. Autocast
+    would keep a copy of all gathered weights, on every rank. Raises ConfigError where the ranks cannot be divided into
+    as many groups as there are to be replicas."""
+    size, replicas = mesh.size(), placement.replicas
+    if size % replicas:
+        what = f"{size} ranks cannot share {replicas} copies of the weights evenly"
+        raise ConfigError(what, where="model.replicas", value=replicas, hint=f"a divisor of {size}")
+    if replicas > 1:
+        mesh = init_device_mesh(mesh.device_type, (replicas, size // replicas), mesh_dim_names=("replicate", "shard"))
+    options: dict[str, Any] = {"mesh": mesh}
+    if placement.dtype is not torch.float32:
+        options["mp_policy"] = MixedPrecisionPolicy(placement.dtype, reduce_dtype=torch.float32)
+    if placement.offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
     for layer in getattr(policy.base_model.get_decoder(), "layers", ()):
-        fully_shard(layer, mesh=mesh, mp_policy=precision)
-    fully_shard(policy, mesh=mesh, mp_policy=precision)
+        fully_shard(_solid(layer), **options)
+    fully_shard(_solid(policy), **options)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # the loss is divided by the count over all ranks
             module.set_force_sum_reduction_for_comms(True)  # with a divide factor gloo has no reduction
+
+
+def _solid(module: Any) -> Any:
+    """`module`, where parameters that took no memory (`hollow`) have some now: of a shard only its rows are touched."""
+    for parameter in module.parameters():
+        if not isinstance(parameter, DTensor) and not any(parameter.stride()) and parameter.numel() > 1:
+            parameter.data = torch.empty(parameter.shape, dtype=parameter.dtype)
+    return module
 
 
 def local(value: Tensor) -> Tensor:
@@ -63,23 +100,55 @@ def trained(module: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
 
 
-def checkpoint_names(model: Any) -> dict[str, Tensor]:
-    """The parameters and buffers of a transformers model under the names that its checkpoints have, each once: what is
-    tied is written under its first name. Raises ConfigError where the checkpoints join or cut tensors, which a shard
-    cannot."""
+def base_weights(model: Any) -> dict[str, Tensor]:
+    """The parameters and buffers of a transformers model under its own names, those of adapters left out."""
+    state = model.state_dict(keep_vars=True)
+    return {name.replace(".base_layer", ""): tensor for name, tensor in state.items() if ".lora_" not in name}
+
+
+def checkpoint_names(model: Any, state: Mapping[str, Tensor], *, unties: bool = False) -> dict[str, Tensor]:
+    """`state`, which has the names of the transformers `model`, under those that its checkpoints have. What is tied
+    stands under its first name alone, unless `unties`. Raises ConfigError where the checkpoints join or cut tensors,
+    which a shard cannot."""
     from transformers.core_model_loading import revert_weight_conversion
 
     seen: set[int] = set()
-    state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            state[name] = tensor
-    renamed: dict[str, Tensor] = dict(revert_weight_conversion(model, dict(state)))
+    kept: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if unties or id(tensor) not in seen:
+            kept[name] = tensor
+        seen.add(id(tensor))
+    renamed: dict[str, Tensor] = dict(revert_weight_conversion(model, dict(kept)))
     if {id(tensor) for tensor in renamed.values()} != seen:
         what = f"{type(model).__name__} has other tensors than its checkpoints"
         raise ConfigError(f"{what}, so ranks cannot share it", where="model.source", hint="train it in one process")
     return renamed
+
+
+def fill(model: Any, folder: Path) -> None:
+    """Give the sharded weights of a transformers `model` the numbers that the safetensors in `folder` hold: each rank
+    reads its own rows. Raises ConfigError where one is missing."""
+    weights = checkpoint_names(model, base_weights(model))
+    with SafetensorsFolder(folder) as saved, torch.no_grad():
+        if missing := [name for name in weights if name not in saved]:
+            shown = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            what = f"the weights in {folder} lack {len(missing)} of the model's parameters: {shown}"
+            raise ConfigError(what, where="model.source")
+        for name, tensor in weights.items():
+            saved.read_into(name, tensor)
+
+
+def hollow(model: Any) -> Any:
+    """`model`, whose parameters are on the meta device, with parameters that say they are zeros in main memory and take
+    none: adapters can be added to it, and sharded it takes the memory of its shards."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in made:
+                zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                made[id(parameter)] = torch.nn.Parameter(zeros, requires_grad=parameter.requires_grad)
+            module._parameters[name] = made[id(parameter)]
+    return model
 
 
 def write_config(model: Any, folder: Any) -> None:

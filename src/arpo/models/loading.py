@@ -56,6 +56,12 @@ class ModelConfig(Config):
     """Run Python code that the model's folder or repository brings. Nobody is asked."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time for much less memory."""
+    offload: bool = False
+    """Under torchrun: keep weights, gradients and moments in main memory, and copy each layer to its GPU when its turn
+    comes."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Under torchrun: copies of the weights, each shared by an equal part of the ranks. 1 shares one copy among all;
+    as many as machines spares the network between them, for as much more memory."""
 
 
 def device_of(config: ModelConfig) -> "torch.device":
@@ -85,30 +91,39 @@ def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_model(path: Path, config: ModelConfig, weights: Path | None = None) -> tuple[Any, Any]:
+def load_model(path: Path, config: ModelConfig, weights: Path | None = None, *, empty: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer from a folder that `fetch` returned, on the device of `config`, in training mode.
 
     `weights`: a folder whose weights replace the model's (with LoRA: only the trained adapters). Parameters are
     float32; with LoRA the frozen weights have the compute precision. Attention is transformers' default; the caller
-    changes it. Raises ConfigError if the folder holds no causal language model, or if LoRA's targets match no module.
+    changes it. `empty`: do not read the weights (but for adapters) and take no memory for them; the model stays in main
+    memory (`arpo.learner.sharding:hollow`). Raises ConfigError if the folder holds no causal language model, or if
+    LoRA's targets match no module.
     """
     import torch
 
     device = device_of(config)
     dtype = compute_dtype(config, device) if config.lora else torch.float32
-    model, tokenizer = _read(path if config.lora or weights is None else weights, dtype, config.trust_remote_code)
+    folder = weights_folder(path, config, weights)
+    model, tokenizer = _read(folder, dtype, config.trust_remote_code, empty=empty)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora:
         if config.gradient_checkpointing:  # otherwise no gradient passes the frozen embedding to the recomputed blocks
             model.enable_input_require_grads()
         model = with_lora(model, config.lora, weights)
-    return model.to(device=device).train(), tokenizer
+    return (model if empty else model.to(device=device)).train(), tokenizer
 
 
-def learner_model(path: Path, config: ModelConfig, weights: Path | None = None) -> Any:
+def weights_folder(path: Path, config: ModelConfig, weights: Path | None) -> Path:
+    """The folder with the model's own weights, adapters aside: `weights` replace those at `path` unless they are
+    adapters."""
+    return path if config.lora or weights is None else weights
+
+
+def learner_model(path: Path, config: ModelConfig, weights: Path | None = None, *, empty: bool = False) -> Any:
     """The model of `load_model` alone: what each rank of a learner is told to load."""
-    return load_model(path, config, weights)[0]
+    return load_model(path, config, weights, empty=empty)[0]
 
 
 def check_files(folder: Path) -> None:
@@ -145,7 +160,7 @@ def refuse_code(error: Exception, source: str) -> None:
         raise ConfigError(wrong, where="model.trust_remote_code", value=source, hint=hint) from error
 
 
-def _read(path: Path, dtype: "torch.dtype", trust: bool) -> tuple[Any, Any]:
+def _read(path: Path, dtype: "torch.dtype", trust: bool, *, empty: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -155,6 +170,8 @@ def _read(path: Path, dtype: "torch.dtype", trust: bool) -> tuple[Any, Any]:
         check_files(path)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust)
         part = "causal language model"
+        if empty:
+            return _empty(path, dtype, trust), tokenizer
         loading: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=trust
         )
@@ -177,6 +194,23 @@ def end_tokens(generation: Any) -> tuple[int, ...]:
     """The ids that end a text by a model's generation_config (an object or None): one, several or none."""
     ends = getattr(generation, "eos_token_id", None)
     return tuple(map(int, ends)) if isinstance(ends, list | tuple) else () if ends is None else (int(ends),)
+
+
+def _empty(path: Path, dtype: "torch.dtype", trust: bool) -> Any:
+    """The causal language model whose config `path` holds, without its weights."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    from arpo.learner.sharding import hollow
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust)
+    model.name_or_path = str(path)
+    if (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    model.tie_weights()
+    return hollow(model)
 
 
 def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> Any:

@@ -131,9 +131,8 @@ def digest(*parts: object) -> str:
 
 
 def _decides_weights(run: RunConfig) -> list[Any]:
-    model = {
-        name: value for name, value in plain(run.model).items() if name not in ("device", "gradient_checkpointing")
-    }
+    placing = ("device", "gradient_checkpointing", "offload", "replicas")
+    model = {name: value for name, value in plain(run.model).items() if name not in placing}
     parts: list[Any] = [model, _stamp(run.model.source)]
     if run.cold_start is None:
         return parts

@@ -4,15 +4,14 @@ Knows the order of the stages and the run's minutes. Refuses to know how a stage
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from arpo.assembly.components import Components, build_components, build_learner
+from arpo.assembly.components import Components, build_components, build_learner, model_source, placement
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
 from arpo.display.progress import Progress
@@ -25,7 +24,7 @@ from arpo.import_path import refuse_while_imported
 from arpo.learner import Learner
 from arpo.learner.losses import check_surrogate
 from arpo.learner.policy import choose_packing
-from arpo.learner.rank import torch_rank
+from arpo.learner.rank import ModelSource, torch_rank
 from arpo.learner.ranks import Ranks, follow, torch_ranks
 from arpo.models.loading import learner_model
 from arpo.recipe.run import RunConfig, plain
@@ -331,13 +330,13 @@ class _Pipeline:
             learner.load(self.saved.path)
         return learner
 
-    def _reference(self) -> Callable[[], Any]:
-        """Makes the model that a resumed run began with."""
+    def _reference(self) -> ModelSource:
+        """The model that a resumed run began with."""
         if self.run.cold_start and self.cache.model is None:
             raise CheckpointError(
                 f"the cold start that this run is to be kept close to is no longer in the cache: {self.cache.path}"
             )
-        return partial(learner_model, self.prepared.source, self.run.model, self.cache.model)
+        return model_source(self.run, self.prepared.source, self.cache.model, ranks=self.ranks is not None)
 
     async def take_best(self, components: Components, state: TrainState) -> int:
         """Hand the checkpoint with the best validation to the engine, where that is not the last step. Returns the step
@@ -350,7 +349,12 @@ class _Pipeline:
         except CheckpointError as error:
             self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
             return state.step
-        of_best = replace(components, model=learner_model(self.prepared.source, self.run.model, best.model))
+        if self.ranks is not None:
+            source = model_source(self.run, self.prepared.source, best.model)
+            self.ranks.call("hold", source, self.run.seed, placement(self.run, components.dtype))
+            of_best = components
+        else:
+            of_best = replace(components, model=learner_model(self.prepared.source, self.run.model, best.model))
         await components.agent.engine.update_weights(of_best.weights(state.best_step))
         self.say(f"going on with step {state.best_step}, the best in validation")
         return state.best_step

@@ -73,6 +73,10 @@ class Publisher:
         if not isinstance(state, Mapping):
             return WeightSnapshot(Path(state), version, label, parts=partial(_read, Path(state)), device=device)
         write = partial(self._written, state, version)
+        if shapes := getattr(state, "shapes", None):
+            device, parts = getattr(state, "device", device), partial(self._gathered, state)
+            named = partial(self._parts, shapes)
+            return WeightSnapshot(None, version, label, write=write, parts=parts, shapes=named, device=device)
         return WeightSnapshot(None, version, label, write=write, parts=partial(self._parts, state), device=device)
 
     async def keep(self, published: WeightSnapshot) -> None:
@@ -84,12 +88,17 @@ class Publisher:
     def _written(self, state: Mapping[str, Tensor], version: int) -> Path:
         try:
             if self._home is None:
-                self._home = self._make_home(sum(_size(value, self.dtype) for value in state.values()))
+                self._home = self._make_home(
+                    sum(_size(value, self.dtype) for value in getattr(state, "shapes", state).values())
+                )
                 weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)  # also at the interpreter's end
             home = self._home
             folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=home))
             folder.chmod(0o755)
             self._write_config(folder)
+            if hasattr(state, "write"):  # sharded weights: the learner's ranks write them
+                state.write(folder, self.dtype, unties=self.unties)
+                return folder
             names: dict[str, str] = {}
             for number, shard in enumerate(self._shards(state)):
                 file = f"model-{number:05}.safetensors"
@@ -167,11 +176,17 @@ class Publisher:
         """Every tensor of a checkpoint and the numbers to write it in; none twice, unless `unties`."""
         seen = set()
         for name, value in _checkpoint_names(self.model, dict(state)).items():
-            place = (value.device, value.data_ptr(), value.shape, value.stride())
+            place = (value.device, value.data_ptr() or id(value), value.shape, value.stride())
             if value.numel() and place in seen and not self.unties:
                 continue
             seen.add(place)
             yield name, value, self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
+
+    def _gathered(self, state: Any) -> Parts:
+        """`_parts` of sharded weights, each gathered as its turn comes."""
+        names = {id(value): name for name, value in state.shapes.items()}
+        for name, value, dtype in self._parts(state.shapes):
+            yield name, state[names[id(value)]], dtype
 
 
 def _checkpoint_names(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:

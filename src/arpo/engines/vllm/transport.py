@@ -44,6 +44,7 @@ class WeightSnapshot:
     parts: Callable[[], Parts] | None = (
         None  # for `WeightSender`: names of a checkpoint, tensors, and their types there
     )
+    shapes: Callable[[], Parts] | None = None  # the same without memory; None: `parts` costs nothing
     device: torch.device | None = None  # the learner's; None: main memory
     readers: int = 0  # servers that are being started from the folder, which therefore stays
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -44,7 +44,7 @@ class SnapshotSource:
     def metadata(self) -> list[Any]:
         from vllm.distributed.weight_transfer import ParamMeta
 
-        return [ParamMeta(name, dtype, tuple(value.shape)) for name, value, dtype in self._parts()]
+        return [ParamMeta(name, dtype, tuple(value.shape)) for name, value, dtype in self._shapes()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         from vllm.distributed.weight_transfer.base import materialize_full_tensor
@@ -52,6 +52,9 @@ class SnapshotSource:
         with torch.no_grad():
             for name, value, dtype in self._parts():
                 yield name, materialize_full_tensor(value.detach()).to(self.snapshot.device, dtype).contiguous()
+
+    def _shapes(self) -> Iterator[tuple[str, torch.Tensor, torch.dtype]]:
+        return self._parts() if self.snapshot.shapes is None else self.snapshot.shapes()
 
     def _parts(self) -> Iterator[tuple[str, torch.Tensor, torch.dtype]]:
         assert self.snapshot.parts is not None
