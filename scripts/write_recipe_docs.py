@@ -41,6 +41,7 @@ know TRL or verl, [coming-from-trl-or-verl.md](coming-from-trl-or-verl.md) trans
 ```yaml
 name: mine
 base: quickstart                # optional: another recipe under this one, by name or path
+method: dapo                    # optional: the keys of a published method, over the base and under the rest
 rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 ```
 

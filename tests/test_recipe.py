@@ -13,6 +13,7 @@ from arpo.core.branching import Never, Paper, Pilot
 from arpo.errors import ConfigError
 from arpo.learner.losses import surrogate_of
 from arpo.recipe.load import bundled, load_recipe, show_resolved
+from arpo.recipe.methods import METHODS
 from arpo.recipe.run import RunConfig, plain
 from arpo.rewards.config import RewardConfig
 from arpo.tasks.data import DataConfig
@@ -283,6 +284,26 @@ def test_a_rule_and_a_surrogate_take_options_from_a_recipe(tmp_path: Path) -> No
     assert again == run and plain(again) == plain(run)
     made = load_recipe(path, [f"rollout.rule={{use: '{__name__}:capped', options: {{wanted: 2}}}}"]).rollout.branch_rule
     assert [made.most(depth) for depth in (1, 2)] == [2, 0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_a_setting_under_what_a_recipe_says(tmp_path: Path, method: str) -> None:
+    path, base = tmp_path / "own.yaml", tmp_path / "below.yaml"
+    base.write_text("data: {train: {}}\nloss: {clip_high: 0.9, aggregation: 17}\nrollout: {rule: fixed, leaves: 12}\n")
+    path.write_text(f"base: {base}\nmethod: {method}\nloss: {{clip_low: 0.11}}\n")
+    run, named = load_recipe(path), METHODS[method]
+    assert run.loss.clip_low == 0.11 and run.loss.clip_high == named["loss"]["clip_high"]
+    assert run.loss.aggregation == named["loss"]["aggregation"] and run.rollout.leaves == 12
+    assert (
+        run.advantage.estimator == named["advantage"]["estimator"] and run.rollout.rule.rule == named["rollout"]["rule"]
+    )
+    again = arpo.Run(**plain(run))
+    assert again == run and "method" not in plain(run)
+    assert arpo.Run(method=method, data={"train": {}}, loss={"clip_low": 0.11}).loss == run.loss
+    line = load_recipe(base, ["loss.clip_low=0.11", f"method={method}"])
+    assert (line.loss, line.advantage, line.rollout) == (run.loss, run.advantage, run.rollout)
+    with pytest.raises(ConfigError, match=r"no such method.*dapo"):
+        load_recipe(base, ["method=dappo"])
 
 
 def test_estimator_and_mask_take_options_from_a_recipe(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     name: mine
     base: quickstart              # optional: another recipe (a name or a path) under this one
+    method: dapo                  # optional: a published setting (`arpo.recipe.methods`), over base and under the rest
     data: {train: {source: tasks.jsonl}}
     rollout: {leaves: 16, roots: 8}
 
@@ -23,6 +24,7 @@ from arpo.config import as_parts
 from arpo.config_errors import config_error, where
 from arpo.errors import ConfigError, nearest
 from arpo.files import as_seen_from_here, expanded
+from arpo.recipe.methods import preset
 from arpo.recipe.run import RunConfig, plain
 from arpo.yaml_positions import COMMAND_LINE, Keys, Located, dump, lookup, parse_value, read, show
 
@@ -55,7 +57,9 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     it. Raises ConfigError.
     """
     given = _read_with_bases(find(recipe), ())
-    for override in overrides:
+    for override in (o for o in overrides if o.startswith("method=")):
+        given = _preset(override.removeprefix("method="), f"{COMMAND_LINE}: method").over(given, TAGS)
+    for override in (o for o in overrides if not o.startswith("method=")):
         given = _override(given, override)
     code = given.value.get("code")
     if isinstance(code, str) and code and code not in sys.path:
@@ -111,6 +115,13 @@ def find(recipe: str | Path) -> Path:
     raise ConfigError("there is no such recipe", value=str(recipe), hint=hint)
 
 
+def _preset(name: object, place: str) -> Located:
+    """The keys of a method, which stand at `place`."""
+    groups = preset(name, place)
+    keys: list[Keys] = [(), *((group,) for group in groups), *((g, key) for g, own in groups.items() for key in own)]
+    return Located(groups, dict.fromkeys(keys, place))
+
+
 def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
     """The file with the recipes that it builds on laid under it."""
     if path.resolve() in above:
@@ -124,6 +135,8 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
         own.places[("code",)] = own.place(())
     for keys in PATHS:
         _anchor(own.value, keys, path.parent)
+    if (method := own.value.pop("method", None)) is not None:
+        own = own.over(_preset(method, where(own, ("method",))), TAGS)
     base = own.value.pop("base", None)
     if base is None:
         return own
@@ -140,7 +153,7 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
 def _refuse_foreign(own: Located, path: Path) -> None:
     """Raise ConfigError, which shows nothing of it, where most keys of a file that a recipe builds on are no recipe's:
     messages about the others would show what it holds."""
-    known = own.value.keys() & {*RunConfig.model_fields, "base"}
+    known = own.value.keys() & {*RunConfig.model_fields, "base", "method"}
     if 2 * len(known) < len(own.value):
         raise ConfigError("this file, which a recipe builds on, is no recipe", where=str(path))
 

@@ -25,6 +25,7 @@ from arpo.learner.config import LossConfig, OptimConfig
 from arpo.models.loading import ModelConfig
 from arpo.options import UseWithOptions, check_options, custom
 from arpo.recipe.evaluation import EvalConfig
+from arpo.recipe.methods import with_method
 from arpo.recipe.train import ColdStartConfig, TrainConfig
 from arpo.rewards.config import RewardConfig
 from arpo.rollout.config import RolloutConfig
@@ -169,6 +170,11 @@ class RunConfig(Config):
     """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in
     its first seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts,
     and `made` here. Null: as they stand."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method(cls, given: Any) -> Any:
+        return with_method(given) if isinstance(given, Mapping) and "method" in given else given
 
     @property
     def folder(self) -> Path:
