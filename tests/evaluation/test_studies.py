@@ -12,7 +12,7 @@ from recorded_turns import recorded
 from typer.testing import CliRunner
 
 from arpo.cli.commands import app
-from arpo.core.tree import CallStatus
+from arpo.core.tree import CallStatus, on_probe_line
 from arpo.errors import ConfigError
 from arpo.evaluation.entropy import draw_entropy, entropy_study
 from arpo.evaluation.quality import quality
@@ -141,8 +141,10 @@ def test_a_run_is_studied_from_its_records(tiny_run: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     assert "Tool-call quality" in done.output and "claimed: +40 %" in done.output.replace("\n", " ")
     value = json.loads((out / "study.json").read_text())
-    results = sum(len(each.record.tree.observations) for each in read_recorded(tiny_run))
-    assert value["studies"]["entropy"]["tools"][0]["results"] >= results > 0
+    trees = [each.record.tree for each in read_recorded(tiny_run)]
+    after = [(tree, (*place, 0)) for tree in trees for place in tree.observations]
+    results = sum(on_probe_line(tree, place) and place in tree.turns for tree, place in after)
+    assert value["studies"]["entropy"]["tools"][0]["results"] == results > 0
     assert (out / "plots" / "entropy.png").read_bytes()[:4] == b"\x89PNG"
     pair = CliRunner().invoke(app, ["study", str(tiny_run), str(tiny_run / "events" / "step-000001.frames")])
     assert pair.exit_code == 0 and "tiny" in pair.output and "step-000001" in pair.output

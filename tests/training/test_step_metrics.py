@@ -123,13 +123,10 @@ def test_tokens_unique_and_flat():
 def test_entropies_leave_siblings_out():
     m = step_metrics([measured()])
     assert m["entropy/first"] == pytest.approx((0.5 + 1.5) / 2)
-    assert m["entropy/after_tool"] == pytest.approx((0.5 + 0.25) / 2)
-    assert m["entropy/rise"] == pytest.approx((0.0 - 0.25) / 2) and m["entropy/rise_positive"] == 0.0
-    assert m["entropy_at/after_tool/00"] == pytest.approx((1.0 + 0.25) / 2) and m[
-        "entropy_at/after_tool/02"
-    ] == pytest.approx(0.25)
-    assert "entropy_at/after_tool/04" not in m
-    assert step_metrics([measured()], head_tokens=1)["entropy/rise"] == pytest.approx((0.5 - 0.25) / 2)
+    assert m["entropy/after_tool"] == pytest.approx(0.5), "the turn after sibling 0.1 does not count"
+    assert m["entropy/rise"] == pytest.approx(0.0) and m["entropy/rise_positive"] == 0.0
+    assert m["entropy_at/after_tool/00"] == pytest.approx(1.0) and "entropy_at/after_tool/02" not in m
+    assert step_metrics([measured()], head_tokens=1)["entropy/rise"] == pytest.approx(0.5)
 
 
 def test_decisions_and_the_rates_that_a_random_rule_needs():

@@ -44,6 +44,7 @@ from arpo.core.tree import (
     ToolCallResult,
     Turn,
     fork_weights,
+    on_probe_line,
     probe_lines,
 )
 from arpo.core.window import next_stats, post_tool_heads
@@ -106,6 +107,7 @@ __all__ = [
     "keyed",
     "mixed",
     "next_stats",
+    "on_probe_line",
     "post_tool_heads",
     "probe_lines",
     "read_place",

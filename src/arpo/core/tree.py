@@ -262,6 +262,16 @@ def probe_lines(tree: RolloutTree, planned_roots: int) -> list[Place]:
     return [leaf for leaf in tree.leaves() if leaf[0] < planned_roots and not any(leaf[1:])]
 
 
+def on_probe_line(tree: RolloutTree, place: Place) -> bool:
+    """Whether the turn at `place` is on the probe line of a planned root: what the policy writes whatever the rule is.
+
+    Siblings and all that follows them are where the rule chose to branch, and how many fills a task has depends on it,
+    so a figure over them is not the policy's alone.
+    """
+    root = tree.turns.get(place[:1])
+    return root is not None and root.role is Role.ROOT and not any(place[1:])
+
+
 def fork_weights(tree: RolloutTree, leaves: Iterable[Place] | None = None) -> dict[Place, float]:
     """Weight of every leaf: the product of 1 / number of children over the forks on its path. The weights sum to 1.
 

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arpo.core.tree import Observation, RolloutTree, Turn
+from arpo.core.place import Place
+from arpo.core.tree import Observation, RolloutTree, Turn, on_probe_line
 from arpo.display.charts import Line, Panel, draw
 from arpo.errors import ConfigError
 from arpo.evaluation.statistics import Estimate
@@ -122,7 +123,8 @@ class _Collected:
 
 
 def entropy_study(recorded: Iterable[Recorded]) -> EntropyStudy:
-    """Measure what stands in `recorded` (any trees, branched or not: every continuation of a result counts).
+    """Measure what stands in `recorded`, on lines without a sibling alone, so that the figures are the policy's under
+    any branching rule.
 
     k is the head of the first record. Raises ConfigError where there is no tool result with a turn after it, or the
     engine that wrote the turns did not know its entropies (an endpoint tells none).
@@ -135,7 +137,7 @@ def entropy_study(recorded: Iterable[Recorded]) -> EntropyStudy:
     for each in recorded:
         tree, trees = each.record.tree, trees + 1
         k = k or each.record.config.head
-        for turn in (turn for place, turn in tree.turns.items() if len(place) == 1 and _known(turn)):
+        for turn in (turn for place, turn in sorted(tree.turns.items()) if _is_first(tree, place) and _known(turn)):
             for at, value in enumerate(turn.entropies[:WINDOW]):
                 add(first_curve[at], each.question, value, 1.0)
         for observation, caller, follows in _results(tree):
@@ -165,10 +167,14 @@ def entropy_study(recorded: Iterable[Recorded]) -> EntropyStudy:
 
 
 def _results(tree: RolloutTree) -> Iterable[tuple[Observation, Turn, Turn]]:
-    for place, observation in tree.observations.items():
-        for child in tree.children(place):
+    for place, observation in sorted(tree.observations.items()):  # not in the order in which they arrived
+        for child in (child for child in tree.children(place) if on_probe_line(tree, child)):
             if tree.turns[place].entropies and tree.turns[child].entropies:
                 yield observation, tree.turns[place], tree.turns[child]
+
+
+def _is_first(tree: RolloutTree, place: Place) -> bool:
+    return len(place) == 1 and on_probe_line(tree, place)
 
 
 def _known(turn: Turn) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from arpo.answer_text import CLOSED, contains, tokens
-from arpo.core.tree import Branch, Call, CallStatus, ToolCallResult
+from arpo.core.tree import Branch, Call, CallStatus, ToolCallResult, on_probe_line
 from arpo.evaluation.statistics import Estimate
 from arpo.evaluation.trajectories import Recorded, add, ratio, share
 from arpo.rollout.tree_rollout import NOT_RUN
@@ -74,13 +74,15 @@ class _Made:
 
 
 def quality(recorded: Iterable[Recorded]) -> Quality:
-    """Measure all trajectories (every leaf that the world did not end)."""
+    """Measure the trajectories without a sibling (that no infrastructure failure ended), so that the figures are the
+    policy's under any branching rule."""
     figures: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
     tools: dict[tuple[str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
     each_calls: dict[str, tuple[float, float]] = {}
     trajectories = calls = 0
     for each in recorded:
-        for branch in (branch for branch in each.record.tree.branches() if not branch.ending.aborted):
+        tree = each.record.tree
+        for branch in (b for b in tree.branches() if on_probe_line(tree, b.leaf) and not b.ending.aborted):
             made = list(_made(branch))
             trajectories, calls = trajectories + 1, calls + len(made)
             add(each_calls, each.question, len(made), 1)

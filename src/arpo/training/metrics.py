@@ -38,7 +38,7 @@ from arpo.core.credit import CreditedTree, mixed
 from arpo.core.entropy import head_entropy
 from arpo.core.expansion import TipDecision
 from arpo.core.place import Place
-from arpo.core.tree import Role, RolloutTree, StopReason, ToolCallResult, Turn, fork_weights, probe_lines
+from arpo.core.tree import Role, RolloutTree, StopReason, ToolCallResult, Turn, fork_weights, on_probe_line, probe_lines
 from arpo.rollout.collect import Rollout
 
 Metrics = dict[str, float]
@@ -272,7 +272,7 @@ def _entropies(trees: Sequence[RolloutTree], head_tokens: int) -> Metrics:
         }
         for place, head in heads.items():
             turn = tree.turns[place]
-            if len(place) > 1 and turn.role is not Role.PROBE:
+            if not on_probe_line(tree, place):
                 continue
             for position, entropy in enumerate(turn.entropies[:POSITIONS]):
                 (first if len(place) == 1 else after)[position].append(entropy)
