@@ -25,4 +25,4 @@ def test_core_imports_nothing_outside_the_standard_library():
         check=True,
         timeout=60,
     )
-    assert found.stdout.splitlines() == ["", "arpo.errors"]
+    assert found.stdout.splitlines() == ["", "arpo.errors arpo.foreign"]

@@ -268,3 +268,12 @@ class _InPlace:
         if result.dim() == 3 and result.dtype == inner.dtype == outer.weight.dtype and outer.bias is None:
             return result.baddbmm_(inner, outer.weight.T.expand(len(result), -1, -1))
         return result + outer(inner)
+
+    def merge_safe(self, module: Any, active_adapter: str, orig_weight: "Tensor") -> "Tensor":
+        return orig_weight + module.get_delta_weight(active_adapter)
+
+    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: "Tensor") -> None:
+        orig_weight.data += module.get_delta_weight(active_adapter)
+
+    def unmerge(self, module: Any, active_adapter: str, orig_weight: "Tensor") -> "Tensor":
+        return orig_weight - module.get_delta_weight(active_adapter)
