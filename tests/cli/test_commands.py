@@ -205,3 +205,12 @@ def test_ctrl_c_stops_an_answer_and_the_talk_goes_on(tiny_run: Path, tiny_projec
     model = tiny_run / "checkpoints" / "step-000002" / "model"
     shown = talk_with(model, *["Parity of 7"] * 6, "/new", recipe=str(recipe))
     assert "(stopped)" in shown and "(a new conversation)" in shown
+
+
+def test_under_torchrun_other_commands_than_training_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    refused = arpo("doctor")
+    assert refused.exit_code == 2 and "without torchrun" in refused.output
+    monkeypatch.setenv("RANK", "1")
+    assert arpo("doctor").output == ""

@@ -1,5 +1,5 @@
-"""How a command ends: an error of arpo or an unusable file gives one clear message, and Ctrl-C a single word. Bugs keep
-their traceback."""
+"""How a command begins and ends. Under torchrun one process carries it out. An error of arpo or an unusable file gives
+one clear message, and Ctrl-C a single word; bugs keep their traceback."""
 
 import os
 import sys
@@ -11,14 +11,37 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from arpo.errors import ArpoError
+from arpo.errors import ArpoError, ConfigError
 from arpo.terminal_safe import print_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+TRAIN = ("train", "sft")  # commands that several processes carry out together
 MISTAKE = 2  # exit code of an ArpoError or an OSError, which the user can fix
 INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
+
+
+def check_processes(name: str | None) -> None:
+    """Under torchrun: raise ConfigError, in the first process alone, unless the command `name` trains."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and name not in TRAIN:
+        follow_first_rank(trains=False)
+        raise ConfigError(
+            f"arpo {name} runs in one process",
+            hint=f"Start it without torchrun, which is for arpo {' and arpo '.join(TRAIN)}",
+        )
+
+
+def follow_first_rank(*, trains: bool = True) -> None:
+    """Under torchrun the first process alone reads the recipe and carries it out. In any other: do what it asks, where
+    it `trains`, and then exit."""
+    if int(os.environ.get("RANK", 0)):
+        if trains:
+            from arpo.learner.rank import torch_rank
+            from arpo.learner.ranks import follow
+
+            follow(torch_rank)
+        raise typer.Exit
 
 
 @contextmanager

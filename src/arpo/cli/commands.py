@@ -7,7 +7,7 @@ import typer
 
 import arpo
 from arpo.cli import cache, options
-from arpo.cli.boundary import command, path
+from arpo.cli.boundary import check_processes, command, follow_first_rank, path, told
 from arpo.cli.options import Out, Overrides, Recipe
 from arpo.terminal_safe import print_line
 
@@ -29,11 +29,13 @@ def _tell_version(is_set: bool) -> None:
 
 @app.callback()
 def every_command(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    with told():
+        check_processes(context.invoked_subcommand)
 
 
 @app.command()
@@ -52,7 +54,7 @@ def train(
 
     Cold start, training, evaluation before and after, and a report.
     """
-    from arpo.cli.run_arguments import accepted_from_arguments, follow_first_rank, run_from_arguments
+    from arpo.cli.run_arguments import accepted_from_arguments, run_from_arguments
 
     follow_first_rank(trains=not (print_ or try_))
     run = run_from_arguments(recipe, overrides or [], resume)
@@ -81,6 +83,7 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     from arpo.recipe.load import load_recipe
     from arpo.sft.stage import sft
 
+    follow_first_rank()
     sft(load_recipe(recipe, overrides or []), out=out)
 
 

@@ -1,27 +1,12 @@
 """Builds the run's configuration, and what its resumption accepts, from the arguments of `arpo train`."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import typer
 
 from arpo.errors import ConfigError
 from arpo.recipe.load import bundled, load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.runs.folder import RunFolder, check_is_run
-
-
-def follow_first_rank(*, trains: bool) -> None:
-    """Under torchrun the first process alone reads the recipe and carries it out. In any other: do what it asks, where
-    it `trains`, and then exit."""
-    if int(os.environ.get("RANK", 0)):
-        if trains:
-            from arpo.learner.rank import torch_rank
-            from arpo.learner.ranks import follow
-
-            follow(torch_rank)
-        raise typer.Exit
 
 
 def run_from_arguments(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> RunConfig:

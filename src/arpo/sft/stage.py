@@ -27,6 +27,8 @@ from arpo.export.card import model_card, table_of_results
 from arpo.export.model import empty_folder, write_card, write_model, write_recipe
 from arpo.learner import MAX_SKIPPED, Learner
 from arpo.learner.config import LossConfig
+from arpo.learner.rank import torch_rank
+from arpo.learner.ranks import Ranks, follow, torch_ranks
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
@@ -126,24 +128,28 @@ def sft(run: RunConfig, *, out: Path | None = None, console: Console | None = No
 
     Then the accuracy on the recipe's held-out tasks is measured, where it has any. The result is kept in the cache too,
     where a run of the same recipe finds it, or taken from there. Raises ConfigError where the recipe has no cold start.
+    Under torchrun as `arpo.train`.
     """
+    if follow(torch_rank):
+        raise SystemExit
     refuse_training(run)
     if run.cold_start is None:
         raise ConfigError(
             "this recipe has no cold start", where="cold_start", hint="Name traces: cold_start: {traces: traces.jsonl}"
         )
     target = empty_folder(out or run.folder.with_name(f"{run.folder.name}-sft"))
-    run_to_end(_sft(run, target, console or Console(soft_wrap=True)))
+    with torch_ranks(torch_rank) as ranks:
+        run_to_end(_sft(run, target, console or Console(soft_wrap=True), ranks))
     return target
 
 
-async def _sft(run: RunConfig, out: Path, console: Console) -> None:
+async def _sft(run: RunConfig, out: Path, console: Console, ranks: Ranks | None) -> None:
     def tell(text: str) -> None:
         console.print(text)
 
     tasks, _ = read_tasks(run, run.evaluation.split)
     cache = SFTCache(run, bundled=False)
-    components = build_components(run, fetch(run.model.source), cache.model)
+    components = build_components(run, fetch(run.model.source), cache.model, ranks=ranks)
     results: list[EvalResults] = []
     try:
         if cache.model is None:
