@@ -217,7 +217,7 @@ def test_a_state_that_cannot_be_had_is_the_worlds_fault(tokenizer, what, trouble
         assert one.grown.tree.endings == {leaf: ending}
         reason = one.grown.failures[0][1]
         assert reason == (
-            "no container" if isinstance(trouble, ToolError) else "the state of search was not there after 10 s"
+            "no container" if isinstance(trouble, ToolError) else "the state of search was not there after 30 s"
         )
         assert not any(state.open for state in tool.states)
         if ending is StopReason.FINISHED:  # the call itself ran once, whatever came after it
@@ -246,7 +246,7 @@ def test_a_state_that_does_not_close_is_noted_and_the_others_close(tokenizer):
     assert tool.all_closed and len(one.scored.scores) == 4
     assert sorted(one.grown.states.lost) == [
         "search was not closed: gone",
-        "search was not closed: not done after 10 s",
+        "search was not closed: not done after 30 s",
     ]
 
 

@@ -129,13 +129,13 @@ def learner_model(path: Path, config: ModelConfig, weights: Path | None = None, 
 def check_files(folder: Path) -> None:
     """Raises ConfigError, before a library reads them, for files of a model that are too large or no files, and for a
     configuration that no such weights can have."""
-    for path in [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")]:
-        try:
-            open_file(path, MODEL_FILE_BYTES).close()
-        except (FormatError, OSError) as error:
-            raise ConfigError(f"the model cannot be read: {error}", where="model.source") from error
     file = folder / "config.json"
-    config = read_json(file) if file.is_file() else {}
+    try:
+        for path in [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")]:
+            open_file(path, MODEL_FILE_BYTES).close()
+        config = read_json(file) if file.is_file() else {}
+    except (FormatError, OSError) as error:
+        raise ConfigError(f"the model cannot be read: {error}", where="model.source") from error
     for place, number in _integers(config):
         counted = place.rpartition(".")[2].startswith(("num_", "n_"))
         if abs(number) > (MOST_OF_A_KIND if counted else MOST_OF_A_SIZE):
