@@ -28,11 +28,12 @@ from arpo.evaluation.manifest import EvalManifest, open_evaluation
 from arpo.evaluation.questions import BenchmarkQuestions, EvalSpec, choose, eval_specs, preset, select
 from arpo.evaluation.reports import print_results, write_all
 from arpo.evaluation.results import EvalResults, read_results, read_studies
-from arpo.evaluation.run_eval import missing, run_eval
+from arpo.evaluation.run_eval import missing, public_reward, run_eval
 from arpo.event_loop import run_sync
 from arpo.files import expanded
 from arpo.models.identity import identity
 from arpo.recipe.run import RunConfig
+from arpo.rewards.measures import gold_warning
 from arpo.runs.folder import is_run
 
 
@@ -95,6 +96,10 @@ def evaluate_model(
     overlap = training_overlap(model.folder, questions) if request.benchmarks else {}
     for warning in overlap.get("warnings", ()):
         _say(console, f"warning: {warning}")
+    for part in questions:
+        reward = public_reward(model.run.reward) if part.public else model.run.reward
+        if warning := gold_warning(part.tasks, reward):
+            _say(console, f"warning: {part.title}: {warning}")
     setting = build_setting(model.run)
     for text in setting.notes():
         _say(console, text)

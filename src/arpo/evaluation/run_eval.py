@@ -6,7 +6,7 @@ model comes from: `evaluate` (the command) and training bring its components.
 """
 
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -154,15 +154,19 @@ def _earlier_calls(folder: Path, tools: Container[str]) -> Mapping[str, Any]:
     return usage_of((call for tree in trees for seen in tree.observations.values() for call in seen.outcomes), tools)
 
 
+def public_reward(config: RewardConfig | Callable[..., Any]) -> RewardConfig:
+    """The reward of public benchmarks, in an evaluation of a recipe with the reward `config`."""
+    settings = {"answer": "auto", "bonus": 0.0, "bonus_tools": ()}
+    builds = isinstance(config, RewardConfig) and not config.use
+    return config.model_copy(update=settings) if builds else RewardConfig()
+
+
 def _reward(components: EvalComponents, benchmarks: Mapping[str, BenchmarkQuestions]) -> Reward:
     """A public benchmark is scored by its own measure, whatever the recipe trains on; other questions by the recipe's
     reward."""
     if not any(each.public for each in benchmarks.values()):
         return components.reward
-    config = components.run.reward
-    settings = {"answer": "auto", "bonus": 0.0, "bonus_tools": ()}
-    builds = isinstance(config, RewardConfig) and not config.use
-    public = build_reward(config.model_copy(update=settings) if builds else RewardConfig())
+    public = build_reward(public_reward(components.run.reward))
 
     async def reward(task: Task, transcript: Transcript) -> Score:
         is_public = (each := benchmarks.get(task.source)) is not None and each.public

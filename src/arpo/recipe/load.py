@@ -14,7 +14,7 @@ folder first.
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from arpo.errors import ConfigError, nearest
 from arpo.files import as_seen_from_here, expanded
 from arpo.recipe.methods import preset
 from arpo.recipe.run import RunConfig, plain
-from arpo.yaml_positions import COMMAND_LINE, Keys, Located, dump, lookup, parse_value, read, show
+from arpo.yaml_positions import COMMAND_LINE, Keys, Located, dump, lookup, parse, parse_value, read, show
 
 # groups that come in kinds, and the key that names the kind; an entry of a list is written `*`
 TAGS: dict[Keys, str] = {
@@ -61,6 +61,15 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         given = _preset(override.removeprefix("method="), f"{COMMAND_LINE}: method").over(given, TAGS)
     for override in (o for o in overrides if not o.startswith("method=")):
         given = _override(given, override)
+    return _run(given)
+
+
+def resolved_run(recipe: Mapping[str, Any], name: str) -> RunConfig:
+    """The run that was written as `recipe` (`arpo.recipe.run.plain`); messages call it `name`. Raises ConfigError."""
+    return _run(parse(dump(recipe), name))
+
+
+def _run(given: Located) -> RunConfig:
     code = given.value.get("code")
     if isinstance(code, str) and code and code not in sys.path:
         sys.path.insert(0, code)  # before the check, which imports a branching rule of your own

@@ -3,10 +3,11 @@ answer."""
 
 from collections.abc import Callable, Iterable
 from types import MappingProxyType
+from typing import Any
 
 from arpo.answer_text import contains, exact, f1
 from arpo.rewards.choices import choice
-from arpo.rewards.config import Measure, load_function
+from arpo.rewards.config import Measure, RewardConfig, load_function
 from arpo.rewards.maths import gold_problem, maths
 from arpo.rewards.numbers import read_number
 from arpo.rewards.paper import Accuracy
@@ -51,9 +52,12 @@ def gold_problems(task: Task, measure: Measure = "auto") -> list[str]:
     return problems
 
 
-def gold_warning(tasks: Iterable[Task], measure: Measure) -> str:
-    """Names the golds that no answer can equal, except as the same text; "" where there are none."""
-    problems = [f"{task.id}: {problem}" for task in tasks for problem in gold_problems(task, measure)]
+def gold_warning(tasks: Iterable[Task], reward: RewardConfig | Callable[..., Any]) -> str:
+    """Names the golds that no answer can equal, except as the same text; "" where there are none, or where answers are
+    scored by a reward of one's own."""
+    if not isinstance(reward, RewardConfig) or reward.use:
+        return ""
+    problems = [f"{task.id}: {problem}" for task in tasks for problem in gold_problems(task, reward.answer)]
     if not problems:
         return ""
     rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from arpo.chat import Transcript
+from arpo.chat import ParsedTurn, Transcript
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.place import Place, show
@@ -159,6 +159,8 @@ def record_of(
             **({"calls": calls} if (calls := task.metadata.get("calls")) else {}),
         },
         "texts": {show(place): grown.turn_text(place) for place in grown.tree.turns},
+        "read": {show(place): _reading(turn) for place, turn in grown.parsed.items() if place in grown.tree.turns},
+        "states": sorted({name for said in rollout.transcripts.values() for name in said.states}),
         "prompt": grown.prompt_text(),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
@@ -167,3 +169,32 @@ def record_of(
         "learner_logprobs": {show(place): values for place, values in (learner or {}).items()},
     }
     return TreeRecord.from_expansion(grown.expansion, credited or rollout.scored, notes)
+
+
+def _reading(turn: ParsedTurn) -> dict[str, object]:
+    """What a record's tree does not say of a parsed turn: its text is the first `length` characters of the turn's."""
+    return {"length": len(turn.text), "answer": turn.answer, "well_formed": turn.well_formed}
+
+
+def recorded_transcript(record: TreeRecord) -> Transcript | None:
+    """The first branch of a record as its reward saw it, but for calls of a turn that was cut off, which never ran.
+
+    None where the record does not say all of it: final states of stateful tools are not recorded, nor how an earlier
+    version read the turns.
+    """
+    branch, texts, read = record.tree.branches()[0], record.notes.get("texts"), record.notes.get("read")
+    if record.notes.get("states") != [] or not isinstance(texts, Mapping) or not isinstance(read, Mapping):
+        return None
+    turns = []
+    for turn in branch.turns:
+        text, reading = texts[show(turn.place)], read[show(turn.place)]
+        turns.append(
+            ParsedTurn(
+                text=text[: reading["length"]],
+                calls=turn.calls,
+                answer=reading["answer"],
+                well_formed=reading["well_formed"],
+            )
+        )
+    outcomes = tuple(observation.outcomes for observation in branch.observations)
+    return Transcript(turns=tuple(turns), outcomes=outcomes, ending=branch.ending.value, states={})

@@ -17,7 +17,6 @@ from arpo.assembly.components import Setting, build_setting, read_tasks
 from arpo.errors import ConfigError
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig, plain
-from arpo.rewards.config import RewardConfig
 from arpo.rewards.measures import gold_warning
 from arpo.runs.fingerprint import fingerprint
 from arpo.runs.folder import RunFolder
@@ -63,9 +62,8 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
     notes += _shared(tasks, run.data.allow_test_questions)
     if run.cold_start and not resume:
         read_traces(run.cold_start, run.data.train)
-    if isinstance(run.reward, RewardConfig) and not run.reward.use:
-        warnings = {split: gold_warning(tasks[split], run.reward.answer) for split in tasks}
-        notes += [(f"{split} data: {text}", "warning") for split, text in warnings.items() if text]
+    warnings = {split: gold_warning(tasks[split], run.reward) for split in tasks}
+    notes += [(f"{split} data: {text}", "warning") for split, text in warnings.items() if text]
     setting = build_setting(run)
     notes += [(text, "info") for text in setting.notes()]
     return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=fetch(run.model.source), began=began)
