@@ -60,14 +60,17 @@ async def _rescore(folder: Path, scorer: "_Scorer") -> Rescored:
             continue
         try:
             record = record_in(line) if line.get("record") is not None else None
-            scored = await scorer.score(sample, record and recorded_transcript(record))
+            scored = await scorer.score(sample, None if record is None else recorded_transcript(record))
         except ArpoError as error:
             kept[str(error)] += 1
             continue
         if (scored.accuracy, scored.reward) != (sample.accuracy, sample.reward):
             if record is not None:
-                score = {"reward": scored.reward, "accuracy": scored.accuracy}
-                record = replace(record, scores={leaf: replace(old, **score) for leaf, old in record.scores.items()})
+                scores = {
+                    leaf: replace(old, reward=scored.reward, accuracy=scored.accuracy)
+                    for leaf, old in record.scores.items()
+                }
+                record = replace(record, scores=scores)
             changed.append((scored, record))
     if changed:
         with SampleLog(folder) as log:

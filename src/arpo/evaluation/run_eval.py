@@ -157,8 +157,9 @@ def _earlier_calls(folder: Path, tools: Container[str]) -> Mapping[str, Any]:
 def public_reward(config: RewardConfig | Callable[..., Any]) -> RewardConfig:
     """The reward of public benchmarks, in an evaluation of a recipe with the reward `config`."""
     settings = {"answer": "auto", "bonus": 0.0, "bonus_tools": ()}
-    builds = isinstance(config, RewardConfig) and not config.use
-    return config.model_copy(update=settings) if builds else RewardConfig()
+    if not isinstance(config, RewardConfig) or config.use:
+        return RewardConfig()
+    return config.model_copy(update=settings)
 
 
 def _reward(components: EvalComponents, benchmarks: Mapping[str, BenchmarkQuestions]) -> Reward:
