@@ -31,7 +31,7 @@ def main() -> int:
     seconds = time.process_time() - began
     figures = {"pairs": num_pairs, "cpu_s": seconds, "longest_s": longest}
     return finish(
-        "answers", figures, [at_most("processor seconds for 10,000 pairs", 60.0, seconds * 10_000 / num_pairs)]
+        "answers", figures, [at_most("processor seconds for 10,000 pairs", 30.0, seconds * 10_000 / num_pairs)]
     )
 
 
