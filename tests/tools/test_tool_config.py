@@ -129,7 +129,7 @@ def test_one_entry_may_give_several_tools(module):
         and tools[0].deadline_s == 2
         and shout.deadline_s is None
     )
-    with pytest.raises(ConfigError, match="keep their names"):
+    with pytest.raises(ConfigError, match="renames some of them"):
         build_tools([ToolConfig(use=f"{module}:everything", name="both")])
 
 
