@@ -207,9 +207,14 @@ def test_ctrl_c_stops_an_answer_and_the_talk_goes_on(tiny_run: Path, tiny_projec
     assert "(stopped)" in shown and "(a new conversation)" in shown
 
 
-def test_under_torchrun_other_commands_than_training_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_torchrun_the_first_process_alone_speaks(
+    tiny_project: TinyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
+    for name in ("train", "sft"):
+        mistaken = arpo(name, tiny_project.recipe, "rollout.root=3")
+        assert mistaken.exit_code == 2 and "rollout.roots" in mistaken.output
     refused = arpo("doctor")
     assert refused.exit_code == 2 and "without torchrun" in refused.output
     monkeypatch.setenv("RANK", "1")
