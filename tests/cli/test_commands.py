@@ -214,7 +214,7 @@ def test_under_torchrun_the_first_process_alone_speaks(
     monkeypatch.setenv("RANK", "0")
     for name in ("train", "sft"):
         mistaken = arpo(name, tiny_project.recipe, "rollout.root=3")
-        assert mistaken.exit_code == 2 and "rollout.roots" in mistaken.output
+        assert mistaken.exit_code == 2 and "did you mean 'roots'" in mistaken.output
     refused = arpo("doctor")
     assert refused.exit_code == 2 and "without torchrun" in refused.output
     monkeypatch.setenv("RANK", "1")
