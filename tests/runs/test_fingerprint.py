@@ -114,6 +114,20 @@ def test_what_changed_is_refused_named_and_accepted(name: str, own_project: Tiny
     assert accepted["accepted"] == [part] and words in accepted["differences"][0]
 
 
+def test_code_of_an_estimator_and_a_mask_of_ones_own_is_compared(own_project: TinyProject) -> None:
+    file, keys = (
+        own_project.folder / "own_credit.py",
+        ("advantage.estimator=own_credit:f", "advantage.mask=own_credit:f"),
+    )
+    for key in keys:
+        file.write_text("def f(trees, config):\n    return []\n")
+        run = load_recipe(own_project.recipe, [key])
+        before = fingerprint(run, {}, (), own_project.model)
+        file.write_text("def f(trees, config):\n    return [{}]\n")
+        (changed,) = differences(before, fingerprint(run, {}, (), own_project.model))
+        assert (changed.part, changed.key) == ("credit", "advantage") and "own_credit.py differs" in changed.text
+
+
 def test_before_the_first_checkpoint_nothing_depends_on_it(own_project: TinyProject, tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", "name: x\n", {}) as folder:
         keep_fingerprint(folder, parts_of(own_project))

@@ -8,6 +8,7 @@
     tools                         settings, offers, documents, code                       tools
     reward                        settings, code                                          reward
     rule, surrogate               code of your own                                        rollout.rule, loss.surrogate
+    credit                        code of your own estimator and mask                     advantage
     method                        the recipe's keys that decide results                   the key
 
 Code is compared by its syntax tree (`code`). Engine, plan, trackers and how long a run lasts are no part of it: they
@@ -35,7 +36,7 @@ from arpo.tasks import Task
 from arpo.tools import ToolBase
 
 FILE = "fingerprints.json"
-PARTS = ("data", "model", "tokenizer", "template", "tools", "reward", "rule", "surrogate", "method")
+PARTS = ("data", "model", "tokenizer", "template", "tools", "reward", "rule", "surrogate", "credit", "method")
 SECTIONS = ("seed", "model", "chat", "rollout", "advantage", "loss", "optim", "train", "cold_start", "evaluation")
 FREE = (  # keys of these sections that may change; `model.source` is compared by content
     *(f"model.{key}" for key in ("source", "device", "gradient_checkpointing")),
@@ -81,6 +82,7 @@ def fingerprint(
         "reward": {"settings": _digest(named["reward"]), **_code(named["reward"])},
         "rule": _code(named["rollout"]["rule"]),
         "surrogate": _code(named["loss"]["surrogate"]),
+        "credit": _code(named["advantage"]),
         "method": _method(run),
     }
     return dict(json.loads(json.dumps(parts, default=str)))
@@ -138,7 +140,13 @@ def differences(before: Parts, now: Parts) -> list[Difference]:
 def _changed(part: str, label: str, one: Any, other: Any) -> Difference:
     if part == "data":
         return Difference(part, label, f"{label}: {_rows(one or [], other or [])}")
-    keys = {"tools": "tools", "reward": "reward", "rule": "rollout.rule", "surrogate": "loss.surrogate"}
+    keys = {
+        "tools": "tools",
+        "reward": "reward",
+        "rule": "rollout.rule",
+        "surrogate": "loss.surrogate",
+        "credit": "advantage",
+    }
     key = keys.get(part, "model.source")
     verb = "is new" if one is None else "is gone" if other is None else "differs"
     return Difference(part, key, f"{part}: {label} {verb}")
