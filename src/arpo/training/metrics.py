@@ -20,8 +20,8 @@ cannot be computed (no decision, say) is left out, never 0.
         `generated`: sampled; `shared`: sampled tokens that leaves beyond the first did not have to sample again.
     lengths/{prompt,turn,branch,branch_max,turns}                                          (tokens; turns a branch)
     entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: place in the turn)
-        over first turns of roots and fills, and over probes (a sibling starts where the policy was unsure, so it would
-        bias them).
+        over planned roots' first turns and what follows them without a branch (`on_probe_line`): a sibling starts where
+        the policy was unsure, so it would bias them.
     decisions/{tips,wanted,granted,refused,flips,waited}, decisions/{tips_at,wanting_at}/DEPTH
     staleness/{mean,max,mixed}
         versions of the weights between those that wrote a token and those that train it, over all sampled tokens (0:

@@ -23,7 +23,7 @@ from arpo.runs.folder import RunFolder, naming
 from arpo.view.memo import file_identity
 from arpo.view.rows import TreeFacts, facts_of
 
-_VERSION = 1  # of the tables; an index of another version is deleted
+_VERSION = 2  # of the tables and what stands in them; an index of another version is deleted
 _JSON = ("tools", "statuses", "endings")
 COLUMNS = (
     *(

@@ -13,7 +13,7 @@ from typing import Any
 from arpo.core.events import Returned
 from arpo.core.place import Place
 from arpo.core.record import TreeRecord
-from arpo.core.tree import Role, ToolCallResult
+from arpo.core.tree import ToolCallResult, on_probe_line
 from arpo.view.forks import fork_at, forks, helped
 
 MOST_QUESTION = 300  # characters of a question in a table
@@ -97,18 +97,20 @@ def _tips(record: TreeRecord) -> list[TipRow]:
 
 
 def _sums(record: TreeRecord) -> Sums:
-    """Sums over the first turns of roots and fills, the turns before a result, and the probes after it. They leave out
-    siblings, which start where the policy was uncertain and would bias the mean."""
+    """Sums over the first turns of planned roots, the turns before a result, and the turns after it: on lines without a
+    sibling alone, as the run's metrics have them, since siblings start where the policy was uncertain."""
     sums: Sums = {}
     tree = record.tree
     for place, turn in tree.turns.items():
+        if not on_probe_line(tree, place):
+            continue
         if len(place) == 1:
             _add(sums, FIRST, "", 0, turn.entropies[:AFTER])
-        elif turn.role is Role.PROBE:
+        else:
             _add(sums, RESULT, _tool_at(record, place[:-1]), 0, turn.entropies[:AFTER])
-    for place in tree.observations:
-        last = tree.turns[place].entropies[-BEFORE:]
-        _add(sums, RESULT, _tool_at(record, place), -len(last), last)
+        if place in tree.observations:
+            last = turn.entropies[-BEFORE:]
+            _add(sums, RESULT, _tool_at(record, place), -len(last), last)
     return sums
 
 
