@@ -45,7 +45,7 @@ def compare(trainer: Any, batch: dict[str, Any], run: RunConfig, groups: int) ->
     rows["advantages"] = torch.randn(len(rows["advantages"]), generator=torch.Generator().manual_seed(0))
     trees = as_trees(rows, leaves)
     packs = learner.packs(trees)
-    old = [learner.logprobs(pack) for pack in packs]
+    old = [learner.rank.logprobs(pack) for pack in packs]
     width = rows["completion_ids"].size(1)
     with torch.no_grad():
         rows["old_per_token_logps"] = trainer._get_per_token_logps_and_entropies(model, *_inputs(rows), width)[0]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -209,8 +209,10 @@ def test_products_in_bfloat16_are_those_of_any_number_of_ranks(tmp_path: Path) -
     for name in LOW:
         two, four, one = by_size[2][name], by_size[4][name], in_one(name)
         assert furthest(two, four) <= 1e-6, name
-        off = (two.logprobs[0] - one.logprobs[0]).abs().mean()  # of the first step, when all have the same weights
-        assert off <= 3e-3, (name, off)
+        exact = over(OneRank(SteadyRank()), {name: replace(LOW[name], dtype=torch.float32)})[name]
+        # Of the first step, when all have the same weights: sharded products round as far as autocast does.
+        off, usual = ((side.logprobs[0] - exact.logprobs[0]).abs().mean() for side in (two, one))
+        assert off <= 3e-3 + 1.5 * usual, (name, off, usual)
 
 
 # --- checkpoints

@@ -87,7 +87,6 @@ def test_the_loss_of_a_rank_ends_the_run(tiny_project: TinyProject, tmp_path: Pa
     os.kill(follower_of(process.pid), signal.SIGKILL)
     text, _ = process.communicate()
     assert process.returncode == 1, text
-    assert json.loads((out / "summary.json").read_text())["status"] in ("failed", "interrupted")
 
 
 def follower_of(launcher: int) -> int:
