@@ -5,7 +5,7 @@ Knows texts of turns and tools' schemas. Refuses to know tokens, templates and m
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,18 @@ def given_up(calls: Sequence[Call]) -> bool:
     """True after MOST_MALFORMED malformed calls in a row: a model that repeats itself. The rest of its turn is not
     read, which would take long and tell it nothing new."""
     return len(calls) >= MOST_MALFORMED and all(call.error for call in calls[-MOST_MALFORMED:])
+
+
+def openings(text: str, mark: str, calls: Sequence[Call], spans: list[tuple[int, int]]) -> Iterator[int]:
+    """Where each `mark` starts that stands after the last of `spans`. The caller adds what it reads there to `calls`
+    and `spans` before the next one. After too many malformed calls the rest of `text` becomes the last span."""
+    at = 0
+    while (start := text.find(mark, at)) >= 0:
+        if given_up(calls):
+            spans.append((start, len(text)))
+            return
+        yield start
+        at = spans[-1][1]
 
 
 def reading(text: str, calls: Sequence[Call], spans: Sequence[tuple[int, int]]) -> Reading:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arpo.chat.json_text import JsonError, read_value
-from arpo.chat.syntaxes import Reading, Tools, given_up, known_name, reading, spaced
+from arpo.chat.syntaxes import Reading, Tools, known_name, openings, reading, spaced
 from arpo.core.tree import Call
 
 MARK, CLOSING, QUOTE = "<|tool_call>", "<tool_call|>", '<|"|>'
@@ -39,11 +39,7 @@ class Gemma:
     def read(self, text: str, tools: Tools) -> Reading:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
-        at = 0
-        while (start := text.find(MARK, at)) >= 0:
-            if given_up(calls):
-                spans.append((start, len(text)))
-                break
+        for start in openings(text, MARK, calls, spans):
             head = _HEAD.match(text, start + len(MARK))
             name = known_name(head[1], tools) if head else ""
             try:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo.chat.json_text import JsonError, call_of, identifier, read_arguments, read_value
-from arpo.chat.syntaxes import Reading, Tools, first_mark, given_up, known_name, reading, spaced, widened, without
+from arpo.chat.syntaxes import Reading, Tools, first_mark, known_name, openings, reading, spaced, widened, without
 from arpo.core.tree import Call
 
 
@@ -38,11 +38,7 @@ class HeadedJson:
     def read(self, text: str, tools: Tools) -> Reading:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
-        at = 0
-        while (start := text.find(self.mark, at)) >= 0:
-            if given_up(calls):
-                spans.append((start, len(text)))
-                break
+        for start in openings(text, self.mark, calls, spans):
             inside = start + len(self.mark)
             following = text.find(self.mark, inside)
             limit = following if following >= 0 else len(text)
@@ -51,7 +47,6 @@ class HeadedJson:
             opening, closing = self.around
             span = widened(text, (start, end), [opening] if opening else [], [closing] if closing else [])
             spans.append(span)
-            at = span[1]
         rest = without(text, spans)
         if self.around[0] and self.around[0] in rest:
             calls.append(Call(name="", error=f"a {self.around[0]} holds no {self.mark}"))

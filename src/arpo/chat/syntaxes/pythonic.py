@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo.chat.json_text import CONTROL
-from arpo.chat.syntaxes import Reading, Tools, given_up, known_name, reading, spaced
+from arpo.chat.syntaxes import Reading, Tools, known_name, openings, reading, spaced
 from arpo.core.tree import Call
 
 _NAME = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*\(")
@@ -44,11 +44,7 @@ class Pythonic:
     def read(self, text: str, tools: Tools) -> Reading:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
-        at = 0
-        while (start := text.find(self.mark, at)) >= 0:
-            if given_up(calls):
-                spans.append((start, len(text)))
-                break
+        for start in openings(text, self.mark, calls, spans):
             inside = start + len(self.mark)
             close = text.find(self.closing, inside)
             made, error = read_calls(text[inside : close if close >= 0 else len(text)].strip(), tools)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo.chat.json_text import JsonError, call_of, read_value
-from arpo.chat.syntaxes import Reading, Tools, given_up, reading, spaced
+from arpo.chat.syntaxes import Reading, Tools, openings, reading, spaced
 from arpo.core.tree import Call
 
 
@@ -38,11 +38,7 @@ class TaggedJson:
     def read(self, text: str, tools: Tools) -> Reading:
         calls: list[Call] = []
         spans: list[tuple[int, int]] = []
-        at = 0
-        while (start := text.find(self.mark, at)) >= 0:
-            if given_up(calls):
-                spans.append((start, len(text)))
-                break
+        for start in openings(text, self.mark, calls, spans):
             inside = start + len(self.mark)
             close = text.find(self.closing, inside)
             try:
@@ -63,8 +59,7 @@ class TaggedJson:
             else:
                 calls.append(Call(name="", error=reason))
                 end = close
-            at = end + len(self.closing)
-            spans.append((start, at))
+            spans.append((start, end + len(self.closing)))
         return reading(text, calls, spans)
 
     def _unread(self, body: str, reason: str = "") -> str:
