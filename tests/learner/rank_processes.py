@@ -1,4 +1,8 @@
-"""Ranks for tests: processes forked from this one, so that nothing is imported again, which torchrun would start."""
+"""Ranks for tests, which torchrun would start: processes forked from a server that has imported what they need.
+
+Not from the test's own process, whose threads (torch's, those of monty's runtime) a fork leaves behind with their
+locks held: finalizers of such objects then wait forever in the child.
+"""
 
 import multiprocessing
 import os
@@ -31,9 +35,10 @@ def on_ranks(size: int, drive: Callable[[Ranks], Any], folder: Path) -> Any:
     """What `drive` returns on rank 0 of `size` gloo ranks. Raises AssertionError with rank 0's traceback."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["rank_processes", "peft", "transformers.models.llama", "transformers.models.qwen2"])
     processes = [
-        fork.Process(target=_run, args=(rank, size, port, drive, folder / f"of-{size}.pt")) for rank in range(size)
+        server.Process(target=_run, args=(rank, size, port, drive, folder / f"of-{size}.pt")) for rank in range(size)
     ]
     for process in processes:
         process.start()

@@ -25,7 +25,7 @@ from arpo.learner.sharding import Placement
 from arpo.models.loading import LoraSettings, ModelConfig, learner_model, load_model, with_lora
 from random_trees import random_tree
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo ranks are forked")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo ranks are forked from a server")
 
 NUM_STEPS = 3
 OPTIM = OptimConfig(lr=1e-3, weight_decay=0.1)
