@@ -17,8 +17,9 @@ VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quie
 # Processes that run tests side by side: one a core, but at most 4 (each holds torch), and on one core none beside make's own.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 WORKERS ?= $(shell test $(CORES) -gt 4 && echo 4 || { test $(CORES) -gt 1 && echo $(CORES) || echo 0; })
-# A file's tests stay in one process, which makes what they share once.
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A file's tests stay in one process, which makes what they share once. A test that ends its process ends them all (xdist waits
+# forever for the process that it starts in its place).
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # A broken link, a missing page and an anchor that leads nowhere are errors. (The variable silences an advertisement.)
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
