@@ -92,14 +92,7 @@ def policy_loss(
     Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no
     objective.
     """
-    if config.kl_coefficient and reference_logprob_BL is None:
-        raise ConfigError(
-            "a divergence needs the reference's log-probabilities", where="kl_coefficient", value=config.kl_coefficient
-        )
-    if config.entropy_coefficient and entropy_BL is None:
-        raise ConfigError(
-            "the bonus needs entropies with gradient", where="entropy_coefficient", value=config.entropy_coefficient
-        )
+    _check_inputs(config, reference_logprob_BL, entropy_BL)
     logprob_BL, engine_logprob_BL, advantage_BL = (
         _clean(t, mask_BL) for t in (logprob_BL, engine_logprob_BL, advantage_BL)
     )
@@ -114,15 +107,6 @@ def policy_loss(
         position_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
     )
     objective = evaluate(surrogate_of(config), log_ratio_BL, advantage_BL, mask_BL, config, more)
-    if not isinstance(objective, Objective) or objective.value_BL.shape != mask_BL.shape:
-        what = (
-            f"values of {tuple(objective.value_BL.shape)}"
-            if isinstance(objective, Objective)
-            else type(objective).__name__
-        )
-        raise ConfigError(
-            f"returns {what}, not an Objective with a value for each of {tuple(mask_BL.shape)}", where="loss.surrogate"
-        )
     value_BL = objective.value_BL
     if config.tis_cap is not None:
         weight_BL = mismatch_BL
@@ -142,6 +126,17 @@ def policy_loss(
         value_BL = torch.where(trained_BL, value_BL, 0.0)
     loss = -aggregate(value_BL, mask_BL, config, denominator)
     return loss, LossReport({name: values.detach()[mask_BL] for name, values in tokens.items()}, float(loss.detach()))
+
+
+def _check_inputs(config: LossConfig, reference_logprob_BL: Tensor | None, entropy_BL: Tensor | None) -> None:
+    if config.kl_coefficient and reference_logprob_BL is None:
+        raise ConfigError(
+            "a divergence needs the reference's log-probabilities", where="kl_coefficient", value=config.kl_coefficient
+        )
+    if config.entropy_coefficient and entropy_BL is None:
+        raise ConfigError(
+            "the bonus needs entropies with gradient", where="entropy_coefficient", value=config.entropy_coefficient
+        )
 
 
 def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> float:
@@ -184,9 +179,18 @@ def evaluate(
     config: LossConfig,
     tokens: Tokens,
 ) -> Objective:
-    """What `surrogate` returns; it gets `tokens` where it has a parameter of that name."""
+    """What `surrogate` returns; it gets `tokens` where it has a parameter of that name. Raises ConfigError where it is
+    no Objective of the rows' shape."""
     more = {"tokens": tokens} if "tokens" in inspect.signature(surrogate).parameters else {}
-    return surrogate(log_ratio_BL, advantage_BL, mask_BL, config, **more)
+    objective: object = surrogate(log_ratio_BL, advantage_BL, mask_BL, config, **more)
+    if isinstance(objective, Objective) and objective.value_BL.shape == mask_BL.shape:
+        return objective
+    returned = type(objective).__name__
+    if isinstance(objective, Objective):
+        returned = f"values of {tuple(objective.value_BL.shape)}"
+    raise ConfigError(
+        f"returns {returned}, not an Objective with a value for each of {tuple(mask_BL.shape)}", where="loss.surrogate"
+    )
 
 
 def check_surrogate(config: LossConfig) -> None:
