@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError
 from arpo.tasks import Task
-from arpo.tools import CallContext
+from arpo.tools import CallContext, monty
 from arpo.tools.call import run_call
 from arpo.tools.python import PythonTool
 
@@ -102,6 +103,16 @@ async def test_a_worker_that_does_not_end_is_killed_and_replaced():
         os.kill(pid, signal.SIGSTOP)
     assert (await running).text == "TimeoutError: stopped after 1 s"
     assert (await run(tool, "6 * 7", deadline_s=60.0)).text == "42" and not new & workers()
+    tool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere its owner alone ends it")
+async def test_a_worker_whose_owner_does_nothing_is_ended_by_the_kernel(monkeypatch):
+    """As where the owner was killed. Comparing nested lists does not notice the interpreter's own limit."""
+    monkeypatch.setattr(monty, "GRACE_S", 600.0)
+    tool = PythonTool(seconds=0.1, at_once=1)
+    nested = "x, y = [], []\nfor i in range(60): x, y = [x, x], [y, y]\nx == y"
+    assert (await run(tool, nested, deadline_s=60.0)).text == "TimeoutError: stopped after 0.1 s"
     tool.close()
 
 

@@ -6,6 +6,8 @@ when it is copied to this process), and it never waits here (`time.sleep` return
 """
 
 import ast
+import contextlib
+import sys
 import time
 import weakref
 from typing import Any
@@ -57,6 +59,7 @@ class Monty:
             with self._pool.checkout(limits=limits, os_policy={"sleep": "zero"}) as session:
                 if time.monotonic() > deadline:  # it waited for a worker, and nobody waits for it any longer
                     return self._shown("", late, CallStatus.TIMEOUT)
+                _limit_processor_time(session.worker_pid, seconds)
                 session.feed_run(KEEP)
                 session.feed_run(_printing_its_value(code), print_callback=printed)
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
@@ -64,7 +67,7 @@ class Monty:
                 return self._shown(printed.output, late, CallStatus.TIMEOUT)
             return self._shown(printed.output, _error_line(error, code), CallStatus.ERROR)
         except monty.MontyCrashedError as error:
-            if error.timed_out:
+            if error.timed_out or "SIGXCPU" in str(error):
                 return self._shown(printed.output, late, CallStatus.TIMEOUT)
             return self._shown(printed.output, "the program was stopped", CallStatus.ERROR)
         except monty.MontyError as error:
@@ -76,6 +79,19 @@ class Monty:
         if len(text) > self.output_chars:
             text = text[: self.output_chars] + "…[cut]"
         return ToolResult(text=text, status=status)
+
+
+def _limit_processor_time(pid: int | None, seconds: float) -> None:
+    """The kernel ends the interpreter `pid` after so much more of it: also where this process, which kills it at its
+    deadline, has been killed itself. (Some operations, like `==` of nested lists, do not notice the interpreter's own
+    limit.)"""
+    if sys.platform == "linux" and pid is not None:
+        import resource
+
+        with contextlib.suppress(OSError):  # it has ended, which the call says
+            soft = int(time.clock_gettime((~pid << 3) | 2) + seconds) + 2  # later than that deadline
+            hard = resource.prlimit(pid, resource.RLIMIT_CPU)[1]
+            resource.prlimit(pid, resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
 def _printing_its_value(code: str) -> str:
