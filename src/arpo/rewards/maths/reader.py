@@ -17,7 +17,6 @@ from arpo.rewards.maths.statements import chain, combined, set_operation
 from arpo.rewards.maths.tokens import Token, UnreadableError, tokenize
 from arpo.rewards.maths.units import LEADS, POWERS, WORD_SCALES, spelled, unit_name
 from arpo.rewards.maths.values import (
-    Based,
     Choice,
     Collection,
     Equation,
@@ -202,9 +201,6 @@ class AnswerReader(BracketReader):
             currency = currency if currency in CURRENCIES.values() else ""
         if currency:
             self.at += 1
-        if token.kind == "based":
-            self.at += 1
-            return Based(num(token.value))
         if self.peek().kind == "word":
             value = self.spelled_number()
         elif self.is_mark("-") and self.peek(1).text in CURRENCIES:
@@ -266,7 +262,7 @@ class AnswerReader(BracketReader):
             unit = f"{unit}/{self.units()}"
         elif self.is_unit():
             unit = _one_unit(unit, self.units())
-        return Number(expr, unit)
+        return Number(expr, unit, value.base)
 
     def is_unit(self) -> bool:
         token = self.peek()

@@ -5,6 +5,7 @@ Refuses to know tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from arpo.rewards.maths.equality import sign
@@ -58,9 +59,9 @@ def _is_constant(value: Value) -> bool:
 
 
 def _equation(sides: Sequence[Value]) -> Value:
-    constants = [side for side in sides if _is_constant(side)]
+    constants = [side for side in sides if isinstance(side, Number) and _is_constant(side)]
     for left, right in pairwise(constants):
-        if not same(left, right):
+        if not same(left, replace(right, base=0)):  # 555_{10} = 4210_5
             raise UnreadableError("an equation that does not hold")
     if len(constants) == len(sides):
         return sides[-1]  # 6*7 = 42

@@ -72,7 +72,7 @@ class TermReader(NameReader):
         value = self.product()
         if not negative:
             return value
-        return Number(apply("neg", self.expression(value)))
+        return Number(apply("neg", self.expression(value)), base=value.base if isinstance(value, Number) else 0)
 
     def product(self) -> Value:
         first = self.power()
@@ -200,7 +200,7 @@ class TermReader(NameReader):
     def atom(self) -> Value:
         token = self.peek()
         if token.kind == "number":
-            return Number(num(self.take().value))
+            return Number(num(self.take().value), base=token.base)
         if token.kind == "letter":
             return Number(self.name(self.take().text))
         if token.kind == "mark":

@@ -27,13 +27,14 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`kind` is "number", "based" (a number with its base), "letter", "word", "command" or "mark"."""
+    """`kind` is "number", "letter", "word", "command" or "mark"."""
 
     kind: str
     text: str
     value: Fraction = Fraction(0)
     spaced: bool = False  # space stands before it
     roman: bool = False  # from \text{} or \mathrm{}
+    base: int = 0  # of a number, where it is written
 
 
 POWERS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True))
@@ -106,12 +107,21 @@ REWRITES = (
 FRAME = re.compile(r"(?:\*\*|__|`)(?P<inside>[^*`]+)(?:\*\*|__|`)(?P<stop>\.?)")
 SPACED_THOUSANDS = r"\d{1,3}(?:\ \d{3})+(?![\d.])(?!\ ?\d)"
 THOUSANDS = r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
+NUMERAL = r"(?:\d[0-9A-F]*|[A-F][0-9A-F]+)"
+BASE = rf"(?:\d+|{'|'.join(word for word, value in WORD_VALUES.items() if 2 <= value <= 16)})"
+WRITTEN_BASE = rf"(?:in\s+)?[Bb]ase[-\s]+{BASE}"
+BASED = (
+    rf"(?:{NUMERAL}|\({NUMERAL}\)|\\(?:text|mathrm)\{{{NUMERAL}\}})(?:"  # 101, (101), \text{A5}, and then
+    rf"\s*_\s*(?:\d+|\{{\s*\(?{BASE}\)?\s*\}}|\{{?\\text\{{\s*{BASE}\s*\}}+)(?!\d)|"  # _2, _{(2)}, _\text{two}
+    rf"\s*(?:{WRITTEN_BASE}|\({WRITTEN_BASE}\)|\\text\{{\s*(?:in\s+)?base\s*\}}\s*{BASE}"  # base 2, (base two)
+    rf"|\\text\{{\s*(?:{WRITTEN_BASE}|\({WRITTEN_BASE}\))\s*\}})(?!\w))"
+)
 TOKEN = re.compile(
     rf"""
     (?P<space>\s+)
   | (?P<repeating>\d*\.\d*\\(?:overline|dot|bar)\s*(?:\{{\s*\d+\s*\}}|\d))
   | (?P<endless>\d*\.\d+\s*(?:\\[lcd]?dots(?![A-Za-z])|\.\.\.))
-  | (?P<based>(?:\d[0-9A-F]*|[A-F][0-9A-F]+)_(?:\{{\s*(?:\d+)\s*\}}|\d+)(?!\d))
+  | (?P<based>{BASED})
   | (?P<thousands>{THOUSANDS}|{SPACED_THOUSANDS})
   | (?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+(?![\w.^(]))?)
   | \\(?P<roman>text(?:bf|it|rm|sf|tt|up|normal)?|mbox|mathrm|mathit|mathsf|operatorname\*?|emph|textnormal)\s*\{{
@@ -292,7 +302,7 @@ def _tokens(kind: str, text: str, *, spaced: bool, roman: bool) -> Iterator[Toke
         case "repeating" | "endless":
             yield Token("number", *_repeating(kind, text), spaced, roman)
         case "based":
-            yield from _based(text, spaced)
+            yield _based(text, spaced)
         case "command":
             name = SYNONYMS.get(text, text)
             yield Token("command" if name.isalpha() else "mark", name, spaced=spaced, roman=roman)
@@ -356,9 +366,9 @@ def _repeating(kind: str, text: str) -> tuple[str, Fraction]:
     return f"{whole or 0}.{fixed}({period})", int(whole or 0) + value
 
 
-def _based(text: str, spaced: bool) -> Iterator[Token]:
-    digits, _, base_text = re.sub(r"[\s{}]", "", text).partition("_")
-    base = int(base_text[:4])
+def _based(text: str, spaced: bool) -> Token:
+    words = re.findall(r"[0-9A-Za-z]+", re.sub(r"\\[a-z]+", " ", text))
+    digits, base = words[0], int(WORD_VALUES.get(words[-1], words[-1][:4]))
     if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits) or len(digits) > 200:
         raise UnreadableError("digits that its base does not have")
-    yield Token("based", f"{digits}_{base}", Fraction(int(digits, base)), spaced)
+    return Token("number", f"{digits}_{base}", Fraction(int(digits, base)), spaced, base=base)

@@ -12,24 +12,19 @@ from arpo.rewards.maths.expressions import Expr, UndecidedError, apply, minus, n
 from arpo.rewards.maths.regions import EMPTY, Region, border, interval, point
 
 Value = Union[
-    "Number", "Based", "Ratio", "Collection", "Matrix", "Region", "Condition", "Relation", "Equation", "Congruence",
+    "Number", "Ratio", "Collection", "Matrix", "Region", "Condition", "Relation", "Equation", "Congruence",
     "Choice", "Text",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An expression, with or without variables, and the unit after it ("" for none)."""
+    """An expression, with or without variables, the unit after it ("" for none), and the base that a numeral is written
+    in (1010_2; 0 where no base is written)."""
 
     expr: Expr
     unit: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Based:
-    """A numeral whose base is written: 1010_2."""
-
-    value: Expr
+    base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +120,6 @@ def _same_kind(left: "Value", right: "Value") -> bool:
     match left, right:
         case Number(), Number():
             return same_numbers(left, right)
-        case Based(), Based():
-            return equal(left.value, right.value)
         case Ratio(), Ratio():
             return _same_ratios(left, right)
         case Collection(), Collection():
@@ -153,7 +146,9 @@ def agree(left: str, right: str) -> bool:
 
 
 def same_numbers(left: Number, right: Number) -> bool:
-    if not agree(left.unit, right.unit):
+    """True if the answer `left` is the number `right`. A gold in another base than ten wants a numeral of that base:
+    who is asked for 5 in base two has not answered with 5."""
+    if not agree(left.unit, right.unit) or (right.base not in (0, 10) and left.base != right.base):
         return False
     if _is_letter(left.expr) and _is_letter(right.expr):
         return left.expr.name.casefold() == right.expr.name.casefold()  # letters of choices
