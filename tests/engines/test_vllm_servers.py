@@ -15,6 +15,7 @@ from vllm_contract import LONG, VllmContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.vllm.chunk_assembler import ChunkAssembler
+from arpo.engines.vllm.guard import KEY
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.settings import Settings
 from arpo.engines.vllm.versions import Environment
@@ -31,6 +32,16 @@ pytestmark = [
 ]
 
 
+DEFAULTS = {
+    "top_k": 1,
+    "min_p": 0.5,
+    "temperature": 0.3,
+    "repetition_penalty": 1.5,
+    "presence_penalty": 1.0,
+    "frequency_penalty": 1.0,
+}
+
+
 def server_of(engine, replica):
     return next(each for each in engine.form.launcher.servers if each.url == replica.url)
 
@@ -40,9 +51,40 @@ class TestServers(VllmContract):
 
     @pytest.fixture
     def keyed(self, engine, monkeypatch):
-        """The name of a variable that holds the key of the engine's servers."""
-        monkeypatch.setenv("ARPO_TEST_KEY", engine.form.launcher.key)
-        return "ARPO_TEST_KEY"
+        """The key of the engine's servers is where somebody else's is read from."""
+        monkeypatch.setenv(KEY, engine.form.launcher.key)
+
+    @pytest.fixture(scope="class", autouse=True)
+    def defaults(self):
+        """Servers as somebody else may have started them: with defaults that change the distribution, as a model's
+        generation_config.json does."""
+        arguments = Settings.arguments
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                Settings, "arguments", lambda self: arguments(self) | {"override_generation_config": DEFAULTS}
+            )
+            yield
+
+    async def test_defaults_of_a_server_do_not_change_the_distribution(self, engine, prompt, network):
+        """That every turn of these servers agrees with a plain forward is the contract; here, that they have them."""
+        await write(engine, prompt, max_tokens=2)
+        headers = {"Authorization": f"Bearer {engine.form.launcher.key}"}
+        url = engine.form.launcher.servers[0].url
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+            model = (await client.get("/v1/models")).json()["data"][0]["id"]
+            texts = {
+                (
+                    await client.post(
+                        "/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 8, "seed": seed}
+                    )
+                ).json()["choices"][0]["text"]
+                for seed in range(6)
+            }
+        assert len(texts) == 1  # top_k of 1: always the same
+        turns = [await write(engine, prompt, max_tokens=8, seed=seed) for seed in range(6)]
+        assert len({tuple(turn.tokens) for turn in turns}) > 1
+        for turn in turns:
+            agrees(network, prompt, turn)
 
     async def test_nobody_else_may_ask_its_servers_anything(self, engine, prompt):
         await write(engine, prompt, max_tokens=2)
@@ -120,7 +162,7 @@ class TestServers(VllmContract):
         self, engine, network, other, prompt, tokenizer, keyed
     ):
         urls = tuple(server.url for server in engine.form.launcher.servers)
-        second = build(other, tokenizer, urls=urls, key_env=keyed)
+        second = build(other, tokenizer, urls=urls)
         turn = await write(second, prompt, max_tokens=20, seed=1)
         agrees(other, prompt, turn)  # it handed its own weights over first
         await second.close()
@@ -133,7 +175,7 @@ class TestServers(VllmContract):
         await write(engine, prompt, max_tokens=2)
         urls = (engine.form.launcher.servers[0].url,)
         monkeypatch.setattr(Settings, "_check_can_send", lambda self: None)
-        second = build(network, tokenizer, urls=urls, weights="nccl", key_env=keyed)
+        second = build(network, tokenizer, urls=urls, weights="nccl")
         with pytest.raises(
             ConfigError, match=r"does not take weights by nccl.*--weight-transfer-config '{\"backend\": \"nccl\"}'"
         ):
@@ -143,7 +185,7 @@ class TestServers(VllmContract):
         urls = (engine.form.launcher.servers[0].url,)
         longer = make_model(vocabulary=len(tokenizer), context=4096)
         with pytest.raises(ConfigError, match=r"--max-model-len 1200.*--max-model-len 4096"):
-            await write(build(longer, tokenizer, urls=urls, key_env=keyed), [5, 6], max_tokens=3)
+            await write(build(longer, tokenizer, urls=urls), [5, 6], max_tokens=3)
 
 
 async def straight_from(replica, prompt):
