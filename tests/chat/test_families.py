@@ -174,21 +174,24 @@ def test_results_have_the_tokens_that_the_template_adds(name: str, data: st.Data
     assert tokens[-len(seen) :] == list(seen)
 
 
-def test_results_are_numbered_after_those_of_earlier_turns() -> None:
-    """Cohere's template counts calls; the model goes on counting, and so do the results that it sees."""
-    chat, tokenizer = chat_of("cohere"), tokenizer_of("cohere")
-    calls = [Call(name="now", id=str(number)) for number in (1, 2)]
-    own = chat.encode_turn(chat.write(step("", tuple(calls))).replace('id": "1"', 'id": "2"').replace("0", "1"))
-    parsed = chat.parse(own).calls
-    assert [call.id for call in parsed] == ["1", "2"]
-    seen, _ = chat.observe(turn(own, parsed), [outcome("a", "now"), outcome("b", "now")], 3)
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
-    for made in ([Call(name="search", id="first")], calls):
-        messages += [chat.dialect.message(made)]
-        messages += [{"role": "tool", "content": "ab"[n], "tool_call_id": call.id} for n, call in enumerate(made)]
+@pytest.mark.parametrize("name", ["cohere", "kimi-k2"])
+def test_calls_and_results_are_numbered_through_a_conversation(name: str) -> None:
+    """As these templates number them: in a cold-start trace of two turns that call, and in what the model sees."""
+    chat, tokenizer = chat_of(name), tokenizer_of(name)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Where?"}]
+    tokens, earlier = list(chat.render(task("Where?"), TOOLS)), 0
+    for made in ([CALL], [CALL, Call(name="now")]):
+        own = chat.encode_turn(chat.write(step("Look.", tuple(made)), earlier))
+        calls = chat.parse(own).calls
+        assert [call.id[-1] for call in calls] == [str(earlier + n) for n in range(len(made))]
+        seen, _ = chat.observe(turn(own, calls), [outcome("a", call.name) for call in calls], 3)
+        tokens += [*own, *seen]
+        thought = "<think>\nLook.\n</think>\n\n" if name == "kimi-k2" else ""
+        messages += [chat.dialect.message(calls, thought) | dict.fromkeys(KEYS, "Look.")]
+        messages += [{"role": "tool", "content": "a", "name": c.name, "tool_call_id": c.id} for c in calls]
+        earlier += len(calls)
     whole = tokenizer.apply_chat_template(messages, tools=chat._schemas, tokenize=False, add_generation_prompt=True)
-    tokens = tokenizer.encode(whole, add_special_tokens=False)
-    assert tokens[-len(seen) - 1 :] == [own[-1], *seen] and '"tool_call_id": "2"' in chat.text(seen)
+    assert chat.text(tokens) == whole and tokens == tokenizer.encode(whole, add_special_tokens=False)
 
 
 @every

@@ -190,7 +190,7 @@ def test_a_thought_that_the_template_opened_is_not_opened_again(name: str) -> No
         head = chat.text(chat.render(task(QUESTION), TOOLS))
         assert head.endswith("<think>\n")
         for said in (step("Look.", (CALL,)), step("", (CALL,)), step("Done.", answer="Lima"), step("", answer="Lima")):
-            tokens = chat.encode_turn(chat.write(said, True))
+            tokens = chat.encode_turn(chat.write(said))
             whole = head + chat.text(tokens)
             assert (
                 whole.count("<think>") == head.count("<think>")
@@ -198,7 +198,7 @@ def test_a_thought_that_the_template_opened_is_not_opened_again(name: str) -> No
             )
             parsed = chat.parse(tokens)
             assert parsed.well_formed and parsed.calls == said.calls and parsed.answer == said.answer
-    later = chat_of(name, "tags").write(step("Look.", (CALL,)))
+    later = chat_of(name, "tags").write(step("Look.", (CALL,)), 1)
     assert later == "<think>Look.</think><search>Lima</search>", "within the message no template opens anything"
 
 
@@ -220,7 +220,7 @@ def test_blanks_between_header_and_text_are_the_models_to_write() -> None:
     assert whole == written_as("mistral", said)[1]
     assert chat.parse(chat.encode_turn(" Lima")).answer == "Lima"
     tags = chat_of("mistral", "tags")
-    assert tags.write(step("a", answer="b"), True) == " <think>a</think><answer>b</answer>"
+    assert tags.write(step("a", answer="b")) == " <think>a</think><answer>b</answer>"
     assert tags.parse(tags.encode_turn(" <think>a</think><answer>b</answer>")).well_formed
 
 

@@ -26,7 +26,7 @@ from arpo.tools.mcp import McpTool
 SCRIPT = str(Path(__file__).parent / "mcp_server_for_tests.py")
 COMMAND = [sys.executable, SCRIPT]
 CONTEXT = CallContext(
-    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=10, seed=0
+    task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=120, seed=0
 )
 
 
@@ -45,7 +45,7 @@ for message in map(json.loads, sys.stdin):
 
 
 def tools_of(**options: Any) -> dict[str, Any]:
-    return {tool.name: tool for tool in build_tools([ToolConfig(use="mcp", options=options)])}
+    return {tool.name: tool for tool in build_tools([ToolConfig(use="mcp", options={"connect_s": 300, **options})])}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def http() -> Iterator[dict[str, Any]]:
         port = free.getsockname()[1]
     process = subprocess.Popen([*COMMAND, str(port)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        for _ in range(200):
+        while process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -135,7 +135,7 @@ def test_a_call_that_ends_the_server_is_an_error_of_that_call_and_the_server_end
     thread = tools["add"]._server._thread
     tools.clear()
     gc.collect()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

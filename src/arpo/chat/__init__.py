@@ -68,9 +68,9 @@ class ChatFormat(Protocol):
         """Tokens of a turn from another author (a cold-start trace), exactly as a policy would have written them."""
         ...
 
-    def write(self, step: TraceStep, first: bool = False) -> str:
-        """The text that a policy would write for `step`; `first` marks the first turn after the prompt. Raises
-        FormatError for a step that the format cannot express."""
+    def write(self, step: TraceStep, earlier: int = 0) -> str:
+        """The text that a policy would write for `step`. `earlier`: how many calls the turns before it made; 0 for the
+        first turn after the prompt. Raises FormatError for a step that the format cannot express."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str: ...

@@ -174,14 +174,21 @@ def _prompt(conversation: Conversation) -> str:
         return ""
 
 
-def after_header(conversation: Conversation, turn: Messages, tools: Sequence[Tool], *, exactly: bool = False) -> str:
+def after_header(
+    conversation: Conversation,
+    turn: Messages,
+    tools: Sequence[Tool],
+    *,
+    exactly: bool = False,
+    past: Messages = (),
+) -> str:
     """What the template writes for the last messages `turn` of a conversation, behind the header that it gives the
-    model, or behind the part of it that it writes here as well. Raises ConfigError where it refuses them; with
-    `exactly`, also where it writes another header."""
+    model, or behind the part of it that it writes here as well. `past`: messages between the user's and `turn`. Raises
+    ConfigError where it refuses them; with `exactly`, also where it writes another header."""
     schemas = [tool_schema(tool) for tool in tools]
-    user = USER | {"content": "a"}
-    header = conversation.rendered([user], schemas)
-    whole = conversation.rendered([user, *turn], schemas, go_on=False)
+    before = [USER | {"content": "a"}, *past]
+    header = conversation.rendered(before, schemas)
+    whole = conversation.rendered([*before, *turn], schemas, go_on=False)
     if whole.startswith(header):
         return whole[len(header) :]
     if exactly:

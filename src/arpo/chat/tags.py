@@ -182,14 +182,14 @@ class TagFormat:
             results.append(replace(outcome, cut=outcome.cut or cut))
         return tokens, tuple(results)
 
-    def write(self, step: TraceStep, first: bool = False) -> str:
+    def write(self, step: TraceStep, earlier: int = 0) -> str:
         """The text of a turn: `step.thought`, then its one call or `step.answer`. The first turn continues a thought
         that the template has opened.
 
         Raises FormatError for a step that the protocol cannot express (several calls, an unknown tool, a tag inside
         text).
         """
-        opened = first and self._prefilled
+        opened = not earlier and self._prefilled
         said = "\n".join(part for part in (step.thought, step.text) if part)
         thought = f"{'' if opened else '<think>'}{said}</think>" if said or self.require_think or opened else ""
         calls: Sequence[Call] = step.calls
@@ -206,7 +206,7 @@ class TagFormat:
             body = f"\\boxed{{{body}}}" if self.require_boxed else body
         if tag := self._any_tag.search(said + body):
             raise FormatError(f"{tag.group()} cannot stand inside a thought, a call or an answer")
-        return f"{self._conversation.lead if first else ''}{thought}<{name}>{body}</{name}>"
+        return f"{'' if earlier else self._conversation.lead}{thought}<{name}>{body}</{name}>"
 
     def encode_turn(self, text: str) -> array[int]:
         return array("i", self._text.written(text))

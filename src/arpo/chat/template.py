@@ -19,7 +19,7 @@ from typing import Any
 
 from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.config import NO_CALLS_LEFT
-from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation
+from arpo.chat.conversation import ASSISTANT, NO_TEMPLATE_HINT, USER, Conversation, Messages
 from arpo.chat.dialect import (
     CALL_ID,
     KEYS,
@@ -51,6 +51,7 @@ WRITTEN_TOOLS = (
 )
 _ID = re.compile(r"qzid(\d{5})")
 _NUMBER = re.compile(r"\d{1,2}")  # an id that counts calls
+_DIGITS = re.compile(r"\d+")
 
 
 class TemplateFormat:
@@ -160,8 +161,20 @@ class TemplateFormat:
         inside = after.rpartition(self._text.decode([self.stop_tokens[0]]))[0]
         return before.rpartition(self._thought.marks[1])[2].strip(), inside.strip()
 
-    def _rendered(self, message: Mapping[str, Any], *, exactly: bool = False) -> str:
-        return after_header(self._conversation, [message], list(self._tools.values()), exactly=exactly)
+    def _rendered(self, message: Mapping[str, Any], *, exactly: bool = False, past: Messages = ()) -> str:
+        return after_header(self._conversation, [message], list(self._tools.values()), exactly=exactly, past=past)
+
+    def _past(self, earlier: int) -> Messages:
+        """A message with as many calls and their results, for a template that numbers calls through a conversation
+        (Cohere, Kimi); none for others."""
+        calls = [replace(PROBE_CALL, id=call_id(number)) for number in range(earlier)]
+        past = [self.dialect.message(calls), *(answer | {"content": ""} for answer in _answers(calls))]
+        try:
+            later, first = (self._rendered(self.dialect.message(calls[:1]), past=before) for before in (past, ()))
+        except ConfigError:
+            return ()
+        numbered = later != first and _DIGITS.sub("", later) == _DIGITS.sub("", first)
+        return past if numbered else ()
 
     def render(self, task: Task, tools: Sequence[Tool]) -> array[int]:
         """Prompt tokens. Raises FormatError for a prompt that is too long."""
@@ -290,13 +303,14 @@ class TemplateFormat:
             return [first[end:].lstrip(), *others]
         raise refused
 
-    def write(self, step: TraceStep, first: bool = False) -> str:
+    def write(self, step: TraceStep, earlier: int = 0) -> str:
         """The text of a turn as the template writes it; where the template leaves out the thought or the text, these
-        are written before the calls. Raises CarryError for a step that the syntax cannot carry."""
+        are written before the calls. Calls are numbered after the `earlier` ones where the template or the syntax
+        numbers them. Raises CarryError for a step that the syntax cannot carry."""
         said = step.text if step.calls else step.answer or ""
         said = f"\\boxed{{{said}}}" if self.require_boxed and not step.calls else said
         calls = [replace(call, id=call.id or call_id(number)) for number, call in enumerate(step.calls)]
-        for text in self._ways_to_write(step.thought, said, calls):
+        for text in self._ways_to_write(step.thought, said, calls, earlier if calls else 0):
             parsed = self._parsed(text, True)
             if _same(parsed.calls, calls) and (bool(calls) or self._answers(parsed, said)):
                 return text
@@ -306,40 +320,42 @@ class TemplateFormat:
     def _answers(self, parsed: ParsedTurn, said: str) -> bool:
         return not parsed.calls and (parsed.answer == final_answer(said) or not said)
 
-    def _ways_to_write(self, thought: str, said: str, calls: Sequence[Call]) -> Iterator[str]:
+    def _ways_to_write(self, thought: str, said: str, calls: Sequence[Call], earlier: int) -> Iterator[str]:
         """Texts of a turn, the most faithful first: by the template as a whole; by the template, with the thought in
         the content; put together."""
         written = bool(calls) and self.dialect.form == "written"
+        past = self._past(earlier) if written and earlier else ()
         message: dict[str, Any] = {"role": "assistant", "content": said}
         if written:
             message = self.dialect.message(calls, said)
         elif calls:
-            message["content"] = "\n".join(part for part in (said, self.dialect.syntax.write(calls)) if part)
+            message["content"] = "\n".join(part for part in (said, self.dialect.syntax.write(calls, earlier)) if part)
         needs = bool(thought) or self.require_think or self._opens_thought
         whole = message | dict.fromkeys(KEYS, thought) if needs else message
-        text = self._turn(whole, calls)
+        text = self._turn(whole, calls, past)
         if text is not None and thought in text and said.strip() in text and (not needs or self._read(text)[0]):
             yield text
         opened = "" if self._opens_thought else self._thought.opening
         block = f"{opened}{thought}{self._thought.closed(bool(calls))}" if needs else ""
         content = str(message["content"] or "")
         if written:
-            content = "\n".join(part for part in (said, self._calls(calls)) if part)
+            content = "\n".join(part for part in (said, self._calls(calls, earlier, past)) if part)
         yield self._conversation.lead + block + content
 
-    def _calls(self, calls: Sequence[Call]) -> str:
+    def _calls(self, calls: Sequence[Call], earlier: int, past: Messages) -> str:
         """The calls alone, as the template writes them, if it takes so many."""
         try:
-            text = self._rendered(self.dialect.message(calls))
+            text = self._rendered(self.dialect.message(calls), past=past)
         except ConfigError:
-            return self.dialect.syntax.write(calls)
+            return self.dialect.syntax.write(calls, earlier)
         read = self.dialect.syntax.read(text, self._tools)
-        return text[read.start : read.end] if _same(read.calls, calls) else self.dialect.syntax.write(calls)
+        same = _same(read.calls, calls)
+        return text[read.start : read.end] if same else self.dialect.syntax.write(calls, earlier)
 
-    def _turn(self, message: Mapping[str, Any], calls: Sequence[Call]) -> str | None:
+    def _turn(self, message: Mapping[str, Any], calls: Sequence[Call], past: Messages) -> str | None:
         """What the template writes for a message, without the end of the turn; None where it refuses the message."""
         try:
-            text = self._rendered(message, exactly=True)
+            text = self._rendered(message, exactly=True, past=past)
         except ConfigError:
             return None
         end = self._text.decode([self._after_calls if calls else self.stop_tokens[0]])

@@ -94,7 +94,7 @@ async def _to_tree(
     place: Place = (0,)
     calls_left = config.max_calls
     for number, step in enumerate(steps_for(chat, tools, trace.steps), 1):
-        written = chat.write(step, number == 1)
+        written = chat.write(step, config.max_calls - calls_left)
         tokens = chat.encode_turn(written)
         calls = chat.parse(tokens).calls
         if [(c.name, dict(c.arguments), c.error) for c in calls] != [

@@ -49,8 +49,8 @@ class Syntax(Protocol):
         tool's schema."""
         ...
 
-    def write(self, calls: Sequence[Call]) -> str:
-        """The text of calls, for templates that write none."""
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
+        """The text of calls, for templates that write none. Where a syntax numbers them: after `earlier` ones."""
         ...
 
 

@@ -58,7 +58,7 @@ class Gemma:
             spans.append((start, at))
         return reading(text, calls, spans)
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         return "".join(f"{MARK}call:{call.name}{_written(call.arguments)}{CLOSING}" for call in calls)
 
 

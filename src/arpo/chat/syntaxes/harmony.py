@@ -64,7 +64,7 @@ class Harmony:
         rest = answer if answer is not None else None if not calls else "".join(said)
         return Reading(calls=tuple(calls), rest=rest, end=end, thought=thought)
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         return f"{START}assistant".join(
             f" to=functions.{call.name}<|channel|>commentary json{MESSAGE}"
             + json.dumps(dict(call.arguments), ensure_ascii=False)

@@ -91,12 +91,12 @@ class HeadedJson:
             at = after + len(mark) if text.startswith(mark, after) else at
         return at
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         written = "".join(
             self.written.format(
                 name=call.name, number=number, arguments=json.dumps(dict(call.arguments), ensure_ascii=False)
             )
-            for number, call in enumerate(calls)
+            for number, call in enumerate(calls, earlier)
         )
         return self.around[0] + written + self.around[1]
 

@@ -70,7 +70,7 @@ class Llama:
                 return [Call(name=tool.name, arguments={argument: code})]
         return [Call(name="", error=f"{TAG} holds no call that a tool here can take")]
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         return "; ".join(
             json.dumps({"name": call.name, "parameters": dict(call.arguments)}, ensure_ascii=False) for call in calls
         )

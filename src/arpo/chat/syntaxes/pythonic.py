@@ -54,7 +54,7 @@ class Pythonic:
             spans.append((start, at))
         return reading(text, calls, spans)
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         written = ", ".join(
             f"{call.name}({', '.join(f'{key}={_written(value)}' for key, value in call.arguments.items())})"
             for call in calls

@@ -72,11 +72,11 @@ class TaggedJson:
         values = value if isinstance(value, list) and self.listed else [value]
         return [call_of(one, mended) or Call(name="", error=self._unread("")) for one in values]
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         bodies = [
             ({self.numbered: str(number)} if self.numbered else {})
             | {self.keys[0]: call.name, self.keys[1]: dict(call.arguments)}
-            for number, call in enumerate(calls)
+            for number, call in enumerate(calls, earlier)
         ]
         if self.listed:
             return f"{self.mark}{json.dumps(bodies, ensure_ascii=False)}{self.closing}"

@@ -134,7 +134,7 @@ class TaggedValues:
             return (read.value, read.mended) if not value[read.end :].strip() else (value, "")
         return as_typed(value), ""
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[Call], earlier: int = 0) -> str:
         begin, argument, end = self.shape
         written = [
             begin.format(name=call.name)
