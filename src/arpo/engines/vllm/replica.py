@@ -24,6 +24,7 @@ from arpo.errors import ConfigError, EngineError
 EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
 KEEP = {"mode": "keep", "clear_cache": "false"}  # of requests in flight
 HEALTH_S = 10.0  # an answer about its health that takes longer is none
+ABOUT_S = 120.0  # about its settings: vLLM collects them anew, which takes long beside servers that are starting
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
 NEEDED = (
     "VLLM_SERVER_DEV_MODE=1 and the flags --enable-scale-out --enable-prompt-tokens-details "
@@ -235,7 +236,8 @@ class Replica:
 
     async def _get(self, path: str, **params: str) -> httpx.Response:
         try:
-            response = await self.client.get(path, params=params, timeout=HEALTH_S)
+            timeout = ABOUT_S if path == "/server_info" else HEALTH_S
+            response = await self.client.get(path, params=params, timeout=timeout)
         except httpx.HTTPError as error:
             raise LostError(_named(error)) from error
         if response.status_code == 404:
