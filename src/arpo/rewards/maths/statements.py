@@ -60,8 +60,8 @@ def _is_constant(value: Value) -> bool:
 
 def _equation(sides: Sequence[Value]) -> Value:
     constants = [side for side in sides if isinstance(side, Number) and _is_constant(side)]
-    for left, right in pairwise(constants):
-        if not same(left, replace(right, base=0)):  # 555_{10} = 4210_5
+    for before, after in pairwise(constants):
+        if not same(before, replace(after, base=0)):  # 555_{10} = 4210_5
             raise UnreadableError("an equation that does not hold")
     if len(constants) == len(sides):
         return sides[-1]  # 6*7 = 42
