@@ -105,6 +105,40 @@ async def test_no_branch_reaches_the_files_of_another(sandbox: WarmSandbox) -> N
         sandbox.end_session(name)
 
 
+FILLS = {
+    "fills the room": "n = 0\nwhile True: open(str(n), 'wb').write(b'x' * 10**6); n += 1",
+    "leaves the room full": (
+        "n = 0\ntry:\n  while True: open(str(n), 'wb').write(b'x' * 10**6); n += 1\nexcept OSError: pass"
+    ),
+    "takes all names": "n = 0\nwhile True: open(str(n), 'w').close(); n += 1",
+    "hides what it takes": "import os, time\nos.mkdir('d', 0o300)\ntime.sleep(0.3)",
+}
+
+
+@pytest.mark.parametrize("how", FILLS)
+async def test_a_branch_takes_no_room_of_another(how: str, sandbox: WarmSandbox) -> None:
+    """Forks share a file system. Where it is full they part, and the calls are made again: each meets its own limit."""
+    await sandbox.run("x = 1", seconds=9.0, session="trunk", past=[])
+    assert await sandbox.fork("trunk", "one") and await sandbox.fork("trunk", "two")
+
+    async def call(name: str, code: str) -> Ran:
+        ran = await sandbox.run(code, seconds=40.0, session=name)
+        if ran.gone and not ran.ending:
+            ran = await sandbox.run(code, seconds=40.0, session=f"{name} again", past=[("x = 1", 0)])
+        return ran
+
+    honest = "import time\nfor n in range(20):\n  open(str(n), 'w').write('y' * 5000); time.sleep(0.05)\n'well'"
+    full, *beside = await asyncio.gather(call("one", FILLS[how]), call("two", honest), call("trunk", honest))
+    later = await call("trunk", "open('z', 'w').write('z' * 5000)")
+    assert [one.text for one in beside] == ["'well'"] * 2 and later.text == "5000", (beside, later)
+    if sandbox.level == "landlock" or how == "fills the room":
+        assert full.ending == "error" and "larger than 8 MB" in full.text, full
+    for name in ("trunk", "one", "two"):
+        sandbox.end_session(name)
+        sandbox.end_session(f"{name} again")
+    assert sandbox.starts == 1, sandbox.last_words
+
+
 async def test_names_of_scratch_folders_are_not_in_the_memory_of_calls(sandbox: WarmSandbox) -> None:
     """Where all calls share a view, 128 random bits, new for every call, are all that hides a folder."""
     spy = SPIES["scans its heap for a sibling's code"]

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from arpo.sandbox import branches, child, packets, seccomp, sessions
-from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, Fork, Session, cpu_of, lead_group
+from arpo.sandbox import branches, child, packets, scratch, seccomp, sessions
+from arpo.sandbox.children import ChildCall, ChildRequest, ChildSlot, Family, Fork, Session, cpu_of, lead_group
 
 if TYPE_CHECKING:
     from arpo.sandbox.zygote import Zygote
@@ -140,6 +140,7 @@ class Sessions:
             session.hung_up = True
             return
         session.stand_still()
+        self.part_where_full(session.slot)
         self._end_call(session, ending << 8)
 
     def _end_call(self, session: Session, status: int | None, **more: Any) -> None:
@@ -209,7 +210,7 @@ class Sessions:
         if pidfd is None:
             fork.control.close()
             if granted:  # there may be a process that nobody knows
-                self._end_family(session)
+                self._end_family(session.family, session)
         else:
             new = Session(
                 name=fork.name, pid=made, pidfd=pidfd, control=fork.control, slot=session.slot, family=session.family
@@ -221,12 +222,25 @@ class Sessions:
     def _answer_fork(self, number: int, forked: bool) -> None:
         self.zygote.answer({"id": number, "forked": forked})
 
-    def _end_family(self, guilty: Session) -> None:
+    def _end_family(self, family: Family, guilty: Session | None = None) -> None:
         """Kill all sessions of a family for what one of them did. Calls that run in the others are made again."""
         for other in self.live.values():
-            if other.family is guilty.family and other is not guilty:
+            if other.family is family and other is not guilty:
                 other.blameless = True
-        guilty.family.kill()
+        family.kill()
+
+    def part(self, slot: ChildSlot) -> bool:
+        """End the sessions that share a folder without room. Their calls are made again, in folders of their own, so
+        that a limit meets whoever exceeds it. Returns False if at most one session uses the folder."""
+        if len(slot.holders) < 2:
+            return False
+        self._end_family(next(session.family for session in self.live.values() if session.slot is slot))
+        return True
+
+    def part_where_full(self, slot: ChildSlot) -> None:
+        """The same, if the folder is a bounded file system (the sweeper watches others)."""
+        if self.zygote.cell.private_root and len(slot.holders) > 1 and scratch.is_full(slot.folder):
+            self.part(slot)
 
     def _opened_member(self, pid: int, session: Session) -> int | None:
         """`pid` as a descriptor, if it belongs to that session's group (which no process inside can leave) and is

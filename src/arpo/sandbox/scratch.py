@@ -43,6 +43,12 @@ def is_untouched(folder: int) -> bool:
     return system.f_files - system.f_ffree == 1 and stat.S_IMODE(os.fstat(folder).st_mode) == OWNER_ONLY
 
 
+def is_full(folder: int) -> bool:
+    """True if no file, or nothing more in a file, can be written to the file system at `folder` (a descriptor)."""
+    system = os.fstatvfs(folder)
+    return system.f_bavail == 0 or system.f_ffree == 0
+
+
 def _opened(name: str, place: int | None = None) -> int:
     try:
         return os.open(name, _FOLDER, dir_fd=place)

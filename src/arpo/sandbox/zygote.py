@@ -253,7 +253,7 @@ class Zygote:
             return
         self.looking = False
         for call in self.calls.values():
-            if call.slot.number in answer["over"]:
+            if call.slot.number in answer["over"] and not self.sessions.part(call.slot):
                 call.kill("files")
 
     def close_forks(self, forks: seccomp.Forks | None) -> None:
@@ -278,6 +278,7 @@ class Zygote:
         for call in list(self.calls.values()):
             if call.session and call.cpu_of_call() > self.setup.limits.cpu_seconds + SLOW_TO_HEAR_S:
                 call.kill("cpu")
+            self.sessions.part_where_full(call.slot)
         if self.calls and not self.cell.private_root and not self.looking:
             self.looking = True
             slots = [call.slot.number for call in self.calls.values()]
