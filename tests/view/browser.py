@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from arpo.view.library import Library
@@ -97,10 +99,11 @@ def serious(page: Page) -> list[str]:
 def axe() -> str:
     """axe-core, of the version in viewer/package-lock.json. Skips the test where there is no npm to fetch it."""
     script = VIEWER / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.is_file():
-        if shutil.which("npm") is None:
-            pytest.skip("axe-core needs Node 20 or newer with npm")
-        command = ["npm", "ci", "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=VIEWER, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    with FileLock(Path(tempfile.gettempdir()) / f"arpo-axe-{os.getuid()}.lock"):  # tests run in several processes
+        if not script.is_file():
+            if shutil.which("npm") is None:
+                pytest.skip("axe-core needs Node 20 or newer with npm")
+            command = ["npm", "ci", "--no-audit", "--no-fund"]
+            done = subprocess.run(command, cwd=VIEWER, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
     return script.read_text(encoding="utf-8")
