@@ -95,7 +95,7 @@ vllm: $(VLLM)/.ready  ## an environment with vLLM and arpo: .venv-vllm
 
 test-vllm: export OMP_NUM_THREADS ?= $(CORES)
 test-vllm: setup $(VLLM)/.ready  ## the engine on a real vLLM: in one process, and behind servers
-	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py tests/engines/test_vllm_weight_sender.py
+	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py tests/engines/test_vllm_formats.py tests/engines/test_vllm_weight_sender.py
 	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py
 
 viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)

@@ -3,6 +3,7 @@ it in the right format before, after the cold start, and after a few steps of re
 
     python scripts/try_formats.py                      five families, as a table for docs/models.md
     python scripts/try_formats.py --families glm4.5    others
+    .venv-vllm/bin/python scripts/try_formats.py --engine vllm --families qwen3.5 gpt-oss    sampled by vLLM
 
 The model (2 layers, random weights) has the special tokens and the chat template of `tests/family_formats.py`; its
 world is that of `tests/tiny_project.py`: one tool, which says whether a number is odd or even.
@@ -33,19 +34,21 @@ SETTINGS = (
     "evaluation={limit: 1, greedy_limit: 0}",
     "optim.lr=2.0e-4",
 )
+ENGINES = {"local": (), "vllm": ("engine={kind: vllm, dtype: float32, slots: 32, memory_gb: 0.25}",)}
 COLD_START = ("cold_start.batch=10", "cold_start.steps=120", "cold_start.lr=1.0e-2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--families", nargs="+", default=FAMILIES)
+    parser.add_argument("--engine", choices=ENGINES, default="local")
     options = parser.parse_args(arguments)
     print("| family | called the tool before | after the cold start | after 4 steps | well formed | seconds |")
     print("|---|---:|---:|---:|---:|---:|", flush=True)
     for name in options.families:
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()
-            shares = tried(name, Path(folder))
+            shares = tried(name, Path(folder), options.engine)
             print(
                 f"| {name} | {' | '.join(f'{share:.2f}' for share in shares)} | {time.monotonic() - begun:.0f} |",
                 flush=True,
@@ -53,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def tried(name: str, folder: Path) -> list[float]:
+def tried(name: str, folder: Path, engine: str = "local") -> list[float]:
     """The share of leaves with a call that was read and answered: before, after the cold start, after the last step;
     and the share of leaves with every turn well formed after the last step."""
     project = project_of(name, folder)
-    before = metrics(project, folder / "before", "cold_start=null", "train.steps=1")
-    after = metrics(project, folder / "after", *COLD_START)
+    before = metrics(project, folder / "before", *ENGINES[engine], "cold_start=null", "train.steps=1")
+    after = metrics(project, folder / "after", *ENGINES[engine], *COLD_START)
     used = [line["rates/tool_use"] for line in (before[0], after[0], after[-1])]
     return [*used, float(after[-1]["rates/format"])]
 
@@ -68,7 +71,8 @@ def project_of(name: str, folder: Path) -> TinyProject:
     tokenizer = tokenizer_of(name)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     project = write_tiny_project(folder / "project", tokenizer)
-    write_tiny_model(project.model, tokenizer, max_position_embeddings=1024, hidden_size=64, intermediate_size=128)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}  # vLLM's CPU kernels want heads of 32
+    write_tiny_model(project.model, tokenizer, max_position_embeddings=1024, **sizes)
     ends = ends_of(name) or [tokenizer.eos_token_id]
     (project.model / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     return project

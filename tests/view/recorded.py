@@ -33,7 +33,7 @@ def nasty(record: TreeRecord, text: str) -> TreeRecord:
     old = record.tree
     tree = RolloutTree(old.task, old.step, old.prompt)
     for place in sorted(old.turns):
-        calls = tuple(replace(call, arguments={text[:50]: text}) for call in old.turns[place].calls)
+        calls = tuple(replace(call, arguments={text[:50]: text}, mended=text) for call in old.turns[place].calls)
         tree.grow(replace(old.turns[place], calls=calls))
         if place in old.observations:
             seen = old.observations[place]

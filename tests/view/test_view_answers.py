@@ -79,6 +79,8 @@ def test_nasty_texts_arrive_as_they_were(nasty_run, tmp_path, contract):
         tree = json.loads(as_text(library.answer("/api/runs/nasty/tree", {"step": "1", "task": f"nasty/{number}"})))
         assert contract.faults(tree, "Tree") == []
         assert tree["nodes"][0]["text"] == text and tree["task"]["question"] == text
+        slips = {call["mended"] for node in tree["nodes"] for call in node.get("calls", ())}
+        assert slips <= {text} and (slips or number)
     assert all(contract.faults(json.loads(as_text(answer)), name) == [] for name, answer in everything(library))
     library.close()
 

@@ -178,7 +178,7 @@ export interface TurnNode extends NodeBase {
   finish: "stop" | "length";
   head: number | null; // mean entropy of its first k tokens, nats
   entropy: number | null; // mean over all its tokens
-  calls: { tool: string; arguments: { [name: string]: Json }; error: string }[]; // as written; error: why it is malformed
+  calls: { tool: string; arguments: { [name: string]: Json }; error: string; mended: string }[]; // as written; error: why it is malformed; mended: the slip that was read all the same
   credit: { low: number; high: number; mean: number } | null; // over the leaves below; null: not trained
   discarded: Outcome[]; // of its calls, never shown to the model
 }

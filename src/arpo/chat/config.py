@@ -58,7 +58,7 @@ def build_chat(config: ChatConfig, tokenizer: Any, tools: Sequence[Tool], ends: 
         )
     names = [syntax.name for syntax in SYNTAXES]
     if config.syntax is not None and config.syntax not in names:
-        hint = f"{nearest(config.syntax, names)}. There are: {', '.join(names)}"
+        hint = nearest(config.syntax, names)
         raise ConfigError("there is no such syntax of calls", where="chat.syntax", value=config.syntax, hint=hint)
     if tags and config.syntax:
         raise ConfigError(

@@ -115,7 +115,7 @@ class TemplateFormat:
         how = {
             "written": "as the model's chat template writes them",
             "shown": "which the model's chat template asks for",
-            "described": "which the system prompt describes, since the model's chat template does not",
+            "described": "which the system prompt describes: the model's chat template does not",
         }
         ends = ", ".join(self._text.decode([token]) for token in self.stop_tokens)
         return f"Tool calls are {self.dialect.syntax.name}, {how[self.dialect.form]}. A turn ends with {ends}."

@@ -176,7 +176,10 @@ class _TreeView:
             "finish": turn.finish.value,
             "head": _number(head_entropy(turn.entropies, self.record.config.head)) if turn.tokens else None,
             "entropy": _number(math.fsum(turn.entropies) / len(turn.entropies)) if turn.entropies else None,
-            "calls": [{"tool": c.name, "arguments": as_json(c.arguments), "error": c.error} for c in turn.calls],
+            "calls": [
+                {"tool": c.name, "arguments": as_json(c.arguments), "error": c.error, "mended": c.mended}
+                for c in turn.calls
+            ],
             "credit": as_json(self.credit.get(place)),
             "discarded": _outcomes(self.discarded.get(place, ()), turn.calls),
         }

@@ -54,6 +54,7 @@ export const GROUPS: Group[] = [
     note: "Inherited: calls on shared trunks, counted again for each leaf beyond the first. Sharing saved these.",
     figures: [
       { title: "Calls that the leaves rest on", stack: true, series: [["calls/executed", "executed"], ["calls/inherited", "inherited"], ["calls/cached", "from the cache"], ["calls/shared", "shared in flight"]] },
+      { title: "Calls that the model wrote", zero: true, series: [["calls/asked", "all"], ["calls/mended", "read despite a slip"], ["calls/answered", "with a result"]] },
       { title: "Outcomes of calls", stack: true, counts: true, series: ["outcomes/"] },
       { title: "Failed calls by kind", stack: true, counts: true, series: ["faults/"] },
       { title: "Endings of branches", stack: true, counts: true, series: ["endings/"] },

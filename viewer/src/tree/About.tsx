@@ -42,6 +42,7 @@ function TurnFacts({ node, head }: { node: Extract<Node, { kind: "turn" }>; head
       <Row what="Credit">{credit(node)}</Row>
       {node.finish === "length" && <Row what="Finish"><span class="bad">cut at its length limit</span></Row>}
       {node.calls.filter((call) => call.error).map((call) => <Row what="Malformed call" key={call.error}><span class="bad">{brief(`${call.tool}: ${call.error}`)}</span></Row>)}
+      {node.calls.filter((call) => call.mended).map((call) => <Row what="Mended call" key={call.mended}>{brief(`${call.tool}: ${call.mended}`)}</Row>)}
       {node.discarded.length > 0 && <Row what="Discarded">{count(node.discarded.length, "result")} that the model never saw</Row>}
     </>
   );

@@ -36,6 +36,9 @@ export function Segment({ at, tint, ask, selected, onSelect, children }: {
       {node.kind === "turn" && node.calls.filter((call) => call.error).map((call, i) => (
         <p class="bad" key={i}>Malformed call of {brief(call.tool, 60)}: <Text text={call.error} limit={500} /></p>
       ))}
+      {node.kind === "turn" && node.calls.filter((call) => call.mended).map((call, i) => (
+        <p class="soft" key={i}>Call of {brief(call.tool, 60)} read despite a slip: {call.mended}</p>
+      ))}
       {node.kind === "turn" && node.finish === "length" && <p class="bad">Cut at its length limit.</p>}
       {node.kind === "turn" && node.discarded.length > 0 && (
         <details>
