@@ -24,7 +24,8 @@ SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"
 NUMBERED = re.compile(r"\bNo\.?\s*(?=\d)|#\s*(?=\d)")  # No. 5
 BOUND = re.compile(r"\b(?:by|to)\s+(?=\d)", re.IGNORECASE)  # a bound beside a number, not beside a name
 DECADE = re.compile(r"\d{2,3}0['’]?s|\d{4}['’]?s")  # the 1990s are neither a year nor seconds
-BEFORE_CHRIST = "bc"  # part of a year, as a sign is part of a number
+# part of a number as a sign is (44 BC is no 44), so that they cannot be left off as a unit can
+CHANGING = frozenset(("bc", "ish", "odd", "too", "percentile"))
 ABOUT = r"(?:about|around|approximately|approx\.?|roughly|~|≈|约为|大约|大概|约|共)"
 CURRENCY = r"(?:US\$|\$|€|£|¥)"
 SCALES = MappingProxyType(
@@ -200,7 +201,7 @@ def agree(left: Quantity, right: Quantity, tolerance: Fraction = TOLERANCE) -> b
     units = {left.unit, right.unit} - {""}
     if any("/" in name for name in units) and not all("/" in name for name in units):  # 元 may stand for 元/克
         units = {name.split("/")[0] for name in units}
-    if len(units) == 2 or (BEFORE_CHRIST in units and left.unit != right.unit):
+    if left.unit != right.unit and (len(units) == 2 or not CHANGING.isdisjoint(" ".join(units).split())):
         return False
     if close(left.value, right.value, tolerance):
         return True

@@ -13,7 +13,7 @@ from arpo.answer_text import CLOSED, IS_HAN, exact, tokens, vocabulary
 from arpo.rewards.dates import read_date, same_date
 from arpo.rewards.denials import LIMIT_MARKS, asserted, refuses
 from arpo.rewards.numbers import read_number
-from arpo.rewards.quantities import agree, numeric, read_quantity
+from arpo.rewards.quantities import numeric, read_quantity
 
 OUTSIDE_NAME = vocabulary(
     """university college school institute academy airport station street road avenue bridge river lake bay island
@@ -43,12 +43,13 @@ EXPONENT = re.compile(r"[-+]?\d{1,20}(?:\.\d{1,20})?e[-+]?\d{1,3}", re.IGNORECAS
 
 def short(answer: str, gold: str) -> float:
     """1.0 if `answer` states `gold`. The kind of the gold selects the comparison."""
-    if (expected := read_quantity(gold)) is not None and (quantity := read_quantity(answer)) is not None:
-        return float(agree(quantity, expected))
+    is_number = read_quantity(gold) is not None
+    if is_number and (numeric(answer, gold) or read_quantity(answer) is not None):
+        return numeric(answer, gold)
     if exact(answer, gold) and not LIMIT_MARKS.search(answer):
         return 1.0
-    if expected is not None:
-        return numeric(answer, gold)
+    if is_number:
+        return 0.0
     if (date := read_date(gold)) is not None:
         return float(same_date(asserted(answer), date) and not refuses(tokens(asserted(answer)), asserted(answer)))
     return float(says(answer, gold))
