@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("family", ["llama3.1", "gpt-oss"])
 def test_calls_of_a_family_are_sampled_and_read(family, tmp_path, monkeypatch):
-    project = project_of(family, tmp_path)
+    project = project_of(family, tmp_path, head_dim=32)
     monkeypatch.setenv("ARPO_CACHE", str(project.cache))
     (step,) = metrics(project, tmp_path / "run", *ENGINES["vllm"], *COLD_START, "train.steps=1")
     assert step["rates/tool_use"] > 0.5 and step["rates/format"] > 0.5
