@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arpo.chat import Transcript
     from arpo.core.score import Score
+    from arpo.environments import AgentTurn, Environment, Step
     from arpo.errors import (
         ArpoError,
         CheckpointError,
@@ -41,6 +42,9 @@ _HOMES = {
     "train": ("arpo.training.pipeline", "train"),
     "Callback": ("arpo.training.callbacks", "Callback"),
     "load_recipe": ("arpo.recipe.load", "load_recipe"),
+    "Environment": ("arpo.environments", "Environment"),
+    "AgentTurn": ("arpo.environments", "AgentTurn"),
+    "Step": ("arpo.environments", "Step"),
     "tool": ("arpo.tools.function", "tool"),
     "Task": ("arpo.tasks", "Task"),
     "Score": ("arpo.core.score", "Score"),
@@ -64,17 +68,20 @@ _HOMES = {
 }
 
 __all__ = [
+    "AgentTurn",
     "ArpoError",
     "CallContext",
     "Callback",
     "CheckpointError",
     "ConfigError",
     "EngineError",
+    "Environment",
     "FormatError",
     "ProviderError",
     "RewardError",
     "Run",
     "Score",
+    "Step",
     "Task",
     "ToolError",
     "ToolResult",

@@ -4,7 +4,8 @@
     ├── ConfigError       a user's mistake: names the place, the value and what would be right
     ├── EngineError       an engine could not answer (died, out of memory, unreachable)
     ├── ToolError         a tool could not be set up, or reports a failure itself
-    │   └── ProviderError the service behind a tool is down, slow, or refuses us: never the model's fault
+    │   ├── ProviderError the service behind a tool is down, slow, or refuses us: never the model's fault
+    │   └── EnvironmentFailedError an episode of an environment cannot go on
     ├── ToolsStoppedError tool calls cannot continue, so the run stops: budget, failures, a provider that stays down
     ├── FormatError       a file from outside does not hold what it should (records, data)
     │   └── CarryError    a syntax of tool calls cannot write a call so that it reads back
@@ -71,6 +72,10 @@ class ProviderError(ToolError):
     ) -> None:
         self.retriable, self.retry_after_s, self.provider = retriable, retry_after_s, provider
         super().__init__(message)
+
+
+class EnvironmentFailedError(ToolError):
+    """An episode of an environment cannot go on: its code raised, or was too late. The branch ends without a reward."""
 
 
 class ToolsStoppedError(ArpoError):

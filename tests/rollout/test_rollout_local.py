@@ -32,7 +32,7 @@ class EveryOther:
         calls = (Call(name="search", arguments={"query": text}),) if tokens[-1] in (0, 2, 4, 6) else ()
         return ParsedTurn(text=text, calls=calls, answer=None if calls else text)
 
-    def observe(self, turn, outcomes, calls_left):
+    def observe(self, turn, outcomes, calls_left, message=None):
         return array("i", [9, 10 + len(turn.tokens) % 7, *turn.tokens[:5], 11]), tuple(outcomes)
 
     def text(self, tokens):

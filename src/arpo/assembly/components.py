@@ -13,6 +13,8 @@ from arpo.chat.config import build_chat
 from arpo.engines import Weights
 from arpo.engines.base import EngineBase, with_defaults
 from arpo.engines.config import EngineConfig
+from arpo.environments.config import build_environment
+from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
 from arpo.learner import Learner
@@ -22,7 +24,8 @@ from arpo.models.loading import compute_dtype, device_of, end_tokens, learner_mo
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import COLD_START_SEED
 from arpo.rewards import Reward
-from arpo.rewards.config import build_reward
+from arpo.rewards.config import RewardConfig, build_reward
+from arpo.rewards.environment import environment_reward
 from arpo.rollout.agent import Agent, EvalAgent
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
@@ -46,9 +49,11 @@ class Setting:
     """What a policy acts in: tools, and a reward for what it does with them."""
 
     tools: tuple[ToolBase, ...]
+    """Those of the environment too."""
     reward: Reward
     tool_gateway: ToolGateway
     """Every call of a tool passes it."""
+    environment: EnvironmentSource | None = None
 
     @property
     def isolation(self) -> dict[str, str]:
@@ -57,7 +62,8 @@ class Setting:
 
     def notes(self) -> list[str]:
         """Lines for the start of a run: how code is isolated, and which tools answer from where."""
-        return [*isolation_notes(self.tools), *self.tool_gateway.notes()]
+        around = [self.environment.note()] if self.environment is not None else []
+        return [*around, *isolation_notes(self.tools), *self.tool_gateway.notes()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +140,17 @@ def build_setting(run: RunConfig) -> Setting:
     """The tools and the reward of `run`. Raises ConfigError where one cannot be set up."""
     entries = build_entries(run.tools.offered, recorded_offers(run.tools))
     tools = tuple(tool for tools in entries for tool in tools)
-    return Setting(tools=tools, reward=build_reward(run.reward), tool_gateway=build_gateway(run.tools, entries))
+    tool_gateway = build_gateway(run.tools, entries)
+    if run.environment is None:
+        return Setting(tools=tools, reward=build_reward(run.reward), tool_gateway=tool_gateway)
+    environment = build_environment(run.environment, tool_gateway, taken=[tool.name for tool in tools])
+    own = environment.rewards and run.reward == RewardConfig()
+    return Setting(
+        tools=(*tools, *environment.tools),
+        reward=environment_reward if own else build_reward(run.reward),
+        tool_gateway=tool_gateway,
+        environment=environment,
+    )
 
 
 def build_components(
@@ -173,6 +189,7 @@ def build_components(
         format=format_for,
         vocab_size=model.config.get_text_config().vocab_size,
         tool_gateway=setting.tool_gateway,
+        environment=setting.environment,
     )
     return Components(
         run=run,

@@ -44,7 +44,11 @@ def served_components(run: RunConfig, setting: "Setting") -> "EvalComponents":
     dialogue_for = formats(_dialogues(run))
     dialogue_for(setting.tools)  # a chat format that does not fit the model or the tools is reported now
     agent = ServedAgent(
-        endpoint=endpoint, tools=setting.tools, dialogue=dialogue_for, tool_gateway=setting.tool_gateway
+        endpoint=endpoint,
+        tools=setting.tools,
+        dialogue=dialogue_for,
+        tool_gateway=setting.tool_gateway,
+        environment=setting.environment,
     )
     return EvalComponents(run=run, agent=agent, reward=setting.reward)
 

@@ -57,11 +57,11 @@ class ChatFormat(Protocol):
         ...
 
     def observe(
-        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None, message: str | None = None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
         """Tokens of the observation that answers `turn`, up to the point where the policy writes again, and the
         results, with `cut` set on those that exceed the token limit. If `calls_left` is 0, the text tells the model to
-        answer now."""
+        answer now. `message`: a user's message that follows the results, or answers a turn without a call."""
         ...
 
     def encode_turn(self, text: str) -> array[int]:
@@ -83,7 +83,8 @@ class Transcript:
     turns: tuple[ParsedTurn, ...]
     outcomes: tuple[tuple[ToolCallResult, ...], ...]  # one tuple per observation
     ending: str  # value of arpo.core.StopReason
-    states: Mapping[str, object]  # final states of stateful tools, by tool name
+    states: Mapping[str, object]  # final states of stateful tools and of the environment, by name
+    rewards: tuple[float, ...] = ()  # of the environment, one a turn; empty without one
 
     @property
     def answer(self) -> str | None:

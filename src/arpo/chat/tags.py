@@ -20,7 +20,7 @@ from typing import Any
 from arpo.chat import ParsedTurn, TraceStep
 from arpo.chat.body import argument_names, check_readable, read_body, write_body
 from arpo.chat.config import NO_CALLS_LEFT
-from arpo.chat.conversation import Conversation
+from arpo.chat.conversation import ASSISTANT, USER, Conversation
 from arpo.chat.syntaxes.known import foreign_opening
 from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, ToolCallResult, Turn
@@ -171,15 +171,19 @@ class TagFormat:
         return not self._any_tag.search(before[len("<think>") if opened else 0 : -len("</think>")])
 
     def observe(
-        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None, message: str | None = None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """Every result between result tags, capped and disarmed; after the last one a notice if no calls are left."""
+        """Every result between result tags, capped and disarmed; after the last one a notice if no calls are left. A
+        message ends the assistant's and begins a new one after it."""
         tokens, results = array("i"), []
         for number, outcome in enumerate(outcomes):
             result, cut = self._text.tool_text(outcome.text, self.result_tokens)
             last = number == len(outcomes) - 1 and calls_left is not None and calls_left <= 0
             tokens.extend([*self._before, *result, *(self._after_last if last else self._after)])
             results.append(replace(outcome, cut=outcome.cut or cut))
+        if message is not None:
+            ended = not outcomes and bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
+            tokens.extend(user_message(self._conversation, self._text, message, self.result_tokens, ended=ended))
         return tokens, tuple(results)
 
     def write(self, step: TraceStep, earlier: int = 0) -> str:
@@ -213,6 +217,19 @@ class TagFormat:
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
+
+
+def user_message(conversation: Conversation, text: TokenText, message: str, most: int, *, ended: bool) -> list[int]:
+    """Tokens of a user's message, of at most `most` tokens, with what leads to it from the assistant's message (which
+    wrote its own end if `ended`) and from it to the assistant's next one."""
+    shown = text.tool_text(message, most)[0]
+    if not conversation.exists:
+        gap = text.trusted("\n\n")
+        return [*gap, *shown, *gap]
+    before, after = conversation.glue([USER, ASSISTANT, USER])[2:]
+    before = before.lstrip()
+    pieces = [(before, text.trusted(before)), (text.decode(shown), shown), (after, text.trusted(after))]
+    return text.joined(pieces)[int(ended) :]
 
 
 def checked_length(tokens: Sequence[int], task: Task, most: int | None) -> array[int]:

@@ -37,7 +37,7 @@ from arpo.chat.dialect import (
 )
 from arpo.chat.syntaxes import Reading
 from arpo.chat.syntaxes.known import foreign_opening
-from arpo.chat.tags import checked_length
+from arpo.chat.tags import checked_length, user_message
 from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
 from arpo.errors import CarryError, ConfigError
@@ -95,7 +95,7 @@ class TemplateFormat:
         self.dialect: Dialect = dialect_of(self._conversation, self._text, syntax)
         self._thought = thought_marks(self._conversation, self._text, self.dialect)
         self._opens_thought = self._conversation.header.rstrip().endswith(self._thought.marks[0])
-        self._glue: dict[tuple[tuple[str, ...], int], list[str]] = {}
+        self._glue: dict[tuple[tuple[str, ...], int, bool], list[str]] = {}
         answer_ends = self._conversation.ends(ends)
         # a template that cannot show results is refused here
         first = self._between([ToolCallResult(tool="", status=CallStatus.OK, text="")])[0]
@@ -244,13 +244,16 @@ class TemplateFormat:
         return rest.strip().removeprefix(before).removesuffix(after)
 
     def observe(
-        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None
+        self, turn: Turn, outcomes: Sequence[ToolCallResult], calls_left: int | None, message: str | None = None
     ) -> tuple[array[int], tuple[ToolCallResult, ...]]:
-        """The end of the turn (if the policy did not write it), the results in the template's form, and the next
-        header."""
-        ids = [call.id for call in turn.calls] if len(turn.calls) == len(outcomes) else []
-        glue = self._between(outcomes, int(ids[0]) if ids and _NUMBER.fullmatch(ids[0]) else 0)
+        """The end of the turn (if the policy did not write it), the results in the template's form, the user's message,
+        and the next header."""
         ended = bool(turn.tokens) and turn.tokens[-1] in self.stop_tokens
+        if message is not None and not outcomes:
+            said = user_message(self._conversation, self._text, message, self.result_tokens, ended=ended)
+            return array("i", said), ()
+        ids = [call.id for call in turn.calls] if len(turn.calls) == len(outcomes) else []
+        glue = self._between(outcomes, int(ids[0]) if ids and _NUMBER.fullmatch(ids[0]) else 0, message is not None)
         pieces, results = self._pieces(glue[0], ids), []
         for number, outcome in enumerate(outcomes):
             result, cut = self._text.tool_text(self._shown(outcome.text), self.result_tokens)
@@ -259,6 +262,9 @@ class TemplateFormat:
             pieces += [(self._text.decode(result), result), (notice, self._text.trusted(notice))]
             pieces += self._pieces(glue[number + 1], ids)
             results.append(replace(outcome, cut=outcome.cut or cut))
+        if message is not None:
+            shown = self._text.tool_text(message, self.result_tokens)[0]
+            pieces += [(self._text.decode(shown), shown), *self._pieces(glue[-1], ids)]
         return array("i", self._text.joined(pieces)[int(ended) :]), tuple(results)
 
     def _pieces(self, glue: str, ids: Sequence[str]) -> list[Piece]:
@@ -272,29 +278,32 @@ class TemplateFormat:
                 pieces.append((part, self._text.trusted(part)))
         return pieces
 
-    def _between(self, outcomes: Sequence[ToolCallResult], earlier: int = 0) -> list[str]:
+    def _between(self, outcomes: Sequence[ToolCallResult], earlier: int = 0, message: bool = False) -> list[str]:
         """The glue around the results, with placeholders for ids. It begins with the end-of-turn token. `earlier`: how
-        many calls came before these, which matters to templates that number them (Cohere)."""
+        many calls came before these, which matters to templates that number them (Cohere). `message`: a user's message
+        follows them."""
         names = tuple(outcome.tool if outcome.tool in self._tools else "" for outcome in outcomes)
-        if (names, earlier) not in self._glue:
-            self._glue[names, earlier] = self._new_glue(names, earlier)
-        return self._glue[names, earlier]
+        key = (names, earlier, message)
+        if key not in self._glue:
+            self._glue[key] = self._new_glue(names, earlier, [USER] if message else [])
+        return self._glue[key]
 
-    def _new_glue(self, names: Sequence[str], earlier: int) -> list[str]:
+    def _new_glue(self, names: Sequence[str], earlier: int, then: Sequence[Mapping[str, str]]) -> list[str]:
         if self.dialect.form == "described":
             first, last = self._conversation.glue([USER, ASSISTANT, USER])[2:]
             inside = ["\n</tool_response>\n<tool_response>\n"] * (len(names) - 1)
-            return [first.lstrip() + "<tool_response>\n", *inside, "\n</tool_response>" + last]
+            closing = ["\n</tool_response>\n\n", last] if then else ["\n</tool_response>" + last]
+            return [first.lstrip() + "<tool_response>\n", *inside, *closing]
         if self.dialect.form == "shown":
             results = [{"role": "tool", **({"name": name} if name else {})} for name in names]
-            first, *others = self._conversation.glue([USER, ASSISTANT, *results], tools=self._schemas)[2:]
+            first, *others = self._conversation.glue([USER, ASSISTANT, *results, *then], tools=self._schemas)[2:]
             return [first.lstrip(), *others]
         calls = [Call(name=name or "unknown", id=f"qzid{number:05d}") for number, name in enumerate(names)]
         past = [Call(name="unknown", id=call_id(number)) for number in range(earlier)]
         results, answered = _answers(calls), [self.dialect.message(past), *_answers(past)] if past else []
         for made in (calls, calls[:1]):  # some templates know one call a turn
             try:
-                messages = [USER, *answered, self.dialect.message(made), *results]
+                messages = [USER, *answered, self.dialect.message(made), *results, *then]
                 first, *others = self._conversation.glue(messages, tools=self._schemas)[1 + earlier :]
             except ConfigError as error:
                 refused = error

@@ -13,12 +13,14 @@ from typing import Any
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.tree import Call, CallStatus
 from arpo.display.terminal import Console
+from arpo.environments.config import build_environment
+from arpo.environments.episodes import EnvironmentSource, Episodes
 from arpo.errors import ConfigError, ToolsStoppedError, nearest
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
+from arpo.rollout.states import ToolStates
 from arpo.tasks import Task
-from arpo.threads import settled
-from arpo.tools import CallContext, StatefulTool, Tool, ToolBase, isolation_notes
+from arpo.tools import CallContext, Tool, ToolBase, isolation_notes
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.config import build_each
 from arpo.tools.gateway import ToolGateway, build_unchecked, recorded_offers, tools_not_ready
@@ -46,12 +48,17 @@ def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
     broken = [each for each in built if isinstance(each, ConfigError)]
     entries = [[] if isinstance(each, ConfigError) else each for each in built]
     tools = {tool.name: tool for each in entries for tool in each}
-    if not built:
+    if not built and run.environment is None:
         raise ConfigError("this recipe offers no tools", where="tools", value=recipe)
     if broken and (not tools or (call_words and call_words[0] not in tools)):
         raise broken[0]
     tool_gateway, missing = _gateway(run, entries)
-    caller = _Caller(tool_gateway, tools, run, console)
+    environment = None
+    if run.environment is not None:
+        environment = build_environment(run.environment, tool_gateway, taken=list(tools))
+        tools |= {tool.name: tool for tool in environment.tools}
+        console.print(environment.note())
+    caller = _Caller(tool_gateway, tools, run, console, environment)
     if call_words:
         made = _asked_call(tools, call_words)
         if call_words[0] in missing:
@@ -59,7 +66,8 @@ def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
         caller.show_notes([made.name])
         return asyncio.run(caller.call(made))
     caller.show_notes(tools)
-    console.print(prompt_text(run, list(tools.values())))
+    if tools:
+        console.print(prompt_text(run, list(tools.values())))
     question = _question(run)
     well = not broken
     for tool in tools.values():
@@ -171,11 +179,15 @@ def kind_of(schema: Mapping[str, Any]) -> str:
     return str(kinds[0] if isinstance(kinds, list) and kinds else kinds)
 
 
-def _question(run: RunConfig) -> str:
-    """The first training question, as an example of a query."""
+def _first_task(run: RunConfig) -> Task | None:
     from arpo.tasks.data import load
 
-    first = next(iter(load(run.data.train)), None)
+    return next(iter(load(run.data.train)), None)
+
+
+def _question(run: RunConfig) -> str:
+    """The first training question, as an example of a query."""
+    first = _first_task(run)
     return first.question if first else "What is the capital of Peru?"
 
 
@@ -215,6 +227,7 @@ class _Caller:
     tools: Mapping[str, ToolBase]
     run: RunConfig
     console: Console
+    environment: EnvironmentSource | None = None
 
     def show_notes(self, names: Iterable[str]) -> None:
         for note in [*isolation_notes(self.tools[name] for name in names), *self.tool_gateway.notes()]:
@@ -223,20 +236,26 @@ class _Caller:
     async def call(self, call: Call) -> bool:
         """Make one call, with its own state if the tool has states. Returns whether it was answered well, and from the
         record in a replay."""
-        task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
         tool, print_ = self.tools[call.name], self.console.print
+        task = Task(id="by-hand", messages=({"role": "user", "content": "by hand"},), answers=())
+        deadline_s, episodes = self.run.rollout.deadline_s, None
+        if self.environment is not None and tool.state_of:
+            task = _first_task(self.run) or task
+            episodes = Episodes(self.environment, task, seed=self.run.seed, step="by-hand", deadline_s=deadline_s)
+            await episodes.begin()
+        states = ToolStates([tool], task, deadline_s, episodes)
         print_(f"  {tool.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
-        state = await settled(tool.open, task) if isinstance(tool, StatefulTool) else None
         try:
-            deadline_s = self.run.rollout.deadline_s
+            state = (await states.at((0,))).get(states.holder(tool.name))
+            if episodes is not None and state is not None:
+                await episodes.begin_turn(state, (0,))
             context = CallContext(task=task, deadline_s=deadline_s, seed=self.run.seed, state=state)
             outcome = await self.tool_gateway.call(self.tools, call, context)
         except ReplayMissError as error:
             print_(f"  -> replay miss: {error}")
             return False
         finally:
-            if isinstance(tool, StatefulTool):
-                await settled(tool.close, state)
+            await states.close()
         how = f"{outcome.seconds * 1e3:.1f} ms"
         if outcome.cached:
             how = "from the cache" if self.run.tools.mode == "live" else "from the record"

@@ -23,8 +23,8 @@ class SampleTurn:
 
 @dataclass(frozen=True, slots=True)
 class RunCalls:
-    """Run the calls of the turn at `place` and report `Returned`. `attempt` counts from 0: calls run again after an
-    infrastructure failure."""
+    """Run the calls of the turn at `place` (none, where an environment answers its text) and report `Returned`.
+    `attempt` counts from 0: calls run again after an infrastructure failure."""
 
     place: Place
     calls: tuple[Call, ...]
@@ -58,7 +58,8 @@ class HeadKnown:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The turn is complete. `ending` is None if and only if the turn's calls have to run."""
+    """The turn is complete. `ending` is None if and only if something comes back for it: results of its calls, or what
+    an environment says."""
 
     turn: Turn
     ending: StopReason | None = None
@@ -66,8 +67,8 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """All calls of a turn have results. With an `ending` the branch cannot continue after this observation (token
-    limit): the tree does not take the observation, and the turn at its place becomes the leaf."""
+    """All calls of a turn have results, and its environment has spoken. With an `ending` the branch cannot continue
+    after this observation: the tree does not take it, and the turn at its place becomes the leaf."""
 
     observation: Observation
     ending: StopReason | None = None

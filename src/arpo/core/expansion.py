@@ -22,7 +22,7 @@ from arpo.core.budget import Budget, Want
 from arpo.core.entropy import head_entropy
 from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, SampleTurn, TurnEnded
 from arpo.core.place import Place, keyed, show
-from arpo.core.tree import Observation, Role, RolloutTree, StopReason, Turn
+from arpo.core.tree import FOR_GOOD, Observation, Role, RolloutTree, StopReason, Turn
 from arpo.errors import ConfigError
 
 __all__ = [
@@ -200,7 +200,6 @@ class Expansion:
         self._expect(
             place, turn.role is self._sampling[place], f"should be a {self._sampling[place]}, not a {turn.role}"
         )
-        self._expect(place, ending is not None or bool(turn.calls), "has neither an ending nor calls")
         fresh = self._judge(place, turn.entropies, turn.bounds)
         self.tree.grow(turn)
         del self._sampling[place]
@@ -234,8 +233,7 @@ class Expansion:
         )
         self._expect(place, ending.aborted, f"cannot fail as {ending}")
         attempt = self._attempts.get(place, 0) + 1
-        # a replay that misses a call misses it again
-        if attempt <= self.config.retries and ending is not StopReason.REPLAY_MISS:
+        if attempt <= self.config.retries and ending not in FOR_GOOD:
             self._attempts[place] = attempt
             if place in self._sampling:
                 commands.append(SampleTurn(place, self._sampling[place], attempt))

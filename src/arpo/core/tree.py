@@ -37,18 +37,23 @@ class FinishReason(StrEnum):
 class StopReason(StrEnum):
     """Why a branch ended."""
 
-    FINISHED = "finished"  # the policy ended its turn without a tool call
+    FINISHED = "finished"  # the policy ended its turn without a tool call, or the environment ended the episode
     TURN_LENGTH = "turn_length"  # a turn reached its token limit
     BRANCH_LENGTH = "branch_length"  # the branch reached its token limit (tool text included)
-    CALL_LIMIT = "call_limit"  # the policy made a call beyond the limit, and the recipe ends the branch there
+    CALL_LIMIT = "call_limit"  # a call beyond the limit, where the recipe ends the branch there, or a turn beyond it
     ENGINE_FAILED = "engine_failed"  # infrastructure failure: no reward, leaves the group
     TOOL_FAILED = "tool_failed"  # infrastructure failure: the provider was down
     REPLAY_MISS = "replay_miss"  # a run that replays calls met a call that was never recorded
+    ENVIRONMENT_FAILED = "environment_failed"  # the code of an environment raised, or was too late
 
     @property
     def aborted(self) -> bool:
         """True if an infrastructure failure, not the policy, ended the branch: such a leaf has no reward."""
-        return self in (StopReason.ENGINE_FAILED, StopReason.TOOL_FAILED, StopReason.REPLAY_MISS)
+        return self in (StopReason.ENGINE_FAILED, StopReason.TOOL_FAILED, *FOR_GOOD)
+
+
+FOR_GOOD = (StopReason.REPLAY_MISS, StopReason.ENVIRONMENT_FAILED)
+"""Failures that another attempt would meet again."""
 
 
 class CallStatus(StrEnum):

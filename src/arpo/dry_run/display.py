@@ -60,6 +60,8 @@ def prompt(console: Console, components: Components, task: Task) -> None:
     tokens = chat.render(task, tools)
     heading(console, f"the prompt of task {task.id}, as the model sees it")
     console.print(Panel(Text(chat.text(tokens)), subtitle=f"{len(tokens)} tokens", subtitle_align="right"))
+    if components.agent.environment is not None:
+        say(console, components.agent.environment.note())
     say(console, f"tools: {', '.join(tool.name for tool in tools) or 'none'}. A turn ends with {_stops(chat)}.")
     say(console, f"right answers: {' or '.join(map(repr, task.answers)) or 'none given'}")
 

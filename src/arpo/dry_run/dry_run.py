@@ -23,6 +23,7 @@ from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
 from arpo.rollout.agent import check_prompts
 from arpo.rollout.collect import Rollout, check_scored, collect
+from arpo.rollout.tree_rollout import begun
 from arpo.sft.cache import SFTCache
 from arpo.sft.traces import read_traces, traces_to_trees
 from arpo.tasks import Task
@@ -88,7 +89,9 @@ async def _try(work: _Work, console: Console) -> DryRun:
             await traces_to_trees(components.agent, work.traces[:1], run.rollout, 0)
         check_prompts(components.agent, work.tasks, run.rollout)
         order = first_step(run, work.tasks)
-        display.prompt(console, components, order[0])
+        async with begun(components.agent, order[0], run.rollout, step="try", seed=run.seed) as states:
+            display.prompt(console, components, states.task)
+        await states.close()
         with console.status("starting the engine"):  # an engine that takes long to start: that is no tree's time
             await components.agent.engine.start()
         rollouts, alone_s = await _grow(components, order[:1], console)

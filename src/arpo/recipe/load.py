@@ -34,6 +34,7 @@ TAGS: dict[Keys, str] = {
     ("rollout", "roots"): "plan",
     ("tools", "offered", "*"): "use",
     ("reward",): "use",
+    ("environment",): "use",
     ("data", "train"): "source",
     ("data", "validation"): "source",
     ("data", "test"): "source",

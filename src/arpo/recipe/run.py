@@ -40,6 +40,11 @@ def _reward(given: Any, check: Callable[[Any], Any]) -> Any:
     return given if callable(given) else check({"use": given} if isinstance(given, str) else given)
 
 
+def _environment(given: Any, check: Callable[[Any], Any]) -> Any:
+    """A word stands for `{use: word}`."""
+    return given if isinstance(given, type) else check({"use": given} if isinstance(given, str) else given)
+
+
 def _advantage(given: Any, check: Callable[[Any], Any]) -> Any:
     """`estimator` and `mask` may also be functions, their import paths, or either (or a built-in name) with options:
     `{use: gigpo, options: {weight: 0.5}}`."""
@@ -155,8 +160,12 @@ class RunConfig(Config):
     data: Splits
     chat: ChatConfig = ChatConfig()
     tools: ToolsConfig = ToolsConfig()
+    environment: Annotated[UseWithOptions | None, WrapValidator(_environment)] = None
+    """What the agent acts in beside its tools: `{use: "my_env:Game", options: {...}}`, a class derived from
+    `arpo.Environment` (from Python also the class itself)."""
     reward: Annotated[RewardConfig, WrapValidator(_reward)] = RewardConfig()
-    """What is wanted (from Python also any `Reward`)."""
+    """What is wanted (from Python also any `Reward`). Where nothing is said and the environment rewards turns: their
+    sum."""
     engine: EngineConfig = EngineConfig()
     rollout: RolloutConfig = RolloutConfig()
     advantage: Annotated[AdvantageConfig, WrapValidator(_advantage)] = AdvantageConfig()
@@ -280,8 +289,15 @@ def _with_paths(run: RunConfig) -> RunConfig:
     """`run` with tools and reward of its own named by import path, and `code` the folder in which they, the rule and
     the surrogate are found."""
     credit = (run.advantage.estimator, run.advantage.mask or "")
-    parts: tuple[Any, ...] = (*run.tools.offered, run.reward, run.rollout.rule, run.loss.surrogate, *credit)
-    own = [_named(part) for part in parts if not _is_plain(part) and not isinstance(part, str)]
+    parts: tuple[Any, ...] = (
+        *run.tools.offered,
+        run.environment,
+        run.reward,
+        run.rollout.rule,
+        run.loss.surrogate,
+        *credit,
+    )
+    own = [_named(part) for part in parts if not (part is None or _is_plain(part) or isinstance(part, str))]
     code = run.code or next((str(folder) for folder in map(import_folder, own) if folder), None)
     offered = tuple(
         tool if _is_plain(tool) else ToolConfig(use=import_path(_named(tool))) for tool in run.tools.offered

@@ -98,7 +98,10 @@ def _checked(score: Score, subject: str) -> Score:
     )
     if not 0 <= accuracy <= 1:
         raise RewardError(f"{subject} gave accuracy = {score.accuracy!r}, which is not from 0 to 1")
-    return Score(reward=reward, accuracy=accuracy, parts=dict(zip(map(str, score.parts), parts, strict=True)))
+    turns = tuple(_finite(f"turns[{number}]", value, subject) for number, value in enumerate(score.turns))
+    return Score(
+        reward=reward, accuracy=accuracy, parts=dict(zip(map(str, score.parts), parts, strict=True)), turns=turns
+    )
 
 
 def _finite(name: object, value: object, subject: str) -> float:

@@ -2,20 +2,20 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, cast
+from typing import Protocol, Self
 
 from arpo.chat import ChatFormat
 from arpo.core.branching import StepStats
 from arpo.endpoint.client import Spent
 from arpo.engines import Chunk, SamplingParams
 from arpo.engines.base import EngineBase, EngineWrapper
+from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ConfigError, FormatError
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TaskRollout, TreeRollout, rollout_tree
+from arpo.rollout.tree_rollout import TaskRollout, TreeRollout, rollout_tree, tools_for
 from arpo.tasks import Task
-from arpo.tools import Tool, ToolBase, with_defaults
+from arpo.tools import Tool, ToolBase
 from arpo.tools.gateway import ToolGateway
-from arpo.tools.schemas import checked_schema
 
 Hear = Callable[[str, bool], None]
 """Called with the next text of an answer, and whether the agent wrote it or read it."""
@@ -27,6 +27,9 @@ class EvalAgent(Protocol):
 
     @property
     def tools(self) -> tuple[ToolBase, ...]: ...
+
+    @property
+    def environment(self) -> EnvironmentSource | None: ...
 
     def num_prompt_tokens(self, task: Task) -> int:
         """Raises FormatError for a prompt longer than chat.prompt_tokens."""
@@ -57,6 +60,7 @@ class Agent:
     format: Callable[[Sequence[Tool]], ChatFormat]  # the chat format for a set of tools
     vocab_size: int
     tool_gateway: ToolGateway = field(default_factory=ToolGateway)  # cache, limits and usage of tool calls
+    environment: EnvironmentSource | None = None  # what it acts in, beside its tools
 
     def chat(self, task: Task) -> tuple[ChatFormat, tuple[ToolBase, ...]]:
         """The chat format and tools for `task`."""
@@ -80,20 +84,6 @@ class Agent:
 
     async def close(self) -> None:
         await self.engine.close()
-
-
-def tools_for(tools: tuple[ToolBase, ...], task: Task) -> tuple[ToolBase, ...]:
-    """An agent's tools and the task's, which replace those of the same name. Raises ConfigError for two of the task's
-    with one name."""
-    if not task.tools:
-        return tools
-    brought = [with_defaults(tool) for tool in cast(Sequence[Tool], task.tools)]
-    for tool in brought:
-        tool.schema = checked_schema(tool, f"tools of task {task.id}")
-    names = [tool.name for tool in brought]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"task {task.id} brings two tools of one name", where="tools", value=twice)
-    return tuple({tool.name: tool for tool in (*tools, *brought)}.values())
 
 
 class HeardEngine(EngineWrapper):

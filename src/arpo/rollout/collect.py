@@ -72,11 +72,19 @@ async def score(grown: TaskRollout, reward: Reward, deadline_s: float) -> Rollou
 async def transcript(grown: TaskRollout, branch: Branch) -> Transcript:
     """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called
     none)."""
+    outcomes = [observation.outcomes for observation in branch.observations]
+    rewards: tuple[float, ...] = ()
+    if (episodes := grown.states.episodes) is not None:
+        steps = [episodes.steps.get(turn.place) for turn in branch.turns]
+        rewards = tuple(step.reward if step is not None else 0.0 for step in steps)
+        if steps and steps[-1] is not None and branch.leaf in grown.discarded:  # the episode ended with these calls
+            outcomes.append(tuple(grown.discarded[branch.leaf]))
     return Transcript(
         turns=tuple(grown.parsed[turn.place] for turn in branch.turns),
-        outcomes=tuple(observation.outcomes for observation in branch.observations),
+        outcomes=tuple(outcomes),
         ending=branch.ending.value,
-        states=await grown.states.at(branch.leaf),
+        states=await grown.states.final(branch.leaf),
+        rewards=rewards,
     )
 
 
@@ -164,6 +172,9 @@ def record_of(
         "prompt": grown.prompt_text(),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
+        "environment": {
+            show(place): [step.reward, step.done, step.message] for place, step in grown.states.steps.items()
+        },
         "discarded": {show(leaf): [outcome.tool for outcome in made] for leaf, made in grown.discarded.items()},
         "tool_s": grown.tool_s,
         "learner_logprobs": {show(place): values for place, values in (learner or {}).items()},

@@ -7,15 +7,25 @@ a captured state. What a line asks for, it asks for itself and one thing at a ti
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from arpo.core.place import Place
+from arpo.environments import Step
+from arpo.environments.episodes import Episodes
 from arpo.errors import ToolError
 from arpo.tasks import Task
 from arpo.threads import settled
-from arpo.tools import StatefulTool, Tool
+from arpo.tools import StatefulTool, ToolBase
 
-States = Mapping[str, Any]  # by tool name
+States = Mapping[str, Any]  # by the name of the tool or the environment
+
+
+class StateHolder(Protocol):
+    """What keeps a state in every branch: a stateful tool, or the episodes of an environment."""
+
+    async def open(self, task: Task) -> Any: ...
+    async def fork(self, state: Any) -> Any: ...
+    async def close(self, state: Any) -> None: ...
 
 
 def line_of(place: Place) -> Place:
@@ -33,8 +43,13 @@ class ToolStates:
     raises there is a bug and propagates, when the other states are closed.
     """
 
-    def __init__(self, tools: Sequence[Tool], task: Task, deadline_s: float) -> None:
-        self.tools = {tool.name: tool for tool in tools if isinstance(tool, StatefulTool)}
+    def __init__(
+        self, tools: Sequence[ToolBase], task: Task, deadline_s: float, episodes: Episodes | None = None
+    ) -> None:
+        self.tools: dict[str, StateHolder] = {tool.name: tool for tool in tools if isinstance(tool, StatefulTool)}
+        self.offered, self.episodes = {tool.name: tool for tool in tools}, episodes
+        if episodes is not None:
+            self.tools[episodes.name] = episodes
         self.task, self.deadline_s = task, deadline_s
         self.lost: list[str] = []  # what could not be closed, or scored for want of a state, and why
         self._live: dict[Place, States] = {}  # by line
@@ -48,6 +63,22 @@ class ToolStates:
             trunk = self._captured[tip] if tip else None
             self._live[line] = await self._all(lambda name: self._begin(name, trunk))
         return self._live.get(line, {})
+
+    @property
+    def steps(self) -> Mapping[Place, Step]:
+        """What an environment answered, by turn."""
+        return {} if self.episodes is None else self.episodes.steps
+
+    def holder(self, tool: str) -> str:
+        """Under which name the state of a tool is kept: its own, or that of the environment it belongs to."""
+        return (self.offered[tool].state_of or tool) if tool in self.offered else tool
+
+    async def final(self, leaf: Place) -> States:
+        """States at a leaf, as a reward sees them: of an environment the object itself."""
+        states = dict(await self.at(leaf))
+        if self.episodes is not None:
+            states[self.episodes.name] = await self.episodes.live(states[self.episodes.name])
+        return states
 
     async def capture(self, tip: Place) -> None:
         """Keep the state at `tip` for siblings that may be granted there."""
@@ -65,6 +96,8 @@ class ToolStates:
         states = [*self._live.values(), *self._captured.values()]
         self._live, self._captured = {}, {}
         await self._close(states)
+        if self.episodes is not None and (first := self.episodes.first) is not None:
+            await self._end(self.episodes.name, first)
 
     def _begin(self, name: str, trunk: States | None) -> Awaitable[Any]:
         tool = self.tools[name]

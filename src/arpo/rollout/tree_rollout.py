@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from arpo.chat import ChatFormat, ParsedTurn
 from arpo.core.branching import StepStats
 from arpo.core.expansion import Command, Decided, Event, Expansion, Failed, Returned, RunCalls, SampleTurn, TurnEnded
-from arpo.core.place import Place, keyed
+from arpo.core.place import Place, Step, keyed
 from arpo.core.tree import (
     Call,
     CallStatus,
@@ -35,18 +35,21 @@ from arpo.core.tree import (
     Turn,
 )
 from arpo.engines import Chunk, SamplingParams
-from arpo.errors import ConfigError, EngineError, ToolError
+from arpo.environments import AgentTurn
+from arpo.environments.episodes import EnvironmentSource, Episodes
+from arpo.errors import ConfigError, EngineError, EnvironmentFailedError, ToolError
 from arpo.event_loop import task_group
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import States, ToolStates
 from arpo.rollout.turn_builder import TurnBuilder
 from arpo.tasks import Task
-from arpo.tools import CallContext, ToolBase
+from arpo.tools import CallContext, Tool, ToolBase, with_defaults
 from arpo.tools.cache import ReplayMissError
 from arpo.tools.gateway import ToolGateway
+from arpo.tools.schemas import checked_schema
 
 if TYPE_CHECKING:
-    from arpo.rollout.agent import Agent
+    from arpo.rollout.agent import Agent, EvalAgent
 
 NOT_RUN = "no calls left: this one did not run"
 
@@ -137,9 +140,11 @@ class TreeRollout(TaskRollout):
 
 async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> TreeRollout:
     """Grow the tree of `task`. Raises ConfigError where its prompt leaves no room for a turn."""
-    chat, tools = agent.chat(task)
-    prompt = chat.render(task, tools)
-    check_room(task, len(prompt), config)
+    async with begun(agent, task, config, step=stats.step, seed=seed) as states:
+        task, config = states.task, never_branching(config, agent.environment)
+        chat, tools = agent.chat(task)
+        prompt = chat.render(task, tools)
+        check_room(task, len(prompt), config)
     expansion = Expansion(
         RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
         leaves=config.leaves,
@@ -153,7 +158,46 @@ async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats
         retries=config.retries,
         deepest=config.max_calls,
     )
-    return await TreeDriver(agent, task, config, chat, tools, expansion).run()
+    return await TreeDriver(agent, config, chat, states, expansion).run()
+
+
+@asynccontextmanager
+async def begun(
+    agent: EvalAgent, task: Task, config: RolloutConfig, *, step: Step, seed: int
+) -> AsyncGenerator[ToolStates, None]:
+    """The states of a tree; `task` of them is `task` as the agent's environment starts it. Closes them where the body
+    fails."""
+    episodes = None
+    if agent.environment is not None:
+        episodes = Episodes(agent.environment, task, seed=seed, step=step, deadline_s=config.deadline_s)
+        task = await episodes.begin()
+    states = ToolStates(tools_for(agent.tools, task), task, config.deadline_s, episodes)
+    try:
+        yield states
+    except BaseException:
+        await states.close()
+        raise
+
+
+def never_branching(config: RolloutConfig, environment: EnvironmentSource | None) -> RolloutConfig:
+    """`config`, without branches where the state of the environment can be neither copied nor repeated."""
+    if environment is None or environment.forks != "never":
+        return config
+    return config.flat(leaves=config.leaves, temperature=config.temperature, top_p=config.top_p)
+
+
+def tools_for(tools: tuple[ToolBase, ...], task: Task) -> tuple[ToolBase, ...]:
+    """An agent's tools and the task's, which replace those of the same name. Raises ConfigError for two of the task's
+    with one name."""
+    if not task.tools:
+        return tools
+    brought = [with_defaults(tool) for tool in cast(Sequence[Tool], task.tools)]
+    for tool in brought:
+        tool.schema = checked_schema(tool, f"tools of task {task.id}")
+    names = [tool.name for tool in brought]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"task {task.id} brings two tools of one name", where="tools", value=twice)
+    return tuple({tool.name: tool for tool in (*tools, *brought)}.values())
 
 
 def check_room(task: Task, num_tokens: int, config: RolloutConfig) -> None:
@@ -174,16 +218,14 @@ class RolloutDriver(ABC):
 
     def __init__(
         self,
-        task: Task,
         config: RolloutConfig,
-        tools: tuple[ToolBase, ...],
         tool_gateway: ToolGateway,
+        states: ToolStates,
         expansion: Expansion,
     ) -> None:
-        self.task, self.config, self.tool_gateway = task, config, tool_gateway
+        self.task, self.config, self.tool_gateway = states.task, config, tool_gateway
         self.expansion, self.tree = expansion, expansion.tree
-        self.tools = {tool.name: tool for tool in tools}
-        self.states = ToolStates(tools, task, config.deadline_s)
+        self.tools, self.states, self.episodes = states.offered, states, states.episodes
         self.parsed: dict[Place, ParsedTurn] = {}
         self.outcomes: dict[Place, dict[int, ToolCallResult]] = {}  # by turn and the call's number
         self.failures: list[tuple[Place, str]] = []
@@ -195,8 +237,11 @@ class RolloutDriver(ABC):
         """Sample the turn and feed it, or its failure."""
 
     @abstractmethod
-    def observe(self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None) -> Returned:
-        """What the model reads of `results`, one a call; `calls_left`: see `ChatFormat.observe`."""
+    def observe(
+        self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None, message: str | None
+    ) -> Returned:
+        """What the model reads of `results`, one a call, and of an environment's message; `calls_left`: see
+        `ChatFormat.observe`."""
 
     async def carry_out(self) -> None:
         try:
@@ -233,12 +278,17 @@ class RolloutDriver(ABC):
     def _obey(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
+                case SampleTurn() if self.episodes is not None and self.episodes.failed is not None:
+                    self.group.create_task(self._not_begun(command, self.episodes.failed))
                 case SampleTurn():
                     self.group.create_task(self.sample(command))
                 case RunCalls():
                     self.group.create_task(self._run_calls(command))
                 case Decided():
                     self._decided(command)
+
+    async def _not_begun(self, command: SampleTurn, error: EnvironmentFailedError) -> None:
+        self.fail(command.place, StopReason.ENVIRONMENT_FAILED, error)
 
     def _decided(self, command: Decided) -> None:
         if command.waited and command.place in self.judged_at:
@@ -248,18 +298,22 @@ class RolloutDriver(ABC):
 
     def ending(self, turn: Turn, num_tokens: int, room: int) -> StopReason | None:
         """How the branch ends with `turn`, of so many tokens of the `room` left in its branch; None where its calls are
-        to run."""
+        to run, or an environment answers it."""
         if turn.finish is FinishReason.LENGTH:
             return StopReason.TURN_LENGTH if num_tokens < room else StopReason.BRANCH_LENGTH
-        if not turn.calls:
+        if not turn.calls and self.episodes is None:
             return StopReason.FINISHED
-        if self._calls_left(turn.place) <= 0:
+        if turn.calls and self._calls_left(turn.place) <= 0:
             return StopReason.CALL_LIMIT
+        if self.episodes is not None:
+            return None
         return StopReason.BRANCH_LENGTH if num_tokens >= room else None  # no result would fit
 
     def _calls_left(self, place: Place) -> int:
-        """Calls that the turn at `place` may still make: the limit less those of the turns before it."""
-        return self.config.max_calls - sum(len(self.tree.turns[place[:depth]].calls) for depth in range(1, len(place)))
+        """Calls that the turn at `place` may still make: the limit less those of the turns before it. A turn without a
+        call that an environment answered counts as one."""
+        turns = (self.tree.turns[place[:depth]] for depth in range(1, len(place)))
+        return self.config.max_calls - sum(max(1, len(turn.calls)) for turn in turns)
 
     # --- calls
 
@@ -268,21 +322,21 @@ class RolloutDriver(ABC):
         outcomes = self.outcomes.setdefault(place, {})
         try:
             states = await self.states.at(place)
+            if self.episodes is not None:
+                await self.episodes.begin_turn(states[self.episodes.name], place)
             await self._call_all(command, left, states, outcomes)
-            observed = self._observed(command, left, outcomes)
+            observed = await self._observed(command, left, states, outcomes)
             if observed.ending is None and self._may_branch(place):
                 await self.states.capture(place)
         except ToolError as error:
-            self.fail(
-                place, StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED, error
-            )
+            self.fail(place, _ending_of(error), error)
             return
         self.feed(observed)
 
     async def _call_all(
         self, command: RunCalls, left: int, states: States, outcomes: dict[int, ToolCallResult]
     ) -> None:
-        """Run the calls that have no outcome yet: all at once, those of one stateful tool in their order.
+        """Run the calls that have no outcome yet: all at once, those that share a state in their order.
 
         Raises ToolError where a provider is down. Outcomes got until then are kept, so that a further attempt repeats
         no call.
@@ -290,12 +344,13 @@ class RolloutDriver(ABC):
         random = keyed(self.expansion.config.seed, self.tree.step, self.task.id, command.place, "call", command.attempt)
         queues: dict[object, list[tuple[int, Call, CallContext]]] = {}
         for number, call in enumerate(command.calls[:left]):
-            state = states.get(call.name)
+            holder = self.states.holder(call.name)
+            state = states.get(holder)
             context = CallContext(
                 task=self.task, deadline_s=self.config.deadline_s, seed=random.getrandbits(63), state=state
             )
             if number not in outcomes:
-                queues.setdefault(call.name if call.name in states else number, []).append((number, call, context))
+                queues.setdefault(holder if holder in states else number, []).append((number, call, context))
 
         async def work(queue: list[tuple[int, Call, CallContext]]) -> None:
             for number, call, context in queue:
@@ -313,12 +368,25 @@ class RolloutDriver(ABC):
         if down:
             raise ToolError("; ".join(down))
 
-    def _observed(self, command: RunCalls, left: int, outcomes: Mapping[int, ToolCallResult]) -> Returned:
+    async def _observed(
+        self, command: RunCalls, left: int, states: States, outcomes: Mapping[int, ToolCallResult]
+    ) -> Returned:
         refused = [
-            ToolCallResult(tool=call.name, status=CallStatus.REFUSED, text=NOT_RUN) for call in command.calls[left:]
+            ToolCallResult(tool=call.name, status=CallStatus.REFUSED, text=NOT_RUN)
+            for call in command.calls[max(0, left) :]
         ]
+        results = [*(outcomes[number] for number in sorted(outcomes)), *refused]
         told = max(0, left - len(command.calls)) if self.config.at_call_limit == "tell" else None
-        return self.observe(command, [*(outcomes[number] for number in sorted(outcomes)), *refused], told)
+        if self.episodes is None:
+            return self.observe(command, results, told, None)
+        said = self.parsed[command.place]
+        turn = AgentTurn(text=said.text, answer=said.answer, calls=command.calls, results=tuple(results))
+        step = await self.episodes.end_turn(states[self.episodes.name], command.place, turn)
+        observed = self.observe(command, results, told, step.message)
+        if step.done:
+            return replace(observed, ending=StopReason.FINISHED)
+        beyond = left <= 0 or len(command.place) > self.config.max_calls
+        return replace(observed, ending=StopReason.CALL_LIMIT) if beyond else observed
 
     def _may_branch(self, place: Place) -> bool:
         return self.tree.turns[place[:1]].role is not Role.FILL and self.expansion.config.most(len(place)) > 0
@@ -330,13 +398,12 @@ class TreeDriver(RolloutDriver):
     def __init__(
         self,
         agent: Agent,
-        task: Task,
         config: RolloutConfig,
         chat: ChatFormat,
-        tools: tuple[ToolBase, ...],
+        states: ToolStates,
         expansion: Expansion,
     ) -> None:
-        super().__init__(task, config, tools, agent.tool_gateway, expansion)
+        super().__init__(config, agent.tool_gateway, states, expansion)
         self.engine, self.chat = agent.engine, chat
 
     async def run(self) -> TreeRollout:
@@ -385,14 +452,22 @@ class TreeDriver(RolloutDriver):
         chunks = self.engine.sample(context, params)
         return cast(AsyncGenerator[Chunk, None], chunks)  # closing it cancels the request
 
-    def observe(self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None) -> Returned:
+    def observe(
+        self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None, message: str | None
+    ) -> Returned:
         place, turn = command.place, self.tree.turns[command.place]
-        tokens, seen = self.chat.observe(turn, results, calls_left)
+        tokens, seen = self.chat.observe(turn, results, calls_left, message)
         used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
         full = used >= self.config.branch_tokens
         return Returned(
             Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None
         )
+
+
+def _ending_of(error: ToolError) -> StopReason:
+    if isinstance(error, EnvironmentFailedError):
+        return StopReason.ENVIRONMENT_FAILED
+    return StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED
 
 
 def _now() -> float:

@@ -1,5 +1,5 @@
 """The files of this machine that the code inside may see: the interpreter, the standard library, installed packages and
-shared libraries.
+shared libraries, and, where code may start programs, those of the system.
 
 It sees no home, no project, no /etc and no /proc: only what imports need.
 """
@@ -22,6 +22,8 @@ SYSTEM = (
     "/etc/ld.so.cache",
     "/usr/share/zoneinfo",
 )
+
+PROGRAMS = ("/bin", "/usr/bin")
 
 
 def own_folder() -> str:
@@ -58,11 +60,11 @@ def _library_folders() -> list[str]:
     return [os.path.join(prefix, folder) for prefix in prefixes for folder in ("lib", "lib64")]
 
 
-def here() -> View:
-    """The view for this interpreter."""
+def here(*, programs: bool = False) -> View:
+    """The view for this interpreter; with `programs` (where code may start them) also of the system's programs."""
     paths = [interpreter(), *import_path(), *_library_folders(), own_folder()]
     real, links = [], []
-    for path in SYSTEM:
+    for path in (*SYSTEM, *(PROGRAMS if programs else ())):
         if os.path.islink(path):
             links.append((path, os.readlink(path)))
         paths.append(os.path.realpath(path))

@@ -202,7 +202,7 @@ class WarmSandbox:
         self._places = Places(min(at_once, sessions) if sessions else at_once)
         self._settings: dict[str, Any] = {
             "outer": "none" if level == "landlock" else level,
-            "view": view.here(),
+            "view": view.here(programs=limits.processes > 0),
             "path": tuple(view.import_path()),
             "imports": tuple(imports),
             "limits": limits,

@@ -69,11 +69,15 @@ class Dialogue(Protocol[C]):
         ...
 
     def observe(
-        self, turn: ServedTurn[C], results: Sequence[ToolCallResult], calls_left: int | None
+        self,
+        turn: ServedTurn[C],
+        results: Sequence[ToolCallResult],
+        calls_left: int | None,
+        message: str | None = None,
     ) -> tuple[C, str, tuple[ToolCallResult, ...]]:
-        """The context with what came back for the calls of `turn`, the text that is new in it, and the results marked
-        `cut` where the text was cut to the token limit. With `calls_left` 0 the model is told that it must answer
-        now."""
+        """The context with what came back for the calls of `turn` and the user's `message` that follows, the text that
+        is new in it, and the results marked `cut` where the text was cut to the token limit. With `calls_left` 0 the
+        model is told that it must answer now."""
         ...
 
     def text(self, context: C) -> str:

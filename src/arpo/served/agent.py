@@ -10,10 +10,12 @@ from arpo.core.expansion import Expansion, Returned, RunCalls, SampleTurn, TurnE
 from arpo.core.place import Place, keyed
 from arpo.core.tree import FinishReason, Observation, Prompt, RolloutTree, StopReason, ToolCallResult, Turn
 from arpo.endpoint.client import Endpoint, Spent
+from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ToolError
-from arpo.rollout.agent import Hear, tools_for
+from arpo.rollout.agent import Hear
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import RolloutDriver, TaskRollout, check_room
+from arpo.rollout.states import ToolStates
+from arpo.rollout.tree_rollout import RolloutDriver, TaskRollout, begun, check_room, tools_for
 from arpo.served import Context, Dialogue, Sampling, ServedTurn
 from arpo.tasks import Task
 from arpo.tools import Tool, ToolBase
@@ -31,6 +33,7 @@ class ServedAgent:
     dialogue: Callable[[Sequence[Tool]], Dialogue[Any]]
     tool_gateway: ToolGateway = field(default_factory=ToolGateway)
     hear: Hear | None = None
+    environment: EnvironmentSource | None = None
 
     def num_prompt_tokens(self, task: Task) -> int:
         tools = tools_for(self.tools, task)
@@ -39,10 +42,11 @@ class ServedAgent:
     async def rollout(self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> "ServedRollout":
         """As `Agent.rollout`, without branches. Raises ToolsStoppedError where the endpoint answers nobody: key,
         budget, outage."""
-        tools = tools_for(self.tools, task)
-        dialogue = self.dialogue(tools)
-        context = dialogue.begin(task, tools)
-        check_room(task, context.num_tokens, config)
+        async with begun(self, task, config, step=stats.step, seed=seed) as states:
+            task, tools = states.task, tuple(states.offered.values())
+            dialogue = self.dialogue(tools)
+            context = dialogue.begin(task, tools)
+            check_room(task, context.num_tokens, config)
         expansion = Expansion(
             RolloutTree(task.id, stats.step, Prompt(tokens=array("i"))),
             leaves=config.leaves,
@@ -56,7 +60,7 @@ class ServedAgent:
             retries=config.retries,
             deepest=config.max_calls,
         )
-        return await ServedDriver(self, task, config, tools, expansion, dialogue, context).run()
+        return await ServedDriver(self, config, states, expansion, dialogue, context).run()
 
     def heard_by(self, hear: Hear, task: Task) -> "ServedAgent":
         return replace(self, hear=hear)
@@ -103,14 +107,13 @@ class ServedDriver(RolloutDriver):
     def __init__(
         self,
         agent: ServedAgent,
-        task: Task,
         config: RolloutConfig,
-        tools: tuple[ToolBase, ...],
+        states: ToolStates,
         expansion: Expansion,
         dialogue: Dialogue[Any],
         context: Context,
     ) -> None:
-        super().__init__(task, config, tools, agent.tool_gateway, expansion)
+        super().__init__(config, agent.tool_gateway, states, expansion)
         self.endpoint, self.dialogue = agent.endpoint, dialogue
         self.hear: Hear = agent.hear or (lambda text, by_agent: None)
         self.contexts: dict[Place, Context] = {(): context}  # by tip
@@ -145,9 +148,11 @@ class ServedDriver(RolloutDriver):
         )
         self.feed(TurnEnded(written, self.ending(written, turn.usage.completion_tokens, room)))
 
-    def observe(self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None) -> Returned:
+    def observe(
+        self, command: RunCalls, results: Sequence[ToolCallResult], calls_left: int | None, message: str | None
+    ) -> Returned:
         place = command.place
-        context, text, seen = self.dialogue.observe(self.turns[place], results, calls_left)
+        context, text, seen = self.dialogue.observe(self.turns[place], results, calls_left, message)
         self.contexts[place], self.observations[place] = context, text
         self.hear(f"{text}\n", False)
         full = context.num_tokens >= self.config.branch_tokens

@@ -62,14 +62,18 @@ class CompletionDialogue:
         )
 
     def observe(
-        self, turn: ServedTurn[Written], results: Sequence[ToolCallResult], calls_left: int | None
+        self,
+        turn: ServedTurn[Written],
+        results: Sequence[ToolCallResult],
+        calls_left: int | None,
+        message: str | None = None,
     ) -> tuple[Written, str, tuple[ToolCallResult, ...]]:
         context, nothing = turn.context, array("f")
         tokens = array("i", context.tokens[context.turn :])
         written = Turn(
             place=(0,), role=Role.ROOT, tokens=tokens, logprobs=nothing, entropies=nothing, calls=turn.parsed.calls
         )
-        observed, seen = self.chat.observe(written, results, calls_left)
+        observed, seen = self.chat.observe(written, results, calls_left, message)
         return Written(tokens=(*context.tokens, *observed)), self.chat.text(observed), seen
 
     def text(self, context: Written) -> str:

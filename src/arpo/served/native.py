@@ -112,9 +112,13 @@ class NativeDialogue:
         return ParsedTurn(text=shown(message), answer=answer, well_formed=formed)
 
     def observe(
-        self, turn: ServedTurn[Messages], results: Sequence[ToolCallResult], calls_left: int | None
+        self,
+        turn: ServedTurn[Messages],
+        results: Sequence[ToolCallResult],
+        calls_left: int | None,
+        message: str | None = None,
     ) -> tuple[Messages, str, tuple[ToolCallResult, ...]]:
-        """A message for each call, capped; the last one says so where no calls are left."""
+        """A message for each call, capped; the last one says so where no calls are left. Then the user's `message`."""
         context = turn.context
         messages, seen = [], []
         for number, (call, result) in enumerate(zip(_calls(context.messages[-1]), results, strict=True)):
@@ -123,6 +127,8 @@ class NativeDialogue:
             word = f"\n{NO_CALLS_LEFT}" if last else ""
             messages.append({"role": "tool", "tool_call_id": str(call.get("id") or ""), "content": text + word})
             seen.append(replace(result, cut=result.cut or cut))
+        if message is not None:
+            messages.append({"role": "user", "content": self._capped(message)[0]})
         text = "\n".join(map(_shown_message, messages))
         num_tokens = context.num_tokens + estimate_tokens(_json(messages))
         return replace(context, messages=(*context.messages, *messages), num_tokens=num_tokens), text, tuple(seen)

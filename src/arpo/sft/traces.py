@@ -21,6 +21,7 @@ from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import ToolStates
+from arpo.rollout.tree_rollout import begun
 from arpo.tasks import atlas
 from arpo.tasks.data import DataConfig
 from arpo.tasks.traces import RecordedStep, Trace, load_traces
@@ -73,12 +74,12 @@ async def trace_to_tree(agent: Agent, trace: Trace, config: RolloutConfig, seed:
     Raises FormatError where a rollout would not allow it: the format cannot read a call back, there are more calls or
     tokens than `config` allows, or the last step calls a tool.
     """
-    chat, tools = agent.chat(trace.task)
-    states = ToolStates(tools, trace.task, config.deadline_s)
-    try:
-        return await _to_tree(chat, tools, agent.tool_gateway, states, trace, config, seed)
-    finally:
-        await states.close()
+    async with begun(agent, trace.task, config, step="trace", seed=seed) as states:
+        trace = replace(trace, task=states.task)
+        chat, tools = agent.chat(trace.task)
+        tree = await _to_tree(chat, tools, agent.tool_gateway, states, trace, config, seed)
+    await states.close()
+    return tree
 
 
 async def _to_tree(
@@ -173,10 +174,15 @@ async def _outcomes(
         ]
     random = keyed(seed, "trace", trace.task.id, place, "call")
     state = await states.at(place) if states.tools else {}
+    if states.episodes is not None:
+        await states.episodes.begin_turn(state[states.episodes.name], place)
     outcomes = []
     for call in step.calls:  # one after another: calls of one turn may share a tool's state
         context = CallContext(
-            task=trace.task, deadline_s=config.deadline_s, seed=random.getrandbits(63), state=state.get(call.name)
+            task=trace.task,
+            deadline_s=config.deadline_s,
+            seed=random.getrandbits(63),
+            state=state.get(states.holder(call.name)),
         )
         outcomes.append(await tool_gateway.call({tool.name: tool for tool in tools}, call, context))
     return outcomes

@@ -67,6 +67,7 @@ class ToolBase:
     version: str = ""  # changes when results do; "": derived from the recipe's `use` and `options`
     provider: str = ""  # the service whose rate, concurrency and failures it shares with others; "": the tool alone
     concurrency: int = 0  # calls at a time that the tool itself can bear; 0: any number
+    state_of: str = ""  # the environment in whose episodes its calls work; "": none
     isolation: str = ""  # how code that the policy writes is isolated from this machine; "": the tool runs none
     offer: Mapping[str, Any] | None = None  # name, description and schema of a server's tool, kept in a record
 

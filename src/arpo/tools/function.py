@@ -253,7 +253,7 @@ def _tidy(schema: Any) -> Any:
 
 def has_tool_methods(candidate: Any) -> bool:
     """True for a class with at least one method that is decorated by `@arpo.tool`."""
-    return inspect.isclass(candidate) and bool(_methods(candidate))
+    return inspect.isclass(candidate) and bool(tool_methods(candidate))
 
 
 def tools_of(made_from: type, options: Mapping[str, Any]) -> list[FunctionTool]:
@@ -265,7 +265,7 @@ def tools_of(made_from: type, options: Mapping[str, Any]) -> list[FunctionTool]:
     needs a lock. `async def` methods share one event loop. A class has one kind of them, since two threads would meet
     in the object.
     """
-    methods, name = _methods(made_from), made_from.__name__
+    methods, name = tool_methods(made_from), made_from.__name__
     if len({method.is_async for method in methods}) > 1:
         raise ConfigError(
             "some of its tools are `async def` and some are not, so two threads would share the object",
@@ -281,7 +281,7 @@ def tools_of(made_from: type, options: Mapping[str, Any]) -> list[FunctionTool]:
     return [method.bound_to(made, owner=name, thread=thread) for method in methods]
 
 
-def _methods(owner: type) -> list[FunctionTool]:
+def tool_methods(owner: type) -> list[FunctionTool]:
     named: dict[str, Any] = {}
     for each in reversed(owner.__mro__):
         named.update(vars(each))

@@ -128,6 +128,16 @@ class ToolGateway:
             provider.concurrency = int(_stricter(provider.concurrency, most))
         return provider
 
+    def shared_by(self, tools: Sequence[ToolBase], name: str, concurrency: int) -> Provider:
+        """The provider of an environment's tools and steps, with its limit of concurrency."""
+        provider = self._provider(name)
+        provider.concurrency = int(_stricter(provider.concurrency, concurrency))
+        for tool in tools:
+            self.rate_limits[tool.name] = RateLimit(
+                provider=provider, tool=tool, error_rate=self.limits.error_rate or 1.0
+            )
+        return provider
+
     def _tell(self, text: str, level: str) -> None:
         self.tell(text, level)
 

@@ -22,6 +22,8 @@ cannot be computed (no decision, say) is left out, never 0.
     entropy/{first,after_tool,rise,rise_positive}; entropy_at/{first,after_tool}/NN        (nats; NN: place in the turn)
         over planned roots' first turns and what follows them without a branch (`on_probe_line`): a sibling starts where
         the policy was unsure, so it would bias them.
+    environment/{episodes,forked,replayed,replayed_turns}                                  (counts)
+        episodes that were begun, copied for a branch, or made again for one by repeating its trunk's turns
     decisions/{tips,wanted,granted,refused,flips,waited}, decisions/{tips_at,wanting_at}/DEPTH
     staleness/{mean,max,mixed}
         versions of the weights between those that wrote a token and those that train it, over all sampled tokens (0:
@@ -56,6 +58,8 @@ class TreeStats:
     decisions: Mapping[Place, TipDecision] = field(default_factory=dict)
     discarded: Mapping[Place, Sequence[ToolCallResult]] = field(default_factory=dict)
     well_formed: Mapping[Place, bool] = field(default_factory=dict)
+    episodes: Mapping[str, int] = field(default_factory=dict)
+    """Of an environment: episodes that were begun, copied for a branch, or repeated for one."""
 
     @classmethod
     def from_rollout(cls, rollout: Rollout, credited: CreditedTree) -> "TreeStats":
@@ -64,7 +68,8 @@ class TreeStats:
             leaf: transcript.ending == StopReason.FINISHED.value and all(turn.well_formed for turn in transcript.turns)
             for leaf, transcript in rollout.transcripts.items()
         }
-        return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded, well_formed)
+        episodes = {} if grown.states.episodes is None else grown.states.episodes.count
+        return cls(credited, grown.planned_roots, grown.expansion.decisions, grown.discarded, well_formed, episodes)
 
 
 def step_metrics(step: Sequence[TreeStats], *, head_tokens: int = POSITIONS, version: int | None = None) -> Metrics:
@@ -81,6 +86,7 @@ def step_metrics(step: Sequence[TreeStats], *, head_tokens: int = POSITIONS, ver
         **_tokens(step),
         **_entropies(trees, head_tokens),
         **_decisions(step),
+        **{f"environment/{name}": count for name, count in sum((Counter(m.episodes) for m in step), Counter()).items()},
         **({} if version is None else _staleness(trees, version)),
     }
 
