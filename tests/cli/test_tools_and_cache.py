@@ -27,7 +27,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tools_are_shown_as_the_model_sees_them_and_called() -> None:
-    listed = arpo("tools", "quickstart")
+    listed = arpo("tools", "quickstart", "data.train=/no/such/tasks.jsonl")  # listing reads no data
     assert listed.exit_code == 0 and "<search>query</search>" in listed.output and "->" not in listed.output
     shown = arpo("tools", "quickstart", "--call")
     assert shown.exit_code == 0

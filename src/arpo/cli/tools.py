@@ -1,6 +1,6 @@
 """`arpo tools` shows a recipe's tools as the model sees them, and calls them by hand.
 
-Listing calls nothing. Calls go the same way as the calls of a run, with the recipe's cache, limits and replay.
+Listing calls nothing and reads no data. Calls go the same way as the calls of a run, with the recipe's cache, limits and replay.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 MOST_CHARS = 2_000  # of a printed result
 MOST_NESTED = 8  # objects in an example: a schema may refer to itself
 PATIENCE_S, RETRIES = 10.0, 1  # a person waits, so a provider that is down is reported sooner than in a run
+QUESTION = "What is the capital of Peru?"
 LATER = "ask once more when it is back; a run waits for tools.limits.patience_s"
 
 
@@ -68,7 +69,7 @@ def show_tools(recipe: str, words: Sequence[str], call: bool = False) -> bool:
     caller.show_notes(tools)
     if tools:
         console.print(prompt_text(run, list(tools.values())))
-    question = _question(run)
+    question = _question(run) if call else ""
     well = not broken
     for tool in tools.values():
         offer = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
@@ -116,7 +117,7 @@ def prompt_text(run: RunConfig, tools: Sequence[ToolBase]) -> str:
 
 
 def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
-    """The prompt of the recipe's first question with the model's chat template, if the model is on this machine."""
+    """The prompt of a question with the model's chat template, if the model is on this machine."""
     from arpo.models.sources import at_hand
 
     folder = at_hand(run.model.source)
@@ -126,7 +127,7 @@ def _by_template(run: RunConfig, tools: Sequence[ToolBase]) -> str:
 
     tokenizer = read_tokenizer(str(folder), run.model.trust_remote_code)
     chat: Any = build_chat(run.chat, tokenizer, tools, declared_ends(str(folder)))
-    task = Task(id="by-hand", messages=({"role": "user", "content": _question(run)},), answers=())
+    task = Task(id="by-hand", messages=({"role": "user", "content": QUESTION},), answers=())
     prompt = "\n".join(f"  {line}" for line in chat.text(chat.render(task, tools)).splitlines())
     return f"{chat.about}\nThe prompt, by the model's chat template:\n{prompt}"
 
@@ -188,7 +189,7 @@ def _first_task(run: RunConfig) -> Task | None:
 def _question(run: RunConfig) -> str:
     """The first training question, as an example of a query."""
     first = _first_task(run)
-    return first.question if first else "What is the capital of Peru?"
+    return first.question if first else QUESTION
 
 
 def _asked_call(tools: Mapping[str, ToolBase], call_words: Sequence[str]) -> Call:
