@@ -27,7 +27,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tools_are_shown_as_the_model_sees_them_and_called() -> None:
-    listed = arpo("tools", "quickstart", "data.train=/no/such/tasks.jsonl")  # listing reads no data
+    listed = arpo("tools", "quickstart", "data.train.source=/no/such/tasks.jsonl")  # listing reads no data
     assert listed.exit_code == 0 and "<search>query</search>" in listed.output and "->" not in listed.output
     shown = arpo("tools", "quickstart", "--call")
     assert shown.exit_code == 0
@@ -63,7 +63,7 @@ def test_with_a_chat_template_the_prompt_is_shown_as_the_model_reads_it(tiny_pro
     shown = arpo("tools", tiny_project.recipe, "chat.format=template")
     assert shown.exit_code == 0 and "by the model's chat template" in shown.output
     prompt = shown.output.partition("chat template:")[2].partition("\nparity\n")[0]
-    assert '"name": "parity"' in prompt and "Parity of 3" in prompt
+    assert '"name": "parity"' in prompt and "the capital of Peru?" in prompt
     absent = arpo("tools", tiny_project.recipe, "chat.format=template", "model.source=pypi:no-such-model==1.0")
     assert absent.exit_code == 0 and "The model itself is not here yet" in absent.output
 

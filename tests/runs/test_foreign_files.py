@@ -16,6 +16,7 @@ from arpo.errors import ConfigError, FormatError
 from arpo.files import read_json, read_json_lines
 from arpo.foreign import loads, open_file
 from arpo.models.loading import check_files, refuse_code
+from arpo.models.sources import checked
 from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder, read_history
 
@@ -130,6 +131,26 @@ def test_a_model_of_a_billion_layers_is_refused_with_the_key(tmp_path: Path, con
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"config\.json: .*(num_|vocab_size)"):
         check_files(tmp_path)
+
+
+def test_a_model_of_more_layers_than_its_weights_are_of_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 99999}')
+    header = b'{"model.layers.29.mlp.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ConfigError, match=r"config\.json: num_hidden_layers is more than .* which are of 30 layers"):
+        check_files(tmp_path)
+    odd_file(tmp_path / "model.safetensors", "pipe")
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not a file"):
+        check_files(tmp_path)
+
+
+@pytest.mark.parametrize("names", ['{"a": 1, "b": "c"}', '{"a": []}', '{"a": null}', "[]", '"a"', '{"a": "../../x"}'])
+def test_an_odd_index_of_weights_is_an_error_with_its_name(tmp_path: Path, names: str) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {names}}}')
+    with pytest.raises(ConfigError, match=r"is not an index of safetensors|^model\.source: x not found in"):
+        checked(tmp_path)
 
 
 def test_code_that_a_model_brings_is_refused_with_the_key_that_allows_it() -> None:

@@ -1,6 +1,7 @@
 """`arpo tools` shows a recipe's tools as the model sees them, and calls them by hand.
 
-Listing calls nothing and reads no data. Calls go the same way as the calls of a run, with the recipe's cache, limits and replay.
+Listing calls nothing and reads no data. Calls go the same way as the calls of a run, with the recipe's cache, limits
+and replay.
 """
 
 import asyncio

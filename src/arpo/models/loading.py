@@ -16,6 +16,7 @@ from arpo.engines.config import has_fast_bf16
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line
 from arpo.files import read_json
 from arpo.foreign import MODEL_FILE_BYTES, open_file
+from arpo.models.sources import num_layers_held
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 MOST_OF_A_KIND = 100_000  # layers, heads, experts
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "text_config.num_hidden_layers")
 MOST_OF_A_SIZE = 1_000_000_000  # of a vocabulary, a context
 
 
@@ -134,6 +136,7 @@ def check_files(folder: Path) -> None:
         for path in [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")]:
             open_file(path, MODEL_FILE_BYTES).close()
         config = read_json(file) if file.is_file() else {}
+        held = num_layers_held(folder)
     except (FormatError, OSError) as error:
         raise ConfigError(f"the model cannot be read: {error}", where="model.source") from error
     for place, number in _integers(config):
@@ -141,6 +144,9 @@ def check_files(folder: Path) -> None:
         if abs(number) > (MOST_OF_A_KIND if counted else MOST_OF_A_SIZE):
             wrong = f"{file}: {place} is not a number that a model has"
             raise ConfigError(wrong, where="model.source", value=str(number)[:40])
+        if held is not None and place in LAYERS and number > held:
+            wrong = f"{file}: {place} is more than the weights in {folder} hold, which are of {held} layers"
+            raise ConfigError(wrong, where="model.source", value=number)
 
 
 def _integers(config: Any, place: str = "") -> Iterator[tuple[str, int]]:

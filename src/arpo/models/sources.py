@@ -18,13 +18,14 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from arpo.display.progress import WorkProgress
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
-from arpo.foreign import MODEL_FILE_BYTES, loads, read_file
+from arpo.foreign import MODEL_FILE_BYTES, loads, open_file, read_file
 
 Progress = Callable[[str, float], None]  # the current activity, and its progress (0 to 1)
 
@@ -121,25 +122,42 @@ def _shards(folder: Path) -> list[Path]:
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
-        names = loads(read_file(index))["weight_map"].values()
+        names = sorted(set(loads(read_file(index))["weight_map"].values()))
+        return [folder / Path(name).name for name in names]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{index} is not an index of safetensors files", where=_WHERE) from error
-    return [folder / name for name in sorted(set(names))]
 
 
 def _expected_size(shard: Path) -> int:
     """The size in bytes according to the header of a safetensors file; -1 without a valid header."""
-    with shard.open("rb") as file:
+    length, tensors = _header(shard)
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        return 8 + length + max(ends, default=0)
+    except (KeyError, TypeError, IndexError):
+        return -1
+
+
+def _header(shard: Path) -> tuple[int, dict[str, Any]]:
+    """The length of a safetensors header, and what it says by tensor; (-9, {}) without a valid one."""
+    with open_file(shard) as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 1 << 40
         if length > min(100 << 20, shard.stat().st_size):
-            return -1
+            return -9, {}
         try:
             tensors = loads(file.read(min(length, MODEL_FILE_BYTES)))
-            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return -1
-    return 8 + length + max(ends, default=0)
+        except ValueError:
+            return -9, {}
+    return (length, tensors) if isinstance(tensors, dict) else (-9, {})
+
+
+def num_layers_held(folder: Path) -> int | None:
+    """How many layers the safetensors in `folder` can hold weights for, by the numbers in the tensors' names; None
+    without such files."""
+    shards = sorted(folder.glob("*.safetensors"))
+    numbers = (part for shard in shards for name in _header(shard)[1] for part in name.split("."))
+    return max((int(part) + 1 for part in numbers if part.isdecimal() and len(part) < 9), default=0) if shards else None
 
 
 def _hint_for(folder: Path) -> str:
