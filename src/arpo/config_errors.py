@@ -85,15 +85,17 @@ REMOVED = {
     "train.early_stop.min_gain": "any better accuracy counts as a new best: leave it out",
 }
 CONFLICT = "conflict"  # the type of our own pydantic error
+MOST_MISTAKES = 50  # each is compared with all keys that there are
 # the error does not show the value
 NO_SECRETS = "a recipe is written to the run's folder: keep keys in the environment and name the variable"
 
 
 def config_error(error: ValidationError, recipe: Located, model: type) -> ConfigError:
-    """All mistakes that pydantic reports in `recipe`, as one ConfigError: the first with its place, the others after
-    it."""
+    """The mistakes that pydantic reports in `recipe`, at most `MOST_MISTAKES`, as one ConfigError: the first with its
+    place, the others after it."""
     by_keys: dict[Keys, list[str]] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:MOST_MISTAKES]:
         keys = _keys(detail, recipe.value)
         if detail["type"] == CONFLICT:
             keys = _last_written([(*keys, *key.split(".")) for key in detail["ctx"]["keys"]], recipe)
@@ -103,6 +105,8 @@ def config_error(error: ValidationError, recipe: Located, model: type) -> Config
     mistakes = [(keys, ", or ".join(messages)) for keys, messages in by_keys.items()]
     (first, message), *others = mistakes
     rest = "".join(f"\n{where(recipe, keys)}: {_with_value(message, keys, recipe)}" for keys, message in others)
+    if len(details) > MOST_MISTAKES:
+        rest += f"\nand {len(details) - MOST_MISTAKES:,} more"
     return ConfigError(_with_value(message, first, recipe) + rest, where=where(recipe, first))
 
 

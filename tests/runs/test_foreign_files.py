@@ -182,6 +182,9 @@ def test_a_recipe_shows_nothing_of_a_foreign_file(tmp_path: Path) -> None:
 def test_a_value_in_a_message_is_short_whatever_it_is(tmp_path: Path) -> None:
     assert len(str(ConfigError("wrong", value="x" * 1_000_000))) < 1_000
     assert "cannot be shown" in str(ConfigError("wrong", value=10**10_000))
+    (tmp_path / "many.yaml").write_text("".join(f"key{number}: 1\n" for number in range(300)))
+    with pytest.raises(ConfigError, match=r"many\.yaml:1: key0[^$]*\nand 251 more$"):
+        load_recipe(tmp_path / "many.yaml")
     (tmp_path / "r.yaml").write_text(f"rollout: {{leaves: {'9' * 10_000}}}\n")
     with pytest.raises(ConfigError, match=r"r\.yaml"):
         load_recipe(tmp_path / "r.yaml")
