@@ -15,11 +15,12 @@ def mean(values, k=HEAD):
 
 
 class Canonical:
-    def __init__(self, world: World, *, rule, leaves, roots, root_cap, retries, stats, seed, task):
+    def __init__(self, world: World, *, rule, leaves, roots, root_cap, retries, stats, seed, task, leftover="prompt"):
         self.world, self.rule, self.retries, self.stats, self.seed, self.task = world, rule, retries, stats, seed, task
         self.leaves: dict[Place, StopReason] = {}
         self.granted: dict[Place, int] = {}
         self.wanted: dict[Place, int] = {}
+        self.scores: dict[Place, float] = {}
         self.tips: dict[Place, Tip] = {}
         if isinstance(roots, Pilot):
             heads = self.pilot_heads()
@@ -28,7 +29,17 @@ class Canonical:
         cap = root_cap or min(leaves, max(2, math.ceil(1.5 * leaves / roots)))
         left, room = leaves - roots, {r: min(cap, leaves) - 1 for r in range(roots)}
         turns = [((r,), Role.ROOT) for r in range(roots)]
-        while turns:
+        while turns or leftover == "tips":
+            if not turns:
+                leftover = "shared"
+                open_tips = [place for place, got in self.granted.items() if not got and place in self.tips]
+                ranked = sorted(open_tips, key=lambda p: (-self.scores[p], p))
+                while left and any(room[place[0]] for place in ranked):
+                    for place in ranked:
+                        if left and room[place[0]]:
+                            left, room[place[0]] = left - 1, room[place[0]] - 1
+                            self.granted[place] += 1
+                            turns.append(((*place, self.granted[place]), Role.SIBLING))
             tips = [place for place, role in turns if self.go_on(place, role)]
             wants = {place: self.judge(place) for place in tips}
             turns = [((*place, 0), Role.PROBE) for place in tips]
@@ -36,7 +47,11 @@ class Canonical:
                 got = min(wants[place].wanted, left, room[place[0]])
                 left -= got
                 room[place[0]] -= got
-                self.granted[place], self.wanted[place] = got, wants[place].wanted
+                self.granted[place], self.wanted[place], self.scores[place] = (
+                    got,
+                    wants[place].wanted,
+                    wants[place].score,
+                )
                 turns += [((*place, i), Role.SIBLING) for i in range(1, got + 1)]
         self.fills = [(roots + i,) for i in range(left)]
         for fill in self.fills:

@@ -30,6 +30,7 @@ from arpo.core import (
     Turn,
     TurnEnded,
 )
+from arpo.core.expansion import Leftover
 
 VOCAB = 1000
 HEAD = 4
@@ -165,6 +166,7 @@ def expansion(
     root_cap: int | None = None,
     deepest: int = 256,
     retries: int = 1,
+    leftover: Leftover = "prompt",
     stats: StepStats | None = None,
     head: int = HEAD,
 ) -> Expansion:
@@ -181,6 +183,7 @@ def expansion(
         root_cap=root_cap,
         deepest=deepest,
         retries=retries,
+        leftover=leftover,
     )
 
 

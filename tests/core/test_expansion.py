@@ -20,6 +20,7 @@ from arpo.core import (
     Never,
     Paper,
     Pilot,
+    Rank,
     Released,
     Role,
     RunCalls,
@@ -43,6 +44,7 @@ RULES = [
     Threshold(theta=0.4),
     Threshold(theta=0.4, window=5),
     Aepo(siblings=2),
+    Rank(),
 ]
 
 
@@ -63,6 +65,7 @@ def situations(draw):
         "roots": draw(st.one_of(st.integers(1, leaves), st.just(Pilot()))),
         "root_cap": draw(st.sampled_from([None, None, 1, 2, 3])),
         "retries": draw(st.integers(0, 2)),
+        "leftover": draw(st.sampled_from(["prompt", "tips"])),
         "stats": StepStats(
             step=draw(st.sampled_from([0, 7, "test"])), window=draw(st.sampled_from([(), (0.5, 1.5, 1.0)]))
         ),
@@ -103,6 +106,7 @@ def test_outcome_equals_canonical_order_over_many_trees(trees):
             "roots": draw.randint(1, leaves),
             "root_cap": draw.choice([None, None, 2, 3, 4, 6]),
             "retries": 0,
+            "leftover": draw.choice(["prompt", "tips"]),
             "stats": StepStats(step=0),
             "seed": 0,
         }
@@ -167,6 +171,19 @@ def test_pilot_without_a_tool_call_plans_only_roots():
 def test_constant_plan_is_a_number_of_roots():
     world = World(seed=5)
     assert outcome(grow(world, rule=Paper(), roots=Constant(roots=4))) == outcome(grow(world, rule=Paper(), roots=4))
+
+
+def test_rank_serves_the_highest_scores_of_the_whole_tree_with_prompts_for_none():
+    """Few fills, and no tip without a sibling scores higher than one with, where neither root is full."""
+    for number in range(60):
+        world = World(seed=number, go_on=0.8)
+        grown = grow(world, Random(number), rule=Rank(by="head"), leaves=8, roots=4, root_cap=8, leftover="tips",
+                     stats=StepStats(step=0), seed=0, retries=0)  # fmt: skip
+        first = {p: d.decided for p, d in grown.decisions.items() if all(child == 0 for child in p[1:])}
+        assert sum(d.granted for d in first.values()) == (4 if first else 0)
+        assert len(grown.fills) == (0 if first else 4)
+        least = min((d.decision.score for d in first.values() if d.granted), default=0.0)
+        assert all(d.decision.score <= least for d in first.values() if not d.granted)
 
 
 def test_default_root_cap():

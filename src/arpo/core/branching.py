@@ -351,7 +351,24 @@ class Aepo(_StrictKeys):
         return self.siblings
 
 
-Rule = Never | Fixed | Chance | Paper | Released | Threshold | Aepo
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank(_StrictKeys):
+    """No threshold: wants nothing while the planned roots grow, and scores their tips. The budget then goes to the tips
+    of the whole tree with the highest scores (`rollout.leftover: tips`)."""
+
+    rule: Literal["rank"] = "rank"
+    by: Literal["rise", "head"] = "rise"
+    """The score: the rise, or the head entropy itself."""
+
+    def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
+        terms = {"head": tip.head, "baseline": tip.baseline, "rise": tip.rise}
+        return Decision(wanted=0, score=tip.rise if self.by == "rise" else tip.head, terms=terms)
+
+    def most(self, depth: int) -> int:
+        return 0
+
+
+Rule = Never | Fixed | Chance | Paper | Released | Threshold | Aepo | Rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

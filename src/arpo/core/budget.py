@@ -101,6 +101,21 @@ class Budget:
         self.left -= excess
         return excess
 
+    def share_rest(self, tips: Iterable[tuple[float, Place]]) -> dict[Place, int]:
+        """Give what is left to `tips`, (score, place) of tips without siblings, once no line runs any more: one sibling
+        each by falling score, then by path, and again from the first, as long as their roots have room. Every sibling
+        starts a line."""
+        ranked = [place for _, place in sorted(tips, key=lambda tip: (-tip[0], tip[1]))]
+        granted = dict.fromkeys(ranked, 0)
+        while self.left and (able := [place for place in ranked if self.room[place[0]]]):
+            for place in able:
+                if self.left and self.room[place[0]]:
+                    self.left -= 1
+                    self.room[place[0]] -= 1
+                    self._lines[place[0]][len(place) + 1] += 1
+                    granted[place] += 1
+        return granted
+
     def _final(self, want: Want) -> int | None:
         """The number of siblings that `want` gets, or None while a tip that may precede it can still change the
         number."""

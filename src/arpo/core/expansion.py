@@ -6,6 +6,7 @@
 - Only `Decided.waited` and the order of commands depend on the order in which events of different lines arrive.
 - The rule judges a tip once the head of its probe is known, from that head and the earlier heads on its path alone.
 - Every tip gets exactly one `Decided`; only a granted sibling or a root adds a line.
+- What is left of the budget starts at the prompt or, with `leftover: tips`, at the tips with the highest scores.
 
 Refuses to know what tokens mean, tools, time and how a seed reaches an engine.
 """
@@ -16,6 +17,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias, get_args
 
 from arpo.core.branching import DEEPEST, BranchRule, Constant, Decision, Pilot, StepStats, Tip
 from arpo.core.budget import Budget, Want
@@ -39,6 +41,8 @@ __all__ = [
     "TipDecision",
     "TurnEnded",
 ]
+
+Leftover: TypeAlias = Literal["prompt", "tips"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,10 @@ class ExpansionConfig:
     deepest: int = DEEPEST
     """Maximum number of observations on a path, from the call limit. A line past its last tip cannot use what is left
     of the budget, so other tips need not wait for it."""
+    leftover: Leftover = "prompt"
+    """Where leaves start that no tip's decision has used: at the `prompt`, as soon as no root can use them (fills), or,
+    once every line of the planned roots has ended, at the `tips` with the highest scores (and at the prompt where there
+    is none)."""
 
     def __post_init__(self) -> None:
         if self.leaves < 1:
@@ -87,6 +95,8 @@ class ExpansionConfig:
             raise ConfigError("a root has at least one leaf", where="root_cap", value=self.root_cap)
         if self.retries < 0:
             raise ConfigError("retries cannot be negative", where="retries", value=self.retries)
+        if self.leftover not in get_args(Leftover):
+            raise ConfigError("leaves start at the prompt or at tips", where="leftover", value=self.leftover)
         if self.deepest < 0:
             raise ConfigError("the maximum depth cannot be negative", where="deepest", value=self.deepest)
 
@@ -122,6 +132,7 @@ class Expansion:
         root_cap: int | None = None,
         retries: int = 1,
         deepest: int = DEEPEST,
+        leftover: Leftover = "prompt",
     ) -> None:
         self.tree = tree
         self.config = ExpansionConfig(
@@ -135,6 +146,7 @@ class Expansion:
             root_cap=root_cap,
             retries=retries,
             deepest=deepest,
+            leftover=leftover,
         )
         self.events: list[Event] = []  # as they arrived, for the record
         self.decisions: dict[Place, TipDecision] = {}  # final decisions, for tips below planned roots
@@ -145,6 +157,8 @@ class Expansion:
         self._sampling: dict[Place, Role] = {}
         self._calling: set[Place] = set()
         self._attempts: dict[Place, int] = {}
+        # With `leftover: tips`, tips without siblings keep their decisions open until what is left is shared out.
+        self._unshared: list[Place] | None = [] if leftover == "tips" else None
 
     @classmethod
     def from_config(cls, tree: RolloutTree, config: ExpansionConfig) -> Expansion:
@@ -328,16 +342,28 @@ class Expansion:
             self._plan_by_pilot(commands)
         assert self._budget is not None and self.planned_roots is not None
         for place, count in self._budget.settle():
-            tip, decision = self._judged[place]
-            decided = Decided(place, decision, count, waited=place != fresh)
-            self.decisions[place] = TipDecision(tip, decided)
-            commands.append(decided)
-            commands += (self._sample((*place, child), Role.SIBLING) for child in range(1, count + 1))
+            if self._unshared is not None and not count and self._judged[place][0] is not None:
+                self._unshared.append(place)
+            else:
+                commands += self._decide(place, count, waited=place != fresh)
+        if self._unshared is not None:
+            if self._sampling or self._calling:
+                return commands
+            tips = [(self._judged[place][1].score, place) for place in self._unshared]
+            self._unshared = None  # what grows from here on decides at once, and finds the budget spent
+            for place, count in self._budget.share_rest(tips).items():
+                commands += self._decide(place, count, waited=place != fresh)
         for _ in range(self._budget.take_excess()):
             place = (self.planned_roots + len(self.fills),)
             self.fills.append(place)
             commands.append(self._sample(place, Role.FILL))
         return commands
+
+    def _decide(self, place: Place, count: int, *, waited: bool) -> list[Command]:
+        tip, decision = self._judged[place]
+        decided = Decided(place, decision, count, waited=waited)
+        self.decisions[place] = TipDecision(tip, decided)
+        return [decided, *(self._sample((*place, child), Role.SIBLING) for child in range(1, count + 1))]
 
     def _plan_by_pilot(self, commands: list[Command]) -> None:
         plan, k = self.config.roots, self.config.head

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, PrivateAttr, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
-from arpo.core.branching import DEEPEST, BranchRule, Constant, Never, Paper, Pilot, Rule
+from arpo.core.branching import DEEPEST, BranchRule, Constant, Never, Paper, Pilot, Rank, Rule
+from arpo.core.expansion import Leftover
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
 from arpo.options import UseWithOptions, build, custom
@@ -93,8 +94,12 @@ class RolloutConfig(Config):
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What branches at a tip: none, fixed, random, paper, released, threshold or aepo; more: `{rule: paper, beta:
-    0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest: 2}}`."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold, aepo or rank; more: `{rule: paper,
+    beta: 0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest:
+    2}}`."""
+    leftover: Leftover = "prompt"
+    """Where leaves start that no tip's decision has used: at the `prompt`, at once (fills), or at the `tips` of the
+    whole tree with the highest scores, once the roots have ended. The rule `rank` needs `tips`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     max_calls: Annotated[int, Field(ge=0)] = 3
@@ -132,6 +137,8 @@ class RolloutConfig(Config):
             raise conflict(
                 "without tool calls (max_calls 0) no rule ever branches: set rule to none", "max_calls", "rule"
             )
+        if isinstance(self.rule, Rank) and self.leftover != "tips":
+            raise conflict("the rule rank gives what is left to tips: set leftover to tips", "leftover", "rule")
         if self.head > self.turn_tokens:
             raise conflict(
                 f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough",
@@ -159,7 +166,7 @@ class RolloutConfig(Config):
 
     @property
     def _branches(self) -> bool:
-        return not isinstance(self.rule, Never)
+        return not isinstance(self.rule, Never) or self.leftover == "tips"
 
     @property
     def never_branches(self) -> str:
@@ -170,7 +177,9 @@ class RolloutConfig(Config):
             return f"rollout.roots ({self.roots}) is rollout.leaves, so none is left for branches"
         if self.root_cap == 1:
             return "rollout.root_cap allows a root no leaf but its own"
-        if not any(self.branch_rule.most(depth) for depth in range(1, min(self.max_calls, DEEPEST) + 1)):
+        if self.leftover == "prompt" and not any(
+            self.branch_rule.most(depth) for depth in range(1, min(self.max_calls, DEEPEST) + 1)
+        ):
             return f"rollout.rule branches after none of {self.max_calls} calls (rollout.max_calls)"
         return ""
 
@@ -182,6 +191,7 @@ class RolloutConfig(Config):
             "roots": leaves,
             "root_cap": None,
             "rule": Never(),
+            "leftover": "prompt",
             "temperature": temperature,
         }
         flat = self.model_copy(update=changed)

@@ -157,6 +157,7 @@ async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats
         root_cap=config.root_cap,
         retries=config.retries,
         deepest=config.max_calls,
+        leftover=config.leftover,
     )
     return await TreeDriver(agent, config, chat, states, expansion).run()
 

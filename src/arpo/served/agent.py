@@ -59,6 +59,7 @@ class ServedAgent:
             root_cap=config.root_cap,
             retries=config.retries,
             deepest=config.max_calls,
+            leftover=config.leftover,
         )
         return await ServedDriver(self, config, states, expansion, dialogue, context).run()
 
