@@ -326,7 +326,7 @@ def _decisions(step: Sequence[TreeStats]) -> Metrics:
         "decisions/tips": len(tips),
         "decisions/wanted": wanted,
         "decisions/granted": granted,
-        "decisions/refused": wanted - granted,
+        "decisions/refused": sum(max(d.decision.wanted - d.granted, 0) for _, d in tips),
         "decisions/flips": mean([float(d.decision.flips) for _, d in tips]),
         "decisions/waited": mean([float(d.waited) for _, d in tips]),
         **{f"decisions/tips_at/{depth}": tips_at[depth] for depth in sorted(tips_at)},
