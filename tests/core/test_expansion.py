@@ -146,7 +146,7 @@ def test_budget_laws_hold_at_every_moment(situation, timing):
     assert sorted(decided) == sorted(growing.tree.observations)  # exactly one for every tip, fills' included
     for c in drive.commands:
         if isinstance(c, Decided):
-            assert 0 <= c.granted and (c.granted <= c.decision.wanted or situation["leftover"] == "tips")
+            assert c.granted >= 0 and (c.granted <= c.decision.wanted or situation["leftover"] == "tips")
             siblings = [p for p in growing.tree.turns | growing.tree.endings if p[:-1] == c.place and p[-1] > 0]
             assert len(siblings) == c.granted
     assert all(
