@@ -52,5 +52,6 @@ def build_environment(
                 value=tool.name,
                 hint=hint,
             )
+    source.tell = lambda text, level: tool_gateway.tell(text, level)  # a run sets it later
     source.provider = tool_gateway.shared_by(source.tools, source.name, made_from.concurrency)
     return source

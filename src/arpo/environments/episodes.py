@@ -16,7 +16,7 @@ from arpo.core.place import Step as StepName
 from arpo.core.tree import CallStatus
 from arpo.environments import AgentTurn, Environment, Start, Step
 from arpo.errors import ConfigError, EnvironmentFailedError, ProviderError, ToolError
-from arpo.http.limits import Provider
+from arpo.http.limits import Provider, Tell
 from arpo.tasks import Task
 from arpo.threads import is_asynchronous, run_off_loop
 from arpo.tools import CallContext, ToolBase, ToolResult
@@ -115,7 +115,7 @@ class EnvironmentSource:
         self.loop = ToolEventLoop(self.name)
         self.provider = Provider(self.name, concurrency=made_from.concurrency)
         self.tools: tuple[ToolBase, ...] = tuple(map(self._tool, tool_methods(made_from)))
-        self.why_replayed = ""  # why its `fork` could not be used
+        self.tell: Tell = lambda text, level: None
 
     def _tool(self, method: FunctionTool) -> EnvironmentTool:
         async def act(environment: Environment, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
@@ -191,7 +191,8 @@ class Episodes:
                 return Episode(copied, episode.past)
             except CANNOT_FORK as error:
                 self.source.forks = "replay"
-                self.source.why_replayed = f"{type(error).__name__}: {error}"
+                why = f"{type(error).__name__}: {error}"
+                self.source.tell(f"{self.source.note()}; its `fork` raises {why}", "warning")
             except Exception as error:
                 raise _failed(self.name, "fork", error) from error
         return Episode(None, episode.past)
