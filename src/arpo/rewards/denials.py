@@ -29,7 +29,7 @@ REFUSED_HAN = re.compile(
     r"|以上|以下|以内|一半|近(?=\d)|将近|(?<!目)前(?=\s*\d)"
 )
 INSTEAD = re.compile(r"\b(?:not|isn['’]?t|wasn['’]?t)\b.*\bbut\b|不是.*而是|并非.*而是", re.IGNORECASE | re.DOTALL)
-LIMIT_MARKS = re.compile(r"[<>≤≥≮≯≠±]|\d\s?\+(?!\s*\d)|\+/-")
+LIMIT_MARKS = re.compile(r"[<>≤≥≮≯≠±]|\d\s?\+(?!\s*\d)|\+/-|\d\s?[?？]")
 
 
 def asserted(text: str) -> str:

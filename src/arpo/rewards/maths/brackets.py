@@ -88,7 +88,7 @@ class BracketReader(TermReader):
         rows: list[tuple[Value, ...]] = []
         row: list[Value] = []
         while not self.is_mark("end"):
-            row.append(self.item())
+            row.append(self.case() if name == "cases" and row else self.item())
             self.skip(",", ".")
             if self.skip("&"):
                 continue
@@ -108,6 +108,15 @@ class BracketReader(TermReader):
         if name not in ("pmatrix", "bmatrix", "matrix", "array", "Bmatrix", "smallmatrix"):
             raise UnreadableError(f"{name} is not known")
         return Matrix(tuple(rows))
+
+    def case(self) -> Value:
+        r"""What holds in a row of cases: `x > 0`, \text{if } x > 0, \text{otherwise}."""
+        if self.peek().kind == "word" and self.peek().text in ("otherwise", "else", "elsewhere"):
+            self.take()
+            return Text("otherwise")
+        if self.peek().kind == "word" and self.peek().text in ("if", "for", "when", "where"):
+            self.take()
+        return self.item()
 
     def determinant(self, rows: list[list[Expr]]) -> Expr:
         if len(rows) > 5 or any(len(row) != len(rows) for row in rows):

@@ -141,8 +141,11 @@ def _same_kind(left: "Value", right: "Value") -> bool:
 
 
 def agree(left: str, right: str) -> bool:
-    """True for units that do not contradict: one is missing, or both are degrees of which one has no scale."""
-    return not left or not right or left == right or (left[0] == right[0] == "°" and "°" in (left, right))
+    """True for units that do not contradict: one is missing (but not a half of the day), or both are degrees of which
+    one has no scale."""
+    if not left or not right:
+        return not {left, right} & {"am", "pm"}
+    return left == right or (left[0] == right[0] == "°" and "°" in (left, right))
 
 
 def same_numbers(left: Number, right: Number) -> bool:
@@ -198,7 +201,7 @@ def _same_collections(left: Collection, right: Collection) -> bool:
     kinds = {left.kind, right.kind}
     if kinds <= {"list", "{}"}:
         return _as_sets(left.items, right.items)
-    if kinds == {"all"}:
+    if kinds in ({"all"}, {"cases"}):
         return _as_sets(left.items, right.items)
     if kinds == {"all", "()"}:
         together, pair = (left, right) if left.kind == "all" else (right, left)
