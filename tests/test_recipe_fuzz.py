@@ -36,6 +36,8 @@ NEEDS: dict[str, dict[str, object]] = {
     "train.eval_every": {"data.validation.source": "v.jsonl"},
     "tools.offered": {"tools.offered.use": "search"},
     "reward.bonus": {"reward.bonus_tools": ["search"]},
+    "environment.options": {"environment.use": "sql"},
+    "rollout.rule.by": {"rollout.leftover": "tips"},
 }
 
 scalars = st.one_of(
