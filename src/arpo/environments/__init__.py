@@ -30,6 +30,11 @@ Start = str | Sequence[Mapping[str, str]] | Task | None
 own messages."""
 
 
+def setup_of(task: Task) -> Mapping[str, Any]:
+    """What a task says of its episode in `setup`; empty where that is no mapping."""
+    return task.setup if isinstance(task.setup, Mapping) else {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentTurn:
     """One turn of the agent, when its calls have run."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from arpo.core.tree import CallStatus
-from arpo.environments import AgentTurn, Environment, Step
+from arpo.environments import AgentTurn, Environment, Step, setup_of
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.function import tool
@@ -71,7 +71,7 @@ class ShellEnvironment(Environment):
 
     def reset(self, task: Task) -> None:
         self.task = task
-        self.setup: Mapping[str, Any] = task.setup if isinstance(task.setup, Mapping) else {}
+        self.setup: Mapping[str, Any] = setup_of(task)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:gz") as archive:
             for path, text in {**self.files, **self.setup.get("files", {})}.items():

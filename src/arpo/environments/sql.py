@@ -2,10 +2,9 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping
 from typing import Self
 
-from arpo.environments import AgentTurn, Environment, Step
+from arpo.environments import AgentTurn, Environment, Step, setup_of
 from arpo.errors import ToolError
 from arpo.tasks import Task
 from arpo.tools.function import tool
@@ -30,7 +29,7 @@ class SqlEnvironment(Environment):
 
     def reset(self, task: Task) -> None:
         self.task = task
-        setup = task.setup if isinstance(task.setup, Mapping) else {}
+        setup = setup_of(task)
         self._open()
         self.db.executescript(f"{self.script}\n{setup.get('script', '')}")
         self._guard()
@@ -68,7 +67,7 @@ class SqlEnvironment(Environment):
         if turn.calls:
             return Step()
         assert self.task is not None
-        setup = self.task.setup if isinstance(self.task.setup, Mapping) else {}
+        setup = setup_of(self.task)
         if "check" in setup:
             reached = [list(row) for row in self.db.execute(setup["check"])] == [list(row) for row in setup["rows"]]
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from arpo.endpoint.client import Endpoint, text_of
 from arpo.endpoint.config import EndpointConfig
-from arpo.environments import AgentTurn, Environment, Step
+from arpo.environments import AgentTurn, Environment, Step, setup_of
 from arpo.tasks import Task
 
 STOP = "###STOP###"
@@ -38,7 +38,7 @@ class UserEnvironment(Environment):
 
     async def reset(self, task: Task) -> str:
         self.task = task
-        self.setup = task.setup if isinstance(task.setup, Mapping) else {}
+        self.setup = setup_of(task)
         if "says" not in self.setup and self.endpoint is None:
             raise ValueError("a task's setup has `says`, or an `instruction` for the model at `endpoint`")
         self.dialogue = [{"role": "user", "content": "Hi! How can I help you today?"}]

@@ -44,10 +44,10 @@ def tasks(env: str, options: Mapping[str, Any] | None = None, split: str = "trai
     """The rows of an environment's data set (of that for evaluation, but in training) as tasks."""
     made = _loaded(env, json.dumps(options or {}, sort_keys=True))
     rows = made.get_dataset() if split == "train" else made.get_eval_dataset()
-    found = []
+    read: list[Task] = []
     for number, row in enumerate(rows):
         answer = row.get("answer")
-        found.append(
+        read.append(
             Task(
                 id=f"{env}/{split}/{row.get('example_id', number)}",
                 messages=tuple(map(_plain, row["prompt"])),
@@ -56,7 +56,7 @@ def tasks(env: str, options: Mapping[str, Any] | None = None, split: str = "trai
                 metadata={"row": dict(row)},
             )
         )
-    return found
+    return read
 
 
 def _plain(message: Any) -> dict[str, str]:
