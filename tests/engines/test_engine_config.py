@@ -24,7 +24,7 @@ def test_fast_bf16_is_read_from_the_cpu_flags(text, fast):
 
 
 def test_wrong_values_are_refused():
-    for wrong in ({"kind": "vlm"}, {"slots": 0}, {"dtype": "float16"}, {"slot": 3}):
+    for wrong in ({"kind": "vlm"}, {"slots": 0}, {"dtype": "float8"}, {"slot": 3}):
         with pytest.raises(ConfigError):
             EngineConfig(**wrong)
     assert EngineConfig(kind="my_package.engines:build").slots == 64

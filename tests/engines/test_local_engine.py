@@ -9,6 +9,7 @@ from engine_contract import EngineContract, until, write
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.local import LocalEngine
+from arpo.engines.network import has_half_weights
 from arpo.errors import ConfigError, EngineError
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma"]
@@ -121,6 +122,24 @@ async def test_bfloat16_is_near(make_model):
     turn = await write(engine, prompt, max_tokens=40, seed=1)
     agrees(model, prompt, turn, tolerance=0.15)
     assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # without and with biases
+async def test_float16_weights_are_near(make_model, family):
+    model = make_model(family, initializer_range=0.08)
+    if not has_half_weights(torch.device("cpu")):
+        with pytest.raises(ConfigError, match=r"x86 CPU that FBGEMM supports"):
+            LocalEngine(model, dtype="float16")
+        return
+    engine = LocalEngine(model, dtype="float16")
+    assert engine.dtype == torch.float32  # of activations, keys and values
+    prompt = prompt_of(90)
+    agrees(model, prompt, await write(engine, prompt, max_tokens=40, seed=1), tolerance=0.01)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    await engine.update_weights(Weights(1, model.state_dict()))
+    agrees(model, prompt, await write(engine, prompt, max_tokens=40, seed=1), tolerance=0.03)
 
 
 async def test_identical_prompts_cost_one_prefill(model):

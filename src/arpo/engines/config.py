@@ -14,7 +14,7 @@ from arpo.config import Config, conflict
 from arpo.endpoint.config import EndpointConfig
 from arpo.engines.vllm.config import VllmConfig
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +57,8 @@ class EngineConfig(Config):
     """Where the kind `vllm` runs and what it is told; null: its defaults."""
 
     dtype: Dtype = "auto"
-    """Numbers the engine computes in. `auto`: bfloat16 where the device has fast bfloat16, else float32."""
+    """Numbers the engine computes in. `auto`: bfloat16 where the device has fast bfloat16; on other x86 CPUs the engine
+    local keeps float16 weights and computes in float32; else float32."""
 
     deterministic: bool = False
     """Bit-equal results whatever the timing: float32, one request a forward, nothing evicted. Slow by design."""

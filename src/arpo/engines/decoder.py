@@ -260,8 +260,7 @@ class Decoder:
         self.slots.sampled[request.row, position] = True
 
     def _run(self, plan: _Plan) -> Tensor:
-        """Logits [len(plan.heads), vocabulary]. Sizes are rounded up: oneDNN prepares each new shape once, at a
-        cost."""
+        """Logits [len(plan.heads), vocabulary]."""
         reach = [self.slots.rows[r.row].known + 1 for r in plan.decoding]
         layout = Layout(
             self.slots.store,
@@ -271,7 +270,7 @@ class Decoder:
             heads_per_key=self.network.shape.heads // self.network.shape.kv_heads,
             write=tuple(zip(*plan.writes, strict=True)),  # type: ignore[arg-type]
         )
-        spare = _round(len(plan.tokens), 8 if len(plan.tokens) <= 128 else 32) - len(plan.tokens)
+        spare = _spare(len(plan.tokens)) if self.network.pads else 0
         tokens, positions = plan.tokens + [0] * spare, plan.positions + [0] * spare
         return self.network.forward(tokens, positions, layout, [row for _, row in plan.heads])
 
@@ -315,5 +314,6 @@ class Decoder:
         return DecodeReply(request, request.chunk(self.version, finish))
 
 
-def _round(number: int, step: int) -> int:
-    return -(-number // step) * step
+def _spare(rows: int) -> int:
+    """Rows of padding that leave few different numbers of rows."""
+    return -rows % (8 if rows <= 128 else 32)

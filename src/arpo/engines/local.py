@@ -17,7 +17,7 @@ from arpo.engines.config import Dtype, EngineConfig, has_fast_bf16
 from arpo.engines.decoder import Decoder
 from arpo.engines.exact import ExactDecoder
 from arpo.engines.lane import Lane
-from arpo.engines.network import Network
+from arpo.engines.network import Network, has_half_weights
 from arpo.engines.slots import Slots
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import pieces
@@ -69,7 +69,7 @@ class LocalEngine(EngineBase):
         def lane() -> Lane:
             store = Slots(
                 network.shape,
-                dtype=kind,
+                dtype=network.dtype,
                 device=place,
                 memory=int(memory_gb * 2**30 / count),
                 most=1 << 20 if deterministic else 2 * live,
@@ -176,7 +176,9 @@ class LocalEngine(EngineBase):
 def _dtype(dtype: Dtype | torch.dtype, device: torch.device, deterministic: bool) -> torch.dtype:
     if isinstance(dtype, str) and dtype == "auto":
         fast = has_fast_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast and not deterministic else torch.float32
+        if deterministic:
+            return torch.float32
+        return torch.bfloat16 if fast else torch.float16 if has_half_weights(device) else torch.float32
     resolved = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if deterministic and resolved != torch.float32:
         raise ConfigError(

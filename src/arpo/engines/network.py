@@ -45,24 +45,41 @@ class PackedLinear(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight: Tensor | None = None
+        self.weight: Any = None
         self.bias: Tensor | None = None
 
     def take(self, name: str, tensor: Tensor) -> None:
         """weight [out, in] or bias [out]."""
-        if name == "weight":
-            tensor = torch.ops.mkldnn._reorder_linear_weight(tensor.contiguous(), _ROWS)
-        setattr(self, name, tensor)
+        setattr(self, name, self._packed(tensor) if name == "weight" else tensor)
+
+    def _packed(self, weight: Tensor) -> Any:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+
+
+class HalfWeightLinear(PackedLinear):
+    """A linear layer that keeps float16 weights and multiplies in float32 (FBGEMM): half of the memory to read, which
+    is what a decoding step of few requests waits for.
+
+    Measured for SmolLM2 on one Zen 3 core, products of a step: 8 rows 85 -> 52 ms, 32 rows 174 -> 133 ms.
+    """
+
+    def _packed(self, weight: Tensor) -> Any:
+        return torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), None)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        product = torch.ops.quantized.linear_dynamic_fp16(rows, self.weight)
+        return product if self.bias is None else product.add_(self.bias)
 
 
 class Network:
     """Forward passes over flat token rows.
 
     model: a transformers causal LM with full attention. dtype: float32 shares its parameters (packing aside), bfloat16
-    copies. Raises ConfigError for a model that cannot be sampled this way.
+    copies, float16 on a CPU keeps the weights of linear layers so and computes in float32 (`dtype` is then float32).
+    Raises ConfigError for a model that cannot be sampled this way.
     """
 
     def __init__(
@@ -70,15 +87,18 @@ class Network:
     ) -> None:
         attention.register()
         _refuse_recurrent(model)
-        self.dtype, self.device = dtype, device
+        linear = _linear_kind(device, dtype)
+        self.dtype = torch.float32 if linear is HalfWeightLinear else dtype
+        self.device = device
+        self.pads = linear is PackedLinear  # oneDNN prepares each new number of rows once, at a cost
         self.module: Any = _own(model, device)
         self.limit = _limit(self.module.config, max_tokens)
         # Names under which a state dict may give one parameter: more than one where parameters are tied.
         self._names = _names(self.module)
         parameters = dict(self.module.named_parameters())
         self._sizes = {names[0]: tuple(parameters[names[0]].shape) for names in self._names}
-        if packs(device, dtype):
-            _pack(self.module)
+        if linear is not None:
+            _replace_linears(self.module, linear)
         self._assign({name: parameters[name] for name in self._sizes})
         self.shape = self._probe()
 
@@ -168,16 +188,27 @@ def _refuse_recurrent(model: nn.Module) -> None:
         raise ConfigError(wrong, where="model.source", hint=_FULL)
 
 
-def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """True where oneDNN can keep linear weights of `dtype` packed: bfloat16 only on a CPU that has instructions for
-    it."""
-    if (
-        device.type != "cpu"
-        or platform.machine().lower() not in ("x86_64", "amd64")
-        or not torch.backends.mkldnn.is_available()
-    ):
-        return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def has_half_weights(device: torch.device) -> bool:
+    """True where linear layers can keep float16 weights and compute in float32: x86 CPUs that FBGEMM supports."""
+    return _is_x86(device) and "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _is_x86(device: torch.device) -> bool:
+    return device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _linear_kind(device: torch.device, dtype: torch.dtype) -> type[PackedLinear] | None:
+    """The class of linear layers that is fastest for `dtype`; None: torch's own. oneDNN keeps bfloat16 weights packed
+    only on a CPU that has instructions for them."""
+    if dtype == torch.float16 and device.type == "cpu":
+        if not has_half_weights(device):
+            wrong = "float16 weights need an x86 CPU that FBGEMM supports, or a GPU"
+            raise ConfigError(wrong, where="engine.dtype", value="float16", hint="use 'auto'")
+        return HalfWeightLinear
+    if not _is_x86(device) or not torch.backends.mkldnn.is_available():
+        return None
+    packs = dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return PackedLinear if packs else None
 
 
 def _own(model: nn.Module, device: torch.device) -> nn.Module:
@@ -234,11 +265,11 @@ def _names(module: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(names) for names in groups.values()]
 
 
-def _pack(module: nn.Module) -> None:
+def _replace_linears(module: nn.Module, kind: type[PackedLinear]) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear())
+                setattr(parent, name, kind())
 
 
 def _read(folder: Path) -> Mapping[str, Tensor]:
