@@ -1,6 +1,7 @@
 """Import paths (`package.module:name`): loads the object that a recipe names (a tool, a reward, a rule, a function that
 returns tasks), and finds the path of an object, so that a run that was built in Python can be read back."""
 
+import re
 import sys
 from contextvars import ContextVar
 from importlib import import_module
@@ -10,6 +11,14 @@ from typing import Any
 from arpo.errors import ConfigError, nearest
 
 _importing: ContextVar[str] = ContextVar("_importing", default="")
+
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_import_path(text: str) -> bool:
+    """True for text of the form `package.module:name`."""
+    return _IMPORT_PATH.fullmatch(text) is not None
 
 
 def refuse_while_imported(what: str) -> None:

@@ -104,6 +104,25 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     sft(load_recipe(recipe, overrides or []), out=out)
 
 
+@app.command()
+@command
+def retrain(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="A run's folder.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, metavar="DIR", help="Where it goes (else RUN/retrained/NUMBER).")
+    ] = None,
+) -> None:
+    """Train from a run's recorded trees with another estimator or loss.
+
+    Nothing is sampled; importance weights correct for it. Shows what differs from the run.
+    """
+    from arpo.display.terminal import Console
+    from arpo.training.retrain import retrain as carry_out
+
+    carry_out(run, overrides or [], out, console=Console(soft_wrap=True))
+
+
 @app.command("eval")
 @command
 def evaluate(
@@ -170,6 +189,28 @@ def study(
     from arpo.cli.evaluating import study_these
 
     study_these(paths, entropy=entropy, judge=judge, out=out)
+
+
+@app.command()
+@command
+def sweep(
+    study: Annotated[
+        Path, typer.Argument(parser=path, metavar="STUDY.yaml", help="What to run: docs/study.md.", show_default=False)
+    ],
+    jobs: Annotated[int, typer.Option(min=1, help="Cells that run at the same time.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most so many cells now (0: only show figures).")] = None,
+    out: Annotated[Path, typer.Option(parser=path, metavar="DIR", help="Where the runs go (else runs/study).")] = Path(
+        "runs/study"
+    ),
+) -> None:
+    """Run the cells of a study, and show what they say.
+
+    Finished cells are rows of STUDY.rows.jsonl and are skipped; figures go to STUDY.md and STUDY.png.
+    """
+    from arpo.cli.sweeping import carry_out
+
+    if carry_out(study, out, jobs=jobs, limit=limit):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -17,10 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 from arpo.errors import ConfigError, FormatError, nearest
+from arpo.import_path import is_import_path
 from arpo.recipe.evaluation import EvalConfig
 from arpo.tasks import Task
 from arpo.tasks.benchmarks import BENCHMARKS, benchmark
-from arpo.tasks.data import IMPORT_PATH, SUFFIXES, DataConfig, load_with_report
+from arpo.tasks.data import SUFFIXES, DataConfig, load_with_report
 
 ALL = "all"  # every benchmark that has a file in --data
 
@@ -207,12 +208,7 @@ def _read(name: str, data: Path | None) -> BenchmarkQuestions:
 
 
 def _is_source(name: str) -> bool:
-    return (
-        name == "atlas"
-        or name.startswith(("gym:", "hf:"))
-        or name.endswith(SUFFIXES)
-        or bool(IMPORT_PATH.fullmatch(name))
-    )
+    return name == "atlas" or name.startswith(("gym:", "hf:")) or name.endswith(SUFFIXES) or is_import_path(name)
 
 
 # --- presets

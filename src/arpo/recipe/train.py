@@ -21,6 +21,15 @@ TRACKER_OPTIONS: dict[str, tuple[str, ...]] = {
     "mlflow": ("project", "group", "tags"),
 }
 """What each tracker may be told."""
+BudgetName = Literal["leaves", "tokens_generated", "tokens_trained", "calls", "seconds"]
+BUDGETS: dict[BudgetName, str] = {
+    "leaves": "leaves/all",
+    "tokens_generated": "tokens/generated",
+    "tokens_trained": "train/tokens_trained",
+    "calls": "calls/executed",
+    "seconds": "seconds/step",
+}
+"""The metric of a step that each budget of training counts."""
 GateName = Literal["format", "tool_use", "mixed_groups", "rise_positive"]
 GATES: dict[GateName, float] = {"format": 0.9, "tool_use": 0.9, "mixed_groups": 0.5, "rise_positive": 0.2}
 """The least that the first step must show, unless a recipe says otherwise: shares of leaves in the right format, of
@@ -79,6 +88,9 @@ class TrainConfig(Config):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time for all, cold start and evaluations too: fewer steps are done rather than overrun. Null: no
     limit."""
+    budget: dict[BudgetName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """What training steps may spend in all, so that runs can be compared at equal cost: `leaves`, `tokens_generated`,
+    `tokens_trained`, executed tool `calls`, `seconds`. Training ends after the step that reaches one of them."""
     gates: Annotated[dict[GateName, float], BeforeValidator(_gates)] | None = None
     """The least that the first collected step must show before anything is trained on it, as shares from 0 to 1: leaves
     in the right `format` (0.9), leaves with a tool call that ran (`tool_use`, 0.9), groups whose leaves do not all have
@@ -133,7 +145,8 @@ class ColdStartConfig(Config):
     """Supervised fine-tuning on traces before RL, tool results masked."""
 
     traces: Annotated[str, Field(min_length=1)] = "atlas"
-    """`atlas`: written by the atlas' own oracle; else a file of traces."""
+    """`atlas`: written by the atlas' own oracle; else a file of traces, or an import path pkg.mod:function, which is
+    called with `limit`, `seed` and the options of the training data and returns traces (`arpo.tasks.traces`)."""
     num_traces: Annotated[int, Field(ge=1)] | None = 64
     """Traces used, in a seeded order; null: all."""
     batch: Annotated[int, Field(ge=1)] = 8

@@ -91,7 +91,7 @@ class RunFolder:
                 for name in ("events", "checkpoints", "evaluation"):
                     (path / name).mkdir(exist_ok=True)
                 for name in _LINES:
-                    _drop_unfinished_line(path / name)
+                    drop_unfinished_line(path / name)
                 run = cls(path)
                 run._lock = lock
                 run.write_summary(status="going")  # whoever ends the run says how; a crash leaves this behind
@@ -367,7 +367,7 @@ def _next_number(folder: Path) -> int:
     return max(taken, default=0) + 1
 
 
-def _drop_unfinished_line(path: Path) -> None:
+def drop_unfinished_line(path: Path) -> None:
     """Cut a last line that a crash left half-written, so that the next line starts fresh."""
     if not path.exists():
         return

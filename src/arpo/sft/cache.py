@@ -23,7 +23,8 @@ from arpo.errors import ConfigError
 from arpo.evaluation.questions import EvalSpec
 from arpo.evaluation.results import EvalResults, read_results
 from arpo.files import PARTIAL, expanded
-from arpo.models.sources import cache_folder
+from arpo.import_path import is_import_path
+from arpo.models.sources import cache_folder, fetch
 from arpo.recipe.run import RunConfig, plain
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
 from arpo.runs.code import code_of
@@ -133,16 +134,18 @@ def digest(*parts: object) -> str:
 def _decides_weights(run: RunConfig) -> list[Any]:
     placing = ("device", "gradient_checkpointing", "offload", "replicas")
     model = {name: value for name, value in plain(run.model).items() if name not in placing}
-    parts: list[Any] = [model, _stamp(run.model.source)]
+    made = is_import_path(run.model.source)
+    parts: list[Any] = [model, fetch(run.model.source).name if made else _stamp(run.model.source)]
     if run.cold_start is None:
         return parts
     limits = [run.rollout.max_calls, run.rollout.at_call_limit]
     optim = [run.optim.betas, run.optim.weight_decay, run.optim.grad_clip]
-    traces = (
-        plain(run.data.train.options.get("families"))
-        if run.cold_start.traces == "atlas"
-        else _stamp(run.cold_start.traces)
-    )
+    if is_import_path(run.cold_start.traces):
+        traces: Any = [plain(run.data.train.options), _code(run.cold_start.traces)]
+    elif run.cold_start.traces == "atlas":
+        traces = plain(run.data.train.options.get("families"))
+    else:
+        traces = _stamp(run.cold_start.traces)
     cold_start = {name: value for name, value in plain(run.cold_start).items() if name != "bundled"}
     return [*parts, cold_start, traces, plain(run.chat), _tools(run), limits, optim]
 

@@ -17,6 +17,7 @@ from arpo.core.score import Score
 from arpo.core.tree import CallStatus, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult, Turn
 from arpo.errors import CarryError, FormatError
 from arpo.files import expanded
+from arpo.import_path import import_from_path, is_import_path
 from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
@@ -30,7 +31,8 @@ from arpo.tools.gateway import ToolGateway
 
 
 def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
-    """The traces that a recipe names, in a seeded order. Raises ConfigError, FormatError."""
+    """The traces that a recipe names, in a seeded order. A function is called with `limit`, `seed` and the options of
+    the training data. Raises ConfigError, FormatError."""
     if config.traces == "atlas":
         return atlas.traces(
             "train",
@@ -38,6 +40,9 @@ def read_traces(config: ColdStartConfig, data: DataConfig) -> list[Trace]:
             seed=COLD_START_SEED,
             families=data.options.get("families") if data.source == "atlas" else None,
         )
+    if is_import_path(config.traces):
+        function = import_from_path(config.traces, "cold_start.traces")
+        return list(function(limit=config.num_traces, seed=COLD_START_SEED, **data.options))
     traces = load_traces(expanded(config.traces))
     Random(f"{COLD_START_SEED}/traces").shuffle(traces)
     return traces[: config.num_traces]

@@ -15,7 +15,6 @@ Knows sources and the report on loading them. Refuses to know what a row means (
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,14 +27,13 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 from arpo.config import Config, conflict
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
 from arpo.files import expanded
-from arpo.import_path import import_from_path
+from arpo.import_path import import_from_path, is_import_path
 from arpo.tasks import Task
 from arpo.tasks.in_memory import InMemoryTasks, as_source, read_task
 from arpo.tasks.rows import Skipped, TextRepair, task_from_row
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 BENCHMARK = "benchmark:"
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class DataConfig(Config):
@@ -172,7 +170,7 @@ def _stem(config: DataConfig) -> str:
 
 
 def _is_import_path(source: str) -> bool:
-    return bool(IMPORT_PATH.fullmatch(source)) and not source.startswith(("hf:", "gym:", BENCHMARK))
+    return is_import_path(source) and not source.startswith(("hf:", "gym:", BENCHMARK))
 
 
 def _items(config: DataConfig) -> Iterator[tuple[str, Any]]:

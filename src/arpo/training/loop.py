@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from arpo.errors import ArpoError, GateError
 from arpo.evaluation.questions import eval_specs
 from arpo.evaluation.run_eval import evaluate_tasks
 from arpo.learner import MAX_SKIPPED, Learner, Update
+from arpo.recipe.train import BUDGETS
 from arpo.rollout.collect import Rollout, record_of
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import TrainState
@@ -131,6 +133,9 @@ class Trainer:
             self.ended_early = f"no better validation for {self.state.stale_evaluations} evaluations"
         elif step >= self.min_steps and not self.progress.room_for_step(reserve_s=self.reserve_s):
             self.ended_early = "the next step would overrun train.minutes"
+        for name, most in self.run.train.budget.items():
+            if (spent := fsum(line.get(BUDGETS[name]) or 0.0 for line in self.history)) >= most:
+                self.ended_early = f"{spent:,.0f} {name} are spent (train.budget)"
         if self.ended_early:
             self.note(f"ended after step {step} of {self.num_steps}: {self.ended_early}")
         return not self.ended_early
@@ -360,7 +365,7 @@ class Trainer:
         self.progress.say(text if level == "info" else f"warning: {text}")
 
 
-_REMEMBERED = ("rates/tool_use", "train/updates", "train/skipped_updates")
+_REMEMBERED = ("rates/tool_use", "train/updates", "train/skipped_updates", *BUDGETS.values())
 
 
 def _remembered(metrics: Mapping[str, Any]) -> dict[str, Any]:

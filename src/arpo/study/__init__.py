@@ -1,0 +1,1 @@
+"""Studies: many runs of one recipe, cell by cell and seed by seed, and what they say together."""

@@ -1,0 +1,202 @@
+"""The laboratory's world: trails to follow, through places that are drawn anew for each task, so that nothing about
+them can be memorised. What can be learnt is how to decide: which door to try, when to check, when to turn back.
+
+    start:mill heard:cave heard:rope          the question: where the trail starts, and two rumours
+    <look>mill</look>     doors mossy:well worn:cave odd:lamp      one door leads on, the others are dead ends
+    <ask>cave</ask>       yes | no | unsure                         is this place on the trail?
+    <look>cave</look>     nothing                                   a dead end, or a place in the dark
+    <search>cave</search> doors any:fort any:tree any:desk          sees in the dark, but no cues
+    <look>tree</look>     holds:amber                               the end of the trail: the answer
+
+After `nothing` the policy cannot know whether it chose the wrong door or stands in the dark, so what to do next is
+uncertain, and what the cues and rumours said before bears on it. Options of `tasks` and `traces`, the world's knobs:
+
+    depth      2     doors to pass on the way: at least depth + 1 calls
+    branching  3     doors of a place, one of which leads on (1: nothing to choose)
+    noise      0.2   probability that a place of the trail is dark, and that `ask` is unsure
+    signal     1.0   how much a cue tells: of a door with cue c the odds to lead on grow by exp(2 signal z_c), z_c from
+                     -1 to 1 over `CUES` (0: cues tell nothing)
+    rumours    0.5   probability that a rumour names a place of the trail, rather than any place
+
+Knows the world, its questions and the clumsy agent whose traces teach the protocol. Refuses to know tokens and tools.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from arpo.core.tree import Call
+from arpo.errors import ConfigError, nearest
+from arpo.tasks import Task
+from arpo.tasks.traces import RecordedStep, Trace
+
+PLACES = (
+    "barn", "bay", "camp", "cave", "cliff", "creek", "desk", "farm", "fort", "gate", "grove", "hall", "inn", "kiln",
+    "lamp", "mill", "mine", "moor", "pier", "pond", "ridge", "shed", "tower", "well",
+)  # fmt: skip
+CUES = ("bent", "broken", "dusty", "odd", "plain", "carved", "mossy", "worn")  # the last ones tend to lead on
+COLOURS = (
+    "amber", "azure", "coral", "ebony", "gold", "ivory", "jade", "lilac", "ochre", "pearl", "ruby", "silver",
+)  # fmt: skip
+NOTHING, UNKNOWN = "nothing", "unknown"
+COUNTS = {"train": 4000, "validation": 400, "test": 400}
+TOOLS = ("look", "search", "ask")
+MAX_CALLS = 6  # of a trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """How hard the world is. Raises ConfigError for a value out of range."""
+
+    depth: int = 2
+    branching: int = 3
+    noise: float = 0.2
+    signal: float = 1.0
+    rumours: float = 0.5
+
+    def __post_init__(self) -> None:
+        most = (len(PLACES) - 1) // max(1, self.branching)
+        for name, low, high in (
+            ("branching", 1, len(CUES)),
+            ("depth", 1, most),
+            ("noise", 0, 1),
+            ("signal", 0, 10),
+            ("rumours", 0, 1),
+        ):
+            value = getattr(self, name)
+            kind = int if isinstance(high, int) and name in ("branching", "depth") else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                raise ConfigError(f"should be from {low} to {high}", where=f"options.{name}", value=value)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Knobs":
+        for name in options:
+            if name not in cls.__dataclass_fields__:
+                hint = nearest(name, cls.__dataclass_fields__)
+                raise ConfigError("the lab has no such knob", where=f"options.{name}", value=name, hint=hint)
+        return cls(**options)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """One task's part of the world. `doors` holds, by place of the trail but the last one, what its doors lead to, with
+    their cues."""
+
+    path: tuple[str, ...]
+    doors: Mapping[str, tuple[tuple[str, str], ...]]
+    dark: frozenset[str]
+    vague: frozenset[str]  # places of which `ask` is unsure
+    rumours: tuple[str, str]
+    colour: str
+
+    @property
+    def question(self) -> str:
+        return f"start:{self.path[0]} heard:{self.rumours[0]} heard:{self.rumours[1]}"
+
+    def answer(self, tool: str, place: str) -> str:
+        """What `tool` returns for `place`."""
+        on_trail = place in self.path
+        if tool == "ask":
+            return "unsure" if place in self.vague else "yes" if on_trail else "no"
+        if not on_trail or (tool == "look" and place in self.dark):
+            return NOTHING
+        if place == self.path[-1]:
+            return f"holds:{self.colour}"
+        return "doors" + "".join(f" {cue if tool == 'look' else 'any'}:{name}" for cue, name in self.doors[place])
+
+
+@lru_cache(4096)
+def trail(name: str, knobs: Knobs) -> Trail:
+    """The trail of the task `name`."""
+    random = Random(f"lab/{name}/{sorted(asdict(knobs).items())}")
+    names = random.sample(PLACES, 1 + knobs.depth * knobs.branching)
+    path, doors, free = [names[0]], {}, names[1:]
+    z = [2 * i / (len(CUES) - 1) - 1 for i in range(len(CUES))]
+    for _ in range(knobs.depth):
+        behind, free = free[: knobs.branching], free[knobs.branching :]
+        cues = [
+            random.choices(CUES, [math.exp((1 if i == 0 else -1) * knobs.signal * x) for x in z])[0]
+            for i in range(len(behind))
+        ]
+        listed = list(zip(cues, behind, strict=True))
+        random.shuffle(listed)
+        doors[path[-1]] = tuple(listed)
+        path.append(behind[0])
+    dark = frozenset(place for place in path[1:] if random.random() < knobs.noise)  # the start is never dark
+    vague = frozenset(place for place in names if random.random() < knobs.noise)
+    first, second = (random.choice(path[1:] if random.random() < knobs.rumours else PLACES) for _ in range(2))
+    return Trail(tuple(path), doors, dark, vague, (first, second), random.choice(COLOURS))
+
+
+def trail_of(task: Task) -> Trail:
+    """The trail of a task that `tasks` made. Raises ConfigError for any other."""
+    if task.source != "lab":
+        raise ConfigError("the laboratory's tools know its own tasks alone", where="tools", value=task.id)
+    return trail(task.id, Knobs(**task.metadata["knobs"]))
+
+
+def tasks(split: str, **options: Any) -> list[Task]:
+    """The tasks of a split ("train", "validation", "test") in a fixed order. No two have the same question. Raises
+    ConfigError for an unknown split or knob."""
+    if split not in COUNTS:
+        raise ConfigError("unknown split of the lab", where="split", value=split, hint=nearest(split, COUNTS))
+    return list(_tasks(Knobs.from_options(options))[split])
+
+
+@lru_cache(8)
+def _tasks(knobs: Knobs) -> dict[str, tuple[Task, ...]]:
+    seen: set[str] = set()
+    splits: dict[str, tuple[Task, ...]] = {}
+    for split in ("test", "validation", "train"):
+        made: list[Task] = []
+        number = 0
+        while len(made) < COUNTS[split]:
+            name = f"lab/{split}/{number:04d}"
+            number += 1
+            one = trail(name, knobs)
+            if one.question not in seen:
+                seen.add(one.question)
+                message = {"role": "user", "content": one.question}
+                metadata = {
+                    "knobs": asdict(knobs),
+                    "calls": knobs.depth + 1,
+                    "question": f"trail {split}{number}",  # what tells two tasks apart is the trail, not its words
+                }
+                made.append(Task(id=name, messages=(message,), answers=(one.colour,), source="lab", metadata=metadata))
+        splits[split] = tuple(made)
+    return splits
+
+
+def traces(limit: int | None = None, seed: int = 0, **options: Any) -> list[Trace]:
+    """How a clumsy agent acts on the training tasks: it knows the protocol, picks doors at random, checks some of them,
+    and after `nothing` searches, turns back or gives up by chance. `seed` varies what it does. Raises ConfigError."""
+    return [_clumsy(task, Random(f"lab/trace/{task.id}/{seed}")) for task in tasks("train", **options)[:limit]]
+
+
+def _clumsy(task: Task, random: Random) -> Trace:
+    here, steps = trail_of(task), []
+    choices: list[list[str]] = []  # untried doors, by place on the way
+    place, tool = here.path[0], "look"
+    while len(steps) < MAX_CALLS:
+        result = here.answer(tool, place)
+        steps.append(RecordedStep(calls=(Call(name=tool, arguments={"place": place}),), results=(result,)))
+        if result.startswith("holds:"):
+            return Trace(task, (*steps, RecordedStep(answer=result.removeprefix("holds:"))))
+        if result.startswith("doors"):
+            choices.append([door.partition(":")[2] for door in result.split()[1:]])
+        elif tool == "ask" and result != "no":
+            tool = "look"
+            continue
+        elif result == NOTHING and tool == "look" and random.random() < 0.3:
+            tool = "search"
+            continue
+        elif result == NOTHING and random.random() < 0.15:
+            break
+        if not choices or not choices[-1]:
+            break
+        place = choices[-1].pop(random.randrange(len(choices[-1])))
+        tool = "ask" if random.random() < 0.2 else "look"
+    return Trace(task, (*steps, RecordedStep(answer=UNKNOWN)))

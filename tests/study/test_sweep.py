@@ -1,0 +1,132 @@
+"""Studies: which cells are run, resumed and skipped, and what their rows say, against what was built in."""
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from arpo.errors import ConfigError
+from arpo.evaluation.statistics import holm, sign_flip_test
+from arpo.study import sweep as sweep_module
+from arpo.study.figures import Figures
+from arpo.study.plan import Study, cells_of, read_rows, read_study, rows_path
+from arpo.study.sweep import HISTORY, sweep
+
+TEXT = """\
+recipe: lab
+seeds: 2
+set: {train.steps: 3}
+baseline: grpo, leaves 4
+cells: {grpo: {rollout.rule: none, rollout.roots: 2}, arpo: {rollout.rule: paper, rollout.roots: 2}}
+grid: {rollout.leaves: [4, 8]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def row(cell, accuracy, calls):
+    """A row whose accuracy by step and calls by step are given."""
+    history = {name: [0.0] * len(calls) for name in HISTORY}
+    history |= {"calls/executed": calls, "accuracy/probe_lines": accuracy}
+    return {"cell": cell.name, "seed": cell.seed, "key": cell.key, "before": 0.3, "after": accuracy[-1], "seconds": 1.0,
+            "history": history}  # fmt: skip
+
+
+def test_the_grid_crosses_cells_and_seeds_and_every_cell_has_its_own_key(file):
+    cells = cells_of(read_study(file), file)
+    assert [cell.name for cell in cells[:4]] == [f"{c}, leaves {n}" for c in ("grpo", "arpo") for n in (4, 8)]
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
+    assert len({cell.key for cell in cells}) == 8
+    file.write_text(TEXT.replace("train.steps: 3", "train.steps: 4"))
+    assert not {cell.key for cell in cells} & {cell.key for cell in cells_of(read_study(file), file)}
+
+
+def test_finished_cells_are_skipped_and_failed_ones_are_tried_again(file, monkeypatch):
+    study, tried = read_study(file), []
+    bad = {("arpo, leaves 8", 1)}
+
+    def run_cell(cell, recipe, runs, jobs):
+        tried.append((cell.name, cell.seed))
+        return Path("log") if (cell.name, cell.seed) in bad else row(cell, [0.5] * 3, [10] * 3)
+
+    monkeypatch.setattr(sweep_module, "run_cell", run_cell)
+    assert sweep(study, file, file.parent / "runs", limit=3, tell=str) == 0
+    assert sweep(study, file, file.parent / "runs", jobs=2, tell=str) == 1
+    assert len(tried) == len(set(tried)) == 8
+    bad.clear()
+    with rows_path(file).open("ab") as cut:
+        cut.write(b'{"cell": "gr')  # a sweep that was killed while it wrote
+    assert sweep(study, file, file.parent / "runs", tell=str) == 0
+    assert tried[8:] == [("arpo, leaves 8", 1)]
+    assert len(read_rows(file)) == 8
+
+
+def test_figures_are_those_that_were_built_in(file):
+    """Straight lines: accuracy is calls / 1000, so 0.5 is reached at 500 calls, and the mean up to 800 is known."""
+    study = Study(recipe="lab", cells={"a": {}, "b": {}}, accuracy=0.5)
+    cells = {(cell.name, cell.seed): cell for cell in cells_of(study, file)}
+    rows = []
+    for seed in range(10):
+        for name, speed in (("a", 1.0), ("b", 2.0)):
+            calls = [10] * 100
+            accuracy = [speed * (10 * i) / 1000 + 0.001 * seed for i in range(1, 101)]
+            rows.append(row(cells[name, seed], accuracy, calls))
+    figures = Figures(study, rows)
+    assert figures.calls == 1000
+    levels = figures.by_cell()
+    lag = 20 / 1000  # a mean over five steps looks back by two
+    assert levels["a"]["calls to 50%"].mean == pytest.approx(1000 * (0.5 + lag - 0.0045), abs=1)
+    assert levels["b"]["calls to 50%"].mean == pytest.approx(500 * (0.5 + 2 * lag - 0.0045), abs=1)
+    assert levels["a"]["accuracy at 1,000 calls"].mean == pytest.approx(1 - lag + 0.0045)
+    assert levels["a"]["area"].mean == pytest.approx(0.505 - lag + 0.0045, abs=0.003)
+    against = figures.differences()["b"]
+    assert all(difference.p_value == pytest.approx(4 * 2 / 2**10) for difference in against.values())
+    assert against["accuracy at 1,000 calls"].mean.low > 0.9
+    assert "b" in figures.tables()[1].markdown()
+    assert figures.draw(file.with_suffix(".png"))
+
+
+def test_a_run_that_never_reaches_the_level_counts_with_all_its_calls(file):
+    study = Study(recipe="lab", cells={"a": {}}, accuracy=0.9)
+    figures = Figures(study, [row(cells_of(study, file)[0], [0.1] * 4, [10] * 4)])
+    assert figures.reached("a") == 0
+    assert figures.by_cell()["a"]["calls to 90%"].mean == 40
+
+
+def test_holm_is_monotone_at_least_the_p_value_and_at_most_bonferroni():
+    draw = random.Random(0)
+    for _ in range(200):
+        p = [draw.random() ** 3 for _ in range(draw.randint(0, 8))]
+        corrected = holm(p)
+        assert all(a <= b <= min(1.0, a * len(p)) + 1e-12 for a, b in zip(p, corrected, strict=True))
+        assert all(a <= b for a, b in pairwise(c for _, c in sorted(zip(p, corrected, strict=True))))
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert sign_flip_test([0.1] * 5) == pytest.approx(2 / 2**5)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (TEXT.replace("rollout.rule: paper", "rollout.rul: paper"), "rollout"),
+        (TEXT.replace("baseline: grpo, leaves 4", "baseline: grpo"), "baseline"),
+        (TEXT.replace("seeds: 2", "seeds: 0"), "seeds"),
+    ],
+)
+def test_a_mistake_in_a_study_is_named_before_anything_runs(file, text, where):
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_study(file)
+    assert where in str(caught.value)
+
+
+def test_rows_are_lines_of_json(file):
+    cell = cells_of(read_study(file), file)[0]
+    rows_path(file).write_text(json.dumps(row(cell, [0.5], [1])) + "\n")
+    assert read_rows(file)[0]["key"] == cell.key
