@@ -6,6 +6,7 @@ from pathlib import Path
 from arpo.tasks.lab import COLOURS, CUES, NOTHING, PLACES, TOOLS, UNKNOWN
 
 END = "<|end|>"
+_INIT = 0.05  # standard deviation of random weights, and scale of the copying ones
 _PARTS = ("doors", "holds:", "start:", " heard:", "yes", "no", "unsure", " any:", NOTHING, UNKNOWN)
 _TAGS = tuple(f"<{slash}{tag}>" for tag in (*TOOLS, "answer", "result", "think") for slash in ("", "/"))
 WORDS = (*_TAGS, *_PARTS, *(f" {cue}:" for cue in CUES), *PLACES, *COLOURS)
@@ -15,11 +16,19 @@ def make(
     folder: Path, *, hidden: int = 128, layers: int = 4, heads: int = 4, context: int = 512, seed: int = 0
 ) -> None:
     """Write the model (1.1 million parameters) with its tokenizer to `folder`, as a Hugging Face folder. Equal
-    arguments give equal weights."""
+    arguments give equal weights.
+
+    Weights are random, but attention starts as a copy: its value and output projections are a scaled identity
+    (mimetic initialization, Trockman and Kolter, arXiv 2305.09828, with the sign that copies), and the head has the
+    rows of the embedding. What is attended to becomes likelier, so naming a place that was read is learnt within some
+    hundred updates.
+    """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # bars for local files are noise, and break a live display
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pieces = [byte.pre_tokenize_str(word)[0][0] for word in WORDS]
     # the likeliest split has the fewest bytes beside words
@@ -39,12 +48,18 @@ def make(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=context,
-        tie_word_embeddings=True,
-        initializer_range=hidden**-0.5,  # with transformers' 0.02 it takes several times as long to learn to copy
+        tie_word_embeddings=False,
+        initializer_range=_INIT,
         bos_token_id=None,
         eos_token_id=fast.eos_token_id,
         pad_token_id=fast.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for layer in model.model.layers:
+                torch.nn.init.orthogonal_(layer.self_attn.v_proj.weight)
+                layer.self_attn.o_proj.weight.copy_(_INIT * layer.self_attn.v_proj.weight.T)
+            model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+        model.save_pretrained(folder)
