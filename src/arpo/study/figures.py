@@ -102,7 +102,12 @@ class Figures:
         """Every figure of every cell less the baseline's, on the seeds that both have."""
         base = self.runs.get(self.baseline, {})
         values = {
-            (cell, name): [figure(cell, seed) - figure(self.baseline, seed) for seed in runs if seed in base]
+            (cell, name): [
+                difference
+                for seed in runs
+                if seed in base
+                and not math.isnan(difference := figure(cell, seed) - figure(self.baseline, seed))  # not measured
+            ]
             for cell, runs in self.runs.items()
             if cell != self.baseline
             for name, figure in self.metrics.items()
