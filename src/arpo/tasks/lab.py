@@ -135,7 +135,8 @@ def trail_of(task: Task) -> Trail:
     """The trail of a task that `tasks` made. Raises ConfigError for any other."""
     if task.source != "lab":
         raise ConfigError("the laboratory's tools know its own tasks alone", where="tools", value=task.id)
-    return trail(task.id, Knobs(**task.metadata["knobs"]))
+    knobs: Any = task.metadata["knobs"]
+    return trail(task.id, Knobs(**knobs))
 
 
 def tasks(split: str, **options: Any) -> list[Task]:
@@ -177,7 +178,8 @@ def traces(limit: int | None = None, seed: int = 0, **options: Any) -> list[Trac
 
 
 def _clumsy(task: Task, random: Random) -> Trace:
-    here, steps = trail_of(task), []
+    here = trail_of(task)
+    steps: list[RecordedStep] = []
     choices: list[list[str]] = []  # untried doors, by place on the way
     place, tool = here.path[0], "look"
     while len(steps) < MAX_CALLS:
