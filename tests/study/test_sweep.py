@@ -48,6 +48,22 @@ def test_the_grid_crosses_cells_and_seeds_and_every_cell_has_its_own_key(file):
     assert not {cell.key for cell in cells} & {cell.key for cell in cells_of(read_study(file), file)}
 
 
+def test_a_key_changes_with_whatever_a_recipe_builds_on_but_not_with_comments_and_places(file, tmp_path):
+    def keys(folder: Path, base: str, own: str = "{}") -> list[str]:
+        folder.mkdir(exist_ok=True)
+        (folder / "below.yaml").write_text(f"base: lab\n{base}\n")
+        (folder / "mine.yaml").write_text(f"base: below.yaml\nname: mine\noptim: {own}\n")
+        (folder / "study.yaml").write_text(TEXT.replace("recipe: lab", "recipe: mine.yaml"))
+        study = folder / "study.yaml"
+        return [cell.key for cell in cells_of(read_study(study), study)]
+
+    first = keys(tmp_path / "a", "train: {tasks_per_step: 4}")
+    assert keys(tmp_path / "a", "train: {tasks_per_step: 4}  # of one machine") == first
+    assert keys(tmp_path / "b", "train: {tasks_per_step: 4}") == first
+    assert not {*keys(tmp_path / "a", "train: {tasks_per_step: 5}")} & {*first}
+    assert not {*keys(tmp_path / "a", "train: {tasks_per_step: 4}", "{lr: 1.0e-4}")} & {*first}
+
+
 def test_finished_cells_are_skipped_and_failed_ones_are_tried_again(file, monkeypatch):
     study, tried = read_study(file), []
     bad = {("arpo, leaves 8", 1)}
@@ -91,6 +107,24 @@ def test_figures_are_those_that_were_built_in(file):
     assert against["accuracy at 1,000 calls"].mean.low > 0.9
     assert "b" in figures.tables()[1].markdown()
     assert figures.draw(file.with_suffix(".png"))
+
+
+def test_seeds_without_a_figure_are_left_out_of_it_alone(file):
+    """A run without held-out tasks has no accuracy on them (null in its row)."""
+    study = Study(recipe="lab", cells={"a": {}, "b": {}}, accuracy=0.5, seeds=6)
+    rows = [row(cell, [0.1, 0.6 if cell.name == "a" else 0.8], [10, 10]) for cell in cells_of(study, file)]
+    for one in rows:
+        if one["cell"] == "b" and one["seed"] < 4:
+            one["after"] = None
+    figures = Figures(study, rows)
+    assert figures.by_cell()["b"]["held-out after"].n == 2 and figures.by_cell()["b"]["area"].n == 6
+    against = figures.differences()["b"]
+    assert against["held-out after"].mean.n == 2 and against["held-out after"].mean.mean == pytest.approx(0.2)
+    assert against["area"].mean.n == 6
+    assert all(0 < difference.p_value <= 1 for difference in against.values())
+    for one in rows:
+        one["after"] = None
+    assert "nan" not in "".join(table.markdown() for table in Figures(study, rows).tables())
 
 
 def test_a_run_that_never_reaches_the_level_counts_with_all_its_calls(file):

@@ -42,6 +42,27 @@ def test_no_step_takes_a_task_twice_where_epochs_meet(tiny_project: TinyProject,
     assert trainer.state.position == len(seen) >= 12 and {*seen[:5]} == {*seen[5:10]}
 
 
+# --- budgets
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("leaves", "leaves/all"), ("tokens_generated", "tokens/generated"),
+     ("tokens_trained", "train/tokens_trained")],
+)  # fmt: skip
+def test_training_ends_with_the_step_that_reaches_its_budget(
+    tiny_project: TinyProject, tmp_path: Path, name: str, metric: str
+) -> None:
+    whole = go(tiny_project, tmp_path / "whole", mixed_on_odd, *PLAIN, "train.steps=4")[1].metrics()
+    spent = [sum(line[metric] for line in whole[:step]) for step in (1, 2, 3)]
+    assert spent[0] < spent[1] < spent[2]
+    trainer, folder = go(
+        tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=4", f"train.budget={{{name}: {spent[1]}}}"
+    )
+    assert len(folder.metrics()) == 2 and trainer.ended_early == f"{spent[1]:,.0f} {name} are spent (train.budget)"
+    assert any(trainer.ended_early in text for text in texts(folder))
+
+
 # --- dynamic sampling, and nothing to learn
 
 

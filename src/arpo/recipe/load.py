@@ -57,12 +57,22 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     are YAML. The folder of the recipe is put on Python's path, so that it can name tools and rewards that lie beside
     it. Raises ConfigError.
     """
+    return _run(_read(recipe, overrides))
+
+
+def recipe_keys(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys that `recipe`, what it builds on and `overrides` set, without the defaults: what `load_recipe` checks.
+    Raises ConfigError."""
+    return dict(_read(recipe, overrides).value)
+
+
+def _read(recipe: str | Path, overrides: Sequence[str]) -> Located:
     given = _read_with_bases(find(recipe), ())
     for override in (o for o in overrides if o.startswith("method=")):
         given = _preset(override.removeprefix("method="), f"{COMMAND_LINE}: method").over(given, TAGS)
     for override in (o for o in overrides if not o.startswith("method=")):
         given = _override(given, override)
-    return _run(given)
+    return given
 
 
 def resolved_run(recipe: Mapping[str, Any], name: str) -> RunConfig:

@@ -31,6 +31,7 @@ from arpo.runs.code import code_of
 from arpo.runs.fingerprint import without_limits
 from arpo.runs.lock import Lock
 from arpo.search import words
+from arpo.sft.traces import read_traces
 from arpo.tasks.in_memory import InMemoryTasks
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -141,7 +142,8 @@ def _decides_weights(run: RunConfig) -> list[Any]:
     limits = [run.rollout.max_calls, run.rollout.at_call_limit]
     optim = [run.optim.betas, run.optim.weight_decay, run.optim.grad_clip]
     if is_import_path(run.cold_start.traces):
-        traces: Any = [plain(run.data.train.options), _code(run.cold_start.traces)]
+        # what the function returns, since all that it depends on cannot be seen
+        traces: Any = hashlib.sha256(repr(read_traces(run.cold_start, run.data.train)).encode()).hexdigest()
     elif run.cold_start.traces == "atlas":
         traces = plain(run.data.train.options.get("families"))
     else:

@@ -5,7 +5,7 @@ Knows rows. Refuses to know folders and processes.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -92,9 +92,11 @@ class Figures:
         return [(x, run.at(CALLS, x, ACCURACY)) for x in spent]
 
     def by_cell(self) -> dict[str, dict[str, Estimate]]:
-        """Every figure of every cell, over seeds."""
+        """Every figure of every cell, over the seeds that have it."""
         return {
-            cell: {name: over_seeds([figure(cell, seed) for seed in runs]) for name, figure in self.metrics.items()}
+            cell: {
+                name: over_seeds(_known(figure(cell, seed) for seed in runs)) for name, figure in self.metrics.items()
+            }
             for cell, runs in self.runs.items()
         }
 
@@ -102,12 +104,7 @@ class Figures:
         """Every figure of every cell less the baseline's, on the seeds that both have."""
         base = self.runs.get(self.baseline, {})
         values = {
-            (cell, name): [
-                difference
-                for seed in runs
-                if seed in base
-                and not math.isnan(difference := figure(cell, seed) - figure(self.baseline, seed))  # not measured
-            ]
+            (cell, name): _known(figure(cell, seed) - figure(self.baseline, seed) for seed in runs if seed in base)
             for cell, runs in self.runs.items()
             if cell != self.baseline
             for name, figure in self.metrics.items()
@@ -168,6 +165,11 @@ class Figures:
             )
         panel = Panel(title="Accuracy over executed tool calls", lines=lines, x_label="tool calls", percent=True)
         return draw(path, [panel])
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    """Without those that were not measured (NaN)."""
+    return [value for value in values if not math.isnan(value)]
 
 
 def _shown(value: Estimate, name: str, sign: str = "") -> str:

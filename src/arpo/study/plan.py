@@ -16,6 +16,7 @@ runs.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,7 @@ from arpo.config import Config
 from arpo.config_errors import config_error
 from arpo.errors import ConfigError, nearest
 from arpo.files import read_json_lines
-from arpo.recipe.load import find, load_recipe
+from arpo.recipe.load import find, load_recipe, recipe_keys
 from arpo.yaml_positions import read
 
 Settings = dict[str, Any]
@@ -37,7 +38,8 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a study. `key` identifies what it does: the recipe's text, the settings and the seed."""
+    """One run of a study. `key` identifies what it does: every key that the recipe, what it builds on, the study and
+    the seed set. Comments and the places of files are no part of it."""
 
     name: str
     seed: int
@@ -112,15 +114,28 @@ def overrides_of(settings: Mapping[str, Any]) -> list[str]:
 
 def cells_of(study: Study, path: Path) -> list[Cell]:
     """All cells, seed by seed, so that a study which is stopped early has whole seeds."""
-    recipe = recipe_of(study, path).read_text(encoding="utf-8")
+    recipe = recipe_of(study, path)
     seeds = range(study.seeds) if isinstance(study.seeds, int) else study.seeds
     cells = []
     for seed in seeds:
         for name, settings in study.variants.items():
             overrides = (*overrides_of(settings), f"seed={seed}")
-            key = hashlib.sha256(json.dumps([recipe, sorted(overrides)]).encode()).hexdigest()[:12]
-            cells.append(Cell(name, seed, overrides, key))
+            keys = recipe_keys(recipe, overrides)
+            settings = {
+                k: _portable(v, path.parent.resolve()) for k, v in keys.items() if k not in ("name", "out", "code")
+            }
+            text = json.dumps(settings, sort_keys=True, default=str)
+            cells.append(Cell(name, seed, overrides, hashlib.sha256(text.encode()).hexdigest()[:12]))
     return cells
+
+
+def _portable(value: Any, folder: Path) -> Any:
+    """`value` with paths as they are seen from `folder`, the same on every machine."""
+    if isinstance(value, dict):
+        return {key: _portable(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner, folder) for inner in value]
+    return os.path.relpath(value, folder) if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def rows_path(path: Path) -> Path:

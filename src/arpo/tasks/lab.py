@@ -172,15 +172,16 @@ def _tasks(knobs: Knobs) -> dict[str, tuple[Task, ...]]:
 
 
 def traces(limit: int | None = None, seed: int = 0, **options: Any) -> list[Trace]:
-    """How a clumsy agent acts on the training tasks: it knows the protocol, picks doors at random, checks some of them,
-    and after `nothing` searches, turns back or gives up by chance. `seed` varies what it does. Raises ConfigError."""
+    """How a clumsy agent acts on the training tasks: it knows the protocol, picks three doors of five by rumours and
+    cues and the others at random, checks some of them, and after `nothing` searches, turns back or gives up by chance.
+    `seed` varies what it does. Raises ConfigError."""
     return [_clumsy(task, Random(f"lab/trace/{task.id}/{seed}")) for task in tasks("train", **options)[:limit]]
 
 
 def _clumsy(task: Task, random: Random) -> Trace:
     here = trail_of(task)
     steps: list[RecordedStep] = []
-    choices: list[list[str]] = []  # untried doors, by place on the way
+    choices: list[list[str]] = []  # untried doors, by place on the way, the likeliest last
     place, tool = here.path[0], "look"
     while len(steps) < MAX_CALLS:
         result = here.answer(tool, place)
@@ -188,17 +189,19 @@ def _clumsy(task: Task, random: Random) -> Trace:
         if result.startswith("holds:"):
             return Trace(task, (*steps, RecordedStep(answer=result.removeprefix("holds:"))))
         if result.startswith("doors"):
-            choices.append([door.partition(":")[2] for door in result.split()[1:]])
+            doors = [door.split(":") for door in result.split()[1:]]
+            doors.sort(key=lambda door: (door[1] in here.rumours, CUES.index(door[0]) if door[0] in CUES else 0))
+            choices.append([name for _, name in doors])
         elif tool == "ask" and result != "no":
             tool = "look"
             continue
         elif result == NOTHING and tool == "look" and random.random() < 0.3:
             tool = "search"
             continue
-        elif result == NOTHING and random.random() < 0.15:
+        elif result == NOTHING and random.random() < 0.35:
             break
         if not choices or not choices[-1]:
             break
-        place = choices[-1].pop(random.randrange(len(choices[-1])))
-        tool = "ask" if random.random() < 0.2 else "look"
+        place = choices[-1].pop(-1 if random.random() < 0.6 else random.randrange(len(choices[-1])))
+        tool = "ask" if random.random() < 0.25 else "look"
     return Trace(task, (*steps, RecordedStep(answer=UNKNOWN)))
