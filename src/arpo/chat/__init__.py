@@ -24,6 +24,7 @@ class ParsedTurn:
     calls: tuple[Call, ...] = ()
     answer: str | None = None  # the content of the last answer tags, or None
     well_formed: bool = True  # the policy's text follows the protocol
+    content: str = ""  # what the turn says beside its thought and its calls, as chat APIs have it; not recorded
 
 
 class TraceStep(Protocol):

@@ -144,20 +144,20 @@ class TagFormat:
         text = self._text.decode(tokens)
         close = self._close.search(text)
         if close is None:
-            return ParsedTurn(text=text, well_formed=False)
+            return ParsedTurn(text=text, well_formed=False, content=text)
         # a model that falls back into its family's calls has not followed the protocol
         native = bool(foreign_opening(text))
         name = close.group(1)
         start = text.rfind(f"<{name}>", 0, close.start())
         if start < 0:
-            return ParsedTurn(text=text, well_formed=False)
+            return ParsedTurn(text=text, well_formed=False, content=text)
         body = text[start + len(name) + 2 : close.start()]
         stopped = not ended and close.group() not in self._text.decode(tokens[:-1])
         well_formed = stopped and not native and self._thought_fits(text[:start]) and not self._any_tag.search(body)
         if name == "answer":
             answer = unwrapped(body) or None
             well_formed = well_formed and answer is not None and (boxed(body) is not None or not self.require_boxed)
-            return ParsedTurn(text=text, answer=answer, well_formed=well_formed)
+            return ParsedTurn(text=text, answer=answer, well_formed=well_formed, content=body.strip())
         call = read_body(self._tools[name], body)
         return ParsedTurn(text=text, calls=(call,), well_formed=well_formed and not call.error)
 

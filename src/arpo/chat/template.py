@@ -211,15 +211,17 @@ class TemplateFormat:
         well_formed = ended and thought_fits and not any(call.error for call in calls)
         if calls:
             stray = rest is not None and "tool_call>" in rest
-            return ParsedTurn(text=text, calls=calls, well_formed=well_formed and not stray)
+            content = (rest or "").strip()
+            return ParsedTurn(text=text, calls=calls, well_formed=well_formed and not stray, content=content)
         if rest is None:
-            return ParsedTurn(text=text, well_formed=False)
+            return ParsedTurn(text=text, well_formed=False, content=text)
+        content = rest.strip()
         if not ended or (thinks and not closed):
-            return ParsedTurn(text=text, answer=_tagged_answer(rest), well_formed=False)
+            return ParsedTurn(text=text, answer=_tagged_answer(rest), well_formed=False, content=content)
         answer = final_answer(rest)
         well_formed = well_formed and "tool_call>" not in rest
         well_formed = well_formed and answer is not None and (boxed(rest) is not None or not self.require_boxed)
-        return ParsedTurn(text=text, answer=answer, well_formed=well_formed)
+        return ParsedTurn(text=text, answer=answer, well_formed=well_formed, content=content)
 
     def _read(self, text: str) -> tuple[bool, bool, Reading]:
         """Whether a thought is closed, whether one was opened, and what stands behind it. A thought's mark inside the

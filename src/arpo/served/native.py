@@ -103,13 +103,14 @@ class NativeDialogue:
     def parse(self, message: Message, finish: str, names: Mapping[str, str] = MappingProxyType({})) -> ParsedTurn:
         """The calls or the answer of an assistant's message: what stands in answer marks or a box, else all of its
         text."""
-        if calls := tuple(_read_call(call, names) for call in _calls(message)):
-            return ParsedTurn(text=shown(message), calls=calls, well_formed=not any(call.error for call in calls))
         content = text_of(message.get("content")).rpartition("</think>")[2]
+        if calls := tuple(_read_call(call, names) for call in _calls(message)):
+            formed = not any(call.error for call in calls)
+            return ParsedTurn(text=shown(message), calls=calls, well_formed=formed, content=content.strip())
         answer = final_answer(content)
         formed = answer is not None and finish == "stop" and (boxed(content) is not None or not self.require_boxed)
         formed = formed and not foreign_opening(content)  # a call that the endpoint did not recognise
-        return ParsedTurn(text=shown(message), answer=answer, well_formed=formed)
+        return ParsedTurn(text=shown(message), answer=answer, well_formed=formed, content=content.strip())
 
     def observe(
         self,
