@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arpo.agent.deployed import DeployedAgent as Agent
     from arpo.chat import Transcript
     from arpo.core.score import Score
     from arpo.environments import AgentTurn, Environment, Step
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Agent": ("arpo.agent.deployed", "DeployedAgent"),
     "Run": ("arpo.recipe.run", "RunConfig"),
     "train": ("arpo.training.pipeline", "train"),
     "Callback": ("arpo.training.callbacks", "Callback"),
@@ -68,6 +70,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agent",
     "AgentTurn",
     "ArpoError",
     "CallContext",

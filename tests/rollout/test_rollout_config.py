@@ -1,17 +1,12 @@
-"""The part of a recipe that is about rollouts, and the agent seen by whoever talks to it."""
-
-import io
+"""The part of a recipe that is about rollouts, and its sizes."""
 
 import pytest
-from small_world import ANSWER, Script, Search, agent, config, results_in, search, task
 
 from arpo.core import Never, Pilot
 from arpo.core.branching import Constant, Paper
-from arpo.display.terminal import Console
 from arpo.errors import ConfigError
-from arpo.rollout.ask import ask
 from arpo.rollout.config import RolloutConfig
-from virtual_time import run
+from small_world import config
 
 
 @pytest.mark.parametrize(
@@ -89,22 +84,17 @@ def test_flat_keeps_the_limits_and_drops_the_branches():
     assert branching.leaves == 8
 
 
-def test_talking_shows_turns_and_results_once_and_in_order(tokenizer):
-    def play(prompt, params):
-        return Script(said="<think>Lima it is.</think>" + ANSWER) if results_in(tokenizer, prompt) else search()
-
-    shown = io.StringIO()
-    console = Console(file=shown, width=200)
-    said = run(ask(agent(tokenizer, play, Search()), task().messages, config(), console, seed=0))
-    assert said == "Lima"
-    text = shown.getvalue()
-    parts = ["<search>capital</search>", "<result>Peru: capital is Lima.</result>", "<answer>Lima</answer>"]
-    assert [text.count(part) for part in parts] == [1, 1, 1]
-    assert sorted(parts, key=text.index) == parts
+@pytest.mark.parametrize(("leaves", "roots"), [(1, 1), (2, 1), (3, 2), (8, 4), (16, 8)])
+def test_sized_keeps_the_rule_and_the_proportion_of_roots(leaves, roots):
+    sized = config(leaves=8, roots=4, max_calls=5).sized(leaves)
+    assert (sized.leaves, sized.roots, sized.max_calls) == (leaves, roots, 5)
+    assert isinstance(sized.rule, Never if leaves == 1 else Paper)
+    assert RolloutConfig(**{name: getattr(sized, name) for name in RolloutConfig.model_fields}) == sized, "it is valid"
 
 
-def test_talking_says_why_an_answer_did_not_come(tokenizer):
-    shown = io.StringIO()
-    play = lambda prompt, params: Script(said=ANSWER, fails_after=0)  # noqa: E731
-    assert run(ask(agent(tokenizer, play), task().messages, config(), Console(file=shown, width=200), seed=0)) == ""
-    assert "[ended: engine failed: the script fails after 0 tokens]" in shown.getvalue()
+def test_sized_keeps_a_pilot_and_never_branches_where_the_recipe_does_not():
+    assert config(leaves=8, roots="pilot", root_cap=3).sized(4).roots == Pilot()
+    assert config(leaves=8, roots=2, root_cap=4).sized(6).root_cap == 4
+    assert config(leaves=8, roots=5, root_cap=2).sized(3).root_cap == 2
+    flat = config(leaves=8, roots=2, rule="none").sized(6)
+    assert (flat.leaves, flat.roots, flat.rule) == (6, 6, Never())

@@ -20,6 +20,7 @@ from arpo.engines.config import EngineConfig
 from arpo.errors import ConfigError, ToolsStoppedError
 from arpo.rollout.collect import Rollout, record_of
 from arpo.rollout.config import RolloutConfig
+from arpo.rollout.watching import BranchEnded, ResultsRead, RolloutEvent, TextWritten, TurnWritten, Watch
 from arpo.served.agent import ServedAgent, ServedRollout
 from arpo.served.completions import CompletionDialogue, with_stop
 from arpo.served.native import NativeDialogue
@@ -68,9 +69,11 @@ def agent(url: str, tokenizer: Any = None, **settings: Any) -> ServedAgent:
     return ServedAgent(endpoint=Endpoint(config, "model's endpoint"), tools=(search,), dialogue=dialogue)
 
 
-async def grown(one: ServedAgent, **limits: Any) -> ServedRollout:
+async def grown(one: ServedAgent, watch: Watch | None = None, **limits: Any) -> ServedRollout:
     try:
-        return await one.rollout(TASK, LIMITS.model_copy(update=limits), stats=StepStats(step="test"), seed=3)
+        return await one.rollout(
+            TASK, LIMITS.model_copy(update=limits), stats=StepStats(step="test"), seed=3, watch=watch
+        )
     finally:
         await one.close()
 
@@ -119,13 +122,13 @@ async def test_its_record_is_written_read_and_replayed_as_any_other() -> None:
     assert isinstance(texts, dict) and "Lima" in texts["0.0"]
 
 
-async def test_who_listens_hears_turns_and_results_as_they_come() -> None:
-    heard: list[tuple[str, bool]] = []
+async def test_who_watches_is_told_turns_and_results_as_they_come() -> None:
+    told: list[RolloutEvent] = []
     with serving(native_world) as site:
-        one = agent(site.url).heard_by(lambda text, by_agent: heard.append((text, by_agent)), TASK)
-        await grown(one, leaves=1, roots=1)
-    assert [by_agent for _, by_agent in heard] == [True, False, True]
-    assert "Lima is the capital" in heard[1][0] and "boxed{Lima}" in heard[2][0]
+        await grown(agent(site.url), leaves=1, roots=1, watch=told.append)
+    kinds = [TextWritten, TurnWritten, ResultsRead, TextWritten, TurnWritten, BranchEnded]
+    assert [type(event) for event in told] == kinds
+    assert "Lima is the capital" in told[2].text and "boxed{Lima}" in told[3].text  # type: ignore[union-attr]
 
 
 async def test_tags_go_over_completions_and_their_closing_tags_come_back(tokenizer: Any) -> None:

@@ -3,8 +3,9 @@
 Knows folders. Refuses to know whether the model is then evaluated, talked with or exported.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arpo.errors import CheckpointError, ConfigError
@@ -49,14 +50,19 @@ def is_trained(name: str) -> bool:
     return has_manifest or (path.is_dir() and path.name.startswith("step-"))
 
 
-def resolve_for_chat(source: str, recipe: str | None) -> ResolvedModel:
+def resolve_for_chat(source: str, recipe: str | None, overrides: Sequence[str] = ()) -> ResolvedModel:
     """The model that `source` names, with the tools and the prompt that it knows: those of its run, its export or its
-    recipe, which `recipe` replaces. Raises ConfigError where a model has neither."""
-    if recipe is not None or is_trained(source):
-        return resolve_model(source, None if recipe is None else load_recipe(recipe))
+    recipe, which `recipe` replaces. `overrides`: `key=value`, laid over that recipe. Raises ConfigError where a model
+    has neither."""
+    if recipe is not None:
+        return resolve_model(source, load_recipe(recipe, overrides))
     path = expanded(source)
+    if is_trained(source):
+        resolved = resolve_model(source)
+        assert resolved.folder is not None
+        return replace(resolved, run=load_recipe(resolved.folder, overrides)) if overrides else resolved
     if path.suffix == ".yaml" or (path / "recipe.yaml").is_file():
-        run = load_recipe(path)
+        run = load_recipe(path, overrides)
         return ResolvedModel(label=label_of(run), run=run)
     if source.strip():
         local_model(source)

@@ -1,20 +1,20 @@
 """`arpo chat` reads questions from the keyboard and prints answers while the model writes them.
 
-Knows a terminal and a conversation. `arpo.rollout.ask` knows how to get an answer.
+Knows a terminal. `arpo.agent.deployed` knows the agent and the conversation.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
-from random import Random
 
-from arpo.assembly.components import EvalComponents, build_eval_components, build_setting, model_folder
-from arpo.assembly.resolve import ResolvedModel, resolve_for_chat
+from rich.text import Text
+
+from arpo.agent.deployed import ChatSession, DeployedAgent
+from arpo.agent.pick import AgentAnswer
+from arpo.core.tree import StopReason
 from arpo.display.terminal import Console
 from arpo.errors import ArpoError
-from arpo.recipe.run import RunConfig
-from arpo.rollout.ask import ask
-from arpo.tasks import Task
+from arpo.rollout.watching import ResultsRead, TextWritten
 
 KEYS = "Ctrl-C stops an answer; /new forgets the conversation; /quit or Ctrl-D leaves."
 
@@ -29,36 +29,43 @@ def talk(
     ArpoErrors.
     """
     console = console or Console(soft_wrap=True)
-    resolved = resolve_for_chat(source, recipe)
-    setting = build_setting(resolved.run)
-    for text in setting.notes():
+    agent = DeployedAgent.load(source, recipe=recipe)
+    for text in agent.notes:
         console.print(text)
-    components = build_eval_components(
-        _unhurried(resolved), model_folder(resolved.run, resolved.weights), resolved.weights, setting=setting
-    )
-    tools = ", ".join(tool.name for tool in components.agent.tools) or "none"
-    console.print(f"model: {resolved.label}\ntools: {tools}\n{KEYS}")
+    tools = ", ".join(tool.name for tool in agent.components.agent.tools) or "none"
+    console.print(f"model: {agent.label}\ntools: {tools}\n{KEYS}")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for `input`
     with asyncio.Runner() as runner:
         try:
-            _Talk(components, runner, console, read).go_on()
+            _Talk(agent, runner, console, read).go_on()
         finally:
-            runner.run(components.agent.close())
+            runner.run(agent.close())
 
 
-def _unhurried(resolved: ResolvedModel) -> RunConfig:
-    """The run without its limit on prompts: a conversation grows, and drops its oldest part instead."""
-    return resolved.run.model_copy(update={"chat": resolved.run.chat.model_copy(update={"prompt_tokens": None})})
+async def print_answer(session: ChatSession, question: str, console: Console) -> None:
+    """Print turns and results as they come, and how the answer ended where it did not come to its end."""
+    last, last_style = "\n", ""
+    async with contextlib.aclosing(session.stream(question)) as events:
+        async for event in events:
+            if isinstance(event, TextWritten | ResultsRead) and event.text:
+                style = "bold" if isinstance(event, TextWritten) else "dim"
+                begins = style != last_style and not last.endswith("\n") and not event.text.startswith("\n")
+                console.print(Text(("\n" if begins else "") + event.text, style=style), end="")
+                last, last_style = event.text, style
+            elif isinstance(event, AgentAnswer):
+                console.print()
+                if event.ending is not StopReason.FINISHED:
+                    why = f": {event.why}" if event.why else ""
+                    console.print(Text(f"[ended: {event.ending.replace('_', ' ')}{why}]", style="dim"))
 
 
 class _Talk:
     def __init__(
-        self, components: EvalComponents, runner: asyncio.Runner, console: Console, read: Callable[[str], str]
+        self, agent: DeployedAgent, runner: asyncio.Runner, console: Console, read: Callable[[str], str]
     ) -> None:
-        self.components, self.runner, self.console, self.read = components, runner, console, read
-        self.messages: list[dict[str, str]] = []
-        self.asked = 0
+        self.agent, self.runner, self.console, self.read = agent, runner, console, read
+        self.session = agent.session()
 
     def go_on(self) -> None:
         """Until the person leaves."""
@@ -79,7 +86,7 @@ class _Talk:
             if line in ("/quit", "/exit"):
                 return
             if line == "/new":
-                self.messages = []
+                self.session = self.agent.session()
                 self.say("(a new conversation)")
             elif line.startswith("/"):
                 self.say(f"{line.split()[0]} is no command. {KEYS}")
@@ -88,34 +95,15 @@ class _Talk:
 
     def answer(self, question: str) -> None:
         """Print the agent's answer. A stopped or failed answer leaves the conversation unchanged."""
-        self.asked += 1
-        messages = self.fitting([*self.messages, {"role": "user", "content": question}])
-        seed = Random(f"{self.components.run.seed}/chat/{self.asked}").getrandbits(63)
+        forgotten = self.session.forgotten
         try:
-            answer = self.runner.run(
-                ask(self.components.agent, messages, self.components.run.rollout, self.console, seed=seed)
-            )
+            self.runner.run(print_answer(self.session, question, self.console))
         except KeyboardInterrupt:
             self.say("\n(stopped)")
         except ArpoError as error:
             self.say(f"error: {error}")
-        else:
-            self.messages = [*messages, {"role": "assistant", "content": answer}]
-
-    def fitting(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds
-        all)."""
-        run = self.components.run
-        room = run.rollout.branch_tokens - 2 * run.rollout.turn_tokens - run.chat.result_tokens
-        kept = messages
-        while len(kept) > 2 and self.num_tokens(kept) > room:
-            kept = kept[2:]
-        if len(kept) < len(messages):
+        if self.session.forgotten > forgotten:
             self.say("(the conversation no longer fits rollout.branch_tokens: its beginning is forgotten)")
-        return kept
-
-    def num_tokens(self, messages: list[dict[str, str]]) -> int:
-        return self.components.agent.num_prompt_tokens(Task(id="chat", messages=tuple(messages), answers=()))
 
     def say(self, text: str) -> None:
         self.console.print(text, style="dim")

@@ -1,24 +1,21 @@
 """Agents answer tasks with tools. Training grows trees with `Agent`; evaluation and chat take any `EvalAgent`."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from arpo.chat import ChatFormat
 from arpo.core.branching import StepStats
 from arpo.endpoint.client import Spent
-from arpo.engines import Chunk, SamplingParams
-from arpo.engines.base import EngineBase, EngineWrapper
+from arpo.engines.base import EngineBase
 from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ConfigError, FormatError
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.tree_rollout import TaskRollout, TreeRollout, rollout_tree, tools_for
+from arpo.rollout.watching import Watch
 from arpo.tasks import Task
 from arpo.tools import Tool, ToolBase
 from arpo.tools.gateway import ToolGateway
-
-Hear = Callable[[str, bool], None]
-"""Called with the next text of an answer, and whether the agent wrote it or read it."""
 
 
 class EvalAgent(Protocol):
@@ -35,12 +32,11 @@ class EvalAgent(Protocol):
         """Raises FormatError for a prompt longer than chat.prompt_tokens."""
         ...
 
-    async def rollout(self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> TaskRollout:
-        """Answer `task`. Raises ConfigError where its prompt leaves no room for a turn."""
-        ...
-
-    def heard_by(self, hear: Hear, task: Task) -> Self:
-        """The agent, which calls `hear` with the text of its next answer to `task` (one branch) as it comes."""
+    async def rollout(
+        self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int, watch: Watch | None = None
+    ) -> TaskRollout:
+        """Answer `task`; `watch` is told what happens meanwhile. Raises ConfigError where its prompt leaves no room for
+        a turn."""
         ...
 
     @property
@@ -71,12 +67,10 @@ class Agent:
         chat, tools = self.chat(task)
         return len(chat.render(task, tools))
 
-    async def rollout(self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> TreeRollout:
-        return await rollout_tree(self, task, config, stats=stats, seed=seed)
-
-    def heard_by(self, hear: Hear, task: Task) -> "Agent":
-        chat, _ = self.chat(task)
-        return replace(self, engine=HeardEngine(self.engine, chat, hear))
+    async def rollout(
+        self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int, watch: Watch | None = None
+    ) -> TreeRollout:
+        return await rollout_tree(self, task, config, stats=stats, seed=seed, watch=watch)
 
     @property
     def spent(self) -> None:
@@ -84,37 +78,6 @@ class Agent:
 
     async def close(self) -> None:
         await self.engine.close()
-
-
-class HeardEngine(EngineWrapper):
-    """Passes on, as text, what is new in each context (tool results) and every chunk that the engine writes."""
-
-    def __init__(self, engine: EngineBase, chat: ChatFormat, hear: Hear) -> None:
-        super().__init__(engine)
-        self.chat, self.hear = chat, hear
-        self.known = 0  # tokens handed out so far
-
-    async def sample(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Chunk]:
-        if self.known:
-            self.hear(self.chat.text(prompt[self.known :]), False)
-        self.known = len(prompt)
-        tokens: list[int] = []
-        heard = ""
-        async for chunk in self.engine.sample(prompt, replace(params, head=1)):
-            tokens.extend(chunk.tokens)
-            text = self.chat.text(tokens)  # of the whole turn: a piece of it may begin inside a character
-            if chunk.finish is None:
-                text = text.rstrip("\ufffd")
-            text = self._up_to_its_end(text)
-            self.hear(text[len(heard) :], True)
-            heard = text
-            self.known += len(chunk.tokens)
-            yield chunk
-
-    def _up_to_its_end(self, text: str) -> str:
-        """`text` without what the last token of a stop string brought along (`</answer><` where one token is `><`)."""
-        ends = [at + len(stop) for stop in self.chat.stop if (at := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
 
 
 def check_prompts(agent: EvalAgent, tasks: Iterable[Task], config: RolloutConfig) -> None:

@@ -183,6 +183,17 @@ class RolloutConfig(Config):
             return f"rollout.rule branches after none of {self.max_calls} calls (rollout.max_calls)"
         return ""
 
+    def sized(self, leaves: int) -> "RolloutConfig":
+        """The same way to grow with another number of leaves, and roots in proportion; one leaf does not branch."""
+        if leaves == 1 or not self._branches:
+            return self.flat(leaves=leaves, temperature=self.temperature, top_p=self.top_p)
+        changed: dict[str, Any] = {"leaves": leaves}
+        if isinstance(self.roots, int):
+            changed["roots"] = roots = max(1, round(leaves * self.roots / self.leaves))
+            if self.root_cap is not None and self.root_cap * roots < leaves:
+                changed["root_cap"] = None
+        return self.model_copy(update=changed)
+
     def flat(self, *, leaves: int, temperature: float, top_p: float = 1.0) -> "RolloutConfig":
         """The same limits without branching: `leaves` independent trajectories a task, as in evaluation (temperature 0:
         greedy)."""

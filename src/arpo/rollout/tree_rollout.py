@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -42,6 +42,16 @@ from arpo.event_loop import task_group
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import States, ToolStates
 from arpo.rollout.turn_builder import TurnBuilder
+from arpo.rollout.watching import (
+    Branched,
+    BranchEnded,
+    ResultsRead,
+    RolloutEvent,
+    TextWritten,
+    TurnText,
+    TurnWritten,
+    Watch,
+)
 from arpo.tasks import Task
 from arpo.tools import CallContext, Tool, ToolBase, with_defaults
 from arpo.tools.cache import ReplayMissError
@@ -138,7 +148,9 @@ class TreeRollout(TaskRollout):
         return len(self.tree.turns[place].tokens)
 
 
-async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> TreeRollout:
+async def rollout_tree(
+    agent: Agent, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int, watch: Watch | None = None
+) -> TreeRollout:
     """Grow the tree of `task`. Raises ConfigError where its prompt leaves no room for a turn."""
     async with begun(agent, task, config, step=stats.step, seed=seed) as states:
         task, config = states.task, never_branching(config, agent.environment)
@@ -159,7 +171,7 @@ async def rollout_tree(agent: Agent, task: Task, config: RolloutConfig, *, stats
         deepest=config.max_calls,
         leftover=config.leftover,
     )
-    return await TreeDriver(agent, config, chat, states, expansion).run()
+    return await TreeDriver(agent, config, chat, states, expansion, watch).run()
 
 
 @asynccontextmanager
@@ -223,7 +235,9 @@ class RolloutDriver(ABC):
         tool_gateway: ToolGateway,
         states: ToolStates,
         expansion: Expansion,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.task, self.config, self.tool_gateway = states.task, config, tool_gateway
         self.expansion, self.tree = expansion, expansion.tree
         self.tools, self.states, self.episodes = states.offered, states, states.episodes
@@ -243,6 +257,10 @@ class RolloutDriver(ABC):
     ) -> Returned:
         """What the model reads of `results`, one a call, and of an environment's message; `calls_left`: see
         `ChatFormat.observe`."""
+
+    @abstractmethod
+    def read_text(self, observation: Observation) -> str:
+        """What the model reads of an observation."""
 
     async def carry_out(self) -> None:
         try:
@@ -270,7 +288,29 @@ class RolloutDriver(ABC):
         }
 
     def feed(self, event: Event) -> None:
-        self._obey(self.expansion.feed(event))
+        commands = self.expansion.feed(event)
+        if self.watch is not None:
+            for happened in self._happened(event):
+                self.watch(happened)
+        self._obey(commands)
+
+    def _happened(self, event: Event) -> Iterator[RolloutEvent]:
+        """What `event`, which the expansion has processed, means to whoever watches."""
+        why = ""
+        match event:
+            case TurnEnded(turn):
+                place = turn.place
+                yield TurnWritten(place, self.parsed[place])
+            case Returned(observation, ending):
+                place = observation.place
+                if ending is None:
+                    yield ResultsRead(place, observation.outcomes, self.read_text(observation))
+            case Failed(place):
+                why = self.failures[-1][1]
+            case _:
+                return
+        if place in self.tree.endings:
+            yield BranchEnded(place, self.tree.endings[place], why)
 
     def fail(self, place: Place, ending: StopReason, reason: object) -> None:
         self.failures.append((place, str(reason)))
@@ -294,6 +334,8 @@ class RolloutDriver(ABC):
     def _decided(self, command: Decided) -> None:
         if command.waited and command.place in self.judged_at:
             self.waited_s += _now() - self.judged_at[command.place]
+        if command.granted and self.watch is not None:
+            self.watch(Branched(command.place, command.granted))
         if command.granted == 0 and self.states.tools:
             self.group.create_task(self.states.drop(command.place))
 
@@ -403,8 +445,9 @@ class TreeDriver(RolloutDriver):
         chat: ChatFormat,
         states: ToolStates,
         expansion: Expansion,
+        watch: Watch | None = None,
     ) -> None:
-        super().__init__(config, agent.tool_gateway, states, expansion)
+        super().__init__(config, agent.tool_gateway, states, expansion, watch)
         self.engine, self.chat = agent.engine, chat
 
     async def run(self) -> TreeRollout:
@@ -416,11 +459,13 @@ class TreeDriver(RolloutDriver):
         context = self.tree.context(tip)
         room = self.config.branch_tokens - len(context)
         unjudged = command.role is Role.PROBE and tip not in self.judged_at
-        draft = TurnBuilder()
+        draft, text = TurnBuilder(), TurnText(self.chat)
         try:
             async with aclosing(self._chunks(command, context, room)) as chunks:
                 async for chunk in chunks:
                     draft.add(chunk)
+                    if self.watch is not None and (new := text.grown(draft.tokens, draft.finish is not None)):
+                        self.watch(TextWritten(place, new, command.attempt))
                     if unjudged and len(draft.tokens) >= self.config.head and not draft.finish:
                         unjudged = False
                         self.judged_at[tip] = _now()
@@ -447,7 +492,7 @@ class TreeDriver(RolloutDriver):
             stop=self.chat.stop,
             stop_tokens=self.chat.stop_tokens,
             seed=random.getrandbits(63),
-            head=self.config.head if command.role is Role.PROBE else 0,
+            head=1 if self.watch is not None else self.config.head if command.role is Role.PROBE else 0,
             tree=f"{self.tree.step}/{self.task.id}",
         )
         chunks = self.engine.sample(context, params)
@@ -463,6 +508,9 @@ class TreeDriver(RolloutDriver):
         return Returned(
             Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None
         )
+
+    def read_text(self, observation: Observation) -> str:
+        return self.chat.text(observation.tokens)
 
 
 def _ending_of(error: ToolError) -> StopReason:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from arpo.core.branching import Never, StepStats
@@ -12,10 +12,10 @@ from arpo.core.tree import FinishReason, Observation, Prompt, RolloutTree, StopR
 from arpo.endpoint.client import Endpoint, Spent
 from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ToolError
-from arpo.rollout.agent import Hear
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import ToolStates
 from arpo.rollout.tree_rollout import RolloutDriver, TaskRollout, begun, check_room, tools_for
+from arpo.rollout.watching import TextWritten, Watch
 from arpo.served import Context, Dialogue, Sampling, ServedTurn
 from arpo.tasks import Task
 from arpo.tools import Tool, ToolBase
@@ -26,20 +26,21 @@ NO_VOCABULARY = 2  # the least that an expansion takes: a served model's own is 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedAgent:
-    """dialogue: makes the dialogue for a set of tools. hear: see `EvalAgent.heard_by`."""
+    """dialogue: makes the dialogue for a set of tools."""
 
     endpoint: Endpoint
     tools: tuple[ToolBase, ...]
     dialogue: Callable[[Sequence[Tool]], Dialogue[Any]]
     tool_gateway: ToolGateway = field(default_factory=ToolGateway)
-    hear: Hear | None = None
     environment: EnvironmentSource | None = None
 
     def num_prompt_tokens(self, task: Task) -> int:
         tools = tools_for(self.tools, task)
         return int(self.dialogue(tools).begin(task, tools).num_tokens)
 
-    async def rollout(self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int) -> "ServedRollout":
+    async def rollout(
+        self, task: Task, config: RolloutConfig, *, stats: StepStats, seed: int, watch: Watch | None = None
+    ) -> "ServedRollout":
         """As `Agent.rollout`, without branches. Raises ToolsStoppedError where the endpoint answers nobody: key,
         budget, outage."""
         async with begun(self, task, config, step=stats.step, seed=seed) as states:
@@ -61,10 +62,7 @@ class ServedAgent:
             deepest=config.max_calls,
             leftover=config.leftover,
         )
-        return await ServedDriver(self, config, states, expansion, dialogue, context).run()
-
-    def heard_by(self, hear: Hear, task: Task) -> "ServedAgent":
-        return replace(self, hear=hear)
+        return await ServedDriver(self, config, states, expansion, dialogue, context, watch).run()
 
     @property
     def spent(self) -> Spent:
@@ -113,10 +111,10 @@ class ServedDriver(RolloutDriver):
         expansion: Expansion,
         dialogue: Dialogue[Any],
         context: Context,
+        watch: Watch | None = None,
     ) -> None:
-        super().__init__(config, agent.tool_gateway, states, expansion)
+        super().__init__(config, agent.tool_gateway, states, expansion, watch)
         self.endpoint, self.dialogue = agent.endpoint, dialogue
-        self.hear: Hear = agent.hear or (lambda text, by_agent: None)
         self.contexts: dict[Place, Context] = {(): context}  # by tip
         self.turns: dict[Place, ServedTurn[Any]] = {}
         self.observations: dict[Place, str] = {}
@@ -135,7 +133,8 @@ class ServedDriver(RolloutDriver):
             self.fail(place, StopReason.ENGINE_FAILED, error)
             return
         self.turns[place], self.parsed[place] = turn, turn.parsed
-        self.hear(f"{turn.parsed.text}\n", True)
+        if self.watch is not None:
+            self.watch(TextWritten(place, turn.parsed.text, command.attempt))
         calls = turn.parsed.calls if turn.finish is FinishReason.STOP else ()
         nothing = array("f")
         written = Turn(
@@ -155,10 +154,12 @@ class ServedDriver(RolloutDriver):
         place = command.place
         context, text, seen = self.dialogue.observe(self.turns[place], results, calls_left, message)
         self.contexts[place], self.observations[place] = context, text
-        self.hear(f"{text}\n", False)
         full = context.num_tokens >= self.config.branch_tokens
         observation = Observation(place=place, tokens=array("i"), outcomes=seen)
         return Returned(observation, StopReason.BRANCH_LENGTH if full else None)
+
+    def read_text(self, observation: Observation) -> str:
+        return self.observations[observation.place]
 
     def _sampling(self, command: SampleTurn, room: int) -> Sampling:
         random = keyed(
