@@ -1,17 +1,18 @@
-"""Runs a coroutine to completion from synchronous code, with or without a running event loop; and a group of tasks that
-fails with a plain error.
+"""Runs a coroutine to completion from synchronous code, with or without a running event loop; a group of tasks that
+fails with a plain error; and what a task tells, as a stream.
 
 Knows `asyncio.run` and threads. Refuses to know what the coroutine does.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any, TypeVar
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
@@ -26,6 +27,21 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+async def told(work: Callable[[Callable[[E], None]], Coroutine[Any, Any, T]]) -> AsyncGenerator[E | T, None]:
+    """What `work` tells through the function that it is called with, as it tells it, and at last what it returns.
+    Raises what it raises. Closing the generator cancels it."""
+    said: asyncio.Queue[E | None] = asyncio.Queue()
+    task = asyncio.create_task(work(said.put_nowait))
+    task.add_done_callback(lambda _: said.put_nowait(None))
+    try:
+        while (event := await said.get()) is not None:
+            yield event
+        yield await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -17,6 +17,7 @@ from arpo.assembly.resolve import resolve_for_chat
 from arpo.core.branching import StepStats
 from arpo.errors import ConfigError
 from arpo.evaluation.judge import Judge
+from arpo.event_loop import told
 from arpo.recipe.run import RunConfig
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.watching import RolloutEvent, Watch
@@ -162,18 +163,9 @@ class DeployedAgent:
         finally:
             await rollout.states.close()
 
-    async def reply_events(self, messages: Messages, **how: Any) -> AsyncGenerator[RolloutEvent | AgentAnswer, None]:
+    def reply_events(self, messages: Messages, **how: Any) -> AsyncGenerator[RolloutEvent | AgentAnswer, None]:
         """As `reply`, with everything that happens on the way, then the answer."""
-        happened: asyncio.Queue[RolloutEvent | None] = asyncio.Queue()
-        reply = asyncio.create_task(self.reply(messages, watch=happened.put_nowait, **how))
-        reply.add_done_callback(lambda _: happened.put_nowait(None))
-        try:
-            while (event := await happened.get()) is not None:
-                yield event
-            yield await reply
-        finally:
-            reply.cancel()
-            await asyncio.gather(reply, return_exceptions=True)
+        return told(lambda tell: self.reply(messages, watch=tell, **how))
 
     def _limits(self, samples: int, temperature: float | None, top_p: float) -> RolloutConfig:
         config = self.run.rollout.sized(samples)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import arpo
-from arpo.cli import cache, options
+from arpo.cli import cache, options, serving
 from arpo.cli.boundary import check_processes, command, follow_first_rank, path, told
 from arpo.cli.options import Out, Overrides, Recipe
 from arpo.terminal_safe import print_line
@@ -280,6 +280,9 @@ def chat(
     from arpo.cli.chatting import talk
 
     talk(source, recipe)
+
+
+app.command()(serving.serve)
 
 
 @app.command()

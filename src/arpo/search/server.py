@@ -8,10 +8,7 @@ next line, the form of a passage in Search-R1's corpora and clients. GET /health
 gets status 400 with {"error": what would be right}.
 """
 
-import errno
-import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arpo.errors import ConfigError
+from arpo.http.serving import BadRequest, json_body, listening_at
 from arpo.search.index import Index
 
 MAX_QUERIES = 1_024  # per request
@@ -31,17 +28,13 @@ SMALL = 20_000  # number of passages up to which a search is faster than startin
 INDEX, MODE, TOPK, ENCODER = "ARPO_SERVE_INDEX", "ARPO_SERVE_MODE", "ARPO_SERVE_TOPK", "ARPO_SERVE_ENCODER"
 
 
-class BadRequest(ValueError):
-    """A mistake in the client's request. The message goes back to the client."""
-
-
 def application(index: Index, topk: int = 3) -> Starlette:
     """The web application that serves `index`. `topk` is the default number of passages per query."""
     quick = len(index.passages) <= SMALL and index.mode == "lexical"
 
     async def retrieve(request: Request) -> JSONResponse:
         try:
-            queries, k, scored = _parse(await _body(request), topk)
+            queries, k, scored = _parse(await json_body(request, MAX_BYTES), topk)
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except ClientDisconnect:  # nobody reads the answer
@@ -58,25 +51,7 @@ def application(index: Index, topk: int = 3) -> Starlette:
 
 def free_port(host: str, port: int) -> int:
     """`port`, or a free port for 0, after listening there once. Raises ConfigError if that fails."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigError(f"this machine knows no such host ({error.strerror})", where="--host", value=host) from error
-    with socket.socket(family, kind, protocol) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(address)
-            listening.listen()
-        except OSError as error:
-            message = f"cannot listen at {host}:{port} ({error.strerror})"
-            if error.errno == errno.EADDRNOTAVAIL:
-                hint = "127.0.0.1, or 0.0.0.0 for other machines"
-                raise ConfigError(message, where="--host", value=host, hint=hint) from error
-            raise ConfigError(
-                message, where="--port", value=port, hint="Another one, or 0 for any free port"
-            ) from error
+    with listening_at(host, port) as listening:
         return int(listening.getsockname()[1])
 
 
@@ -95,18 +70,6 @@ def from_environment() -> Starlette:
     """The application in a worker process of `serve`."""
     index = Index.open(os.environ[INDEX], os.environ[MODE], os.environ[ENCODER])
     return application(index, int(os.environ[TOPK]))
-
-
-async def _body(request: Request) -> Any:
-    content = b""
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BYTES:
-            raise BadRequest(f"a request may have at most {MAX_BYTES:,} bytes")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"not JSON: {error}") from error
 
 
 def _parse(body: Any, topk: int) -> tuple[list[str], int, bool]:

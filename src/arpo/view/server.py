@@ -23,12 +23,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arpo.errors import ArpoError, ConfigError
+from arpo.http.serving import is_this_machine, listening_at
 from arpo.terminal_safe import print_line
 from arpo.view.library import Library, NotHereError, as_text
 from arpo.view.page import built_page
 
 PORT = 8470  # used if it is free, so that a forwarded port stays the same
-HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any port: ssh may forward another
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -69,7 +69,7 @@ class TokenGuard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         request = Request(scope)
-        if not _is_here(request.headers.get("host", "")):
+        if not is_this_machine(request.headers.get("host", "")):
             return _error(
                 403, "this server answers the person at its own machine alone (Host must be 127.0.0.1 or localhost)"
             )
@@ -147,21 +147,12 @@ def cookie_of(token: str) -> str:
 
 def _listen(port: int | None) -> socket.socket:
     """A socket on 127.0.0.1 that accepts connections at once, since the browser may connect before the server runs."""
-    for number in [PORT, 0] if port is None else [port]:
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if port is None:
         try:
-            listening.bind(("127.0.0.1", number))
-            listening.listen(64)
-            return listening
-        except OSError as error:
-            listening.close()
-            if port is not None:
-                hint = "choose another one, or none: a free one is taken then"
-                raise ConfigError(
-                    f"cannot listen there ({error.strerror})", where="--port", value=port, hint=hint
-                ) from error
-    raise ConfigError("no port is free on 127.0.0.1")
+            return listening_at("127.0.0.1", PORT)
+        except ConfigError:
+            port = 0
+    return listening_at("127.0.0.1", port)
 
 
 def _answer(library: Library, path: str, query: Mapping[str, str]) -> Response:
@@ -177,14 +168,6 @@ def _answer(library: Library, path: str, query: Mapping[str, str]) -> Response:
 
 def _error(status: int, text: str) -> Response:
     return Response(as_text({"error": text}), status_code=status, media_type="application/json")
-
-
-def _is_here(host: str) -> bool:
-    """True if a Host header names this machine, with or without a port."""
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        name, port = host, ""
-    return name.lower() in HOSTS and (not port or port.isdecimal())
 
 
 def _equal(given: str, token: str) -> bool:
