@@ -3,6 +3,7 @@
     POST /v1/chat/completions    the agent answers with its own tools, steps streamed as events; a request that brings
                                  `tools`, or names the model NAME/model, gets one turn, and its client runs the calls
     GET /v1/models  /health  /metrics
+    /mcp                         the agent as an MCP server
 
 Knows HTTP: keys, limits, time-outs, back-pressure, and how to end. `arpo.agent.deployed` knows the agent and
 `arpo.agent.turns` single turns.
@@ -13,15 +14,15 @@ import os
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arpo.agent.admission import Admission, RefusedError
 from arpo.agent.deployed import DeployedAgent
@@ -49,6 +50,9 @@ from arpo.errors import ArpoError, ConfigError, EngineError, FormatError, ToolsS
 from arpo.event_loop import told
 from arpo.http.serving import BadRequest, is_this_machine, json_body
 from arpo.rollout.watching import ResultsRead, RolloutEvent, TextWritten
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
 
 MOST_BYTES = 4 << 20  # of a request
 PING_S = 15.0  # between signs of life in a stream that has nothing to say
@@ -89,6 +93,7 @@ class AgentServer:
         self.turns = TurnWriter(components) if isinstance(components, Components) else None
         engine = components.agent.engine if isinstance(components, Components) else None
         self.figures = ServerFigures(self.admission, engine)
+        self.mcp: MCPServer | None = None
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._guarded(self.complete), methods=["POST"]),
@@ -96,28 +101,48 @@ class AgentServer:
                 Route("/v1/models/{model:path}", self._guarded(self.models)),
                 Route("/metrics", self._guarded(self.metrics)),
                 Route("/health", self.health),
+                *self._mcp_routes(),
             ],
             lifespan=self._lifespan,
         )
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with self.mcp.session_manager.run() if self.mcp is not None else nullcontext():
+            yield
         await self.agent.close()
 
     # --- who may ask
 
+    def refusal(self, request: Request) -> Response | None:
+        """The answer to who may not ask; None for who may."""
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key and not secrets.compare_digest(sent.encode("utf-8", "replace"), self.key.encode()):
+            return _error(401, "the key is missing or wrong: Authorization: Bearer KEY", "invalid_api_key")
+        # without a key no web page may reach the server, under whatever name its host resolves to this machine
+        if not self.key and not is_this_machine(request.headers.get("host", "")):
+            return _error(403, "without a key this server answers its own machine alone", "forbidden")
+        return None
+
     def _guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if self.key and not secrets.compare_digest(sent.encode("utf-8", "replace"), self.key.encode()):
-                return _error(401, "the key is missing or wrong: Authorization: Bearer KEY", "invalid_api_key")
-            # without a key no web page may reach the server, under whatever name its host resolves to this machine
-            if not self.key and not is_this_machine(request.headers.get("host", "")):
-                return _error(403, "without a key this server answers its own machine alone", "forbidden")
-            return await answer(request)
+            return self.refusal(request) or await answer(request)
 
         return guarded
+
+    def _mcp_routes(self) -> list[Route]:
+        """The MCP server's route, where the extra is installed."""
+        try:
+            from mcp.server.transport_security import TransportSecuritySettings
+
+            from arpo.agent.mcp_server import mcp_server
+        except ModuleNotFoundError:
+            return []
+        self.mcp = mcp_server(self.agent, self.admission, self.figures, timeout_s=self.limits.timeout_s)
+        # a browser's pages are kept out by their Origin without a key, and by the key
+        security = TransportSecuritySettings(enable_dns_rebinding_protection=False) if self.key else None
+        app = self.mcp.streamable_http_app(transport_security=security)
+        return [Route("/mcp", _GuardedApp(self, app))]
 
     # --- small answers
 
@@ -188,6 +213,16 @@ class AgentServer:
             top_p=asked.top_p or 1.0,
             seed=asked.seed,
         )
+
+
+class _GuardedApp:
+    """An ASGI application behind the server's key."""
+
+    def __init__(self, server: AgentServer, app: ASGIApp) -> None:
+        self.server, self.app = server, app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self.server.refusal(Request(scope)) or self.app)(scope, receive, send)
 
 
 class _Answering:

@@ -1,12 +1,19 @@
 """`arpo serve`: an agent over HTTP or MCP."""
 
-from typing import Annotated
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from arpo.cli.boundary import command
 from arpo.cli.options import Overrides
+from arpo.errors import ConfigError, install
 from arpo.terminal_safe import print_line
+
+if TYPE_CHECKING:
+    from arpo.agent.deployed import DeployedAgent
+    from arpo.agent.server import ServeLimits
 
 
 @command
@@ -30,7 +37,7 @@ def serve(
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer, its wait included.")] = 600.0,
     drain: Annotated[float, typer.Option(min=0, help="Seconds for running answers when the server ends.")] = 60.0,
-    mcp: Annotated[bool, typer.Option("--mcp", help="An MCP server: on stdin and stdout, or at --port.")] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="MCP on stdin and stdout instead (HTTP has it at /mcp).")] = False,
 ) -> None:
     """Serve an agent to OpenAI clients, or over MCP.
 
@@ -41,8 +48,10 @@ def serve(
     from arpo.agent.server import AgentServer, ServeLimits
 
     limits = ServeLimits(key_env=key_env, running=running, waiting=waiting, timeout_s=timeout, drain_s=drain)
-    listening = listen(host, port, has_key=bool(limits.key))  # a mistake here is told before a model is loaded
-    with listening:
+    if mcp:
+        _serve_stdio(DeployedAgent.load(source, recipe=recipe, overrides=overrides or []), limits)
+        return
+    with listen(host, port, has_key=bool(limits.key)) as listening:  # a mistake here is told before a model is loaded
         agent = DeployedAgent.load(source, recipe=recipe, overrides=overrides or [])
         server = AgentServer(agent, limits)
         for note in agent.notes:
@@ -50,3 +59,21 @@ def serve(
         address = f"http://{host}:{listening.getsockname()[1]}"
         print_line(f"model: {agent.label}\nserving {server.name} at {address}/v1\nCtrl-C ends.")
         GracefulServer(server.app, server.admission, drain).run(sockets=[listening])
+
+
+def _serve_stdio(agent: "DeployedAgent", limits: "ServeLimits") -> None:
+    """Until the client closes stdin. Stdout is the protocol's: what people read goes to stderr."""
+    from arpo.agent.server import AgentServer
+
+    if (mcp := AgentServer(agent, limits).mcp) is None:
+        raise ConfigError("needs the package mcp", where="--mcp", hint=install("mcp"))
+    for note in (*agent.notes, f"model: {agent.label}"):
+        print_line(note, sys.stderr)
+
+    async def until_closed() -> None:
+        try:
+            await mcp.run_stdio_async()
+        finally:
+            await agent.close()
+
+    asyncio.run(until_closed())
