@@ -14,7 +14,7 @@ from arpo.learner.losses import check_surrogate, policy_loss
 
 
 def loss_of(surrogate, values, turn_BL, **config):
-    settings = LossConfig(surrogate=surrogate, aggregation="token", tis_cap=None, **config)
+    settings = LossConfig(surrogate=surrogate, aggregation="token", **{"tis_cap": None, **config})
     known = {k: v for k, v in values.items() if k != "reference_logprob_BL"}
     return policy_loss(**known, config=settings, denominator=1.0, turn_BL=turn_BL)[0]
 
@@ -54,6 +54,13 @@ def weight(name, row, adv, mismatch):
     return min(math.exp(mean * len(row)), 2.0)
 
 
+def correction(name, mismatch, t, cap):
+    """The truncated importance weight of token `t`: as the surrogate's ratio is the row's, a turn's or the token's."""
+    own = {"gmpo": mismatch, "gspo_turn": [m for i, m in enumerate(mismatch) if i // 3 == t // 3]}
+    pooled = own.get(name, [mismatch[t]])
+    return min(math.exp(sum(pooled) / len(pooled)), cap)
+
+
 OPTIONS = {"geometric": {"low": 0.8, "high": 1.3}, "outlier": {"low": 0.5, "high": 2.0}}
 
 
@@ -61,9 +68,10 @@ OPTIONS = {"geometric": {"low": 0.8, "high": 1.3}, "outlier": {"low": 0.5, "high
     st.integers(0, 10_000),
     st.sampled_from(["sapo", "dppo", "gmpo", "gspo_turn", "cispo"]),
     st.sampled_from([None, "icepop", "geometric", "outlier", "off_policy", "sequence"]),
+    st.sampled_from([None, 1.2]),
 )
 @settings(max_examples=80, deadline=None)
-def test_a_surrogate_is_its_formula(seed, name, weighing):
+def test_a_surrogate_is_its_formula(seed, name, weighing, cap):
     values = batch(seed)
     turn_BL = (torch.arange(7)[None] // 3).expand(4, 7) * values["mask_BL"]
     options = {"two_sided": True} if name == "cispo" else {}
@@ -79,8 +87,9 @@ def test_a_surrogate_is_its_formula(seed, name, weighing):
         sides = [(old[t] - engine[t], engine[t] - logp[t]) for t in range(n)]
         for t in range(n):
             worth = value(name, row[t][0], old[t], adv[t], row, t // 3)
-            total += worth * (weight(weighing, sides, adv[t], sides[t][0]) if weighing else 1.0)
-    loss = loss_of({"use": name, "options": options}, values, turn_BL)
+            worth *= weight(weighing, sides, adv[t], sides[t][0]) if weighing else 1.0
+            total += worth * (correction(name, [m for m, _ in sides], t, cap) if cap else 1.0)
+    loss = loss_of({"use": name, "options": options}, values, turn_BL, tis_cap=cap)
     assert float(loss.detach()) == pytest.approx(-total, abs=1e-9)
     assert torch.isfinite(torch.autograd.grad(loss, values["logprob_BL"])[0]).all()
 

@@ -9,7 +9,7 @@ path in `loss.surrogate`.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,10 +26,12 @@ of the whole update also where the token is clipped and has none."""
 @dataclass(frozen=True, slots=True)
 class Objective:
     """What a surrogate returns: `value_BL`, which training maximises, and per-token metrics (bool masks by name: where
-    it clipped)."""
+    it clipped). `pool`: how it averages log-ratios over a row or a turn, to [B, L] or [B, 1]; the mismatch with the
+    engine is then averaged in the same way before it becomes a weight. None: each token has its own."""
 
     value_BL: Tensor
     token_metrics: Mapping[str, Tensor]
+    pool: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +111,8 @@ def policy_loss(
     objective = evaluate(surrogate_of(config), log_ratio_BL, advantage_BL, mask_BL, config, more)
     value_BL = objective.value_BL
     if config.tis_cap is not None:
-        weight_BL = mismatch_BL
-        if config.surrogate_name == "gspo":  # its ratio is the row's geometric mean, and so is its weight
-            weight_BL = mismatch_BL.sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
-        value_BL = value_BL * weight_BL.exp().clamp(max=config.tis_cap)
+        pooled_BL = mismatch_BL if objective.pool is None else objective.pool(mismatch_BL)
+        value_BL = value_BL * pooled_BL.exp().clamp(max=config.tis_cap)
     tokens = {"log_ratio": log_ratio_BL, "mismatch": mismatch_BL, "advantage": advantage_BL, **objective.token_metrics}
     if reference_logprob_BL is not None:
         tokens["kl_reference"] = k3(logprob_BL, _clean(reference_logprob_BL, mask_BL).detach())
@@ -223,8 +223,25 @@ def gspo(log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: Lo
     """`ppo` with the ratio of the whole row, the geometric mean of its tokens' (GSPO, arXiv 2507.18071), in the paper's
     token form `sg(s) r / sg(r)`: the same value and, under `aggregation: sequence`, the same gradient, and each token
     has its own credit."""
-    whole_B1 = log_ratio_BL.detach().sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
-    return ppo(whole_B1 + log_ratio_BL - log_ratio_BL.detach(), advantage_BL, mask_BL, config)
+    return pooled_ppo(log_ratio_BL, advantage_BL, mask_BL, config, lambda values_BL: row_mean(values_BL, mask_BL))
+
+
+def pooled_ppo(
+    log_ratio_BL: Tensor,
+    advantage_BL: Tensor,
+    mask_BL: Tensor,
+    config: LossConfig,
+    pool: Callable[[Tensor], Tensor],
+) -> Objective:
+    """`ppo` with the ratio `sg(s) r / sg(r)`, s the exponential of the pooled log-ratios."""
+    detached_BL = log_ratio_BL.detach()
+    objective = ppo(pool(detached_BL) + log_ratio_BL - detached_BL, advantage_BL, mask_BL, config)
+    return replace(objective, pool=pool)
+
+
+def row_mean(values_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """[B, 1]."""
+    return torch.where(mask_BL, values_BL, 0.0).sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
 
 
 def cispo(

@@ -12,7 +12,7 @@ from torch import Tensor
 from arpo.errors import ConfigError, nearest
 from arpo.import_path import import_from_path
 from arpo.learner.config import LossConfig
-from arpo.learner.losses import FARTHEST, Objective, Tokens, evaluate, ppo
+from arpo.learner.losses import FARTHEST, Objective, Tokens, evaluate, pooled_ppo, row_mean
 from arpo.options import check_options
 
 
@@ -67,12 +67,13 @@ def gmpo(
     """`A exp(mean of clipped log-ratios)`, over the row: a log-ratio is at most `high` where A > 0 and at least `-low`
     where A < 0 (GMPO, arXiv 2507.20673)."""
     clipped_BL = torch.where(advantage_BL >= 0, log_ratio_BL.clamp(max=high), log_ratio_BL.clamp(min=-low))
-    mean_B1 = _row_mean(clipped_BL, mask_BL)
+    mean_B1 = row_mean(clipped_BL, mask_BL)
     masks = {
         "clipped_high": (log_ratio_BL > high) & (advantage_BL > 0),
         "clipped_low": (log_ratio_BL < -low) & (advantage_BL < 0),
     }
-    return Objective(mean_B1.clamp(max=FARTHEST).exp() * advantage_BL, masks)
+    value_BL = mean_B1.clamp(max=FARTHEST).exp() * advantage_BL
+    return Objective(value_BL, masks, pool=lambda values_BL: row_mean(values_BL, mask_BL))
 
 
 def gspo_turn(
@@ -80,12 +81,14 @@ def gspo_turn(
 ) -> Objective:
     """`gspo` with the ratio of the turn instead of the row: `s = exp(mean over the turn of ln r)`, in the token form
     `sg(s) r / sg(r)` (AT2PO, arXiv 2601.04767)."""
-    detached_BL = log_ratio_BL.detach()
     shape = (len(mask_BL), int(tokens.turn_BL.max()) + 1 if tokens.turn_BL.numel() else 1)
-    sums = detached_BL.new_zeros(shape).scatter_add_(1, tokens.turn_BL, detached_BL * mask_BL)
-    counts = detached_BL.new_zeros(shape).scatter_add_(1, tokens.turn_BL, mask_BL.to(detached_BL))
-    whole_BL = (sums / counts.clamp(min=1)).gather(1, tokens.turn_BL)
-    return ppo(whole_BL + log_ratio_BL - detached_BL, advantage_BL, mask_BL, config)
+
+    def turn_mean(values_BL: Tensor) -> Tensor:
+        sums = values_BL.new_zeros(shape).scatter_add_(1, tokens.turn_BL, values_BL * mask_BL)
+        counts = values_BL.new_zeros(shape).scatter_add_(1, tokens.turn_BL, mask_BL.to(values_BL))
+        return (sums / counts.clamp(min=1)).gather(1, tokens.turn_BL)
+
+    return pooled_ppo(log_ratio_BL, advantage_BL, mask_BL, config, turn_mean)
 
 
 Weight = Callable[..., Tensor]
@@ -103,7 +106,7 @@ def geometric(
     advantage_BL: Tensor, mask_BL: Tensor, tokens: Tokens, *, low: float = 0.99, high: float = 1.01
 ) -> Tensor:
     """Drops a row whose `exp(mean mismatch)` is outside [low, high]."""
-    ratio_B1 = _row_mean(_mismatch(tokens), mask_BL).exp()
+    ratio_B1 = row_mean(_mismatch(tokens), mask_BL).exp()
     return ((ratio_B1 >= low) & (ratio_B1 <= high)).to(ratio_B1).expand_as(mask_BL)
 
 
@@ -117,7 +120,7 @@ def outlier(advantage_BL: Tensor, mask_BL: Tensor, tokens: Tokens, *, low: float
 def off_policy(advantage_BL: Tensor, mask_BL: Tensor, tokens: Tokens, *, bound: float = 0.02) -> Tensor:
     """Drops tokens with A < 0 of a row whose mean `logp_engine - logp` exceeds `bound` nats (DeepSeek-V3.2's off-policy
     sequence mask, arXiv 2512.02556)."""
-    far_B1 = _row_mean(tokens.engine_logprob_BL - tokens.logprob_BL.detach(), mask_BL) > bound
+    far_B1 = row_mean(tokens.engine_logprob_BL - tokens.logprob_BL.detach(), mask_BL) > bound
     return (~(far_B1 & (advantage_BL < 0))).to(tokens.logprob_BL)
 
 
@@ -160,15 +163,10 @@ def weighed(surrogate: Callable[..., Objective], weights: object) -> Callable[..
             weight_BL = weight(advantage_BL, mask_BL, tokens, **options).detach()
             value_BL = torch.where(weight_BL == 0, 0.0, value_BL * weight_BL)
             metrics[f"dropped_{name}"] = weight_BL == 0
-        return Objective(value_BL, metrics)
+        return Objective(value_BL, metrics, objective.pool)
 
     return with_weights
 
 
 def _mismatch(tokens: Tokens) -> Tensor:
     return tokens.old_logprob_BL - tokens.engine_logprob_BL
-
-
-def _row_mean(values_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """[B, 1]."""
-    return torch.where(mask_BL, values_BL, 0.0).sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True).clamp(min=1)
