@@ -78,6 +78,10 @@ class EnvironmentFailedError(ToolError):
     """An episode of an environment cannot go on: its code raised, or was too late. The branch ends without a reward."""
 
 
+class ContextChangedError(EnvironmentFailedError):
+    """An outside agent asks for a turn that does not continue the trajectory. It ends without a reward."""
+
+
 class ToolsStoppedError(ArpoError):
     """Tool calls cannot continue, so the run stops: a budget is used up, a tool fails too often, or a provider refuses
     us or stays down. The run keeps its results and can be resumed."""

@@ -45,6 +45,7 @@ class StopReason(StrEnum):
     TOOL_FAILED = "tool_failed"  # infrastructure failure: the provider was down
     REPLAY_MISS = "replay_miss"  # a run that replays calls met a call that was never recorded
     ENVIRONMENT_FAILED = "environment_failed"  # the code of an environment raised, or was too late
+    CONTEXT_CHANGED = "context_changed"  # an outside agent asked for a turn with another history than the branch's
 
     @property
     def aborted(self) -> bool:
@@ -52,7 +53,7 @@ class StopReason(StrEnum):
         return self in (StopReason.ENGINE_FAILED, StopReason.TOOL_FAILED, *FOR_GOOD)
 
 
-FOR_GOOD = (StopReason.REPLAY_MISS, StopReason.ENVIRONMENT_FAILED)
+FOR_GOOD = (StopReason.REPLAY_MISS, StopReason.ENVIRONMENT_FAILED, StopReason.CONTEXT_CHANGED)
 """Failures that another attempt would meet again."""
 
 

@@ -43,6 +43,7 @@ class AgentTurn:
     answer: str | None = None  # what stands in answer marks or a box, else the text after the thought; None: a call
     calls: tuple[Call, ...] = ()
     results: tuple[ToolCallResult, ...] = ()  # of all its calls, in their order
+    content: str = ""  # its text beside its thought and its calls
     number: int = 0  # turns of the episode before it
 
     @property
@@ -54,9 +55,11 @@ class AgentTurn:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """What comes of a turn. `message` follows the results of its calls, as a user's message; an episode that goes on
-    after a turn without a call has one. `reward`: of this turn alone."""
+    after a turn without a call has one. `reward`: of this turn alone. `results`: texts in place of the results of the
+    calls that ran, where they are known only now."""
 
     message: str | None = None
+    results: tuple[str, ...] | None = None
     done: bool = False
     reward: float = 0.0
 
@@ -78,6 +81,8 @@ class Environment:
     """Resets, steps and calls at a time, over all episodes; 0: any number."""
     deadline_s: ClassVar[float | None] = None
     """Seconds that one of them may take; None: `rollout.deadline_s`."""
+    rewards: ClassVar[bool] = True
+    """Whether the rewards of its steps are the run's reward where the recipe says nothing under `reward`."""
 
     random: Random
     """Set before `reset` and before every turn, from the run's seed and the place in the tree: all randomness of an

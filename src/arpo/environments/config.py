@@ -20,6 +20,7 @@ BUILT_IN = {
     "puzzle": "arpo.environments.puzzle:PuzzleEnvironment",
     "gymnasium": "arpo.environments.games:GymnasiumEnvironment",
     "textarena": "arpo.environments.games:TextArenaEnvironment",
+    "gateway": "arpo.environments.gateway:GatewayEnvironment",
     "verifiers": "arpo.environments.verifiers:VerifiersEnvironment",
 }
 

@@ -128,8 +128,8 @@ class EnvironmentSource:
 
     @property
     def rewards(self) -> bool:
-        """Whether it can reward a turn: it has a `step` of its own."""
-        return self.made_from.step is not Environment.step
+        """Whether it rewards turns: it has a `step` of its own."""
+        return self.made_from.rewards and self.made_from.step is not Environment.step
 
     def note(self) -> str:
         """A line for the start of a run."""
@@ -159,6 +159,7 @@ class Episodes:
         self.deadline_s = source.made_from.deadline_s or deadline_s
         self.key = (seed, step, task.id)
         self.first: Episode | None = None
+        self.began = task  # as the first episode begins
         self.failed: EnvironmentFailedError | None = None  # why the task could not be begun
         self.steps: dict[Place, Step] = {}
         self.count = dict.fromkeys(("episodes", "forked", "replayed", "replayed_turns"), 0)
@@ -171,8 +172,8 @@ class Episodes:
         """Start the tree's first episode; the task as it starts. Where that fails, the task as it is, with `failed`."""
         try:
             environment, start = await self._new()
-            self.first = Episode(environment)
-            return started(self.task, start, self.name)
+            self.first, self.began = Episode(environment), start
+            return start
         except EnvironmentFailedError as error:
             self.failed = error
             return self.task
@@ -180,6 +181,9 @@ class Episodes:
     async def open(self, task: Task) -> Episode:
         if self.first is None:
             raise self.failed or EnvironmentFailedError(f"{self.name}: the episode has not begun")
+        if self.source.forks == "never" and self.first.environment is not None:  # there is nothing to keep it for
+            environment, self.first.environment = self.first.environment, None
+            return Episode(environment)
         return await self.fork(self.first)
 
     async def fork(self, episode: Episode) -> Episode:
@@ -211,8 +215,14 @@ class Episodes:
         if episode.busy:
             raise EnvironmentFailedError(f"{self.name}: {episode.busy} did not return in time")
         if episode.environment is None:
-            environment, _ = await self._new()
+            environment, start = await self._new()
             episode.environment = environment
+            if (begins := _shown(start)) != (first := _shown(self.began)):
+                at = next((n for n, (a, b) in enumerate(zip(begins, first, strict=False)) if a != b), 0)
+                raise EnvironmentFailedError(
+                    f"{self.name}: trajectories of a task begin alike, and this one does not "
+                    f"({begins[at:][:80]!r} for {first[at:][:80]!r})"
+                )
             self.count["replayed"] += 1
             for past in episode.past:
                 self.count["replayed_turns"] += 1
@@ -255,12 +265,17 @@ class Episodes:
             raise EnvironmentFailedError(f"{self.name}: `step` returns an arpo.Step (got {step!r:.80})")
         return step
 
-    async def _new(self) -> tuple[Environment, Start]:
-        """A new episode and what its `reset` says."""
+    async def _new(self) -> tuple[Environment, Task]:
+        """A new episode and the task as it starts."""
         self.count["episodes"] += 1
         environment = await self._guarded("__init__", lambda: self.source.run(self.source.make))
         environment.random = self.random_at(())
-        return environment, await self._guarded("reset", lambda: self.source.run(environment.reset, self.task))
+        try:
+            start = await self._guarded("reset", lambda: self.source.run(environment.reset, self.task))
+            return environment, started(self.task, start, self.name)
+        except BaseException:
+            await self.source.run(environment.close)
+            raise
 
     async def _guarded(self, what: str, run: Callable[[], Any]) -> Any:
         """`run()` within the provider's limits and the deadline."""
@@ -285,6 +300,12 @@ def _failed(name: str, what: str, error: Exception) -> EnvironmentFailedError:
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""
     return EnvironmentFailedError(f"{name}: {what} raised {type(error).__name__}: {error}{at}")
+
+
+def _shown(start: Task) -> str:
+    """What an episode starts with, as its agent sees it."""
+    tools = [(tool.name, tool.description, tool.schema) for tool in start.tools if isinstance(tool, ToolBase)]
+    return f"{[dict(message) for message in start.messages]} {tools}"
 
 
 def started(task: Task, start: Start, name: str) -> Task:

@@ -37,7 +37,7 @@ from arpo.core.tree import (
 from arpo.engines import Chunk, SamplingParams
 from arpo.environments import AgentTurn
 from arpo.environments.episodes import EnvironmentSource, Episodes
-from arpo.errors import ConfigError, EngineError, EnvironmentFailedError, ToolError
+from arpo.errors import ConfigError, ContextChangedError, EngineError, EnvironmentFailedError, ToolError
 from arpo.event_loop import task_group
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.states import States, ToolStates
@@ -423,8 +423,13 @@ class RolloutDriver(ABC):
         if self.episodes is None:
             return self.observe(command, results, told, None)
         said = self.parsed[command.place]
-        turn = AgentTurn(text=said.text, answer=said.answer, calls=command.calls, results=tuple(results))
+        turn = AgentTurn(
+            text=said.text, answer=said.answer, calls=command.calls, results=tuple(results), content=said.content
+        )
         step = await self.episodes.end_turn(states[self.episodes.name], command.place, turn)
+        if step.results is not None:
+            texts = iter(step.results)
+            results = [replace(result, text=next(texts)) if result.answered else result for result in results]
         observed = self.observe(command, results, told, step.message)
         if step.done:
             return replace(observed, ending=StopReason.FINISHED)
@@ -514,6 +519,8 @@ class TreeDriver(RolloutDriver):
 
 
 def _ending_of(error: ToolError) -> StopReason:
+    if isinstance(error, ContextChangedError):
+        return StopReason.CONTEXT_CHANGED
     if isinstance(error, EnvironmentFailedError):
         return StopReason.ENVIRONMENT_FAILED
     return StopReason.REPLAY_MISS if isinstance(error, ReplayMissError) else StopReason.TOOL_FAILED

@@ -1,0 +1,164 @@
+"""Outside agents as an environment: any program that asks an OpenAI-compatible endpoint, unchanged, is trained.
+
+    environment: {use: gateway, options: {command: [python, agent.py]}}
+
+Each trajectory has an agent of its own, which asks this run for its turns and runs its tools itself. Its first request
+is the prompt; every further one must go on where the last turn ended, and what is new in it is the observation. Knows
+chat messages. Refuses to know tokens: the chat format writes them, so that a turn in a later context is what was
+sampled.
+"""
+
+import ipaddress
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from arpo.chat.openai_wire import ChatRequest, assistant_message, calls_of
+from arpo.core.tree import Call
+from arpo.endpoint.client import text_of
+from arpo.environments import AgentTurn, Environment, Step
+from arpo.environments.episodes import EnvironmentTool
+from arpo.environments.gateway_server import AgentEnd, AgentRequest, GatewayServer, Trajectory, server_at
+from arpo.errors import ConfigError, ContextChangedError
+from arpo.tasks import Task
+from arpo.tools import CallContext, ToolResult
+
+Message = Mapping[str, Any]
+
+
+class GatewayEnvironment(Environment):
+    """`command` is an agent's program, started once a trajectory with OPENAI_BASE_URL, OPENAI_API_KEY and ARPO_TASK
+    (id, messages and setup of the task, as JSON); without one, agents take tasks at `http://host:port/v1/rollouts`.
+
+    An agent may take `deadline_s` seconds to its first request, and from an answer to its next one. `key_env` names
+    the environment variable with the key that agents must present; a `host` that other machines reach needs one.
+    After the episode, `result` is what the agent has reported.
+    """
+
+    name = "gateway"
+    forks = "never"
+    rewards = False
+    deadline_s = 7 * 86_400.0  # its agents have deadlines of their own, and wait for each other
+
+    def __init__(
+        self,
+        command: Sequence[str] | str = (),
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key_env: str = "",
+        deadline_s: float = 120.0,
+    ) -> None:
+        self.command = shlex.split(command) if isinstance(command, str) else list(map(str, command))
+        self.host, self.port, self.patience_s = host, port, deadline_s
+        self.key = os.environ.get(key_env, "") if key_env else ""
+        if key_env and not self.key:
+            raise ConfigError("is not in the environment", where="key_env", value=key_env)
+        if not self.key and not (host == "localhost" or _loopback(host)):
+            raise ConfigError("other machines reach it: set `key_env`", where="host", value=host)
+        if not self.command and not port:
+            raise ConfigError("agents that no `command` starts need to know the port", where="port", value=port)
+        self.server: GatewayServer | None = None
+        self.trajectory: Trajectory | None = None
+        self.result: Any = None
+
+    async def reset(self, task: Task) -> Task:
+        self.server = server_at(self.host, self.port, self.key)
+        self.trajectory = await self.server.run(self.server.begin(task, self.command))
+        asked = await self._next(idle=False)
+        if isinstance(asked, AgentEnd):
+            raise RuntimeError(f"the agent ended before its first request. {asked.failure}".strip())
+        self.asked, self.history = asked, asked.request.messages
+        tools = [
+            EnvironmentTool(name, description, schema, _taken, state_of=self.name)
+            for name, description, schema in asked.request.functions()
+        ]
+        return replace(task, messages=tuple(map(_spoken, asked.request.messages)), tools=tools)
+
+    async def step(self, turn: AgentTurn) -> Step:
+        made = [call for call, result in zip(turn.calls, turn.results, strict=True) if result.answered]
+        if turn.calls and not made:
+            return Step()  # the model reads what is wrong with its calls, and the agent goes on waiting
+        calls = [replace(call, id=f"call_{turn.number}_{number}") for number, call in enumerate(made)]
+        message = assistant_message(turn.content, calls)
+        self.history = [*self.history, message]
+        assert self.server is not None
+        await self.server.run(_answer(self.asked, message))
+        asked = await self._next(idle=not calls)
+        if isinstance(asked, AgentEnd):
+            if asked.failure:
+                raise RuntimeError(f"the agent broke down: {asked.failure}")
+            self.result = asked.result
+            return Step(done=True, reward=asked.reward)
+        new = continued(self.history, asked.request, self.asked.request)
+        self.asked, self.history = asked, asked.request.messages
+        return observed(new, calls)
+
+    async def _next(self, idle: bool) -> AgentRequest | AgentEnd:
+        """What the agent does next. Silence after a turn without a call (`idle`) is an end, else a failure."""
+        assert self.server is not None and self.trajectory is not None
+        try:
+            return await self.server.run(self.trajectory.next(self.patience_s))
+        except TimeoutError:
+            return AgentEnd(failure="" if idle else f"no request for {self.patience_s:g} s")
+
+    def close(self) -> None:
+        if self.server is not None and self.trajectory is not None:
+            self.server.close(self.trajectory)
+
+
+def continued(history: Sequence[Message], request: ChatRequest, before: ChatRequest) -> list[dict[str, Any]]:
+    """The messages of `request` after those of `history`. Raises ContextChangedError where it does not go on there."""
+    if request.tools != before.tools:
+        raise ContextChangedError("the agent's next request has other tools")
+    for number, (known, message) in enumerate(zip(history, request.messages, strict=False)):
+        if _key(known) != _key(message):
+            shown = f"{str(message)[:200]} instead of {str(known)[:200]}"
+            raise ContextChangedError(f"message {number} of the agent's next request is another one: {shown}")
+    if len(request.messages) <= len(history):
+        raise ContextChangedError("the agent's next request does not go on where the last turn ended")
+    return request.messages[len(history) :]
+
+
+def observed(new: Sequence[Message], calls: Sequence[Call]) -> Step:
+    """What comes back for a turn with `calls`: their results, then words of the user. Raises ContextChangedError for
+    anything else."""
+    results = {message.get("tool_call_id"): text_of(message.get("content")) for message in new[: len(calls)]}
+    said = new[len(calls) :]
+    roles = [message["role"] for message in new]
+    if roles != ["tool"] * len(calls) + ["user"] * len(said) or set(results) != {call.id for call in calls}:
+        raise ContextChangedError(f"{len(calls)} calls are followed by messages of {', '.join(roles)}")
+    message = "\n\n".join(text_of(each.get("content")) for each in said) if said else None
+    return Step(message=message, results=tuple(results[call.id] for call in calls))
+
+
+def _key(message: Message) -> tuple[Any, ...]:
+    """What makes two messages the same: clients leave out nulls and write arguments in their own way."""
+    calls = [(call.id, call.name, call.arguments, call.error) for call in calls_of(message)]
+    return message["role"], text_of(message.get("content")).strip(), calls, message.get("tool_call_id")
+
+
+def _spoken(message: Message) -> dict[str, str]:
+    """A message of a first request as text."""
+    role = {"developer": "system"}.get(message["role"], message["role"])
+    if message.get("tool_calls") or role == "tool":
+        raise ValueError("the agent's first request holds tool calls already: a trajectory begins before them")
+    return {"role": role, "content": text_of(message.get("content"))}
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _taken(environment: Environment, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
+    """The agent runs the call itself: its result comes with the step."""
+    return ToolResult(text="")
+
+
+async def _answer(asked: AgentRequest, message: dict[str, Any]) -> None:
+    if not asked.answer.done():
+        asked.answer.set_result((message, "tool_calls" if message.get("tool_calls") else "stop"))

@@ -1,0 +1,254 @@
+"""The gateway's HTTP side: outside agents take trajectories, ask for turns in them, and end them.
+
+    POST /v1/rollouts                          take a task: {id, base_url, task}; 204 where none waits
+    GET  /v1/rollouts/ID                       the task again
+    POST /v1/rollouts/ID/chat/completions      a turn (or /v1/chat/completions with the header X-Arpo-Rollout: ID)
+    POST /v1/rollouts/ID/end                   the end: {reward, result}, both optional
+
+Knows HTTP, and processes of agents. Refuses to know what requests mean to a trajectory.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from arpo.chat.openai_wire import DONE, ChatRequest, Finish, WireError, chunk, completion, deltas, event
+from arpo.errors import ConfigError
+from arpo.secrets import without_secrets
+from arpo.tasks import Task
+from arpo.tools.mcp.process import dies_with_parent
+
+T = TypeVar("T")
+MODEL = "arpo"
+POLL_S = 20.0  # that a request for a task waits for one
+MOST_INLINE = 100_000  # bytes of a task in an environment variable; a longer one is fetched
+TAIL = 2000  # characters of an agent's output that an error shows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AgentRequest:
+    """A request for a turn; `answer` is the assistant's message and why it ends, or what is wrong."""
+
+    request: ChatRequest
+    answer: "asyncio.Future[tuple[dict[str, Any], Finish] | WireError]"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnd:
+    """The agent is done. `failure`: why it broke down; "" where it did not."""
+
+    reward: float = 0.0
+    result: Any = None
+    failure: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Trajectory:
+    """One trajectory as its agent sees it. Lives on the server's loop."""
+
+    id: str
+    task: dict[str, Any]
+    base_url: str
+    inbox: "asyncio.Queue[AgentRequest | AgentEnd]" = field(default_factory=asyncio.Queue)
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
+    last: AgentRequest | None = None
+    closed: bool = False
+    process: asyncio.subprocess.Process | None = None
+    watch: "asyncio.Task[None] | None" = None
+
+    async def ask(self, request: ChatRequest, again: bool) -> tuple[dict[str, Any], Finish]:
+        """The answer to a request; `again`: the client repeats one whose answer it did not get."""
+        if self.closed:
+            raise WireError(410, "this trajectory has ended")
+        self.taken.set()
+        asked = self.last
+        if not (again and asked is not None and asked.request == request):
+            asked = self.last = AgentRequest(request, asyncio.get_running_loop().create_future())
+            self.inbox.put_nowait(asked)
+        answer = await asyncio.shield(asked.answer)
+        if isinstance(answer, WireError):
+            raise answer
+        return answer
+
+    async def next(self, deadline_s: float) -> AgentRequest | AgentEnd:
+        """What the agent does next. Raises TimeoutError."""
+        await self.taken.wait()
+        async with asyncio.timeout(deadline_s):
+            return await self.inbox.get()
+
+    async def close(self) -> None:
+        """No request is answered any more, and the agent's process ends."""
+        self.closed = True
+        waiting = [self.last] if self.last is not None else []
+        while not self.inbox.empty():
+            if isinstance(asked := self.inbox.get_nowait(), AgentRequest):
+                waiting.append(asked)
+        for asked in waiting:
+            if not asked.answer.done():
+                asked.answer.set_result(WireError(410, "this trajectory has ended"))
+        if self.process is not None and self.process.returncode is None:
+            self.process.terminate()
+
+
+class GatewayServer:
+    """The server of one address, on an event loop in a daemon thread. `key`: what agents must present; "": nothing."""
+
+    def __init__(self, host: str, port: int, key: str) -> None:
+        self.host, self.key = host, key
+        self.trajectories: dict[str, Trajectory] = {}
+        self.waiting: asyncio.Queue[Trajectory] = asyncio.Queue()
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen there ({error.strerror})", where="port", value=f"{host}:{port}"
+            ) from error
+        self._socket.listen(1024)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}/v1"
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._serve, name="arpo-gateway", daemon=True).start()
+
+    def _serve(self) -> None:
+        config = uvicorn.Config(self._application(), log_level="error", access_log=False, ws="none", lifespan="off")
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(uvicorn.Server(config).serve(sockets=[self._socket]))
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work` on the server's loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def close(self, trajectory: Trajectory) -> None:
+        self.trajectories.pop(trajectory.id, None)
+        asyncio.run_coroutine_threadsafe(trajectory.close(), self._loop).result()
+
+    async def begin(self, task: Task, command: Sequence[str]) -> Trajectory:
+        """A trajectory of `task` for an agent of its own, started by `command`, or else for the next that asks."""
+        id_ = secrets.token_urlsafe(16)
+        told = {"id": task.id, "messages": [dict(message) for message in task.messages], "setup": task.setup}
+        trajectory = self.trajectories[id_] = Trajectory(id_, told, f"{self.url}/rollouts/{id_}")
+        if command:
+            await self._start(trajectory, command)
+        else:
+            self.waiting.put_nowait(trajectory)
+        return trajectory
+
+    async def _start(self, trajectory: Trajectory, command: Sequence[str]) -> None:
+        written = json.dumps(trajectory.task)
+        given = {"OPENAI_BASE_URL": trajectory.base_url, "OPENAI_API_KEY": self.key or MODEL}
+        if len(written) <= MOST_INLINE:
+            given["ARPO_TASK"] = written
+        output = tempfile.TemporaryFile()  # noqa: SIM115  closed with its process
+        trajectory.process = process = await asyncio.create_subprocess_exec(
+            *dies_with_parent(command, os.getpid()),
+            env={**os.environ, **given},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        trajectory.taken.set()
+
+        async def watch() -> None:
+            with output:
+                code = await process.wait()
+                output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL))
+                said = without_secrets(output.read().decode("utf-8", "replace").strip())
+            trajectory.inbox.put_nowait(AgentEnd(failure=f"its process ended with code {code}: {said}" if code else ""))
+
+        trajectory.watch = asyncio.create_task(watch())
+
+    # --- HTTP
+
+    def _application(self) -> Starlette:
+        routes = [
+            Route("/v1/rollouts", self._take, methods=["POST"]),
+            Route("/v1/rollouts/{id}", self._task),
+            Route("/v1/rollouts/{id}/end", self._end, methods=["POST"]),
+            Route("/v1/rollouts/{id}/chat/completions", self._complete, methods=["POST"]),
+            Route("/v1/chat/completions", self._complete, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/rollouts/{id}/models", self._models),
+        ]
+        return Starlette(routes=routes, exception_handlers={WireError: _refused, 404: _not_here})
+
+    def _check_key(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key and not secrets.compare_digest(given.encode(), self.key.encode()):
+            raise WireError(401, "this gateway needs its key (Authorization: Bearer ...)")
+
+    def _named(self, request: Request) -> Trajectory:
+        self._check_key(request)
+        id_ = request.path_params.get("id") or request.headers.get("x-arpo-rollout", "")
+        if id_ not in self.trajectories:
+            hint = "take one by POST /v1/rollouts, and name it by path or by the header X-Arpo-Rollout"
+            raise WireError(410 if id_ else 404, f"there is no trajectory {id_!r}, or it has ended: {hint}")
+        return self.trajectories[id_]
+
+    async def _take(self, request: Request) -> Response:
+        self._check_key(request)
+        try:
+            async with asyncio.timeout(POLL_S):
+                trajectory = await self.waiting.get()
+                while trajectory.closed:
+                    trajectory = await self.waiting.get()
+        except TimeoutError:
+            return Response(status_code=204)
+        trajectory.taken.set()
+        return JSONResponse({"id": trajectory.id, "base_url": trajectory.base_url, "task": trajectory.task})
+
+    async def _task(self, request: Request) -> Response:
+        return JSONResponse(self._named(request).task)
+
+    async def _end(self, request: Request) -> Response:
+        trajectory = self._named(request)
+        try:
+            said = json.loads(await request.body() or b"{}")
+            end = AgentEnd(reward=float(said.get("reward") or 0.0), result=said.get("result"))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise WireError(400, f"an end is an object with a number `reward` and a `result`: {error}") from error
+        trajectory.inbox.put_nowait(end)
+        return JSONResponse({"id": trajectory.id, "ended": True})
+
+    async def _complete(self, request: Request) -> Response:
+        trajectory, asked = self._named(request), ChatRequest.read(await request.body())
+        again = request.headers.get("x-stainless-retry-count", "0") != "0"
+        message, finish = await trajectory.ask(asked, again)
+        about: dict[str, Any] = {"id": f"chatcmpl-{secrets.token_hex(8)}", "model": MODEL, "created": int(time.time())}
+        if not asked.stream:
+            return JSONResponse(completion(message, finish, **about))
+        pieces = [chunk(delta, **about) for delta in deltas(message)] + [chunk({}, finish, **about)]
+        return StreamingResponse(iter([*map(event, pieces), DONE]), media_type="text/event-stream")
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": MODEL}]})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WireError)
+    return JSONResponse(error.body, status_code=error.status)
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    return await _refused(request, WireError(404, f"nothing is served at {request.url.path}"))
+
+
+@lru_cache(maxsize=8)
+def server_at(host: str, port: int, key: str) -> GatewayServer:
+    """The server there, which all episodes of this process share. Raises ConfigError."""
+    return GatewayServer(host, port, key)
