@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from arpo.agent.listening import listen
-from arpo.agent.protocol import parse_request
 from arpo.agent.turns import TextSplitter
+from arpo.chat.openai_wire import parse_request
 from arpo.engines.scripted import Script
 from arpo.errors import ConfigError
 from arpo.http.serving import BadRequest

@@ -173,7 +173,61 @@ def test_branches_share_their_trunk_and_nothing_else(tokenizer: Any) -> None:
 def test_an_episode_that_cannot_be_shared_does_not_branch(tokenizer: Any) -> None:
     rollout = grown(agent(tokenizer, Alone, play_for(tokenizer)), config(leaves=4, roots=2), 3)
     assert {place[:1] for place in rollout.grown.tree.endings} == {(0,), (1,), (2,), (3,)}
-    assert rollout.grown.states.episodes.count["replayed"] >= 4
+    assert (
+        rollout.grown.states.episodes.count["episodes"] == 4
+    )  # one a trajectory, the one that began the tree included
+
+
+class Crowd(Count):
+    """Counts how many of its resets, steps and calls are under way at once; each waits until as many as may run do."""
+
+    name = "count"
+    concurrency = 2
+    inside = 0
+    most = 0
+    entered = 0
+    lock = threading.Condition()
+
+    def _enter(self) -> None:
+        made = type(self)
+        with made.lock:
+            made.inside, made.entered = made.inside + 1, made.entered + 1
+            made.most = max(made.most, made.inside)
+            made.lock.notify_all()
+            made.lock.wait_for(lambda: made.most >= 2, timeout=0.05)
+            made.inside -= 1
+
+    def reset(self, task: Task) -> str:
+        self._enter()
+        return super().reset(task)
+
+    @arpo.tool
+    def add(self, number: int) -> str:
+        """Adds.
+
+        Args:
+            number: how much
+        """
+        self._enter()
+        return super().add(number)
+
+    def step(self, turn: arpo.AgentTurn) -> arpo.Step:
+        self._enter()
+        return super().step(turn)
+
+
+def test_concurrency_bounds_resets_steps_and_calls_of_all_episodes(tokenizer: Any) -> None:
+    who = agent(tokenizer, Crowd, play_for(tokenizer))
+
+    async def two() -> list[Any]:
+        tasks = [TASK, Task(id="other", messages=TASK.messages, answers=(), setup=3)]
+        trees = collect(who, tasks, environment_reward, config(), stats=StepStats(step=1), seed=0, in_flight=2)
+        return [rollout async for rollout in trees]
+
+    rollouts = asyncio.run(two())
+    assert [len(rollout.grown.tree.endings) for rollout in rollouts] == [6, 6]
+    assert Crowd.entered > 30 and Crowd.inside == 0
+    assert Crowd.most == 2
 
 
 class Broken(Count):

@@ -195,7 +195,7 @@ def test_retries_streams_headers_and_errors(tokenizer: Any) -> None:
             (f"{root}/chat/completions", {}, 404),
             (f"{root}/rollouts/none/chat/completions", {}, 410),
             (f"{given['base_url']}/chat/completions", {"messages": []}, 400),
-            (f"{given['base_url']}/chat/completions", {"messages": messages, "n": 2}, 400),
+            (f"{given['base_url']}/chat/completions", {"model": "any", "messages": messages, "n": 2}, 400),
             (f"{given['base_url']}/end", {"reward": "much"}, 400),
             (f"{root}/nothing", {}, 404),
         ]:
@@ -286,9 +286,9 @@ def test_a_run_trained_through_the_gateway(tiny_run: Path, tiny_project: TinyPro
     folder = tmp_path / "run"
     train(run, out=folder, console=Console(quiet=True))
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [step for step in steps if "loss" in step]
-    assert len(steps) == 2 and all(math.isfinite(step["loss"]) for step in steps)
-    assert any(step["grad_norm"] > 0 for step in steps)
+    steps = [step for step in steps if "train/loss" in step]
+    assert len(steps) == 2 and all(math.isfinite(step["train/loss"]) for step in steps)
+    assert any(step["train/grad_norm"] > 0 for step in steps)
     turns = []
     for file in sorted((folder / "events").glob("*.frames")):
         for record in decode(file.read_bytes()):

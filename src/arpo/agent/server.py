@@ -28,7 +28,10 @@ from arpo.agent.admission import Admission, RefusedError
 from arpo.agent.deployed import DeployedAgent
 from arpo.agent.figures import ServerFigures
 from arpo.agent.pick import AgentAnswer
-from arpo.agent.protocol import (
+from arpo.agent.protocol import event_json
+from arpo.agent.turns import TurnDelta, TurnWriter, WrittenTurn, WrittenTurns
+from arpo.assembly.components import Components
+from arpo.chat.openai_wire import (
     ChatRequest,
     Json,
     calls_json,
@@ -36,15 +39,12 @@ from arpo.agent.protocol import (
     chunk_json,
     completion_json,
     error_json,
-    event_json,
     message_json,
     new_id,
     parse_request,
     sse,
     usage_json,
 )
-from arpo.agent.turns import TurnDelta, TurnWriter, WrittenTurn, WrittenTurns
-from arpo.assembly.components import Components
 from arpo.core.tree import StopReason
 from arpo.errors import ArpoError, ConfigError, EngineError, FormatError, ToolsStoppedError
 from arpo.event_loop import told

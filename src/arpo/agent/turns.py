@@ -18,11 +18,11 @@ from random import Random
 from typing import Any, cast
 from uuid import uuid4
 
-from arpo.agent.protocol import ChatMessage, ChatRequest
 from arpo.assembly.components import Components
 from arpo.chat import ChatFormat, ParsedTurn
 from arpo.chat.config import build_chat
 from arpo.chat.json_text import read_arguments
+from arpo.chat.openai_wire import ChatMessage, ChatRequest
 from arpo.core.tree import Call, CallStatus, FinishReason, Role, ToolCallResult, Turn
 from arpo.engines import SamplingParams
 from arpo.errors import EngineError

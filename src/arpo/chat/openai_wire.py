@@ -1,146 +1,172 @@
-"""OpenAI's chat completions on a server's side: requests are read, answers, streams and errors written.
+"""OpenAI's chat completions: what a request may ask for, and the shapes of answers, chunks and errors.
 
-Knows the format (https://platform.openai.com/docs/api-reference/chat). Refuses to know who answers, and HTTP beyond
-status and body.
+https://platform.openai.com/docs/api-reference/chat. `arpo serve` and the gateway share it. Knows JSON. Refuses to know
+agents and engines.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from arpo.chat.json_text import call_of
 from arpo.core.tree import Call
-from arpo.endpoint.client import text_of
+from arpo.files import as_json
+from arpo.http.serving import BadRequest
 
-Finish = Literal["stop", "length", "tool_calls"]
-DONE = b"data: [DONE]\n\n"
-TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+Json = dict[str, Any]
+NOT_SERVED: dict[str, list[object]] = {  # fields that would change an answer, and the values that do not
+    "response_format": [None, {"type": "text"}],
+    "logit_bias": [None, {}],
+    "frequency_penalty": [None, 0],
+    "presence_penalty": [None, 0],
+    "logprobs": [None, False],
+    "functions": [None],
+    "function_call": [None],
+    "audio": [None],
+    "modalities": [None, ["text"]],
+}
 
 
-class WireError(Exception):
-    """A request that is answered with an error: HTTP `status`, what is wrong, and the `param` that is."""
+class _Function(BaseModel):
+    name: str
+    arguments: str = "{}"
 
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param = status, message, param
 
-    @property
-    def body(self) -> dict[str, Any]:
-        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": None}}
+class _ToolCall(BaseModel):
+    id: str = ""
+    function: _Function
+
+
+class ChatMessage(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str = ""
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str = ""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: object) -> object:
+        """The text of a list of parts; null is no text."""
+        if not isinstance(content, list):
+            return "" if content is None else content
+        if other := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
+            raise ValueError(f"only parts of the type text are read here, not {other[0]!r:.60}")
+        return "".join(str(part.get("text", "")) for part in content)
+
+    def plain(self) -> dict[str, str]:
+        """As a task's message; `developer` is what newer clients call the system."""
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool = False
 
 
 class ChatRequest(BaseModel):
-    """The body of a chat completion's request. Fields that are not named here are kept and mean nothing."""
+    """A request. `samples` and `pick` are arpo's own: see `arpo.Agent.ask`."""
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    model: str = ""
-    tools: list[dict[str, Any]] = []
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
     stream: bool = False
-    n: Literal[1] = 1
-    temperature: float | None = Field(default=None, ge=0)
+    stream_options: _StreamOptions | None = None
+    tools: list[Json] = Field(default_factory=list)
+    tool_choice: Any = "auto"
+    n: int = Field(default=1, ge=1, le=64)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
-
-    @classmethod
-    def read(cls, body: bytes) -> Self:
-        """Raises WireError (400) that names the field."""
-        try:
-            given = json.loads(body)
-            if not isinstance(given, dict):
-                raise ValueError("no object")
-        except ValueError as error:
-            raise WireError(400, f"the body is no JSON object: {error}") from error
-        try:  # null stands for the default
-            request = cls.model_validate({name: value for name, value in given.items() if value is not None})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise WireError(400, f"{where}: {first['msg']} (got {first['input']!r:.80})", where) from error
-        for number, message in enumerate(request.messages):
-            try:
-                if not isinstance(message.get("role"), str):
-                    raise TypeError("no role")
-                text_of(message.get("content"))
-            except TypeError as error:
-                raise WireError(400, f"no chat message: {error}", f"messages.{number}") from error
-        return request
+    stop: str | list[str] | None = None
+    samples: int = Field(default=1, ge=1, le=256)
+    pick: Literal["vote", "judge"] = "vote"
 
     @property
     def most_tokens(self) -> int | None:
-        """Most tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
 
-    def functions(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-        """Name, description and JSON schema of each tool. Raises WireError (400)."""
-        for number, tool in enumerate(self.tools):
-            function = tool.get("function")
-            if tool.get("type", "function") != "function" or not isinstance(function, Mapping):
-                raise WireError(400, "only functions can be tools", f"tools.{number}")
-            name, description = function.get("name"), function.get("description") or ""
-            schema = function.get("parameters") or {"type": "object", "properties": {}}
-            if not (isinstance(name, str) and isinstance(description, str) and isinstance(schema, Mapping)):
-                raise WireError(400, "a function has a name, a description and parameters", f"tools.{number}.function")
-            yield name, description, schema
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
 
 
-def calls_of(message: Mapping[str, Any]) -> tuple[Call, ...]:
-    """The tool calls of an assistant's message; one that cannot be read has an error."""
-    written = message.get("tool_calls") or ()
-    return tuple(call_of(call) or Call(name="", error="a call has a function with a name") for call in written)
+def parse_request(body: object) -> ChatRequest:
+    """Raises BadRequest, which names the field, its value and what would be right."""
+    try:
+        request = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in wrong["loc"])
+        raise BadRequest(f"{where or 'the request'}: {wrong['msg']} (got {wrong['input']!r:.100})") from error
+    for name, value in (request.model_extra or {}).items():
+        if name in NOT_SERVED and value not in NOT_SERVED[name]:
+            raise BadRequest(f"{name}: is not supported here (got {value!r:.100}). Leave it out")
+    if request.tool_choice not in ("auto", "none", None):
+        raise BadRequest(f"tool_choice: should be auto or none (got {request.tool_choice!r:.100})")
+    return request
 
 
-def assistant_message(content: str, calls: Sequence[Call] = ()) -> dict[str, Any]:
-    """The assistant's message that says `content` and makes `calls`, which have ids."""
-    message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
+# --- answers
+
+
+def new_id() -> str:
+    return f"chatcmpl-{uuid4().hex}"
+
+
+def message_json(content: str | None, reasoning: str = "", calls: Sequence[Json] = ()) -> Json:
+    """An assistant's message."""
+    message: Json = {"role": "assistant", "content": content}
+    if reasoning:
+        message["reasoning_content"] = reasoning
     if calls:
-        message["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)},
-            }
-            for call in calls
-        ]
+        message["tool_calls"] = list(calls)
     return message
 
 
-def completion(
-    message: Mapping[str, Any],
-    finish: Finish,
-    *,
-    id: str,
-    model: str,
-    created: int,
-    usage: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """A whole chat completion. `created`: seconds since 1970."""
-    choice = {"index": 0, "message": dict(message), "finish_reason": finish, "logprobs": None}
-    whole = {"id": id, "object": "chat.completion", "created": created, "model": model, "choices": [choice]}
-    return whole | ({"usage": dict(usage)} if usage is not None else {})
+def calls_json(calls: Iterable[Call], ids: Iterable[str]) -> list[Json]:
+    return [
+        {
+            "id": id_,
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.dumps(as_json(call.arguments), ensure_ascii=False)},
+        }
+        for call, id_ in zip(calls, ids, strict=True)
+    ]
 
 
-def chunk(
-    delta: Mapping[str, Any], finish: Finish | None = None, *, id: str, model: str, created: int
-) -> dict[str, Any]:
-    """A piece of a streamed chat completion."""
-    choice = {"index": 0, "delta": dict(delta), "finish_reason": finish, "logprobs": None}
-    return {"id": id, "object": "chat.completion.chunk", "created": created, "model": model, "choices": [choice]}
+def completion_json(id_: str, model: str, choices: Sequence[Json], usage: Json, **more: Any) -> Json:
+    body = {"id": id_, "object": "chat.completion", "created": int(time.time()), "model": model}
+    return {**body, "choices": list(choices), "usage": usage, **more}
 
 
-def deltas(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """An assistant's message as the pieces of a stream: its text, then each call."""
-    yield {"role": "assistant", "content": message["content"] or ""}
-    for index, call in enumerate(message.get("tool_calls", ())):
-        yield {"tool_calls": [{"index": index, **call}]}
+def chunk_json(id_: str, model: str, choices: Sequence[Json], **more: Any) -> Json:
+    body = {"id": id_, "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
+    return {**body, "choices": list(choices), **more}
 
 
-def event(data: Mapping[str, Any]) -> bytes:
-    """A server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
+def choice_json(index: int, finish: str | None, *, message: Json | None = None, delta: Json | None = None) -> Json:
+    shown = {"message": message} if message is not None else {"delta": delta or {}}
+    return {"index": index, **shown, "finish_reason": finish, "logprobs": None}
+
+
+def usage_json(read: int, written: int) -> Json:
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def error_json(message: str, kind: str, code: str | None = None) -> Json:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def sse(data: Mapping[str, Any] | str) -> bytes:
+    """One event of a stream."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return f"data: {text}\n\n".encode("utf-8", "replace")

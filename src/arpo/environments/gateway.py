@@ -8,24 +8,23 @@ chat messages. Refuses to know tokens: the chat format writes them, so that a tu
 sampled.
 """
 
-import ipaddress
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from arpo.chat.openai_wire import ChatRequest, assistant_message, calls_of
+from arpo.chat.json_text import read_arguments
+from arpo.chat.openai_wire import ChatMessage, ChatRequest, Json, calls_json, message_json
 from arpo.core.tree import Call
-from arpo.endpoint.client import text_of
 from arpo.environments import AgentTurn, Environment, Step
 from arpo.environments.episodes import EnvironmentTool
 from arpo.environments.gateway_server import AgentEnd, AgentRequest, GatewayServer, Trajectory, server_at
 from arpo.errors import ConfigError, ContextChangedError
+from arpo.http.serving import is_this_machine
 from arpo.tasks import Task
 from arpo.tools import CallContext, ToolResult
-
-Message = Mapping[str, Any]
+from arpo.tools.schemas import from_openai
 
 
 class GatewayEnvironment(Environment):
@@ -55,7 +54,7 @@ class GatewayEnvironment(Environment):
         self.key = os.environ.get(key_env, "") if key_env else ""
         if key_env and not self.key:
             raise ConfigError("is not in the environment", where="key_env", value=key_env)
-        if not self.key and not (host == "localhost" or _loopback(host)):
+        if not self.key and not is_this_machine(f"[{host}]" if ":" in host else host):
             raise ConfigError("other machines reach it: set `key_env`", where="host", value=host)
         if not self.command and not port:
             raise ConfigError("agents that no `command` starts need to know the port", where="port", value=port)
@@ -70,19 +69,20 @@ class GatewayEnvironment(Environment):
         if isinstance(asked, AgentEnd):
             raise RuntimeError(f"the agent ended before its first request. {asked.failure}".strip())
         self.asked, self.history = asked, asked.request.messages
-        tools = [
-            EnvironmentTool(name, description, schema, _taken, state_of=self.name)
-            for name, description, schema in asked.request.functions()
-        ]
-        return replace(task, messages=tuple(map(_spoken, asked.request.messages)), tools=tools)
+        return replace(
+            task,
+            messages=tuple(map(_spoken, self.history)),
+            tools=[_tool(tool, self.name) for tool in asked.request.tools],
+        )
 
     async def step(self, turn: AgentTurn) -> Step:
         made = [call for call, result in zip(turn.calls, turn.results, strict=True) if result.answered]
         if turn.calls and not made:
             return Step()  # the model reads what is wrong with its calls, and the agent goes on waiting
         calls = [replace(call, id=f"call_{turn.number}_{number}") for number, call in enumerate(made)]
-        message = assistant_message(turn.content, calls)
-        self.history = [*self.history, message]
+        made_json = calls_json(calls, [call.id for call in calls])
+        message = message_json(turn.content or ("" if not calls else None), calls=made_json)
+        self.history = [*self.history, ChatMessage.model_validate(message)]
         assert self.server is not None
         await self.server.run(_answer(self.asked, message))
         asked = await self._next(idle=not calls)
@@ -108,50 +108,50 @@ class GatewayEnvironment(Environment):
             self.server.close(self.trajectory)
 
 
-def continued(history: Sequence[Message], request: ChatRequest, before: ChatRequest) -> list[dict[str, Any]]:
+def continued(history: Sequence[ChatMessage], request: ChatRequest, before: ChatRequest) -> list[ChatMessage]:
     """The messages of `request` after those of `history`. Raises ContextChangedError where it does not go on there."""
     if request.tools != before.tools:
         raise ContextChangedError("the agent's next request has other tools")
     for number, (known, message) in enumerate(zip(history, request.messages, strict=False)):
         if _key(known) != _key(message):
-            shown = f"{str(message)[:200]} instead of {str(known)[:200]}"
+            shown = f"{message!r:.200} instead of {known!r:.200}"
             raise ContextChangedError(f"message {number} of the agent's next request is another one: {shown}")
     if len(request.messages) <= len(history):
         raise ContextChangedError("the agent's next request does not go on where the last turn ended")
     return request.messages[len(history) :]
 
 
-def observed(new: Sequence[Message], calls: Sequence[Call]) -> Step:
+def observed(new: Sequence[ChatMessage], calls: Sequence[Call]) -> Step:
     """What comes back for a turn with `calls`: their results, then words of the user. Raises ContextChangedError for
     anything else."""
-    results = {message.get("tool_call_id"): text_of(message.get("content")) for message in new[: len(calls)]}
+    results = {message.tool_call_id: message.content for message in new[: len(calls)]}
     said = new[len(calls) :]
-    roles = [message["role"] for message in new]
+    roles = [message.role for message in new]
     if roles != ["tool"] * len(calls) + ["user"] * len(said) or set(results) != {call.id for call in calls}:
         raise ContextChangedError(f"{len(calls)} calls are followed by messages of {', '.join(roles)}")
-    message = "\n\n".join(text_of(each.get("content")) for each in said) if said else None
+    message = "\n\n".join(each.content for each in said) if said else None
     return Step(message=message, results=tuple(results[call.id] for call in calls))
 
 
-def _key(message: Message) -> tuple[Any, ...]:
-    """What makes two messages the same: clients leave out nulls and write arguments in their own way."""
-    calls = [(call.id, call.name, call.arguments, call.error) for call in calls_of(message)]
-    return message["role"], text_of(message.get("content")).strip(), calls, message.get("tool_call_id")
+def _key(message: ChatMessage) -> tuple[Any, ...]:
+    """What makes two messages the same: clients write arguments in their own way."""
+    calls = [
+        (call.id, call.function.name, read_arguments(call.function.arguments)) for call in message.tool_calls or ()
+    ]
+    return message.role, message.content.strip(), calls, message.tool_call_id
 
 
-def _spoken(message: Message) -> dict[str, str]:
-    """A message of a first request as text."""
-    role = {"developer": "system"}.get(message["role"], message["role"])
-    if message.get("tool_calls") or role == "tool":
+def _spoken(message: ChatMessage) -> dict[str, str]:
+    """A message of a first request."""
+    if message.tool_calls or message.role == "tool":
         raise ValueError("the agent's first request holds tool calls already: a trajectory begins before them")
-    return {"role": role, "content": text_of(message.get("content"))}
+    return message.plain()
 
 
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _tool(offered: Json, environment: str) -> EnvironmentTool:
+    """A tool that a request offers."""
+    tool = from_openai(_taken, offered)
+    return EnvironmentTool(tool.name, tool.description, tool.schema, _taken, state_of=environment)
 
 
 async def _taken(environment: Environment, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
@@ -159,6 +159,6 @@ async def _taken(environment: Environment, arguments: Mapping[str, Any], context
     return ToolResult(text="")
 
 
-async def _answer(asked: AgentRequest, message: dict[str, Any]) -> None:
+async def _answer(asked: AgentRequest, message: Json) -> None:
     if not asked.answer.done():
-        asked.answer.set_result((message, "tool_calls" if message.get("tool_calls") else "stop"))
+        asked.answer.set_result(message)

@@ -12,10 +12,8 @@ import asyncio
 import json
 import os
 import secrets
-import socket
 import tempfile
 import threading
-import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,8 +25,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from arpo.chat.openai_wire import DONE, ChatRequest, Finish, WireError, chunk, completion, deltas, event
-from arpo.errors import ConfigError
+from arpo.chat.openai_wire import (
+    ChatRequest,
+    Json,
+    choice_json,
+    chunk_json,
+    completion_json,
+    error_json,
+    new_id,
+    parse_request,
+    sse,
+    usage_json,
+)
+from arpo.http.serving import BadRequest, json_body, listening_at
 from arpo.secrets import without_secrets
 from arpo.tasks import Task
 from arpo.tools.mcp.process import dies_with_parent
@@ -36,16 +45,25 @@ from arpo.tools.mcp.process import dies_with_parent
 T = TypeVar("T")
 MODEL = "arpo"
 POLL_S = 20.0  # that a request for a task waits for one
+MOST_BYTES = 64 << 20  # of a request
 MOST_INLINE = 100_000  # bytes of a task in an environment variable; a longer one is fetched
 TAIL = 2000  # characters of an agent's output that an error shows
 
 
+class NoTrajectoryError(Exception):
+    """There is none of this name (404), it has ended (410), or the key is wrong (401)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentRequest:
-    """A request for a turn; `answer` is the assistant's message and why it ends, or what is wrong."""
+    """A request for a turn; `answer` is the assistant's message, or None once the trajectory has ended."""
 
     request: ChatRequest
-    answer: "asyncio.Future[tuple[dict[str, Any], Finish] | WireError]"
+    answer: "asyncio.Future[Json | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +89,18 @@ class Trajectory:
     process: asyncio.subprocess.Process | None = None
     watch: "asyncio.Task[None] | None" = None
 
-    async def ask(self, request: ChatRequest, again: bool) -> tuple[dict[str, Any], Finish]:
+    async def ask(self, request: ChatRequest, again: bool) -> Json:
         """The answer to a request; `again`: the client repeats one whose answer it did not get."""
         if self.closed:
-            raise WireError(410, "this trajectory has ended")
+            raise NoTrajectoryError(410, "this trajectory has ended")
         self.taken.set()
         asked = self.last
         if not (again and asked is not None and asked.request == request):
             asked = self.last = AgentRequest(request, asyncio.get_running_loop().create_future())
             self.inbox.put_nowait(asked)
         answer = await asyncio.shield(asked.answer)
-        if isinstance(answer, WireError):
-            raise answer
+        if answer is None:
+            raise NoTrajectoryError(410, "this trajectory has ended")
         return answer
 
     async def next(self, deadline_s: float) -> AgentRequest | AgentEnd:
@@ -100,7 +118,7 @@ class Trajectory:
                 waiting.append(asked)
         for asked in waiting:
             if not asked.answer.done():
-                asked.answer.set_result(WireError(410, "this trajectory has ended"))
+                asked.answer.set_result(None)
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
 
@@ -112,15 +130,7 @@ class GatewayServer:
         self.host, self.key = host, key
         self.trajectories: dict[str, Trajectory] = {}
         self.waiting: asyncio.Queue[Trajectory] = asyncio.Queue()
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen there ({error.strerror})", where="port", value=f"{host}:{port}"
-            ) from error
-        self._socket.listen(1024)
+        self._socket = listening_at(host, port)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}/v1"
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._serve, name="arpo-gateway", daemon=True).start()
@@ -185,19 +195,21 @@ class GatewayServer:
             Route("/v1/models", self._models),
             Route("/v1/rollouts/{id}/models", self._models),
         ]
-        return Starlette(routes=routes, exception_handlers={WireError: _refused, 404: _not_here})
+        return Starlette(
+            routes=routes, exception_handlers={NoTrajectoryError: _refused, BadRequest: _refused, 404: _not_here}
+        )
 
     def _check_key(self, request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key and not secrets.compare_digest(given.encode(), self.key.encode()):
-            raise WireError(401, "this gateway needs its key (Authorization: Bearer ...)")
+            raise NoTrajectoryError(401, "this gateway needs its key (Authorization: Bearer ...)")
 
     def _named(self, request: Request) -> Trajectory:
         self._check_key(request)
         id_ = request.path_params.get("id") or request.headers.get("x-arpo-rollout", "")
         if id_ not in self.trajectories:
             hint = "take one by POST /v1/rollouts, and name it by path or by the header X-Arpo-Rollout"
-            raise WireError(410 if id_ else 404, f"there is no trajectory {id_!r}, or it has ended: {hint}")
+            raise NoTrajectoryError(410 if id_ else 404, f"there is no trajectory {id_!r}, or it has ended: {hint}")
         return self.trajectories[id_]
 
     async def _take(self, request: Request) -> Response:
@@ -221,31 +233,38 @@ class GatewayServer:
             said = json.loads(await request.body() or b"{}")
             end = AgentEnd(reward=float(said.get("reward") or 0.0), result=said.get("result"))
         except (ValueError, TypeError, AttributeError) as error:
-            raise WireError(400, f"an end is an object with a number `reward` and a `result`: {error}") from error
+            raise BadRequest(f"an end is an object with a number `reward` and a `result`: {error}") from error
         trajectory.inbox.put_nowait(end)
         return JSONResponse({"id": trajectory.id, "ended": True})
 
     async def _complete(self, request: Request) -> Response:
-        trajectory, asked = self._named(request), ChatRequest.read(await request.body())
+        trajectory, asked = self._named(request), parse_request(await json_body(request, MOST_BYTES))
+        if asked.n != 1:
+            raise BadRequest(f"n: a trajectory has one answer to a request (got {asked.n})")
         again = request.headers.get("x-stainless-retry-count", "0") != "0"
-        message, finish = await trajectory.ask(asked, again)
-        about: dict[str, Any] = {"id": f"chatcmpl-{secrets.token_hex(8)}", "model": MODEL, "created": int(time.time())}
+        message = await trajectory.ask(asked, again)
+        calls, id_ = message.get("tool_calls", ()), new_id()
+        finish = "tool_calls" if calls else "stop"
         if not asked.stream:
-            return JSONResponse(completion(message, finish, **about))
-        pieces = [chunk(delta, **about) for delta in deltas(message)] + [chunk({}, finish, **about)]
-        return StreamingResponse(iter([*map(event, pieces), DONE]), media_type="text/event-stream")
+            choice = choice_json(0, finish, message=message)
+            return JSONResponse(completion_json(id_, MODEL, [choice], usage_json(0, 0)))
+        deltas = [{"role": "assistant", "content": message["content"] or ""}]
+        deltas += [{"tool_calls": [{"index": index, **call}]} for index, call in enumerate(calls)]
+        choices = [*(choice_json(0, None, delta=delta) for delta in deltas), choice_json(0, finish)]
+        events = [*(sse(chunk_json(id_, MODEL, [choice])) for choice in choices), sse("[DONE]")]
+        return StreamingResponse(iter(events), media_type="text/event-stream")
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": MODEL}]})
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, WireError)
-    return JSONResponse(error.body, status_code=error.status)
+    status = error.status if isinstance(error, NoTrajectoryError) else 400
+    return JSONResponse(error_json(str(error), "invalid_request_error"), status_code=status)
 
 
 async def _not_here(request: Request, error: Exception) -> Response:
-    return await _refused(request, WireError(404, f"nothing is served at {request.url.path}"))
+    return await _refused(request, NoTrajectoryError(404, f"nothing is served at {request.url.path}"))
 
 
 @lru_cache(maxsize=8)
