@@ -3,7 +3,8 @@ what exists.
 
 A block of Python is run where a comment before it says so: `<!-- runs -->` (anywhere), `<!-- runs in: example -->` (in
 the folder that `arpo init` writes, on a tiny model), `<!-- runs in: run -->` (with a finished run), `<!-- runs where
-there is a sandbox -->`. Of `<!-- runs with TRL -->` only what is passed to TRL is checked, where TRL is installed.
+there is a sandbox -->`. Of `<!-- runs with TRL -->` only what is passed to TRL is checked, where TRL is installed;
+`<!-- runs with LangChain -->` is run by the gateway's tests.
 Every block of YAML is a recipe, or part of one.
 """
 

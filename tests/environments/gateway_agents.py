@@ -67,14 +67,6 @@ def bare(question: str) -> list[Any]:
             return messages
 
 
-def langchain(question: str) -> Any:
-    from langchain.agents import create_agent
-    from langchain_openai import ChatOpenAI
-
-    agent: Any = create_agent(ChatOpenAI(model="any"), tools=[parity], system_prompt="Use the tool.")
-    return agent.invoke({"messages": [{"role": "user", "content": question}]})
-
-
 def pydantic_ai(question: str) -> Any:
     from pydantic_ai import Agent
     from pydantic_ai.models.openai import OpenAIChatModel

@@ -248,11 +248,14 @@ def test_mistakes_name_their_option(options: dict[str, Any], where: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "package"), [("plain", "openai"), ("langchain", "langchain_openai"), ("pydantic_ai", "pydantic_ai")]
+    ("name", "package"), [("plain", "openai"), ("docs", "langchain_openai"), ("pydantic_ai", "pydantic_ai")]
 )
 def test_agents_of_other_libraries_unchanged(tokenizer: Any, name: str, package: str) -> None:
     pytest.importorskip(package)
     command = [sys.executable, str(Path(gateway_agents.__file__)), name]
+    if name == "docs":
+        page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+        command = [sys.executable, "-c", page.partition("runs with LangChain -->\n```python\n")[2].partition("```")[0]]
     rollout: Rollout = rollout_of(tokenizer, {"command": command}, leaves=6)
     assert not rollout.grown.failures, rollout.grown.failures
     assert set(rollout.grown.tree.endings.values()) == {StopReason.FINISHED}
