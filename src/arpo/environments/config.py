@@ -21,6 +21,7 @@ BUILT_IN = {
     "gymnasium": "arpo.environments.games:GymnasiumEnvironment",
     "textarena": "arpo.environments.games:TextArenaEnvironment",
     "gateway": "arpo.environments.gateway:GatewayEnvironment",
+    "openenv": "arpo.environments.openenv:OpenEnvEnvironment",
     "verifiers": "arpo.environments.verifiers:VerifiersEnvironment",
 }
 
