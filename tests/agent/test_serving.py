@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from agent_world import deployed, gated, served, until
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent_world import deployed, gated, served, until
 from arpo.agent.listening import listen
 from arpo.agent.turns import TextSplitter
 from arpo.chat.openai_wire import parse_request

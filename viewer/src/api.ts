@@ -235,6 +235,7 @@ export interface Leaf {
   tokens: number; // of the whole branch, prompt included
   calls: number; // outcomes on its path
   probe_line: boolean; // as the policy would have written it without branching
+  unscored?: boolean; // nobody asked for a reward: an agent in use
 }
 
 /** One segment token by token. Every array is as long as `ids`; those that only turns have are null elsewhere. */

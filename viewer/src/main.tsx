@@ -1,5 +1,8 @@
 import { render } from "preact";
 import { Shell } from "./shell";
 import "./style.css";
+import { TalkPage } from "./talk/TalkPage";
 
-render(<Shell />, document.getElementById("app")!);
+const app = document.getElementById("app")!;
+// `arpo serve` marks its page
+render("agent" in app.dataset ? <TalkPage /> : <Shell />, app);

@@ -81,7 +81,7 @@ function RunChoice({ runs, run, page }: { runs: RunSummary[]; run: RunSummary; p
   );
 }
 
-function ThemeButton() {
+export function ThemeButton() {
   const other = useTheme() === "dark" ? "light" : "dark";
   return <button type="button" class="theme" onClick={toggleTheme} aria-label={`Switch to ${other} colours`} title={`Switch to ${other} colours`}>◐</button>;
 }

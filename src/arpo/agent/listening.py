@@ -3,7 +3,6 @@
 Knows uvicorn and signals. Refuses to know what is answered.
 """
 
-import secrets
 import socket
 import time
 from types import FrameType
@@ -45,7 +44,3 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
         hint = "Name the environment variable that holds one: --key-env ARPO_SERVE_KEY"
         raise ConfigError("a server for other machines needs a key", where="--host", value=host, hint=hint)
     return listening_at(host, port)
-
-
-def new_token() -> str:
-    return secrets.token_urlsafe(24)

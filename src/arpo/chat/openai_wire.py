@@ -66,7 +66,8 @@ class _StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A request. `samples` and `pick` are arpo's own: see `arpo.Agent.ask`."""
+    """A request. `samples` and `pick` are arpo's own: see `arpo.Agent.ask`; `tree` asks for the whole tree with the
+    answer."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -85,6 +86,7 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
     samples: int = Field(default=1, ge=1, le=256)
     pick: Literal["vote", "judge"] = "vote"
+    tree: bool = False
 
     @property
     def most_tokens(self) -> int | None:

@@ -26,14 +26,14 @@ from arpo.errors import ArpoError, ConfigError
 from arpo.http.serving import is_this_machine, listening_at
 from arpo.terminal_safe import print_line
 from arpo.view.library import Library, NotHereError, as_text
-from arpo.view.page import built_page
+from arpo.view.page import ViewerPage, built_page
 
 PORT = 8470  # used if it is free, so that a forwarded port stays the same
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {
+HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -61,7 +61,7 @@ class TokenGuard:
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 message = {**message, "headers": [*message.get("headers", ()), *headers]}
             await send(message)
 
@@ -88,6 +88,18 @@ class TokenGuard:
         return [bearer, request.cookies.get(self._cookie, ""), request.query_params.get("token", "")]
 
 
+def asset_routes(page: ViewerPage) -> list[Route]:
+    """The routes of the page's script and style sheet."""
+
+    async def script(request: Request) -> Response:
+        return Response(page.script, media_type="text/javascript; charset=utf-8")
+
+    async def style(request: Request) -> Response:
+        return Response(page.style, media_type="text/css; charset=utf-8")
+
+    return [Route(f"/{page.script_at}", script), Route(f"/{page.style_at}", style)]
+
+
 def application(library: Library, token: str) -> Starlette:
     """The web application over `library`. Clients with `token` may read."""
     page = built_page()
@@ -97,12 +109,6 @@ def application(library: Library, token: str) -> Starlette:
         response.set_cookie(cookie_of(token), token, httponly=True, samesite="strict", path="/")
         return response
 
-    async def script(request: Request) -> Response:
-        return Response(page.script, media_type="text/javascript; charset=utf-8")
-
-    async def style(request: Request) -> Response:
-        return Response(page.style, media_type="text/css; charset=utf-8")
-
     async def api(request: Request) -> Response:
         asked = {
             name: value for name, value in request.query_params.items() if name != "token"
@@ -111,8 +117,7 @@ def application(library: Library, token: str) -> Starlette:
 
     routes = [
         Route("/", index),
-        Route(f"/{page.script_at}", script),
-        Route(f"/{page.style_at}", style),
+        *asset_routes(page),
         Route("/api/{rest:path}", api),
     ]
     app = Starlette(

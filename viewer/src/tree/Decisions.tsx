@@ -27,6 +27,7 @@ export function Whole({ tree }: { tree: Tree }) {
   const made = decided(tree).map((node) => node.decision);
   const [granted, refused] = [made.reduce((sum, { granted }) => sum + granted, 0), made.reduce((sum, { refused }) => sum + refused, 0)];
   const rewards = tree.leaves.flatMap((leaf) => (leaf.reward === null ? [] : [leaf.reward]));
+  const unscored = tree.leaves.some((leaf) => leaf.unscored);
   const right = tree.leaves.filter((leaf) => (leaf.accuracy ?? 0) >= 1).length;
   const written = tree.nodes.reduce((sum, node) => sum + node.tokens, 0);
   const flat = tree.leaves.reduce((sum, leaf) => sum + leaf.tokens, 0);
@@ -36,13 +37,17 @@ export function Whole({ tree }: { tree: Tree }) {
     <dl class="about whole">
       <dt class="author">this tree</dt>
       <dd>{count(tree.leaves.length, "leaf", "leaves")} of {tree.growth.leaves}, from {tree.growth.roots === null ? "roots chosen by pilot" : count(tree.growth.roots, "root")}</dd>
-      <dt>Reward</dt>
-      <dd>{rewards.length ? `${number(rewards.reduce((a, b) => a + b) / rewards.length, 2)} on average, ${right} of ${tree.leaves.length} right` : NONE}</dd>
+      {!unscored && (
+        <>
+          <dt>Reward</dt>
+          <dd>{rewards.length ? `${number(rewards.reduce((a, b) => a + b) / rewards.length, 2)} on average, ${right} of ${tree.leaves.length} right` : NONE}</dd>
+        </>
+      )}
       <dt>Rule</dt>
       <dd>{rule(tree)}</dd>
       <dt>Branches</dt>
       <dd>{granted} given at {count(made.filter((one) => one.granted).length, "fork")} of {count(made.length, "tip")}{refused > 0 && `, ${refused} refused`}</dd>
-      {granted > 0 && (
+      {granted > 0 && !unscored && (
         <>
           <dt>Paid off</dt>
           <dd><span class="good">helped {times(1)}</span>, <span class="bad">hurt {times(-1)}</span>, no difference {times(0)}</dd>

@@ -49,7 +49,7 @@ export function Segment({ at, tint, ask, selected, onSelect, children }: {
       {raw && (tokens ? <RawTokens tokens={tokens} /> : <p class="soft">Reading …</p>)}
       {at.data.leaf && (
         <p class="ends">
-          <b class={tone(at.data.leaf)}>{verdict(at.data.leaf)}</b> · {ENDINGS[at.data.leaf.ending]}
+          {!at.data.leaf.unscored && <><b class={tone(at.data.leaf)}>{verdict(at.data.leaf)}</b> · </>}{ENDINGS[at.data.leaf.ending]}
           {at.data.leaf.answer !== null && <> · answer: <Text text={at.data.leaf.answer} limit={200} /></>}
         </p>
       )}

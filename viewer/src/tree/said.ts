@@ -21,6 +21,7 @@ export const name = (node: Node) =>
 
 /** "✓ 1" where the answer was right, "✗ 0" where not, "· 0.4" where that is not known. */
 export function verdict(leaf: Leaf): string {
+  if (leaf.unscored) return "";
   const sign = leaf.accuracy === null ? "·" : leaf.accuracy >= 1 ? "✓" : leaf.accuracy > 0 ? "◐" : "✗";
   return leaf.reward === null ? "no reward" : `${sign} ${number(leaf.reward, 2)}`;
 }
@@ -33,8 +34,8 @@ export function tone({ accuracy, reward }: Leaf): "soft" | "good" | "warn" | "ba
 }
 
 export function leafLabel(leaf: Leaf, limit: number): string {
-  const end = leaf.ending === "finished" ? "" : ` · ${ENDINGS[leaf.ending]}`;
-  return line(`${verdict(leaf)}${end}${leaf.answer === null ? "" : ` · ${leaf.answer.slice(0, 400)}`}`, limit);
+  const end = leaf.ending === "finished" ? "" : ENDINGS[leaf.ending];
+  return line([verdict(leaf), end, leaf.answer?.slice(0, 400)].filter(Boolean).join(" · ") || "finished", limit);
 }
 
 /** Letters that the tree's longest leaf label takes, at most `limit`. */

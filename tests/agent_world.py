@@ -1,4 +1,4 @@
-"""A deployed agent of scripted turns, for the tests of this folder."""
+"""A deployed agent of scripted turns, and its server in a thread."""
 
 import asyncio
 import signal
@@ -73,17 +73,19 @@ def served(deployed: DeployedAgent, **limits: Any) -> Iterator[Running]:
 
 
 class Gate(EngineWrapper):
-    """An engine that begins a turn when it is let: `started` counts, `cancelled` too."""
+    """An engine that begins a turn when it is let, if `holds` says so of its prompt: `started` counts, `cancelled`
+    too."""
 
-    def __init__(self, engine: EngineBase) -> None:
+    def __init__(self, engine: EngineBase, holds: Callable[[Any], object] = lambda prompt: True) -> None:
         super().__init__(engine)
+        self.holds = holds
         self.open = threading.Event()
         self.started = self.cancelled = 0
 
     async def sample(self, prompt: Any, params: Any) -> AsyncIterator[Any]:
         self.started += 1
         try:
-            while not self.open.is_set():  # noqa: ASYNC110  set in another thread
+            while self.holds(prompt) and not self.open.is_set():  # noqa: ASYNC110  set in another thread
                 await asyncio.sleep(0.002)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -92,10 +94,10 @@ class Gate(EngineWrapper):
             yield chunk
 
 
-def gated(deployed: DeployedAgent) -> Gate:
+def gated(deployed: DeployedAgent, holds: Callable[[Any], object] = lambda prompt: True) -> Gate:
     """Put a gate before the engine of `deployed`."""
     components = cast(Components, deployed.components)
-    gate = Gate(components.agent.engine)
+    gate = Gate(components.agent.engine, holds)
     deployed.components = replace(components, agent=replace(components.agent, engine=gate))
     return gate
 
