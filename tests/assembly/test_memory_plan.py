@@ -1,15 +1,22 @@
 """`arpo plan`: the paper's recipes fit on the node that they are written for, and what does not is refused with a way
 out."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from arpo.assembly.memory_plan import Gpus, check_fits, describe, meta_model, plan_memory, remedies
+from arpo.assembly import machine_memory
+from arpo.assembly.machine_memory import check_memory
+from arpo.assembly.memory_plan import Gpus, check_fits, describe, plan_memory, remedies, shape_of
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.learner.memory import PER_PASS, LearnerPlan, ModelShape, learner_bytes
+from arpo.models.loading import with_lora
 from arpo.recipe.load import load_recipe
+from arpo.training.pipeline import train
+from tiny_project import TinyProject
 
 NODE = Gpus.parse("8xH100-80")
 # Sizes as the models' config.json on the Hub have them.
@@ -93,10 +100,34 @@ def test_sizes_are_counted_on_a_model_without_memory(tmp_path: Path) -> None:
     )
     config.vocab_size = 64
     config.save_pretrained(tmp_path)
-    shape = ModelShape.from_model(meta_model(load_recipe("quickstart", ["model.lora=null"]), tmp_path))
-    assert shape.parameters == sum(p.numel() for p in Qwen2ForCausalLM(config).parameters())
+    shape = shape_of(load_recipe("quickstart", ["model.lora=null"]), tmp_path)
+    model = Qwen2ForCausalLM(config)
+    assert shape.parameters == model.num_parameters()
     assert (shape.hidden, shape.query_width, shape.key_width, shape.mlp_width) == (32, 32, 16, 48)
     assert shape.root == 2 * 64 * 32 + 32
+    for targets in ("all-linear", "[q_proj, down_proj]"):
+        run = load_recipe("quickstart", [f"model.lora.targets={targets}"])
+        adapted = ModelShape.from_model(with_lora(deepcopy(model), run.model.lora))
+        assert shape_of(run, tmp_path) == adapted, "as PEFT counts them"
+
+
+def test_what_cannot_fit_here_is_refused_before_anything_is_loaded(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU main memory is the limit, which ranks share."""
+    run = load_recipe(tiny_project.recipe, ["train.token_budget=300000"])
+    monkeypatch.setattr(machine_memory, "free_memory", lambda: 10**9)
+    with pytest.raises(ConfigError, match=r"main memory.*train.token_budget=4096.*--override") as refusal:
+        train(run, out=tmp_path / "run", console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+    assert check_memory(run, tiny_project.model, override=True) == str(refusal.value)
+    mended = load_recipe(tiny_project.recipe, ["train.token_budget=4096"])
+    assert check_memory(mended, tiny_project.model) is None
+    monkeypatch.setenv("WORLD_SIZE", "80")
+    with pytest.raises(ConfigError, match="for each rank"):
+        check_memory(mended, tiny_project.model)
+    monkeypatch.setattr(machine_memory, "free_memory", lambda: None)
+    assert check_memory(run, tiny_project.model) is None, "the machine does not say"
 
 
 def test_parts_add_up_and_shards_divide() -> None:

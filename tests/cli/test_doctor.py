@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from arpo.assembly import machine_memory
 from arpo.cli import doctor, forecast
 from arpo.cli.doctor import NEEDED_MEMORY_GB, TESTED, Diagnosis, Level, examine, show
 from arpo.recipe.load import load_recipe
@@ -80,9 +81,9 @@ def test_free_memory_is_the_machine_s_or_the_container_s(
         (group / "memory.max").write_text(f"{limit * 2**30 if isinstance(limit, int) else limit}\n")
         (group / "memory.current").write_text(f"{used * 2**30}\n")
         (group / "memory.stat").write_text(f"anon 1\ninactive_file {2**30}\n")
-    free = doctor._free_memory_gb(tmp_path)
-    assert free == expected
-    monkeypatch.setattr(doctor, "_free_memory_gb", lambda: free)
+    free = machine_memory.free_memory(tmp_path)
+    assert free == expected * 2**30
+    monkeypatch.setattr(machine_memory, "free_memory", lambda: free)
     assert (doctor._memory().level is Level.PROBLEM) == (expected < NEEDED_MEMORY_GB), "then it is not ready"
 
 

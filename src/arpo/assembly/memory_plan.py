@@ -7,16 +7,19 @@ config is enough. Its figures have not been held against a GPU.
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError
 from arpo.learner.memory import PER_PASS, LearnerPlan, ModelShape, learner_bytes
+from arpo.models.loading import LoraSettings
 from arpo.recipe.run import RunConfig
 
 GB = 10**9
+CPU = "CPU"
+"""The name of `Gpus` that are none: ranks of the learner on a CPU."""
 USABLE = 0.925
 """Share of a GPU that tensors can take: CUDA's context, NCCL's buffers and holes between blocks take the rest."""
 ASLEEP = 2 * GB
@@ -44,6 +47,11 @@ class Gpus:
     name: str
     memory: float
 
+    @property
+    def is_main_memory(self) -> bool:
+        """Whether ranks compute on a CPU: each has its share of main memory, and so has the engine."""
+        return self.name == CPU
+
     @classmethod
     def parse(cls, text: str) -> "Gpus":
         """Of `8xH100-80` or `A6000-48`. Raises ConfigError."""
@@ -63,6 +71,8 @@ class MemoryPlan:
     gpus: Gpus
     shape: ModelShape
     learner: LearnerPlan
+    ranks: int | None
+    """As they were given; None: those of the learner follow from the GPUs."""
     engines: int
     """GPUs that vLLM has alone."""
     tokens: int
@@ -77,7 +87,7 @@ class MemoryPlan:
 
     @property
     def limit(self) -> float:
-        return USABLE * self.gpus.memory
+        return self.gpus.memory * (1 if self.gpus.is_main_memory else USABLE)
 
     @property
     def engine_fits(self) -> bool:
@@ -97,7 +107,7 @@ class MemoryPlan:
     @property
     def engine_room(self) -> float:
         """Bytes of one GPU that the engine may take while it samples."""
-        if self.run.engine.kind == "vllm":
+        if self.run.engine.kind == "vllm" and not self.gpus.is_main_memory:
             share = self.run.engine.vllm.gpu_memory_utilization if self.run.engine.vllm else 0.4
             return share * self.gpus.memory
         return 2 * self.shape.parameters + self.run.engine.memory_gb * 2**30
@@ -110,21 +120,31 @@ class MemoryPlan:
         return max(0, longer - 1)
 
 
-def meta_model(run: RunConfig, folder: Path) -> Any:
-    """The model whose config lies in `folder`, without memory, with the adapters of `run`. Raises ConfigError."""
+def shape_of(run: RunConfig, folder: Path) -> ModelShape:
+    """Sizes of the model whose config lies in `folder`, with the adapters of `run`. Raises ConfigError."""
+    model = meta_model(folder, trust=run.model.trust_remote_code)
+    try:
+        shape = ModelShape.from_model(model)
+    except AttributeError as error:
+        what = f"the memory of {type(model).__name__} cannot be told: {error}"
+        raise ConfigError(what, where="model.source", value=run.model.source) from error
+    return replace(shape, adapters=_adapters(model, run.model.lora)) if run.model.lora else shape
+
+
+def meta_model(folder: Path, *, trust: bool = False) -> Any:
+    """The model whose config lies in `folder`, without memory. Raises ConfigError."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from arpo.models.loading import check_files, refuse_code, with_lora
+    from arpo.models.loading import check_files, refuse_code
 
-    trust = run.model.trust_remote_code
     try:
         check_files(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
         with init_empty_weights(include_buffers=True):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
             model.tie_weights()
-            return with_lora(model, run.model.lora) if run.model.lora else model
+            return model
     except (OSError, ValueError, AttributeError, KeyError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -133,29 +153,48 @@ def meta_model(run: RunConfig, folder: Path) -> Any:
         raise ConfigError(what, where="model.source") from error
 
 
+def _adapters(model: Any, lora: LoraSettings) -> int:
+    """Parameters of the adapters that PEFT would add to `model`, which takes it seconds."""
+    targets, embedding, head = lora.targets, model.get_input_embeddings(), model.get_output_embeddings()
+    numbers = 0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.dim() != 2:
+            continue
+        every = targets == "all-linear" and module is not embedding and module is not head
+        if every or (targets != "all-linear" and any(f".{name}".endswith(f".{target}") for target in targets)):
+            numbers += lora.rank * sum(weight.shape)
+    return numbers
+
+
 def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | None = None) -> MemoryPlan:
     """`ranks`: None for a rank a GPU that vLLM's `replicas` do not name; with all named, one a GPU beside vLLM.
     Raises ConfigError where a replica names a GPU that is not there."""
     vllm = run.engine.vllm if run.engine.kind == "vllm" else None
     groups = () if vllm is None or isinstance(vllm.replicas, int) else vllm.replicas
     named = {device for group in groups for device in group.split(",")}
-    numbers = {str(number) for number in range(gpus.count)}
-    if strange := sorted(named - numbers):
-        raise ConfigError(
-            f"there are {gpus.count} GPUs, from 0 on", where="engine.vllm.replicas", value=", ".join(strange)
-        )
-    apart = named if named < numbers else set()
+    first = {str(number) for number in range(ranks or gpus.count)}
+    if ranks is not None:  # they take the first GPUs
+        apart = set() if named & first else named
+    elif strange := sorted(named - first):
+        what = f"there are {gpus.count} GPUs, from 0 on"
+        raise ConfigError(what, where="engine.vllm.replicas", value=", ".join(strange))
+    else:
+        apart = named if named < first else set()
     size = ranks or gpus.count - len(apart)
     learner = LearnerPlan(
         ranks=size,
         replicas=run.model.replicas if size % run.model.replicas == 0 else 1,
         width=4 if run.model.dtype == "float32" else 2,
         checkpointing=run.model.gradient_checkpointing,
-        offload=run.model.offload,
+        offload=run.model.offload and not gpus.is_main_memory,
         reference=run.loss.kl_coefficient > 0 and run.model.lora is None,
     )
     tokens = max(run.train.token_budget, run.rollout.branch_tokens)  # a path is never cut
-    if vllm is None:
+    if gpus.is_main_memory:  # an engine in this process shares weights, and gives its keys back for an update
+        servers = 0 if vllm is None or vllm.urls else max(1, len(groups) or int(vllm.replicas))  # type: ignore[call-overload]
+        engine = servers * (learner.width * shape.parameters + run.engine.memory_gb * 2**30) / size
+    elif vllm is None:
         engine = 0.0 if run.engine.kind == "openai" else 2 * shape.parameters + run.engine.memory_gb * 2**30
     elif apart or vllm.urls:
         engine = 0.0
@@ -166,6 +205,7 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         gpus=gpus,
         shape=shape,
         learner=learner,
+        ranks=ranks,
         engines=len(apart),
         tokens=tokens,
         parts=learner_bytes(shape, learner, tokens),
@@ -181,25 +221,25 @@ def remedies(plan: MemoryPlan) -> list[str]:
             run = plan.run
             for _, update in chosen:
                 run = update(run)
-            if plan_memory(run, plan.shape, plan.gpus).fits:
+            if plan_memory(run, plan.shape, plan.gpus, ranks=plan.ranks).fits:
                 return [text for text, _ in chosen]
     return []
 
 
 def _changes(plan: MemoryPlan) -> Iterator[tuple[str, Any]]:
-    run = plan.run
-    vllm = run.engine.vllm
+    run, gpus = plan.run, not plan.gpus.is_main_memory
     if not run.model.gradient_checkpointing:
         yield "model.gradient_checkpointing=true", lambda r: _with(r, "model", gradient_checkpointing=True)
-    if plan.engine > ASLEEP and run.engine.kind == "vllm" and vllm and not vllm.urls and not run.train.max_staleness:
+    vllm = run.engine.vllm if run.engine.kind == "vllm" and gpus else None
+    if vllm and plan.engine > ASLEEP and not vllm.urls and not run.train.max_staleness:
         yield "engine.vllm.sleep=true", lambda r: _with(r, "engine", vllm=vllm.model_copy(update={"sleep": True}))
     smaller = max(run.rollout.branch_tokens, 4096)
     if run.train.token_budget > smaller:
         budget = -(-smaller // 1024) * 1024
         yield f"train.token_budget={budget}", lambda r: _with(r, "train", token_budget=budget)
-    if not run.model.offload and plan.learner.ranks > 1:
+    if gpus and not run.model.offload and plan.learner.ranks > 1:
         yield "model.offload=true", lambda r: _with(r, "model", offload=True)
-    if run.engine.kind == "local" and run.engine.memory_gb > 8:
+    if gpus and run.engine.kind == "local" and run.engine.memory_gb > 8:
         yield "engine.memory_gb=8", lambda r: _with(r, "engine", memory_gb=8.0)
 
 
@@ -266,7 +306,9 @@ def check_fits(plan: MemoryPlan) -> None:
         what = f"the engine's {plan.engine_room / GB:.0f} GB hold no {needs:.0f} GB of weights and a branch's keys"
     else:
         where = "model"
-        what = f"an update needs {plan.needed / GB:.0f} GB of each GPU, and {plan.limit / GB:.0f} GB are usable"
+        of = "main memory for each rank" if plan.gpus.is_main_memory else "each GPU"
+        what = f"an update needs {plan.needed / GB:.3g} GB of {of}, and {plan.limit / GB:.3g} GB are usable"
     fitting = remedies(plan)
-    hint = f"It fits with {' '.join(fitting)}" if fitting else "Use more GPUs, LoRA (model.lora={}) or a smaller model"
+    more = "" if plan.gpus.is_main_memory else "more GPUs, "
+    hint = f"It fits with {' '.join(fitting)}" if fitting else f"Use {more}LoRA (model.lora={{}}) or a smaller model"
     raise ConfigError(what, where=where, value=plan.run.model.source, hint=f"{hint}; --override goes on regardless")

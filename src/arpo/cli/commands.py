@@ -47,6 +47,7 @@ def train(
     resume: options.TrainResume = None,
     again: options.TrainAgain = False,
     accept: options.TrainAccept = None,
+    override: options.Override = False,
     try_: options.TrainTry = False,
     print_: options.TrainPrint = False,
 ) -> None:
@@ -66,11 +67,11 @@ def train(
     elif try_:
         from arpo.dry_run.dry_run import dry_run
 
-        dry_run(run)
+        dry_run(run, override=override)
     else:
         from arpo.training.pipeline import train as carry_out
 
-        carry_out(run, out=resume or out, resume=resume is not None, again=again, accept=accepted)
+        carry_out(run, out=resume or out, resume=resume is not None, again=again, accept=accepted, override=override)
 
 
 @app.command()
@@ -79,7 +80,7 @@ def plan(
     recipe: Recipe,
     overrides: Overrides = None,
     gpus: Annotated[str, typer.Option(metavar="COUNTxNAME-GB", help="On which: 8xH100-80, RTX4090-24.")] = "8xH100-80",
-    override: Annotated[bool, typer.Option("--override", help="A recipe that does not fit is no error.")] = False,
+    override: options.Override = False,
 ) -> None:
     """Say by arithmetic whether a recipe fits on GPUs.
 

@@ -201,36 +201,22 @@ def _threads() -> Diagnosis:
 
 
 def _memory() -> Diagnosis:
-    free = _free_memory_gb()
-    if free is None:
+    from arpo.assembly.machine_memory import free_memory
+
+    free_bytes = free_memory()
+    if free_bytes is None:
         return Diagnosis(
             "memory",
             "how much is free cannot be read here",
             Level.NOTE,
             f"the quickstart takes {NEEDED_MEMORY_GB:g} GB",
         )
+    free = free_bytes / 2**30
     text = f"{free:.1f} GB free"
     if free < NEEDED_MEMORY_GB:
         advice = f"the quickstart takes about {NEEDED_MEMORY_GB:g} GB; less: train.token_budget=1024 engine.memory_gb=1"
         return Diagnosis("memory", text, Level.PROBLEM, advice)
     return Diagnosis("memory", text)
-
-
-def _free_memory_gb(root: Path = Path("/")) -> float | None:
-    """What the machine has free, or the container that this runs in (cgroup v2), if that is less."""
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-    except (OSError, StopIteration):
-        return None
-    group = root / "sys/fs/cgroup"
-    try:
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + int(counts.get("inactive_file", 0)))  # a cache of files makes room
-    except (OSError, ValueError):  # no group, or one without a limit ("max")
-        pass
-    return free / 2**30
 
 
 def _disk() -> Iterator[Diagnosis]:

@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from arpo.assembly.memory_plan import Gpus, check_fits, describe, meta_model, plan_memory
+from arpo.assembly.memory_plan import Gpus, check_fits, describe, plan_memory, shape_of
 from arpo.errors import ConfigError
-from arpo.learner.memory import ModelShape
 from arpo.models.sources import fetch_config
 from arpo.recipe.load import load_recipe
 from arpo.terminal_safe import print_line
@@ -15,8 +14,7 @@ def show_plan(recipe: str, overrides: Sequence[str], *, gpus: str, override: boo
     """Print the plan. Raises ConfigError where the recipe does not fit, unless `override`."""
     machine = Gpus.parse(gpus)
     run = load_recipe(recipe, overrides)
-    shape = ModelShape.from_model(meta_model(run, fetch_config(run.model.source)))
-    plan = plan_memory(run, shape, machine)
+    plan = plan_memory(run, shape_of(run, fetch_config(run.model.source)), machine)
     print_line(describe(plan))
     try:
         check_fits(plan)

@@ -20,6 +20,10 @@ Out = Annotated[
     typer.Option(parser=path, metavar="DIR", help="Where to write it (else the recipe's `out`, or runs/NAME)."),
 ]
 
+Override = Annotated[
+    bool, typer.Option("--override", help="Go on where memory by arithmetic does not hold the recipe.")
+]
+
 TrainRecipe = Annotated[str | None, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
 TrainResume = Annotated[
     Path | None, typer.Option(parser=path, metavar="RUN", help="Go on with the run in this folder.")

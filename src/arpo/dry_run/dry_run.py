@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo.assembly.components import Components, build_components, build_learner, read_tasks
+from arpo.assembly.machine_memory import check_memory
 from arpo.assembly.served import refuse_training
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree, attribute, credit
@@ -47,10 +48,11 @@ class DryRun:
     estimate: RunEstimate
 
 
-def dry_run(run: RunConfig, console: Console | None = None) -> DryRun:
+def dry_run(run: RunConfig, console: Console | None = None, *, override: bool = False) -> DryRun:
     """Show one task of `run` as training would treat it, then time further ones and an update.
 
-    Raises ConfigError and the other ArpoErrors, as the run itself would.
+    Raises ConfigError and the other ArpoErrors, as the run itself would. `override`: also where it cannot fit into this
+    machine's memory.
     """
     refuse_training(run)
     console = console or Console()
@@ -62,7 +64,10 @@ def dry_run(run: RunConfig, console: Console | None = None) -> DryRun:
         display.say(console, f"cold start  {len(traces)} traces")
     cache = SFTCache(run)
     reset_peak_memory()
-    components = build_components(run, fetch(run.model.source), cache.model)
+    source = fetch(run.model.source)
+    if unfit := check_memory(run, source, override=override):
+        display.say(console, f"warning: {unfit}")
+    components = build_components(run, source, cache.model)
     warning = ""
     if run.cold_start and cache.model is None:
         warning = "not cold-started yet (the run, or `arpo sft`, does that first): expect it not to know the protocol"

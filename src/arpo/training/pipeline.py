@@ -60,6 +60,7 @@ def train(
     resume: bool = False,
     again: bool = False,
     accept: Sequence[str] = (),
+    override: bool = False,
     callbacks: Sequence[Callback | StepFunction] = (),
     console: Console | None = None,
 ) -> Path:
@@ -71,7 +72,8 @@ def train(
 
     With `resume` the run in that folder goes on from its newest whole checkpoint (a finished one is left as it is);
     `accept` names what may have changed since: parts (`data`, `reward`, ...) or keys of the recipe. With `again` an
-    earlier run there is moved aside first. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError and
+    earlier run there is moved aside first. A run that by arithmetic cannot fit into this machine's memory is refused,
+    unless `override`. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError and
     the other ArpoErrors. The results so far stay, and the summary says how the run ended: finished, stopped (by its
     gates), interrupted or failed.
 
@@ -94,7 +96,7 @@ def train(
         return folder_path
     refuse_training(run)
     check_trackers(run.train.trackers)
-    prepared = prepare(original, resume=resume)
+    prepared = prepare(original, resume=resume, override=override)
     parts = prepared.fingerprint(run)
     changed = check_resumption(folder_path, parts, accept) if resume else []
     if again and (aside := move_aside(folder_path)):

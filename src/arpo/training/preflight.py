@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from arpo.assembly.components import Setting, build_setting, read_tasks
+from arpo.assembly.machine_memory import check_memory
 from arpo.errors import ConfigError
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig, plain
@@ -45,8 +46,9 @@ class Prepared:
         return fingerprint(run, self.tasks, self.setting.tools, self.source)
 
 
-def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
-    """Raises ConfigError and FormatError, which name key or file. A run that goes on needs no traces any more."""
+def prepare(run: RunConfig, *, resume: bool = False, override: bool = False) -> Prepared:
+    """Raises ConfigError and FormatError, which name key or file. A run that goes on needs no traces any more. With
+    `override` too little memory is a warning."""
     began = time.monotonic()
     tasks: dict[str, list[Task]] = {}
     notes: list[tuple[str, str]] = []
@@ -66,7 +68,10 @@ def prepare(run: RunConfig, *, resume: bool = False) -> Prepared:
     notes += [(f"{split} data: {text}", "warning") for split, text in warnings.items() if text]
     setting = build_setting(run)
     notes += [(text, "info") for text in setting.notes()]
-    return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=fetch(run.model.source), began=began)
+    source = fetch(run.model.source)
+    if warning := check_memory(run, source, override=override):
+        notes.append((warning, "warning"))
+    return Prepared(tasks=tasks, notes=tuple(notes), setting=setting, source=source, began=began)
 
 
 def at_its_end(run: RunConfig, folder: Path) -> bool:
