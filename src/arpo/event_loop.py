@@ -1,5 +1,5 @@
 """Runs a coroutine to completion from synchronous code, with or without a running event loop; a group of tasks that
-fails with a plain error; and what a task tells, as a stream.
+fails with a plain error; what a task tells, as a stream; and a wait that is not broken off.
 
 Knows `asyncio.run` and threads. Refuses to know what the coroutine does.
 """
@@ -42,6 +42,22 @@ async def told(work: Callable[[Callable[[E], None]], Coroutine[Any, Any, T]]) ->
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def finished(work: asyncio.Future[T]) -> T:
+    """The result of `work`. Where this is cancelled, the work is finished first, and the cancellation raised at the
+    next await."""
+    interrupted = False
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            interrupted = True
+    task = asyncio.current_task()
+    if interrupted and task is not None:
+        task.uncancel()
+        task.cancel()
+    return work.result()
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:

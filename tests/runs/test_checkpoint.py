@@ -36,7 +36,7 @@ def write(folder: Path, tokenizer: Any, *steps: int, keep: int = 9, best: int = 
     for step in steps:
         state, learner = TrainState(step=step, best_step=best, window=(0.5, 1.25)), learner_of(tiny_model("llama"))
         step_of(learner)
-        checkpoint.save(folder, state, learner, tokenizer, keep=keep)
+        checkpoint.save(folder, state, learner.snapshot(), tokenizer, keep=keep)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path, tokenizer: Any) -> None:
@@ -45,7 +45,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, tokenizer: Any) -> None:
     step_of(learner)
     step_of(learner)
     state = TrainState(step=12, position=96, window=(0.1, 2.0), best=0.5, best_step=8, validated=12, seconds=3.5)
-    saved = checkpoint.save(tmp_path, state, learner, tokenizer, keep=1)
+    saved = checkpoint.save(tmp_path, state, learner.snapshot(), tokenizer, keep=1)
     found, passed = checkpoint.newest(tmp_path)
     assert found == saved and found is not None and found.state == state and passed == []
     again = tiny_model("llama", seed=1)
@@ -147,7 +147,7 @@ def test_weights_that_are_not_finite_are_passed_over(tmp_path: Path, tokenizer: 
     model = tiny_model("llama")
     with torch.no_grad():
         model.get_decoder().layers[1].mlp.up_proj.weight[3, 5] = number
-    checkpoint.save(tmp_path, TrainState(step=2), learner_of(model), tokenizer, keep=9)
+    checkpoint.save(tmp_path, TrainState(step=2), learner_of(model).snapshot(), tokenizer, keep=9)
     for doubtful in (False, True):
         found, passed = checkpoint.newest(tmp_path, doubtful=doubtful)
         assert found is not None and found.state.step == 1
@@ -160,7 +160,7 @@ def test_what_came_after_skipped_updates_is_only_used_where_there_is_nothing_els
     model = tiny_model("llama")
     for step, skipped in ((2, 1), (4, 0), (6, 1), (7, 2)):
         state = TrainState(step=step, skipped=skipped)
-        checkpoint.save(tmp_path, state, learner_of(model), tokenizer, keep=9)
+        checkpoint.save(tmp_path, state, learner_of(model).snapshot(), tokenizer, keep=9)
     found, passed = checkpoint.newest(tmp_path)
     assert found is not None and found.state.step == 4
     assert [text.partition(":")[0] for text in passed] == ["step-000007", "step-000006"] and "not finite" in passed[0]

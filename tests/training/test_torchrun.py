@@ -87,6 +87,8 @@ def test_the_loss_of_a_rank_ends_the_run(tiny_project: TinyProject, tmp_path: Pa
     os.kill(follower_of(process.pid), signal.SIGKILL)
     text, _ = process.communicate()
     assert process.returncode == 1, text
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "failed" and "LearnerError" in summary["reason"], text
 
 
 def follower_of(launcher: int) -> int:

@@ -192,7 +192,9 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
     )
     tokens = max(run.train.token_budget, run.rollout.branch_tokens)  # a path is never cut
     if gpus.is_main_memory:  # an engine in this process shares weights, and gives its keys back for an update
-        servers = 0 if vllm is None or vllm.urls else max(1, len(groups) or int(vllm.replicas))  # type: ignore[call-overload]
+        servers = 0
+        if vllm is not None and not vllm.urls:
+            servers = max(1, vllm.replicas if isinstance(vllm.replicas, int) else len(vllm.replicas))
         engine = servers * (learner.width * shape.parameters + run.engine.memory_gb * 2**30) / size
     elif vllm is None:
         engine = 0.0 if run.engine.kind == "openai" else 2 * shape.parameters + run.engine.memory_gb * 2**30

@@ -79,11 +79,13 @@ class Learner(Protocol):
         """None where all trained weights are finite, else the name of one that is not."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the weights to `folder/model`, a Hugging Face folder, and the optimizer's state beside it."""
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy the weights and the optimizer's state. What this returns writes the copy, once, while updates may go on:
+        the weights to `folder/model`, a Hugging Face folder, the optimizer's state beside it. It raises CheckpointError
+        where the disk does not take it. The next snapshot waits until that is done."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Take up the optimizer's state and the number of updates that `save` wrote; the weights are those of the model
-        that the learner was built on. Raises CheckpointError where the state belongs to another model."""
+        """Take up the optimizer's state and the number of updates that a snapshot wrote; the weights are those of the
+        model that the learner was built on. Raises CheckpointError where the state belongs to another model."""
         ...

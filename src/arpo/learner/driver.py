@@ -91,9 +91,15 @@ class LearnerDriver:
         """None where all trained weights are finite, else the name of one that is not."""
         return next(filter(None, self.ranks.call("healthy")), None)
 
-    def save(self, folder: Path) -> None:
-        """Write `folder/model` (with LoRA the adapters alone), optimizer.safetensors and optimizer.json."""
-        self.ranks.call("save", folder, self.updates)
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy weights and optimizer to main memory. What this returns writes the copy to a folder, once, from any
+        thread: `folder/model` (with LoRA the adapters alone), optimizer.safetensors and optimizer.json."""
+        self.ranks.call("copy", self.updates)
+
+        def write(folder: Path) -> None:
+            self.ranks.call("write_copy", folder, background=True)
+
+        return write
 
     def load(self, folder: Path) -> None:
         """Take up the optimizer's state and the number of updates. Raises CheckpointError where they are another

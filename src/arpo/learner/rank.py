@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from arpo.errors import CheckpointError
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.lora import full_state, is_finite
 from arpo.learner.losses import LossReport, policy_loss
@@ -40,9 +42,9 @@ from arpo.learner.sharding import (
     shard,
     trained,
     whole,
-    write_config,
 )
 from arpo.learner.shards import Rows, write
+from arpo.learner.snapshot import copied_model, write_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class Rank:
         self.policy: Policy
         self.optimizer: torch.optim.Optimizer
         self.reference: Policy | dict[str, Tensor] | None = None
+        self._copy: Any = None
         keep_freed()
 
     # --- set up
@@ -304,24 +307,28 @@ class Rank:
 
     def save_model(self, folder: Path) -> None:
         """Write the weights (with LoRA the adapters alone) as a Hugging Face folder."""
-        model, first_rank = self.policy.model, self.first
-        if self.mesh is None:
-            model.save_pretrained(folder)
-        elif hasattr(model, "get_base_model"):
-            state = {name: whole(p.detach()).cpu() for name, p in trained(model)}
-            if first_rank:
-                model.save_pretrained(folder, state_dict=state)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write(folder, "model", self._rows(), first_rank=first_rank)
-            if first_rank:
-                write_config(model, folder)
+        self._write_model(folder, self._copied_model())
 
-    def save(self, folder: Path, updates: int) -> None:
-        """Write `folder/model`, optimizer.safetensors and optimizer.json."""
-        self.save_model(folder / "model")
+    def copy(self, updates: int) -> None:
+        """Keep weights and moments as they are now, in main memory, until `write_copy`."""
         moments = copy_moments(self.optimizer, dict(trained(self.policy)))
-        write_moments(folder, moments, updates, first_rank=self.first)
+        self._copy = (self._copied_model(), moments, updates)
+
+    def write_copy(self, folder: Path) -> None:
+        """Write what `copy` kept: `folder/model`, optimizer.safetensors and optimizer.json. For any thread, whatever
+        happens to the weights meanwhile. Raises CheckpointError where the disk does not take it."""
+        (model, moments, updates), self._copy = self._copy, None
+        try:
+            self._write_model(folder / "model", model)
+            write_moments(folder, moments, updates, first_rank=self.first)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} cannot be written: {error}") from error
+
+    def _copied_model(self) -> dict[str, Any]:
+        return copied_model(self.policy.model, sharded=self.mesh is not None, first=self.first)
+
+    def _write_model(self, folder: Path, copied: dict[str, Any]) -> None:
+        write_model(self.policy.model, folder, copied, sharded=self.mesh is not None, first=self.first)
 
     def load(self, folder: Path) -> int:
         """Take up the optimizer's state. Returns the number of updates. Raises CheckpointError where they are another
@@ -332,11 +339,6 @@ class Rank:
     def first(self) -> bool:
         """Whether this is the first rank, which writes what all have alike."""
         return self.mesh is None or self.mesh.get_rank() == 0
-
-    def _rows(self) -> dict[str, Rows]:
-        """This rank's part of the weights under the names of a checkpoint."""
-        base = self.policy.base_model
-        return {name: Rows.copied(tensor) for name, tensor in checkpoint_names(base, base_weights(base)).items()}
 
     def weights(self) -> dict[str, Tensor]:
         """All weights under the names of the transformers model, LoRA merged. Alone: those that no adapter changes are

@@ -1,8 +1,9 @@
 """The seam between the learner's driver and its ranks: "call this method of every rank".
 
 `OneRank` is a rank in this process. `TorchRanks` are the processes that torchrun started: rank 0 drives and is a rank
-itself, the others `follow`. Commands go over a gloo group of their own, whatever the ranks' tensors go over. Knows
-processes and messages. Refuses to know what a rank does (`arpo.learner.rank`).
+itself, the others `follow`. Commands go over a gloo group of their own, whatever the ranks' tensors go over; what is
+done in the background, such as writing a checkpoint, over another one. Knows processes and messages. Refuses to know
+what a rank does (`arpo.learner.rank`).
 """
 
 import os
@@ -32,10 +33,13 @@ class Ranks(Protocol):
 
     size: int
 
-    def call(self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+    def call(
+        self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None, background: bool = False
+    ) -> list[Any]:
         """Call `method` of every rank, with its own arguments (`each`) and then the `shared` ones. Returns what the
-        ranks returned, in their order. One call runs at a time. Raises what the rank raised; LearnerError where a rank
-        is lost, and then for every later call."""
+        ranks returned, in their order. One call runs at a time, and beside it one in the `background`, which each rank
+        does in another thread. Raises what the rank raised; LearnerError where a rank is lost, and then for every later
+        call."""
         ...
 
     def close(self) -> None:
@@ -51,7 +55,9 @@ class OneRank:
     def __init__(self, rank: Any) -> None:
         self.rank = rank
 
-    def call(self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+    def call(
+        self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None, background: bool = False
+    ) -> list[Any]:
         return [getattr(self.rank, method)(*(each[0] if each else ()), *shared)]
 
     def close(self) -> None:
@@ -61,21 +67,45 @@ class OneRank:
 class TorchRanks:
     """The ranks that torchrun started, driven by rank 0, whose process this is. `rank`: its own."""
 
-    def __init__(self, rank: Any, commands: dist.ProcessGroup) -> None:
-        self.rank, self.commands, self.size = rank, commands, dist.get_world_size()
+    def __init__(self, rank: Any, commands: dist.ProcessGroup, background: dist.ProcessGroup) -> None:
+        self.size = dist.get_world_size()
+        self._commands, self._background = _Caller(rank, commands), _Caller(rank, background)
+
+    def call(
+        self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None, background: bool = False
+    ) -> list[Any]:
+        caller = self._background if background else self._commands
+        return caller.call(method, shared, each or [()] * self.size)
+
+    def check(self) -> None:
+        """Raises LearnerError where a rank is lost."""
+        self.call("import_from", sys.path)
+
+    def close(self) -> None:
+        self._background.close()
+        self._commands.close()
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+class _Caller:
+    """Calls all ranks over `group`, one call at a time."""
+
+    def __init__(self, rank: Any, group: dist.ProcessGroup) -> None:
+        self.rank, self.group = rank, group
         self._lock = threading.Lock()
         self._lost = ""
 
-    def call(self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+    def call(self, method: str, shared: tuple[Any, ...], each: Sequence[tuple[Any, ...]]) -> list[Any]:
         with self._lock:
             if self._lost:
                 raise LearnerError(self._lost)
-            own, *others = each or [()] * self.size
+            own, *others = each
             self._lost = "the ranks of the learner stopped in the middle of a call"  # unless this one comes to its end
             try:
-                _scatter([None, *((method, arguments, shared) for arguments in others)], self.commands)
+                _scatter([None, *((method, arguments, shared) for arguments in others)], self.group)
                 result = _attempt(self.rank, method, own, shared)
-                dist.gather_object(None, gathered := [None] * self.size, dst=0, group=self.commands)
+                dist.gather_object(None, gathered := [None] * len(each), dst=0, group=self.group)
             except RuntimeError as error:
                 if not _BROKEN.search(str(error)):
                     raise
@@ -89,10 +119,9 @@ class TorchRanks:
         return results
 
     def close(self) -> None:
-        with suppress(RuntimeError):  # one that is gone needs no farewell
+        with self._lock, suppress(RuntimeError):  # one that is gone needs no farewell
             if not self._lost:
-                _scatter([None] * self.size, self.commands)
-            dist.destroy_process_group()
+                _scatter([None] * self.group.size(), self.group)
 
 
 class _Failure:
@@ -127,19 +156,26 @@ def follow(make: Callable[[], Any]) -> bool:
     number, _ = rank_and_size()
     if number == 0:
         return False
-    commands = _join()
+    commands, background = _join()
     for heard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(heard, signal.SIG_IGN)
     rank = make()
+    beside = threading.Thread(target=_serve, args=(number, rank, background), daemon=True)
+    beside.start()
+    _serve(number, rank, commands)
+    beside.join()
+    dist.destroy_process_group()
+    return True
+
+
+def _serve(number: int, rank: Any, group: dist.ProcessGroup) -> None:
     try:
-        while (message := _next_message(commands)) is not None:
+        while (message := _next_message(group)) is not None:
             method, own, shared = message
-            dist.gather_object(_attempt(rank, method, own, shared), None, dst=0, group=commands)
+            dist.gather_object(_attempt(rank, method, own, shared), None, dst=0, group=group)
     except RuntimeError as error:
         print(f"error: rank {number} of the learner: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
         os._exit(1)  # torchrun ends the others; a group that is broken may wait for them in its destructor
-    dist.destroy_process_group()
-    return True
 
 
 def _next_message(commands: dist.ProcessGroup) -> Any:
@@ -155,20 +191,21 @@ def torch_ranks(make: Callable[[], Any]) -> Iterator[TorchRanks | None]:
     if rank_and_size()[1] == 1:
         yield None
         return
-    commands = _join()
-    ranks = TorchRanks(make(), commands)
+    commands, background = _join()
+    ranks = TorchRanks(make(), commands, background)
     try:
-        ranks.call("import_from", sys.path)
+        ranks.check()
         yield ranks
     finally:
         ranks.close()
 
 
-def _join() -> dist.ProcessGroup:
+def _join() -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    """The groups of commands and of what is done in the background."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("cpu:gloo,cuda:nccl")
     else:
         dist.init_process_group("gloo")
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return group
+    commands, background = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
+    return commands, background

@@ -13,13 +13,13 @@ files.
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arpo.errors import CheckpointError
 from arpo.foreign import loads, read_file
-from arpo.learner import Learner
 from arpo.learner.lora import is_finite
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
 
@@ -74,12 +74,13 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def save(folder: Path, state: TrainState, learner: Learner, tokenizer: Any, *, keep: int) -> Checkpoint:
-    """Write `folder/step-N`, then remove all checkpoints but the newest `keep` and the best."""
+def save(folder: Path, state: TrainState, write: Callable[[Path], None], tokenizer: Any, *, keep: int) -> Checkpoint:
+    """Write `folder/step-N`, the learner's part by `write` (`arpo.learner.Learner.snapshot`), then remove all
+    checkpoints but the newest `keep` and the best."""
     clear_partial(folder)
     target = path_of(folder, state.step)
     with whole_folder(target) as partial:
-        learner.save(partial)
+        write(partial)
         tokenizer.save_pretrained(partial / "model")
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
     _forget(folder, keep, {state.step, state.best_step})

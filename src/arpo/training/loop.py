@@ -5,7 +5,7 @@ Knows the order of a step's stages; `Trainer.train` is the method's outline. Ref
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from math import fsum
@@ -22,6 +22,7 @@ from arpo.engines.stats import Prefill
 from arpo.errors import ArpoError, GateError
 from arpo.evaluation.questions import eval_specs
 from arpo.evaluation.run_eval import evaluate_tasks
+from arpo.event_loop import finished
 from arpo.learner import MAX_SKIPPED, Learner, Update
 from arpo.recipe.train import BUDGETS
 from arpo.rollout.collect import Rollout, record_of
@@ -75,7 +76,9 @@ class Trainer:
             trackers,
             reserve_s,
         )
-        self.run, self.saved, self.min_steps, self.callbacks = components.run, state, min_steps, callbacks or Callback()
+        self.run, self.min_steps, self.callbacks = components.run, min_steps, callbacks or Callback()
+        self.saved = self.saved_before = state  # of the last two checkpoints
+        self.writing: asyncio.Task[None] | None = None
         self.ended_early = ""  # the reason, where training ends before the last step
         self.consistent = True  # False while the weights are ahead of the state
         self.history = [_remembered(line) for line in folder.metrics()]
@@ -116,8 +119,11 @@ class Trainer:
             self.set_aside()
             await self.validate(last=True)
         finally:
-            if self.consistent:
-                await self.save(last=True)
+            try:
+                if self.consistent:
+                    await self.save(last=True)
+            finally:
+                await self.written()
         return self.state
 
     @property
@@ -310,6 +316,7 @@ class Trainer:
         if not every or not (last or step % every == 0) or self.state.validated == step or not self.validation:
             return
         await self.save(last=True)
+        await self.written()
         self.progress.phase("validation")
         (sampled, *_) = eval_specs(self.run.evaluation, f"{VALIDATION}-{step:06d}")
         spec = replace(sampled, questions=self.run.train.eval_limit, samples=1)
@@ -333,31 +340,41 @@ class Trainer:
 
     async def save(self, *, last: bool = False) -> None:
         """Write a checkpoint where one is due: every `train.save_every` steps, and at the end (`last`) unless it is
-        there.
+        there. The learner waits for a copy of its weights and moments alone; they are written in the background.
 
         After a skipped update only at the end: the weights may be what is broken, and their checkpoint would push out a
-        good one. A large one takes minutes, in which tool calls under way must not miss their deadlines: the learner's
-        thread writes it, where there is one.
+        good one. Raises what writing the one before came to.
         """
         every = self.run.train.save_every
         due = last or (every and self.state.step // every > self.saved.step // every)
         if not due or self.state == self.saved or self.state.step == 0 or (self.bad_updates and not last):
             return
-        self.progress.phase("checkpoint")
-        self.folder.sync()
-        path = await self.schedule.learn(self._write_checkpoint)
-        self.callbacks.on_checkpoint(self.saved.step, path)
+        try:
+            await self.written()
+        finally:  # this one may succeed
+            self.progress.phase("checkpoint")
+            self.folder.sync()
+            write = await self.schedule.learn(self.learner.snapshot)
+            self.writing = asyncio.create_task(self._write_checkpoint(self.state, write))
+            self.saved_before, self.saved = self.saved, self.state
 
-    def _write_checkpoint(self) -> Path:
-        saved = checkpoint.save(
-            self.folder.path / "checkpoints",
-            self.state,
-            self.learner,
-            self.components.tokenizer,
-            keep=self.run.train.keep_last + bool(self.bad_updates),  # weights that may be broken push out none
-        )
-        self.saved = self.state
-        return saved.path
+    async def written(self) -> None:
+        """Wait until the checkpoint is whole that is being written, where one is. Raises what writing it came to."""
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return
+        self.progress.phase("checkpoint")
+        try:
+            await finished(writing)
+        except BaseException:
+            self.saved = self.saved_before
+            raise
+
+    async def _write_checkpoint(self, state: TrainState, write: Callable[[Path], None]) -> None:
+        keep = self.run.train.keep_last + bool(self.bad_updates)  # weights that may be broken push out none
+        folder, tokenizer = self.folder.path / "checkpoints", self.components.tokenizer
+        saved = await asyncio.to_thread(checkpoint.save, folder, state, write, tokenizer, keep=keep)
+        self.callbacks.on_checkpoint(state.step, saved.path)
 
     def note(self, text: str, level: str = "info", step: int | None = None) -> None:
         """`step`: None for the last finished one."""

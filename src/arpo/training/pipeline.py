@@ -111,7 +111,12 @@ def train(
         for split in given_splits(original):
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
         keep_fingerprint(folder, parts, accept, changed)
-        run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks).carry_out(recipe))
+        try:
+            run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks).carry_out(recipe))
+        except KeyboardInterrupt:
+            if ranks is not None:
+                ranks.check()  # torchrun ends this process by a signal where another one is gone
+            raise
     return folder_path
 
 

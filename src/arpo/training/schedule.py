@@ -21,6 +21,7 @@ from functools import partial
 from typing import Protocol, Self, TypeVar
 
 from arpo.engines import Engine
+from arpo.event_loop import finished
 from arpo.recipe.run import RunConfig
 from arpo.training.batch import Batch, SamplerState, foreseen
 
@@ -48,8 +49,8 @@ class Schedule(Protocol):
         ...
 
     async def learn(self, work: Callable[[], T]) -> T:
-        """Run the learner's `work`: an update on the batch that was taken last, or a checkpoint. Where this is
-        cancelled, the work is finished first, and the cancellation raised at the next await."""
+        """Run the learner's `work`: an update on the batch that was taken last, or a copy for a checkpoint. Where
+        this is cancelled, the work is finished first, and the cancellation raised at the next await."""
         ...
 
     def figures(self, batch: Batch) -> Mapping[str, float]:
@@ -163,18 +164,7 @@ class Asynchronous:
         if self._ended:  # nothing on the event loop waits any more
             return work()
         doing = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        interrupted = False
-        while not doing.done():
-            try:
-                await asyncio.wait({doing})
-            except asyncio.CancelledError:  # half an update is worth nothing
-                interrupted = True
-        result = doing.result()
-        task = asyncio.current_task()
-        if interrupted and task is not None:
-            task.uncancel()
-            task.cancel()  # raised at the next await
-        return result
+        return await finished(doing)  # half an update is worth nothing
 
     def figures(self, batch: Batch) -> Mapping[str, float]:
         """How long the step took to collect (`seconds/sampling` is only what the learner waited), and the engine's
