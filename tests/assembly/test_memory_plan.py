@@ -137,5 +137,8 @@ def test_parts_add_up_and_shards_divide() -> None:
     assert parts["total"] == passing + sum(v for k, v in parts.items() if k not in (*PER_PASS, "total"))
     assert learner_bytes(QWEN_8B, one, 8192)["moments"] == 8 * parts["moments"]
     plan = plan_memory(load_recipe("arpo-deepsearch-8b"), QWEN_8B, NODE)
+    coded = replace(eight, moments=2.1, head_chunk=128)
+    assert learner_bytes(QWEN_8B, coded, 8192)["moments"] < parts["moments"] / 3
+    assert learner_bytes(QWEN_8B, coded, 8192)["head"] < parts["head"]
     at, above = (learner_bytes(plan.shape, plan.learner, plan.longest_path + n)["total"] for n in (0, 1))
     assert at <= plan.limit - plan.engine < above

@@ -218,9 +218,9 @@ def test_products_in_bfloat16_are_those_of_any_number_of_ranks(tmp_path: Path) -
 # --- checkpoints
 
 
-def saved(ranks: Ranks, model: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+def saved(ranks: Ranks, model: dict[str, Any], folder: Path, optim: OptimConfig = OPTIM) -> dict[str, torch.Tensor]:
     """Train two steps, save, train a third: the parameters after it."""
-    learner = started(ranks, model)
+    learner = started(ranks, model, optim)
     for step in range(2):
         learner.update(trees_of(CASES["full"], step))
     write = learner.snapshot()
@@ -229,17 +229,17 @@ def saved(ranks: Ranks, model: dict[str, Any], folder: Path) -> dict[str, torch.
     return parameters(learner)
 
 
-def loaded(ranks: Ranks, model: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+def loaded(ranks: Ranks, model: dict[str, Any], folder: Path, optim: OptimConfig = OPTIM) -> dict[str, torch.Tensor]:
     """Take up what was saved, train the third step."""
-    learner = started(ranks, model, folder / "model")
+    learner = started(ranks, model, optim, folder / "model")
     learner.load(folder)
     assert learner.updates == 2
     learner.update(trees_of(CASES["full"], 2))
     return parameters(learner)
 
 
-def started(ranks: Ranks, model: dict[str, Any], weights: Path | None = None) -> LearnerDriver:
-    settings = CASES["full"].settings
+def started(ranks: Ranks, model: dict[str, Any], optim: OptimConfig, weights: Path | None = None) -> LearnerDriver:
+    settings = replace(CASES["full"].settings, optim=optim)
     ranks.call("hold", ModelSource(partial(small_from, model, weights)), 0, Placement())
     ranks.call("start", settings, None)
     return LearnerDriver(ranks, settings, num_updates=9, token_budget=60)

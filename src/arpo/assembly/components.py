@@ -279,6 +279,7 @@ def build_learner(
         tree=tree,
         temperature=components.run.rollout.temperature,
         dtype=components.dtype,
+        head_chunk=components.run.model.head_chunk,
     )
     token_budget = components.run.train.token_budget
     if components.ranks is not None:
@@ -293,6 +294,7 @@ def build_learner(
         tree=tree,
         temperature=settings.temperature,
         dtype=settings.dtype,
+        head_chunk=settings.head_chunk,
         reference=reference and reference.build(),
     )
 

@@ -188,6 +188,8 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         width=4 if run.model.dtype == "float32" else 2,
         checkpointing=run.model.gradient_checkpointing,
         offload=run.model.offload and not gpus.is_main_memory,
+        moments=2.1 if run.optim.moments == "int8" else 8,
+        head_chunk=run.model.head_chunk,
         reference=run.loss.kl_coefficient > 0 and run.model.lora is None,
     )
     tokens = max(run.train.token_budget, run.rollout.branch_tokens)  # a path is never cut
@@ -223,6 +225,8 @@ def remedies(plan: MemoryPlan) -> list[str]:
             run = plan.run
             for _, update in chosen:
                 run = update(run)
+            if run.model.offload and run.optim.moments == "int8":
+                continue  # refused together
             if plan_memory(run, plan.shape, plan.gpus, ranks=plan.ranks).fits:
                 return [text for text, _ in chosen]
     return []
@@ -239,7 +243,11 @@ def _changes(plan: MemoryPlan) -> Iterator[tuple[str, Any]]:
     if run.train.token_budget > smaller:
         budget = -(-smaller // 1024) * 1024
         yield f"train.token_budget={budget}", lambda r: _with(r, "train", token_budget=budget)
-    if gpus and not run.model.offload and plan.learner.ranks > 1:
+    if run.model.head_chunk > 128:
+        yield "model.head_chunk=128", lambda r: _with(r, "model", head_chunk=128)
+    if gpus and run.optim.moments != "int8" and not run.model.offload and not run.model.lora:
+        yield "optim.moments=int8", lambda r: _with(r, "optim", moments="int8")
+    if gpus and not run.model.offload and run.optim.moments != "int8" and plan.learner.ranks > 1:
         yield "model.offload=true", lambda r: _with(r, "model", offload=True)
     if gpus and run.engine.kind == "local" and run.engine.memory_gb > 8:
         yield "engine.memory_gb=8", lambda r: _with(r, "engine", memory_gb=8.0)

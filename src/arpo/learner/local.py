@@ -8,6 +8,7 @@ import torch
 from arpo.core.credit import CreditedTree
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.driver import LearnerDriver
+from arpo.learner.logprobs import CHUNK
 from arpo.learner.packing import PackedBatch
 from arpo.learner.policy import Policy
 from arpo.learner.rank import ModelSource, Rank, RankSettings
@@ -32,9 +33,12 @@ class LocalLearner(LearnerDriver):
         tree: bool,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        head_chunk: int = CHUNK,
         reference: Any = None,
     ) -> None:
-        settings = RankSettings(loss=loss, optim=optim, tree=tree, temperature=temperature, dtype=dtype)
+        settings = RankSettings(
+            loss=loss, optim=optim, tree=tree, temperature=temperature, dtype=dtype, head_chunk=head_chunk
+        )
         self.rank = Rank()
         self.rank.policy = Policy(model, tree=tree)
         self.rank.start(settings, None if reference is None else ModelSource(lambda: reference))

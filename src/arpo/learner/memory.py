@@ -86,6 +86,9 @@ class LearnerPlan:
     offload: bool = False
     reference: bool = False
     """Whether the loss has a divergence. With LoRA its reference are adapters alone."""
+    moments: float = 8
+    """Bytes that the optimizer keeps a trained parameter: 2.1 in int8."""
+    head_chunk: int = CHUNK
 
     @property
     def residual(self) -> int:
@@ -105,7 +108,7 @@ def learner_bytes(
     parts: dict[str, float] = {
         "weights": (plan.width * shape.parameters + 4 * shape.adapters if shape.adapters else 4 * trained) * shares,
         "gradients": 4 * trained * shares,
-        "moments": 8 * trained * shares,
+        "moments": plan.moments * trained * shares,
         "reference": (4 * trained * shares) if plan.reference else 0,
     }
     if plan.ranks > 1:  # weights, and where all are trained their gradients, also in float32 for the sum over ranks
@@ -147,7 +150,7 @@ def _passing(shape: ModelShape, plan: LearnerPlan, tokens: int, layout: TreeLayo
 def _head(shape: ModelShape, plan: LearnerPlan, tokens: int) -> float:
     """Of the head's backward: a chunk's logits, the gradients of the hidden states, and of the weight its gradient, the
     product that a chunk adds to it, and autocast's copy."""
-    logits = min(CHUNK, tokens) * shape.vocab * (8 if plan.width == 4 else 8 + 2 * plan.width)
+    logits = min(plan.head_chunk, tokens) * shape.vocab * (8 if plan.width == 4 else 8 + 2 * plan.width)
     copies = 0 if shape.adapters else 4 + plan.width * (2 if plan.residual > plan.width else 1)
     return logits + plan.width * shape.hidden * tokens + (copies * shape.vocab * shape.hidden if tokens else 0)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from arpo.errors import CheckpointError
 from arpo.foreign import loads, read_file
+from arpo.learner.int8_moments import exact, rounded
 from arpo.learner.shards import Rows, SafetensorsFolder, write
 
 _TENSORS, _NUMBERS = "optimizer", "optimizer.json"
@@ -22,7 +23,7 @@ Named = Mapping[str, torch.nn.Parameter]
 def copy_moments(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Rows]:
     """This rank's part of the moments as they are now, by the parameter's name and the moment's."""
     return {
-        f"{name}.{slot}": Rows.copied(value)
+        f"{name}.{slot}": Rows.copied(exact(value))
         for name, parameter in named.items()
         for slot, value in optimizer.state.get(parameter, {}).items()
     }
@@ -55,7 +56,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, named: Named)
             parameter = named[name]
             value = torch.zeros((), dtype=torch.float32) if slot == "step" else torch.zeros_like(parameter.detach())
             saved.read_into(key, value)
-            state.setdefault(parameter, {})[slot] = value.to(parameter.device) if slot == "step" else value
+            if slot == "step" and isinstance(optimizer, torch.optim.AdamW):
+                value = value.to(parameter.device)  # a fused step reads it there
+            state.setdefault(parameter, {})[slot] = rounded(optimizer, parameter, slot, value)
     if state and len(state) != len(named):
         raise CheckpointError(
             f"{folder}: the optimizer state is of another model ({len(state)} of {len(named)} parameters)"

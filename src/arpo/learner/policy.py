@@ -19,7 +19,7 @@ from arpo.core.score import Score
 from arpo.core.tree import Observation, Prompt, Role, RolloutTree, StopReason, Turn
 from arpo.errors import ConfigError, first_line
 from arpo.learner.attention import layout_of, model_inputs, supports_tree, tree_attention
-from arpo.learner.logprobs import LMHead, token_logprobs
+from arpo.learner.logprobs import CHUNK, LMHead, token_logprobs
 from arpo.learner.packing import PackedBatch, pack
 
 Packing = Literal["auto", "tree", "flat"]
@@ -38,6 +38,7 @@ class Policy(nn.Module):
     def __init__(self, model: Any, *, tree: bool, temperature: float = 1.0, entropy_grad: bool = False) -> None:
         super().__init__()
         self.model, self.tree, self.temperature, self.entropy_grad = model, tree, temperature, entropy_grad
+        self.chunk = CHUNK  # positions whose logits are in memory at once
 
     @property
     def base_model(self) -> Any:
@@ -67,6 +68,7 @@ class Policy(nn.Module):
             LMHead.from_model(self.base_model),
             temperature=temperature or self.temperature,
             entropy_grad=self.entropy_grad,
+            chunk=self.chunk,
         )
 
 

@@ -24,6 +24,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from arpo.errors import CheckpointError
 from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.int8_moments import make_optimizer, set_rate, stepping
+from arpo.learner.logprobs import CHUNK
 from arpo.learner.lora import full_state, is_finite
 from arpo.learner.losses import LossReport, policy_loss
 from arpo.learner.malloc_trim import give_back, keep_freed
@@ -57,6 +59,8 @@ class RankSettings:
     temperature: float = 1.0
     dtype: torch.dtype = torch.float32
     """Of matrix products."""
+    head_chunk: int = CHUNK
+    """Positions whose logits are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +120,9 @@ class Rank:
         None: the policy as it is now. No reference is kept where the loss has no divergence."""
         self.loss, self.optim, self.dtype = settings.loss, settings.optim, settings.dtype
         self.policy.tree, self.policy.temperature = settings.tree, settings.temperature
-        self.policy.entropy_grad = self.loss.entropy_coefficient > 0
+        self.policy.entropy_grad, self.policy.chunk = self.loss.entropy_coefficient > 0, settings.head_chunk
         self.reference = self._frozen(reference) if self.loss.kl_coefficient else None
-        self.optimizer = torch.optim.AdamW(
-            [p for _, p in trained(self.policy)],
-            lr=self.optim.lr,
-            betas=self.optim.betas,
-            weight_decay=self.optim.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer([p for _, p in trained(self.policy)], self.optim)
 
     def _take(self, policy: Policy, source: ModelSource) -> None:
         if self.mesh is not None:
@@ -142,6 +140,7 @@ class Rank:
         else:
             made = source or self._source
         policy = Policy(made.build(), tree=self.policy.tree, temperature=self.policy.temperature)
+        policy.chunk = self.policy.chunk
         self._take(policy, made)
         if adapters:
             return {name: local(p.detach()).clone() for name, p in trained(policy)}
@@ -270,13 +269,13 @@ class Rank:
 
     def _step(self, reports: Sequence[LossReport], finite: bool, lr: float) -> Done:
         """Clip the gradients of all ranks and take the step, unless something is not finite on any of them."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         limit = math.inf if self.optim.grad_clip is None else self.optim.grad_clip
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)))
         skipped = agreed(not (finite and math.isfinite(norm)), self.mesh)
         if not skipped:
-            self.optimizer.step()
+            with stepping(self.device):
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         give_back()
         return Done(reports, norm, skipped)

@@ -59,6 +59,8 @@ class ModelConfig(Config):
     """Run Python code that the model's folder or repository brings. Nobody is asked."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time for much less memory."""
+    head_chunk: Annotated[int, Field(ge=1)] = 512
+    """Positions whose logits are in memory at once. Each takes 8 to 12 bytes a token of the vocabulary."""
     offload: bool = False
     """Under torchrun: keep weights, gradients and moments in main memory, and copy each layer to its GPU when its turn
     comes."""

@@ -258,6 +258,12 @@ def _train_conflicts(run: RunConfig) -> list[Conflict]:
             "Set it to false and share the memory by engine.vllm.gpu_memory_utilization, or sample in turn",
         ),
         (
+            run.optim.moments == "int8" and run.model.offload,
+            "optim.moments",
+            "torchao's 8-bit moments cannot be offloaded (model.offload)",
+            "Set one of them back",
+        ),
+        (
             train.eval_every is not None and run.data.validation is None,
             "train.eval_every",
             "there are no validation tasks",
