@@ -279,6 +279,13 @@ def test_the_reference_stays_where_it_was() -> None:
     assert other.update(some_trees()).metrics["kl_reference"] > 1e-3, "a reference of one's own, as after a resumption"
 
 
+def test_the_head_in_other_chunks_gives_the_same_update() -> None:
+    own, other = (learner(tiny_model("llama"), LOSSES["entropy"], head_chunk=chunk) for chunk in (512, 3))
+    for each in (own, other):
+        each.update(some_trees())
+    assert furthest(parameters(own), parameters(other)) < 1e-6
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_gradient_checkpointing_gives_the_same_update(family: str) -> None:
     moved = []
@@ -350,6 +357,23 @@ def trained(folder: Path, trees: Sequence[CreditedTree], **more: Any) -> LocalLe
     for _ in range(3):
         own.update(trees)
     return own
+
+
+def test_a_divergence_with_lora_is_from_the_base_without_a_copy_of_it(plain_folder: Path) -> None:
+    """The adapters of the start take the place of the trained ones for as long as the reference is asked."""
+    own = learner(with_lora(plain_folder), LOSSES["kl"], optim=OptimConfig(lr=1e-2))
+    adapters = sum(p.numel() for p in own.policy.parameters() if p.requires_grad)
+    assert isinstance(own.rank.reference, dict)
+    assert sum(value.numel() for value in own.rank.reference.values()) == adapters
+    for _ in range(2):
+        own.update(some_trees())
+    packs, now = own.packs(some_trees()), parameters(own)
+    asked = [*own.rank._reference_logprobs(packs)]
+    with own.policy.model.disable_adapter():
+        base = [own.rank.logprobs(pack) for pack in packs]
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(asked, base, strict=True))
+    assert any(not torch.allclose(one, own.rank.logprobs(p), atol=1e-4) for one, p in zip(base, packs, strict=True))
+    assert all(torch.equal(value, now[name]) for name, value in parameters(own).items()), "and come back"
 
 
 def test_lora_trains_adapters_alone(plain_folder: Path) -> None:

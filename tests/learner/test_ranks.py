@@ -14,7 +14,9 @@ from rank_processes import SteadyRank, on_ranks
 from safetensors.torch import load_file
 
 from arpo.core.credit import CreditedTree
+from arpo.core.record import decode
 from arpo.engines.vllm.publisher import Publisher
+from arpo.learner import surrogates
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.driver import GatheredWeights, LearnerDriver
 from arpo.learner.lora import full_state
@@ -28,6 +30,7 @@ from random_trees import random_tree
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo ranks are forked from a server")
 
 NUM_STEPS = 3
+RECORDED = Path(__file__).parents[2] / "benchmarks" / "quickstart_step.frames"
 OPTIM = OptimConfig(lr=1e-3, weight_decay=0.1)
 
 
@@ -82,6 +85,8 @@ class Case:
     budget: int = 60
     tree: bool = True
     dtype: torch.dtype = torch.float32
+    recorded: bool = False
+    """The trees are those of the recorded step of a quickstart, not random ones."""
     again: bool = False
     """The learner starts anew after the first step, as after a cold start: its reference is the policy of then."""
 
@@ -97,6 +102,7 @@ class Case:
         return RankSettings(loss=self.loss, optim=OPTIM, tree=self.tree, temperature=0.9, dtype=self.dtype)
 
 
+WEIGHTS: dict[str, dict[str, Any]] = {name: {} for name in surrogates.WEIGHTS}
 CASES = {
     "full": Case(),
     "tied": Case({"family": "Llama", "tied": True}),
@@ -112,6 +118,9 @@ CASES = {
     "aepo": Case(loss=LossConfig(surrogate="aepo", entropy_advantage=0.5, aggregation="token"), updates=2),
     "gspo": Case(loss=LossConfig(surrogate="gspo", clip_low=0.001, clip_high=0.001), updates=2),
     "cispo": Case(loss=LossConfig(surrogate="cispo", aggregation=16), updates=2),
+    **{name: Case(loss=LossConfig(surrogate=name), updates=2) for name in ("sapo", "dppo", "gmpo", "gspo_turn")},
+    "weights": Case(loss=LossConfig(surrogate={"use": "ppo", "options": {"weights": WEIGHTS}}), updates=2),
+    "recorded step": Case({"vocab": 49_152}, recorded=True, updates=2, budget=2048),
     "own surrogate": Case(loss=LossConfig(surrogate=halves)),
     "empty packs": Case(trees=1, budget=10_000),
     "replicas": Case(replicas=2),
@@ -134,6 +143,10 @@ class Outcome:
 
 
 def trees_of(case: Case, step: int) -> list[CreditedTree]:
+    if case.recorded:
+        with RECORDED.open("rb") as frames:
+            newest = {record.tree.task: record.credited for record in decode(frames)}
+        return [tree for tree in newest.values() if any(tree.credit.values())]
     return [random_tree(100 * step + number, leaves=4 + number, blend=0.5) for number in range(case.trees)]
 
 

@@ -3,7 +3,8 @@
 Knows formulas on rows, as `arpo.learner.losses` does. Refuses to know trees, models and optimisers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -154,18 +155,26 @@ def weighed(surrogate: Callable[..., Objective], weights: object) -> Callable[..
         check_options(weight, options or {}, f"{where}.{name}")
         chosen.append((name.rpartition(":")[2], weight, dict(options or {})))
 
-    def with_weights(
-        log_ratio_BL: Tensor, advantage_BL: Tensor, mask_BL: Tensor, config: LossConfig, *, tokens: Tokens
-    ) -> Objective:
-        objective = evaluate(surrogate, log_ratio_BL, advantage_BL, mask_BL, config, tokens)
-        value_BL, metrics = objective.value_BL, dict(objective.token_metrics)
-        for name, weight, options in chosen:
-            weight_BL = weight(advantage_BL, mask_BL, tokens, **options).detach()
-            value_BL = torch.where(weight_BL == 0, 0.0, value_BL * weight_BL)
-            metrics[f"dropped_{name}"] = weight_BL == 0
-        return Objective(value_BL, metrics, objective.pool)
+    return partial(_with_weights, surrogate, chosen)  # ranks of the learner are sent it
 
-    return with_weights
+
+def _with_weights(
+    surrogate: Callable[..., Objective],
+    chosen: Sequence[tuple[str, Weight, dict[str, Any]]],
+    log_ratio_BL: Tensor,
+    advantage_BL: Tensor,
+    mask_BL: Tensor,
+    config: LossConfig,
+    *,
+    tokens: Tokens,
+) -> Objective:
+    objective = evaluate(surrogate, log_ratio_BL, advantage_BL, mask_BL, config, tokens)
+    value_BL, metrics = objective.value_BL, dict(objective.token_metrics)
+    for name, weight, options in chosen:
+        weight_BL = weight(advantage_BL, mask_BL, tokens, **options).detach()
+        value_BL = torch.where(weight_BL == 0, 0.0, value_BL * weight_BL)
+        metrics[f"dropped_{name}"] = weight_BL == 0
+    return Objective(value_BL, metrics, objective.pool)
 
 
 def _mismatch(tokens: Tokens) -> Tensor:
