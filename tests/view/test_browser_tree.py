@@ -308,6 +308,33 @@ def test_an_answer_of_an_evaluation_shows_its_trajectory(tiny_run, tmp_path, bro
         assert serious(page) == []
 
 
+def test_a_turn_shows_the_reward_that_it_earned(tiny_run, tmp_path, browser):
+    """By the environment where there is one, else as all leaves below say; none where they differ, or nobody says."""
+    source = RunFolder(tiny_run)
+    record = next(record for record in source.trees(2) if any(len(place) > 1 for place in record.tree.turns))
+    leaf = max(record.scores, key=len)
+    given = {show(leaf[:1]): [0.25, False, None], show(leaf): [-1.5, True, None]}
+    with RunFolder.create(tmp_path / "tiny", source.recipe_text(), {}) as run:
+        run.append_tree(2, replace(record, notes={**record.notes, "environment": given}))
+    library = Library([run.path], cache=tmp_path / "indexes")
+    library.catch_up()
+    with served(library) as address, watched(browser) as page:
+        tree = library.answer("/api/runs/tiny/tree", {"step": "2", "task": record.tree.task})
+        rewards = {node["place"]: node["reward"] for node in tree["nodes"] if node["kind"] == "turn"}
+        assert {place: reward for place, reward in rewards.items() if reward is not None} == {
+            place: step[0] for place, step in given.items()
+        }
+        about = page.get_by_role("region", name="The chosen segment")
+        for place, shown in ((show(leaf[:1]), "[+]0.25"), (show(leaf), "[-−]1.5")):
+            page.goto(at(address, tree, node=f"t{place}"))
+            expect(about).to_contain_text(re.compile(f"{shown} for this turn"))
+            expect(page.locator(f"[data-segment='t{place}'] header")).to_contain_text(re.compile(f"reward {shown}"))
+        without = next(place for place in rewards if place not in given)
+        page.goto(at(address, tree, node=f"t{without}"))
+        expect(about).to_contain_text(f"turn {without}")
+        expect(about).not_to_contain_text("for this turn")
+
+
 def test_of_a_large_tree_only_what_is_in_sight_is_drawn(tiny_run, tmp_path, browser):
     record = large_tree()
     assert len(record.tree.leaves()) == 64

@@ -180,6 +180,7 @@ export interface TurnNode extends NodeBase {
   entropy: number | null; // mean over all its tokens
   calls: { tool: string; arguments: { [name: string]: Json }; error: string; mended: string }[]; // as written; error: why it is malformed; mended: the slip that was read all the same
   credit: { low: number; high: number; mean: number } | null; // over the leaves below; null: not trained
+  reward: number | null; // of this turn alone, by the environment or by the reward; null: none
   discarded: Outcome[]; // of its calls, never shown to the model
 }
 
@@ -226,7 +227,7 @@ export interface Decision {
 export interface Leaf {
   place: Place;
   node: string; // id of its turn; of the node where it would have begun if the engine failed before it wrote anything
-  ending: "finished" | "turn_length" | "branch_length" | "call_limit" | "engine_failed" | "tool_failed" | "replay_miss";
+  ending: "finished" | "turn_length" | "branch_length" | "call_limit" | "engine_failed" | "tool_failed" | "replay_miss" | "environment_failed" | "context_changed";
   reward: number | null;
   accuracy: number | null;
   parts: { [name: string]: number };

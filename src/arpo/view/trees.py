@@ -181,8 +181,18 @@ class _TreeView:
                 for c in turn.calls
             ],
             "credit": as_json(self.credit.get(place)),
+            "reward": self._reward(place),
             "discarded": _outcomes(self.discarded.get(place, ()), turn.calls),
         }
+
+    def _reward(self, place: Place) -> float | None:
+        """The reward of the turn alone: what the environment gave it, else what all leaves below say of it."""
+        given = self.record.notes.get("environment")
+        if isinstance(given, dict) and isinstance(step := given.get(show(place)), list) and step:
+            return _number(step[0])
+        scores = [score for leaf, score in self.record.scores.items() if leaf[: len(place)] == place]
+        rewards = {score.turns[len(place) - 1] for score in scores if len(score.turns) >= len(place)}
+        return _number(rewards.pop()) if len(rewards) == 1 else None
 
     def _observation(self, seen: Observation) -> Answer:
         place = seen.place

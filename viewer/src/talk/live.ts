@@ -76,7 +76,7 @@ const base = (id: string, place: string, above: string | null, text: string) => 
 
 function turn(place: string, text: string): TurnNode {
   const above = place.includes(".") ? `o${parent(place)}` : "-";
-  return { ...base(`t${place}`, place, above, text), kind: "turn", role: above === "-" ? "root" : place.endsWith(".0") ? "probe" : "sibling", finish: "stop", head: null, entropy: null, calls: [], credit: null, discarded: [] };
+  return { ...base(`t${place}`, place, above, text), kind: "turn", role: above === "-" ? "root" : place.endsWith(".0") ? "probe" : "sibling", finish: "stop", head: null, entropy: null, calls: [], credit: null, reward: null, discarded: [] };
 }
 
 function leaf(place: string, ending: string, written: boolean): Leaf {

@@ -39,6 +39,7 @@ function TurnFacts({ node, head }: { node: Extract<Node, { kind: "turn" }>; head
       <Row what="Entropy">
         {number(node.head)} nats over its {node.tokens > head ? `first ${head} tokens, ${number(node.entropy)} over all` : count(node.tokens, "token")}
       </Row>
+      {node.reward !== null && <Row what="Reward">{signed(node.reward)} for this turn</Row>}
       <Row what="Credit">{credit(node)}</Row>
       {node.finish === "length" && <Row what="Finish"><span class="bad">cut at its length limit</span></Row>}
       {node.calls.filter((call) => call.error).map((call) => <Row what="Malformed call" key={call.error}><span class="bad">{brief(`${call.tool}: ${call.error}`)}</span></Row>)}

@@ -2,7 +2,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Tokens } from "../api";
-import { number } from "../format";
+import { number, signed } from "../format";
 import { Text, brief } from "../text";
 import type { Grown } from "./branches";
 import { Outcomes } from "./Outcomes";
@@ -28,6 +28,7 @@ export function Segment({ at, tint, ask, selected, onSelect, children }: {
         <h3><button type="button" class="plain" onClick={() => onSelect(node.id)}>{name(node)}</button></h3>
         <span class="soft">{shared(node)}</span>
         {node.kind === "turn" && <span class="soft">head {number(node.head)} nats, mean {number(node.entropy)}</span>}
+        {node.kind === "turn" && node.reward !== null && <span class="soft">reward {signed(node.reward)}</span>}
         {node.kind === "turn" && <span class={node.credit && node.credit.mean > 0 ? "good" : node.credit && node.credit.mean < 0 ? "bad" : "soft"}>{credit(node)}</span>}
         {ask && <button type="button" class="small" aria-pressed={raw} onClick={() => setRaw(!raw)}>tokens</button>}
       </header>

@@ -14,6 +14,8 @@ export const ENDINGS: { [ending in Leaf["ending"]]: string } = {
   engine_failed: "engine failed",
   tool_failed: "tool failed",
   replay_miss: "no recorded result",
+  environment_failed: "environment failed",
+  context_changed: "agent changed its context",
 };
 
 export const name = (node: Node) =>
