@@ -7,19 +7,23 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from arpo.agent.pick import AgentAnswer, Pick, equality, picked
 from arpo.assembly.components import EvalComponents, build_eval_components, build_setting, model_folder
 from arpo.assembly.resolve import resolve_for_chat
 from arpo.core.branching import StepStats
+from arpo.environments.episodes import Episode, Episodes
 from arpo.errors import ConfigError
 from arpo.evaluation.judge import Judge
 from arpo.event_loop import told
 from arpo.recipe.run import RunConfig
+from arpo.rollout.agent import EvalAgent
 from arpo.rollout.config import RolloutConfig
+from arpo.rollout.tree_rollout import TaskRollout
 from arpo.rollout.watching import RolloutEvent, Watch
 from arpo.tasks import Task
 
@@ -36,7 +40,27 @@ class ChatSession:
         """Questions and answers so far, as chat messages."""
         self.forgotten = 0
         """Messages that no longer fit `rollout.branch_tokens`, counted from the beginning."""
+        self.episode: Episode | None = None
+        """Of the agent's environment: it lasts as long as the conversation."""
+        self.task = Task(id="chat", messages=(), answers=())
+        """As the environment has begun it."""
         self._lock = asyncio.Lock()
+        self._episodes: Episodes | None = None
+
+    async def keep(self, rollout: TaskRollout, answer: AgentAnswer) -> None:
+        """Go on where `answer` has left the environment, from the next question on."""
+        kept = None if answer.ending.aborted else rollout.states.take(answer.leaf)
+        if kept is not None:
+            await self.end()
+            self.task, self.episode, self._episodes = rollout.task, kept, rollout.states.episodes
+            self.agent.in_episodes.add(self)
+
+    async def end(self) -> None:
+        """Let go of the episode: the next question begins another."""
+        episode, self.episode = self.episode, None
+        self.agent.in_episodes.discard(self)
+        if episode is not None and self._episodes is not None:
+            await self._episodes.close(episode)
 
     async def ask(self, question: str, **how: Any) -> AgentAnswer:
         """The answer to `question`. `how`: see `DeployedAgent.ask`."""
@@ -52,11 +76,12 @@ class ChatSession:
         async with self._lock:
             whole = [*self.messages, {"role": "user", "content": question}]
             messages = self.agent.fitting(whole)
-            async with aclosing(self.agent.reply_events(messages, **how)) as events:
+            async with aclosing(self.agent.reply_events(messages, session=self, **how)) as events:
                 async for event in events:
                     if isinstance(event, AgentAnswer):
                         self.forgotten += len(whole) - len(messages)
-                        self.messages = [*messages, {"role": "assistant", "content": event.text}]
+                        said = event.rollout.task.messages  # with what an environment began with
+                        self.messages = [*said, {"role": "assistant", "content": event.text}]
                     yield event
 
 
@@ -71,6 +96,7 @@ class DeployedAgent:
         self.components, self.label, self.notes = components, label, tuple(notes)
         self._judge = Judge(judge) if (judge := components.run.evaluation.judge) else None
         self._asked = 0
+        self.in_episodes: set[ChatSession] = set()
         self._session = ChatSession(self)
 
     @classmethod
@@ -108,7 +134,7 @@ class DeployedAgent:
         seed: int | None = None,
     ) -> AgentAnswer:
         """The answer to `question`, which continues the conversation of earlier questions (`forget` ends it; `session`
-        begins another beside it).
+        begins another beside it), and the episode of the agent's environment.
 
         samples: branches that try to answer; more than one grow as a tree where the recipe's rule branches, else each
         from the prompt. pick: which answer counts; `vote`: the one that most give, equal by the recipe's answer
@@ -144,8 +170,10 @@ class DeployedAgent:
         top_p: float = 1.0,
         seed: int | None = None,
         watch: Watch | None = None,
+        session: ChatSession | None = None,
     ) -> AgentAnswer:
-        """The answer to a whole conversation (its last message is the user's), without memory."""
+        """The answer to a whole conversation (its last message is the user's), without memory but for the episode of
+        `session`."""
         if samples < 1:
             raise ConfigError("should be at least 1", where="samples", value=samples)
         same = equality(self.run, pick, self._judge)
@@ -155,11 +183,18 @@ class DeployedAgent:
         # the first message names the conversation: an engine with replicas sends what it knows to the same one
         name = hashlib.sha256(str(messages[0]["content"]).encode("utf-8", "replace")).hexdigest()[:12]
         task = Task(id=f"chat-{name}", messages=tuple(dict(message) for message in messages), answers=())
-        rollout = await self.components.agent.rollout(
+        agent = self.components.agent
+        if session is not None and session.episode is not None and agent.environment is not None:
+            task = replace(task, tools=session.task.tools)
+            agent = cast(EvalAgent, replace(cast(Any, agent), environment=agent.environment.going_on(session.episode)))
+        rollout = await agent.rollout(
             task, self._limits(samples, temperature, top_p), stats=StepStats(step="chat"), seed=seed, watch=watch
         )
         try:
-            return await picked(rollout, same)
+            answer = await picked(rollout, same)
+            if session is not None:
+                await session.keep(rollout, answer)
+            return answer
         finally:
             await rollout.states.close()
 
@@ -188,6 +223,8 @@ class DeployedAgent:
         return self.components.agent.num_prompt_tokens(task)
 
     async def close(self) -> None:
+        for session in list(self.in_episodes):
+            await session.end()
         if self._judge is not None:
             await self._judge.close()
         await self.components.agent.close()

@@ -86,6 +86,7 @@ class _Talk:
             if line in ("/quit", "/exit"):
                 return
             if line == "/new":
+                self.runner.run(self.session.end())
                 self.session = self.agent.session()
                 self.say("(a new conversation)")
             elif line.startswith("/"):

@@ -5,6 +5,7 @@ its tools share. Knows environments and the order of an episode's turns. Refuses
 """
 
 import asyncio
+import copy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,6 +117,13 @@ class EnvironmentSource:
         self.provider = Provider(self.name, concurrency=made_from.concurrency)
         self.tools: tuple[ToolBase, ...] = tuple(map(self._tool, tool_methods(made_from)))
         self.tell: Tell = lambda text, level: None
+        self.episode: Episode | None = None  # where trees begin, which leave it as it is; None: with a `reset`
+
+    def going_on(self, episode: Episode) -> "EnvironmentSource":
+        """The same environment in the middle of `episode`: a conversation goes on in it."""
+        other = copy.copy(self)
+        other.episode = episode
+        return other
 
     def _tool(self, method: FunctionTool) -> EnvironmentTool:
         async def act(environment: Environment, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
@@ -158,7 +166,7 @@ class Episodes:
         self.source, self.name, self.task = source, source.name, task
         self.deadline_s = source.made_from.deadline_s or deadline_s
         self.key = (seed, step, task.id)
-        self.first: Episode | None = None
+        self.first = source.episode
         self.began = task  # as the first episode begins
         self.failed: EnvironmentFailedError | None = None  # why the task could not be begun
         self.steps: dict[Place, Step] = {}
@@ -170,6 +178,8 @@ class Episodes:
 
     async def begin(self) -> Task:
         """Start the tree's first episode; the task as it starts. Where that fails, the task as it is, with `failed`."""
+        if self.first is not None:
+            return self.task
         try:
             environment, start = await self._new()
             self.first, self.began = Episode(environment), start
@@ -181,9 +191,9 @@ class Episodes:
     async def open(self, task: Task) -> Episode:
         if self.first is None:
             raise self.failed or EnvironmentFailedError(f"{self.name}: the episode has not begun")
-        if self.source.forks == "never" and self.first.environment is not None:  # there is nothing to keep it for
+        if self.source.forks != "copy" and self.first.environment is not None:  # no other line can start from it
             environment, self.first.environment = self.first.environment, None
-            return Episode(environment)
+            return Episode(environment, self.first.past)
         return await self.fork(self.first)
 
     async def fork(self, episode: Episode) -> Episode:
@@ -200,6 +210,11 @@ class Episodes:
             except Exception as error:
                 raise _failed(self.name, "fork", error) from error
         return Episode(None, episode.past)
+
+    async def end(self) -> None:
+        """Close the episode that the tree began with, unless others go on from it."""
+        if self.first is not None and self.first is not self.source.episode:
+            await self.close(self.first)
 
     async def close(self, episode: Episode) -> None:
         environment, episode.environment = episode.environment, None

@@ -7,11 +7,12 @@ a captured state. What a line asks for, it asks for itself and one thing at a ti
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 from arpo.core.place import Place
 from arpo.environments import Step
-from arpo.environments.episodes import Episodes
+from arpo.environments.episodes import Episode, Episodes
 from arpo.errors import ToolError
 from arpo.tasks import Task
 from arpo.threads import settled
@@ -96,8 +97,15 @@ class ToolStates:
         states = [*self._live.values(), *self._captured.values()]
         self._live, self._captured = {}, {}
         await self._close(states)
-        if self.episodes is not None and (first := self.episodes.first) is not None:
-            await self._end(self.episodes.name, first)
+        if self.episodes is not None:
+            await self._within(self.episodes.name, self.episodes.end)
+
+    def take(self, leaf: Place) -> Episode | None:
+        """The environment's episode at `leaf`, which `close` then leaves open; None where it has none."""
+        states = dict(self._live.get(line_of(leaf), {}))
+        episode = states.pop(self.episodes.name, None) if self.episodes is not None else None
+        self._live[line_of(leaf)] = states
+        return cast(Episode | None, episode)
 
     def _begin(self, name: str, trunk: States | None) -> Awaitable[Any]:
         tool = self.tools[name]
@@ -125,8 +133,11 @@ class ToolStates:
                 raise result
 
     async def _end(self, name: str, state: Any) -> None:
+        await self._within(name, partial(settled, self.tools[name].close, state))
+
+    async def _within(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
         try:
             async with asyncio.timeout(self.deadline_s):
-                await settled(self.tools[name].close, state)
+                await close()
         except (ToolError, TimeoutError) as error:
             self.lost.append(f"{name} was not closed: {str(error) or f'not done after {self.deadline_s:g} s'}")
