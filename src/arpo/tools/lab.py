@@ -6,18 +6,18 @@ from arpo.tools.function import tool
 
 
 @tool
-def look(place: str, context: CallContext) -> str:
+async def look(place: str, context: CallContext) -> str:
     """See the doors of a place."""
     return trail_of(context.task).answer("look", place.strip())
 
 
 @tool
-def search(place: str, context: CallContext) -> str:
+async def search(place: str, context: CallContext) -> str:
     """Find the doors of a dark place."""
     return trail_of(context.task).answer("search", place.strip())
 
 
 @tool
-def ask(place: str, context: CallContext) -> str:
+async def ask(place: str, context: CallContext) -> str:
     """Ask whether a place is on the trail."""
     return trail_of(context.task).answer("ask", place.strip())
