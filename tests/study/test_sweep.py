@@ -9,6 +9,7 @@ import pytest
 
 from arpo.errors import ConfigError
 from arpo.evaluation.statistics import holm, sign_flip_test
+from arpo.runs.folder import RunFolder
 from arpo.study import sweep as sweep_module
 from arpo.study.figures import Figures
 from arpo.study.plan import Study, cells_of, read_rows, read_study, rows_path
@@ -164,3 +165,28 @@ def test_rows_are_lines_of_json(file):
     cell = cells_of(read_study(file), file)[0]
     rows_path(file).write_text(json.dumps(row(cell, [0.5], [1])) + "\n")
     assert read_rows(file)[0]["key"] == cell.key
+
+
+@pytest.mark.slow
+def test_a_study_of_real_runs_keeps_a_row_of_each_that_ends_and_survives_one_that_does_not(own_project):
+    """The cell `strict` fails at its gates, before anything is trained. A row that was lost is made again from its run,
+    without training."""
+    path = own_project.folder / "study.yaml"
+    path.write_text(
+        "recipe: tiny.yaml\nseeds: 1\naccuracy: 0.4\n"
+        "set: {train.steps: 2, evaluation.limit: 4, evaluation.greedy_limit: 0, train.trackers: {}}\n"
+        "cells: {strict: {train.gates: {rise_positive: 1.0, mixed_groups: 1.0, format: 1.0}}, paper: {}}\n"
+    )
+    study, runs, told = read_study(path), own_project.folder / "runs", []
+    assert sweep(study, path, runs, tell=told.append) == 1
+    (row,) = read_rows(path)
+    assert row["cell"] == "paper" and row["steps"] == 2 and "strict, seed 0: failed" in told[1]
+    assert "not fit to be trained on" in next(runs.glob(f"{cells_of(study, path)[0].key}*.log")).read_text()
+    folder = RunFolder(runs / f"{row['key']}-seed0")
+    for name in ("calls/executed", "leaves/all"):
+        assert row["history"][name] == [line[name] for line in folder.metrics()]
+    rows_path(path).unlink()
+    assert sweep(study, path, runs, tell=told.append) == 1
+    assert {**read_rows(path)[0], "seconds": 0} == {**row, "seconds": 0}
+    figures = Figures(study, read_rows(path))
+    assert figures.calls == sum(row["history"]["calls/executed"])
