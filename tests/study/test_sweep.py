@@ -6,7 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from arpo.cli.commands import app
 from arpo.errors import ConfigError
 from arpo.evaluation.statistics import holm, sign_flip_test
 from arpo.runs.folder import RunFolder
@@ -126,6 +128,21 @@ def test_seeds_without_a_figure_are_left_out_of_it_alone(file):
     for one in rows:
         one["after"] = None
     assert "nan" not in "".join(table.markdown() for table in Figures(study, rows).tables())
+
+
+def test_the_command_writes_table_and_curves_of_what_is_there_and_ends_with_1_where_a_cell_fails(file, monkeypatch):
+    """Without --out too, whose default is a folder of its own."""
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr(sweep_module, "run_cell", lambda cell, *_: row(cell, [0.2, 0.6, 0.8], [10] * 3))
+    assert CliRunner().invoke(app, ["sweep", str(file), "--limit", "0"]).exit_code == 0
+    assert not file.with_suffix(".md").exists(), "there is nothing to show yet"
+    assert CliRunner().invoke(app, ["sweep", str(file), "--limit", "4"]).exit_code == 0
+    page = file.with_suffix(".md").read_text()
+    assert all(name in page for name in ("arpo, leaves 8", "calls to 70%", "area", "held-out after"))
+    assert file.with_suffix(".png").is_file()
+    monkeypatch.setattr(sweep_module, "run_cell", lambda *_: Path("a.log"))
+    failed = CliRunner().invoke(app, ["sweep", str(file), "--limit", "1"])
+    assert failed.exit_code == 1 and "a.log" in failed.output and len(read_rows(file)) == 4
 
 
 def test_a_run_that_never_reaches_the_level_counts_with_all_its_calls(file):

@@ -200,9 +200,9 @@ def sweep(
     ],
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run at the same time.")] = 1,
     limit: Annotated[int | None, typer.Option(min=0, help="At most so many cells now (0: only show figures).")] = None,
-    out: Annotated[Path, typer.Option(parser=path, metavar="DIR", help="Where the runs go (else runs/study).")] = Path(
-        "runs/study"
-    ),
+    out: Annotated[
+        Path | None, typer.Option(parser=path, metavar="DIR", help="Where the runs go (else runs/study).")
+    ] = None,
 ) -> None:
     """Run the cells of a study, and show what they say.
 
@@ -210,7 +210,7 @@ def sweep(
     """
     from arpo.cli.sweeping import carry_out
 
-    if carry_out(study, out, jobs=jobs, limit=limit):
+    if carry_out(study, out or Path("runs/study"), jobs=jobs, limit=limit):
         raise typer.Exit(1)
 
 

@@ -20,8 +20,8 @@ def make(
 
     Weights are random, but attention starts as a copy: its value and output projections are a scaled identity
     (mimetic initialization, Trockman and Kolter, arXiv 2305.09828, with the sign that copies), and the head has the
-    rows of the embedding. What is attended to becomes likelier, so naming a place that was read is learnt within some
-    hundred updates.
+    rows of the embedding. What is attended to becomes likelier, which helps to name a place that was read: after 150
+    updates of the cold start of recipes/lab.yaml the loss is 0.40, where attention and head start at random 0.52.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
