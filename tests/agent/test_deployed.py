@@ -8,10 +8,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from agent_world import deployed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_world import deployed
 from arpo.agent.deployed import DeployedAgent
 from arpo.agent.pick import AgentAnswer, picked
 from arpo.cli.chatting import print_answer

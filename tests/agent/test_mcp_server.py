@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from agent_world import deployed, gated, served
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from agent_world import deployed, gated, served
 from arpo.engines.scripted import Script
 from arpo.tools.config import ToolConfig, build_tools
 from small_world import ANSWER, results_in, search
