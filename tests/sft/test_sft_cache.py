@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,29 @@ def test_files_count_by_what_is_in_them(project: TinyProject, file: str) -> None
     path = project.folder / file
     path.write_text(path.read_text() + ("WORDS = 2\n" if path.suffix == ".py" else "\n"))
     assert start(project).key != before
+
+
+def test_traces_that_a_function_makes_count_by_what_it_returns(
+    project: TinyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = project.folder / "made_traces.py"
+    source = (
+        "from arpo.tasks.traces import load_traces\n"
+        "def traces(limit, seed, **options): return load_traces(FILE)[:limit or 9]\n"
+    ).replace("FILE", repr(str(project.folder / "traces.jsonl")))
+
+    def key(text: str) -> Path:
+        module.write_text(text)
+        monkeypatch.delitem(sys.modules, "made_traces", raising=False)
+        invalidate_caches()
+        return start(project, "cold_start.traces=made_traces:traces").path
+
+    first = key(source)
+    assert key(f"{source}# another comment, the same traces\n") == first
+    assert key(source.replace("or 9", "or 8 + 0")) != first
+    lines = (project.folder / "traces.jsonl").read_text().splitlines()
+    (project.folder / "traces.jsonl").write_text("\n".join([*lines[1:9], lines[0]]) + "\n")
+    assert key(source) != first, "what the function reads is seen by what it returns"
 
 
 def test_other_questions_are_asked_anew(project: TinyProject, tmp_path: Path) -> None:
