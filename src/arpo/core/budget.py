@@ -77,13 +77,16 @@ class Budget:
         progress = True
         while progress:  # a grant can make other decisions final: a root without room reserves nothing
             progress = False
+            left, room = self.left, [*self.room]  # for the next tip, if no tip that is still unknown gets a sibling
             for want in sorted(
                 chain.from_iterable(map(dict.values, self._open)), key=lambda want: (want.depth, want.key)
             ):
-                count = self._final(want)
-                if count is None:
-                    continue
                 root = want.place[0]
+                count = min(want.wanted, left, room[root])
+                left -= count
+                room[root] -= count
+                if count > self._certain(want):
+                    continue
                 del self._open[root][want.place]
                 if count:
                     self.left -= count
@@ -116,15 +119,13 @@ class Budget:
                     granted[place] += 1
         return granted
 
-    def _final(self, want: Want) -> int | None:
-        """The number of siblings that `want` gets, or None while a tip that may precede it can still change the
-        number."""
+    def _certain(self, want: Want) -> int:
+        """The number of siblings that `want` gets at least, whatever the tips before it still get."""
         root, room = want.place[0], self.room[want.place[0]]
         if not (want.wanted and self.left and room):
             return 0
-        grant = min(want.wanted, self.left, room)  # if no preceding tip gets a sibling
         reserved = [self._reserved(other, want) for other in range(len(self.room))]
-        return grant if grant <= min(self.left - sum(reserved), room - reserved[root]) else None
+        return max(0, min(want.wanted, self.left - sum(reserved), room - reserved[root]))
 
     def _reserved(self, root: int, want: Want) -> int:
         """The maximum number of siblings that tips of `root` before `want` in canonical order can still get."""
