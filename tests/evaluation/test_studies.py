@@ -121,7 +121,7 @@ def test_golds_that_stand_anywhere_by_chance_say_nothing() -> None:
 
 
 def test_calls_that_were_never_run_are_apart() -> None:
-    from arpo.rollout.tree_rollout import NOT_RUN
+    from arpo.rollout.driver import NOT_RUN
 
     found = quality([recorded("a", [[1.0]] * 2, [[call("x"), call("y", NOT_RUN, REFUSED)]])])
     assert found.figures["beyond_limit"].mean == 0.5 and found.figures["valid"].mean == 1.0

@@ -25,7 +25,8 @@ from arpo.learner.local import LocalLearner
 from arpo.learner.packing import pack
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TreeRollout, rollout_tree
+from arpo.rollout.task_rollout import TreeRollout
+from arpo.rollout.tree_rollout import rollout_tree
 from arpo.sft.traces import traces_to_trees
 from arpo.tasks import Task
 from arpo.tasks.traces import RecordedStep, Trace

@@ -37,7 +37,7 @@ from arpo.core.tree import StopReason
 from arpo.errors import ArpoError, ConfigError, EngineError, FormatError, ToolsStoppedError
 from arpo.http.serving import BadRequest
 from arpo.rollout.collect import Rollout, record_of
-from arpo.rollout.tree_rollout import TaskRollout, TreeRollout
+from arpo.rollout.task_rollout import TaskRollout, TreeRollout
 from arpo.rollout.watching import ResultsRead, RolloutEvent, TextWritten
 from arpo.view.trees import tree_answer
 

@@ -23,7 +23,7 @@ from arpo.event_loop import told
 from arpo.recipe.run import RunConfig
 from arpo.rollout.agent import EvalAgent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TaskRollout
+from arpo.rollout.task_rollout import TaskRollout
 from arpo.rollout.watching import RolloutEvent, Watch
 from arpo.tasks import Task
 

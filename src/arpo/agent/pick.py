@@ -14,7 +14,7 @@ from arpo.evaluation.judge import Judge
 from arpo.recipe.run import RunConfig
 from arpo.rewards.config import RewardConfig
 from arpo.rewards.measures import answer_measure
-from arpo.rollout.tree_rollout import TaskRollout
+from arpo.rollout.task_rollout import TaskRollout
 from arpo.tasks import Task
 
 Pick = Literal["vote", "judge"]

@@ -20,7 +20,7 @@ from arpo.display.terminal import Console
 from arpo.dry_run.estimate import RunEstimate, Timings
 from arpo.learner.packing import pack
 from arpo.rollout.collect import Rollout, record_of
-from arpo.rollout.tree_rollout import TreeRollout
+from arpo.rollout.task_rollout import TreeRollout
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport
 from arpo.training.first_step_checks import Gate

@@ -24,7 +24,7 @@ from arpo.answer_text import CLOSED, contains, tokens
 from arpo.core.tree import Branch, Call, CallStatus, ToolCallResult, on_probe_line
 from arpo.evaluation.statistics import Estimate
 from arpo.evaluation.trajectories import Recorded, add, ratio, share
-from arpo.rollout.tree_rollout import NOT_RUN
+from arpo.rollout.driver import NOT_RUN
 from arpo.tasks.rows import without_nulls
 
 FIGURES: Mapping[str, str] = {

@@ -11,7 +11,8 @@ from arpo.engines.base import EngineBase
 from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ConfigError, FormatError
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TaskRollout, TreeRollout, rollout_tree, tools_for
+from arpo.rollout.task_rollout import TaskRollout, TreeRollout
+from arpo.rollout.tree_rollout import rollout_tree, tools_for
 from arpo.rollout.watching import Watch
 from arpo.tasks import Task
 from arpo.tools import Tool, ToolBase

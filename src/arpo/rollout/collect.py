@@ -20,7 +20,7 @@ from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
 from arpo.rollout.agent import EvalAgent
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.tree_rollout import TaskRollout
+from arpo.rollout.task_rollout import TaskRollout
 from arpo.tasks import Task
 
 

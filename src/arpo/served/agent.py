@@ -13,8 +13,10 @@ from arpo.endpoint.client import Endpoint, Spent
 from arpo.environments.episodes import EnvironmentSource
 from arpo.errors import ToolError
 from arpo.rollout.config import RolloutConfig
+from arpo.rollout.driver import RolloutDriver
 from arpo.rollout.states import ToolStates
-from arpo.rollout.tree_rollout import RolloutDriver, TaskRollout, begun, check_room, tools_for
+from arpo.rollout.task_rollout import TaskRollout
+from arpo.rollout.tree_rollout import begun, check_room, tools_for
 from arpo.rollout.watching import TextWritten, Watch
 from arpo.served import Context, Dialogue, Sampling, ServedTurn
 from arpo.tasks import Task
