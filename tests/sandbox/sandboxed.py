@@ -24,7 +24,7 @@ def options(**more: Any) -> dict[str, Any]:
 
 
 async def run(tool: PythonTool, code: str, state: Any = None, seed: int = 7) -> Any:
-    context = CallContext(task=TASK, deadline_s=40.0, seed=seed, state=state)
+    context = CallContext(task=TASK, deadline_s=300.0, seed=seed, state=state)
     return await run_call([tool], Call(name="python", arguments={"code": code}), context)
 
 

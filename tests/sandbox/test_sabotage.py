@@ -19,7 +19,7 @@ from arpo.sandbox.verdict import Ran
 from arpo.sandbox.warm import WarmSandbox
 from arpo.tools.python import PythonTool, SessionPythonTool
 
-LIMITS = Limits(cpu_seconds=9, seconds=40, memory_mb=256, file_mb=8)
+LIMITS = Limits(cpu_seconds=9, seconds=120, memory_mb=256, file_mb=8)
 
 
 @pytest.fixture(scope="module", params=AT)
@@ -82,7 +82,7 @@ def reached(ran: Ran) -> list[str]:
 
 async def test_no_call_reaches_the_files_of_another(sandbox: WarmSandbox) -> None:
     attack = SABOTAGE.replace("SECONDS", "0.5")
-    calls = [sandbox.run(attack if number % 4 == 3 else HONEST, seconds=40.0) for number in range(8)]
+    calls = [sandbox.run(attack if number % 4 == 3 else HONEST, seconds=120.0) for number in range(8)]
     for number, ran in enumerate(await asyncio.gather(*calls)):
         if number % 4 == 3:
             assert reached(ran) == []
@@ -97,8 +97,8 @@ async def test_no_branch_reaches_the_files_of_another(sandbox: WarmSandbox) -> N
         assert await sandbox.fork(old, new)
     await sandbox.run("x = 1", seconds=9.0, session="other", past=[])
     attack = SABOTAGE.replace("SECONDS", "0.5")
-    calls = [sandbox.run(HONEST, seconds=40.0, session=name) for name in ("trunk", "one", "three", "other")]
-    *honest, hostile = await asyncio.gather(*calls, sandbox.run(attack, seconds=40.0, session="two"))
+    calls = [sandbox.run(HONEST, seconds=120.0, session=name) for name in ("trunk", "one", "three", "other")]
+    *honest, hostile = await asyncio.gather(*calls, sandbox.run(attack, seconds=120.0, session="two"))
     assert honest == [Ran(text="well")] * 4
     assert [path for path in reached(hostile) if not path.endswith("/room")] == []
     for name in ("trunk", "one", "two", "three", "other"):
@@ -122,9 +122,9 @@ async def test_a_branch_takes_no_room_of_another(how: str, sandbox: WarmSandbox)
     assert await sandbox.fork("trunk", "one") and await sandbox.fork("trunk", "two")
 
     async def call(name: str, code: str) -> Ran:
-        ran = await sandbox.run(code, seconds=40.0, session=name)
+        ran = await sandbox.run(code, seconds=120.0, session=name)
         if ran.gone and not ran.ending:
-            ran = await sandbox.run(code, seconds=40.0, session=f"{name} again", past=[("x = 1", 0)])
+            ran = await sandbox.run(code, seconds=120.0, session=f"{name} again", past=[("x = 1", 0)])
         return ran
 
     honest = "import time\nfor n in range(20):\n  open(str(n), 'w').write('y' * 5000); time.sleep(0.05)\n'well'"
@@ -146,14 +146,14 @@ async def test_names_of_scratch_folders_are_not_in_the_memory_of_calls(sandbox: 
     assert pattern in spy
     spy = spy.replace(pattern, "arpo-sandbox-.{8}/([0-9a-f]{32})").replace("int(n)", "n.decode()")
     where = "import os, time\ntime.sleep(0.3)\nprint(os.getcwd())"
-    calls = [sandbox.run(spy if number == 5 else where, seconds=40.0) for number in range(8)]
+    calls = [sandbox.run(spy if number == 5 else where, seconds=120.0) for number in range(8)]
     ran = await asyncio.gather(*calls)
     assert all(one.ending == "ok" for one in ran), ran
     folders = {one.text for one in ran[:5] + ran[6:]}
     if sandbox.level == "landlock":
         assert len(folders) == 7 and all(re.fullmatch("[0-9a-f]{32}", folder.rpartition("/")[2]) for folder in folders)
         assert len(re.findall("[0-9a-f]{32}", ran[5].text)) == 1  # its own
-        again = {one.text for one in await asyncio.gather(*(sandbox.run(where, seconds=40.0) for _ in range(8)))}
+        again = {one.text for one in await asyncio.gather(*(sandbox.run(where, seconds=120.0) for _ in range(8)))}
         assert not again & folders
     else:
         assert folders == {"/scratch/files"} and ran[5].text == "[]"
@@ -161,11 +161,15 @@ async def test_names_of_scratch_folders_are_not_in_the_memory_of_calls(sandbox: 
 
 # What the kernel tells of a process by its number.
 ABOUT_OTHERS = """
-import ctypes, os, time
-libc = ctypes.CDLL(None)
+import ctypes, errno, os, platform, time
+libc = ctypes.CDLL(None, use_errno=True)
 space = ctypes.create_string_buffer(256)
 at = ctypes.cast(space, ctypes.c_void_p)
 def head(pid): return (ctypes.c_uint32 * 2)(0x20080522, pid)
+LOCK_PI, FUTEX = 6, 202 if platform.machine() == 'x86_64' else 98
+def lock_of(pid):  # in the name of another: the kernel looks its owner up
+    libc.syscall(FUTEX, ctypes.byref(ctypes.c_uint32(pid)), LOCK_PI, 0, (ctypes.c_long * 2)(1, 0), None, 0)
+    return ctypes.get_errno() == errno.ENOSYS and 1 / 0
 asks = dict(
     clock=lambda pid: time.clock_gettime((~pid << 3) | 2), precise=lambda pid: time.clock_gettime(~pid << 3),
     group=os.getpgid, session=os.getsid, priority=lambda pid: os.getpriority(os.PRIO_PROCESS, pid),
@@ -173,6 +177,8 @@ asks = dict(
     cores=os.sched_getaffinity, scheduler=os.sched_getscheduler, parameters=os.sched_getparam,
     rights=lambda pid: libc.capget(head(pid), at) and 1 / 0,
     kill=lambda pid: os.kill(pid, 0), thread=lambda pid: time.clock_gettime((~pid << 3) | 6),
+    resolution=lambda pid: time.clock_getres((~pid << 3) | 2), owner=lock_of,
+    waits=lambda pid: libc.clock_nanosleep((~pid << 3) | 2, 1, (ctypes.c_long * 2)(0, 1), None) and 1 / 0,
 )
 told = set()
 for pid in range(1, 400):
@@ -186,12 +192,43 @@ sorted(told), os.getpriority(os.PRIO_PROCESS, 0) < 20, time.process_time() > 0, 
 
 
 async def test_the_kernel_tells_a_program_of_no_other_process(sandbox: WarmSandbox) -> None:
-    busy = [sandbox.run("import time\ntime.sleep(1)", seconds=40.0) for _ in range(6)]
-    *_, alone = await asyncio.gather(*busy, sandbox.run(ABOUT_OTHERS, seconds=40.0))
+    busy = [sandbox.run("import time\ntime.sleep(1)", seconds=120.0) for _ in range(6)]
+    *_, alone = await asyncio.gather(*busy, sandbox.run(ABOUT_OTHERS, seconds=120.0))
     assert alone.text == "([], True, True, True)", alone
-    in_session = await sandbox.run(ABOUT_OTHERS, seconds=40.0, session="asks", past=[])
+    in_session = await sandbox.run(ABOUT_OTHERS, seconds=120.0, session="asks", past=[])
     assert in_session.text == "([], True, True, True)", in_session
     sandbox.end_session("asks")
+
+
+# A branch is a child of its trunk's process, and the kernel tells a parent of its children.
+ABOUT_BRANCHES = """
+import os, resource, signal, time
+told = []
+for about in (os.WEXITED, os.WSTOPPED, os.WCONTINUED):
+    try: told.append(os.waitid(os.P_ALL, 0, about | os.WNOHANG | os.WNOWAIT))
+    except OSError: pass
+try: told.append(os.wait4(-1, os.WNOHANG | os.WUNTRACED))
+except OSError: pass
+try: told.append(signal.signal(signal.SIGCHLD, lambda *_: told.append('a signal')))
+except OSError: pass
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+told += signal.sigpending()
+told, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, os.times().children_user
+"""
+
+
+async def test_the_kernel_tells_a_trunk_nothing_of_its_branches(sandbox: WarmSandbox) -> None:
+    await sandbox.run(ABOUT_BRANCHES, seconds=120.0, session="trunk", past=[])
+    assert await sandbox.fork("trunk", "one") and await sandbox.fork("trunk", "two")
+    await sandbox.run("sum(range(10**6))", seconds=120.0, session="one")
+    watching = f"{ABOUT_BRANCHES}\ntime.sleep(0.3)\n{ABOUT_BRANCHES}"
+    trunk = asyncio.create_task(sandbox.run(watching, seconds=120.0, session="trunk"))
+    await sandbox.run("sum(range(10**6))", seconds=120.0, session="two")
+    sandbox.end_session("one")
+    assert (await trunk).text == "([], 0.0, 0.0)"
+    sandbox.end_session("two")
+    assert (await sandbox.run(ABOUT_BRANCHES, seconds=120.0, session="trunk")).text == "([], 0.0, 0.0)"
+    sandbox.end_session("trunk")
 
 
 async def test_threads_of_one_call_leave_those_of_others(sandbox: WarmSandbox) -> None:
@@ -204,7 +241,7 @@ async def test_threads_of_one_call_leave_those_of_others(sandbox: WarmSandbox) -
     )
     starts = "import threading, time\ntime.sleep(0.3)\nthreading.Thread(target=print, args=('well',)).start()"
     *hoarding, honest = await asyncio.gather(
-        *(sandbox.run(hoards, seconds=40.0) for _ in range(5)), sandbox.run(starts, seconds=40.0)
+        *(sandbox.run(hoards, seconds=120.0) for _ in range(5)), sandbox.run(starts, seconds=120.0)
     )
     assert {one.text for one in hoarding} == {"True"} and honest.text == "well"
 
@@ -261,16 +298,16 @@ ODD_ERRORS = {
 
 async def test_odd_errors_of_a_program_are_its_own(sandbox: WarmSandbox) -> None:
     """In calls, and in a session, which may have been ended by it."""
-    alone = await asyncio.gather(*(sandbox.run(code, seconds=40.0) for code in ODD_ERRORS.values()))
+    alone = await asyncio.gather(*(sandbox.run(code, seconds=120.0) for code in ODD_ERRORS.values()))
     for name, ran in zip(ODD_ERRORS, alone, strict=True):
         assert "could not be entered" not in ran.text and ran.ending in ("ok", "error"), (name, ran)
         if "exit" not in name:
             assert ran.ending == "error", (name, ran)
     for name, code in ODD_ERRORS.items():
-        ran = await sandbox.run(code, seconds=40.0, session=name, past=[])
+        ran = await sandbox.run(code, seconds=120.0, session=name, past=[])
         assert ran.ending in ("ok", "error"), (name, ran)
         sandbox.end_session(name)
-    assert (await sandbox.run("6 * 7", seconds=40.0)).text == "42" and sandbox.starts == 1, sandbox.last_words
+    assert (await sandbox.run("6 * 7", seconds=120.0)).text == "42" and sandbox.starts == 1, sandbox.last_words
 
 
 SOCKET = (
@@ -351,7 +388,7 @@ async def test_older_kernels_hold_too(level: str, abi: int, monkeypatch: pytest.
     """Landlock, capped to what older kernels have of it, beneath every hostile program and the saboteurs."""
     cap = f"from arpo.sandbox import landlock\nlandlock.abi = lambda: {abi}\nfrom arpo.sandbox import entry"
     monkeypatch.setattr(boot, "BOOT", boot.BOOT.replace("from arpo.sandbox import entry", cap))
-    limits = Limits(cpu_seconds=2, seconds=9, memory_mb=128, file_mb=8)
+    limits = Limits(cpu_seconds=9, seconds=120, memory_mb=128, file_mb=8)
     for sandbox in entered(level, limits=limits, imports=["math"], at_once=8, sessions=4):
         filled = {
             name: string.Template(code).safe_substitute(RECIPE="/usr/recipe", FOLDER="/usr", PID=1, PORT=9, CLONE=56)
@@ -359,7 +396,7 @@ async def test_older_kernels_hold_too(level: str, abi: int, monkeypatch: pytest.
             if not re.match("bombs|recurses|leaves|fakes|calls by", name)
         }
         codes = [code.replace("ESCAPED", r"ESC\x41PED") for code in filled.values()]
-        ran = await asyncio.gather(*(sandbox.run(code, seconds=9.0) for code in codes))
+        ran = await asyncio.gather(*(sandbox.run(code, seconds=120.0) for code in codes))
         assert [name for name, one in zip(filled, ran, strict=True) if "ESCAPED" in one.text] == []
         await test_no_call_reaches_the_files_of_another(sandbox)
         await sandbox.run("x = 1", seconds=9.0, session="trunk", past=[])

@@ -25,11 +25,11 @@ getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename rename
 symlinkat readlink readlinkat ftruncate fsync fdatasync fallocate fadvise64 flock umask dup dup2 dup3
 pipe pipe2 sendfile copy_file_range getxattr lgetxattr fgetxattr listxattr poll ppoll select pselect6 epoll_create
 epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime
-timerfd_gettime signalfd signalfd4 nanosleep clock_nanosleep pause restart_syscall time gettimeofday
-clock_getres times getitimer setitimer alarm rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait
-rt_sigsuspend sigaltstack futex futex_waitv
+timerfd_gettime signalfd signalfd4 nanosleep pause restart_syscall time gettimeofday
+times getitimer setitimer alarm rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait
+rt_sigsuspend sigaltstack futex_waitv
 set_robust_list set_tid_address rseq membarrier sched_yield sched_get_priority_max sched_get_priority_min getcpu
-arch_prctl exit exit_group wait4 waitid getpid getppid gettid getpgrp getuid geteuid getgid getegid getresuid getresgid
+arch_prctl exit exit_group getpid getppid gettid getpgrp getuid geteuid getgid getegid getresuid getresgid
 getgroups getrusage getrlimit sysinfo uname getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt
 """
 # On files of the same user that can be read but not written, these would work; a read-only view refuses them by itself.
@@ -37,6 +37,8 @@ ON_OWN_FILES = "chmod fchmod fchmodat utimensat utimes futimesat utime truncate"
 
 # How full a file system is tells one branch of a session of the others, which share it.
 ON_FILE_SYSTEMS = ["statfs", "fstatfs"]
+# A session starts no process but its branches, whose calls and processor time these would tell it.
+ON_CHILDREN = ["wait4", "waitid", "rt_sigaction"]
 BINDING = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"]
 EPERM, EAGAIN, ENOSYS = 1, 11, 38
 _ALLOW, _NOTIFY, _ERRNO, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
@@ -44,7 +46,10 @@ _LOAD, _IF_EQUAL, _IF_GREATER_OR_EQUAL, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15,
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in what the kernel shows
 _CLONE_THREAD = 0x00010000
 _ABOUT_A_PROCESS = ["getpgid", "getsid", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "get_robust_list"]
+_ON_CLOCKS = ["clock_gettime", "clock_getres", "clock_nanosleep"]
 _PRIO_PROCESS, _CLOCK_OF_THREAD = 0, 4
+_FUTEX_COMMAND, _FUTEXES_OF_AN_OWNER = 0x7F, (6, 7, 8, 11, 12, 13)  # which the owner's number inherits priority through
+_SIGCHLD = 17
 _MAP_SHARED = 1  # set in MAP_SHARED_VALIDATE too
 _CLONE_NAMESPACES = 0x7E020000
 _NEW = 424  # calls from this number on are newer than the list: C libraries fall back where such a one "does not exist"
@@ -99,7 +104,7 @@ def program(policy: SeccompPolicy, architecture: str = "") -> bytes:
     ]
     allowed = ALLOWED.split() + (ON_OWN_FILES.split() if policy.own_files else [])
     allowed += ["execve", "execveat"] if policy.programs else []
-    allowed += BINDING if policy.parts else ["mmap", *ON_FILE_SYSTEMS]
+    allowed += BINDING if policy.parts else ["mmap", *ON_FILE_SYSTEMS, *ON_CHILDREN]
     for name in allowed:
         if name in number:
             code += [(_IF_EQUAL, 0, 1, number[name]), _end(_ALLOW)]
@@ -118,6 +123,14 @@ def _checks(policy: SeccompPolicy) -> dict[str, Code]:
     itself = [0] if policy.signals_to is None else [0, policy.signals_to]
     about_itself = _only(0, itself)
     flags = (_LOAD, 0, 0, _ARGUMENTS)
+    clocks: Code = [  # negative: the processor time of a process, or of one of its own threads
+        flags,
+        (_IF_ANY_BIT, 1, 0, 1 << 31),
+        _end(_ALLOW),
+        (_IF_ANY_BIT, 0, 1, _CLOCK_OF_THREAD),
+        _end(_ALLOW),
+        *refused,
+    ]
     return {
         "clone": [
             flags,
@@ -136,14 +149,14 @@ def _checks(policy: SeccompPolicy) -> dict[str, Code]:
         "prlimit64": _only(0, [0]),
         **dict.fromkeys(_ABOUT_A_PROCESS, about_itself),
         "getpriority": [(_LOAD, 0, 0, _ARGUMENTS), (_IF_EQUAL, 1, 0, _PRIO_PROCESS), *refused, *_only(1, itself)],
-        "clock_gettime": [  # negative: the processor time of a process, or of one of its own threads
-            flags,
-            (_IF_ANY_BIT, 1, 0, 1 << 31),
+        **dict.fromkeys(_ON_CLOCKS, clocks),
+        "futex": [
+            (_LOAD, 0, 0, _ARGUMENTS + 8),
+            (_AND, 0, 0, _FUTEX_COMMAND),
+            *_any_of_loaded(_FUTEXES_OF_AN_OWNER, _ERRNO | ENOSYS),
             _end(_ALLOW),
-            (_IF_ANY_BIT, 0, 1, _CLOCK_OF_THREAD),
-            _end(_ALLOW),
-            *refused,
         ],
+        "rt_sigaction": [*_any_of(0, [_SIGCHLD], _ERRNO | EPERM), _end(_ALLOW)],  # in sessions: see ON_CHILDREN
         "open": _truncating_as_it_says(1),
         "openat": _truncating_as_it_says(2),
         "mmap": [(_LOAD, 0, 0, _ARGUMENTS + 8 * 3), (_IF_ANY_BIT, 0, 1, _MAP_SHARED), *refused, _end(_ALLOW)],
@@ -193,10 +206,11 @@ def _only(argument: int, values: Sequence[int]) -> Code:
 
 def _any_of(argument: int, values: Sequence[int], verdict: int) -> Code:
     """`verdict` where the lower half of the argument is one of `values`; else goes on after it."""
-    code: Code = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
-    for value in values:
-        code += [(_IF_EQUAL, 0, 1, value), _end(verdict)]
-    return code
+    return [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument), *_any_of_loaded(values, verdict)]
+
+
+def _any_of_loaded(values: Sequence[int], verdict: int) -> Code:
+    return [line for value in values for line in ((_IF_EQUAL, 0, 1, value), _end(verdict))]
 
 
 def _end(verdict: int) -> tuple[int, int, int, int]:
