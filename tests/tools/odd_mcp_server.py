@@ -39,6 +39,13 @@ TOOLS: dict[str, Any] = {
             },
         },
     ],
+    "output": [
+        {
+            "name": "odd",
+            "inputSchema": TEXT,
+            "outputSchema": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}},
+        }
+    ],
     "names": [{"name": "a\nb", "inputSchema": TEXT}],
 }
 tools = TOOLS.get(MODE, [{"name": name, "inputSchema": TEXT} for name in ("ok", "odd")])
@@ -65,9 +72,13 @@ def odd(number: int, arguments: dict[str, Any]) -> None:
         "wrong block": {"jsonrpc": "2.0", "id": number, "result": {"content": [{"type": "text", "text": 1}]}},
         "list": {"jsonrpc": "2.0", "id": number, "result": []},
         "deep": half + "[" * 100_000,
+        "long": half + "x" * (5 << 20),
     }
     if MODE in malformed:
         send(malformed[MODE])
+    elif MODE == "output":
+        result = {"content": [{"type": "text", "text": "done"}], "structuredContent": {"a": "a" * 60 + "!"}}
+        send({"jsonrpc": "2.0", "id": number, "result": result})
     else:
         answer(number, "done")
 

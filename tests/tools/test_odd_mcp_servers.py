@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import gzip
+import json
 import os
 import sys
 import time
@@ -21,12 +23,13 @@ from arpo.tools.config import ToolConfig, ToolsConfig, build_entries, build_tool
 from arpo.tools.gateway import build_gateway
 from arpo.tools.mcp import session
 from arpo.tools.settings import LimitsConfig
+from localhost import Asked, Reply, serving
 
 SCRIPT = str(Path(__file__).parent / "odd_mcp_server.py")
 CONTEXT = CallContext(
     task=Task(id="t", messages=({"role": "user", "content": "q"},), answers=()), deadline_s=60, seed=0
 )
-MALFORMED = ["half", "no result", "wrong content", "wrong block", "list", "deep"]
+MALFORMED = ["half", "no result", "wrong content", "wrong block", "list", "deep", "long"]
 
 
 def odd(mode: str, *more: Any) -> dict[str, Any]:
@@ -52,6 +55,41 @@ def test_an_argument_that_breaks_the_server_is_an_error_of_that_call(mode: str) 
         assert outcome.status is (CallStatus.ERROR if broken else CallStatus.OK), outcome
         assert outcome.text == "fine" or ("MCP server" in outcome.text and broken)
         assert outcome.seconds < CONTEXT.deadline_s
+
+
+def test_no_schema_of_a_server_is_run_on_its_results() -> None:
+    """A pattern that backtracks would hold the interpreter for ever."""
+    result, _ = asyncio.run(attempt(odd("output")["odd"], {"how": "x"}, CONTEXT))
+    assert result.text == "done"
+
+
+@pytest.mark.parametrize("how", ["long", "packed", "elsewhere"])
+def test_what_a_service_answers_is_bounded_and_leads_nowhere(how: str) -> None:
+    def answered(asked: Asked) -> Reply:
+        if asked.method != "POST" or "id" not in asked.json:
+            return Reply(status=405 if asked.method != "POST" else 202)
+        method, number = asked.json["method"], asked.json["id"]
+        if method == "tools/call":
+            if how == "elsewhere":
+                return Reply(status=307, headers={"Location": f"http://localhost:{service.port}/elsewhere"})
+            result = {"content": [{"type": "text", "text": "x" * (5 << 20 if how == "long" else 9)}]}
+            packed = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}).encode())
+            headers = {"Content-Encoding": "gzip"} if how == "packed" else {}
+            return Reply(packed if how == "packed" else gzip.decompress(packed), headers=headers)
+        hello = {"capabilities": {"tools": {}}, "serverInfo": {"name": "odd", "version": "1"}}
+        results = {
+            "initialize": {"protocolVersion": asked.json.get("params", {}).get("protocolVersion"), **hello},
+            "tools/list": {"tools": [{"name": "t", "inputSchema": {"type": "object", "properties": {}}}]},
+        }
+        if method not in results:
+            return Reply({"jsonrpc": "2.0", "id": number, "error": {"code": -32601, "message": "no such method"}})
+        return Reply({"jsonrpc": "2.0", "id": number, "result": results[method]})
+
+    with serving(answered) as service:
+        (tool,) = build_tools([ToolConfig(use="mcp", options={"url": f"{service.url}/mcp"})])
+        result, _ = asyncio.run(attempt(tool, {}, CONTEXT))
+        assert result.status is CallStatus.ERROR and "MCP server" in result.text, result
+        assert all(asked.path == "/mcp" for asked in service.asked)
 
 
 def test_a_server_that_fails_whatever_it_is_asked_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:

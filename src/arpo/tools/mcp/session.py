@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic import ValidationError
 
 from arpo.errors import ProviderError, ToolError, first_line
-from arpo.tools.mcp.process import dies_with_parent
+from arpo.tools.mcp.process import MOST_BYTES, dies_with_parent
 
 GONE = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
 BY_STATUS = ("Session terminated", "Server returned an error response")  # the SDK's words for HTTP 404, 401, 5xx
@@ -219,11 +219,17 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()  # its sockets
 
 
+async def _unchecked(name: str, result: Any) -> None:
+    """In place of the SDK's check of a result against the server's own schema, which can take for ever (`pattern`,
+    nested `anyOf`), here in our process. The model reads the text, whatever the schema says."""
+
+
 async def _serve(opener: Opener, session: _Session) -> None:
     """Keep a session open until it is to stop: it must be closed by the task that opened it."""
     try:
         async with AsyncExitStack() as stack:
             client = await opener(stack, session.hear)
+            client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
             if not session.client.done():
                 session.client.set_result(client)
             await session.stop.wait()
@@ -248,12 +254,41 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, stops: lis
     thread.join(CLOSING_S + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounded(httpx2.AsyncByteStream):
+    """An answer's body, of MOST_BYTES at most and not packed (which was not asked for, and may be a bomb)."""
+
+    body: httpx2.AsyncByteStream
+    packed: bool
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read = 0
+        async for piece in self.body:
+            read += len(piece)
+            if read > MOST_BYTES or self.packed:
+                raise httpx2.StreamError("it is packed" if self.packed else f"more than {MOST_BYTES >> 20} MiB")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self.body.aclose()
+
+
+async def _bound(answer: httpx2.Response) -> None:
+    """Bound an answer that the SDK reads whole. (It bounds each event of a stream.)"""
+    if not answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        assert isinstance(answer.stream, httpx2.AsyncByteStream)
+        answer.stream = _Bounded(answer.stream, answer.headers.get("content-encoding", "identity") != "identity")
+
+
 def over_http(url: str, headers: Mapping[str, str], timeout_s: float) -> Opener:
     async def open_session(stack: AsyncExitStack, hear: MessageHandlerFnT) -> Client:
         timeout = httpx2.Timeout(
             timeout_s, read=300.0
         )  # a stream may be silent for long; calls have deadlines of their own
-        client = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(headers), timeout=timeout))
+        sent = {"Accept-Encoding": "identity", **headers}
+        client = await stack.enter_async_context(
+            httpx2.AsyncClient(headers=sent, timeout=timeout, event_hooks={"response": [_bound]})
+        )
         return await stack.enter_async_context(
             Client(streamable_http_client(url, http_client=client), message_handler=hear)
         )
