@@ -14,7 +14,7 @@ from arpo.errors import ConfigError, ProviderError, ToolError
 from arpo.tools import page as page_module
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.page import PageTool, extract, nearest
-from arpo.tools.web.fetch import Fetched
+from arpo.tools.web.fetch import Fetched, Fetcher
 from localhost import Asked, Reply, serving
 from pages_for_tests import pdf
 
@@ -83,6 +83,33 @@ async def test_pages_that_take_a_days_work_are_given_up_and_hold_up_nothing(monk
             reading.result()
         assert rounds > 10, "the event loop goes on"
     assert (await extract(Fetched("http://h/", "text/html", "", HTML.encode()))).text
+
+
+async def test_a_page_of_chunks_of_one_byte_leaves_the_loop_to_others() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"1\r\na\r\n" * 2_000 + b"0\r\n\r\n")
+        writer.close()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    turns = 0
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    counting = asyncio.create_task(count())
+    try:
+        fetched = await Fetcher(robots=False, allow_private=HERE).fetch(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        )
+    finally:
+        counting.cancel()
+        server.close()
+    assert fetched.content == b"a" * 2_000 and turns >= 2_000
 
 
 async def test_a_page_is_fetched_once_for_several_questions() -> None:

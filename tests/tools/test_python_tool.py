@@ -193,3 +193,9 @@ async def test_a_backend_of_ones_own_gets_the_options_and_says_what_it_does_not_
         PythonTool(backend="my_backend:bare", seconds=7.0)
     with pytest.raises(ConfigError, match="session: a backend of your own holds no sessions"):
         PythonTool(backend="my_backend:Container", session=True)
+
+
+async def test_a_program_that_would_take_long_to_be_read_is_refused() -> None:
+    context = CallContext(task=TASK, deadline_s=5.0, seed=0)
+    result = await PythonTool()({"code": "x = 1\n" * 20_000}, context)
+    assert result.status is CallStatus.REFUSED and "100,000 characters" in result.text

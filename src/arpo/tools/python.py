@@ -17,6 +17,7 @@ from arpo.tasks import Task
 from arpo.tools import CallContext, JsonSchema, ToolBase, ToolResult
 
 FENCE = re.compile(r"^\s*```(?:python|py)?[ \t]*\n(.*?)(?:\n```\s*)?$", re.DOTALL)
+MOST_CODE_CHARS = 100_000  # parsed here: 8 MB took 20 s and 4 GB
 OF_MONTY = ("seconds", "memory_mb", "output_chars", "at_once")
 LIMITS = ("seconds", "cpu_seconds", "memory_mb", "processes", "file_mb", "output_bytes")
 OF_SANDBOX = (*LIMITS, "imports", "at_once", "level", "allow_weak_isolation", "session", "live_sessions")
@@ -105,6 +106,9 @@ class PythonTool(ToolBase):
         code = arguments.get("code")
         if not isinstance(code, str):
             return ToolResult(text=f"{self.name} needs 'code', a text", status=CallStatus.REFUSED)
+        if len(code) > MOST_CODE_CHARS:
+            wrong = f"the program has more than {MOST_CODE_CHARS:,} characters"
+            return ToolResult(text=wrong, status=CallStatus.REFUSED)
         return await self._run(_unfenced(code), context)
 
     async def _run(self, code: str, context: CallContext) -> ToolResult:

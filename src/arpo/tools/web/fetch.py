@@ -122,6 +122,7 @@ class Fetcher:
             content = bytearray()
             if answer.status_code not in REDIRECTS:
                 async for chunk in answer.aiter_bytes():
+                    await asyncio.sleep(0)  # chunks of a byte come without a wait between them
                     content += chunk
                     if len(content) > most_bytes:
                         if cut:
