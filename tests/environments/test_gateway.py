@@ -202,12 +202,38 @@ def test_retries_streams_headers_and_errors(tokenizer: Any) -> None:
             answer = httpx.post(path, json=body)
             assert answer.status_code == status and answer.json()["error"]["message"], path
         assert httpx.get(given["base_url"]).json() == given["task"]
+        for header in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert httpx.post(f"{root}/rollouts", headers=header).status_code == 403
         end(given)
         return True
 
     with agents(work) as (port, done):
         rollout = rollout_of(tokenizer, {"port": port}, lambda text, draw: f"{draw.randint(0, 99)}{END}")
     assert done == [True] * 4 and set(rollout.grown.tree.endings.values()) == {StopReason.FINISHED}
+
+
+def test_a_key_is_asked_for(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATE_KEY", "secret of the gate")
+    command = [sys.executable, "-c", KEYED]
+    rollout = rollout_of(tokenizer, {"command": command, "key_env": "GATE_KEY"}, lambda text, draw: f"word{END}")
+    assert set(rollout.grown.tree.endings.values()) == {StopReason.FINISHED}, rollout.grown.failures
+
+
+KEYED = """
+import json, os
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+def ask(key):
+    body = json.dumps({"model": "any", "messages": [{"role": "user", "content": "One?"}]}).encode()
+    urlopen(Request(os.environ["OPENAI_BASE_URL"] + "/chat/completions", body, {"Authorization": f"Bearer {key}"}))
+try:
+    ask("wrong")
+except HTTPError as error:
+    assert error.code == 401
+else:
+    raise SystemExit("a wrong key was taken")
+ask(os.environ["OPENAI_API_KEY"])
+"""
 
 
 def test_silence_is_an_end_after_words_and_a_failure_after_a_call(tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 import tempfile
 import threading
 from collections.abc import Coroutine, Sequence
@@ -37,9 +38,10 @@ from arpo.chat.openai_wire import (
     sse,
     usage_json,
 )
-from arpo.http.serving import BadRequest, json_body, listening_at
+from arpo.http.serving import BadRequest, is_this_machine, json_body, listening_at
 from arpo.secrets import without_secrets
 from arpo.tasks import Task
+from arpo.terminal_safe import print_line
 from arpo.tools.mcp.process import dies_with_parent
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ TAIL = 2000  # characters of an agent's output that an error shows
 
 
 class NoTrajectoryError(Exception):
-    """There is none of this name (404), it has ended (410), or the key is wrong (401)."""
+    """There is none of this name (404), it has ended (410), or whoever asks may not (401, 403)."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -130,6 +132,7 @@ class GatewayServer:
         self.host, self.key = host, key
         self.trajectories: dict[str, Trajectory] = {}
         self.waiting: asyncio.Queue[Trajectory] = asyncio.Queue()
+        self.announced = False
         self._socket = listening_at(host, port)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}/v1"
         self._loop = asyncio.new_event_loop()
@@ -157,6 +160,9 @@ class GatewayServer:
             await self._start(trajectory, command)
         else:
             self.waiting.put_nowait(trajectory)
+            if not self.announced:
+                self.announced = True
+                print_line(f"the gateway hands out tasks at {self.url}/rollouts", sys.stderr)
         return trajectory
 
     async def _start(self, trajectory: Trajectory, command: Sequence[str]) -> None:
@@ -200,6 +206,10 @@ class GatewayServer:
         )
 
     def _check_key(self, request: Request) -> None:
+        """A server without a key answers programs at its own machine alone, and no web page that is open there."""
+        here = is_this_machine(request.headers.get("host", "")) and "sec-fetch-site" not in request.headers
+        if not self.key and not here:
+            raise NoTrajectoryError(403, "this gateway has no key and answers programs at its own machine alone")
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key and not secrets.compare_digest(given.encode(), self.key.encode()):
             raise NoTrajectoryError(401, "this gateway needs its key (Authorization: Bearer ...)")
