@@ -1,6 +1,8 @@
 """The client of served models against a real server on this machine, with all that such servers do wrong."""
 
 import asyncio
+import gzip
+import json
 from typing import Any
 
 import pytest
@@ -79,14 +81,30 @@ async def test_nothing_is_asked_beyond_the_budget() -> None:
         Reply({"choices": [{"message": {"content": ["no", "text"]}}]}),
         Reply("null"),
         Reply(SAID, wait_s=1.2),
+        Reply(b"[" * 100_000),
+        Reply(b'{"error": ' * 50_000, status=500),
+        Reply(b'{"choices": [{"text": "x"}], "usage": {"prompt_tokens": 1e999}}'),
+        Reply(b'{"choices": [{"text": "x"}], "usage": {"prompt_tokens": 1' + b"0" * 400 + b"}}"),
+        Reply(gzip.compress(gzip.compress(json.dumps(SAID).encode())), headers={"Content-Encoding": "gzip, gzip"}),
     ],
-    ids=["429", "500", "502 page", "cut JSON", "cut body", "no choice", "empty choice", "no text", "null", "slow"],
+    ids=[
+        *("429", "500", "502 page", "cut JSON", "cut body", "no choice", "empty choice", "no text", "null", "slow"),
+        *("deep", "deep error", "infinite usage", "giant usage", "gzip twice"),
+    ],
 )
 async def test_what_may_pass_is_asked_again(wrong: Reply) -> None:
     with serving(in_turn(wrong, Reply(SAID))) as site:
         client = endpoint(site.url, timeout_s=0.8)
         assert (await one(client)).text == "Lima"
     assert (client.spent.requests, client.spent.attempts) == (1, 2)
+
+
+async def test_a_usage_gives_no_money_back() -> None:
+    minus = {"prompt_tokens": -(10**9), "completion_tokens": -5, "prompt_tokens_details": {"cached_tokens": -(10**9)}}
+    with serving(lambda _: Reply({**SAID, "usage": minus})) as site:
+        client = endpoint(site.url, prices={"prompt": 1.0, "completion": 1.0})
+        await one(client)
+    assert (client.spent.money, client.spent.prompt_tokens, client.spent.cached_tokens) == (0, 0, 0)
 
 
 async def test_a_wrong_key_stops_at_once_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ agents and engines.
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,6 +17,8 @@ from arpo.files import as_json
 from arpo.http.serving import BadRequest
 
 Json = dict[str, Any]
+Stop = Annotated[str, Field(max_length=1000)]
+MOST_TOOLS, MOST_STOPS = 1024, 16  # of a request; the text of a turn is searched for every stop as it grows
 NOT_SERVED: dict[str, list[object]] = {  # fields that would change an answer, and the values that do not
     "response_format": [None, {"type": "text"}],
     "logit_bias": [None, {}],
@@ -75,7 +77,7 @@ class ChatRequest(BaseModel):
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    tools: list[Json] = Field(default_factory=list)
+    tools: list[Json] = Field(default_factory=list, max_length=MOST_TOOLS)
     tool_choice: Any = "auto"
     n: int = Field(default=1, ge=1, le=64)
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -83,10 +85,15 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: list[Stop] = Field(default_factory=list, max_length=MOST_STOPS)
     samples: int = Field(default=1, ge=1, le=256)
     pick: Literal["vote", "judge"] = "vote"
     tree: bool = False
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, stop: object) -> object:
+        return [] if stop is None else [stop] if isinstance(stop, str) else stop
 
     @property
     def most_tokens(self) -> int | None:
@@ -94,7 +101,8 @@ class ChatRequest(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        """Without empty ones, which some clients send for none."""
+        return tuple(filter(None, self.stop))
 
     @property
     def include_usage(self) -> bool:

@@ -16,6 +16,7 @@ from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.http.exchange import HttpClient, HttpRequest, refused
 from arpo.http.limits import Provider, Tell
 
+MOST_TOKENS = 2**40  # that a usage may tell
 LENGTH = "length"  # finish reason of an answer that was cut at its limit
 
 
@@ -151,7 +152,7 @@ class Endpoint:
             refused(answer, self.service, config.key_env, key)
         try:
             reply = _reply(answer.value, config)
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             raise ProviderError(f"{self.service}: an answer that is no completion", provider=self.service) from None
         self.spent.add(reply.usage)
         return reply
@@ -175,7 +176,7 @@ def _sendable(value: Any) -> Any:
 
 
 def _reply(value: Any, config: EndpointConfig) -> Reply:
-    """Raises LookupError, TypeError, ValueError or AttributeError for anything that is no completion."""
+    """Raises LookupError, TypeError, ValueError, AttributeError or OverflowError for anything that is no completion."""
     choice = value["choices"][0]
     message = choice.get("message") or {}
     text = choice["text"] if "text" in choice else message.get("content")
@@ -209,8 +210,16 @@ def _matched(choice: Mapping[str, Any]) -> str | None:
 
 
 def _usage(given: Mapping[str, Any], config: EndpointConfig) -> Usage:
-    read, written = int(given.get("prompt_tokens") or 0), int(given.get("completion_tokens") or 0)
-    cached = min(read, int((given.get("prompt_tokens_details") or {}).get("cached_tokens") or 0))
+    read, written = _tokens(given.get("prompt_tokens")), _tokens(given.get("completion_tokens"))
+    cached = min(read, _tokens((given.get("prompt_tokens_details") or {}).get("cached_tokens")))
     price, dear = config.prices.get("prompt", 0.0), config.prices.get("completion", 0.0)
     money = ((read - cached) * price + cached * config.prices.get("cached", price) + written * dear) / 1e6
     return Usage(prompt_tokens=read, cached_tokens=cached, completion_tokens=written, money=money)
+
+
+def _tokens(count: Any) -> int:
+    """A number of tokens; one below 0 would give money back to the budget. Raises ValueError, TypeError or
+    OverflowError."""
+    if (tokens := int(count or 0)) > MOST_TOKENS:
+        raise ValueError("more tokens than an answer can have")
+    return max(0, tokens)

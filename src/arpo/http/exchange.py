@@ -6,7 +6,6 @@ mean; it does not retry (`arpo.http.limits` does).
 """
 
 import asyncio
-import json
 import ssl
 import weakref
 from collections.abc import Mapping
@@ -18,9 +17,11 @@ from typing import Any, NoReturn
 import httpx
 
 from arpo.errors import ProviderError, ToolError
+from arpo.foreign import loads
 
 MOST_BYTES = 4 << 20  # of a response
 CONNECTIONS = 64  # at a time
+ACCEPT_ENCODING = "gzip, deflate"  # 1 KB of these unpacks to at most 1 MB; of brotli and zstd, to any size
 MOST_SAID = 200  # characters of a service's message in an error
 SECRETS = "arpo.secrets"
 KEY = "***"
@@ -48,7 +49,7 @@ class HttpResponse:
     @property
     def value(self) -> Any:
         """The content as JSON. Raises ValueError for anything else."""
-        return json.loads(self.content)
+        return loads(self.content)
 
 
 class HttpClient:
@@ -98,6 +99,8 @@ class HttpClient:
         )
         answer = await client.send(built, stream=True)
         try:
+            if not is_packed_as_accepted(answer.headers):
+                self._fail("an answer that is packed in a way that was not asked for")
             content = bytearray()
             async for chunk in answer.aiter_bytes():
                 content += chunk
@@ -113,13 +116,20 @@ class HttpClient:
             own = _WithSecrets(
                 httpx.AsyncHTTPTransport(verify=tls(), limits=httpx.Limits(max_connections=self.connections))
             )
+            headers = {"User-Agent": "arpo", "Accept-Encoding": ACCEPT_ENCODING}
             self._clients[loop] = httpx.AsyncClient(
-                transport=own, mounts=_proxies(), timeout=self.timeout_s, headers={"User-Agent": "arpo"}
+                transport=own, mounts=_proxies(), timeout=self.timeout_s, headers=headers
             )
         return self._clients[loop]
 
     def _fail(self, what: str, *, retriable: bool = True) -> NoReturn:
         raise ProviderError(f"{self.service}: {what}", retriable=retriable, provider=self.service) from None
+
+
+def is_packed_as_accepted(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is packed once at most, and as ACCEPT_ENCODING says: then a piece that arrives is small when it
+    is unpacked, too."""
+    return headers.get("content-encoding", "").strip().lower() in ("", "identity", *ACCEPT_ENCODING.split(", "))
 
 
 class _WithSecrets(httpx.AsyncBaseTransport):

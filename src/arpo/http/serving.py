@@ -2,13 +2,13 @@
 machine."""
 
 import errno
-import json
 import socket
 from typing import Any
 
 from starlette.requests import Request
 
 from arpo.errors import ConfigError
+from arpo.foreign import loads
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any port: ssh may forward another
 
@@ -25,8 +25,8 @@ async def json_body(request: Request, most_bytes: int) -> Any:
         if len(content) > most_bytes:
             raise BadRequest(f"a request may have at most {most_bytes:,} bytes")
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return loads(content)
+    except ValueError as error:
         raise BadRequest(f"not JSON: {error}") from error
 
 

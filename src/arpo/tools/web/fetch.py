@@ -19,7 +19,7 @@ from protego import Protego
 
 from arpo.errors import ProviderError, ToolError
 from arpo.http.address import networks, resolve
-from arpo.http.exchange import tls
+from arpo.http.exchange import ACCEPT_ENCODING, is_packed_as_accepted, tls
 
 AGENT = "arpo"
 ROBOTS_BYTES = 500 << 10  # RFC 9309: at least 500 KiB are to be read
@@ -117,7 +117,7 @@ class Fetcher:
         try:
             if (said := answer.headers.get("content-length", "")).isdigit() and int(said) > most_bytes and not cut:
                 raise ToolError(f"the page has more than {most_bytes:,} bytes")
-            if answer.headers.get("content-encoding", "identity").lower() not in ("identity", "gzip", "deflate", ""):
+            if not is_packed_as_accepted(answer.headers):
                 raise ToolError("the page is packed in a way that was not asked for")
             content = bytearray()
             if answer.status_code not in REDIRECTS:
@@ -142,7 +142,7 @@ class Fetcher:
                 follow_redirects=False,
                 timeout=self.timeout_s,
                 limits=httpx.Limits(max_connections=64, max_keepalive_connections=0),
-                headers={"User-Agent": AGENT, "Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"},
+                headers={"User-Agent": AGENT, "Accept": ACCEPT, "Accept-Encoding": ACCEPT_ENCODING},
             )
         return self._clients[loop]
 
