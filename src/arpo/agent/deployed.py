@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 from arpo.agent.pick import AgentAnswer, Pick, equality, picked
 from arpo.assembly.components import EvalComponents, build_eval_components, build_setting, model_folder
 from arpo.assembly.resolve import resolve_for_chat
+from arpo.chat.token_text import check_size
 from arpo.core.branching import StepStats
 from arpo.environments.episodes import Episode, Episodes
 from arpo.errors import ConfigError
@@ -176,6 +177,7 @@ class DeployedAgent:
         `session`."""
         if samples < 1:
             raise ConfigError("should be at least 1", where="samples", value=samples)
+        self.check_size(messages)
         same = equality(self.run, pick, self._judge)
         self._asked += 1
         if seed is None:
@@ -212,10 +214,15 @@ class DeployedAgent:
         """The newest of `messages` that leave room for a call, its result and an answer (rollout.branch_tokens holds
         all). Whole pairs of question and answer go, the last question never."""
         rollout, kept = self.run.rollout, list(messages)
+        self.check_size(messages[-1:])
         room = rollout.branch_tokens - 2 * rollout.turn_tokens - self.run.chat.result_tokens
         while len(kept) > 2 and self.num_tokens(kept) > room:
             kept = kept[2:]
         return kept
+
+    def check_size(self, messages: Messages) -> None:
+        """Raises FormatError for messages that no branch can hold."""
+        check_size((str(message["content"]) for message in messages), self.run.rollout.branch_tokens)
 
     def num_tokens(self, messages: Messages) -> int:
         """Tokens of the prompt that `messages` make."""

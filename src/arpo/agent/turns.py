@@ -9,7 +9,7 @@ from __future__ import annotations  # `array[int]` cannot be subscripted before 
 import asyncio
 import json
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from arpo.chat import ChatFormat, ParsedTurn
 from arpo.chat.config import build_chat
 from arpo.chat.json_text import read_arguments
 from arpo.chat.openai_wire import ChatMessage, ChatRequest
+from arpo.chat.token_text import check_size
 from arpo.core.tree import Call, CallStatus, FinishReason, Role, ToolCallResult, Turn
 from arpo.engines import SamplingParams
 from arpo.errors import EngineError
@@ -79,6 +80,7 @@ class TurnWriter:
     async def write(self, request: ChatRequest, tell: Callable[[TurnDelta], None]) -> WrittenTurns:
         """`request.n` turns that go on with `request.messages`; `tell` is told of their text. Raises BadRequest,
         ConfigError or FormatError for a request that cannot be answered, EngineError."""
+        check_size(_texts(request), self.run.rollout.branch_tokens)
         chat, tools = self._format(request)
         context = self._context(chat, tools, request.messages)
         room = self.run.rollout.branch_tokens - len(context)
@@ -153,7 +155,7 @@ class TurnWriter:
         if key not in self._formats:
             tools = tuple(_client_tool(schema) for schema in offered)
             names = [tool.name for tool in tools]
-            if twice := next((name for name in names if names.count(name) > 1), None):
+            if twice := next((name for name, count in Counter(names).items() if count > 1), None):
                 raise BadRequest(f"tools: two tools have the name {twice!r}")
             # results and messages are the client's: their only limit is that of the whole conversation
             config = self.run.chat.model_copy(
@@ -176,6 +178,8 @@ class TurnWriter:
         task = Task(id="request", messages=tuple(message.plain() for message in plain), answers=())
         context, earlier = array("i", chat.render(task, tools)), 0
         for message, results, said in _exchanges(rest):
+            if len(context) > self.run.rollout.branch_tokens:
+                break  # `write` refuses it
             written = self._written(chat, tools, message, results, earlier)
             for number, (tokens, texts) in enumerate(written, 1):
                 calls = chat.parse(tokens).calls
@@ -200,12 +204,20 @@ class TurnWriter:
     ) -> list[tuple[array[int], tuple[str, ...]]]:
         """Tokens of an assistant's message, and the results of its calls; several where a turn makes one call."""
         known = self._turns.get(message.tool_calls[0].id) if message.tool_calls else None
-        if known is not None:
+        if known is not None and len(chat.parse(known).calls) == len(results):  # a client may have left some out
             return [(known, results)]
         written = []
         for number, step in enumerate(steps_for(chat, tools, [_step(message, results)])):
             written.append((chat.encode_turn(chat.write(step, earlier + number)), step.results))
         return written
+
+
+def _texts(request: ChatRequest) -> Iterator[str]:
+    """Everything of a request that becomes tokens."""
+    yield from map(json.dumps, request.tools)
+    for message in request.messages:
+        yield message.content
+        yield from (call.function.arguments for call in message.tool_calls or ())
 
 
 def _exchanges(messages: Sequence[ChatMessage]) -> Iterator[tuple[ChatMessage, tuple[str, ...], str | None]]:

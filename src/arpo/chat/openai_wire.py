@@ -45,7 +45,7 @@ class _ToolCall(BaseModel):
 class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[_ToolCall] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_call_id: str = ""
 
     @field_validator("content", mode="before")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, FormatError
 
 CUT_MARK = "…[cut]"
 Piece = tuple[str, list[int]]  # a text and its tokens, encoded alone
@@ -183,6 +183,12 @@ class TokenText:
 
     def _encode(self, text: str) -> list[int]:
         return list(self._literal.encode(text, add_special_tokens=False).ids) if text else []
+
+
+def check_size(texts: Iterable[str], most_tokens: int) -> None:
+    """Raises FormatError for texts that `most_tokens` tokens cannot hold, without tokenising them."""
+    if (chars := sum(map(len, texts))) > most_tokens * MAX_CHARS_PER_TOKEN:
+        raise FormatError(f"the conversation has {chars:,} characters, too many for {most_tokens:,} tokens")
 
 
 def encodable(text: str) -> str:
