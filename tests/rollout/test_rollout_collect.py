@@ -4,13 +4,13 @@ import asyncio
 from itertools import count
 
 import pytest
-from small_world import ANSWER, Script, Search, agent, config, right, rollouts, task, unsure
 
 from arpo.core import StepStats, decode, encode, replay
 from arpo.core.branching import Decision
 from arpo.core.credit import AdvantageConfig, credit
 from arpo.errors import RewardError
 from arpo.rollout.collect import collect, record_of
+from small_world import ANSWER, Script, Search, agent, config, right, rollouts, task, unsure
 from virtual_time import run
 
 

@@ -4,7 +4,6 @@ cost."""
 import asyncio
 
 import pytest
-from small_world import ANSWER, Search, agent, config, results_in, right, rollouts, search, task, unsure
 
 from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, StopReason
@@ -13,6 +12,7 @@ from arpo.evaluation.generate import EvalQuestion, Generated, generate
 from arpo.rollout.collect import record_of
 from arpo.tools import ToolResult
 from arpo.training.metrics import Metrics, TreeStats, step_metrics
+from small_world import ANSWER, Search, agent, config, results_in, right, rollouts, search, task, unsure
 from virtual_time import run
 
 DOWN = ToolResult(text="quota used up", status=CallStatus.UNAVAILABLE)

@@ -5,6 +5,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+
+from arpo.chat.template import TemplateFormat
+from arpo.core import CallStatus, Decision, Failed, FinishReason, HeadKnown, Role, StopReason
+from arpo.engines import Chunk
+from arpo.errors import ConfigError, EngineError, RewardError
+from arpo.tools import ToolResult
 from small_world import (
     ANSWER,
     Script,
@@ -19,12 +25,6 @@ from small_world import (
     task,
     unsure,
 )
-
-from arpo.chat.template import TemplateFormat
-from arpo.core import CallStatus, Decision, Failed, FinishReason, HeadKnown, Role, StopReason
-from arpo.engines import Chunk
-from arpo.errors import ConfigError, EngineError, RewardError
-from arpo.tools import ToolResult
 from virtual_time import run
 
 DOWN = ToolResult(text="quota used up", status=CallStatus.UNAVAILABLE)

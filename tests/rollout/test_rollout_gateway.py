@@ -5,7 +5,6 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from small_world import Search, agent, config, rollouts, statuses, task, timeless, unsure
 
 from arpo.core import CallStatus, StopReason
 from arpo.core.record import decode, encode, replay
@@ -14,6 +13,7 @@ from arpo.rollout.collect import check_scored, record_of
 from arpo.tools.config import ToolsConfig
 from arpo.tools.gateway import build_gateway
 from arpo.training.metrics import TreeStats, step_metrics
+from small_world import Search, agent, config, rollouts, statuses, task, timeless, unsure
 from virtual_time import run
 
 TASKS = [task(number) for number in range(4)]

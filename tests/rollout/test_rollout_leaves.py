@@ -6,13 +6,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_world import Script, Search, agent, config, rollouts, task, timeless
 
 from arpo.chat.template import TemplateFormat
 from arpo.core import CallStatus, Pilot, StepStats
 from arpo.core.branching import Chance, Fixed, Never, Paper, Threshold
 from arpo.rollout.collect import Rollout
 from arpo.tools import ToolResult
+from small_world import Script, Search, agent, config, rollouts, task, timeless
 from virtual_time import run
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "%s"}}\n</tool_call>'

@@ -5,6 +5,10 @@ from itertools import chain
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from arpo.chat.template import TemplateFormat
+from arpo.core import CallStatus, FinishReason, StopReason
+from arpo.errors import ConfigError
 from small_world import (
     ANSWER,
     SEARCH,
@@ -19,10 +23,6 @@ from small_world import (
     task,
     unsure,
 )
-
-from arpo.chat.template import TemplateFormat
-from arpo.core import CallStatus, FinishReason, StopReason
-from arpo.errors import ConfigError
 from virtual_time import run
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "Peru"}}\n</tool_call>'

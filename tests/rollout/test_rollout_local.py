@@ -7,12 +7,12 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from small_world import Search, config, rollouts, task, timeless
 
 from arpo.chat import ParsedTurn
 from arpo.core import Call
 from arpo.engines.local import LocalEngine
 from arpo.rollout.agent import Agent
+from small_world import Search, config, rollouts, task, timeless
 from tiny_project import tiny_llama
 
 VOCAB = 64

@@ -6,13 +6,12 @@ import sqlite3
 from dataclasses import replace
 from random import Random
 
-from small_world import ANSWER, Script, agent, config, rollouts, task
-
 import arpo
 from arpo.core import CallStatus
 from arpo.engines import SamplingParams
 from arpo.tools.config import ToolsConfig, build_entries
 from arpo.tools.gateway import build_gateway
+from small_world import ANSWER, Script, agent, config, rollouts, task
 
 
 class Ledger:

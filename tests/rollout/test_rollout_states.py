@@ -9,6 +9,13 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from arpo.chat.template import TemplateFormat
+from arpo.core import CallStatus, StepStats, StopReason
+from arpo.errors import RewardError, ToolError
+from arpo.rollout.collect import collect
+from arpo.rollout.states import ToolStates, line_of
+from arpo.tools import ToolBase, ToolResult
 from small_world import (
     ANSWER,
     Script,
@@ -23,13 +30,6 @@ from small_world import (
     timeless,
     unsure,
 )
-
-from arpo.chat.template import TemplateFormat
-from arpo.core import CallStatus, StepStats, StopReason
-from arpo.errors import RewardError, ToolError
-from arpo.rollout.collect import collect
-from arpo.rollout.states import ToolStates, line_of
-from arpo.tools import ToolBase, ToolResult
 from virtual_time import run
 
 

@@ -6,6 +6,10 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from arpo.core import Pilot, Role, StepStats
+from arpo.core.branching import Aepo, Chance, Fixed, Never, Paper, Released, Threshold
+from arpo.rollout.collect import collect
 from small_world import (
     ANSWER,
     SEARCH,
@@ -21,10 +25,6 @@ from small_world import (
     timeless,
     unsure,
 )
-
-from arpo.core import Pilot, Role, StepStats
-from arpo.core.branching import Aepo, Chance, Fixed, Never, Paper, Released, Threshold
-from arpo.rollout.collect import collect
 from virtual_time import run
 
 RULES = [
