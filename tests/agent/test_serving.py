@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,12 +21,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_world import deployed, gated, served, until
+from arpo.agent.deployed import DeployedAgent
 from arpo.agent.listening import listen
 from arpo.agent.turns import TextSplitter
 from arpo.chat.openai_wire import parse_request
 from arpo.engines.scripted import Script
 from arpo.errors import ConfigError
 from arpo.http.serving import BadRequest
+from localhost import Asked, Reply, serving
 from small_world import ANSWER, Search, results_in, search
 from tiny_project import TinyProject
 
@@ -358,6 +361,30 @@ def test_a_failed_engine_is_an_error_and_no_answer(tokenizer: Any) -> None:
                 create(model=model, messages=[CAPITAL])
         with pytest.raises(openai.APIError, match="fails after 0"):
             list(create(model="run", messages=[CAPITAL], stream=True))
+
+
+def test_an_agent_whose_model_is_behind_an_endpoint_is_served_with_its_tools(tmp_path: Path) -> None:
+    def model(asked: Asked) -> Reply:
+        call = {"id": "c", "type": "function", "function": {"name": "search", "arguments": '{"query": "Peru"}'}}
+        done = asked.json["messages"][-1]["role"] == "tool"
+        message = {"content": "Lima"} if done else {"content": None, "tool_calls": [call]}
+        return Reply({"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]})
+
+    with serving(model) as site:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(
+            f"name: far\nengine: {{kind: openai, endpoint: {{url: '{site.url}/v1', model: m}}}}\n"
+            "chat: {format: native}\ntools: [search]\ndata: {train: {source: atlas}}\n"
+        )
+        with served(DeployedAgent.load(recipe)) as running:
+            create = running.client().chat.completions.create
+            answer = create(model="far", messages=[CAPITAL])
+            assert answer.choices[0].message.content == "Lima" and len(site.asked) == 2
+            chunks = list(create(model="far", messages=[CAPITAL], stream=True, extra_body={"tree": True}))
+            tree = chunks[-1].model_extra["arpo"]["tree"]
+            assert [node["kind"] for node in tree["nodes"]] == ["prompt", "turn", "observation", "turn"]
+            with pytest.raises(openai.BadRequestError, match="behind an endpoint"):
+                create(model="far", messages=[CAPITAL], tools=TOOLS)
 
 
 # --- the end

@@ -73,8 +73,8 @@ class AgentServer:
         self.admission = Admission(limits.running, limits.waiting)
         components = agent.components
         self.turns = TurnWriter(components) if isinstance(components, Components) else None
-        engine = components.agent.engine if isinstance(components, Components) else None
-        self.figures = ServerFigures(self.admission, engine)
+        self.engine = components.agent.engine if isinstance(components, Components) else None
+        self.figures = ServerFigures(self.admission, self.engine)
         self.mcp: MCPServer | None = None
         self.app = Starlette(
             routes=[
@@ -91,6 +91,8 @@ class AgentServer:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        if self.engine is not None:
+            await self.engine.start()  # a server that answers is ready
         async with self.mcp.session_manager.run() if self.mcp is not None else nullcontext():
             yield
         await self.agent.close()
