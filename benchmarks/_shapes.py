@@ -33,20 +33,30 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 2,
         "vocab_size": 151_936,
     },
+    "Qwen2.5-7B": {
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152_064,
+        "tie_word_embeddings": False,
+    },
 }
 
 
 def model_of(
     shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Any:
-    """In training mode, with tied embeddings as both shapes have them; `layers`: that many instead of its own;
+    """In training mode; `layers`: that many instead of its own;
     `changes`: other numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     numbers = {**SHAPES[shape], **changes}
     config = AutoConfig.for_model(
         numbers.pop("model_type"),
-        tie_word_embeddings=True,
+        tie_word_embeddings=numbers.pop("tie_word_embeddings", True),
         max_position_embeddings=32_768,
         bos_token_id=1,
         eos_token_id=2,

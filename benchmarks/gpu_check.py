@@ -1,13 +1,15 @@
-"""What works on this machine's GPU: FlexAttention, a training step, vLLM's new weights by CUDA IPC and NCCL, and its
-sleep.
+"""What works on this GPU, and how fast: FlexAttention on trees, updates of 1.5B and 7B shapes, offloading, new weights,
+the local engine; and vLLM's new weights by CUDA IPC and NCCL, and its sleep.
 
-    arpo bench gpu-check                            FlexAttention and the step
+    arpo bench gpu-check                            all but vLLM's, in about 10 minutes
     .venv-vllm/bin/arpo bench gpu-check             all of it (make vllm)
     arpo bench gpu-check -- --only flex --shape tiny
+    arpo bench gpu-check -- --tiny                  tiny shapes on a CPU, to see that the checks themselves work
 
-Weights are random; nothing is fetched. Every check runs in a process of its own, so that one that fails leaves the
-others. A check whose GPU or package is missing is skipped and says so: it counts neither as held nor as missed. NCCL
-needs two GPUs, since vLLM's has to be another than the learner's.
+Weights are random; nothing is fetched. A line of JSON a check, and all of it on the last line. Every check runs in a
+process of its own, so that one that fails leaves the others. A check whose GPU or package is missing is skipped and
+says so: it counts neither as held nor as missed. NCCL needs two GPUs, since vLLM's has to be another than the
+learner's.
 """
 
 import argparse
@@ -16,32 +18,47 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from _figures import Goal, at_least, at_most, finish
 from _grown import Lengths, grow
 from _shapes import SHAPES, model_of
 
+from arpo.assembly.memory_plan import SPEEDS
 from arpo.core.credit import AdvantageConfig, CreditedTree, credit
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.config import EngineConfig
 from arpo.learner.attention import attend_dense, attend_tree, layout_of
 from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.driver import LearnerDriver
 from arpo.learner.local import LocalLearner
+from arpo.learner.memory import LearnerPlan, ModelShape, learner_bytes
 from arpo.learner.packing import pack
+from arpo.learner.rank import ModelSource, Rank, RankSettings
+from arpo.learner.ranks import OneRank
+from arpo.learner.sharding import Placement, mesh_of
 
 LENGTHS = Lengths(prompt=range(100, 300), turn=range(30, 120), observation=range(50, 200), calls=3, vocab_size=512)
+LONG = Lengths(prompt=range(300, 900), turn=range(150, 500), observation=range(100, 400), calls=3, vocab_size=512)
+SHORT = Lengths(prompt=range(20, 40), turn=range(5, 20), observation=range(5, 20), calls=3, vocab_size=512)
+PACK = 16_384  # tokens of the packs that are timed
 LIMIT_S = 900.0  # of one check: vLLM compiles when it starts
 GIB = 2**30
+DEVICE = "cuda"  # "cpu" with --tiny
 Checked = tuple[dict[str, Any], list[Goal]]
 
 
 def trees(count: int) -> list[CreditedTree]:
-    return credit([grow(seed, LENGTHS, leaves=8, roots=3).scored for seed in range(count)], AdvantageConfig())
+    lengths = LENGTHS if DEVICE == "cuda" else SHORT
+    return credit([grow(seed, lengths, leaves=8, roots=3).scored for seed in range(count)], AdvantageConfig())
 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -51,10 +68,10 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
 def flex(_shape: str) -> Checked:
     """Output and gradients of FlexAttention against a dense mask, on one pack in float32."""
     [batch] = pack(trees(2), 1 << 20)
-    batch, sides = batch.to(torch.device("cuda")), []
+    batch, sides = batch.to(torch.device(DEVICE)), []
     for attend in (attend_tree, attend_dense):
         torch.manual_seed(0)
-        heads = [torch.randn(1, n, batch.num_unique, 64, device="cuda", requires_grad=True) for n in (8, 2, 2)]
+        heads = [torch.randn(1, n, batch.num_unique, 64, device=DEVICE, requires_grad=True) for n in (8, 2, 2)]
         out, _ = attend(torch.nn.Module(), *heads, None, tree_layout=layout_of(batch))
         out.square().sum().backward()
         sides.append([out.detach(), *(head.grad for head in heads)])
@@ -90,6 +107,180 @@ def step(shape: str) -> Checked:
     ]
 
 
+def build(shape: str, **more: Any) -> Any:
+    return model_of(shape, **more, **({} if DEVICE == "cuda" else {"vocab_size": 512}))
+
+
+def filling(tokens: int) -> list[CreditedTree]:
+    """Trees of 16 leaves with about so many unique tokens."""
+    made: list[CreditedTree] = []
+    lengths = LONG if DEVICE == "cuda" else SHORT
+    while not made or sum(p.num_unique for p in pack(made, 1 << 20)) < tokens:
+        made += credit([grow(len(made), lengths, leaves=16, roots=8).scored], AdvantageConfig())
+    return made[:-1] or made
+
+
+def mask(_shape: str) -> Checked:
+    """The block mask of FlexAttention, made eagerly (as the learner does) and compiled: seconds and memory."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    figures: dict[str, Any] = {}
+    for tokens in (PACK, 2 * PACK) if DEVICE == "cuda" else (1024,):
+        end_T = torch.cat([p.subtree_end_T for p in pack(filling(tokens), 1 << 20)[:1]]).to(DEVICE)
+        sees = partial(_sees, end_T)
+        for name, more in (
+            {"eager": {}, "compiled": {"_compile": True}}.items() if DEVICE == "cuda" else [("eager", {})]
+        ):
+            before = _reset_peak()
+            made = partial(create_block_mask, sees, None, None, len(end_T), len(end_T), device=DEVICE, **more)
+            made()
+            figures[f"{name}, {len(end_T)} tokens"] = {"seconds": _timed(made), "GB": (_peak() - before) / 1e9}
+    return figures, [at_most("seconds of an eager block mask", 0.5, max(f["seconds"] for f in figures.values()))]
+
+
+def _sees(end_T: torch.Tensor, _batch: Any, _head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    return (key <= query) & (query < end_T[key])
+
+
+def train(shape: str, share: float = 0.4) -> Checked:
+    """Updates of a whole model in bfloat16 with checkpointing: their peak against the arithmetic of `arpo plan`, and
+    the share of the GPU's peak speed that they reach. Layers that do not fit are left out."""
+    total = torch.cuda.get_device_properties(0).total_memory if DEVICE == "cuda" else 1e12
+    plan, budget = LearnerPlan(checkpointing=True), PACK if DEVICE == "cuda" else 1024
+    sizes = ModelShape.from_model(build(shape, device="meta"))
+    layers = next(
+        n for n in range(sizes.layers, 0, -1) if learner_bytes(_cut(sizes, n), plan, budget)["total"] < 0.92 * total
+    )
+    model = build(shape, layers=layers, device=DEVICE)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    optim, batch = OptimConfig(lr=1e-6), filling(2 * budget)
+    learner = LocalLearner(
+        model, loss=LossConfig(), optim=optim, num_updates=9, token_budget=budget, tree=True, dtype=torch.bfloat16
+    )
+    longest = max(p.num_unique for p in learner.deal(batch)[0])
+    learner.update(batch)  # compiles
+    _reset_peak()
+    began = time.perf_counter()
+    tokens = learner.update(batch).metrics["tokens_trained"]
+    seconds = time.perf_counter() - began
+    expected, parameters = learner_bytes(_cut(sizes, layers), plan, longest)["total"], _cut(sizes, layers).parameters
+    figures = {"layers": layers, "of": sizes.layers, "parameters": parameters, "tokens": tokens, "seconds": seconds}
+    figures |= {"tokens a second": tokens / seconds, "TFLOP/s": 8 * parameters * tokens / seconds / 1e12}
+    figures |= {"arithmetic GB": expected / 1e9, "measured GB": _peak() / 1e9}
+    if DEVICE == "cpu":  # tests/learner/test_memory.py holds resident memory against the arithmetic
+        return figures, [at_least("tokens a second", 1, figures["tokens a second"])]
+    goals = [at_most("peak memory off the arithmetic, relative", 0.15, abs(_peak() / expected - 1))]
+    name = torch.cuda.get_device_name().upper().replace(" ", "")
+    speed = next((flops for gpu, (flops, _) in SPEEDS.items() if gpu in name), None)
+    if speed:
+        goals.append(at_least("share of the GPU's peak speed", share, figures["TFLOP/s"] / speed))
+    return figures, goals
+
+
+def _cut(sizes: ModelShape, layers: int) -> ModelShape:
+    gone = sizes.layers - layers
+    return replace(sizes, layers=layers, parameters=sizes.parameters - gone * sizes.layer)
+
+
+def offload(shape: str) -> Checked:
+    """A world of one rank: an update with weights, gradients and moments in main memory against one without, the copy
+    that a checkpoint waits for, and the weights written to files."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if DEVICE == "cuda" else None))
+    kinds = "cpu:gloo,cuda:nccl" if DEVICE == "cuda" else "gloo"
+    dist.init_process_group(kinds, init_method=f"file://{folder}/meet", rank=0, world_size=1)
+    figures, batch = dict[str, Any](), filling(PACK if DEVICE == "cuda" else 1024)
+    settings = RankSettings(loss=LossConfig(), optim=OptimConfig(), tree=True, dtype=torch.bfloat16)
+    for name, away in (("on the device", False), ("offloaded", True)):
+        rank = Rank(mesh_of(torch.device(DEVICE)))
+        source = ModelSource(partial(_checkpointing, shape, "cpu" if away else DEVICE))
+        rank.hold(source, 0, Placement(dtype=torch.bfloat16, offload=away))
+        rank.start(settings)
+        learner = LearnerDriver(OneRank(rank), settings, num_updates=9, token_budget=1 << 20)
+        learner.update(batch)
+        _reset_peak()
+        figures[name] = {"seconds": _timed(lambda driver=learner: driver.update(batch)), "GB": _peak() / 1e9}
+        if not away:
+            figures["copy for a checkpoint, seconds"] = _timed(partial(rank.copy, 0))
+            rank.weights()
+            seconds = _timed(partial(rank.write_weights, folder, torch.bfloat16, False))
+            written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            figures["weights written, GB/s"] = written / 1e9 / seconds
+        del rank, learner
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
+    dist.destroy_process_group()
+    for file in folder.iterdir():
+        file.unlink()
+    slower = figures["offloaded"]["seconds"] / figures["on the device"]["seconds"]
+    return figures, [at_most("an offloaded update, times one on the device", 1.3, slower)]
+
+
+def _checkpointing(shape: str, device: str) -> Any:
+    model = build(shape, device=device)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def engine(shape: str) -> Checked:
+    """The local engine: 64 turns of 128 tokens at once, and a greedy turn's log-probabilities against the model's."""
+    from arpo.engines.local import LocalEngine
+
+    count, length = (64, 128) if DEVICE == "cuda" else (4, 8)
+    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+    model = build(shape, device=DEVICE, dtype=dtype).eval()
+    config = EngineConfig(slots=count, dtype="bfloat16" if DEVICE == "cuda" else "float32")
+    made = LocalEngine.build(config, model, None)
+
+    async def sample() -> tuple[list[int], list[float], float]:
+        async def one(seed: int) -> int:
+            params = SamplingParams(max_tokens=length, seed=seed)
+            return sum([len(chunk.tokens) async for chunk in made.sample([5, 6, 7, 8 + seed % 100], params)])
+
+        tokens, logprobs = await turn(made)
+        began = time.perf_counter()
+        written = sum(await asyncio.gather(*map(one, range(count))))
+        speed = written / (time.perf_counter() - began)
+        await made.close()
+        return tokens, logprobs, speed
+
+    tokens, logprobs, speed = asyncio.run(sample())
+    off = _off(model, tokens, logprobs)
+    return {"tokens a second": speed, "nats": off}, [
+        at_most("the engine's log-probabilities, nats from the model's", 0.1, off),
+        at_least("tokens a second", 1, speed),
+    ]
+
+
+def _off(model: Any, tokens: list[int], logprobs: list[float]) -> float:
+    """Nats between a turn's log-probabilities and the model's own, at most."""
+    with torch.no_grad():
+        ids = torch.tensor([[5, 6, 7, 8, *tokens]], device=model.device)
+        logits = model(ids).logits[0, 3:-1].float().cpu()
+    expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return float((expected - torch.tensor(logprobs)).abs().max())
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    """Seconds, after what the GPU still had to do."""
+    began = time.perf_counter()
+    work()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _reset_peak() -> int:
+    if DEVICE != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def _peak() -> int:
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+
+
 def vllm_engine(model: Any, **settings: Any) -> Any:
     from arpo.engines.vllm.engine import VllmEngine
 
@@ -120,10 +311,7 @@ async def new_weights(shape: str, device: str, backend: str) -> Checked:
         sent = engine.form.llm is started  # else the transfer failed, and vLLM started again with a file
     finally:
         await engine.close()
-    with torch.no_grad():
-        logits = model(torch.tensor([[5, 6, 7, 8, *tokens]], device=device)).logits[0, 3:-1].float().cpu()
-    expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
-    off = float((expected - torch.tensor(logprobs)).abs().max())
+    off = _off(model, tokens, logprobs)
     return {"seconds": seconds, "nats": off}, [
         at_least(f"new weights went by {backend} (else by a file)", 1, float(sent)),
         at_most("log-probabilities under the new weights, nats from the learner's", 0.2, off),
@@ -162,11 +350,24 @@ def sleep(shape: str) -> Checked:
     return asyncio.run(measure())
 
 
-CHECKS: dict[str, Callable[[str], Checked]] = {"flex": flex, "step": step, "ipc": ipc, "nccl": nccl, "sleep": sleep}
+CHECKS: dict[str, Callable[[str], Checked]] = {
+    "flex": flex,
+    "mask": mask,
+    "step": step,
+    "train-1.5b": lambda shape: train("tiny" if shape == "tiny" else "Qwen2.5-1.5B"),
+    "train-7b": lambda shape: train("tiny" if shape == "tiny" else "Qwen2.5-7B"),
+    "offload": lambda shape: offload("tiny" if shape == "tiny" else "Qwen2.5-1.5B"),
+    "engine": engine,
+    "ipc": ipc,
+    "nccl": nccl,
+    "sleep": sleep,
+}
 
 
 def missing(name: str) -> str | None:
     """Why a check cannot run here."""
+    if DEVICE == "cpu" and name not in ("step", "ipc", "nccl", "sleep"):
+        return None
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     if name in ("ipc", "nccl", "sleep") and importlib.util.find_spec("vllm") is None:
@@ -179,6 +380,8 @@ def missing(name: str) -> str | None:
 def in_a_process(name: str, shape: str) -> Checked:
     """The check, or a goal without a measurement where its process fails."""
     command = [sys.executable, __file__, "--only", name, "--shape", shape, "--here"]
+    if DEVICE == "cpu":  # nothing there ends a process
+        return CHECKS[name](shape)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -195,8 +398,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=SHAPES, default="SmolLM2-135M")
     parser.add_argument("--only", choices=CHECKS, help="this check alone")
     parser.add_argument("--quick", action="store_true", help="the shape `tiny`")
+    parser.add_argument("--tiny", action="store_true", help="the shape `tiny` on a CPU")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.tiny:
+        global DEVICE
+        DEVICE, options.quick = "cpu", True
     if options.here:
         figures, goals = CHECKS[options.only](options.shape)
         print(json.dumps([figures, [asdict(goal) for goal in goals]]))
@@ -210,6 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         all_figures[name], goals = in_a_process(name, "tiny" if options.quick else options.shape)
         all_goals += goals
+        print(json.dumps({"check": name, **all_figures[name]}), flush=True)
     return finish("gpu_check", all_figures, all_goals)
 
 

@@ -76,8 +76,18 @@ def test_memory():
 
 def test_gpu_check_skips_what_is_not_there():
     said = last_line("gpu_check", CUDA_VISIBLE_DEVICES="")
-    assert set(said["figures"]) == {"flex", "step", "ipc", "nccl", "sleep"} and said["goals"] == []
+    assert {"flex", "step", "train-7b", "offload", "ipc"} <= set(said["figures"]) and said["goals"] == []
     assert all("no GPU" in check["skipped"] for check in said["figures"].values())
+
+
+def test_gpu_check_runs_tiny_on_a_cpu():
+    said = last_line("gpu_check", "--tiny", CUDA_VISIBLE_DEVICES="")
+    ran = {name for name, figures in said["figures"].items() if "skipped" not in figures}
+    assert ran == {"flex", "mask", "train-1.5b", "train-7b", "offload", "engine"}
+    by_name = {goal["what"]: goal for goal in said["goals"]}
+    assert by_name["FlexAttention from dense attention, worst relative distance"]["holds"]
+    assert by_name["the engine's log-probabilities, nats from the model's"]["holds"]
+    assert said["figures"]["offload"]["weights written, GB/s"] > 0
 
 
 def test_unique_prefix_tokens_are_those_that_no_turn_wrote():
