@@ -96,7 +96,7 @@ vllm: $(VLLM)/.ready  ## an environment with vLLM and arpo: .venv-vllm
 test-vllm: export OMP_NUM_THREADS ?= $(CORES)
 test-vllm: setup $(VLLM)/.ready  ## the engine on a real vLLM: in one process, and behind servers
 	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py tests/engines/test_vllm_formats.py tests/engines/test_vllm_weight_sender.py
-	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py
+	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py tests/training/test_paper_recipes.py
 
 viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
 	@command -v npm >/dev/null || { echo 'make viewer needs Node 20 or newer with npm and finds none' >&2; exit 1; }
