@@ -77,6 +77,12 @@ def test_lora_fits_on_a_card_of_24_gb_beside_one_of_vllm() -> None:
     plan = plan_memory(run, replace(QWEN_8B, adapters=43_646_976), Gpus.parse("2xRTX4090-24"))
     assert plan.learner.ranks == 1 and plan.engines == 1
     check_fits(plan)
+    in_4_bits = load_recipe("qwen3-8b-lora-24gb", ["model.lora.base=nf4"])
+    small = plan_memory(in_4_bits, plan.shape, plan.gpus)
+    assert small.parts["weights"] < plan.parts["weights"] / 2
+    longer = ["rollout.branch_tokens=8192", "engine.max_tokens_per_slot=8192", "train.token_budget=8192"]
+    tight = plan_memory(load_recipe("qwen3-8b-lora-24gb", longer), plan.shape, plan.gpus)
+    assert not tight.fits and remedies(tight) == ["model.lora.base=nf4"]
 
 
 def test_a_refusal_names_the_keys_that_make_it_fit() -> None:

@@ -190,6 +190,7 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         offload=run.model.offload and not gpus.is_main_memory,
         moments=2.1 if run.optim.moments == "int8" else 8,
         head_chunk=run.model.head_chunk,
+        nf4=run.model.lora is not None and run.model.lora.base == "nf4",
         reference=run.loss.kl_coefficient > 0 and run.model.lora is None,
     )
     tokens = max(run.train.token_budget, run.rollout.branch_tokens)  # a path is never cut
@@ -245,6 +246,10 @@ def _changes(plan: MemoryPlan) -> Iterator[tuple[str, Any]]:
         yield f"train.token_budget={budget}", lambda r: _with(r, "train", token_budget=budget)
     if run.model.head_chunk > 128:
         yield "model.head_chunk=128", lambda r: _with(r, "model", head_chunk=128)
+    lora = run.model.lora
+    if gpus and lora and lora.base == "full" and plan.learner.ranks == 1:
+        in_4_bits = lora.model_copy(update={"base": "nf4"})
+        yield "model.lora.base=nf4", lambda r: _with(r, "model", lora=in_4_bits)
     if gpus and run.optim.moments != "int8" and not run.model.offload and not run.model.lora:
         yield "optim.moments=int8", lambda r: _with(r, "optim", moments="int8")
     if gpus and not run.model.offload and run.optim.moments != "int8" and plan.learner.ranks > 1:

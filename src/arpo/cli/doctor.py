@@ -32,6 +32,7 @@ EXTRAS = {
     "gym": ("reasoning_gym", "reasoning-gym's tasks"),
     "web": ("trafilatura", "web search and pages"),
     "mcp": ("mcp", "tools of MCP servers"),
+    "nf4": ("bitsandbytes", "weights of 4 bits under LoRA (model.lora.base)"),
     "int8": ("torchao", "moments of 8 bits (optim.moments)"),
     "dense": ("sentence_transformers", "dense and hybrid search"),
     "vllm": ("vllm", "the engine vllm (or give it an environment of its own: docs/vllm.md)"),

@@ -64,6 +64,8 @@ def write_card(out: Path, card: str) -> None:
 def write_model(config: ModelConfig, weights: Path | None, out: Path) -> None:
     """Write weights (the source's without `weights`) and tokenizer, as float32 safetensors with merged LoRA."""
     exact = config.model_copy(update={"device": "cpu", "dtype": "float32", "gradient_checkpointing": False})
+    if config.lora:  # adapters are added to weights in full, as vLLM adds them
+        exact = exact.model_copy(update={"lora": config.lora.model_copy(update={"base": "full"})})
     model, tokenizer = load_model(fetch(config.source) if weights is None or config.lora else weights, exact, weights)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,13 @@ def full_state(model: Any) -> "dict[str, Tensor]":
         return {name: value.detach() for name, value in model.state_dict().items()}
     base = model.get_base_model()
     state = {
-        name.replace(".base_layer", ""): v.detach() for name, v in base.state_dict().items() if ".lora_" not in name
+        name.replace(".base_layer", ""): v.detach()
+        for name, v in base.state_dict().items()
+        if ".lora_" not in name and ".weight." not in name  # scales of weights in 4 bits
     }
+    for name, module in base.named_modules():
+        if hasattr(weight := getattr(module, "weight", None), "quant_state") and not hasattr(module, "base_layer"):
+            state[f"{name}.weight".replace(".base_layer", "")] = _from_4_bits(weight)
     for name, module in base.named_modules():
         if hasattr(module, "get_delta_weight"):
             added = sum(module.get_delta_weight(adapter).detach().float() for adapter in module.active_adapters)
@@ -27,13 +32,36 @@ def full_state(model: Any) -> "dict[str, Tensor]":
     return state
 
 
+def _from_4_bits(weight: Any) -> "Tensor":
+    from bitsandbytes.functional import dequantize_4bit
+
+    values: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+    return values
+
+
 def plain_model(model: Any) -> Any:
     """`model`, or for a PEFT model one without adapters that has the merged weights and shares all others with it."""
     if not hasattr(model, "get_base_model"):
         return model
-    plain = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).unload()
+    base = model.get_base_model()
+    if hasattr(base, "hf_quantizer"):
+        plain = _without_weights(base)
+    else:
+        plain = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).unload()
     plain.load_state_dict(full_state(model), assign=True)
     plain.tie_weights()
+    return plain
+
+
+def _without_weights(base: Any) -> Any:
+    """A model as the quantised `base` would be in full, its parameters on the meta device."""
+    from accelerate import init_empty_weights
+
+    config = copy.deepcopy(base.config)
+    del config.quantization_config
+    with init_empty_weights(include_buffers=False):
+        plain = type(base)(config)
+    plain.name_or_path, plain.generation_config = base.name_or_path, base.generation_config
     return plain
 
 

@@ -89,6 +89,8 @@ class LearnerPlan:
     moments: float = 8
     """Bytes that the optimizer keeps a trained parameter: 2.1 in int8."""
     head_chunk: int = CHUNK
+    nf4: bool = False
+    """Whether the frozen matrices of the layers are in 4 bits (QLoRA)."""
 
     @property
     def residual(self) -> int:
@@ -105,8 +107,11 @@ def learner_bytes(
     sharers = plan.ranks / plan.replicas
     shares = 0.0 if plan.offload and plan.ranks > 1 else 1 / sharers
     trained = shape.adapters or shape.parameters
+    frozen: float = plan.width * shape.parameters
+    if plan.nf4:  # half a byte, and scales of 64 numbers, themselves of 8 bits
+        frozen = 0.516 * shape.layers * shape.layer + plan.width * shape.root
     parts: dict[str, float] = {
-        "weights": (plan.width * shape.parameters + 4 * shape.adapters if shape.adapters else 4 * trained) * shares,
+        "weights": (frozen + 4 * shape.adapters if shape.adapters else 4 * trained) * shares,
         "gradients": 4 * trained * shares,
         "moments": plan.moments * trained * shares,
         "reference": (4 * trained * shares) if plan.reference else 0,

@@ -6,6 +6,7 @@ module.
 """
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from arpo.config import Config
 from arpo.engines.config import has_fast_bf16
-from arpo.errors import ArpoError, ConfigError, FormatError, first_line
+from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install
 from arpo.files import read_json
 from arpo.foreign import MODEL_FILE_BYTES, open_file
 from arpo.models.sources import num_layers_held
@@ -39,6 +40,9 @@ class LoraSettings(Config):
     """Dropout on the adapter's input. Above 0 it makes the learner's log-probabilities noisy: leave it at 0 for RL."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get adapters (`q_proj`, ...); `all-linear`: every linear layer except the LM head."""
+    base: Literal["full", "nf4"] = "full"
+    """The frozen weights: `full`, in `model.dtype`, or `nf4`, the layers' matrices in 4 bits (QLoRA; bitsandbytes, the
+    extra `nf4`). Engines get weights that are not in 4 bits."""
 
 
 class ModelConfig(Config):
@@ -110,14 +114,36 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None, *, 
     device = device_of(config)
     dtype = compute_dtype(config, device) if config.lora else torch.float32
     folder = weights_folder(path, config, weights)
-    model, tokenizer = _read(folder, dtype, config.trust_remote_code, empty=empty)
+    nf4 = config.lora is not None and config.lora.base == "nf4"
+    quantized = _in_4_bits(device, dtype, empty=empty) if nf4 else {}
+    model, tokenizer = _read(folder, dtype, config.trust_remote_code, empty=empty, **quantized)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora:
         if config.gradient_checkpointing:  # otherwise no gradient passes the frozen embedding to the recomputed blocks
             model.enable_input_require_grads()
         model = with_lora(model, config.lora, weights)
-    return (model if empty else model.to(device=device)).train(), tokenizer
+    return (model if empty or quantized else model.to(device=device)).train(), tokenizer
+
+
+def _in_4_bits(device: "torch.device", dtype: "torch.dtype", *, empty: bool) -> dict[str, Any]:
+    """What tells transformers to read a model's matrices into 4 bits on `device`. Raises ConfigError where that cannot
+    be."""
+    where = "model.lora.base"
+    if empty:
+        hint = "Train it in one process, or the base in full"
+        raise ConfigError("several ranks cannot share weights of 4 bits", where=where, value="nf4", hint=hint)
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError("needs bitsandbytes", where=where, value="nf4", hint=install("nf4"))
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def weights_folder(path: Path, config: ModelConfig, weights: Path | None) -> Path:
@@ -169,7 +195,7 @@ def refuse_code(error: Exception, source: str) -> None:
         raise ConfigError(wrong, where="model.trust_remote_code", value=source, hint=hint) from error
 
 
-def _read(path: Path, dtype: "torch.dtype", trust: bool, *, empty: bool) -> tuple[Any, Any]:
+def _read(path: Path, dtype: "torch.dtype", trust: bool, *, empty: bool, **more: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -182,7 +208,7 @@ def _read(path: Path, dtype: "torch.dtype", trust: bool, *, empty: bool) -> tupl
         if empty:
             return _empty(path, dtype, trust), tokenizer
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=trust
+            path, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=trust, **more
         )
     except (MemoryError, ArpoError):
         raise
