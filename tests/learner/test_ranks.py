@@ -92,6 +92,8 @@ class Case:
 
     offload: bool = False
     replicas: int = 1
+    norm: float = 1e-5
+    """Relative tolerance of the gradient's norm."""
 
     @property
     def placement(self) -> Placement:
@@ -120,7 +122,7 @@ CASES = {
     "cispo": Case(loss=LossConfig(surrogate="cispo", aggregation=16), updates=2),
     **{name: Case(loss=LossConfig(surrogate=name), updates=2) for name in ("sapo", "dppo", "gmpo", "gspo_turn")},
     "weights": Case(loss=LossConfig(surrogate={"use": "ppo", "options": {"weights": WEIGHTS}}), updates=2),
-    "recorded step": Case({"vocab": 49_152}, recorded=True, updates=2, budget=2048),
+    "recorded step": Case({"vocab": 49_152}, recorded=True, updates=2, budget=2048, norm=3e-5),
     "own surrogate": Case(loss=LossConfig(surrogate=halves)),
     "empty packs": Case(trees=1, budget=10_000),
     "replicas": Case(replicas=2),
@@ -190,11 +192,11 @@ def furthest(one: Outcome, other: Outcome) -> float:
     return max(float((one.parameters[n] - other.parameters[n]).abs().max()) for n in one.parameters)
 
 
-def same(name: str, one: Outcome, other: Outcome, tolerance: float = 1e-6) -> None:
-    assert furthest(one, other) <= tolerance, name
+def same(name: str, one: Outcome, other: Outcome, norm: float) -> None:
+    assert furthest(one, other) <= 1e-6, name
     for metrics, expected in zip(other.metrics, one.metrics, strict=True):
         assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5, abs=1e-5), name
-        assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5), name
+        assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=norm), name
         assert metrics.get("tokens") == expected.get("tokens"), name
 
 
@@ -202,7 +204,7 @@ def compare(size: int, names: Sequence[str], folder: Path) -> None:
     cases = {name: CASES[name] for name in names}
     sharded = on_ranks(size, partial(over, cases=cases), folder)
     for name in names:
-        same(f"{name} on {size}", in_one(name), sharded[name])
+        same(f"{name} on {size}", in_one(name), sharded[name], cases[name].norm)
 
 
 def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
