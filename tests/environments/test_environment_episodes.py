@@ -194,7 +194,7 @@ class Crowd(Count):
             made.inside, made.entered = made.inside + 1, made.entered + 1
             made.most = max(made.most, made.inside)
             made.lock.notify_all()
-            made.lock.wait_for(lambda: made.most >= 2, timeout=0.05)
+            made.lock.wait_for(lambda: made.most >= 2, timeout=1)
             made.inside -= 1
 
     def reset(self, task: Task) -> str:

@@ -246,8 +246,9 @@ def test_silence_is_an_end_after_words_and_a_failure_after_a_call(tokenizer: Any
 
     with agents(work) as (port, _):
         rollout = rollout_of(tokenizer, {"port": port, "deadline_s": 1}, play, leaves=6)
+    turns = rollout.grown.tree.turns
     for leaf, ending in rollout.grown.tree.endings.items():
-        called = bool(rollout.grown.tree.turns[leaf].calls)
+        called = leaf not in turns or bool(turns[leaf].calls)  # a slow machine may be late with its first request
         assert ending is (StopReason.ENVIRONMENT_FAILED if called else StopReason.FINISHED)
     assert all("no request for 1 s" in why for _, why in rollout.grown.failures)
 
