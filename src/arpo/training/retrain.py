@@ -107,7 +107,8 @@ async def _carry_out(
 
 
 def difference(folder: RunFolder, done: Sequence[Retrained], measured: dict[str, EvalResults]) -> ShownTable:
-    """The run beside what was trained from its trees: accuracy on the same questions, and means of training metrics."""
+    """The run beside what was trained from its trees: accuracy on the same questions, and means of the training
+    metrics that differ."""
     rows = []
     earlier = read_evaluations(folder.path)
     for name, now in measured.items():
@@ -120,7 +121,8 @@ def difference(folder: RunFolder, done: Sequence[Retrained], measured: dict[str,
         after = [each.metrics[name] for each in done if name in each.metrics]
         if before and after:
             a, b = fsum(before) / len(before), fsum(after) / len(after)
-            rows.append((name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
+            if a != b:
+                rows.append((name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
     agreement = fsum(each.agreement for each in done) / len(done)
     note = f"Means over steps. The new credit correlates with the recorded one to {agreement:+.3f}."
     return ShownTable(title="The run, and trained again from its trees", head=("", "run", "again", "difference"),
