@@ -3,16 +3,18 @@
 Knows bytes, JSON and what a half-written last line looks like. Refuses to know what the files mean.
 """
 
+import errno
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from arpo.errors import FormatError
-from arpo.foreign import MOST_BYTES, loads, open_file, read_file
+from arpo.foreign import lines, loads, read_file
 from arpo.terminal_safe import json_safe
 
 PARTIAL = ".partial-"  # prefix of unfinished files; it identifies what a killed process leaves behind
@@ -40,6 +42,37 @@ def write_atomic(path: Path | str, content: bytes | str) -> Path:
         raise
     sync_folder(path.parent)
     return path
+
+
+def open_to_append(path: Path | str) -> IO[bytes]:
+    """The file, made where it is missing, opened to append to it: unbuffered, whole lines or frames at a time. Raises
+    FormatError for a link (whose target is somebody else's file), a device, a pipe or a folder."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise FormatError(f"{path} is a link, a folder or a pipe: only a file is written to") from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FormatError(f"{path} is not a file: nothing is written to it")
+    return file
+
+
+def cut_unfinished_line(file: IO[bytes]) -> None:
+    """Cut off what a kill left of a last line, reading from the end."""
+    end = at = whole = file.seek(0, os.SEEK_END)
+    while at > 0:
+        start = max(0, at - (1 << 20))
+        file.seek(start)
+        newline = file.read(at - start).rfind(b"\n")
+        if newline >= 0:
+            whole = start + newline + 1
+            break
+        at = whole = start
+    if whole < end:
+        file.truncate(whole)
 
 
 def sync_folder(folder: Path) -> None:
@@ -125,18 +158,15 @@ def read_json_lines(path: Path | str) -> Iterator[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return
-    with open_file(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(MOST_BYTES), b""), 1):
-            if len(line) == MOST_BYTES:
-                raise FormatError(f"{path}, line {number} has more than {MOST_BYTES:,} bytes")
-            if not line.endswith(b"\n"):
-                return
-            if not line.strip():
-                continue
-            try:
-                value = loads(line)
-            except ValueError as error:
-                raise FormatError(f"{path}, line {number} is not JSON: {error}") from error
-            if not isinstance(value, dict):
-                raise FormatError(f"{path}, line {number} is {type(value).__name__}, not an object")
-            yield value
+    for number, line in lines(path):
+        if not line.endswith(b"\n"):
+            return
+        if not line.strip():
+            continue
+        try:
+            value = loads(line)
+        except ValueError as error:
+            raise FormatError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise FormatError(f"{path}, line {number} is {type(value).__name__}, not an object")
+        yield value

@@ -46,32 +46,29 @@ class Located:
     def over(self, base: "Located", tags: Mapping[Keys, str]) -> "Located":
         """These values laid over `base`: groups merge key by key, everything else replaces. `tags` maps the path of a
         group to the key that names its kind: a group of another kind replaces the group of `base`."""
-        places = dict(base.places)
-        value = _merge(base.value, self.value, (), self.places, places, tags)
-        places[()] = self.place(())
-        return Located(value, places)
+        replaced: set[Keys] = set()
+        value = _merge(base.value, self.value, (), replaced, tags)
+        kept = {
+            keys: place
+            for keys, place in base.places.items()
+            if not any(keys[:length] in replaced for length in range(1, len(keys) + 1))
+        }
+        return Located(value, {**kept, **self.places, (): self.place(())})
 
 
 def _merge(
-    below: dict[str, Any],
-    above: dict[str, Any],
-    at: Keys,
-    above_places: dict[Keys, str],
-    places: dict[Keys, str],
-    tags: Mapping[Keys, str],
+    below: dict[str, Any], above: dict[str, Any], at: Keys, replaced: set[Keys], tags: Mapping[Keys, str]
 ) -> dict[str, Any]:
+    """`above` laid over `below`; `replaced` collects the keys whose value is that of `above` alone."""
     merged = dict(below)
     for key, value in above.items():
         keys = (*at, key)
         old = merged.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and _same_kind(value, old, tags.get(keys)):
-            places[keys] = above_places[keys]
-            merged[key] = _merge(old, value, keys, above_places, places, tags)
-            continue
-        for replaced in [place for place in places if place[: len(keys)] == keys]:
-            del places[replaced]
-        places.update({place: where for place, where in above_places.items() if place[: len(keys)] == keys})
-        merged[key] = value
+            merged[key] = _merge(old, value, keys, replaced, tags)
+        else:
+            replaced.add(keys)
+            merged[key] = value
     return merged
 
 

@@ -3,7 +3,6 @@
 Knows the store and three file formats: exported lines, a JSON object of queries and results, and JSON lines of both.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError, FormatError, nearest
 from arpo.files import cache_folder
+from arpo.foreign import WHOLE_BYTES, loads, read_text
 from arpo.tools.cache_key import ANY_VERSION, canonical, key_of
 from arpo.tools.store import Entry, Store, as_line, read_line
 
@@ -61,8 +61,8 @@ def load(into: Path | None, file: Path, tool: str, argument: str) -> str:
     """Record the results in `file` in the store `into` (else the user's), for replay. Returns a message. Raises
     ConfigError, or FormatError, which names file and line; then it records nothing."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, WHOLE_BYTES)
+    except OSError as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
     entries = list(_entries(text, str(file), tool, argument))
     store = Store(into or cache_folder() / "tools.sqlite")
@@ -90,7 +90,7 @@ def _entries(text: str, where: str, tool: str, argument: str) -> Iterator[Entry]
 
 def _whole(text: str) -> Any:
     try:
-        return json.loads(text)
+        return loads(text.encode())
     except ValueError:
         return None  # lines, or nothing: those say where
 

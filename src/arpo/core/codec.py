@@ -32,12 +32,13 @@ from arpo.core.tree import (
     Turn,
 )
 from arpo.errors import FormatError
+from arpo.foreign import checked, is_number
 
 if TYPE_CHECKING:
     from arpo.core.record import TreeRecord
 
 SCHEMA = 2
-MOST_STEPS, MOST_NUMBER = 1_000_000_000, 1e100
+MOST_STEPS = 1_000_000_000
 _RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for cls in get_args(Rule)}
 
 
@@ -191,7 +192,7 @@ def _pack_turn(turn: Turn) -> dict[str, object]:
 
 
 def _unpack_turn(value: Any) -> Turn:
-    return Turn(
+    turn = Turn(
         place=read_place(value["place"]),
         role=Role(value["role"]),
         tokens=_unpack_array("i", value["tokens"]),
@@ -202,6 +203,7 @@ def _unpack_turn(value: Any) -> Turn:
         finish=FinishReason(value["finish"]),
         calls=tuple(_unpack_call(*call) for call in value["calls"]),
     )
+    return checked(turn)
 
 
 def _pack_call(call: Call) -> list[object]:
@@ -237,7 +239,8 @@ def _unpack_outcome(value: Any) -> ToolCallResult:
 
 def _unpack_observation(value: Any) -> Observation:
     outcomes = tuple(_unpack_outcome(outcome) for outcome in value["outcomes"])
-    return Observation(place=read_place(value["place"]), tokens=_unpack_array("i", value["tokens"]), outcomes=outcomes)
+    tokens = _unpack_array("i", value["tokens"])
+    return checked(Observation(place=read_place(value["place"]), tokens=tokens, outcomes=outcomes))
 
 
 # --- events and decisions
@@ -303,7 +306,7 @@ def _pack_decision(tip_decision: TipDecision) -> dict[str, object]:
 def _unpack_decision(value: Any) -> TipDecision:
     place, fields_ = read_place(value["place"]), value["tip"]
     tip = None if fields_ is None else Tip(place=place, **{**fields_, "heads": tuple(fields_["heads"])})
-    return TipDecision(tip, Decided(place, Decision(**value["decision"]), value["granted"], value["waited"]))
+    return checked(TipDecision(tip, Decided(place, Decision(**value["decision"]), value["granted"], value["waited"])))
 
 
 # --- configuration
@@ -322,12 +325,12 @@ def _unpack_config(value: Any) -> ExpansionConfig:
     roots = Pilot(**value["roots"]) if isinstance(value["roots"], dict) else _count(value["roots"])
     _count(value["leaves"])
     stats = StepStats(step=step, window=tuple(window))
-    return ExpansionConfig(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots})
+    return checked(ExpansionConfig(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots}))
 
 
 def _number(value: Any) -> float:
     """A finite number. Means and plots take no other."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST_NUMBER:
+    if not is_number(value) or value != value:
         raise FormatError(f"holds {value!r:.40} as a number")
     return value
 

@@ -25,6 +25,7 @@ from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.questions import BenchmarkQuestions, EvalSpec
 from arpo.evaluation.samples import FILE as SAMPLES
 from arpo.files import PARTIAL, read_json, write_json
+from arpo.foreign import checked
 from arpo.recipe.run import RunConfig, plain
 from arpo.yaml_positions import flat
 
@@ -202,9 +203,9 @@ def read_manifest(folder: Path) -> EvalManifest:
         known = {name: value[name] for name in EvalManifest.__dataclass_fields__ if name in value}
         benchmarks = tuple(BenchmarkManifest(**{**each, "ids": tuple(each["ids"])}) for each in known["benchmarks"])
         known |= {"starts": tuple(known["starts"])} if "starts" in known else {}
-        return EvalManifest(**{**known, "benchmarks": benchmarks})
-    except (KeyError, TypeError) as error:
-        raise FormatError(f"{path}: a field is missing or of the wrong kind: {error!r}") from error
+        return checked(EvalManifest(**{**known, "benchmarks": benchmarks}))
+    except (KeyError, TypeError, FormatError) as error:
+        raise FormatError(f"{path}: a field is missing or of the wrong kind: {error!r:.300}") from error
 
 
 def write_manifest(folder: Path, manifest: EvalManifest) -> None:

@@ -21,6 +21,7 @@ from arpo.evaluation.manifest import EvalManifest, check_form, is_evaluation, re
 from arpo.evaluation.samples import SampleRecord, read_samples
 from arpo.evaluation.statistics import Estimate, bootstrap, by_group, mean_of_estimates, pass_at, rate, ratio
 from arpo.files import read_json, write_json
+from arpo.foreign import checked
 
 FILE = "results.json"
 SCHEMA = "arpo/results/2"
@@ -281,15 +282,16 @@ def read_results(folder: Path | str) -> EvalResults:
     folder = Path(folder)
     manifest, value = read_manifest(folder), _read_file(folder)
     try:
-        return EvalResults(
+        results = EvalResults(
             manifest=manifest,
             benchmarks=tuple(read_benchmark_result(each) for each in value["benchmarks"].values()),
             mean=Estimate.from_json(value["mean"]),
             seconds=float(value["seconds"]),
             studies=value["studies"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{folder / FILE}: a field is missing or of the wrong kind: {error!r}") from error
+        return checked(results)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, FormatError) as error:
+        raise FormatError(f"{folder / FILE}: a field is missing or of the wrong kind: {error!r:.300}") from error
 
 
 def read_benchmark_result(value: Mapping[str, Any]) -> BenchmarkResult:

@@ -18,7 +18,8 @@ from arpo.core.codec import pack, unpack
 from arpo.core.record import TreeRecord
 from arpo.core.tree import StopReason
 from arpo.errors import FormatError
-from arpo.files import json_line, read_json_lines
+from arpo.files import cut_unfinished_line, json_line, open_to_append, read_json_lines
+from arpo.foreign import checked
 
 FILE = "samples.jsonl"
 SCHEMA = "arpo/sample/1"
@@ -71,22 +72,23 @@ class SampleRecord:
     def from_line(cls, value: Mapping[str, Any], where: str) -> "SampleRecord":
         """`value`: a line of samples.jsonl; `where`: its place, for messages. Raises FormatError where it is something
         else."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
+        if isinstance(gold := known.get("gold"), list):
+            known["gold"] = tuple(gold)
+        if value.get("schema") != SCHEMA:
+            raise FormatError(f"{where}: schema is {value.get('schema')!r}, expected {SCHEMA!r}")
         try:
-            if value.get("schema") != SCHEMA:
-                raise FormatError(f"{where}: schema is {value.get('schema')!r}, expected {SCHEMA!r}")
-            return cls(**{**{key: item for key, item in value.items() if key in known}, "gold": tuple(value["gold"])})
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{where} is no sample: {error!r:.300}") from error
+            return checked(cls(**known))
+        except (TypeError, FormatError) as error:
+            raise FormatError(f"{where} is no sample: {error!s:.300}") from error
 
 
 class SampleLog:
     """Appends samples to FOLDER/samples.jsonl, each with one write, whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
-        _cut_unfinished_line(self.path)
-        self._file = self.path.open("ab", buffering=0)
+        self._file = open_to_append(folder / FILE)
+        cut_unfinished_line(self._file)
 
     def __enter__(self) -> "SampleLog":
         return self
@@ -141,22 +143,3 @@ def record_in(line: Mapping[str, Any]) -> TreeRecord:
         return unpack(TreeRecord, line["record"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the record of {line.get('id')!r} is none: {error!r:.300}") from error
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    """Cut off what a kill left of a last line, reading from the end."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        at, whole = end, end
-        while at > 0:
-            start = max(0, at - (1 << 20))
-            file.seek(start)
-            newline = file.read(at - start).rfind(b"\n")
-            if newline >= 0:
-                whole = start + newline + 1
-                break
-            at = whole = start
-        if whole < end:
-            file.truncate(whole)

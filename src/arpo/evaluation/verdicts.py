@@ -19,7 +19,8 @@ from typing import Any, Literal
 from arpo.errors import FormatError
 from arpo.evaluation.results import POWERS
 from arpo.evaluation.statistics import Estimate, pass_at, rate, wilson
-from arpo.files import json_line, read_json_lines
+from arpo.files import cut_unfinished_line, json_line, open_to_append, read_json_lines
+from arpo.foreign import checked
 
 FILE = "judged.jsonl"
 SCHEMA = "arpo/verdict/1"
@@ -57,28 +58,23 @@ def key_of(judge: str, prompt: str, question: str, golds: Sequence[str], answer:
 
 
 def append_verdict(folder: Path, verdict: Verdict) -> None:
-    """One line, whole or, where the process is killed, cut off and passed over by `read_verdicts`."""
-    with (folder / FILE).open("ab") as file:
+    """One line, whole or, where the process is killed, cut off: `read_verdicts` passes it over, the next one replaces
+    it."""
+    with open_to_append(folder / FILE) as file:
+        cut_unfinished_line(file)
         file.write(json_line({"schema": SCHEMA, **asdict(verdict)}))
 
 
 def read_verdicts(folder: Path) -> list[Verdict]:
-    """Raises FormatError, naming the line, for anything but a last line that was cut off (which is removed)."""
-    path = folder / FILE
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-    known, verdicts = {each.name for each in fields(Verdict)}, []
+    """Raises FormatError, naming the line, for anything but a last line that was cut off."""
+    path, known, verdicts = folder / FILE, {each.name for each in fields(Verdict)}, []
     for number, line in enumerate(read_json_lines(path), 1):
         try:
             if line.pop("schema") != SCHEMA or not known >= line.keys():
                 raise ValueError(f"expected {SCHEMA}")
-            verdicts.append(Verdict(**{**line, "golds": tuple(line["golds"])}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{path}, line {number} is no verdict: {error!r}") from error
+            verdicts.append(checked(Verdict(**{**line, "golds": tuple(line["golds"])})))
+        except (KeyError, TypeError, ValueError, FormatError) as error:
+            raise FormatError(f"{path}, line {number} is no verdict: {error!r:.300}") from error
     return verdicts
 
 

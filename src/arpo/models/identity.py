@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from arpo.errors import ConfigError
-from arpo.foreign import MODEL_FILE_BYTES, loads, read_file
+from arpo.foreign import WHOLE_BYTES, loads, read_file
 
 EDGE = 4096  # bytes read at both ends of a tensor; a training step changes a tensor everywhere
 _NAMES = ("_name_or_path", "transformers_version")  # keys of config.json that do not describe the model
@@ -66,7 +66,7 @@ def identity_parts(folder: Path) -> dict[str, str]:
 
 
 def _bytes(path: Path) -> bytes | None:
-    return read_file(path, MODEL_FILE_BYTES) if path.is_file() else None
+    return read_file(path, WHOLE_BYTES) if path.is_file() else None
 
 
 def _template(folder: Path) -> bytes | None:

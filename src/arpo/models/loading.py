@@ -16,7 +16,7 @@ from arpo.config import Config
 from arpo.engines.config import has_fast_bf16
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install
 from arpo.files import read_json
-from arpo.foreign import MODEL_FILE_BYTES, open_file
+from arpo.foreign import WHOLE_BYTES, open_file
 from arpo.models.sources import num_layers_held
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def check_files(folder: Path) -> None:
     file = folder / "config.json"
     try:
         for path in [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")]:
-            open_file(path, MODEL_FILE_BYTES).close()
+            open_file(path, WHOLE_BYTES).close()
         config = read_json(file) if file.is_file() else {}
         held = num_layers_held(folder)
     except (FormatError, OSError) as error:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from arpo.display.progress import WorkProgress
 from arpo.errors import ConfigError, first_line
 from arpo.files import cache_folder, expanded
-from arpo.foreign import MODEL_FILE_BYTES, loads, open_file, read_file
+from arpo.foreign import WHOLE_BYTES, loads, open_file, read_file
 from arpo.import_path import is_import_path
 from arpo.models.made import made_model
 
@@ -176,7 +176,7 @@ def _header(shard: Path) -> tuple[int, dict[str, Any]]:
         if length > min(100 << 20, shard.stat().st_size):
             return -9, {}
         try:
-            tensors = loads(file.read(min(length, MODEL_FILE_BYTES)))
+            tensors = loads(file.read(min(length, WHOLE_BYTES)))
         except ValueError:
             return -9, {}
     return (length, tensors) if isinstance(tensors, dict) else (-9, {})

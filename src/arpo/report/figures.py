@@ -81,7 +81,7 @@ def _step_of(name: str) -> int | None:
     if not name.startswith(VALIDATION):
         return None
     step = name.removeprefix(VALIDATION).strip("-_")
-    return int(step) if step.isdigit() else None
+    return int(step) if step.isdecimal() else None
 
 
 def _tools(history: History) -> Figure:

@@ -81,7 +81,7 @@ def same_date(answer: str, gold: Date) -> bool:
 def _date(match: re.Match[str]) -> Date | None:
     parts = match.groupdict()
     month_text = parts["month"]
-    month = int(month_text) if month_text.isdigit() else [n[:3] for n in MONTHS].index(month_text[:3].casefold()) + 1
+    month = int(month_text) if month_text.isdecimal() else [n[:3] for n in MONTHS].index(month_text[:3].casefold()) + 1
     day = int(parts["day"]) if parts.get("day") else None
     if not 1 <= month <= 12 or (day is not None and not 1 <= day <= 31):
         return None

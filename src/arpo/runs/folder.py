@@ -31,8 +31,18 @@ from typing import IO, Any
 
 from arpo.core.record import TreeRecord, decode, encode
 from arpo.errors import ConfigError, FormatError
-from arpo.files import PARTIAL, json_line, read_json, read_json_lines, sync_folder, write_atomic, write_json
-from arpo.foreign import open_file, read_text
+from arpo.files import (
+    PARTIAL,
+    cut_unfinished_line,
+    json_line,
+    open_to_append,
+    read_json,
+    read_json_lines,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
+from arpo.foreign import MOST_NUMBER, open_file, read_text
 from arpo.runs.atomic import clear_partial, settle
 from arpo.runs.lock import Lock, is_held
 
@@ -125,7 +135,7 @@ class RunFolder:
         if self._lock is None:
             raise ValueError(f"{self.path} was opened for reading")
         if path not in self._appending:
-            self._appending[path] = path.open("ab", buffering=0)
+            self._appending[path] = open_to_append(path)
         file = self._appending[path]
         before, left = os.fstat(file.fileno()).st_size, memoryview(content)
         try:
@@ -369,11 +379,9 @@ def _next_number(folder: Path) -> int:
 
 def drop_unfinished_line(path: Path) -> None:
     """Cut a last line that a crash left half-written, so that the next line starts fresh."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        write_atomic(path, content[: content.rfind(b"\n") + 1])
+    if path.exists():
+        with open_to_append(path) as file:
+            cut_unfinished_line(file)
 
 
 def read_history(run: Path | str) -> list[dict[str, Any]]:
@@ -385,6 +393,9 @@ def read_history(run: Path | str) -> list[dict[str, Any]]:
         step = line.get("step", 0)
         if type(step) is not int or not 0 <= step < MOST_STEPS:
             raise FormatError(f"{path} holds the step {step!r:.40}, which is none")
+        for name, value in line.items():
+            if isinstance(value, int | float) and not abs(value) < MOST_NUMBER:
+                raise FormatError(f"{path}, step {step} holds {value!r:.40} as {name[:80]!r}")
         if "step" in line:
             by_step[step] = line
     return [by_step[step] for step in sorted(by_step)]

@@ -5,12 +5,12 @@ Knows files and the shapes in which corpora circulate. Refuses to know how to se
 """
 
 import codecs
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from arpo.errors import ConfigError, FormatError, install
+from arpo.foreign import WHOLE_BYTES, lines, loads, read_file
 from arpo.search.passages import Passage, cut, from_mappings, passage_from
 from arpo.worker_process import WorkerError
 
@@ -62,13 +62,9 @@ def read_path(path: Path, skipped: Callable[[FormatError], None] | None = None) 
 
 
 def from_jsonl(path: Path, name: str) -> Iterator[Passage]:
-    with path.open(encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield passage_from(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    for number, line in lines(path):
+        if (content := line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip():
+            yield passage_from(_parsed(content, f"{path}:{number}"), f"{path}:{number}")
 
 
 def from_parquet(path: Path, name: str) -> Iterator[Passage]:
@@ -87,7 +83,7 @@ def from_parquet(path: Path, name: str) -> Iterator[Passage]:
 
 
 def from_text(path: Path, name: str) -> Iterator[Passage]:
-    content = path.read_bytes()
+    content = read_file(path, WHOLE_BYTES)
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = content.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
     title = _title(path)
@@ -131,7 +127,7 @@ def _extracted(path: Path, function: str) -> Any:
     try:
         from arpo.search.extraction import reader
 
-        return reader(function).call({"content": path.read_bytes()}, READ_S)
+        return reader(function).call({"content": read_file(path, WHOLE_BYTES)}, READ_S)
     except ImportError as error:
         raise ConfigError(WEB[0], where="documents", value=str(path), hint=WEB[1]) from error
     except (TimeoutError, MemoryError, WorkerError) as error:
@@ -140,10 +136,13 @@ def _extracted(path: Path, function: str) -> Any:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _parsed(line: str, where: str) -> Any:
+def _parsed(line: bytes, where: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        line.decode("utf-8")
+        return loads(line)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
 
 

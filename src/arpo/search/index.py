@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from arpo.errors import ConfigError, FormatError, nearest
+from arpo.files import read_json
 from arpo.search.lexical import Lexical
 from arpo.search.passages import Passage
 from arpo.search.words import VERSION as WORDS_VERSION
@@ -164,7 +165,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         hint = f"Build it: arpo index DOCS {folder}"
         raise ConfigError("there is no index", where="index", value=str(folder), hint=hint)
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
         version, words, files = manifest["version"], manifest["words"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(

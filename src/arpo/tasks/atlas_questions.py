@@ -73,7 +73,7 @@ class Quiz:
         if fact is None:
             return None
         text = fact.more if kind in ("people", "number", "highest_point") else fact.value
-        return int(text) if text.isdigit() else None
+        return int(text) if text.isdecimal() else None
 
     def pool(self, kind: str) -> tuple[str, ...]:
         """The entities that a comparison of this kind may use: only one-word names, so that one search finds them
@@ -270,7 +270,7 @@ FAMILIES: Mapping[str, Callable[[Quiz, Random], AtlasQuestion | None]] = Mapping
 
 def fits(answer: str) -> bool:
     """True if an answer is known and short enough for a small model to copy."""
-    return 0 < len(answer) <= (MAX_DIGITS if answer.isdigit() else MAX_LETTERS)
+    return 0 < len(answer) <= (MAX_DIGITS if answer.isdecimal() else MAX_LETTERS)
 
 
 def draw(world: AtlasWorld, split: str, family: str, count: int, random: Random) -> list[AtlasQuestion]:

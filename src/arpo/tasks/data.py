@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 from arpo.config import Config, conflict
 from arpo.errors import ArpoError, ConfigError, FormatError, first_line, install, nearest
 from arpo.files import expanded
+from arpo.foreign import WHOLE_BYTES, lines, loads, read_file
 from arpo.import_path import import_from_path, is_import_path
 from arpo.tasks import Task
 from arpo.tasks.in_memory import InMemoryTasks, as_source, read_task
@@ -225,21 +226,29 @@ def file_rows(path: Path, where: str = "source") -> Iterator[tuple[str, Mapping[
         ".parquet": _parquet,
         ".csv": _csv,
     }
-    for place, row in readers[path.suffix](path):
-        if not isinstance(row, Mapping):
-            raise FormatError(f"{place}: expected an object (got {row!r:.80})")
-        yield place, row
+    try:
+        for place, row in readers[path.suffix](path):
+            if not isinstance(row, Mapping):
+                raise FormatError(f"{place}: expected an object (got {row!r:.80})")
+            yield place, row
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
+    empty = True
+    for number, raw in lines(path):
+        line = _without_mark(raw, path) if number == 1 else raw
         if line.strip():
+            empty = False
             place = f"{path}, line {number}"
             if number == 1 and line.strip() == b"[":
                 raise FormatError(
                     f"{place}: starts a list; a .jsonl file has one object per line, and a list is a .json file"
                 )
             yield place, _parsed(line, place)
+    if empty:
+        raise FormatError(f"{path}: is empty")
 
 
 def _csv(path: Path) -> Iterator[tuple[str, object]]:
@@ -271,12 +280,13 @@ def _json(path: Path) -> Iterator[tuple[str, object]]:
 
 def _bytes(path: Path) -> bytes:
     """The bytes of a text file without a byte order mark."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from error
+    raw = read_file(path, WHOLE_BYTES)  # a larger set is a .jsonl file, which is read line by line
     if not raw.strip():
         raise FormatError(f"{path}: is empty")
+    return _without_mark(raw, path)
+
+
+def _without_mark(raw: bytes, path: Path) -> bytes:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise FormatError(f"{path}: is UTF-16, not UTF-8: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
     return raw.removeprefix(b"\xef\xbb\xbf")
@@ -284,16 +294,16 @@ def _bytes(path: Path) -> bytes:
 
 def _parsed(raw: bytes, place: str) -> object:
     try:
-        return json.loads(raw.decode("utf-8"))
+        raw.decode("utf-8")
+        return loads(raw)
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{place}: not UTF-8 at byte {error.start} ({raw[error.start : error.start + 8]!r})"
         ) from error
     except json.JSONDecodeError as error:
-        raise FormatError(f"{place}: not JSON: {error.msg} at column {error.colno} ({raw[:60].decode()!r})") from error
-    except RecursionError as error:
-        raise FormatError(f"{place}: JSON nested too deeply") from error
-    except ValueError as error:  # a number of many thousand digits
+        begins = raw[:60].decode(errors="replace")
+        raise FormatError(f"{place}: not JSON: {error.msg} at column {error.colno} ({begins!r})") from error
+    except ValueError as error:  # nested too deeply, too many values, a number of many thousand digits
         raise FormatError(f"{place}: unreadable JSON: {first_line(error)}") from error
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import ConfigError, FormatError
+from arpo.foreign import loads
 
 FORMAT = 4
 BUSY_S = 30.0  # that a writer waits for the others
@@ -376,7 +377,7 @@ def as_line(entry: Entry) -> str:
 def read_line(line: str, where: str) -> dict[str, Any]:
     """The values of an exported line. Raises FormatError naming `where`."""
     try:
-        values = json.loads(line)
+        values = loads(line.encode())
     except ValueError as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
     if (

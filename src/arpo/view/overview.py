@@ -10,6 +10,7 @@ from typing import Any
 from arpo.errors import ConfigError
 from arpo.evaluation.manifest import check_form, is_evaluation
 from arpo.files import as_json
+from arpo.foreign import MOST_NUMBER
 from arpo.runs.folder import RunFolder
 from arpo.yaml_positions import flat, read
 
@@ -103,11 +104,11 @@ def _checkpoints(run: RunFolder) -> Iterator[Answer]:
     """The checkpoints that still exist: older ones are removed (train.keep_last)."""
     for manifest in (run.path / "checkpoints").glob("step-*/MANIFEST.json"):
         number = manifest.parent.name.removeprefix("step-")
-        if number.isdigit():
+        if number.isdecimal():
             yield _event(
                 int(number), manifest.stat().st_mtime, "info", "checkpoint", f"checkpoint of step {int(number)}"
             )
 
 
 def _time(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and abs(value) < MOST_NUMBER else None

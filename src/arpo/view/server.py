@@ -6,7 +6,9 @@ anything. Its answers are JSON from `Library` or one of three fixed files, so it
 page may load nothing from elsewhere and run only its own script.
 """
 
+import asyncio
 import hashlib
+import logging
 import secrets
 import socket
 import threading
@@ -138,11 +140,17 @@ def serve(library: Library, *, port: int | None = None, browser: bool = True) ->
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={token}"
     print_line(f"{len(library.runs)} {'run' if len(library.runs) == 1 else 'runs'}: {address}\nCtrl-C ends.")
     quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False, "ws": "none"}
+    logging.getLogger("uvicorn.error").addFilter(_no_cancellation)
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
     if browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     with listening, library:
         server.run(sockets=[listening])
+
+
+def _no_cancellation(record: logging.LogRecord) -> bool:
+    """False for the traceback of an answer that Ctrl-C ended because its client does not read it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def cookie_of(token: str) -> str:

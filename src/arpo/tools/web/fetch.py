@@ -115,7 +115,7 @@ class Fetcher:
         request = client.build_request("GET", there, headers={"Host": host.rpartition("@")[2]}, extensions=extensions)
         answer = await client.send(request, stream=True)
         try:
-            if (said := answer.headers.get("content-length", "")).isdigit() and int(said) > most_bytes and not cut:
+            if (said := answer.headers.get("content-length", "")).isdecimal() and int(said) > most_bytes and not cut:
                 raise ToolError(f"the page has more than {most_bytes:,} bytes")
             if not is_packed_as_accepted(answer.headers):
                 raise ToolError("the page is packed in a way that was not asked for")

@@ -135,7 +135,7 @@ def _check_brave(answer: HttpResponse, key: str) -> None:
 
 
 def _numbers(header: str) -> list[float]:
-    return [float(part) for part in header.split(",") if part.strip().isdigit()]
+    return [float(part) for part in header.split(",") if part.strip().isdecimal()]
 
 
 # --- Tavily: POST https://api.tavily.com/search, bearer token
