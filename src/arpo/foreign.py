@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from arpo.errors import FormatError
 
@@ -21,6 +21,7 @@ MOST_BYTES = 32 << 20  # of a JSON file, or of a line of one
 WHOLE_BYTES = 256 << 20  # of a tokenizer, of the list of tensors in a file of weights, of a document
 MOST_VALUES = 8_000_000  # in a JSON text: an empty list in it takes 2 bytes, and 56 of memory
 MOST_NUMBER = 1e100  # sums and squares of such numbers are finite
+MOST_WHOLE = 1 << 63  # what numpy and SQLite take
 
 T = TypeVar("T")
 
@@ -74,9 +75,13 @@ def loads(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """True for a number that means, plots and formats can take. NaN is one: it stands for what is not known."""
-    return isinstance(value, int | float) and type(value) is not bool and not abs(value) >= MOST_NUMBER
+    return (type(value) is float and not abs(value) >= MOST_NUMBER) or _is_whole(value)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and abs(value) < MOST_WHOLE
 
 
 def checked(value: T) -> T:
@@ -108,8 +113,8 @@ def _test(hint: Any) -> Callable[[Any], bool]:
     if hint is float:
         return is_number
     if hint is int:
-        return lambda value: type(value) is int and -MOST_NUMBER < value < MOST_NUMBER
-    if kind is object or not isinstance(kind, type):  # also Any
+        return _is_whole
+    if kind in (Any, object) or not isinstance(kind, type):
         return lambda value: True
     if is_dataclass(kind):
         return lambda value: isinstance(value, kind) and checked(value) is value

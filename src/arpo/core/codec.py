@@ -97,7 +97,7 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
     task, step = value["task"], value["step"]
     if not isinstance(task, str) or not (isinstance(step, str) or (type(step) is int and abs(step) < MOST_STEPS)):
         raise FormatError(f"holds the task {task!r:.80} at step {step!r:.40}")
-    tree = RolloutTree(task, step, Prompt(tokens=_unpack_array("i", value["prompt"])))
+    tree = RolloutTree(task, step, Prompt(tokens=_unpack_tokens(value["prompt"])))
     segments: list[Turn | Observation] = [
         *map(_unpack_turn, value["turns"]),
         *map(_unpack_observation, value["observations"]),
@@ -127,6 +127,13 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
 
 
 # --- arrays and notes
+
+
+def _unpack_tokens(text: str) -> array[int]:
+    tokens = _unpack_array("i", text)
+    if tokens and min(tokens) < 0:
+        raise FormatError(f"holds the token {min(tokens)}")
+    return tokens
 
 
 def _pack_array(values: array[Any]) -> str:
@@ -195,7 +202,7 @@ def _unpack_turn(value: Any) -> Turn:
     turn = Turn(
         place=read_place(value["place"]),
         role=Role(value["role"]),
-        tokens=_unpack_array("i", value["tokens"]),
+        tokens=_unpack_tokens(value["tokens"]),
         logprobs=_unpack_array("f", value["logprobs"]),
         entropies=_unpack_array("f", value["entropies"]),
         bounds=_unpack_bounds(value["bounds"]),
@@ -239,7 +246,7 @@ def _unpack_outcome(value: Any) -> ToolCallResult:
 
 def _unpack_observation(value: Any) -> Observation:
     outcomes = tuple(_unpack_outcome(outcome) for outcome in value["outcomes"])
-    tokens = _unpack_array("i", value["tokens"])
+    tokens = _unpack_tokens(value["tokens"])
     return checked(Observation(place=read_place(value["place"]), tokens=tokens, outcomes=outcomes))
 
 

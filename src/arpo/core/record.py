@@ -100,6 +100,16 @@ def encode(record: TreeRecord) -> bytes:
     return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
+def record_from(value: object) -> TreeRecord:
+    """The record that `pack` wrote as JSON values. Raises FormatError."""
+    try:
+        return unpack(TreeRecord, value)
+    except ConfigError as error:
+        raise FormatError(str(error)) from error
+    except (*_BAD_VALUES, RecursionError) as error:
+        raise FormatError(f"is not a record: {error!r:.300}") from error
+
+
 def decode(stream: BinaryIO | bytes, offset: int = 0) -> Frames:
     """The records of a stream of frames, one at a time. `offset`: where in its file the stream stands, for messages."""
     return Frames(io.BytesIO(stream) if isinstance(stream, bytes) else stream, offset)
@@ -136,10 +146,10 @@ class Frames(Iterator[TreeRecord]):
         if zlib.crc32(body) != checksum:
             raise self._error("is damaged: its checksum does not match")
         try:
-            record = unpack(TreeRecord, loads(_decompressed(body)))
-        except (FormatError, ConfigError) as error:
+            record = record_from(loads(_decompressed(body)))
+        except FormatError as error:
             raise self._error(str(error)) from error
-        except (*_BAD_VALUES, RecursionError, zlib.error) as error:
+        except (*_BAD_VALUES, zlib.error) as error:
             raise self._error(f"is not a record: {error!r:.300}") from error
         self.num_read += 1
         self.offset += len(header) + length

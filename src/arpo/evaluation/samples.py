@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from arpo.core.codec import pack, unpack
-from arpo.core.record import TreeRecord
+from arpo.core.codec import pack
+from arpo.core.record import TreeRecord, record_from
 from arpo.core.tree import StopReason
 from arpo.errors import FormatError
 from arpo.files import cut_unfinished_line, json_line, open_to_append, read_json_lines
@@ -75,10 +75,15 @@ class SampleRecord:
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         if isinstance(gold := known.get("gold"), list):
             known["gold"] = tuple(gold)
-        if value.get("schema") != SCHEMA:
-            raise FormatError(f"{where}: schema is {value.get('schema')!r}, expected {SCHEMA!r}")
+        if (schema := value.get("schema") if isinstance(value, Mapping) else None) != SCHEMA:
+            raise FormatError(f"{where}: schema is {schema!r:.80}, expected {SCHEMA!r}")
         try:
-            return checked(cls(**known))
+            sample = checked(cls(**known))
+            if not all(0 <= share <= 1 for share in (sample.accuracy, *sample.measures.values())):
+                raise FormatError("an accuracy or a measure is not from 0 to 1")
+            if any(type(count) is int and count < 0 for count in known.values()):
+                raise FormatError("a count is negative")
+            return sample
         except (TypeError, FormatError) as error:
             raise FormatError(f"{where} is no sample: {error!s:.300}") from error
 
@@ -116,6 +121,9 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_json_lines(folder / FILE), 1):
         if line.get("schema") != SCHEMA:
             raise FormatError(f"{folder / FILE}, line {number}: schema is {line.get('schema')!r}, expected {SCHEMA!r}")
+        names = [type(line.get(name)) for name in ("benchmark", "id", "sample")]
+        if names != [str, str, int]:
+            raise FormatError(f"{folder / FILE}, line {number} does not name its benchmark, id and sample")
         yield line
 
 
@@ -140,6 +148,6 @@ def read_record(folder: Path, key: Key) -> TreeRecord | None:
 def record_in(line: Mapping[str, Any]) -> TreeRecord:
     """The trajectory in a line. Raises FormatError."""
     try:
-        return unpack(TreeRecord, line["record"])
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"the record of {line.get('id')!r} is none: {error!r:.300}") from error
+        return record_from(line["record"])
+    except FormatError as error:
+        raise FormatError(f"the record of {line.get('id')!r} {error}") from error

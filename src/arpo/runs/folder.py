@@ -42,7 +42,7 @@ from arpo.files import (
     write_atomic,
     write_json,
 )
-from arpo.foreign import MOST_NUMBER, open_file, read_text
+from arpo.foreign import is_number, open_file, read_text
 from arpo.runs.atomic import clear_partial, settle
 from arpo.runs.lock import Lock, is_held
 
@@ -394,7 +394,7 @@ def read_history(run: Path | str) -> list[dict[str, Any]]:
         if type(step) is not int or not 0 <= step < MOST_STEPS:
             raise FormatError(f"{path} holds the step {step!r:.40}, which is none")
         for name, value in line.items():
-            if isinstance(value, int | float) and not abs(value) < MOST_NUMBER:
+            if type(value) in (int, float) and not is_number(value):
                 raise FormatError(f"{path}, step {step} holds {value!r:.40} as {name[:80]!r}")
         if "step" in line:
             by_step[step] = line

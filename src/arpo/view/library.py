@@ -255,5 +255,9 @@ def _new_id(path: Path, taken: Mapping[str, object]) -> str:
 
 
 def as_text(answer: Answer) -> str:
-    """JSON in ASCII, without NaN. Lone surrogates, which hostile text may contain, arrive unchanged."""
-    return json.dumps(answer, allow_nan=False, separators=(",", ":"))
+    """JSON in ASCII. Numbers that are not finite become null; lone surrogates, which hostile text may contain, arrive
+    unchanged."""
+    try:
+        return json.dumps(answer, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(as_json(answer), separators=(",", ":"))

@@ -10,7 +10,7 @@ from typing import Any
 from arpo.errors import ConfigError
 from arpo.evaluation.manifest import check_form, is_evaluation
 from arpo.files import as_json
-from arpo.foreign import MOST_NUMBER
+from arpo.foreign import is_number
 from arpo.runs.folder import RunFolder
 from arpo.yaml_positions import flat, read
 
@@ -111,4 +111,4 @@ def _checkpoints(run: RunFolder) -> Iterator[Answer]:
 
 
 def _time(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and abs(value) < MOST_NUMBER else None
+    return float(value) if is_number(value) else None

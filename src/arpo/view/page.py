@@ -18,7 +18,7 @@ from typing import Any
 
 from arpo.errors import ConfigError
 from arpo.files import write_atomic
-from arpo.view.library import Library, NotHereError, Viewed
+from arpo.view.library import Library, NotHereError, Viewed, as_text
 
 MOST_BYTES = 24 << 20  # of trees and answers in an export, as JSON: what a browser opens quickly
 _ALL = 1 << 40
@@ -77,7 +77,7 @@ def self_contained(page: ViewerPage, embedded: Answer) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data: blob:; "
         "font-src data:; base-uri 'none'; form-action 'none'"
     )
-    data = json.dumps(embedded, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = as_text(embedded).replace("<", "\\u003c")
     html = _STYLE.sub("", _SCRIPT.sub("", page.html))
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}"><meta name="referrer" content="no-referrer">'
     body = f'<script type="application/json" id="arpo-data">{data}</script><script type="module">{script}</script>'

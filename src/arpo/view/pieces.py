@@ -6,6 +6,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from arpo.foreign import WHOLE_BYTES, open_file
+
 
 class Pieces:
     """Turns tokens into text. Special tokens are spelled out."""
@@ -20,6 +22,7 @@ class Pieces:
         if not path.is_file():
             return None
         try:
+            open_file(path, WHOLE_BYTES).close()
             return cls(Tokenizer.from_file(str(path)))
         except Exception:  # noqa: BLE001 - tokenizers raises bare Exception for a file that it cannot read
             return None
