@@ -1,6 +1,7 @@
 """Damaged event logs: what is read is right, the rest a clean end or a FormatError, and no length costs memory of its
 own."""
 
+import base64
 import contextlib
 import io
 import json
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import tracemalloc
 import zlib
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,14 @@ def test_any_value_anywhere_is_a_record_or_a_format_error(at: tuple[Any, ...], n
     for record in read(raw):  # what can be read can be asked, too
         with contextlib.suppress(FormatError):
             replay(record)
+
+
+def test_a_token_that_is_none_is_named() -> None:
+    for at in (("prompt",), ("turns", 0, "tokens")):
+        tokens = base64.b64encode(array("i", [1, -1]).tobytes()).decode()
+        raw = reframed(zlib.compress(json.dumps(changed(VALUE, at, tokens)).encode()))
+        with pytest.raises(FormatError, match="byte 0 holds the token -1"):
+            list(decode(raw))
 
 
 @lenient

@@ -13,12 +13,14 @@ import pytest
 
 from arpo.core.record import decode, peek
 from arpo.errors import ConfigError, FormatError
-from arpo.files import read_json, read_json_lines
+from arpo.files import cut_unfinished_line, open_to_append, read_json, read_json_lines
 from arpo.foreign import loads, open_file
-from arpo.models.loading import check_files, refuse_code
+from arpo.models.loading import LoraSettings, check_files, refuse_code, with_lora
 from arpo.models.sources import checked
 from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder, read_history
+from arpo.tasks.data import file_rows
+from tiny_models import tiny_model
 
 GIB = 1 << 30
 
@@ -105,6 +107,48 @@ def test_a_step_that_is_none_is_named(tmp_path: Path, step: str) -> None:
         read_history(tmp_path)
 
 
+def test_a_metric_that_no_plot_can_show_is_named(tmp_path: Path) -> None:
+    for value in ("1e400", "9" * 30, "-1e300"):
+        (tmp_path / "metrics.jsonl").write_text(f'{{"step": 7, "reward/std": {value}}}\n')
+        with pytest.raises(FormatError, match=r"metrics\.jsonl, step 7 holds .* as 'reward/std'"):
+            read_history(tmp_path)
+
+
+def test_a_run_writes_to_files_of_its_own_folder_alone(tmp_path: Path) -> None:
+    for kind in ("link", "pipe", "folder", "device"):
+        path = tmp_path / kind
+        path.symlink_to(tmp_path / "victim") if kind == "link" else odd_file(path, kind)
+        with pytest.raises(FormatError, match=kind if kind in ("link", "pipe") else "only a file|not a file"):
+            open_to_append(path)
+    with open_to_append(tmp_path / "own") as file:
+        file.write(b"a\nb")
+        cut_unfinished_line(file)
+        file.write(b"c\n")
+    assert (tmp_path / "own").read_bytes() == b"a\nc\n" and not (tmp_path / "victim").exists()
+
+
+def test_events_whose_name_is_no_step_are_left_out(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    for name in ("9" * 40, "-1", "x", "000003"):
+        (run / "events" / f"step-{name}.frames").touch()
+    assert RunFolder(run).event_steps() == [3]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_data_of_others_gives_rows_or_an_error_that_names_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"data{suffix}"
+    for kind in ("pipe", "device", "folder", "sparse"):
+        odd_file(path, kind)
+        with pytest.raises((FormatError, ConfigError), match=r"data\.|is a folder|no such file"):
+            list(file_rows(path))
+        path.rmdir() if path.is_dir() else path.unlink()
+    for content in (b"x" * 59 + "é".encode(), b"[" * 100_000, b"\0" * 99, b'{"a": ' + b"9" * 10_000 + b"}", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=r"data\."):
+            assert list(file_rows(path)) == []
+            raise FormatError(str(path))  # no rows are right, too
+
+
 def test_json_with_too_many_values_is_refused_before_it_is_read(tmp_path: Path) -> None:
     for text in (b"[" + b"[]," * 5_000_000, b"[" * 100_000, b"9" * 10_000):
         with pytest.raises(ValueError, match=r"values|deeply|digits|integer"):
@@ -142,6 +186,31 @@ def test_a_model_of_more_layers_than_its_weights_are_of_is_refused_before_it_is_
     odd_file(tmp_path / "model.safetensors", "pipe")
     with pytest.raises(ConfigError, match=r"model\.safetensors is not a file"):
         check_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"peft_type": "XLORA"},
+        {"auto_mapping": {"parent_library": "antigravity", "base_model_class": "x"}},
+        {"megatron_config": {"a": 1}},
+        {"layer_replication": [[0, 10**9]]},
+        {"target_modules": "(a+)+$"},
+        {"r": 10**9},
+        {"r": None},
+        {"lora_alpha": "x"},
+        {"lora_dropout": 7},
+        {"task_type": "BAD"},
+    ],
+)
+def test_an_adapter_that_is_no_plain_one_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    lora = LoraSettings(rank=2)
+    with_lora(tiny_model("llama"), lora).save_pretrained(tmp_path)
+    with_lora(tiny_model("llama"), lora, tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ConfigError, match=r"^model\.lora: "):
+        with_lora(tiny_model("llama"), lora, tmp_path)
 
 
 @pytest.mark.parametrize("names", ['{"a": 1, "b": "c"}', '{"a": []}', '{"a": null}', "[]", '"a"', '{"a": "../../x"}'])

@@ -1,6 +1,7 @@
 """The server answers the person at this machine, who knows the token, and reads only."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -141,7 +142,10 @@ def test_a_port_that_is_taken_is_named(library):
 def test_the_command_serves_prints_its_address_and_writes_nothing_into_the_run(tiny_run, tmp_path):
     before = snapshot(tiny_run)
     command = [sys.executable, "-m", "arpo", "view", str(tiny_run), "--no-open", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server,
+        socket.socket() as silent,
+    ):
         try:
             line = server.stdout.readline()
             address = line.split()[-1]
@@ -157,7 +161,13 @@ def test_the_command_serves_prints_its_address_and_writes_nothing_into_the_run(t
                     time.sleep(0.05)
             else:
                 pytest.fail("the server never answered")
-        finally:
-            server.terminate()
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            silent.connect(("127.0.0.1", int(base.rpartition(":")[2])))
+            silent.sendall(f"GET /{built_page().script_at} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 100)
+            time.sleep(0.2)  # a client that never reads its answers holds up nothing
+            server.send_signal(signal.SIGINT)
             server.wait(10)
+            assert "Traceback" not in server.stderr.read()
+        finally:
+            server.kill()
     assert snapshot(tiny_run) == before

@@ -37,7 +37,7 @@ def _export(runs: Sequence[Path], out: Path, tree: tuple[int, str] | None) -> No
 
 def _step_and_task(text: str) -> tuple[int, str]:
     step, colon, task = text.partition(":")
-    if not colon or not step.isdecimal() or not task:
+    if not colon or not step.isdecimal() or len(step) > 9 or not task:
         raise ConfigError(
             "must be STEP:TASK", where="--tree", value=text, hint="`arpo show RUN --step 1` lists the tasks of a step"
         )

@@ -97,6 +97,8 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
     task, step = value["task"], value["step"]
     if not isinstance(task, str) or not (isinstance(step, str) or (type(step) is int and abs(step) < MOST_STEPS)):
         raise FormatError(f"holds the task {task!r:.80} at step {step!r:.40}")
+    if not isinstance(notes := _unpack_note(value["notes"]), Mapping):
+        raise FormatError(f"holds the notes {notes!r:.80}")
     tree = RolloutTree(task, step, Prompt(tokens=_unpack_tokens(value["prompt"])))
     segments: list[Turn | Observation] = [
         *map(_unpack_turn, value["turns"]),
@@ -122,7 +124,7 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
         },
         advantages={read_place(place): _number(number) for place, number in value["advantages"].items()},
         credit={(read_place(turn), read_place(leaf)): _number(number) for turn, leaf, number in value["credit"]},
-        notes=_unpack_note(value["notes"]),
+        notes=notes,
     )
 
 

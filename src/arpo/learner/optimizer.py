@@ -45,8 +45,8 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, named: Named)
     """
     try:
         updates = int(loads(read_file(folder / _NUMBERS))["updates"])
-    except KeyError as error:
-        raise CheckpointError(f"{folder}: {_NUMBERS} is not of this version (it lacks {error})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {_NUMBERS} is not of this version ({error!r:.80})") from error
     state: dict[Tensor, dict[str, Tensor]] = {}
     with SafetensorsFolder(folder, _TENSORS) as saved:
         for key in saved:

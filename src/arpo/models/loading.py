@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 
 
 MOST_OF_A_KIND = 100_000  # layers, heads, experts
+_OF_AN_ADAPTER = (  # what may differ from peft's defaults
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_version",
+    "r",
+    "revision",
+    "target_modules",
+    "task_type",
+)
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "text_config.num_hidden_layers")
 MOST_OF_A_SIZE = 1_000_000_000  # of a vocabulary, a context
 
@@ -260,7 +271,14 @@ def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> An
             raise ConfigError(
                 f"there are no adapters in {weights}: it holds a whole model", where="model.lora", hint=hint
             )
-        trained: Any = PeftModel.from_pretrained(model, str(weights), is_trainable=True)
+        _check_adapter(weights)
+        try:
+            trained: Any = PeftModel.from_pretrained(model, str(weights), is_trainable=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # peft and safetensors may raise any error on these files
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ConfigError(f"no adapters can be loaded from {weights}: {reason}", where="model.lora") from error
         for adapter in trained.peft_config.values():  # otherwise peft asks the Hub for the base model when it saves
             adapter.base_model_name_or_path = model.name_or_path
         return _adding_in_place(trained)
@@ -280,6 +298,26 @@ def with_lora(model: Any, lora: LoraSettings, weights: Path | None = None) -> An
         message = "this model ties its embeddings to its LM head: merging adapters of the one would change the other"
         raise ConfigError(message, where="model.lora.targets", value=lora.targets, hint="leave the embeddings out")
     return _adding_in_place(adapted)
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raises ConfigError for what is no LoRA adapter as `with_lora` makes them. Others can name modules that peft
+    imports, patterns that take hours to match, and pickles."""
+    from peft import LoraConfig
+
+    check_files(folder)
+    config, usual = read_json(folder / "adapter_config.json"), LoraConfig(peft_type="LORA").to_dict()
+    if not isinstance(config, dict) or not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"{folder} holds no adapter_model.safetensors with its configuration", where="model.lora")
+    targets, rank = config.get("target_modules"), config.get("r")
+    odd = [key for key, value in config.items() if key not in _OF_AN_ADAPTER and value and value != usual.get(key)]
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        odd.append("target_modules")
+    if type(rank) is not int or not 0 < rank <= MOST_OF_A_KIND:
+        odd.append("r")
+    if odd:
+        wrong = f"{folder / 'adapter_config.json'}: {odd[0]} is none of a plain LoRA adapter, which alone is loaded"
+        raise ConfigError(wrong, where="model.lora", value=config.get(odd[0]))
 
 
 def _adding_in_place(model: Any) -> Any:

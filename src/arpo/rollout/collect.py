@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from arpo.chat import ParsedTurn, Transcript
 from arpo.core.branching import StepStats
@@ -14,8 +15,9 @@ from arpo.core.place import Place, show
 from arpo.core.record import TreeRecord
 from arpo.core.score import Score
 from arpo.core.tree import Branch, StopReason
-from arpo.errors import EngineError, ToolError
+from arpo.errors import EngineError, FormatError, ToolError
 from arpo.event_loop import task_group
+from arpo.foreign import checked
 from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
 from arpo.rollout.agent import EvalAgent
@@ -193,19 +195,17 @@ def recorded_transcript(record: TreeRecord) -> Transcript | None:
     None where the record does not say all of it: final states of stateful tools are not recorded, nor how an earlier
     version read the turns.
     """
-    branch, texts, read = record.tree.branches()[0], record.notes.get("texts"), record.notes.get("read")
-    if record.notes.get("states") != [] or not isinstance(texts, Mapping) or not isinstance(read, Mapping):
+    notes: Any = record.notes
+    if notes.get("states") != []:
         return None
     turns = []
-    for turn in branch.turns:
-        text, reading = texts[show(turn.place)], read[show(turn.place)]
-        turns.append(
-            ParsedTurn(
-                text=text[: reading["length"]],
-                calls=turn.calls,
-                answer=reading["answer"],
-                well_formed=reading["well_formed"],
-            )
-        )
+    try:
+        branch = record.tree.branches()[0]
+        for turn in branch.turns:
+            text, reading = notes["texts"][show(turn.place)], notes["read"][show(turn.place)]
+            read = {name: reading[name] for name in ("answer", "well_formed")}
+            turns.append(checked(ParsedTurn(text=text[: reading["length"]], calls=turn.calls, **read)))
+    except (LookupError, TypeError, FormatError):
+        return None
     outcomes = tuple(observation.outcomes for observation in branch.observations)
     return Transcript(turns=tuple(turns), outcomes=outcomes, ending=branch.ending.value, states={})

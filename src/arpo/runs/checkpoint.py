@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arpo.errors import CheckpointError
-from arpo.foreign import loads, read_file
+from arpo.errors import CheckpointError, FormatError, first_line
+from arpo.foreign import checked, loads, read_file
 from arpo.learner.lora import is_finite
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
 
@@ -130,18 +130,21 @@ def _read(path: Path) -> Checkpoint:
     try:
         values = loads(read_file(path / "state.json"))
         values.pop("updates", None)  # the learner keeps their number now; before 0.1.0 it stood here
-        return Checkpoint(path, TrainState(**{**values, "window": tuple(values["window"])}))
-    except (ValueError, KeyError, TypeError) as error:
+        return Checkpoint(path, checked(TrainState(**{**values, "window": tuple(values["window"])})))
+    except (ValueError, KeyError, TypeError, AttributeError, FormatError) as error:
         raise CheckpointError(f"{path}: state.json is not of this version ({error!r})") from error
 
 
 def _not_finite(model: Path) -> str | None:
     """Which weight in the model folder holds NaN or infinity, if one does."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for file in sorted(model.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no dict
-                if not is_finite(tensors.get_tensor(name)):
-                    return f"{name} in {file.name} is not finite"
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                    if not is_finite(tensors.get_tensor(name)):
+                        return f"{name} in {file.name} is not finite"
+        except (SafetensorError, OSError) as error:
+            return f"{file.name} cannot be read ({first_line(error)})"
     return None

@@ -51,7 +51,7 @@ RESUMED = "recipe.resumed.yaml"
 ENVIRONMENT = "environment.json"
 _LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
 VALIDATION = "validation"  # evaluations whose names start so were made during training
-_OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d+)(?:\.frames)?$")
+_OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d{{1,9}})(?:\.frames)?$")
 
 
 def is_run(path: Path) -> bool:

@@ -4,6 +4,7 @@ Knows paths like `/api/runs/{run}/trees` and their queries. Refuses to know HTTP
 """
 
 import json
+import os
 import re
 import threading
 import time
@@ -82,7 +83,7 @@ class Library:
     def __init__(self, paths: Sequence[Path], *, cache: Path | None = None) -> None:
         """`cache` holds the indexes (default: the user's cache). Raises ConfigError for a folder without a run."""
         self.runs: dict[str, Viewed] = {}
-        for path in dict.fromkeys(path.resolve() for path in paths):
+        for path in dict.fromkeys(Path(os.path.realpath(path)) for path in paths):
             run = overview.open_run(path)
             name = _new_id(path, self.runs)
             self.runs[name] = Viewed(name, path, run, None if run is None else RunIndex(run, cache), Evaluations(path))
