@@ -237,7 +237,10 @@ def test_a_line_that_was_cut_off_is_had_again_and_a_strange_one_named(tmp_path: 
     append_verdict(tmp_path, made(0, True, True))
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole + whole[:50])
-    assert len(read_verdicts(tmp_path)) == 1 and (tmp_path / FILE).read_bytes() == whole
+    assert len(read_verdicts(tmp_path)) == 1 and (tmp_path / FILE).read_bytes() == whole + whole[:50]  # reading reads
+    append_verdict(tmp_path, made(1, True, True))
+    assert len(read_verdicts(tmp_path)) == 2 and (tmp_path / FILE).read_bytes().count(b"\n") == 2
+    (tmp_path / FILE).write_bytes(whole)
     (tmp_path / FILE).write_bytes(whole + b'{"schema": "other"}\n')
     with pytest.raises(FormatError, match="line 2 is no verdict"):
         read_verdicts(tmp_path)
