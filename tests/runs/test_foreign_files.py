@@ -20,6 +20,7 @@ from arpo.models.sources import checked
 from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder, read_history
 from arpo.tasks.data import file_rows
+from arpo.yaml_positions import parse
 from tiny_models import tiny_model
 
 GIB = 1 << 30
@@ -246,6 +247,16 @@ def test_a_recipe_shows_nothing_of_a_foreign_file(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load_recipe(recipe)
         assert secret not in str(caught.value) and "foreign" in str(caught.value), content
+
+
+def test_a_recipe_of_many_keys_is_laid_over_another_one_at_once() -> None:
+    below, above = (
+        parse("a: {" + ", ".join(f"k{number}: {name}" for number in numbers) + "}\nb: {c: 1}\n", name)
+        for name, numbers in (("x", range(6_000)), ("y", range(3_000, 9_000)))
+    )
+    both = above.over(below, {})
+    assert both.value["a"] == {f"k{number}": "x" if number < 3_000 else "y" for number in range(9_000)}
+    assert (both.place(("a", "k1")), both.place(("a", "k4000")), both.place(("b", "c"))) == ("x:1", "y:1", "y:2")
 
 
 def test_a_value_in_a_message_is_short_whatever_it_is(tmp_path: Path) -> None:
