@@ -28,6 +28,12 @@ def test_agrees_with_searching_the_whole_text(parts, data):
     ended = next((i for i in range(len(tokens)) if finder.feed(i)), None)
     whole = next((i for i, end in enumerate(cuts[1:]) if any(s.encode() in text[:end] for s in stops)), None)
     assert ended == whole
+    finder, taken = StopFinder(lambda i: tokens[i], stops, ()), None
+    runs = sorted(data.draw(st.sets(st.integers(0, len(tokens)), max_size=5)) | {0, len(tokens)})
+    for start, end in itertools.pairwise(runs):  # the same by whole runs of tokens
+        if taken is None and (first := finder.first(range(start, end))) is not None:
+            taken = start + first - 1
+    assert taken == whole
 
 
 def test_pieces_spell_what_the_tokenizer_decodes(tokenizer):

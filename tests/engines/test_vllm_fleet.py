@@ -82,7 +82,7 @@ async def playing(*played):
     for one, server in zip(played, running, strict=True):
         one.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield [Replica(one.url, top_k=2) for one in played]
+        yield [Replica(one.url, top_k=2, vocab_size=9) for one in played]
     finally:
         for server in running:
             server.close()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -22,13 +23,12 @@ from arpo.core.entropy import bounds_from_top_k
 from arpo.core.tree import FinishReason
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
-from arpo.engines.sampling import intervals
-from arpo.engines.vllm.chunk_assembler import EVERY, ChunkAssembler
+from arpo.engines.vllm.answers import EVERY, Piece, by_version, frame, intervals, read_frames
+from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.guard import KEY, BearerGuard
 from arpo.engines.vllm.launch import as_flags
 from arpo.engines.vllm.publisher import PREFIX, Publisher
-from arpo.engines.vllm.transport import Piece
 from arpo.engines.vllm.versions import FITS, Environment
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe
@@ -59,15 +59,20 @@ def test_intervals_are_the_cores_bounds(logits, top_k, some_impossible):
 # --------------------------------------------------------------------------------------------------------------
 
 
+def piece_of(tokens, version=0, **said):
+    values = np.array(tokens, dtype=np.float32)
+    return Piece(
+        tokens=np.array(tokens, dtype=np.int32), logprobs=-values, low=values, high=values + 1, version=version, **said
+    )
+
+
 def pieces_of(tokens, sizes, versions):
     at = 0
     for size, version in zip(sizes, versions, strict=True):
         part = tokens[at : at + size]
         at += size
         if part:
-            yield Piece(
-                tokens=part, logprobs=[-float(t) for t in part], top_NK=np.full((len(part), 3), -1.5), version=version
-            )
+            yield piece_of(part, version)
 
 
 @given(st.data())
@@ -78,7 +83,7 @@ def test_chunks_are_the_pieces_cut_anew(data):
     sizes[-1] = len(tokens)  # enough in all
     head, most = data.draw(st.integers(0, 25)), data.draw(st.integers(1, len(tokens)))
     stop = data.draw(st.sampled_from([(), (3,), (3, 4)]))
-    cutter = ChunkAssembler(SamplingParams(max_tokens=most, head=head, stop_tokens=stop), None, 100)
+    cutter = ChunkAssembler(SamplingParams(max_tokens=most, head=head, stop_tokens=stop), None)
     chunks = []
     for piece in pieces_of(tokens, sizes, versions):
         chunks += cutter.feed(piece)
@@ -88,11 +93,46 @@ def test_chunks_are_the_pieces_cut_anew(data):
     wanted = tokens[: stops[0] + 1] if stops else tokens[:most]
     assert [t for c in chunks for t in c.tokens] == wanted
     assert [x for c in chunks for x in c.logprobs] == [-float(t) for t in wanted]
+    assert [x for c in chunks for x in c.entropies] == [t + 0.5 for t in wanted]
+    assert [(low, high) for c in chunks for low, high in zip(*c.bounds, strict=True)] == [(t, t + 1) for t in wanted]
     assert [c.finish for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].finish is (FinishReason.STOP if stops else FinishReason.LENGTH)
     assert all(0 < len(c.tokens) <= max(head, EVERY) for c in chunks)
     if 0 < head < len(wanted) and len({c.version for c in chunks}) == 1:
         assert len(chunks[0].tokens) == head
+
+
+@given(st.data())
+async def test_frames_are_the_pieces_however_they_are_cut(data):
+    tokens = data.draw(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=20), max_size=5))
+    pieces = [
+        piece_of(part, number, cached=data.draw(st.none() | st.integers(0, 9))) for number, part in enumerate(tokens)
+    ]
+    pieces.append(piece_of([7], 3, finish=data.draw(st.sampled_from(["stop", "length"]))))
+    body = b"".join(map(frame, pieces))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=30)))
+
+    async def received():
+        for start, end in pairwise([0, *cuts, len(body)]):
+            yield body[start:end]
+
+    read = [piece async for piece in read_frames(received())]
+    assert list(map(frame, read)) == list(map(frame, pieces))
+
+
+@given(st.data())
+def test_a_piece_is_cut_where_the_weights_changed(data):
+    size, start = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 30))
+    firsts = sorted(data.draw(st.sets(st.integers(1, 60), max_size=4)))
+    spans = [(f"run/{version}", first) for version, first in enumerate([0, *firsts])]
+    piece = piece_of(list(range(size)), finish="stop", cached=3)
+    parts = list(by_version(piece, start, spans))
+    assert [t for part in parts for t in part.tokens] == list(range(size))
+    for at, part in zip(np.cumsum([0, *map(len, parts)]), parts, strict=False):
+        for index in range(len(part)):
+            assert part.version == sum(first <= start + at + index for first in firsts)
+    assert [part.finish for part in parts] == [None] * (len(parts) - 1) + ["stop"]
+    assert [part.cached for part in parts] == [3] + [None] * (len(parts) - 1)
 
 
 # -- what a recipe may say

@@ -14,12 +14,13 @@ from engine_contract import Written, agrees, until, write
 from vllm_contract import LONG, VllmContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
+from arpo.engines.vllm import answers
 from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.guard import KEY
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.settings import Settings
 from arpo.engines.vllm.versions import Environment
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, EngineError
 
 BESIDE = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 PYTHON = os.environ.get("ARPO_VLLM_PYTHON") or (
@@ -86,6 +87,56 @@ class TestServers(VllmContract):
         for turn in turns:
             agrees(network, prompt, turn)
 
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"head": 10},
+            {"head": 1, "temperature": 0.7},
+            {"stop_tokens": tuple(range(3, 40)), "head": 5},
+            {"stop": ("e",)},
+        ],
+    )
+    async def test_compact_answers_are_those_of_vllms_own_route(self, engine, prompt, network, said):
+        """Fewer tokens than a block: both compute the whole prompt."""
+        await write(engine, prompt, max_tokens=2)
+        assert all(replica.compact for replica in engine.form.replicas)
+        replica, vocab_size = engine.form.replicas[0], network.config.vocab_size
+        for seed in range(4):
+            asked = {"max_tokens": 60, "seed": seed, **said}
+            compact, plain = [
+                await straight_from(replica, prompt[:20], compact=compact, vocab_size=vocab_size, **asked)
+                for compact in (True, False)
+            ]
+            assert compact.tokens == plain.tokens and compact.logprobs == pytest.approx(plain.logprobs, abs=1e-6)
+            assert compact.chunks[-1].finish is plain.chunks[-1].finish
+            assert {chunk.version for chunk in compact.chunks} == {chunk.version for chunk in plain.chunks}
+            if len(compact.tokens) > (head := said.get("head", 0)) > 0:
+                assert len(compact.chunks[0].tokens) == head
+            for side in (0, 1):
+                bounds = [
+                    [x for chunk in turn.chunks if chunk.bounds for x in chunk.bounds[side]]
+                    for turn in (compact, plain)
+                ]
+                assert bounds[0] == pytest.approx(bounds[1], abs=1e-6)
+
+    async def test_a_server_without_arpos_route_still_works_and_is_named_once(
+        self, engine, network, prompt, tokenizer, keyed, capfd, monkeypatch
+    ):
+        await write(engine, prompt, max_tokens=2)
+        monkeypatch.setattr(answers, "FORM", answers.FORM + 1)  # of another arpo's server
+        second = build(network, tokenizer, urls=tuple(server.url for server in engine.form.launcher.servers))
+        turns = [await write(second, prompt, max_tokens=20, seed=seed, head=4) for seed in range(4)]
+        await second.close()
+        for turn in turns:
+            agrees(network, prompt, turn)
+            assert len(turn.chunks[0].tokens) == 4
+        assert capfd.readouterr().err.count("answers in JSON") == 1
+
+    async def test_a_request_that_the_server_refuses_is_an_engine_error(self, engine, prompt):
+        await write(engine, prompt, max_tokens=2)
+        with pytest.raises(EngineError, match=r"refuses the request \(400\).*top_p"):
+            await straight_from(engine.form.replicas[0], prompt, top_p=7.0)
+
     async def test_nobody_else_may_ask_its_servers_anything(self, engine, prompt):
         await write(engine, prompt, max_tokens=2)
         (server, *_) = engine.form.launcher.servers
@@ -97,6 +148,7 @@ class TestServers(VllmContract):
                     "/pause",
                     "/reset_prefix_cache",
                     "/inference/v1/generate",
+                    answers.ROUTE,
                     "/v1/completions",
                 ):
                     assert (
@@ -188,14 +240,15 @@ class TestServers(VllmContract):
             await write(build(longer, tokenizer, urls=urls), [5, 6], max_tokens=3)
 
 
-async def straight_from(replica, prompt):
-    """One turn of this replica."""
-    params, cutter = SamplingParams(max_tokens=20, seed=1), ChunkAssembler(SamplingParams(max_tokens=20), None, 425)
+async def straight_from(replica, prompt, *, compact=True, vocab_size=0, **said):
+    """One turn of this replica. compact: by arpo's route, else by vLLM's own."""
+    params = SamplingParams(**{"max_tokens": 20, "seed": 1} | said)
+    cutter = ChunkAssembler(params, lambda token: b"")
     async with httpx.AsyncClient(
-        base_url=replica.url, headers=replica.client.headers, timeout=30
+        base_url=replica.url, headers=replica.client.headers, timeout=60
     ) as client:  # its own is another loop's
-        asked = Replica(replica.url, top_k=20)
-        asked.client, asked.version = client, replica.version
+        asked = Replica(replica.url, top_k=20, vocab_size=vocab_size)
+        asked.client, asked.version, asked.compact = client, replica.version, compact
         return Written([chunk async for piece in asked.ask(prompt, params) for chunk in cutter.feed(piece)])
 
 

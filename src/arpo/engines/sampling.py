@@ -8,12 +8,8 @@ requests.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-Floats = NDArray[np.float64]
 
 _MASK = (1 << 64) - 1
 _PIECE = 1 << 19  # logits that a CPU treats at once: what stays in its cache, and below what malloc maps anew each time
@@ -132,23 +128,3 @@ def _nucleus(mass: Tensor, top_p: Tensor) -> Tensor:
     before = ordered.double().cumsum(-1) - ordered
     ordered = ordered.masked_fill(before >= top_p[:, None].double() * ordered.double().sum(-1, keepdim=True), 0.0)
     return torch.zeros_like(mass).scatter_(1, order, ordered)
-
-
-def intervals(logprobs_NK: NDArray[np.floating], vocab_size: int) -> tuple[Floats, Floats]:
-    """Lowest and highest entropy, nats, [N] each, of distributions over `vocab_size` tokens with these K highest
-    log-probabilities (docs/method.md). A token that cannot come is -inf. K >= 1.
-
-    The fast twin of `arpo.core.entropy:bounds_from_top_k`, which explains the bounds.
-    """
-    values = np.asarray(logprobs_NK, dtype=np.float64)
-    num_known = values.shape[1]
-    probabilities = np.exp(values)
-    finite = np.where(probabilities > 0, values, 0.0)
-    known = np.maximum(0.0, -(probabilities * finite).sum(1))
-    tail = 1.0 - probabilities.sum(1)
-    least = values.min(1)
-    open_ended = (tail > 0) & (least > -np.inf) & (vocab_size > num_known)
-    tail = np.where(open_ended, tail, 1.0)
-    high = tail * np.log((vocab_size - num_known) / tail) if vocab_size > num_known else np.zeros_like(tail)
-    low = np.minimum(tail * -np.where(open_ended, least, 0.0), high)
-    return tuple(known + np.where(open_ended, np.maximum(0.0, extra), 0.0) for extra in (low, high))  # type: ignore[return-value]

@@ -30,10 +30,20 @@ class StopFinder:
         self._tail += self._pieces(token)
         if any(stop in self._tail for stop in self._stops):
             return True
-        self._tail = (
-            self._tail[len(self._tail) - self._longest + 1 :] if len(self._tail) >= self._longest else self._tail
-        )
+        self._tail = self._tail[max(0, len(self._tail) - self._longest + 1) :]
         return False
+
+    def first(self, tokens: Sequence[int]) -> int | None:
+        """How many of `tokens` the turn takes up to the one that ends it; None where it goes on. As `feed` for each, in
+        one look where nothing ends."""
+        if self._tokens.isdisjoint(tokens):
+            if not self._stops:
+                return None
+            text = self._tail + b"".join(map(self._pieces, tokens))
+            if not any(stop in text for stop in self._stops):
+                self._tail = text[max(0, len(text) - self._longest + 1) :]
+                return None
+        return next((number for number, token in enumerate(tokens, 1) if self.feed(token)), None)
 
 
 def pieces(tokenizer: Any) -> Pieces:

@@ -7,27 +7,28 @@ completes a stop: found by its bytes, whatever vLLM thinks of it. What vLLM wrot
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
 
 from array import array
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from arpo.core.tree import FinishReason
 from arpo.engines import Chunk, SamplingParams
-from arpo.engines.sampling import intervals
 from arpo.engines.stops import Pieces, StopFinder
-from arpo.engines.vllm.transport import Piece
-
-EVERY = 16  # tokens between chunks once the head is delivered
+from arpo.engines.vllm.answers import EVERY, Piece
 
 
 class ChunkAssembler:
     """`feed` it pieces until it has `finished`. spell: bytes of a token, needed for stop strings."""
 
-    def __init__(self, params: SamplingParams, spell: Pieces | None, vocab_size: int) -> None:
-        self.params, self.vocab_size = params, vocab_size
+    def __init__(self, params: SamplingParams, spell: Pieces | None) -> None:
+        self.params = params
         self.finished = False
-        self.num_tokens = 0
+        self.num_tokens = 0  # in chunks and waiting
         self._finder = StopFinder(spell or (lambda _: b""), params.stop, params.stop_tokens)
-        self._waiting: list[tuple[int, float, np.ndarray]] = []
+        self._waiting: list[Piece] = []
+        self._num_waiting = 0
         self._version = 0
 
     def feed(self, piece: Piece) -> list[Chunk]:
@@ -36,34 +37,45 @@ class ChunkAssembler:
         if self._waiting and piece.version != self._version:
             chunks.append(self._chunk(None))
         self._version = piece.version
-        for token, logprob, top_K in zip(piece.tokens, piece.logprobs, piece.top_NK, strict=True):
-            self._waiting.append((token, logprob, top_K))
-            self.num_tokens += 1
-            if self._finder.feed(token):
-                return [*chunks, self._chunk(FinishReason.STOP)]
-            if self.num_tokens == self.params.max_tokens:
-                return [*chunks, self._chunk(FinishReason.LENGTH)]
-            if self.num_tokens == self.params.head or (
-                len(self._waiting) >= EVERY and self.num_tokens > self.params.head
-            ):
+        tokens = piece.tokens[: self.params.max_tokens - self.num_tokens].tolist()
+        end = self._finder.first(tokens)
+        finish = FinishReason.STOP if end is not None else None
+        end = len(tokens) if end is None else end
+        if finish is None and self.num_tokens + end == self.params.max_tokens:
+            finish = FinishReason.LENGTH
+        elif finish is None and piece.finish is not None:
+            finish = FinishReason.STOP if piece.finish == "stop" else FinishReason.LENGTH
+        start = 0
+        while start < end:
+            head = self.params.head - self.num_tokens
+            size = min(end - start, head if head > 0 else max(1, EVERY - self._num_waiting))
+            self._waiting.append(piece.part(start, start + size, piece.version))
+            self._num_waiting += size
+            self.num_tokens += size
+            start += size
+            if (size == head or (head <= 0 and self._num_waiting >= EVERY)) and not (finish and start == end):
                 chunks.append(self._chunk(None))
-        if piece.finish is not None:
-            chunks.append(self._chunk(FinishReason.STOP if piece.finish == "stop" else FinishReason.LENGTH))
-        return chunks
+        return [*chunks, self._chunk(finish)] if finish else chunks
 
     def _chunk(self, finish: FinishReason | None) -> Chunk:
         self.finished = finish is not None
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            empty = array("f")
-            return Chunk(tokens=array("i"), logprobs=empty, entropies=empty, version=self._version, finish=finish)
-        tokens, logprobs, rows = zip(*waiting, strict=True)
-        low, high = intervals(np.stack(rows), self.vocab_size)
+        waiting, self._waiting, self._num_waiting = self._waiting, [], 0
+        low, high = _joined([piece.low for piece in waiting]), _joined([piece.high for piece in waiting])
         return Chunk(
-            tokens=array("i", tokens),
-            logprobs=array("f", logprobs),
-            entropies=array("f", (low + high) / 2),
-            bounds=(array("f", low), array("f", high)),
+            tokens=array("i", _joined([piece.tokens for piece in waiting]).tobytes()),
+            logprobs=_floats(_joined([piece.logprobs for piece in waiting])),
+            entropies=_floats((low + high) / 2),
+            bounds=(_floats(low), _floats(high)) if waiting else None,
             version=self._version,
             finish=finish,
         )
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+
+def _floats(values: NDArray[Any]) -> array[float]:
+    return array("f", values.astype(np.float32, copy=False).tobytes())

@@ -31,8 +31,8 @@ Put = Callable[[Chunk | Exception], None]
 
 
 class VllmEngine(EngineBase):
-    """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size: V
-    of the entropy bounds. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop
+    """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size:
+    tokens of the model. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop
     strings."""
 
     stats: EngineStats
@@ -68,7 +68,7 @@ class VllmEngine(EngineBase):
         settings = Settings.of(config, model, tokenizes=tokenizer is not None)
         publisher = Publisher(
             model,
-            tokenizer if vllm.replicas else None,
+            tokenizer,
             dtype=settings.dtype,
             folder=expanded(vllm.weights) if "/" in vllm.weights else None,
             unties=settings.unties,
@@ -172,7 +172,7 @@ class VllmEngine(EngineBase):
             self._writing.pop(task, None)
 
     async def _turn(self, prompt: list[int], params: SamplingParams, put: Put) -> None:
-        cutter = ChunkAssembler(params, self.spell, self.vocab_size)
+        cutter = ChunkAssembler(params, self.spell)
         counted = False
         async with aclosing(self.form.stream(prompt, params)) as stream:
             async for piece in stream:

@@ -26,7 +26,8 @@ from arpo.errors import ConfigError
 
 GRACE_S = 15.0  # between asking a server to end and ending it
 CHILD = Path(__file__).with_name("child.py")
-GUARD = "arpo_vllm_guard"  # the module as which the servers, which need not have arpo, find a copy of `guard.py`
+COPIES = {"guard": "arpo_vllm_guard", "answers": "arpo_vllm_answers"}
+"""Files beside this one, and the modules as which the servers, which need not have arpo, find copies of them."""
 
 
 @dataclass(slots=True)
@@ -59,7 +60,8 @@ class Launcher:
         """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end
         of its log for one that does not start."""
         self._home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
-        shutil.copyfile(CHILD.with_name("guard.py"), self._home / f"{GUARD}.py")
+        for name, module in COPIES.items():
+            shutil.copyfile(CHILD.with_name(f"{name}.py"), self._home / f"{module}.py")
         for number, server in enumerate(self.servers):
             server.log = self._home / f"server-{number}.log"
             self._start(server, folder)
@@ -141,7 +143,8 @@ class Launcher:
 
 
 FLAGS = (
-    *("--middleware", f"{GUARD}.BearerGuard"),
+    *("--middleware", f"{COPIES['answers']}.CompactAnswers"),
+    *("--middleware", f"{COPIES['guard']}.BearerGuard"),
     *("--served-model-name", "arpo"),
     *("--uvicorn-log-level", "warning"),
     "--disable-uvicorn-access-log",

@@ -5,15 +5,13 @@ Knows vLLM's Python interface. A core that dies is started again, with the newes
 
 import asyncio
 import os
-import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from arpo.engines import SamplingParams
-from arpo.engines.vllm.transport import Piece, WeightSnapshot
+from arpo.engines.vllm.answers import Piece, pieces
+from arpo.engines.vllm.transport import WeightSnapshot, sampling_arguments
 from arpo.engines.vllm.weight_sender import TransferError, WeightSender
 from arpo.errors import ArpoError, ConfigError, EngineError, first_line
 
@@ -33,25 +31,19 @@ class InProcess:
         self.published: WeightSnapshot | None = None
         self._changing = asyncio.Lock()  # one start, update of weights, sleep or waking at a time
         self._asleep = False
-        self._version = 0
         self._sender: WeightSender | None = None  # None: weights go by files
 
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        sampling = self._asked(params)
-        first = True
+        sampling = sampling_arguments(params, tokenizes=self.settings.tokenizes)
         try:
-            llm = await self._awake()
-            async with aclosing(
-                llm.generate({"prompt_token_ids": list(prompt)}, sampling, uuid.uuid4().hex)
-            ) as outputs:
-                async for output in outputs:
-                    written = output.outputs[0]
-                    if written.finish_reason not in (None, "stop", "length"):
-                        raise EngineError(f"vLLM ended the request: {written.finish_reason}")
-                    yield self._piece(written, output.num_cached_tokens if first else None)
-                    first = False
+            answer = pieces(
+                await self._awake(), list(prompt), sampling, top_k=self.settings.vllm.top_k, head=params.head
+            )
+            async with aclosing(answer) as stream:
+                async for piece in stream:
+                    yield piece
         except EngineDeadError as error:
             raise EngineError("vLLM died; the next request starts it again") from error
         except (asyncio.CancelledError, GeneratorExit, ArpoError):
@@ -89,7 +81,6 @@ class InProcess:
         await self._hand_over(published)
         await self.llm.reset_prefix_cache(reset_running_requests=True)
         await self.llm.update_weight_version(published.label)
-        self._version = published.version
         await self.llm.resume_generation()
 
     async def _hand_over(self, published: WeightSnapshot) -> None:
@@ -124,35 +115,6 @@ class InProcess:
 
     async def close(self) -> None:
         self._shut_down()
-
-    def _asked(self, params: SamplingParams) -> Any:
-        import vllm
-        from vllm.sampling_params import RequestOutputKind
-
-        return vllm.SamplingParams(
-            max_tokens=params.max_tokens,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            seed=None if params.temperature == 0 else params.seed,
-            stop_token_ids=list(params.stop_tokens),
-            ignore_eos=True,  # a turn ends where its request says
-            logprobs=self.settings.vllm.top_k,
-            flat_logprobs=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
-
-    def _piece(self, written: Any, cached: int | None) -> Piece:
-        tokens = list(written.token_ids)
-        sampled, top_NK = _columns(written.logprobs, len(tokens), self.settings.vllm.top_k)
-        return Piece(
-            tokens=tokens,
-            logprobs=sampled,
-            top_NK=top_NK,
-            version=self._version,
-            finish=written.finish_reason,
-            cached=cached,
-        )
 
     async def _awake(self) -> Any:
         async with self._changing:
@@ -209,18 +171,4 @@ class InProcess:
                 f"vLLM does not start: {first_line(error)}", where="engine", hint="Its own log above says more"
             ) from error
         await self._unless_dead(self.llm.update_weight_version(self.published.label))
-        self._version = self.published.version
         self._sender = self.settings.sender(self._call, self._num_workers)
-
-
-def _columns(flat: Any, num_tokens: int, top_k: int) -> tuple[list[float], np.ndarray]:
-    """Log-probabilities of the sampled tokens [N], and the K highest of each position [N, K], of vLLM's flat list: each
-    position's sampled token, then the K highest. Where vLLM joined several outputs, a sampled token that is one of
-    those stands there once."""
-    values = np.asarray(flat.logprobs, dtype=np.float64)
-    if len(values) == num_tokens * (top_k + 1):
-        rows = values.reshape(num_tokens, top_k + 1)
-        return rows[:, 0].tolist(), rows[:, 1:]
-    parts = [values[start:end] for start, end in zip(flat.start_indices, flat.end_indices, strict=True)]
-    tops = [part[1:] if len(part) > top_k else np.sort(part)[::-1] for part in parts]
-    return [float(part[0]) for part in parts], np.stack(tops) if tops else np.empty((0, top_k))

@@ -6,22 +6,20 @@ Knows vLLM's native routes (`--enable-scale-out`: /inference/v1/generate; VLLM_S
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
 from arpo.engines import SamplingParams
+from arpo.engines.vllm import answers, plain_answers
+from arpo.engines.vllm.answers import AnswerError, Piece
 from arpo.engines.vllm.publisher import PREFIX
-from arpo.engines.vllm.transport import Piece, WeightSnapshot
+from arpo.engines.vllm.transport import WeightSnapshot, sampling_arguments
 from arpo.engines.vllm.weight_sender import TransferError, WeightSender
 from arpo.errors import ConfigError, EngineError
 
-EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
 KEEP = {"mode": "keep", "clear_cache": "false"}  # of requests in flight
 HEALTH_S = 10.0  # an answer about its health that takes longer is none
 ABOUT_S = 120.0  # about its settings: vLLM collects them anew, which takes long beside servers that are starting
@@ -31,15 +29,6 @@ NEEDED = (
     "--logprobs-mode processed_logprobs"
 )
 
-UNCHANGED: Mapping[str, float] = {
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
-"""Sent with every request: a server may have other defaults, from the model's generation_config."""
-
 
 class LostError(Exception):
     """The server did not answer, or broke off: another one may."""
@@ -47,10 +36,14 @@ class LostError(Exception):
 
 class Replica:
     """`version` is that of its weights, and `loads` counts how often that was said anew. `live` counts its requests.
-    top_k: log-probabilities a token. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
+    `compact`: it answers with arrays (`arpo.engines.vllm.answers`), else with JSON. top_k: log-probabilities a token.
+    vocab_size: tokens of the model. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
 
-    def __init__(self, url: str, *, top_k: int, key: str | None = None, tokenizes: bool = True) -> None:
-        self.url, self.top_k, self.tokenizes = url, top_k, tokenizes
+    def __init__(
+        self, url: str, *, top_k: int, vocab_size: int, key: str | None = None, tokenizes: bool = True
+    ) -> None:
+        self.url, self.top_k, self.vocab_size, self.tokenizes = url, top_k, vocab_size, tokenizes
+        self.compact = False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(None, connect=HEALTH_S)
         self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=LIMITS, trust_env=False)
@@ -68,35 +61,32 @@ class Replica:
         """Sample after `prompt`. Raises LostError, and EngineError for a request that the server refuses."""
         self.live += 1
         loads, response = self.loads, None
+        sampling = sampling_arguments(params, tokenizes=self.tokenizes)
         try:
-            request = self.client.build_request("POST", "/inference/v1/generate", json=self._asked(prompt, params))
+            if self.compact:
+                body = answers.request_body(prompt, sampling, top_k=self.top_k, head=params.head, adapter=None)
+                request = self.client.build_request("POST", answers.ROUTE, content=body)
+            else:
+                asked = plain_answers.request_of(prompt, sampling, self.top_k, None)
+                request = self.client.build_request("POST", plain_answers.ROUTE, json=asked)
             response = await self._unless_dropped(self.client.send(request, stream=True))
             self._answers.add(response)
             await _check(response)
-            num_tokens, held = 0, list[Piece]()
-            last: Piece | None = None
-            spans: Sequence[Mapping[str, Any]] = ()
-            async for line in response.aiter_lines():
-                if not line.startswith("data: ") or line == "data: [DONE]":
-                    continue
-                event = json.loads(line[6:])
-                if "error" in event:
-                    raise LostError(str(event["error"].get("message", event["error"])))
-                for choice in event["choices"]:
-                    piece = self._piece(choice)
-                    if piece.finish is not None:
-                        last, spans = piece, choice.get("weight_versions") or []
-                    elif self.loads == loads:  # the server waits with new weights until they have their name here
-                        num_tokens += len(piece.tokens)
-                        yield piece
-                    else:  # which weights wrote these, the server says at the end
-                        held.append(piece)
-                if last is not None and event.get("usage"):
-                    for piece in _by_version([*held, _with_cached(last, event["usage"])], num_tokens, spans):
-                        yield piece
+            if self.compact:
+                stream = answers.read_frames(response.aiter_raw())
+            else:
+                stream = plain_answers.read_events(
+                    response.aiter_lines(),
+                    lambda: self.version if self.loads == loads else None,
+                    top_k=self.top_k,
+                    vocab_size=self.vocab_size,
+                )
+            async for piece in stream:
+                yield piece
+                if piece.finish is not None:
                     return
             raise LostError("the answer broke off")
-        except (httpx.HTTPError, httpx.StreamError, json.JSONDecodeError) as error:
+        except (httpx.HTTPError, httpx.StreamError, json.JSONDecodeError, AnswerError) as error:
             raise LostError(_named(error)) from error
         finally:
             self.live -= 1
@@ -164,6 +154,7 @@ class Replica:
                 value=self.sender.backend,
                 hint=f"Start it with {flag} (docs/vllm.md), or set engine.vllm.weights to files",
             )
+        self.compact = await self._is_compact()
         if processors := model.get("logits_processors"):
             what = f"the server at {self.url} changes the distribution that tokens are drawn from"
             raise ConfigError(
@@ -190,6 +181,13 @@ class Replica:
                 value="endpoints",
                 hint="Let the run start it: engine.vllm.replicas",
             )
+
+    async def _is_compact(self) -> bool:
+        try:
+            response = await self.client.get(answers.ROUTE, timeout=HEALTH_S)
+            return response.status_code == 200 and response.json().get("form") == answers.FORM
+        except httpx.HTTPError as error:
+            raise LostError(_named(error)) from error
 
     async def holds(self, published: WeightSnapshot) -> bool:
         """Whether its weights are `published`, also after it was started anew. Raises LostError."""
@@ -265,46 +263,6 @@ class Replica:
             )
         return response
 
-    def _asked(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
-        sampling: dict[str, Any] = {
-            "max_tokens": params.max_tokens,
-            "temperature": params.temperature,
-            "top_p": params.top_p,
-            **UNCHANGED,
-            "stop_token_ids": list(params.stop_tokens),
-            "ignore_eos": True,  # a turn ends where its request says
-            "logprobs": self.top_k
-            + 1,  # cut to so many with the sampled token first, which may be none of the likeliest
-            "stream_interval": EVERY,
-            "detokenize": False,
-        }
-        if params.temperature > 0:
-            sampling["seed"] = params.seed
-        if params.stop and self.tokenizes:  # it ends the request itself; where exactly the turn ends is found here
-            sampling |= {"stop": list(params.stop), "detokenize": True, "skip_special_tokens": False}
-            sampling |= {"spaces_between_special_tokens": False}
-        return {
-            "token_ids": list(prompt),
-            "sampling_params": sampling,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-
-    def _piece(self, choice: Mapping[str, Any]) -> Piece:
-        if choice["finish_reason"] not in (None, "stop", "length"):
-            raise LostError(f"the server ended the request: {choice['finish_reason']}")
-        content = (choice["logprobs"] or {}).get("content") or []
-        rows = [
-            sorted((top["logprob"] for top in entry["top_logprobs"]), reverse=True)[: self.top_k] for entry in content
-        ]
-        return Piece(
-            tokens=choice["token_ids"],
-            logprobs=[entry["logprob"] for entry in content],
-            top_NK=np.asarray(rows, dtype=np.float64).reshape(len(rows), -1) if rows else np.empty((0, self.top_k)),
-            version=self.version,
-            finish=choice["finish_reason"],
-        )
-
 
 def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")  # time-outs say nothing
@@ -334,30 +292,3 @@ def _ties(folder: Path) -> bool:
         return bool(json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", True))
     except (OSError, ValueError):
         return True
-
-
-def _by_version(pieces: Sequence[Piece], start: int, spans: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
-    """`pieces`, the first of which begins at token `start` of its turn, cut where the weights changed: `spans` is
-    vLLM's list of labels with the tokens that they wrote, which end in the version (see `WeightSnapshot`)."""
-    for piece in pieces:
-        end = start + len(piece.tokens)
-        marks = sorted({start, end, *(int(span["start"]) for span in spans if start < int(span["start"]) < end)})
-        for low, high in pairwise(marks):
-            label = next((str(span["version"]) for span in spans if int(span["start"]) <= low < int(span["end"])), "")
-            number = label.rpartition("/")[2]
-            part = slice(low - start, high - start)
-            yield replace(
-                piece,
-                tokens=piece.tokens[part],
-                logprobs=piece.logprobs[part],
-                top_NK=piece.top_NK[part],
-                version=int(number) if number.isdigit() else piece.version,
-                finish=piece.finish if high == end else None,
-            )
-        if len(marks) < 2:
-            yield piece
-        start = end
-
-
-def _with_cached(piece: Piece, usage: Mapping[str, Any]) -> Piece:
-    return replace(piece, cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0))

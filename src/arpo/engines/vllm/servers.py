@@ -56,6 +56,7 @@ class Servers:
         self._watching: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # a replica came back
         self._asleep = False
+        self._told_plain = False
         self._waking = asyncio.Lock()
 
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
@@ -68,7 +69,7 @@ class Servers:
             try:
                 async with aclosing(replica.ask([*prompt, *written], left)) as pieces:
                     async for piece in pieces:
-                        written += piece.tokens
+                        written += piece.tokens.tolist()
                         yield replace(piece, cached=None) if before else piece
                         if piece.finish is not None:
                             return
@@ -184,6 +185,12 @@ class Servers:
         except BaseException:  # refused or cancelled, it may be paused, with half of them
             await replica.drop()
             raise
+        if not (replica.compact or self._told_plain):
+            self._told_plain = True
+            self.tell(
+                f"the vLLM server {replica.url} answers in JSON, which costs this process many times as much a token: "
+                "start it with --middleware arpo.engines.vllm.answers.CompactAnswers (docs/vllm.md)"
+            )
         if published is self.published and not replica.up:
             self._has_started(replica)
             replica.up = True

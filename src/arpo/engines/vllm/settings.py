@@ -32,7 +32,7 @@ class Settings:
     dtype: torch.dtype
     on_gpu: bool
     tied: bool  # the model's head, to its embeddings
-    tokenizes: bool  # servers have the tokenizer, and can find stop strings
+    tokenizes: bool  # vLLM has the tokenizer, and can find stop strings
 
     @classmethod
     def of(cls, config: EngineConfig, model: Any, *, tokenizes: bool) -> "Settings":
@@ -75,12 +75,7 @@ class Settings:
         Environment.of(python).check(python)
         replicas = self.vllm.replicas
         devices = (None,) * replicas if isinstance(replicas, int) else replicas
-        arguments = {
-            name: value
-            for name, value in self.arguments().items()
-            if name != "skip_tokenizer_init" or not self.tokenizes
-        }
-        launcher = Launcher(python, arguments, self.environment(), devices)
+        launcher = Launcher(python, self.arguments(), self.environment(), devices)
         return self._servers([server.url for server in launcher.servers], launcher, tell)
 
     def _check_can_send(self) -> None:
@@ -97,7 +92,8 @@ class Settings:
 
     def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
         key = launcher.key if launcher else os.environ.get(KEY)
-        replicas = [Replica(url, top_k=self.vllm.top_k, key=key, tokenizes=self.tokenizes) for url in urls]
+        about: dict[str, Any] = {"top_k": self.vllm.top_k, "vocab_size": self.vocab_size, "tokenizes": self.tokenizes}
+        replicas = [Replica(url, key=key, **about) for url in urls]
         for replica in replicas:
             host = LOOPBACK if launcher else address_towards(replica.url)
             replica.sender = self.sender(replica.transfer, replica.num_workers, host)
@@ -140,7 +136,7 @@ class Settings:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "generation_config": "vllm",
-            "skip_tokenizer_init": True,
+            "skip_tokenizer_init": not self.tokenizes,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }

@@ -4,32 +4,47 @@ Whoever implements it knows vLLM; the engine knows only this.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from arpo.engines import SamplingParams
+from arpo.engines.vllm.answers import Piece
 
 Parts = Iterator[tuple[str, torch.Tensor, torch.dtype]]
-Finish = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """What vLLM wrote next: tokens [n], their log-probabilities [n], and the K highest of each position, highest first
-    [n, K]."""
+UNCHANGED: Mapping[str, float] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Sent with every request: a server may have other defaults, from the model's generation_config."""
 
-    tokens: Sequence[int]
-    logprobs: Sequence[float]
-    top_NK: NDArray[np.floating]
-    version: int
-    finish: Finish | None = None
-    cached: int | None = None  # prompt tokens whose keys were known; said once a request
+
+def sampling_arguments(params: SamplingParams, *, tokenizes: bool) -> dict[str, Any]:
+    """vLLM's sampling parameters. tokenizes: it has the model's tokenizer, and so ends a turn at a stop string by
+    itself; where exactly the turn ends, the engine finds."""
+    sampling: dict[str, Any] = {
+        "max_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        **UNCHANGED,
+        "stop_token_ids": list(params.stop_tokens),
+        "ignore_eos": True,  # a turn ends where its request says
+        "detokenize": False,
+    }
+    if params.temperature > 0:
+        sampling["seed"] = params.seed
+    if params.stop and tokenizes:
+        sampling |= {"stop": list(params.stop), "detokenize": True, "skip_special_tokens": False}
+        sampling |= {"spaces_between_special_tokens": False}
+    return sampling
 
 
 @dataclass(slots=True, eq=False)
