@@ -3,8 +3,8 @@
     arpo bench wire                 32 turns of 512 tokens at a time, 5 rounds
     arpo bench wire -- --quick      one round of 8 turns
 
-A server in another process sends turns as vLLM does (20 likely tokens a position, 4 tokens an event) and as
-`arpo.engines.vllm.answers` does (16 tokens a frame, after a head of 10); no model runs. Each side reads over HTTP, with
+A server in another process sends turns as vLLM does (20 likely tokens a position) and as `arpo.engines.vllm.answers`
+does (16 tokens a frame); both deliver a head of 10 first, and no model runs. Each side reads over HTTP, with
 the code that a run reads with, from the request to an engine's chunks, stop strings looked for. Sides take turns, and
 what counts is processor time, the least of all rounds.
 """
@@ -125,8 +125,9 @@ def serve() -> int:
 def events() -> Iterator[str]:
     """A turn as vLLM 0.32's /inference/v1/generate streams it."""
     random_ = random.Random(0)
-    for start in range(0, TOKENS, plain_answers.EVERY):
-        tokens = [random_.randrange(VOCAB) for _ in range(plain_answers.EVERY)]
+    starts = [0, *range(1, TOKENS, plain_answers.interval(HEAD))]
+    for start, end in zip(starts, [*starts[1:], TOKENS], strict=True):
+        tokens = [random_.randrange(VOCAB) for _ in range(start, end)]
         content = []
         for token in tokens:
             tops = sorted((-random_.expovariate(0.4) for _ in range(TOP_K + 1)), reverse=True)
@@ -135,9 +136,9 @@ def events() -> Iterator[str]:
             ]
             content.append({"token_id": token, "logprob": tops[0], "rank": 1, "top_logprobs": named})
         choice = {"index": 0, "logprobs": {"content": content}, "finish_reason": None, "stop_reason": None}
-        if last := start + plain_answers.EVERY >= TOKENS:
+        if end == TOKENS:
             choice |= {"finish_reason": "length"}
-        spans = [{"version": "run/1", "start": 0, "end": TOKENS}] if last else None
+        spans = [{"version": "run/1", "start": 0, "end": TOKENS}] if end == TOKENS else None
         choice |= {"token_ids": tokens, "routed_experts": None, "sampling_mask": None, "weight_versions": spans}
         yield json.dumps({"request_id": "generate-tokens-0123456789abcdef", "choices": [choice], "usage": None})
     usage = {"prompt_tokens": 2000, "completion_tokens": TOKENS, "prompt_tokens_details": {"cached_tokens": 0}}

@@ -61,6 +61,11 @@ def test_reading():
     assert len(said["figures"]["ms_a_turn"]) == 17 and said["figures"]["slowest_ms"] > 0
 
 
+def test_wire():
+    said = last_line("wire")
+    assert said["figures"]["bytes_a_token"]["compact"] < 20 < said["figures"]["bytes_a_token"]["json"]
+
+
 def test_packing():
     said = last_line("packing", "--shape", "tiny")
     by_name = {goal["what"]: goal for goal in said["goals"]}

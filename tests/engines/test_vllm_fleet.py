@@ -94,8 +94,10 @@ def weights(version):
 
 @asynccontextmanager
 async def driven(replicas, **said):
-    form = Servers(replicas, **{"context": 100, "patience_s": 20, "transfer_s": 5.0} | said)
+    form = Servers(replicas, **{"context": 100, "patience_s": 20} | said)
+    transfer_s, form.transfer_s = said.get("transfer_s", 5.0), 100.0
     await form.update_weights(weights(1))
+    form.transfer_s = transfer_s
     try:
         yield form
     finally:

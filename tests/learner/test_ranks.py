@@ -335,3 +335,42 @@ def test_ranks_read_and_write_their_rows_alone(
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == expected.keys(), "a tied head too, which vLLM wants"
     assert all(torch.equal(written[name], expected[name].bfloat16()) for name in expected)
+
+
+def peak_of(work: Callable[[], Any]) -> int:
+    """Bytes of memory that `work` takes at its peak, beyond what the process had."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
+    before = _memory("VmRSS")
+    work()
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+def published(ranks: Ranks, folder: Path, out: Path) -> Any:
+    """What rank 0 takes of memory while weights go out: written, and gathered one by one for vLLM's own transfer."""
+    config = ModelConfig(source=str(folder), device="cpu", dtype="float32")
+    build = partial(learner_model, folder, config, None, empty=True)
+    ranks.call("hold", ModelSource(build, folder), 5, Placement())
+    weights = GatheredWeights.from_ranks(ranks)
+    snapshot = Publisher(build(), dtype=torch.bfloat16, offers=True).offer(weights, 1)
+    out.mkdir()
+
+    def send() -> None:
+        assert snapshot.parts
+        for _, value, dtype in snapshot.parts():
+            assert value.dtype == dtype == torch.bfloat16
+
+    return peak_of(lambda: weights.write(out, torch.bfloat16)), peak_of(send)
+
+
+def test_a_rank_never_has_more_than_one_tensor_whole_while_weights_go_out(tokenizer: Any, tmp_path: Path) -> None:
+    model = small(vocab=500_000)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    largest = max(p.numel() * p.element_size() for p in model.parameters())
+    peaks = on_ranks(2, partial(published, folder=tmp_path / "model", out=tmp_path / "out"), tmp_path)
+    assert max(peaks) <= 1.1 * largest, [peak / largest for peak in peaks]

@@ -55,8 +55,11 @@ class GatheredWeights(Mapping[str, "Tensor"]):
         self.ranks.call("write_weights", folder, dtype, unties)
 
     def __getitem__(self, name: str) -> Tensor:
-        _ = self.shapes[name]
-        tensor: Tensor = self.ranks.call("weight", name)[0]
+        return self.gathered(name, self.shapes[name].dtype)
+
+    def gathered(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A weight, gathered in `dtype`."""
+        tensor: Tensor = self.ranks.call("weight", name, dtype)[0]
         return tensor
 
     def __iter__(self) -> Iterator[str]:

@@ -352,16 +352,17 @@ class Rank:
         shapes = {id(v): torch.empty(v.shape, dtype=v.dtype, device="meta") for v in self._state.values()}
         return {name: shapes[id(value)] for name, value in self._state.items()}
 
-    def weight(self, name: str) -> Tensor | None:
-        """A weight of those that `weights` named last, gathered from all ranks; None but on the first rank."""
-        value = whole(self._state[name])
+    def weight(self, name: str, dtype: torch.dtype | None = None) -> Tensor | None:
+        """A weight of those that `weights` named last, gathered from all ranks in `dtype` (None: as it is); None but on
+        the first rank."""
+        value = whole(self._state[name].to(dtype))
         return value if self.first else None
 
     def write_weights(self, folder: Path, dtype: torch.dtype | None, unties: bool) -> None:
         """Write those weights to safetensors in `folder`, under a checkpoint's names and in `dtype` (None: as they
         are), each rank its rows. `unties`: write a tied head once more."""
         state = checkpoint_names(self.policy.base_model, self._state, unties=unties)
-        rows = {name: Rows.copied(value.to(dtype) if dtype else value) for name, value in state.items()}
+        rows = {name: Rows.shared(value, dtype) for name, value in state.items()}
         write(folder, "model", rows, first_rank=self.first)
 
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,20 +36,32 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A rank's part of a tensor, in main memory: `value` are the rows from `first` on of a tensor of `shape`."""
+    """A rank's part of a tensor: `value` are the rows from `first` on of a tensor of `shape`, to be written in
+    `dtype`."""
 
     value: Tensor
     first: int
     shape: tuple[int, ...]
     ours: bool
     """Whether this rank is the one that writes them."""
+    dtype: torch.dtype
+
+    @classmethod
+    def shared(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> "Rows":
+        """This rank's rows of `tensor`, in the same memory. dtype: None for the tensor's own."""
+        first, ours = _place(tensor)
+        return cls(_local(tensor.detach()), first, tuple(tensor.shape), ours, dtype or tensor.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole tensor, as it is written."""
+        return self.dtype.itemsize * _count(self.shape)
 
     @classmethod
     def copied(cls, tensor: Tensor) -> "Rows":
-        """A copy of this rank's rows of `tensor`."""
-        first, ours = _place(tensor)
-        value = _local(tensor.detach()).to("cpu", copy=True).contiguous()
-        return cls(value, first, tuple(tensor.shape), ours)
+        """A copy of this rank's rows of `tensor`, in main memory."""
+        shared = cls.shared(tensor)
+        return replace(shared, value=shared.value.to("cpu", copy=True).contiguous())
 
 
 def write(folder: Path, name: str, tensors: Mapping[str, Rows], *, first_rank: bool) -> None:
@@ -66,17 +78,16 @@ def write(folder: Path, name: str, tensors: Mapping[str, Rows], *, first_rank: b
             start = 8 + len(header)
             for each in members:
                 rows = tensors[each]
-                row_bytes = rows.value.element_size() * _count(rows.shape[1:])
-                if rows.ours:
-                    _write_at(
-                        descriptor, start + rows.first * row_bytes, rows.value.flatten().view(torch.uint8).numpy()
-                    )
-                start += rows.value.element_size() * _count(rows.shape)
+                if rows.ours:  # one tensor at a time is there as it is written
+                    own = rows.value.to("cpu", rows.dtype).contiguous().flatten().view(torch.uint8)
+                    at = start + rows.first * rows.dtype.itemsize * _count(rows.shape[1:])
+                    _write_at(descriptor, at, own.numpy())
+                start += rows.num_bytes
         finally:
             os.close(descriptor)
     if first_rank and len(files) > 1:
         places = {each: file for file, members in files.items() for each in members}
-        total = sum(rows.value.element_size() * _count(rows.shape) for rows in tensors.values())
+        total = sum(rows.num_bytes for rows in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
@@ -141,7 +152,7 @@ def _files(name: str, tensors: Mapping[str, Rows]) -> dict[str, list[str]]:
     files: list[list[str]] = [[]]
     size = 0
     for each, rows in tensors.items():
-        here = rows.value.element_size() * _count(rows.shape)
+        here = rows.num_bytes
         if files[-1] and size + here > FILE_BYTES:
             files.append([])
             size = 0
@@ -156,8 +167,8 @@ def _header(tensors: Mapping[str, Rows]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, rows in tensors.items():
-        end = start + rows.value.element_size() * _count(rows.shape)
-        entries[name] = {"dtype": _NAMES[rows.value.dtype], "shape": rows.shape, "data_offsets": [start, end]}
+        end = start + rows.num_bytes
+        entries[name] = {"dtype": _NAMES[rows.dtype], "shape": rows.shape, "data_offsets": [start, end]}
         start = end
     text = json.dumps(entries).encode()
     return text + b" " * (-len(text) % 8)

@@ -93,15 +93,14 @@ def by_version(piece: Piece, start: int, spans: Sequence[tuple[str, int]]) -> It
 
 
 async def pieces(
-    llm: Any, prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int, adapter: Any = None
+    llm: Any, prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int
 ) -> AsyncGenerator[Piece, None]:
     """Sample after `prompt` with vLLM's `sampling` parameters: the first piece ends at token `head`, later ones bring
-    `EVERY` tokens or more. adapter: vLLM's LoRARequest. Raises AnswerError and whatever vLLM raises."""
+    `EVERY` tokens or more. Raises AnswerError and whatever vLLM raises."""
     asked = sampling_params(sampling, top_k, head - 1 if head > 1 else EVERY)
     request, vocab_size = uuid.uuid4().hex, llm.model_config.get_vocab_size()
     state, held, count = None, list[Piece](), 0
-    given = llm.generate({"prompt_token_ids": prompt}, asked, request, lora_request=adapter)
-    async with aclosing(given) as outputs:
+    async with aclosing(llm.generate({"prompt_token_ids": prompt}, asked, request)) as outputs:
         async for output in outputs:
             written = output.outputs[0]
             if written.finish_reason not in (None, "stop", "length"):
@@ -115,7 +114,7 @@ async def pieces(
                 state.stream_interval = EVERY
             if so_far < head and written.finish_reason is None:
                 continue
-            for piece in by_version(_joined(held), count, _spans(written, state, adapter)):
+            for piece in by_version(_joined(held), count, _spans(written, state)):
                 yield piece
             held, count = [], so_far
 
@@ -144,10 +143,8 @@ def _state(llm: Any, request: str) -> Any:
     return state
 
 
-def _spans(written: Any, state: Any, adapter: Any) -> Sequence[tuple[str, int]]:
+def _spans(written: Any, state: Any) -> Sequence[tuple[str, int]]:
     """Which weights wrote what: their labels with the first token of each."""
-    if adapter is not None:
-        return [(adapter.lora_name, 0)]  # a request keeps the adapter that it began with
     if written.weight_versions is not None:
         return [(span.version, span.start) for span in written.weight_versions]
     return [] if state is None else state.weight_version_starts  # type: ignore[no-any-return]
@@ -232,12 +229,10 @@ async def read_frames(stream: AsyncIterable[bytes]) -> AsyncGenerator[Piece, Non
             )
 
 
-def request_body(
-    prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int, adapter: str | None
-) -> bytes:
-    """What `Answers` is asked. adapter: the name under which it was loaded."""
+def request_body(prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int) -> bytes:
+    """What `Answers` is asked."""
     tokens = base64.b64encode(np.asarray(prompt, dtype=np.int32).tobytes()).decode()
-    asked = {"prompt": tokens, "sampling": dict(sampling), "top_k": top_k, "head": head, "adapter": adapter}
+    asked = {"prompt": tokens, "sampling": dict(sampling), "top_k": top_k, "head": head}
     return json.dumps(asked).encode()
 
 
@@ -301,20 +296,8 @@ class Answers:
 
 
 def _asked(state: Any, request: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
-    adapter = None
-    if name := request["adapter"]:
-        adapter = state.openai_serving_models.lora_requests.get(name)
-        if adapter is None:
-            raise LookupError(f"no adapter {name} is loaded")
     prompt = np.frombuffer(base64.b64decode(request["prompt"]), np.int32).tolist()
-    return pieces(
-        state.engine_client,
-        prompt,
-        request["sampling"],
-        top_k=request["top_k"],
-        head=request["head"],
-        adapter=adapter,
-    )
+    return pieces(state.engine_client, prompt, request["sampling"], top_k=request["top_k"], head=request["head"])
 
 
 async def _disconnected(receive: Messages) -> None:

@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from arpo.engines.vllm.answers import AnswerError, Piece, by_version, intervals
+from arpo.engines.vllm.answers import EVERY, AnswerError, Piece, by_version, intervals
 
 ROUTE = "/inference/v1/generate"
-EVERY = 4  # tokens an event: fewer events for a server to write and us to read; a head comes at most three tokens late
+LEAST = 4  # tokens an event: fewer events for a server to write and us to read; a shorter head comes so much late
 
 
-def request_of(prompt: Sequence[int], sampling: Mapping[str, Any], top_k: int, adapter: str | None) -> dict[str, Any]:
-    """What the route is asked. adapter: the name under which it was loaded."""
+def request_of(prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int) -> dict[str, Any]:
+    """What the route is asked."""
     # cut to so many with the sampled token first, which may be none of the likeliest
-    asked = {**sampling, "logprobs": top_k + 1, "stream_interval": EVERY}
-    model = {"model": adapter} if adapter else {}
+    asked = {**sampling, "logprobs": top_k + 1, "stream_interval": interval(head)}
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    return {"token_ids": list(prompt), "sampling_params": asked, **options, **model}
+    return {"token_ids": list(prompt), "sampling_params": asked, **options}
+
+
+def interval(head: int) -> int:
+    """Tokens an event after the first, which has one token: an event ends with the head."""
+    return max(LEAST, head - 1) if head else EVERY
 
 
 async def read_events(

@@ -186,7 +186,7 @@ class Publisher:
         """`_parts` of sharded weights, each gathered as its turn comes."""
         names = {id(value): name for name, value in state.shapes.items()}
         for name, value, dtype in self._parts(state.shapes):
-            yield name, state[names[id(value)]], dtype
+            yield name, state.gathered(names[id(value)], dtype), dtype
 
 
 def _checkpoint_names(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:

@@ -64,10 +64,10 @@ class Replica:
         sampling = sampling_arguments(params, tokenizes=self.tokenizes)
         try:
             if self.compact:
-                body = answers.request_body(prompt, sampling, top_k=self.top_k, head=params.head, adapter=None)
+                body = answers.request_body(prompt, sampling, top_k=self.top_k, head=params.head)
                 request = self.client.build_request("POST", answers.ROUTE, content=body)
             else:
-                asked = plain_answers.request_of(prompt, sampling, self.top_k, None)
+                asked = plain_answers.request_of(prompt, sampling, top_k=self.top_k, head=params.head)
                 request = self.client.build_request("POST", plain_answers.ROUTE, json=asked)
             response = await self._unless_dropped(self.client.send(request, stream=True))
             self._answers.add(response)
