@@ -19,22 +19,34 @@ from arpo.tools import CallContext, ToolResult
 from arpo.tools.function import tool
 from arpo.tools.sandboxed import Sandboxed
 
+# It cannot kill the command, which has another process number: what still runs ends with the call.
 RUNNER = """
-import base64, io, json, os, subprocess, sys, tarfile
+import base64, errno, io, json, os, select, subprocess, tarfile, time
 given = json.loads({given!r})
 tarfile.open(fileobj=io.BytesIO(base64.b64decode(given["files"]))).extractall(".", filter="data")
+end = time.monotonic() + given["seconds"]
+ran = subprocess.Popen(["/bin/bash", "-c", given["command"]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT)
+shown, said = b"", ran.stdout.fileno()
+while (left := end - time.monotonic()) > 0 and select.select([said], [], [], left)[0]:
+    if not (piece := os.read(said, 1 << 16)):
+        break
+    shown += piece[:max(0, 4 * given["output_chars"] - len(shown))]
 try:
-    ran = subprocess.run(["/bin/bash", "-c", given["command"]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, timeout=given["seconds"])
-    shown, code = ran.stdout, ran.returncode
-except subprocess.TimeoutExpired as late:
-    shown, code = late.stdout or b"", 124
+    code = ran.wait(max(0.0, end - time.monotonic()))
+except subprocess.TimeoutExpired:
+    code = 124
 packed = io.BytesIO()
 with tarfile.open(fileobj=packed, mode="w:gz") as archive:
     archive.add(".", filter=lambda entry: entry if entry.isfile() or entry.isdir() else None)
-shown = shown[:given["output_chars"]].decode("utf-8", "replace")
-print(json.dumps([shown, code, base64.b64encode(packed.getvalue()).decode()]))
+    if sum(entry.size for entry in archive.getmembers()) > given["most_bytes"]:  # with holes, they take less room here
+        raise OSError(errno.EFBIG, "all files together")
+shown = shown.decode("utf-8", "replace")[:given["output_chars"]]
+print(json.dumps([shown, code, base64.b64encode(packed.getvalue()).decode()]), flush=True)
+os._exit(0)
 """
+FILE_MB = 32
+SPARE_S = 5.0  # to unpack and pack the folder
 
 
 @lru_cache(maxsize=4)
@@ -42,7 +54,12 @@ def _sandbox(seconds: float, memory_mb: int, max_kb: int) -> Sandboxed:
     from arpo.sandbox.limits import Limits
 
     limits = Limits(
-        processes=32, seconds=seconds + 2, cpu_seconds=seconds + 2, memory_mb=memory_mb, output_bytes=max_kb * 2048
+        processes=32,
+        seconds=seconds + SPARE_S,
+        cpu_seconds=seconds + SPARE_S,
+        memory_mb=memory_mb,
+        file_mb=FILE_MB,
+        output_bytes=max_kb * 2048,
     )
     return Sandboxed(limits=limits)
 
@@ -93,10 +110,9 @@ class ShellEnvironment(Environment):
         return ToolResult(text=text if code == 0 else f"{text}\n[exit status {code}]".strip())
 
     async def _run(self, command: str, seed: int) -> tuple[str, int | None, CallStatus]:
-        given = json.dumps(
-            {"files": self.archive, "command": command, "seconds": self.seconds, "output_chars": self.output_chars}
-        )
-        ran = await _sandbox(*self.limits).run(RUNNER.format(given=given), seconds=self.seconds + 2, seed=seed)
+        limits = {"seconds": self.seconds, "output_chars": self.output_chars, "most_bytes": FILE_MB * 9 * 2**20 // 10}
+        given = json.dumps({"files": self.archive, "command": command, **limits})
+        ran = await _sandbox(*self.limits).run(RUNNER.format(given=given), seconds=self.seconds + SPARE_S, seed=seed)
         try:
             text, code, archive = json.loads(ran.text)
             with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive))):
