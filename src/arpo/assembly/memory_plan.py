@@ -205,6 +205,10 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         engine = 0.0
     else:
         engine = ASLEEP if vllm.sleep else vllm.gpu_memory_utilization * gpus.memory
+    parts = learner_bytes(shape, learner, tokens)
+    if gpus.is_main_memory:  # while a checkpoint is written, updates go on beside a copy of float32
+        copy = 12 * (shape.adapters or shape.parameters) * learner.replicas / size
+        parts |= {"copy for a checkpoint": copy, "total": parts["total"] + copy}
     return MemoryPlan(
         run=run,
         gpus=gpus,
@@ -213,7 +217,7 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         ranks=ranks,
         engines=len(apart),
         tokens=tokens,
-        parts=learner_bytes(shape, learner, tokens),
+        parts=parts,
         engine=engine,
     )
 
