@@ -119,6 +119,15 @@ async def test_a_wrong_key_stops_at_once_and_is_never_shown(monkeypatch: pytest.
     assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r} {client!r} {client.config!r}"
 
 
+async def test_an_endpoint_that_repeats_the_key_puts_it_into_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "sk-very-secret-1234")
+    message = {"content": "sk-very-secret-1234", "reasoning_content": "it is sk-very-secret-1234"}
+    content = json.dumps({"choices": [{"message": message, "finish_reason": "sk-very-secret-1234"}]})
+    with serving(lambda _: Reply(content.replace("sk-", "\\u0073k-"))) as site:
+        reply = await one(endpoint(site.url, key_env="MY_API_KEY"))
+    assert "secret" not in repr(reply) and reply.text == "***"
+
+
 def test_a_key_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.judge\.key_env.*NOT_SET_ANYWHERE"):
         endpoint("http://x", key_env="NOT_SET_ANYWHERE").ready("evaluation.judge")

@@ -1,11 +1,14 @@
 """Outside agents trained through the gateway: what they ask becomes the turns of trajectories, token for token."""
 
+import asyncio
 import json
 import math
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -23,6 +26,7 @@ from arpo.core.tree import StopReason
 from arpo.display.terminal import Console
 from arpo.engines.scripted import Script
 from arpo.environments.config import build_environment
+from arpo.environments.gateway_server import server_at
 from arpo.errors import ConfigError
 from arpo.options import UseWithOptions
 from arpo.recipe.load import load_recipe
@@ -178,6 +182,70 @@ def test_another_history_ends_the_trajectory_by_name(tokenizer: Any, change: Any
     assert "next request" in rollout.grown.failures[0][1]
     for error in done:
         assert error is None or (isinstance(error, APIStatusError) and error.status_code == 410)
+
+
+TOOL = {"type": "function", "function": {"name": "parity", "parameters": {"type": "object", "properties": {}}}}
+NO_PROPERTIES = {"type": "function", "function": {"name": "a", "parameters": {"type": "object", "properties": [1]}}}
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        ({"tools": [{}]}, "has a name"),
+        ({"tools": [TOOL, TOOL]}, "two tools of one name"),
+        ({"tools": [{"type": "function", "function": {"name": "<|im_end|>"}}]}, "tool's name"),
+        ({"tools": [NO_PROPERTIES]}, "no object"),
+        ({"messages": [{"role": "user", "content": "a " * 20_000}]}, "leaves no room"),
+        ({"messages": [{"role": "user", "content": "a" * 3_000_000}]}, "too many for"),
+        ({"reward": math.nan}, "reward is a number"),
+        ({"reward": 1e308}, "reward is a number"),
+    ],
+    ids=["unnamed", "twice", "token", "schema", "long", "giant", "NaN", "overflow"],
+)
+def test_what_an_agent_sends_ends_its_trajectory_and_not_the_run(
+    tokenizer: Any, first: dict[str, Any], says: str
+) -> None:
+    def work(client: OpenAI, given: dict[str, Any]) -> Any:
+        reward = {name: first[name] for name in first if name == "reward"}
+        rest = {name: first[name] for name in first if name != "reward"}
+        asked = {"model": "any", "messages": [{"role": "user", "content": "One?"}], **rest}
+        answered = httpx.post(f"{given['base_url']}/chat/completions", json=asked, timeout=60).status_code
+        said = httpx.post(f"{given['base_url']}/end", content=json.dumps(reward), timeout=60)
+        return answered, said.status_code
+
+    with agents(work, 4) as (port, _):
+        rollout = rollout_of(tokenizer, {"port": port}, lambda text, draw: f"1{END}")
+    endings = set(rollout.grown.tree.endings.values())
+    assert endings == {StopReason.ENVIRONMENT_FAILED} and not rollout.scored.scores
+    assert says in rollout.grown.failures[0][1]
+
+
+def test_an_agent_that_floods_or_goes_on_after_its_end_is_refused() -> None:
+    server = server_at("127.0.0.1", 0, "flood")
+    http = httpx.Client(headers={"Authorization": "Bearer flood"}, timeout=60)
+    trajectory = asyncio.run(server.run(server.begin(TASK, ())))
+    asked = [{"model": "any", "messages": [{"role": "user", "content": "One?"}], "seed": n} for n in range(40)]
+    with ThreadPoolExecutor(40) as pool:
+        answers = [pool.submit(http.post, f"{trajectory.base_url}/chat/completions", json=body) for body in asked]
+        while sum(answer.done() for answer in answers) < 32:
+            time.sleep(0.01)
+        ends = [b"[" * 99_999, b'{"reward": 1' + b"0" * 400 + b"}", b"", b"{}"]
+        statuses = [http.post(f"{trajectory.base_url}/end", content=body).status_code for body in ends]
+        after = http.post(f"{trajectory.base_url}/chat/completions", json=asked[0]).status_code
+        server.close(trajectory)
+    assert sorted(answer.result().status_code for answer in answers) == [410] * 8 + [429] * 32
+    assert (statuses, after) == ([400, 400, 200, 410], 410)
+
+
+def test_who_asks_for_a_task_and_leaves_takes_none() -> None:
+    server = server_at("127.0.0.1", 0, "leave")
+    http = httpx.Client(headers={"Authorization": "Bearer leave"})
+    for _ in range(5):
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(f"{server.url}/rollouts", timeout=0.1)
+    trajectory = asyncio.run(server.run(server.begin(TASK, ())))
+    assert http.post(f"{server.url}/rollouts", timeout=60).json()["id"] == trajectory.id
+    server.close(trajectory)
 
 
 def test_retries_streams_headers_and_errors(tokenizer: Any) -> None:

@@ -72,7 +72,7 @@ class Answering:
         except TimeoutError:
             raise TimeoutError(f"no answer within {self.server.limits.timeout_s:g} s") from None
         if self.asked.stream:
-            return _Stream(self._chunks(first, events), self.stack)
+            return _Stream(self._chunks(first, events), self.stack, self.deadline + PING_S)
         self._counted(answer)
         await self.stack.aclose()
         return JSONResponse(self._whole(answer))
@@ -206,15 +206,20 @@ class Answering:
 
 
 class _Stream(Response):
-    """A stream that gives back what it holds, however it ends: whole, broken off by the client, not even begun."""
+    """A stream that gives back what it holds, however it ends: whole, broken off by the client, not even begun, or,
+    on the loop's clock, at `ends_at`: a client that does not read what it gets keeps no place."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], stack: AsyncExitStack) -> None:
-        self.chunks, self.stack = chunks, stack
+    def __init__(self, chunks: AsyncGenerator[bytes, None], stack: AsyncExitStack, ends_at: float) -> None:
+        self.chunks, self.stack, self.ends_at = chunks, stack, ends_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         try:
-            await StreamingResponse(self.chunks, media_type="text/event-stream", headers=headers)(scope, receive, send)
+            stream = StreamingResponse(self.chunks, media_type="text/event-stream", headers=headers)
+            async with asyncio.timeout_at(self.ends_at):
+                await stream(scope, receive, send)
+        except TimeoutError:
+            pass
         finally:
             await self.chunks.aclose()
             await self.stack.aclose()

@@ -62,10 +62,7 @@ def mcp_server(agent: DeployedAgent, admission: Admission, figures: ServerFigure
         if not 1 <= samples <= 256:
             raise ToolError(f"samples should be from 1 to 256 (got {samples})")
         name = conversation or uuid4().hex
-        session = conversations.setdefault(name, agent.session())
-        conversations.move_to_end(name)
-        while len(conversations) > MOST_CONVERSATIONS:
-            conversations.popitem(last=False)
+        session = conversations[name] if conversation else agent.session()
         outcome = "failed"
         try:
             async with asyncio.timeout(timeout_s):
@@ -86,6 +83,10 @@ def mcp_server(agent: DeployedAgent, admission: Admission, figures: ServerFigure
             figures.requests.labels("mcp", outcome).inc()
         if answer.ending.aborted:
             raise ToolError(f"{answer.ending.replace('_', ' ')}: {answer.why}")
+        conversations[name] = session  # one that nobody was told of is not kept, and lets none of others go
+        conversations.move_to_end(name)
+        while len(conversations) > MOST_CONVERSATIONS:
+            conversations.popitem(last=False)
         return McpAnswer(answer=answer.text, ending=answer.ending.value, conversation=name)
 
     return server

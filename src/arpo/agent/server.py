@@ -10,6 +10,7 @@ Knows HTTP: keys, limits, time-outs, back-pressure, and how to end. `arpo.agent.
 `arpo.agent.turns` single turns.
 """
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -86,6 +88,7 @@ class AgentServer:
                 *self._mcp_routes(),
                 *_page_routes(),
             ],
+            middleware=[] if self.key else [Middleware(_OwnMachineAlone)],
             lifespan=self._lifespan,
         )
 
@@ -104,9 +107,6 @@ class AgentServer:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key and not secrets.compare_digest(sent.encode("utf-8", "replace"), self.key.encode()):
             return error_response(401, "the key is missing or wrong: Authorization: Bearer KEY", "invalid_api_key")
-        # without a key no web page may reach the server, under whatever name its host resolves to this machine
-        if not self.key and not is_this_machine(request.headers.get("host", "")):
-            return error_response(403, "without a key this server answers its own machine alone", "forbidden")
         return None
 
     def _guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -134,6 +134,7 @@ class AgentServer:
     async def health(self, request: Request) -> Response:
         admission = self.admission
         state = {"running": admission.running, "waiting": admission.waiting, "model": self.agent.label}
+        state = {} if self.refusal(request) else state
         if admission.draining:
             return JSONResponse({"status": "ending", **state}, status_code=503)
         return JSONResponse({"status": "ok", **state})
@@ -165,7 +166,9 @@ class AgentServer:
             return error_response(415, "the body should be application/json", "invalid_request_error")
         stack, kind = AsyncExitStack(), "unknown"
         try:
-            asked = parse_request(await json_body(request, MOST_BYTES))
+            async with asyncio.timeout(self.limits.timeout_s):
+                body = await json_body(request, MOST_BYTES)
+            asked = parse_request(body)
             kind = "model" if asked.tools or asked.model == f"{self.name}/model" else "agent"
             if asked.model not in (self.name, f"{self.name}/model"):
                 self.count(kind, "refused")
@@ -205,6 +208,19 @@ class AgentServer:
             top_p=asked.top_p or 1.0,
             seed=asked.seed,
         )
+
+
+class _OwnMachineAlone:
+    """An ASGI application that no web page reaches, under whatever name its host resolves to this machine."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = self.app
+        if scope["type"] == "http" and not is_this_machine(Request(scope).headers.get("host", "")):
+            answer = error_response(403, "without a key this server answers its own machine alone", "forbidden")
+        await answer(scope, receive, send)
 
 
 class _GuardedApp:

@@ -19,6 +19,10 @@ USER, ASSISTANT = {"role": "user", "content": ""}, {"role": "assistant", "conten
 NO_TEMPLATE_HINT = "use `chat.format: tags`, or an instruction-tuned model, or set tokenizer.chat_template"
 
 
+PLACEHOLDER = re.compile(r"qz\d+zq")
+MOST_GLUES = 256  # kept: a server sees conversations of any form
+
+
 def _placeholder(number: int) -> str:
     return f"qz{number}zq"
 
@@ -46,20 +50,22 @@ class Conversation:
         ]
         key = json.dumps([roles, list(tools)], sort_keys=True)
         if key not in self._cache:
+            if len(self._cache) >= MOST_GLUES:
+                self._cache.clear()
             self._cache[key] = self._render(roles, tools)
         return self._cache[key]
 
     def _render(self, roles: Messages, tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        spoken = [number for number, role in enumerate(roles) if "tool_calls" not in role]
+        placeholders = {number: _placeholder(number) for number, role in enumerate(roles) if "tool_calls" not in role}
         messages = [
-            {**role, "content": _placeholder(number)} if number in spoken else role for number, role in enumerate(roles)
+            {**role, "content": placeholders[number]} if number in placeholders else role
+            for number, role in enumerate(roles)
         ]
         rendered = self.rendered(messages, tools)
-        placeholders = [_placeholder(number) for number in spoken]
-        if re.findall("|".join(placeholders), rendered) != placeholders:
+        if PLACEHOLDER.findall(rendered) != [*placeholders.values()]:
             names = " ".join(str(role["role"]) for role in roles)
             raise ConfigError(f"the chat template does not show each message of {names} once, in order", where="model")
-        return tuple(re.split("|".join(placeholders), rendered))
+        return tuple(PLACEHOLDER.split(rendered))
 
     def rendered(self, messages: Messages, tools: Sequence[Mapping[str, Any]] = (), *, go_on: bool = True) -> str:
         """The template's text of `messages`. `go_on`: with the header of the assistant's next message. Raises

@@ -18,7 +18,7 @@ from arpo.http.serving import BadRequest
 
 Json = dict[str, Any]
 Stop = Annotated[str, Field(max_length=1000)]
-MOST_TOOLS, MOST_STOPS = 1024, 16  # of a request; the text of a turn is searched for every stop as it grows
+MOST_MESSAGES, MOST_TOOLS, MOST_STOPS = 10_000, 1024, 16  # of a request; a turn is searched for its stops as it grows
 NOT_SERVED: dict[str, list[object]] = {  # fields that would change an answer, and the values that do not
     "response_format": [None, {"type": "text"}],
     "logit_bias": [None, {}],
@@ -74,7 +74,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     stream: bool = False
     stream_options: _StreamOptions | None = None
     tools: list[Json] = Field(default_factory=list, max_length=MOST_TOOLS)

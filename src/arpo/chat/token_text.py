@@ -187,8 +187,10 @@ class TokenText:
 
 def check_size(texts: Iterable[str], most_tokens: int) -> None:
     """Raises FormatError for texts that `most_tokens` tokens cannot hold, without tokenising them."""
-    if (chars := sum(map(len, texts))) > most_tokens * MAX_CHARS_PER_TOKEN:
-        raise FormatError(f"the conversation has {chars:,} characters, too many for {most_tokens:,} tokens")
+    lengths = [*map(len, texts)]
+    if (chars := sum(lengths)) > most_tokens * MAX_CHARS_PER_TOKEN or len(lengths) > most_tokens:
+        has = f"{chars:,} characters in {len(lengths):,} parts"
+        raise FormatError(f"the conversation has {has}, too many for {most_tokens:,} tokens")
 
 
 def encodable(text: str) -> str:

@@ -7,13 +7,13 @@ Knows the two formats (https://platform.openai.com/docs/api-reference). Refuses 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
-from arpo.http.exchange import HttpClient, HttpRequest, refused
+from arpo.http.exchange import KEY, HttpClient, HttpRequest, refused
 from arpo.http.limits import Provider, Tell
 
 MOST_TOKENS = 2**40  # that a usage may tell
@@ -144,14 +144,15 @@ class Endpoint:
             HttpRequest(
                 method="POST",
                 url=f"{config.url.rstrip('/')}/{path}",
-                body=_sendable(body),
+                body=_each_text(body, _encodable),
                 secret_headers={"Authorization": f"Bearer {key}"} if key else {},
             )
         )
         if answer.status >= 300:
             refused(answer, self.service, config.key_env, key)
         try:
-            reply = _reply(answer.value, config)
+            value = _each_text(answer.value, lambda text: text.replace(key, KEY)) if key else answer.value
+            reply = _reply(value, config)  # an endpoint may repeat the key, and what it says is recorded
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             raise ProviderError(f"{self.service}: an answer that is no completion", provider=self.service) from None
         self.spent.add(reply.usage)
@@ -166,13 +167,18 @@ class Endpoint:
             )
 
 
-def _sendable(value: Any) -> Any:
-    """`value` with lone surrogates replaced: a model may write them, and no UTF-8 can hold them."""
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` (JSON) with every text in it changed, keys of objects excepted."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return change(value)
     if isinstance(value, Mapping):
-        return {name: _sendable(item) for name, item in value.items()}
-    return [_sendable(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _each_text(item, change) for name, item in value.items()}
+    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _encodable(text: str) -> str:
+    """`text` with lone surrogates replaced: a model may write them, and no UTF-8 can hold them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _reply(value: Any, config: EndpointConfig) -> Reply:

@@ -10,13 +10,13 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, SupportsFloat
 
 from arpo.core.place import Place, keyed, show
 from arpo.core.place import Step as StepName
 from arpo.core.tree import CallStatus
 from arpo.environments import AgentTurn, Environment, Start, Step
-from arpo.errors import ConfigError, EnvironmentFailedError, ProviderError, ToolError
+from arpo.errors import ConfigError, EnvironmentFailedError, FormatError, ProviderError, ToolError
 from arpo.http.limits import Provider, Tell
 from arpo.tasks import Task
 from arpo.threads import is_asynchronous, run_off_loop
@@ -24,6 +24,7 @@ from arpo.tools import CallContext, ToolBase, ToolResult
 from arpo.tools.function import FunctionTool, tool_methods
 from arpo.tools.tool_event_loop import ToolEventLoop
 
+MOST_REWARD = 1e12  # of a turn: the sum of any number of them is finite
 CANNOT_FORK = (TypeError, NotImplementedError)  # what `copy.deepcopy` raises for what it cannot copy, and what says so
 
 
@@ -176,12 +177,22 @@ class Episodes:
         seed, step, task = self.key
         return keyed(seed, step, task, place, "environment")
 
-    async def begin(self) -> Task:
-        """Start the tree's first episode; the task as it starts. Where that fails, the task as it is, with `failed`."""
+    async def begin(self, check: Callable[[Task], None] = lambda start: None) -> Task:
+        """Start the tree's first episode; the task as it starts. Where that fails, the task as it is, with `failed`.
+
+        `check` raises ConfigError or FormatError for a start whose tools or prompt cannot be used: they are the
+        environment's, or an outside agent's, and end its trajectories but not the run.
+        """
         if self.first is not None:
             return self.task
         try:
             environment, start = await self._new()
+            try:
+                if start is not self.task:
+                    check(start)
+            except (ConfigError, FormatError) as error:
+                await self.source.run(environment.close)
+                raise EnvironmentFailedError(f"{self.name}: what `reset` returned cannot be used: {error}") from error
             self.first, self.began = Episode(environment), start
             return start
         except EnvironmentFailedError as error:
@@ -278,6 +289,9 @@ class Episodes:
         step = await self._guarded("step", lambda: self.source.run(environment.step, turn))
         if not isinstance(step, Step):
             raise EnvironmentFailedError(f"{self.name}: `step` returns an arpo.Step (got {step!r:.80})")
+        if not isinstance(step.reward, SupportsFloat) or not abs(float(step.reward)) <= MOST_REWARD:
+            wrong = f"a step's reward is a number from {-MOST_REWARD:g} to {MOST_REWARD:g} (got {step.reward!r:.80})"
+            raise EnvironmentFailedError(f"{self.name}: {wrong}")
         return step
 
     async def _new(self) -> tuple[Environment, Task]:

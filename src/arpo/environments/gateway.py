@@ -69,11 +69,11 @@ class GatewayEnvironment(Environment):
         if isinstance(asked, AgentEnd):
             raise RuntimeError(f"the agent ended before its first request. {asked.failure}".strip())
         self.asked, self.history = asked, asked.request.messages
-        return replace(
-            task,
-            messages=tuple(map(_spoken, self.history)),
-            tools=[_tool(tool, self.name) for tool in asked.request.tools],
-        )
+        try:
+            tools = [_tool(tool, self.name) for tool in asked.request.tools]
+        except ConfigError as error:  # of the agent, which must not stop the run
+            raise ValueError(str(error)) from error
+        return replace(task, messages=tuple(map(_spoken, self.history)), tools=tools)
 
     async def step(self, turn: AgentTurn) -> Step:
         made = [call for call, result in zip(turn.calls, turn.results, strict=True) if result.answered]

@@ -48,6 +48,7 @@ T = TypeVar("T")
 MODEL = "arpo"
 POLL_S = 20.0  # that a request for a task waits for one
 MOST_BYTES = 64 << 20  # of a request
+MOST_OPEN = 8  # requests of one trajectory: it goes on from turn to turn, and each may be large
 MOST_INLINE = 100_000  # bytes of a task in an environment variable; a longer one is fetched
 TAIL = 2000  # characters of an agent's output that an error shows
 
@@ -87,19 +88,25 @@ class Trajectory:
     inbox: "asyncio.Queue[AgentRequest | AgentEnd]" = field(default_factory=asyncio.Queue)
     taken: asyncio.Event = field(default_factory=asyncio.Event)
     last: AgentRequest | None = None
+    asked: "set[asyncio.Future[Json | None]]" = field(default_factory=set)  # answers that requests wait for
+    ended: bool = False  # the agent has said so
     closed: bool = False
     process: asyncio.subprocess.Process | None = None
     watch: "asyncio.Task[None] | None" = None
 
     async def ask(self, request: ChatRequest, again: bool) -> Json:
         """The answer to a request; `again`: the client repeats one whose answer it did not get."""
-        if self.closed:
+        if self.closed or self.ended:
             raise NoTrajectoryError(410, "this trajectory has ended")
+        if len(self.asked) >= MOST_OPEN:
+            raise NoTrajectoryError(429, f"{MOST_OPEN} requests of this trajectory wait for their answers")
         self.taken.set()
         asked = self.last
         if not (again and asked is not None and asked.request == request):
             asked = self.last = AgentRequest(request, asyncio.get_running_loop().create_future())
             self.inbox.put_nowait(asked)
+        self.asked.add(asked.answer)
+        asked.answer.add_done_callback(self.asked.discard)
         answer = await asyncio.shield(asked.answer)
         if answer is None:
             raise NoTrajectoryError(410, "this trajectory has ended")
@@ -114,13 +121,9 @@ class Trajectory:
     async def close(self) -> None:
         """No request is answered any more, and the agent's process ends."""
         self.closed = True
-        waiting = [self.last] if self.last is not None else []
-        while not self.inbox.empty():
-            if isinstance(asked := self.inbox.get_nowait(), AgentRequest):
-                waiting.append(asked)
-        for asked in waiting:
-            if not asked.answer.done():
-                asked.answer.set_result(None)
+        for answer in list(self.asked):
+            if not answer.done():
+                answer.set_result(None)
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
 
@@ -229,6 +232,9 @@ class GatewayServer:
                 trajectory = await self.waiting.get()
                 while trajectory.closed:
                     trajectory = await self.waiting.get()
+            if await request.is_disconnected():  # nobody would work on it
+                self.waiting.put_nowait(trajectory)
+                return Response(status_code=499)
         except TimeoutError:
             return Response(status_code=204)
         trajectory.taken.set()
@@ -240,10 +246,13 @@ class GatewayServer:
     async def _end(self, request: Request) -> Response:
         trajectory = self._named(request)
         try:
-            said = json.loads(await request.body() or b"{}")
+            said = await json_body(request, MOST_BYTES, empty={})
             end = AgentEnd(reward=float(said.get("reward") or 0.0), result=said.get("result"))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise BadRequest(f"an end is an object with a number `reward` and a `result`: {error}") from error
+        if trajectory.ended:
+            raise NoTrajectoryError(410, "this trajectory has ended")
+        trajectory.ended = True
         trajectory.inbox.put_nowait(end)
         return JSONResponse({"id": trajectory.id, "ended": True})
 

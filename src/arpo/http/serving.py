@@ -17,13 +17,16 @@ class BadRequest(ValueError):
     """A mistake in the client's request. The message goes back to the client."""
 
 
-async def json_body(request: Request, most_bytes: int) -> Any:
-    """The body as a JSON value. Raises BadRequest, or starlette's ClientDisconnect."""
+async def json_body(request: Request, most_bytes: int, *, empty: Any = None) -> Any:
+    """The body as a JSON value; `empty`, where it is given, for no body. Raises BadRequest, or starlette's
+    ClientDisconnect."""
     content = b""
     async for chunk in request.stream():
         content += chunk
         if len(content) > most_bytes:
             raise BadRequest(f"a request may have at most {most_bytes:,} bytes")
+    if not content and empty is not None:
+        return empty
     try:
         return loads(content)
     except ValueError as error:

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from arpo.chat import ChatFormat
+from arpo.chat.token_text import check_size
 from arpo.core.branching import StepStats
 from arpo.core.expansion import Expansion, Returned, RunCalls, SampleTurn, TurnEnded
 from arpo.core.place import Step, keyed
@@ -66,7 +67,7 @@ async def begun(
     episodes = None
     if agent.environment is not None:
         episodes = Episodes(agent.environment, task, seed=seed, step=step, deadline_s=config.deadline_s)
-        task = await episodes.begin()
+        task = await episodes.begin(lambda start: check_start(agent, start, config))
     states = ToolStates(tools_for(agent.tools, task), task, config.deadline_s, episodes)
     try:
         yield states
@@ -105,6 +106,13 @@ def check_room(task: Task, num_tokens: int, config: RolloutConfig) -> None:
             value=config.branch_tokens,
             hint="raise rollout.branch_tokens or leave this task out",
         )
+
+
+def check_start(agent: EvalAgent, start: Task, config: RolloutConfig) -> None:
+    """Raises ConfigError or FormatError for a start of an episode that leaves no room for a turn; what is far too long
+    is not tokenised."""
+    check_size((str(message["content"]) for message in start.messages), config.branch_tokens)
+    check_room(start, agent.num_prompt_tokens(start), config)
 
 
 class TreeDriver(RolloutDriver):

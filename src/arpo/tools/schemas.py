@@ -128,9 +128,9 @@ def from_openai(function: Callable[..., Any], schema: Mapping[str, Any]) -> Tool
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise ConfigError("a function schema has a name", where="schema", value=json.dumps(schema, default=str)[:200])
     parameters = inner.get("parameters") or inner.get("input_schema") or {"type": "object", "properties": {}}
-    kind = parameters.get("type") if isinstance(parameters, Mapping) else parameters
-    if kind != "object":
-        raise ConfigError("the parameters of a function are an object", where="schema.parameters", value=kind)
+    if not isinstance(parameters, Mapping) or parameters.get("type") != "object":
+        wrong = parameters.get("type") if isinstance(parameters, Mapping) else parameters
+        raise ConfigError("the parameters of a function are an object", where="schema.parameters", value=wrong)
     return ForeignTool(function, inner["name"], " ".join(str(inner.get("description") or "").split()), dict(parameters))
 
 
