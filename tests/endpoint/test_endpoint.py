@@ -83,13 +83,25 @@ async def test_nothing_is_asked_beyond_the_budget() -> None:
         Reply(SAID, wait_s=1.2),
         Reply(b"[" * 100_000),
         Reply(b'{"error": ' * 50_000, status=500),
-        Reply(b'{"choices": [{"text": "x"}], "usage": {"prompt_tokens": 1e999}}'),
         Reply(b'{"choices": [{"text": "x"}], "usage": {"prompt_tokens": 1' + b"0" * 400 + b"}}"),
+        Reply(b'{"choices": [{"message": {"content": "x", "reasoning_details": ' + b"[" * 400 + b"]" * 400 + b"}}]}"),
+        Reply({"choices": [{"text": "x", "message": {"content": 5}}]}),
+        Reply({"choices": [{"text": "x", "message": ["x"]}]}),
+        Reply({"choices": [{"message": {"content": "x", "tool_calls": [{}] * 9_999}}]}),
         Reply(gzip.compress(gzip.compress(json.dumps(SAID).encode())), headers={"Content-Encoding": "gzip, gzip"}),
     ],
     ids=[
         *("429", "500", "502 page", "cut JSON", "cut body", "no choice", "empty choice", "no text", "null", "slow"),
-        *("deep", "deep error", "infinite usage", "giant usage", "gzip twice"),
+        *(
+            "deep",
+            "deep error",
+            "giant usage",
+            "deep part",
+            "no content",
+            "listed message",
+            "calls",
+            "gzip twice",
+        ),
     ],
 )
 async def test_what_may_pass_is_asked_again(wrong: Reply) -> None:
@@ -99,9 +111,20 @@ async def test_what_may_pass_is_asked_again(wrong: Reply) -> None:
     assert (client.spent.requests, client.spent.attempts) == (1, 2)
 
 
-async def test_a_usage_gives_no_money_back() -> None:
-    minus = {"prompt_tokens": -(10**9), "completion_tokens": -5, "prompt_tokens_details": {"cached_tokens": -(10**9)}}
-    with serving(lambda _: Reply({**SAID, "usage": minus})) as site:
+async def test_what_an_endpoint_said_can_be_sent_back() -> None:
+    odd = b'{"choices": [{"message": {"content": [{"type": "text", "text": "x", "\\ud800": NaN, "at": 1e999}]}}]}'
+    with serving(lambda _: Reply(odd)) as site:
+        client = endpoint(site.url)
+        reply = await client.chat(ASKED, max_tokens=9)
+        again = await client.chat([*ASKED, {"role": "assistant", **reply.message}], max_tokens=9)
+        await client.close()
+    assert again.text == "x" and site.asked[1].json["messages"][1]["content"][0]["at"] is None
+
+
+@pytest.mark.parametrize("number", ["-1000000000", "1e999", "-1e999", "NaN"])
+async def test_a_usage_gives_no_money_back(number: str) -> None:
+    usage = f'{{"prompt_tokens": {number}, "prompt_tokens_details": {{"cached_tokens": {number}}}}}'
+    with serving(lambda _: Reply(json.dumps({**SAID, "usage": "USAGE"}).replace('"USAGE"', usage))) as site:
         client = endpoint(site.url, prices={"prompt": 1.0, "completion": 1.0})
         await one(client)
     assert (client.spent.money, client.spent.prompt_tokens, client.spent.cached_tokens) == (0, 0, 0)

@@ -9,6 +9,7 @@ Knows the two formats (https://platform.openai.com/docs/api-reference). Refuses 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from arpo.endpoint.config import EndpointConfig
@@ -16,6 +17,7 @@ from arpo.errors import ConfigError, ProviderError, ToolsStoppedError
 from arpo.http.exchange import KEY, HttpClient, HttpRequest, refused
 from arpo.http.limits import Provider, Tell
 
+MOST_NESTED, MOST_CALLS = 100, 1024  # of an answer, and of a message
 MOST_TOKENS = 2**40  # that a usage may tell
 LENGTH = "length"  # finish reason of an answer that was cut at its limit
 
@@ -151,8 +153,9 @@ class Endpoint:
         if answer.status >= 300:
             refused(answer, self.service, config.key_env, key)
         try:
-            value = _each_text(answer.value, lambda text: text.replace(key, KEY)) if key else answer.value
-            reply = _reply(value, config)  # an endpoint may repeat the key, and what it says is recorded
+            # an endpoint may repeat the key, and what it says is recorded
+            value = _each_text(answer.value, lambda text: text.replace(key, KEY) if key else text)
+            reply = _reply(value, config)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             raise ProviderError(f"{self.service}: an answer that is no completion", provider=self.service) from None
         self.spent.add(reply.usage)
@@ -167,13 +170,18 @@ class Endpoint:
             )
 
 
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` (JSON) with every text in it changed, keys of objects excepted."""
+def _each_text(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
+    """`value` (JSON) with every text in it changed, and null for numbers that JSON has not. Raises ValueError where it
+    is nested too deeply to be sent again."""
+    if depth > MOST_NESTED:
+        raise ValueError("it is nested too deeply")
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: _each_text(item, change) for name, item in value.items()}
-    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+        return {change(name): _each_text(item, change, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(item, change, depth + 1) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _encodable(text: str) -> str:
@@ -185,9 +193,12 @@ def _reply(value: Any, config: EndpointConfig) -> Reply:
     """Raises LookupError, TypeError, ValueError, AttributeError or OverflowError for anything that is no completion."""
     choice = value["choices"][0]
     message = choice.get("message") or {}
-    text = choice["text"] if "text" in choice else message.get("content")
+    said = text_of(message.get("content"))
+    text = choice.get("text", said)
     if "text" not in choice and not message:
         raise ValueError("neither text nor message")
+    if len(message.get("tool_calls") or ()) > MOST_CALLS:
+        raise ValueError("more calls than a message can have")
     return Reply(
         text=text_of(text),
         finish=str(choice.get("finish_reason") or "stop"),

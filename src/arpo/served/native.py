@@ -197,16 +197,19 @@ def _sendable(calls: Sequence[Message]) -> list[dict[str, Any]]:
     """`calls` as every endpoint takes them back: each with an id of its own, a valid name, and arguments that are an
     object. What was wrong stands in the results."""
     sent: list[dict[str, Any]] = []
-    free = (name for number in count() if (name := f"call_{number}") not in [call.get("id") for call in calls])
+    named = {given for call in calls if isinstance(given := call.get("id"), str)}
+    free = (name for number in count() if (name := f"call_{number}") not in named)
+    known = set[str]()
     for call in calls:
         function, given = _function(call), call.get("id")
-        known = {each["id"] for each in sent}
+        id_ = given if isinstance(given, str) and given and given not in known else next(free)
+        known.add(id_)
         name = FORBIDDEN.sub("_", str(function.get("name") or "invalid"))[:LONGEST]
         arguments = _arguments(function.get("arguments"))
         written = function.get("arguments") if arguments and isinstance(function.get("arguments"), str) else None
         sent.append(
             {
-                "id": given if isinstance(given, str) and given and given not in known else next(free),
+                "id": id_,
                 "type": "function",
                 "function": {"name": name, "arguments": written or _json(arguments or {})},
             }
