@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from arpo.errors import FormatError
+from arpo.evaluation.judge import read_verdict
 from arpo.evaluation.manifest import FILE as MANIFEST
 from arpo.evaluation.manifest import read_manifest
 from arpo.evaluation.results import FILE as RESULTS
@@ -114,3 +115,8 @@ def test_nothing_is_cut_off_or_added_through_a_link(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match="is a link"):
             write()
     assert victim.read_text() == "export A=1\nno line end"
+
+
+@pytest.mark.parametrize("brace", ["{", '{"', "{ ", "}{"])
+def test_a_judge_s_braces_are_read_in_one_go(brace: str) -> None:
+    assert "no JSON object" in read_verdict(brace * 1_000_000)

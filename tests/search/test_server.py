@@ -80,6 +80,7 @@ def test_the_api_of_search_r1(served: tuple[str, Path]) -> None:
         b'{"queries": ["a"], "topk": 9999}',
         b"\xff",
         b"[" * 100_000,
+        b'{"queries": ["' + b"word " * 700_000 + b'"]}',
     ],
 )
 def test_a_request_that_cannot_be_answered_says_what_would_be_right(served: tuple[str, Path], body: bytes) -> None:

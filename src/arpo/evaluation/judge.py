@@ -6,7 +6,6 @@ verdict is read. Refuses to know where answers come from.
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +46,6 @@ RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "verdict", "sc
 MOST_TOKENS = 1024  # of a verdict, its thoughts included
 MOST_CHARS = 20_000  # of an answer: what is longer was never meant as one
 PROMPT = hashlib.sha256(f"{INSTRUCTION}\0{ASKED}".encode()).hexdigest()[:12]
-_FENCED = re.compile(r"\{.*\}", re.DOTALL)
 
 
 class Judge:
@@ -92,8 +90,7 @@ class Judge:
 def read_verdict(text: str) -> tuple[Literal["right", "wrong"], str, str] | str:
     """Verdict, reason and final answer in what a judge wrote; else what is wrong with it."""
     answer = text.rpartition("</think>")[2]
-    match = _FENCED.search(answer)
-    value = read_object(match.group()) if match else None
+    value = read_object(answer[max(0, answer.find("{")) : answer.rfind("}") + 1])  # the first brace to the last
     if value is None:
         return f"no JSON object in {answer.strip()!r:.80}"
     verdict = str(value.get("verdict", "")).strip().casefold()

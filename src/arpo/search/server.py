@@ -22,6 +22,7 @@ from arpo.http.serving import BadRequest, json_body, listening_at
 from arpo.search.index import Index
 
 MAX_QUERIES = 1_024  # per request
+MAX_CHARS = 20_000  # of a query
 MAX_RESULTS = 1_000  # per query
 MAX_BYTES = 4 << 20  # per request
 SMALL = 20_000  # number of passages up to which a search is faster than starting a thread
@@ -79,10 +80,10 @@ def _parse(body: Any, topk: int) -> tuple[list[str], int, bool]:
     queries, k, scored = body.get("queries"), body.get("topk") or topk, body.get("return_scores", False)
     if (
         not isinstance(queries, list)
-        or not all(isinstance(query, str) for query in queries)
+        or not all(isinstance(query, str) and len(query) <= MAX_CHARS for query in queries)
         or len(queries) > MAX_QUERIES
     ):
-        raise BadRequest(f"`queries` must be a list of at most {MAX_QUERIES:,} texts")
+        raise BadRequest(f"`queries` must be a list of at most {MAX_QUERIES:,} texts of up to {MAX_CHARS:,} characters")
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_RESULTS:
         raise BadRequest(f"`topk` must be a number from 1 to {MAX_RESULTS:,}")
     return queries, k, bool(scored)
