@@ -85,10 +85,17 @@ def test_its_settings_are_shown_whole(name: str) -> None:
     assert f"name: {name}" in show_resolved(load_recipe(name))
 
 
-@pytest.mark.slow
+def test_deep_search_of_8b_in_small_is_that_of_14b() -> None:
+    """So the run of one in small stands for both."""
+    placed = ("engine.vllm.sleep=true", "engine.vllm.gpu_memory_utilization=0.6")
+    small = [*SMALLER, "name=small", "model.source=model", *placed]
+    resolved = [load_recipe(f"arpo-deepsearch-{size}", small).model_dump() for size in ("8b", "14b")]
+    assert resolved[0] == resolved[1]
+
+
 @pytest.mark.vllm
 @pytest.mark.skipif(VLLM is None, reason="there is no environment with vLLM: make test-vllm builds .venv-vllm")
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"arpo-deepsearch-8b"}))
 def test_it_runs_in_small(name: str, tokenizer: Any, tmp_path: Path) -> None:
     write_project(tmp_path, FAMILIES[name], tokenizer)
     changes = [*SMALLER, f"model.source={tmp_path / 'model'}", f"engine.vllm.python={VLLM}"]
