@@ -73,8 +73,8 @@ class SampleRecord:
         """`value`: a line of samples.jsonl; `where`: its place, for messages. Raises FormatError where it is something
         else."""
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
-        if isinstance(gold := known.get("gold"), list):
-            known["gold"] = tuple(gold)
+        gold = known.get("gold")
+        known["gold"] = tuple(gold) if isinstance(gold, list) else gold
         if (schema := value.get("schema") if isinstance(value, Mapping) else None) != SCHEMA:
             raise FormatError(f"{where}: schema is {schema!r:.80}, expected {SCHEMA!r}")
         try:

@@ -133,14 +133,14 @@ def digest(*parts: object) -> str:
 
 
 def _decides_weights(run: RunConfig) -> list[Any]:
-    placing = ("device", "gradient_checkpointing", "offload", "replicas")
-    model = {name: value for name, value in plain(run.model).items() if name not in placing}
+    placing = ("device", "gradient_checkpointing", "head_chunk", "offload", "replicas")
+    model = _set({name: value for name, value in plain(run.model).items() if name not in placing})
     made = is_import_path(run.model.source)
     parts: list[Any] = [model, fetch(run.model.source).name if made else _stamp(run.model.source)]
     if run.cold_start is None:
         return parts
     limits = [run.rollout.max_calls, run.rollout.at_call_limit]
-    optim = [run.optim.betas, run.optim.weight_decay, run.optim.grad_clip]
+    optim = [run.optim.betas, run.optim.weight_decay, run.optim.grad_clip, run.optim.moments]
     if is_import_path(run.cold_start.traces):
         # what the function returns, since all that it depends on cannot be seen
         traces: Any = hashlib.sha256(repr(read_traces(run.cold_start, run.data.train)).encode()).hexdigest()
@@ -150,6 +150,13 @@ def _decides_weights(run: RunConfig) -> list[Any]:
         traces = _stamp(run.cold_start.traces)
     cold_start = {name: value for name, value in plain(run.cold_start).items() if name != "bundled"}
     return [*parts, cold_start, traces, plain(run.chat), _tools(run), limits, optim]
+
+
+def _set(value: Any) -> Any:
+    """`value` without keys that are null, so that a setting added to arpo changes no key where nobody uses it."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _set(item) for name, item in value.items() if item is not None}
 
 
 def _decides_answers(run: RunConfig) -> list[Any]:
