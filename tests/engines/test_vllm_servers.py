@@ -91,6 +91,7 @@ class TestServers(VllmContract):
         "said",
         [
             {"head": 10},
+            {"head": 2},
             {"head": 1, "temperature": 0.7},
             {"stop_tokens": tuple(range(3, 40)), "head": 5},
             {"stop": ("e",)},

@@ -95,9 +95,11 @@ def by_version(piece: Piece, start: int, spans: Sequence[tuple[str, int]]) -> It
 async def pieces(
     llm: Any, prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int
 ) -> AsyncGenerator[Piece, None]:
-    """Sample after `prompt` with vLLM's `sampling` parameters: the first piece ends at token `head`, later ones bring
-    `EVERY` tokens or more. Raises AnswerError and whatever vLLM raises."""
-    asked = sampling_params(sampling, top_k, head - 1 if head > 1 else EVERY)
+    """Sample after `prompt` with vLLM's `sampling` parameters: the first piece ends at token `head` (at token 3 for a
+    head of 2), later ones bring `EVERY` tokens or more. Raises AnswerError and whatever vLLM raises."""
+    # vLLM sends the first token at once. With an interval of 1 it does not count what it sent, and a longer one later
+    # would begin with the same tokens again.
+    asked = sampling_params(sampling, top_k, max(2, head - 1) if head > 1 else EVERY)
     request, vocab_size = uuid.uuid4().hex, llm.model_config.get_vocab_size()
     state, held, count = None, list[Piece](), 0
     async with aclosing(llm.generate({"prompt_token_ids": prompt}, asked, request)) as outputs:
@@ -288,11 +290,18 @@ class Answers:
         except Exception as error:  # noqa: BLE001 - vLLM raises whatever its parts raise, and who asked should know
             text = f"{type(error).__name__}: {error}".encode()
             if not begun:
-                await _reply(send, 400 if isinstance(error, ValueError | TypeError | KeyError) else 500, text)
+                await _reply(send, 400 if _is_askers(error) else 500, text)
                 return
             with suppress(OSError):  # who asked may be gone
                 failed = HEADER.pack(len(text), -1, 0, FAILED) + text
                 await send({"type": "http.response.body", "body": failed})
+
+
+def _is_askers(error: Exception) -> bool:
+    """Whether the request was wrong, and not the server."""
+    from vllm.exceptions import VLLMClientError
+
+    return isinstance(error, ValueError | TypeError | KeyError | VLLMClientError)
 
 
 def _asked(state: Any, request: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
