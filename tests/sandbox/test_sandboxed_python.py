@@ -272,8 +272,16 @@ def test_ctrl_c_ends_a_call_that_would_go_on(backend: str) -> None:
     environment = {**os.environ, "PYTHONPATH": SOURCE}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         assert process.stdout is not None and process.stdout.readline() == b"running\n"
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+        assert children
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=120) == -signal.SIGINT
+    for _ in range(1500):
+        if not (left := [child for child in children if Path(f"/proc/{child}").exists()]):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"processes go on: {left}")
 
 
 # --- settings

@@ -7,9 +7,12 @@ when it is copied to this process), and it never waits here (`time.sleep` return
 
 import ast
 import contextlib
+import os
+import signal
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from arpo.core.tree import CallStatus
@@ -43,7 +46,8 @@ class Monty:
             self._pool.__enter__()
         except (OSError, RuntimeError, pydantic_monty.MontyError) as error:
             raise ConfigError(f"the python sandbox does not start: {error}", where="tools", value="python") from error
-        self.close = weakref.finalize(self, self._pool.__exit__, None, None, None)
+        self._running: set[int] = set()  # processes in the middle of a call
+        self.close = weakref.finalize(self, _close, self._pool, self._running)
 
     async def run(self, code: str, *, seconds: float, seed: int) -> ToolResult:
         """What `code` came to. `seed` is of no use here: this Python draws no random numbers."""
@@ -59,9 +63,9 @@ class Monty:
             with self._pool.checkout(limits=limits, os_policy={"sleep": "zero"}) as session:
                 if time.monotonic() > deadline:  # it waited for a worker, and nobody waits for it any longer
                     return self._shown("", late, CallStatus.TIMEOUT)
-                _limit_processor_time(session.worker_pid, seconds)
-                session.feed_run(KEEP)
-                session.feed_run(_printing_its_value(code), print_callback=printed)
+                with self._computing(session.worker_pid, seconds):
+                    session.feed_run(KEEP)
+                    session.feed_run(_printing_its_value(code), print_callback=printed)
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
             if "time limit exceeded" in error.display("msg"):  # that message holds measured times
                 return self._shown(printed.output, late, CallStatus.TIMEOUT)
@@ -74,6 +78,19 @@ class Monty:
             return self._shown(printed.output, str(error), CallStatus.ERROR)
         return self._shown(printed.output, "", CallStatus.OK)
 
+    @contextlib.contextmanager
+    def _computing(self, pid: int | None, seconds: float) -> Iterator[None]:
+        """The interpreter `pid` is at work."""
+        if pid is None:
+            yield
+            return
+        _limit_processor_time(pid, seconds)
+        self._running.add(pid)
+        try:
+            yield
+        finally:
+            self._running.discard(pid)
+
     def _shown(self, printed: str, last: str, status: CallStatus) -> ToolResult:
         text = "\n".join(part for part in (printed.rstrip("\n"), last) if part) or "(no output)"
         if len(text) > self.output_chars:
@@ -81,11 +98,19 @@ class Monty:
         return ToolResult(text=text, status=status)
 
 
-def _limit_processor_time(pid: int | None, seconds: float) -> None:
+def _close(pool: Any, running: set[int]) -> None:
+    """End the interpreters, also those that compute: the pool leaves these to their limits."""
+    for pid in [*running]:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    pool.__exit__(None, None, None)
+
+
+def _limit_processor_time(pid: int, seconds: float) -> None:
     """The kernel ends the interpreter `pid` after so much more of it: also where this process, which kills it at its
     deadline, has been killed itself. (Some operations, like `==` of nested lists, do not notice the interpreter's own
     limit.)"""
-    if sys.platform == "linux" and pid is not None:
+    if sys.platform == "linux":
         import resource
 
         with contextlib.suppress(OSError):  # it has ended, which the call says
