@@ -353,6 +353,14 @@ RESPONSES = {  # what transformers reads with, for a family and the form of its 
 }  # fmt: skip
 
 
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", RESPONSES)
 @quick
 @given(calls=st.lists(MADE, min_size=1, max_size=3))
@@ -366,6 +374,8 @@ def test_transformers_reads_the_same_calls(name: str, calls: list[Call]) -> None
     texts = [text for call in calls for text in call.arguments.values() if isinstance(text, str)]
     if "<" in repr([call.arguments for call in calls]) or any(text != text.strip() for text in texts):
         return  # it takes marks inside of texts for marks, and strips bare texts
+    if name == "qwen3-coder" and any(is_json(text) for text in texts):
+        return  # it reads a bare text that is JSON as JSON, whatever the tool's schema says
     tokenizer = copy.copy(tokenizer_of(name))
     tokenizer.response_template = {
         "defaults": {"role": "assistant"},
