@@ -85,7 +85,7 @@ class Budget:
                 count = min(want.wanted, left, room[root])
                 left -= count
                 room[root] -= count
-                if count > self._certain(want):
+                if count and count > self._certain(want):
                     continue
                 del self._open[root][want.place]
                 if count:
@@ -121,11 +121,9 @@ class Budget:
 
     def _certain(self, want: Want) -> int:
         """The number of siblings that `want` gets at least, whatever the tips before it still get."""
-        root, room = want.place[0], self.room[want.place[0]]
-        if not (want.wanted and self.left and room):
-            return 0
+        root = want.place[0]
         reserved = [self._reserved(other, want) for other in range(len(self.room))]
-        return max(0, min(want.wanted, self.left - sum(reserved), room - reserved[root]))
+        return max(0, min(want.wanted, self.left - sum(reserved), self.room[root] - reserved[root]))
 
     def _reserved(self, root: int, want: Want) -> int:
         """The maximum number of siblings that tips of `root` before `want` in canonical order can still get."""

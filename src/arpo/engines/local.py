@@ -175,10 +175,12 @@ class LocalEngine(EngineBase):
 
 def _dtype(dtype: Dtype | torch.dtype, device: torch.device, deterministic: bool) -> torch.dtype:
     if isinstance(dtype, str) and dtype == "auto":
-        fast = has_fast_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
         if deterministic:
             return torch.float32
-        return torch.bfloat16 if fast else torch.float16 if has_half_weights(device) else torch.float32
+        fast = has_fast_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if fast:
+            return torch.bfloat16
+        return torch.float16 if has_half_weights(device) else torch.float32
     resolved = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if deterministic and resolved != torch.float32:
         raise ConfigError(
