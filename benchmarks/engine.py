@@ -2,7 +2,7 @@
 steps.
 
     .venv-vllm/bin/arpo bench engine                                    vLLM in this process (make vllm)
-    arpo bench engine -- --mode serve --python .venv-vllm/bin/python    behind servers of its own
+    arpo bench engine -- --python .venv-vllm/bin/python                 behind a server of its own
     arpo bench engine -- --device cuda                                  on a GPU
 
 The quickstart's trees grow on the engine with its tools, which answer within milliseconds. Then the requests that this
@@ -32,7 +32,7 @@ from arpo.core.branching import StepStats
 from arpo.display.terminal import Console
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import ArpoError
-from arpo.learner.lora import full_state
+from arpo.learner.lora import published_state
 from arpo.recipe.load import load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.rollout.collect import collect
@@ -137,7 +137,7 @@ async def _measure(options: argparse.Namespace, run: RunConfig) -> tuple[dict[st
     again = (middle["computed"] - middle["unique"]) / middle["requests"]
     block = 32 if components.model.device.type == "cpu" else 16
     goals.append(_figures.at_most(f"blocks of {block} tokens computed again, a request", 1.0, again / block))
-    figures = {"rollout": middle, "rounds": rounds, "weights": loaded, "mode": options.mode}
+    figures = {"rollout": middle, "rounds": rounds, "weights": loaded, "served": bool(options.python)}
     figures["device"] = str(components.model.device)
     return figures, goals
 
@@ -202,8 +202,8 @@ async def _bare(engine: Any, requests: Sequence[Request]) -> float:
 
     if llm is None:
         return await timed(lambda prompt, params: _through(engine, prompt, params))
-    top_k = engine.form.settings.vllm.top_k
-    return await engine._on_thread(timed(lambda prompt, params: _straight(llm, top_k, prompt, params)))
+    top_k, adapter = engine.form.settings.vllm.top_k, engine.form._adapter
+    return await engine._on_thread(timed(lambda prompt, params: _straight(llm, top_k, adapter, prompt, params)))
 
 
 async def _through(engine: Any, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[Sequence[int]]:
@@ -212,7 +212,7 @@ async def _through(engine: Any, prompt: Sequence[int], params: SamplingParams) -
 
 
 async def _straight(
-    llm: Any, top_k: int, prompt: Sequence[int], params: SamplingParams
+    llm: Any, top_k: int, adapter: Any, prompt: Sequence[int], params: SamplingParams
 ) -> AsyncIterator[Sequence[int]]:
     import vllm
     from vllm.sampling_params import RequestOutputKind
@@ -228,18 +228,18 @@ async def _straight(
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
-    async for output in llm.generate({"prompt_token_ids": list(prompt)}, asked, uuid.uuid4().hex):
+    async for output in llm.generate({"prompt_token_ids": list(prompt)}, asked, uuid.uuid4().hex, lora_request=adapter):
         yield output.outputs[0].token_ids
 
 
 async def _forget(engine: Any, model: Any) -> None:
     """No prefix is known: vLLM drops what it knows with its weights."""
-    await engine.update_weights(Weights(engine.version, full_state(model)))
+    await engine.update_weights(Weights(engine.version, published_state(model)))
 
 
 async def _load(engine: Any, model: Any, version: int) -> dict[str, float]:
     before, began = engine.stats.load_s, time.perf_counter()
-    await engine.update_weights(Weights(version, full_state(model)))
+    await engine.update_weights(Weights(version, published_state(model)))
     return {"seconds": time.perf_counter() - began, "taken_s": engine.stats.load_s - before}
 
 

@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 from engine_contract import agrees, write
-from vllm_contract import LONG, VllmContract, shared_by
+from vllm_contract import LONG, AdaptersContract, VllmContract, shared_by
 
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import EngineError
@@ -72,3 +72,7 @@ class TestInProcess(VllmContract):
         turn = await write(engine, prompt, max_tokens=20, seed=1)
         assert {chunk.version for chunk in turn.chunks} == {4}
         agrees(other, prompt, turn)
+
+
+class TestAdaptersInProcess(AdaptersContract):
+    pass

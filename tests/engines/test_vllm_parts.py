@@ -23,6 +23,7 @@ from arpo.core.entropy import bounds_from_top_k
 from arpo.core.tree import FinishReason
 from arpo.engines import SamplingParams
 from arpo.engines.config import EngineConfig
+from arpo.engines.vllm.adapters import KEPT, AdapterError, served_rank
 from arpo.engines.vllm.answers import EVERY, Piece, by_version, frame, intervals, read_frames
 from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig
@@ -31,6 +32,7 @@ from arpo.engines.vllm.launch import as_flags
 from arpo.engines.vllm.publisher import PREFIX, Publisher
 from arpo.engines.vllm.versions import FITS, Environment
 from arpo.errors import ConfigError
+from arpo.learner.lora import published_state
 from arpo.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -288,7 +290,11 @@ def test_weights_are_written_as_transformers_reads_them(make_model, tmp_path, un
     model = make_model("llama")
     publisher = Publisher(model, folder=tmp_path, unties=unties)
     published = publisher.write(model.state_dict(), 3)
-    assert published.version == 3 and published.label.endswith("/3") and publisher.first().label != published.label
+    assert (
+        published.version == 3
+        and published.label.endswith("/3")
+        and publisher.publish(model.state_dict(), 0).label != published.label
+    )
     assert ("lm_head.weight" in read(published.folder)) is unties
     again = AutoModelForCausalLM.from_pretrained(published.folder, dtype=torch.float32)
     assert again.config.tie_word_embeddings is not unties
@@ -298,7 +304,7 @@ def test_weights_are_written_as_transformers_reads_them(make_model, tmp_path, un
 
 def test_weights_are_written_in_the_engines_numbers_and_only_the_newest_kept(model, tmp_path):
     publisher = Publisher(model, dtype=torch.bfloat16, folder=tmp_path / "new")
-    first = publisher.first()
+    first = publisher.publish(model.state_dict(), 0)
     assert all(value.dtype == torch.bfloat16 for value in read(first.folder).values())
     publisher.keep_only(first)
     second = publisher.write(model.state_dict(), 1)
@@ -319,7 +325,7 @@ def test_what_a_killed_run_left_goes(model, tmp_path, monkeypatch):
     for process in (dead.pid, os.getpid()):
         (tmp_path / f"{PREFIX}{process}-x").mkdir()
     publisher = Publisher(model)
-    publisher.first()
+    publisher.publish(model.state_dict(), 0)
     assert not (tmp_path / f"{PREFIX}{dead.pid}-x").exists() and (tmp_path / f"{PREFIX}{os.getpid()}-x").exists()
     publisher.close()
 
@@ -327,7 +333,61 @@ def test_what_a_killed_run_left_goes(model, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_a_config_error(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"engine\.vllm\.weights"):
-        Publisher(model, folder=tmp_path / "file").first()
+        Publisher(model, folder=tmp_path / "file").publish(model.state_dict(), 0)
+
+
+# -- adapters alone
+# -------------------------------------------------------------------------------------------------------
+
+
+def adapted(model, folder, **said):
+    from peft import LoraConfig, get_peft_model
+
+    if folder is not None:
+        model.save_pretrained(folder)
+        model.config._name_or_path = model.name_or_path = str(folder)
+    return get_peft_model(model, LoraConfig(**{"r": 12, "target_modules": ["q_proj", "o_proj"]} | said))
+
+
+def test_a_rank_is_served_by_the_next_that_vllm_has(make_model, tmp_path):
+    assert served_rank(adapted(make_model(), tmp_path)) == 16
+    assert served_rank(adapted(make_model(), tmp_path, rank_pattern={"o_proj": 33})) == 64
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"r": 513}, "their rank is 513, and vLLM serves 512 at most"),
+        ({"use_dora": True}, "does not serve use_dora"),
+        ({"bias": "all"}, "does not serve bias 'all'"),
+        ({"modules_to_save": ["norm"]}, "does not serve modules_to_save"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "they change the embeddings"),
+        ({"target_modules": ["lm_head"]}, "they change the LM head"),
+    ],
+)
+def test_adapters_that_vllm_cannot_serve_are_told_why(make_model, tmp_path, said, reason):
+    with pytest.raises(AdapterError, match=reason):
+        served_rank(adapted(make_model(tie_word_embeddings=False), tmp_path, **said))
+
+
+def test_adapters_need_the_folder_of_what_they_add_to(make_model):
+    with pytest.raises(AdapterError, match="are in no folder"):
+        served_rank(adapted(make_model(), None))
+
+
+def test_adapters_are_written_alone_and_the_newest_are_kept(make_model, tmp_path):
+    model = adapted(make_model(), tmp_path / "base")
+    publisher = Publisher(model.get_base_model(), folder=tmp_path / "new")
+    kept = []
+    for version in (1, 1, 2, 3, 4, 5):
+        kept.append(publisher.adapters(published_state(model), version, tmp_path / "base"))
+        publisher.keep_only(kept[-1])
+    assert len({one.label for one in kept}) == len(kept), "vLLM knows them by name"
+    assert [one.folder.exists() for one in kept] == [False] * (len(kept) - KEPT) + [True] * KEPT
+    tensors = read(kept[-1].folder)
+    assert tensors and all(".lora_" in name for name in tensors)
+    whole = publisher.publish(published_state(model), 6)
+    assert not any(".lora_" in name for name in read(whole.folder))
 
 
 # -- weights without a file

@@ -2,16 +2,21 @@
 vLLM: it runs beside an environment that has it (`make test-vllm`)."""
 
 import asyncio
+import copy
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import psutil
 import pytest
+import torch
 from engine_contract import Written, agrees, until, write
-from vllm_contract import LONG, VllmContract, build, shared_by
+from transformers import AutoTokenizer
+from vllm_contract import LONG, AdaptersContract, VllmContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.vllm import answers
@@ -21,6 +26,11 @@ from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.settings import Settings
 from arpo.engines.vllm.versions import Environment
 from arpo.errors import ConfigError, EngineError
+from arpo.learner.driver import weights_of
+from arpo.learner.rank import ModelSource, Rank
+from arpo.learner.sharding import Placement
+from arpo.models.loading import ModelConfig, learner_model
+from rank_processes import Peak, on_ranks
 
 BESIDE = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 PYTHON = os.environ.get("ARPO_VLLM_PYTHON") or (
@@ -253,6 +263,54 @@ async def straight_from(replica, prompt, *, compact=True, vocab_size=0, **said):
         return Written([chunk async for piece in asked.ask(prompt, params) for chunk in cutter.feed(piece)])
 
 
+def from_shards(ranks, folder, prompt):
+    """One turn of each of two servers, which got the weights of the learner's `ranks`, and what that took of memory on
+    the first."""
+    made = partial(learner_model, folder, ModelConfig(source=str(folder), device="cpu", dtype="float32"), empty=True)
+    ranks.call("hold", ModelSource(made, folder), 5, Placement())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    async def turns():
+        engine = build(made(), tokenizer, weights_of(ranks), python=PYTHON, replicas=2)
+        try:
+            await engine.update_weights(Weights(1, weights_of(ranks)))
+            ranks.call("doubled")
+            with Peak() as peak:
+                await engine.update_weights(Weights(2, weights_of(ranks)))
+            return [await straight_from(replica, prompt) for replica in engine.form.replicas], peak.bytes
+        finally:
+            await engine.close()
+
+    return asyncio.run(turns())
+
+
+class DoublingRank(Rank):
+    def doubled(self):
+        """Other weights than those that the servers started with."""
+        with torch.no_grad():
+            for parameter in self.policy.parameters():
+                parameter.mul_(2)
+
+
+def test_two_ranks_give_two_servers_the_weights_of_one_process(vllm_network, tokenizer, tmp_path):
+    config = copy.deepcopy(vllm_network.config)
+    config.vocab_size = 600_000  # what is freed of such an embedding goes back to the system
+    model = type(vllm_network)(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    prompt = tokenizer.encode("Which city is the capital of Japan?")
+    drive = partial(from_shards, folder=tmp_path / "model", prompt=prompt)
+    turns, peak = on_ranks(2, drive, tmp_path, rank=DoublingRank)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert len(turns) == 2
+    for turn in turns:
+        assert {chunk.version for chunk in turn.chunks} == {2}
+        agrees(model, prompt, turn)
+    assert peak <= 1.1 * max(p.numel() * p.element_size() for p in model.parameters())
+
+
 async def test_servers_that_are_not_there_are_a_config_error(vllm_network, tokenizer):
     engine = build(vllm_network, tokenizer, urls=("http://127.0.0.1:9",))
     with pytest.raises(ConfigError, match=r"no vLLM server answers at http://127\.0\.0\.1:9"):
@@ -265,3 +323,7 @@ async def test_a_server_that_does_not_start_says_why(vllm_network, tokenizer):
     with pytest.raises(ConfigError, match=r"ended with 2: .*no-such-option"):
         await write(engine, [5, 6, 7], max_tokens=3)
     await engine.close()
+
+
+class TestAdaptersOnServers(AdaptersContract):
+    said: ClassVar[dict[str, Any]] = {"python": PYTHON, "replicas": 1}

@@ -2,7 +2,9 @@
 recovery."""
 
 import asyncio
+import copy
 from random import Random
+from typing import Any, ClassVar
 
 import pytest
 from engine_contract import EngineContract, Written, agrees, write
@@ -12,16 +14,17 @@ from arpo.engines import SamplingParams, Weights
 from arpo.engines.config import EngineConfig
 from arpo.engines.vllm.settings import BLOCK
 from arpo.errors import EngineError
+from arpo.learner.lora import plain_model, published_state
 
 CONTEXT = 1200  # of the networks in conftest.py
 LONG = 1000  # tokens of a turn in the middle of which something happens
 
 
-def build(model, tokenizer, **said):
+def build(model, tokenizer, state=None, **said):
     from arpo.engines.vllm.engine import VllmEngine
 
     config = EngineConfig(kind="vllm", dtype="float32", slots=64, memory_gb=0.25, vllm=said)
-    return VllmEngine.build(config, model, tokenizer)
+    return VllmEngine.build(config, model, tokenizer, state)
 
 
 def shared_by(**said):
@@ -143,3 +146,91 @@ class VllmContract(WeightsContract, EngineContract):
         for _ in range(2):
             turn = asyncio.run(write(shared[-1], prompt, max_tokens=5, seed=1))
             agrees(network, prompt, turn)
+
+
+class AdaptersContract:
+    """A policy with LoRA, whose adapters alone are sent. Gives everything but `said`, where vLLM runs."""
+
+    said: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, vllm_network, tokenizer, tmp_path_factory):
+        """What the adapters add to, in a folder."""
+        model = copy.deepcopy(vllm_network)
+        folder = tmp_path_factory.mktemp("base")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model.config._name_or_path = model.name_or_path = str(folder)
+        return model
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def policy(cls, model):
+        return moved(copy.deepcopy(model), rank=4, seed=1)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, policy, tokenizer):
+        engine = build(policy, tokenizer, published_state(policy), **cls.said)
+        yield engine
+        asyncio.run(engine.close())
+
+    @pytest.fixture
+    def prompt(self, tokenizer):
+        return tokenizer.encode("Which city is the capital of Japan?")
+
+    async def test_adapters_alone_write_as_the_merged_model(self, engine, prompt, policy):
+        for version in (1, 2, 3):
+            change(policy, seed=version)
+            await engine.update_weights(Weights(version, published_state(policy), changing=version == 2))
+            turn = await write(engine, prompt, max_tokens=20, seed=version)
+            assert {chunk.version for chunk in turn.chunks} == {version}
+            agrees(plain_model(policy), prompt, turn)
+        sent = sum(path.stat().st_size for path in engine.publisher._kept[-1].folder.glob("*.safetensors"))
+        base = sum(path.stat().st_size for path in engine.base.glob("*.safetensors"))
+        print(f"sent: {sent} bytes, of {base} in all")
+        assert sent < 0.2 * base  # of these 3 layers of hidden size 64
+
+    async def test_a_turn_ends_with_the_adapters_that_it_began_with(self, engine, prompt, policy):
+        before = copy.deepcopy(plain_model(policy))
+        stream = engine.sample(prompt, SamplingParams(max_tokens=LONG, seed=3, head=5))
+        chunks = [await anext(stream)]
+        change(policy, seed=9)
+        await engine.update_weights(Weights(4, published_state(policy)))
+        other = await write(engine, prompt, max_tokens=20, seed=1)
+        chunks += [chunk async for chunk in stream]
+        assert len({chunk.version for chunk in chunks}) == 1 and {chunk.version for chunk in other.chunks} == {4}
+        agrees(before, prompt, Written(chunks))
+        agrees(plain_model(policy), prompt, other)
+
+    async def test_adapters_that_vllm_refuses_are_merged_and_that_is_said_once(self, engine, model, prompt, capfd):
+        """The last test of the class: the engine sends whole weights from here on."""
+        wide = moved(copy.deepcopy(model), rank=12, seed=5)
+        for version in (5, 6):
+            change(wide, seed=version)
+            await engine.update_weights(Weights(version, published_state(wide)))
+            turn = await write(engine, prompt, max_tokens=20, seed=version)
+            assert {chunk.version for chunk in turn.chunks} == {version}
+            agrees(plain_model(wide), prompt, turn)
+        told = capfd.readouterr().err
+        assert told.count("vLLM gets all weights, adapters merged") == 1 and "rank 12 is greater than" in told
+
+
+def moved(model, *, rank, seed):
+    """`model` with adapters on all linear layers that are not 0."""
+    from peft import LoraConfig, get_peft_model
+
+    policy = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")).eval()
+    change(policy, seed=seed)
+    return policy
+
+
+def change(policy, *, seed):
+    import torch
+
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=draws))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from rank_processes import SteadyRank, on_ranks
 from safetensors.torch import load_file
 
 from arpo.core.credit import CreditedTree
@@ -26,6 +25,7 @@ from arpo.learner.ranks import OneRank, Ranks
 from arpo.learner.sharding import Placement
 from arpo.models.loading import LoraSettings, ModelConfig, learner_model, load_model, with_lora
 from random_trees import random_tree
+from rank_processes import SteadyRank, on_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo ranks are forked from a server")
 

@@ -19,7 +19,7 @@ from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig, OptimConfig
-from arpo.learner.lora import full_state, plain_model
+from arpo.learner.lora import plain_model, published_state
 from arpo.models.loading import compute_dtype, device_of, end_tokens, learner_model, load_model, weights_folder
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import COLD_START_SEED
@@ -99,10 +99,10 @@ class Components(EvalComponents):
     def weights(self, version: int) -> Weights:
         """The model's weights as they are now, for an engine."""
         if self.ranks is None:
-            return Weights(version, full_state(self.model))
-        from arpo.learner.driver import GatheredWeights
+            return Weights(version, published_state(self.model))
+        from arpo.learner.driver import weights_of
 
-        return Weights(version, GatheredWeights.from_ranks(self.ranks))
+        return Weights(version, weights_of(self.ranks))
 
     def save_model(self, folder: Path) -> None:
         """Write the trained weights (with LoRA the adapters alone) as a Hugging Face folder."""
@@ -309,7 +309,7 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase
     if config.kind == "vllm":
         from arpo.engines.vllm.engine import VllmEngine
 
-        return VllmEngine.build(config, plain_model(model), tokenizer)
+        return VllmEngine.build(config, model, tokenizer, published_state(model))
     engine = import_from_path(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
     if missing := [
         name for name in ("sample", "update_weights", "sleep", "close") if not callable(getattr(engine, name, None))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from arpo.core.place import Place
 from arpo.learner import Update
 from arpo.learner.config import LossConfig
 from arpo.learner.dealing import deal
+from arpo.learner.lora import LoraWeights
 from arpo.learner.losses import LossReport, loss_denominator, metrics
 from arpo.learner.packing import PackedBatch, pack
 from arpo.learner.rank import Done, MiniBatch, RankSettings
@@ -69,6 +71,13 @@ class GatheredWeights(Mapping[str, "Tensor"]):
         return len(self.shapes)
 
 
+def weights_of(ranks: Ranks) -> Mapping[str, Tensor]:
+    """The weights that `ranks` hold, as an engine takes them (`Weights.state`)."""
+    merge: Callable[[], Mapping[str, Tensor]]
+    merge = partial(GatheredWeights.from_ranks, ranks) if ranks.size > 1 else lambda: ranks.call("weights")[0]
+    return LoraWeights(merge, partial(ranks.call, "save_model")) if ranks.call("adapted")[0] else merge()
+
+
 class LearnerDriver:
     """Trains the policy that `ranks` hold; see `arpo.learner.Learner`. `num_updates` is the length of the learning
     rate's schedule."""
@@ -83,12 +92,9 @@ class LearnerDriver:
         return self.settings.loss
 
     def weights(self) -> Mapping[str, Tensor]:
-        """All weights under the names of the transformers model, LoRA merged. Those of several ranks are gathered one
-        by one, as they are looked up."""
-        if self.ranks.size > 1:
-            return GatheredWeights.from_ranks(self.ranks)
-        weights: dict[str, Tensor] = self.ranks.call("weights")[0]
-        return weights
+        """All weights under the names of the transformers model, LoRA merged (`LoraWeights`). Those of several ranks
+        are gathered one by one, as they are looked up."""
+        return weights_of(self.ranks)
 
     def healthy(self) -> str | None:
         """None where all trained weights are finite, else the name of one that is not."""

@@ -5,6 +5,9 @@ again would round the frozen weights each time.
 """
 
 import copy
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +40,42 @@ def _from_4_bits(weight: Any) -> "Tensor":
 
     values: Tensor = dequantize_4bit(weight.data, weight.quant_state)
     return values
+
+
+class LoraWeights(Mapping[str, "Tensor"]):
+    """The merged weights of a policy with LoRA, made by `merge` when they are first looked at, and the adapters alone,
+    which `write` writes as a PEFT folder."""
+
+    def __init__(self, merge: Callable[[], Mapping[str, "Tensor"]], write: Callable[[Path], object]) -> None:
+        self._merge, self._write = merge, write
+
+    def write_adapters(self, folder: Path) -> None:
+        self._write(folder)
+
+    @cached_property
+    def merged(self) -> Mapping[str, "Tensor"]:
+        return self._merge()
+
+    def __getattr__(self, name: str) -> Any:  # `shapes`, `write`, ... of the weights of several ranks
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.merged, name)
+
+    def __getitem__(self, name: str) -> "Tensor":
+        return self.merged[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.merged)
+
+    def __len__(self) -> int:
+        return len(self.merged)
+
+
+def published_state(model: Any) -> Mapping[str, "Tensor"]:
+    """What an engine takes of a transformers or PEFT model (`Weights.state`)."""
+    if not hasattr(model, "get_base_model"):
+        return full_state(model)
+    return LoraWeights(partial(full_state, model), model.save_pretrained)
 
 
 def plain_model(model: Any) -> Any:

@@ -300,6 +300,10 @@ class Rank:
         """The name of a trained weight that is not finite, if one is."""
         return next((name for name, p in trained(self.policy.model) if not is_finite(local(p))), None)
 
+    def adapted(self) -> bool:
+        """Whether LoRA adapters are what is trained."""
+        return hasattr(self.policy.model, "get_base_model")
+
     def pair_cost(self) -> float:
         """What a (query, key) pair costs in attention, in units of a token in all layers' products."""
         return self.policy.pair_cost()

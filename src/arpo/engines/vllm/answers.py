@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 EVERY = 16  # tokens from one delivery to the next, once the head is delivered
 ROUTE = "/inference/v1/arpo/answers"  # below what vLLM's own key guards
-FORM = 1  # of requests and frames: a server with another one is asked as if it had none
+FORM = 2  # of requests and frames: a server with another one is asked as if it had none
 
 Floats = NDArray[np.float64]
 Finish = Literal["stop", "length"]
@@ -93,16 +93,18 @@ def by_version(piece: Piece, start: int, spans: Sequence[tuple[str, int]]) -> It
 
 
 async def pieces(
-    llm: Any, prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int
+    llm: Any, prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int, adapter: Any = None
 ) -> AsyncGenerator[Piece, None]:
     """Sample after `prompt` with vLLM's `sampling` parameters: the first piece ends at token `head` (at token 3 for a
-    head of 2), later ones bring `EVERY` tokens or more. Raises AnswerError and whatever vLLM raises."""
+    head of 2), later ones bring `EVERY` tokens or more. adapter: vLLM's LoRARequest. Raises AnswerError and whatever
+    vLLM raises."""
     # vLLM sends the first token at once. With an interval of 1 it does not count what it sent, and a longer one later
     # would begin with the same tokens again.
     asked = sampling_params(sampling, top_k, max(2, head - 1) if head > 1 else EVERY)
     request, vocab_size = uuid.uuid4().hex, llm.model_config.get_vocab_size()
     state, held, count = None, list[Piece](), 0
-    async with aclosing(llm.generate({"prompt_token_ids": prompt}, asked, request)) as outputs:
+    generating = llm.generate({"prompt_token_ids": prompt}, asked, request, lora_request=adapter)
+    async with aclosing(generating) as outputs:
         async for output in outputs:
             written = output.outputs[0]
             if written.finish_reason not in (None, "stop", "length"):
@@ -116,7 +118,7 @@ async def pieces(
                 state.stream_interval = EVERY
             if so_far < head and written.finish_reason is None:
                 continue
-            for piece in by_version(_joined(held), count, _spans(written, state)):
+            for piece in by_version(_joined(held), count, _spans(written, state, adapter)):
                 yield piece
             held, count = [], so_far
 
@@ -145,8 +147,10 @@ def _state(llm: Any, request: str) -> Any:
     return state
 
 
-def _spans(written: Any, state: Any) -> Sequence[tuple[str, int]]:
+def _spans(written: Any, state: Any, adapter: Any) -> Sequence[tuple[str, int]]:
     """Which weights wrote what: their labels with the first token of each."""
+    if adapter is not None:
+        return [(adapter.lora_name, 0)]  # a request keeps the adapter that it began with
     if written.weight_versions is not None:
         return [(span.version, span.start) for span in written.weight_versions]
     return [] if state is None else state.weight_version_starts  # type: ignore[no-any-return]
@@ -231,10 +235,12 @@ async def read_frames(stream: AsyncIterable[bytes]) -> AsyncGenerator[Piece, Non
             )
 
 
-def request_body(prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int) -> bytes:
-    """What `Answers` is asked."""
+def request_body(
+    prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int, adapter: str | None
+) -> bytes:
+    """What `Answers` is asked. adapter: the name under which it was loaded."""
     tokens = base64.b64encode(np.asarray(prompt, dtype=np.int32).tobytes()).decode()
-    asked = {"prompt": tokens, "sampling": dict(sampling), "top_k": top_k, "head": head}
+    asked = {"prompt": tokens, "sampling": dict(sampling), "top_k": top_k, "head": head, "adapter": adapter}
     return json.dumps(asked).encode()
 
 
@@ -305,8 +311,20 @@ def _is_askers(error: Exception) -> bool:
 
 
 def _asked(state: Any, request: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
+    adapter = None
+    if name := request["adapter"]:
+        adapter = state.openai_serving_models.lora_requests.get(name)
+        if adapter is None:
+            raise LookupError(f"no adapter {name} is loaded")
     prompt = np.frombuffer(base64.b64decode(request["prompt"]), np.int32).tolist()
-    return pieces(state.engine_client, prompt, request["sampling"], top_k=request["top_k"], head=request["head"])
+    return pieces(
+        state.engine_client,
+        prompt,
+        request["sampling"],
+        top_k=request["top_k"],
+        head=request["head"],
+        adapter=adapter,
+    )
 
 
 async def _disconnected(receive: Messages) -> None:

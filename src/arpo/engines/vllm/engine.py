@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from arpo.engines import Chunk, SamplingParams, Weights
@@ -18,6 +19,7 @@ from arpo.engines.base import EngineBase, check_request
 from arpo.engines.config import EngineConfig
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import Pieces, pieces
+from arpo.engines.vllm.adapters import AdapterError, base_folder, served_rank
 from arpo.engines.vllm.chunk_assembler import ChunkAssembler
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.publisher import Publisher
@@ -26,27 +28,32 @@ from arpo.errors import EngineError
 from arpo.files import expanded
 from arpo.terminal_safe import print_line
 
+MERGED = "vLLM gets all weights, adapters merged, since it cannot serve the adapters alone: {}"
 T = TypeVar("T")
 Put = Callable[[Chunk | Exception], None]
 
 
 class VllmEngine(EngineBase):
-    """Samples through `form`. publisher: writes weights for it, the model's own before the first request. vocab_size:
-    tokens of the model. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed for stop
-    strings."""
+    """Samples through `form`. publisher: writes weights for it. state: what it begins with, unless it gets others.
+    base: the folder of the weights that the policy's adapters add to; None: new weights are whole, adapters merged.
+    vocab_size: tokens of the model. context: tokens of a prompt and its turn at most. spell: bytes of a token, needed
+    for stop strings."""
 
     stats: EngineStats
 
     def __init__(
-        self, form: Transport, publisher: Publisher, *, vocab_size: int, context: int, spell: Pieces | None = None
+        self,
+        form: Transport,
+        publisher: Publisher,
+        state: Any,
+        *,
+        vocab_size: int,
+        context: int,
+        spell: Pieces | None = None,
+        base: Path | None = None,
     ) -> None:
-        self.form, self.publisher, self.vocab_size, self.context, self.spell = (
-            form,
-            publisher,
-            vocab_size,
-            context,
-            spell,
-        )
+        self.form, self.publisher, self.state, self.base = form, publisher, state, base
+        self.vocab_size, self.context, self.spell = vocab_size, context, spell
         self.stats = EngineStats()
         self.version = 0
         self._writing: dict[
@@ -59,15 +66,22 @@ class VllmEngine(EngineBase):
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def build(cls, config: EngineConfig, model: Any, tokenizer: Any) -> "VllmEngine":
-        """The engine that a recipe describes, on the learner's model. Raises ConfigError where vLLM is not there or
-        does not fit; it is started by the first request."""
+    def build(cls, config: EngineConfig, model: Any, tokenizer: Any, state: Any = None) -> "VllmEngine":
+        """The engine that a recipe describes, on the learner's transformers or PEFT model. state: its weights (None:
+        its own, as they are). Raises ConfigError where vLLM is not there or does not fit; it is started by the first
+        request."""
         from arpo.engines.vllm.settings import Settings
 
         vllm = config.vllm or VllmConfig()
-        settings = Settings.of(config, model, tokenizes=tokenizer is not None)
+        lora_rank, base = None, None
+        if hasattr(model, "peft_config") and vllm.lora == "adapters":
+            try:
+                lora_rank, base = served_rank(model), base_folder(model)
+            except AdapterError as error:
+                _say(MERGED.format(error.message))
+        settings = Settings.of(config, model, tokenizes=tokenizer is not None, lora_rank=lora_rank)
         publisher = Publisher(
-            model,
+            model.get_base_model() if hasattr(model, "peft_config") else model,
             tokenizer,
             dtype=settings.dtype,
             folder=expanded(vllm.weights) if "/" in vllm.weights else None,
@@ -77,6 +91,8 @@ class VllmEngine(EngineBase):
         return cls(
             settings.form(tell=_say),
             publisher,
+            model.state_dict() if state is None else state,
+            base=base,
             vocab_size=settings.vocab_size,
             context=settings.context,
             spell=pieces(tokenizer) if tokenizer is not None else None,
@@ -192,14 +208,27 @@ class VllmEngine(EngineBase):
         if not self._loaded:
             async with self._loading:
                 if not self._loaded:
-                    await self._hand_over(await asyncio.to_thread(self.publisher.first))
+                    await self._publish(self.state, 0)
 
     async def _update_weights(self, weights: Weights) -> None:
         async with self._loading:
-            published = await asyncio.to_thread(self.publisher.publish, weights.state, weights.version)
-            await self._hand_over(published)
+            published = await self._publish(weights.state, weights.version)
             if weights.changing:
                 await self.publisher.keep(published)  # a server that comes back needs them as they are now
+
+    async def _publish(self, state: Any, version: int) -> WeightSnapshot:
+        self.state = None  # it begins with these
+        if self.base is not None and hasattr(state, "write_adapters"):
+            try:
+                published = await asyncio.to_thread(self.publisher.adapters, state, version, self.base)
+                await self._hand_over(published)
+                return published
+            except AdapterError as error:
+                self.base = None
+                _say(MERGED.format(error.message))
+        published = await asyncio.to_thread(self.publisher.publish, state, version)
+        await self._hand_over(published)
+        return published
 
     async def _hand_over(self, published: WeightSnapshot) -> None:
         began = time.perf_counter()

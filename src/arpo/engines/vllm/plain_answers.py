@@ -17,12 +17,15 @@ ROUTE = "/inference/v1/generate"
 LEAST = 4  # tokens an event: fewer events for a server to write and us to read; a shorter head comes so much late
 
 
-def request_of(prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int) -> dict[str, Any]:
-    """What the route is asked."""
+def request_of(
+    prompt: Sequence[int], sampling: Mapping[str, Any], *, top_k: int, head: int, adapter: str | None
+) -> dict[str, Any]:
+    """What the route is asked. adapter: the name under which it was loaded."""
     # cut to so many with the sampled token first, which may be none of the likeliest
     asked = {**sampling, "logprobs": top_k + 1, "stream_interval": interval(head)}
+    model = {"model": adapter} if adapter else {}
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    return {"token_ids": list(prompt), "sampling_params": asked, **options}
+    return {"token_ids": list(prompt), "sampling_params": asked, **options, **model}
 
 
 def interval(head: int) -> int:
@@ -31,10 +34,15 @@ def interval(head: int) -> int:
 
 
 async def read_events(
-    lines: AsyncIterable[str], version: Callable[[], int | None], *, top_k: int, vocab_size: int
+    lines: AsyncIterable[str],
+    version: Callable[[], int | None],
+    *,
+    top_k: int,
+    vocab_size: int,
+    adapter: str | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """The pieces of a stream of events. version: of the weights, None once they may have changed since the request was
-    made. Raises AnswerError."""
+    made. adapter: what the request is written with from start to end. Raises AnswerError."""
     num_tokens, held, last = 0, list[Piece](), None
     spans: Sequence[tuple[str, int]] = ()
     async for line in lines:
@@ -48,7 +56,8 @@ async def read_events(
             now = version()
             if piece.finish is not None:
                 last = piece
-                spans = [(span["version"], int(span["start"])) for span in choice.get("weight_versions") or ()]
+                written = choice.get("weight_versions") or ()
+                spans = [(adapter, 0)] if adapter else [(span["version"], int(span["start"])) for span in written]
             elif now is not None:  # the server waits with new weights until they have their name here
                 num_tokens += len(piece)
                 yield replace(piece, version=now)

@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from arpo.engines import SamplingParams
+from arpo.engines.vllm.adapters import AdapterError
 from arpo.engines.vllm.answers import Piece, pieces
 from arpo.engines.vllm.transport import WeightSnapshot, sampling_arguments
 from arpo.engines.vllm.weight_sender import TransferError, WeightSender
@@ -31,6 +32,8 @@ class InProcess:
         self.published: WeightSnapshot | None = None
         self._changing = asyncio.Lock()  # one start, update of weights, sleep or waking at a time
         self._asleep = False
+        self._num_adapters = 0
+        self._adapter: Any = None  # vLLM's LoRARequest, which new requests are written with
         self._sender: WeightSender | None = None  # None: weights go by files
 
     async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
@@ -38,9 +41,9 @@ class InProcess:
 
         sampling = sampling_arguments(params, tokenizes=self.settings.tokenizes)
         try:
-            answer = pieces(
-                await self._awake(), list(prompt), sampling, top_k=self.settings.vllm.top_k, head=params.head
-            )
+            llm = await self._awake()
+            top_k, adapter = self.settings.vllm.top_k, self._adapter
+            answer = pieces(llm, list(prompt), sampling, top_k=top_k, head=params.head, adapter=adapter)
             async with aclosing(answer) as stream:
                 async for piece in stream:
                     yield piece
@@ -66,6 +69,8 @@ class InProcess:
                 await self._unless_dead(self._update_weights(published))
             except EngineDeadError:
                 return  # as above
+            except AdapterError:
+                raise
             except TransferError as error:  # what it holds may be half old, half new
                 self.tell(f"vLLM is started again with new weights, which did not reach it: {error}")
                 self._give_up()
@@ -77,14 +82,34 @@ class InProcess:
 
     async def _update_weights(self, published: WeightSnapshot) -> None:
         await self._wake()
+        if published.base is not None:
+            await self._add(published)
+            return
+        self._adapter = None
         await self.llm.pause_generation(mode="keep", clear_cache=False)
         await self._hand_over(published)
         await self.llm.reset_prefix_cache(reset_running_requests=True)
         await self.llm.update_weight_version(published.label)
         await self.llm.resume_generation()
 
+    async def _add(self, published: WeightSnapshot) -> None:
+        """Serve adapters from now on. Raises AdapterError where vLLM refuses them."""
+        from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        folder = str(await published.written())
+        self._num_adapters += 1
+        adapter = LoRARequest(lora_name=published.label, lora_int_id=self._num_adapters, lora_path=folder)
+        try:
+            await self.llm.add_lora(adapter)
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            raise AdapterError(first_line(error)) from error
+        self._adapter = adapter
+
     async def _hand_over(self, published: WeightSnapshot) -> None:
-        if self._sender is not None:
+        if self._sender is not None and published.parts is not None:
             await self._sender.send(published)
         else:
             await self._call("reload_weights", weights_path=str(await published.written()))
@@ -160,7 +185,8 @@ class InProcess:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(model=str(await self.published.written()), **self.settings.arguments())
+            weights = self.published.base or self.published
+            arguments = AsyncEngineArgs(model=str(await weights.written()), **self.settings.arguments())
             self.llm = AsyncLLM.from_engine_args(arguments)
         except TypeError as error:
             raise ConfigError(
@@ -170,5 +196,8 @@ class InProcess:
             raise ConfigError(
                 f"vLLM does not start: {first_line(error)}", where="engine", hint="Its own log above says more"
             ) from error
-        await self._unless_dead(self.llm.update_weight_version(self.published.label))
+        await self._unless_dead(self.llm.update_weight_version(weights.label))
+        self._adapter = None
+        if self.published.base is not None:
+            await self._unless_dead(self._add(self.published))
         self._sender = self.settings.sender(self._call, self._num_workers)

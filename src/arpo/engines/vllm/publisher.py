@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arpo.engines.vllm.adapters import KEPT
 from arpo.engines.vllm.transport import Parts, WeightSnapshot
 from arpo.errors import ConfigError
 
@@ -48,11 +49,19 @@ class Publisher:
         self.offers = offers
         self.run = secrets.token_hex(4)
         self._home: Path | None = None
+        self._num_adapters = 0
         self._kept: list[WeightSnapshot] = []  # the newest last
 
-    def first(self) -> WeightSnapshot:
-        """The model's weights as they are now."""
-        return self.publish(self.model.state_dict(), 0)
+    def adapters(self, state: Any, version: int, base: Path) -> WeightSnapshot:
+        """The adapters of `state` alone, which add to the weights in the folder `base`."""
+        folder = self._folder(version, sum(_size(value, self.dtype) for value in self.model.parameters()))
+        try:
+            state.write_adapters(folder)
+        except OSError as error:
+            raise self._no_room(error) from error
+        below = WeightSnapshot(base, 0, f"{self.run}/base")
+        self._num_adapters += 1  # vLLM knows adapters by name: no name twice, whatever the version
+        return WeightSnapshot(folder, version, f"{self.run}-{self._num_adapters}/{version}", base=below)
 
     def write(self, state: Any, version: int) -> WeightSnapshot:
         """`state` (names to tensors, or a folder that holds them already) as `version`. The folder before it may still
@@ -86,15 +95,9 @@ class Publisher:
             published.parts = partial(_read, folder)
 
     def _written(self, state: Mapping[str, Tensor], version: int) -> Path:
+        shapes = getattr(state, "shapes", state)
+        folder = self._folder(version, sum(_size(value, self.dtype) for value in shapes.values()))
         try:
-            if self._home is None:
-                self._home = self._make_home(
-                    sum(_size(value, self.dtype) for value in getattr(state, "shapes", state).values())
-                )
-                weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)  # also at the interpreter's end
-            home = self._home
-            folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=home))
-            folder.chmod(0o755)
             self._write_config(folder)
             if hasattr(state, "write"):  # sharded weights: the learner's ranks write them
                 state.write(folder, self.dtype, unties=self.unties)
@@ -106,29 +109,40 @@ class Publisher:
                 names |= dict.fromkeys(shard, file)
             (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
         except OSError as error:
-            raise ConfigError(
-                f"new weights cannot be written for vLLM: {error}",
-                where="engine.vllm.weights",
-                value=str(self._home or self.folder or "null"),
-                hint="Name a folder with room for the whole model twice",
-            ) from error
+            raise self._no_room(error) from error
         return folder
+
+    def _folder(self, version: int, size: int) -> Path:
+        """A new folder, where there is room for weights of `size` bytes."""
+        try:
+            if self._home is None:
+                self._home = self._make_home(size)
+                weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)  # also at the interpreter's end
+            folder = Path(tempfile.mkdtemp(prefix=f"{version:06}-", dir=self._home))
+            folder.chmod(0o755)
+        except OSError as error:
+            raise self._no_room(error) from error
+        return folder
+
+    def _no_room(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"new weights cannot be written for vLLM: {error}",
+            where="engine.vllm.weights",
+            value=str(self._home or self.folder or "null"),
+            hint="Name a folder with room for the whole model twice",
+        )
 
     def keep_only(self, published: WeightSnapshot) -> None:
         """Remove the weights before `published`, which every server has loaded, but for what one is being started
-        from."""
+        from, and the newest adapters, with which requests may be in flight."""
         self._kept = [*(each for each in self._kept if each is not published), published]
-        for each in self._kept[:-1]:
-            folder = each.folder
-            if (
-                folder
-                and not each.readers
-                and folder != published.folder
-                and self._home
-                and self._home in folder.parents
-            ):
-                shutil.rmtree(folder, ignore_errors=True)
-        self._kept = [each for each in self._kept if each.readers or each is published]
+        late = {id(each) for each in [each for each in self._kept if each.base is not None][-KEPT:]}
+        stays = [each for each in self._kept if each.readers or each is published or id(each) in late]
+        folders = {each.folder for each in stays}
+        for each in self._kept:
+            if each.folder and each.folder not in folders and self._home and self._home in each.folder.parents:
+                shutil.rmtree(each.folder, ignore_errors=True)
+        self._kept = stays
 
     def close(self) -> None:
         """Remove all that was written."""

@@ -14,6 +14,7 @@ import httpx
 
 from arpo.engines import SamplingParams
 from arpo.engines.vllm import answers, plain_answers
+from arpo.engines.vllm.adapters import IN_BATCH, KEPT, AdapterError
 from arpo.engines.vllm.answers import AnswerError, Piece
 from arpo.engines.vllm.publisher import PREFIX
 from arpo.engines.vllm.transport import WeightSnapshot, sampling_arguments
@@ -37,13 +38,22 @@ class LostError(Exception):
 class Replica:
     """`version` is that of its weights, and `loads` counts how often that was said anew. `live` counts its requests.
     `compact`: it answers with arrays (`arpo.engines.vllm.answers`), else with JSON. top_k: log-probabilities a token.
-    vocab_size: tokens of the model. tokenizes: the server has the model's tokenizer, and so finds stop strings."""
+    vocab_size: tokens of the model. tokenizes: the server has the model's tokenizer, and so finds stop strings.
+    lora_rank: of adapters that it has to serve. `adapter`: the name of those that new requests are written with."""
 
     def __init__(
-        self, url: str, *, top_k: int, vocab_size: int, key: str | None = None, tokenizes: bool = True
+        self,
+        url: str,
+        *,
+        top_k: int,
+        vocab_size: int,
+        key: str | None = None,
+        tokenizes: bool = True,
+        lora_rank: int | None = None,
     ) -> None:
         self.url, self.top_k, self.vocab_size, self.tokenizes = url, top_k, vocab_size, tokenizes
-        self.compact = False
+        self.compact, self.lora_rank = False, lora_rank
+        self.adapter: str | None = None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(None, connect=HEALTH_S)
         self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=LIMITS, trust_env=False)
@@ -60,14 +70,14 @@ class Replica:
     async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         """Sample after `prompt`. Raises LostError, and EngineError for a request that the server refuses."""
         self.live += 1
-        loads, response = self.loads, None
+        loads, adapter, version, response = self.loads, self.adapter, self.version, None
         sampling = sampling_arguments(params, tokenizes=self.tokenizes)
         try:
             if self.compact:
-                body = answers.request_body(prompt, sampling, top_k=self.top_k, head=params.head)
+                body = answers.request_body(prompt, sampling, top_k=self.top_k, head=params.head, adapter=adapter)
                 request = self.client.build_request("POST", answers.ROUTE, content=body)
             else:
-                asked = plain_answers.request_of(prompt, sampling, top_k=self.top_k, head=params.head)
+                asked = plain_answers.request_of(prompt, sampling, top_k=self.top_k, head=params.head, adapter=adapter)
                 request = self.client.build_request("POST", plain_answers.ROUTE, json=asked)
             response = await self._unless_dropped(self.client.send(request, stream=True))
             self._answers.add(response)
@@ -77,7 +87,8 @@ class Replica:
             else:
                 stream = plain_answers.read_events(
                     response.aiter_lines(),
-                    lambda: self.version if self.loads == loads else None,
+                    lambda: version if adapter or self.loads == loads else None,
+                    adapter=adapter,
                     top_k=self.top_k,
                     vocab_size=self.vocab_size,
                 )
@@ -95,22 +106,38 @@ class Replica:
                 await response.aclose()
 
     async def publish(self, published: WeightSnapshot) -> None:
-        """Load weights; requests in flight go on with them, and read their context anew. Raises LostError; ConfigError
-        where the server answers and cannot. It stays paused then: what it holds may be half old, half new."""
-        folder = await published.written() if self.sender is None else None
+        """Load weights; requests in flight go on with them, and read their context anew, but those of adapters end with
+        what they began with. Raises LostError; ConfigError where the server answers and cannot. It stays paused then:
+        what it holds may be half old, half new. Raises AdapterError where it refuses adapters."""
+        if published.base is not None:
+            await self._publish_adapters(published, published.base)
+            return
+        self.adapter = None
+        sender = self.sender if published.parts is not None else None
+        folder = await published.written() if sender is None else None
         await self._post("/pause", params=KEEP)
-        if self.sender is None:
+        if sender is None:
             await self._post(
                 "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
             )
         else:
             try:
-                await self.sender.send(published)
+                await sender.send(published)
             except TransferError as error:
                 raise LostError(str(error)) from error
         await self._post("/reset_prefix_cache", params={"reset_running_requests": "true"})
         await self.name(published)
         await self.resume()
+
+    async def _publish_adapters(self, published: WeightSnapshot, base: WeightSnapshot) -> None:
+        if not await self.holds(base):
+            await self.publish(base)
+        asked = {"lora_name": published.label, "lora_path": str(await published.written())}
+        try:
+            await self._post("/v1/load_lora_adapter", json=asked)
+        except ConfigError as error:
+            raise AdapterError(f"the server at {self.url} refuses them: {error}") from error
+        self.adapter, self.version = published.label, published.version
 
     async def resume(self) -> None:
         """Write on. One that is not paused does not mind."""
@@ -126,7 +153,7 @@ class Replica:
 
     async def join(self, published: WeightSnapshot) -> None:
         """Where weights come without files: meet the workers. Raises LostError."""
-        if self.sender is not None:
+        if self.sender is not None and published.base is None:
             try:
                 await self.sender.join(published)
             except TransferError as error:
@@ -143,6 +170,10 @@ class Replica:
         answer. tied: the model has its head tied to its embeddings."""
         config = (await self._get("/server_info", config_format="json")).json()["vllm_config"]
         model = config["model_config"]
+        if self.lora_rank and (served := (config.get("lora_config") or {}).get("max_lora_rank", 0)) < self.lora_rank:
+            flags = f"--enable-lora --max-lora-rank {self.lora_rank} --max-loras {IN_BATCH} --max-cpu-loras {KEPT}"
+            why = f"serves adapters of rank {served} at most" if served else "serves none"
+            raise AdapterError(f"the server at {self.url} {why}; start it with {flags} (docs/vllm.md)")
         if (
             self.sender is not None
             and (config.get("weight_transfer_config") or {}).get("backend") != self.sender.backend
@@ -191,6 +222,9 @@ class Replica:
 
     async def holds(self, published: WeightSnapshot) -> bool:
         """Whether its weights are `published`, also after it was started anew. Raises LostError."""
+        if published.base is not None:
+            loaded = [model["id"] for model in (await self._get("/v1/models")).json()["data"]]
+            return self.adapter == published.label and published.label in loaded and await self.holds(published.base)
         return bool((await self._get("/weight_info")).json()["weight_version"] == published.label)
 
     async def healthy(self) -> bool:

@@ -86,7 +86,7 @@ class Servers:
         self.published = published
         await self._wake()
         if first and self.launcher is not None:
-            await self.launcher.start(await published.written())
+            await self.launcher.start(await (published.base or published).written())
         await asyncio.gather(
             *(self._bring(replica, loaded=first and self.launcher is not None) for replica in self.replicas)
         )
@@ -169,9 +169,11 @@ class Servers:
                 if self.sleeps and not replica.up:
                     await replica.wake()  # it may have been asleep when it was lost
                 if loaded:
-                    await replica.name(published)
+                    await replica.name(published.base or published)
                     await replica.check(self.context, tied=self.tied)
                     await replica.join(published)
+                    if published.base is not None:
+                        await replica.publish(published)
                 elif not await replica.holds(published):
                     await replica.check(self.context, tied=self.tied)
                     await replica.publish(published)
@@ -234,7 +236,7 @@ class Servers:
         self._has_started(replica)
         self._starts[replica] = published = self.published
         published.readers += 1
-        return await published.written()
+        return await (published.base or published).written()
 
     def _has_started(self, replica: Replica) -> None:
         if (published := self._starts.pop(replica, None)) is not None:

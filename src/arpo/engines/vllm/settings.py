@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from arpo.engines.config import EngineConfig, has_fast_bf16
+from arpo.engines.vllm.adapters import IN_BATCH, KEPT
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.guard import KEY
 from arpo.engines.vllm.launch import Launcher
@@ -32,10 +33,11 @@ class Settings:
     dtype: torch.dtype
     on_gpu: bool
     tied: bool  # the model's head, to its embeddings
+    lora_rank: int | None = None  # of adapters that vLLM serves beside the model; None: it gets whole weights
     tokenizes: bool  # vLLM has the tokenizer, and can find stop strings
 
     @classmethod
-    def of(cls, config: EngineConfig, model: Any, *, tokenizes: bool) -> "Settings":
+    def of(cls, config: EngineConfig, model: Any, *, tokenizes: bool, lora_rank: int | None = None) -> "Settings":
         """Raises ConfigError where the model cannot read what the recipe asks."""
         text = model.config.get_text_config()
         longest = int(text.max_position_embeddings)
@@ -57,6 +59,7 @@ class Settings:
             on_gpu=on_gpu,
             tied=bool(getattr(text, "tie_word_embeddings", False) or model.config.tie_word_embeddings),
             tokenizes=tokenizes,
+            lora_rank=lora_rank,
         )
 
     def form(self, tell: Callable[[str], None] = lambda text: None) -> Transport:
@@ -93,6 +96,7 @@ class Settings:
     def _servers(self, urls: Sequence[str], launcher: Launcher | None, tell: Callable[[str], None]) -> Servers:
         key = launcher.key if launcher else os.environ.get(KEY)
         about: dict[str, Any] = {"top_k": self.vllm.top_k, "vocab_size": self.vocab_size, "tokenizes": self.tokenizes}
+        about["lora_rank"] = self.lora_rank
         replicas = [Replica(url, key=key, **about) for url in urls]
         for replica in replicas:
             host = LOOPBACK if launcher else address_towards(replica.url)
@@ -149,6 +153,8 @@ class Settings:
                 "enforce_eager": True,
             }
             own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
+        if self.lora_rank:
+            own |= {"enable_lora": True, "max_lora_rank": self.lora_rank, "max_loras": IN_BATCH, "max_cpu_loras": KEPT}
         if self.vllm.transfer:
             own["weight_transfer_config"] = {"backend": self.vllm.transfer}
         return own | self.vllm.options
@@ -159,6 +165,8 @@ class Settings:
             "WARNING" if self.vllm.replicas else "ERROR"
         )  # a server writes to a file, else it comes between our lines
         variables = {"VLLM_LOGGING_LEVEL": level, "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if self.lora_rank:
+            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         if not self.on_gpu:
             variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
             variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self.one_process else {}

@@ -61,6 +61,7 @@ class WeightSnapshot:
     )
     shapes: Callable[[], Parts] | None = None  # the same without memory; None: `parts` costs nothing
     device: torch.device | None = None  # the learner's; None: main memory
+    base: "WeightSnapshot | None" = None  # `folder` has adapters alone, which add to these; their name is `label`
     readers: int = 0  # servers that are being started from the folder, which therefore stays
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
