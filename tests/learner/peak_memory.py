@@ -1,22 +1,29 @@
-"""A program: the resident memory that updates take at their peak beside what `learner_bytes` says, in bytes, a line of
-JSON a case. Every block that is freed goes back to the system, so that holes in glibc's heap do not count."""
+"""A program: the resident memory that updates take at their peak, and the built-in engine beside the model, with what
+arithmetic says, in bytes, a line of JSON a case. Every block that is freed goes back to the system, so that holes in
+glibc's heap do not count."""
 
+import asyncio
 import ctypes
+import gc
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from arpo.assembly.memory_plan import engine_beside
 from arpo.core.credit import CreditedTree
+from arpo.engines.config import EngineConfig
+from arpo.engines.local import LocalEngine
+from arpo.engines.network import has_half_weights
 from arpo.learner.attention import layout_of
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.local import LocalLearner
 from arpo.learner.malloc_trim import keep_freed
 from arpo.learner.memory import LearnerPlan, ModelShape, learner_bytes
 from arpo.learner.rank import MiniBatch
+from arpo.recipe.load import load_recipe
 from random_trees import random_tree
 
 SMALL = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
@@ -29,9 +36,16 @@ CASES = {
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
+ENGINES = {"an engine's float16 weights": "float16", "an engine's packed weights": "float32"}
+
+
+def model_of(family: str, tied: bool = False, **sizes: Any) -> Any:
+    config = getattr(transformers, f"{family}Config")(**SMALL, **sizes, head_dim=64, tie_word_embeddings=tied)
+    return getattr(transformers, f"{family}ForCausalLM")(config)
+
+
 def learner(family: str, checkpointing: bool, **sizes: Any) -> LocalLearner:
-    config = getattr(transformers, f"{family}Config")(**SMALL, **sizes, head_dim=64, tie_word_embeddings=False)
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model = model_of(family, **sizes)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return LocalLearner(
@@ -71,11 +85,29 @@ def measure(family: str, checkpointing: bool, kind: str) -> dict[str, Any]:
     return {"tokens": packs[0].num_unique, "measured": status("VmHWM") - base, **parts}
 
 
+def measure_engine(dtype: Any) -> dict[str, Any]:
+    """What the engine keeps while an update has the memory of its keys."""
+    config = EngineConfig(dtype=dtype, slots=2, memory_gb=0.1)
+    run = load_recipe("quickstart").model_copy(update={"engine": config})
+    model = model_of("Qwen3", tied=True, **SIZES | {"vocab_size": 16_384})
+    for _ in range(2):  # the first one loads what all need
+        gc.collect()
+        base = status("VmRSS")
+        engine = LocalEngine.build(config, model, None)
+        measured = status("VmRSS") - base
+        asyncio.run(engine.close())
+        del engine
+    return {"measured": measured, "total": engine_beside(run, ModelShape.from_model(model), 4)}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     keep_freed()  # what a rank would set later
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 2**16)
     libc.mallopt(M_TRIM_THRESHOLD, 2**17)
-    for name in sys.argv[1:] or CASES:
-        print(json.dumps({"case": name, **measure(*CASES[name])}), flush=True)
+    for name, case in CASES.items():
+        print(json.dumps({"case": name, **measure(*case)}), flush=True)
+    for name, dtype in ENGINES.items():
+        if dtype == "float32" or has_half_weights(torch.device("cpu")):
+            print(json.dumps({"case": name, **measure_engine(dtype)}), flush=True)

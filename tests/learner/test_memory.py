@@ -1,4 +1,4 @@
-"""The arithmetic of memory against the resident memory of real updates."""
+"""The arithmetic of memory against the resident memory of real updates and engines."""
 
 import json
 import os
@@ -17,6 +17,6 @@ def test_updates_take_the_memory_that_arithmetic_says() -> None:
     program = Path(__file__).with_name("peak_memory.py")
     done = subprocess.run([sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     cases = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(cases) == 3
+    assert len(cases) >= 4
     for case in cases:
         assert case["measured"] == pytest.approx(case["total"], rel=0.15), case

@@ -8,10 +8,15 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from arpo.engines.local import copied_bytes
+from arpo.engines.vllm.config import VllmConfig
 from arpo.errors import ConfigError
 from arpo.learner.memory import PER_PASS, LearnerPlan, ModelShape, learner_bytes
 from arpo.models.loading import LoraSettings
@@ -194,11 +199,8 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         reference=run.loss.kl_coefficient > 0 and run.model.lora is None,
     )
     tokens = max(run.train.token_budget, run.rollout.branch_tokens)  # a path is never cut
-    if gpus.is_main_memory:  # an engine in this process shares weights, and gives its keys back for an update
-        servers = 0
-        if vllm is not None and not vllm.urls:
-            servers = max(1, vllm.replicas if isinstance(vllm.replicas, int) else len(vllm.replicas))
-        engine = servers * (learner.width * shape.parameters + run.engine.memory_gb * 2**30) / size
+    if gpus.is_main_memory:
+        engine = engine_beside(run, shape, learner.width) / size
     elif vllm is None:
         engine = 0.0 if run.engine.kind == "openai" else 2 * shape.parameters + run.engine.memory_gb * 2**30
     elif apart or vllm.urls:
@@ -220,6 +222,22 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         parts=parts,
         engine=engine,
     )
+
+
+def engine_beside(run: RunConfig, shape: ModelShape, width: int) -> float:
+    """Bytes of main memory that the engines take during an update. The built-in one gives its keys back for it."""
+    if run.engine.kind == "vllm":
+        vllm = run.engine.vllm or VllmConfig()
+        servers = max(1, vllm.replicas if isinstance(vllm.replicas, int) else len(vllm.replicas))
+        return 0 if vllm.urls else servers * (width * shape.parameters + run.engine.memory_gb * 2**30)
+    if run.engine.kind != "local":
+        return 0
+    copied = partial(copied_bytes, run.engine, torch.device("cpu"))
+    hidden = shape.hidden
+    narrowing = sum(hidden * width * copied(width) for width in (shape.query_width, shape.mlp_width))
+    others = shape.layer - hidden * (shape.query_width + shape.mlp_width)
+    layer = others * copied(hidden) + narrowing
+    return shape.layers * layer + shape.vocab * hidden * (copied(hidden) + copied())
 
 
 def remedies(plan: MemoryPlan) -> list[str]:

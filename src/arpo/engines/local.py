@@ -17,7 +17,7 @@ from arpo.engines.config import Dtype, EngineConfig, has_fast_bf16
 from arpo.engines.decoder import Decoder
 from arpo.engines.exact import ExactDecoder
 from arpo.engines.lane import Lane
-from arpo.engines.network import Network, has_half_weights
+from arpo.engines.network import Network, has_half_weights, linear_kind
 from arpo.engines.slots import Slots
 from arpo.engines.stats import EngineStats
 from arpo.engines.stops import pieces
@@ -187,3 +187,15 @@ def _dtype(dtype: Dtype | torch.dtype, device: torch.device, deterministic: bool
             "a deterministic engine computes in float32", where="engine.dtype", value=str(dtype), hint="use 'auto'"
         )
     return resolved
+
+
+def copied_bytes(config: EngineConfig, device: torch.device, inputs: int = 0) -> float:
+    """Bytes that the engine on `device` keeps of its own, beside the model's weights, for a number of a linear layer of
+    `inputs` columns; 0: of the embeddings."""
+    dtype = _dtype(config.dtype, device, config.deterministic)
+    if not inputs:
+        return 2 if dtype == torch.bfloat16 else 0
+    kind = linear_kind(device, dtype)
+    if kind is None:
+        return 0 if dtype == torch.float32 else dtype.itemsize
+    return dtype.itemsize * -(-inputs // kind.block) * kind.block / inputs
