@@ -1,12 +1,14 @@
 """vLLM inside this process keeps the contract of engines. Runs where vLLM is installed: `make test-vllm`."""
 
+import asyncio
 import importlib.util
+import multiprocessing
 import signal
 
 import psutil
 import pytest
 from engine_contract import agrees, write
-from vllm_contract import LONG, AdaptersContract, VllmContract, shared_by
+from vllm_contract import LONG, AdaptersContract, VllmContract, build, shared_by
 
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import EngineError
@@ -72,6 +74,26 @@ class TestInProcess(VllmContract):
         turn = await write(engine, prompt, max_tokens=20, seed=1)
         assert {chunk.version for chunk in turn.chunks} == {4}
         agrees(other, prompt, turn)
+
+
+def keep_sampling(model, tokenizer, told):
+    engine = build(model, tokenizer)
+    asyncio.run(write(engine, [5, 6, 7], max_tokens=2))
+    told.send([process.pid for process in psutil.Process().children(recursive=True)])
+    signal.pause()
+
+
+def test_a_run_that_is_killed_leaves_no_process_of_vllm(vllm_network, tokenizer):
+    spawning = multiprocessing.get_context("spawn")
+    hears, told = spawning.Pipe(duplex=False)
+    run = spawning.Process(target=keep_sampling, args=(vllm_network, tokenizer, told))
+    run.start()
+    told.close()
+    left = [psutil.Process(number) for number in hears.recv()]
+    assert any("resource_tracker" not in " ".join(process.cmdline()) for process in left)
+    run.kill()
+    run.join()
+    assert not [each for each in psutil.wait_procs(left, timeout=60)[1] if each.status() != psutil.STATUS_ZOMBIE]
 
 
 class TestAdaptersInProcess(AdaptersContract):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from arpo.engines.vllm.settings import Settings
 
 
+EXTENSION = {"worker_extension_cls": "arpo.engines.vllm.worker.Extension"}
+"""Its module is imported by vLLM's workers alone."""
 LOOK_S = 0.5  # between looks at whether the core lives, while vLLM is waited for
 
 
@@ -180,13 +182,13 @@ class InProcess:
 
     async def _launch(self) -> None:
         assert self.published is not None  # the engine hands weights over first
-        os.environ.update(self.settings.environment())
+        os.environ.update(self.settings.environment() | {"ARPO_VLLM_OWNER": str(os.getpid())})
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
             weights = self.published.base or self.published
-            arguments = AsyncEngineArgs(model=str(await weights.written()), **self.settings.arguments())
+            arguments = AsyncEngineArgs(model=str(await weights.written()), **EXTENSION | self.settings.arguments())
             self.llm = AsyncLLM.from_engine_args(arguments)
         except TypeError as error:
             raise ConfigError(
