@@ -21,6 +21,7 @@ from arpo.learner.local import LocalLearner
 from arpo.learner.lora import full_state, plain_model
 from arpo.learner.losses import policy_loss
 from arpo.learner.rank import MiniBatch
+from arpo.learner.sharding import clip_gradients
 from arpo.models.loading import LoraSettings, ModelConfig, load_model
 from random_trees import credited, random_tree
 from tiny_models import tiny_model
@@ -252,6 +253,19 @@ def test_an_update_that_is_not_finite_is_skipped_whole() -> None:
     after = own.optimizer.state_dict()["state"]
     assert all(torch.equal(moments[i][k], after[i][k]) for i in moments for k in ("exp_avg", "exp_avg_sq", "step"))
     assert own.update(some_trees()).metrics["skipped_updates"] == 0 and furthest(before, parameters(own)) > 0
+
+
+def test_gradients_are_clipped_to_a_norm_that_is_exact() -> None:
+    sizes, draws = (300_000, 7, 1), torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    before = [torch.randn(size, generator=draws) for size in sizes]
+    exact = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in before))
+    for limit, factor in ((math.inf, 1), (2 * exact, 1), (exact / 3, 1 / 3)):
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient.clone()
+        assert clip_gradients(parameters, limit) == pytest.approx(exact, rel=1e-6)
+        for parameter, gradient in zip(parameters, before, strict=True):
+            assert torch.allclose(parameter.grad, factor * gradient, rtol=1e-6), limit
 
 
 def test_no_reference_is_kept_without_a_coefficient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ itself does. Knows transformers models and packs. Refuses to know losses and opt
 
 import copy
 from array import array
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -189,3 +190,32 @@ def _by_model(model: Any, example: CreditedTree) -> Tensor:
             at += len(segment.tokens)
         rows.append(torch.stack([logprob_TV[place - 1, tokens_T[place]] for place in places]))
     return torch.cat(rows)
+
+
+class Stopped(Exception):
+    """The pass was stopped; gradients hold a part of it."""
+
+
+@contextmanager
+def stoppable(decoder: Any, stop: Callable[[], bool]) -> Iterator[None]:
+    """Forward and backward passes of `decoder` inside raise Stopped at the next layer once `stop` returns True: on a
+    slow machine a pass takes minutes, and Ctrl-C must not. Without hooks torch runs the backward pass outside of
+    Python, where no signal is heard."""
+
+    def check(*_: object) -> None:
+        if stop():
+            raise Stopped
+
+    def check_backward(_module: object, _inputs: object, output: Any) -> None:
+        check()
+        hidden = output[0] if isinstance(output, tuple) else output
+        if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
+            hidden.register_hook(check)
+
+    hooks = [layer.register_forward_hook(check_backward) for layer in getattr(decoder, "layers", ())]
+    try:
+        check()
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -31,12 +31,13 @@ from arpo.learner.losses import LossReport, policy_loss
 from arpo.learner.malloc_trim import give_back, keep_freed
 from arpo.learner.optimizer import copy_moments, load_optimizer, write_moments
 from arpo.learner.packing import PackedBatch
-from arpo.learner.policy import Policy
+from arpo.learner.policy import Policy, Stopped, stoppable
 from arpo.learner.sharding import (
     Placement,
     agreed,
     base_weights,
     checkpoint_names,
+    clip_gradients,
     device_of_rank,
     fill,
     local,
@@ -187,7 +188,7 @@ class Rank:
                         logprob_P, _ = self.policy(moved, temperature=1.0)
                         loss = -moved.rows(logprob_P).sum() / num_tokens
                         loss.backward()
-                except _Stopped:
+                except Stopped:
                     self.optimizer.zero_grad(set_to_none=True)
                     return None
                 summed += loss.item()
@@ -271,7 +272,7 @@ class Rank:
         """Clip the gradients of all ranks and take the step, unless something is not finite on any of them."""
         set_rate(self.optimizer, lr)
         limit = math.inf if self.optim.grad_clip is None else self.optim.grad_clip
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)))
+        norm = clip_gradients(self.policy.parameters(), limit)
         skipped = agreed(not (finite and math.isfinite(norm)), self.mesh)
         if not skipped:
             with stepping(self.device):
@@ -292,7 +293,7 @@ class Rank:
         return torch.autocast(self.device.type, self.dtype) if lowered else nullcontext()
 
     def _stoppable(self, stop: Callable[[], bool]) -> AbstractContextManager[None]:
-        return _stoppable(self.policy.base_model.get_decoder(), stop) if self.mesh is None else nullcontext()
+        return stoppable(self.policy.base_model.get_decoder(), stop) if self.mesh is None else nullcontext()
 
     # --- weights
 
@@ -368,35 +369,6 @@ class Rank:
         state = checkpoint_names(self.policy.base_model, self._state, unties=unties)
         rows = {name: Rows.shared(value, dtype) for name, value in state.items()}
         write(folder, "model", rows, first_rank=self.first)
-
-
-class _Stopped(Exception):
-    """The pass was stopped; gradients hold a part of it."""
-
-
-@contextmanager
-def _stoppable(decoder: Any, stop: Callable[[], bool]) -> Iterator[None]:
-    """Forward and backward passes of `decoder` inside raise _Stopped at the next layer once `stop` returns True: on a
-    slow machine a pass takes minutes, and Ctrl-C must not. Without hooks torch runs the backward pass outside of
-    Python, where no signal is heard."""
-
-    def check(*_: object) -> None:
-        if stop():
-            raise _Stopped
-
-    def check_backward(_module: object, _inputs: object, output: Any) -> None:
-        check()
-        hidden = output[0] if isinstance(output, tuple) else output
-        if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
-            hidden.register_hook(check)
-
-    hooks = [layer.register_forward_hook(check_backward) for layer in getattr(decoder, "layers", ())]
-    try:
-        check()
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def torch_rank() -> Rank:

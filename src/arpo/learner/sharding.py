@@ -5,7 +5,8 @@ a unit's weights at the unit's own forward. Knows `fully_shard` and DTensors. Re
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from arpo.errors import ConfigError
 from arpo.learner.policy import Policy
 from arpo.learner.shards import SafetensorsFolder
+
+CPU_SUM = 2**14
+"""Squares that are added up in float32: torch's sum of many more on a CPU is not exact (28 million: 4e-3 off)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,26 @@ def agreed(flag: bool, mesh: DeviceMesh | None) -> bool:
     anywhere = torch.tensor(float(flag), device=mesh.device_type)
     dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=mesh.get_group())
     return bool(anywhere)
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
+    """Scale the gradients of all ranks to a norm of `limit` where theirs is larger. Returns their norm before.
+
+    As `torch.nn.utils.clip_grad_norm_`, but that the norm is the same however many ranks there are."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    own = [local(gradient) for gradient in gradients]
+    parts = [part for g in own for part in (g.flatten().split(CPU_SUM) if g.device.type == "cpu" else [g])]
+    squared = torch.stack(torch._foreach_norm(parts)).double().square().sum()
+    if isinstance(first := gradients[0], DTensor):  # replicas of a shard have the same gradients
+        sums = [Partial() if isinstance(placement, Shard) else Replicate() for placement in first.placements]
+        mesh = first.device_mesh
+        squared = DTensor.from_local(squared.to(mesh.device_type), mesh, sums).full_tensor()
+    norm = math.sqrt(squared)
+    if norm + 1e-6 > limit:
+        torch._foreach_mul_(own, limit / (norm + 1e-6))
+    return norm
 
 
 def trained(module: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
