@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from arpo.cli.commands import app
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, FormatError
 from arpo.evaluation.statistics import holm, sign_flip_test
 from arpo.runs.folder import RunFolder
 from arpo.study import sweep as sweep_module
 from arpo.study.figures import Figures
-from arpo.study.plan import Study, cells_of, read_rows, read_study, rows_path
+from arpo.study.plan import Row, Study, cells_of, read_rows, read_study, rows_path
 from arpo.study.sweep import HISTORY, sweep
 
 TEXT = """\
@@ -38,8 +39,8 @@ def row(cell, accuracy, calls):
     """A row whose accuracy by step and calls by step are given."""
     history = {name: [0.0] * len(calls) for name in HISTORY}
     history |= {"calls/executed": calls, "accuracy/probe_lines": accuracy}
-    return {"cell": cell.name, "seed": cell.seed, "key": cell.key, "before": 0.3, "after": accuracy[-1], "seconds": 1.0,
-            "history": history}  # fmt: skip
+    return Row(cell=cell.name, seed=cell.seed, key=cell.key, before=0.3, after=accuracy[-1], seconds=1.0,
+               history=history)  # fmt: skip
 
 
 def test_the_grid_crosses_cells_and_seeds_and_every_cell_has_its_own_key(file):
@@ -116,17 +117,14 @@ def test_seeds_without_a_figure_are_left_out_of_it_alone(file):
     """A run without held-out tasks has no accuracy on them (null in its row)."""
     study = Study(recipe="lab", cells={"a": {}, "b": {}}, accuracy=0.5, seeds=6)
     rows = [row(cell, [0.1, 0.6 if cell.name == "a" else 0.8], [10, 10]) for cell in cells_of(study, file)]
-    for one in rows:
-        if one["cell"] == "b" and one["seed"] < 4:
-            one["after"] = None
+    rows = [replace(one, after=None) if one.cell == "b" and one.seed < 4 else one for one in rows]
     figures = Figures(study, rows)
     assert figures.by_cell()["b"]["held-out after"].n == 2 and figures.by_cell()["b"]["area"].n == 6
     against = figures.differences()["b"]
     assert against["held-out after"].mean.n == 2 and against["held-out after"].mean.mean == pytest.approx(0.2)
     assert against["area"].mean.n == 6
     assert all(0 < difference.p_value <= 1 for difference in against.values())
-    for one in rows:
-        one["after"] = None
+    rows = [replace(one, after=None) for one in rows]
     assert "nan" not in "".join(table.markdown() for table in Figures(study, rows).tables())
 
 
@@ -169,6 +167,8 @@ def test_holm_is_monotone_at_least_the_p_value_and_at_most_bonferroni():
         (TEXT.replace("rollout.rule: paper", "rollout.rul: paper"), "rollout"),
         (TEXT.replace("baseline: grpo, leaves 4", "baseline: grpo"), "baseline"),
         (TEXT.replace("seeds: 2", "seeds: 0"), "seeds"),
+        (TEXT.replace("seeds: 2", f"seeds: {10**12}"), "more than"),
+        (TEXT.replace("[4, 8]", f"[4, 8], {', '.join(f'k{n}: [1, 2, 3, 4]' for n in range(40))}"), "more than"),
     ],
 )
 def test_a_mistake_in_a_study_is_named_before_anything_runs(file, text, where):
@@ -180,8 +180,41 @@ def test_a_mistake_in_a_study_is_named_before_anything_runs(file, text, where):
 
 def test_rows_are_lines_of_json(file):
     cell = cells_of(read_study(file), file)[0]
-    rows_path(file).write_text(json.dumps(row(cell, [0.5], [1])) + "\n")
-    assert read_rows(file)[0]["key"] == cell.key
+    rows_path(file).write_text(json.dumps(asdict(row(cell, [0.5], [1]))) + "\n")
+    assert read_rows(file)[0].key == cell.key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cell": None},
+        {"seed": "x"},
+        {"key": [1]},
+        {"after": "much"},
+        {"after": 10**400},
+        {"seconds": None},
+        {"history": []},
+        {"history": {"calls/executed": "abc"}},
+        {"history": {"calls/executed": [1], "leaves/all": [1, 2]}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_row_of_something_else_is_named(file, changes):
+    cell = cells_of(read_study(file), file)[0]
+    rows_path(file).write_text(json.dumps({**asdict(row(cell, [0.5], [1])), **changes}) + "\n")
+    with pytest.raises(FormatError, match=r"mine\.rows\.jsonl: row 1 is none of a study"):
+        read_rows(file)
+
+
+def test_rows_go_to_no_file_that_a_link_names(file, monkeypatch):
+    monkeypatch.setattr(sweep_module, "run_cell", lambda cell, *_: row(cell, [0.5], [1]))
+    victim = file.with_name("victim")
+    victim.write_text("")
+    rows_path(file).symlink_to(victim)
+    with pytest.raises(FormatError, match="is a link"):
+        sweep(read_study(file), file, file.parent / "runs", limit=1, tell=str)
+    assert victim.read_text() == ""
 
 
 @pytest.mark.slow
@@ -197,13 +230,13 @@ def test_a_study_of_real_runs_keeps_a_row_of_each_that_ends_and_survives_one_tha
     study, runs, told = read_study(path), own_project.folder / "runs", []
     assert sweep(study, path, runs, tell=told.append) == 1
     (row,) = read_rows(path)
-    assert row["cell"] == "paper" and row["steps"] == 2 and "strict, seed 0: failed" in told[1]
+    assert row.cell == "paper" and row.steps == 2 and "strict, seed 0: failed" in told[1]
     assert "not fit to be trained on" in next(runs.glob(f"{cells_of(study, path)[0].key}*.log")).read_text()
-    folder = RunFolder(runs / f"{row['key']}-seed0")
+    folder = RunFolder(runs / f"{row.key}-seed0")
     for name in ("calls/executed", "leaves/all"):
-        assert row["history"][name] == [line[name] for line in folder.metrics()]
+        assert row.history[name] == [line[name] for line in folder.metrics()]
     rows_path(path).unlink()
     assert sweep(study, path, runs, tell=told.append) == 1
-    assert {**read_rows(path)[0], "seconds": 0} == {**row, "seconds": 0}
+    assert replace(read_rows(path)[0], seconds=0.0) == replace(row, seconds=0.0)
     figures = Figures(study, read_rows(path))
-    assert figures.calls == sum(row["history"]["calls/executed"])
+    assert figures.calls == sum(row.history["calls/executed"])

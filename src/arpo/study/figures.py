@@ -5,17 +5,16 @@ Knows rows. Refuses to know folders and processes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from arpo.display.charts import Line, Panel, draw
 from arpo.display.tables import ShownTable
 from arpo.evaluation.comparison import ComparedRun
 from arpo.evaluation.statistics import Estimate, holm, over_seeds, sign_flip_test
-from arpo.study.plan import Study
+from arpo.study.plan import Row, Study
 
 CALLS, ACCURACY = "calls/executed", "accuracy/probe_lines"
 POINTS = 40
@@ -37,16 +36,16 @@ class Figures:
     """The figures of a study's rows. `calls` is the number of calls that every run made: what is equal about equal
     calls."""
 
-    def __init__(self, study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, study: Study, rows: Sequence[Row]) -> None:
         self.study = study
         self.runs: dict[str, dict[int, ComparedRun]] = {name: {} for name in study.variants}
         self.after: dict[str, dict[int, float]] = {name: {} for name in study.variants}
         for row in rows:
-            if row["cell"] in self.runs:
-                columns = row["history"]
-                lines = [dict(zip(columns, step, strict=True)) for step in zip(*columns.values(), strict=True)]
-                self.runs[row["cell"]][row["seed"]] = ComparedRun(name=row["key"], method=row["cell"], history=lines)
-                self.after[row["cell"]][row["seed"]] = math.nan if row["after"] is None else row["after"]
+            steps = zip(*row.history.values(), strict=True)
+            lines = [dict(zip(row.history, step, strict=True)) for step in steps]
+            if row.cell in self.runs and lines:
+                self.runs[row.cell][row.seed] = ComparedRun(name=row.key, method=row.cell, history=lines)
+                self.after[row.cell][row.seed] = math.nan if row.after is None else row.after
         self.runs = {name: runs for name, runs in self.runs.items() if runs}
         self.calls = min((run.total(CALLS) for run in self._all()), default=0.0)
         self.baseline = study.baseline or next(iter(study.variants))

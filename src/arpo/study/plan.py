@@ -16,9 +16,10 @@ runs.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -28,12 +29,14 @@ from pydantic import Field, ValidationError
 
 from arpo.config import Config
 from arpo.config_errors import config_error
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError, FormatError, first_line, nearest
 from arpo.files import read_json_lines
+from arpo.foreign import checked
 from arpo.recipe.load import find, load_recipe, recipe_keys
 from arpo.yaml_positions import read
 
 Settings = dict[str, Any]
+MOST_CELLS = 10_000  # with their seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,24 @@ class Cell:
     seed: int
     overrides: tuple[str, ...]
     key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What a study keeps of a finished run."""
+
+    cell: str
+    seed: int
+    key: str
+    before: float | None
+    """Accuracy on held-out tasks before training; None where there are none."""
+    after: float | None
+    seconds: float
+    history: Mapping[str, list[float | None]]
+    """Metrics by step, None where a step has none."""
+    overrides: list[str] = field(default_factory=list)
+    arpo: str = ""
+    steps: int = 0
 
 
 class Study(Config):
@@ -87,6 +108,9 @@ def read_study(path: Path) -> Study:
         study = Study.model_validate(given.value)
     except ValidationError as error:
         raise config_error(error, given, Study) from error
+    seeds = study.seeds if isinstance(study.seeds, int) else len(study.seeds)
+    if (count := seeds * len(study.cells) * math.prod(map(len, study.grid.values()))) > MOST_CELLS:
+        raise ConfigError(f"has more than {MOST_CELLS:,} cells, seeds counted", where=str(path), value=count)
     if study.baseline is not None and study.baseline not in study.variants:
         raise ConfigError(
             "there is no such cell",
@@ -142,7 +166,15 @@ def rows_path(path: Path) -> Path:
     return path.with_suffix(".rows.jsonl")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Row]:
     """The rows of finished cells, the last one of each key. Raises FormatError."""
-    rows = rows_path(path)
-    return list({row["key"]: row for row in read_json_lines(rows)}.values()) if rows.is_file() else []
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(read_json_lines(rows_path(path)), 1):
+        try:
+            row = checked(Row(**line))
+            if len({len(values) for values in row.history.values()}) > 1:
+                raise FormatError("its metrics are not of the same steps")
+        except (TypeError, FormatError) as error:
+            raise FormatError(f"{rows_path(path)}: row {number} is none of a study: {first_line(error)}") from error
+        rows[row.key] = row
+    return list(rows.values())

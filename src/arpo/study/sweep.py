@@ -7,15 +7,16 @@ and tried again by the next sweep. Knows processes and run folders. Refuses to k
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import arpo
-from arpo.files import json_line
-from arpo.runs.folder import RunFolder, drop_unfinished_line, is_run
-from arpo.study.plan import Cell, Study, cells_of, read_rows, recipe_of, rows_path
+from arpo.files import cut_unfinished_line, json_line, open_to_append
+from arpo.runs.folder import RunFolder, is_run
+from arpo.study.plan import Cell, Row, Study, cells_of, read_rows, recipe_of, rows_path
 
 HISTORY = (
     "calls/executed",
@@ -36,7 +37,7 @@ def sweep(
 ) -> int:
     """Run the cells that have no row yet, `jobs` at a time and at most `limit` of them, in folders below `runs`.
     Returns the number of cells that failed."""
-    done = {row["key"] for row in read_rows(path)}
+    done = {row.key for row in read_rows(path)}
     left = [cell for cell in cells_of(study, path) if cell.key not in done]
     recipe = recipe_of(study, path)
     tell(f"{len(done)} cells are finished, {len(left)} are left")
@@ -58,7 +59,7 @@ def sweep(
     return failed
 
 
-def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int) -> dict[str, Any] | Path:
+def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int) -> Row | Path:
     """Carry out a cell in a process of its own. Returns its row, or the log of one that failed."""
     folder = runs / f"{cell.key}-seed{cell.seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int) -> dict[str, Any] 
     goes_on = is_run(folder)
     arguments = ["--resume", str(folder)] if goes_on else [str(recipe), *cell.overrides, "--out", str(folder)]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    with log.open("ab") as file:
+    with open_to_append(log) as file:
         code = subprocess.run(
             [sys.executable, "-m", "arpo", "train", *arguments],
             stdout=file,
@@ -80,37 +81,35 @@ def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int) -> dict[str, Any] 
     return row_of(cell, RunFolder(folder))
 
 
-def row_of(cell: Cell, run: RunFolder) -> dict[str, Any]:
+def row_of(cell: Cell, run: RunFolder) -> Row:
     """What a study keeps of a finished run: figures by step, and accuracy on held-out tasks before and after."""
     summary, history = run.summary(), run.metrics()
-    return {
-        "cell": cell.name,
-        "seed": cell.seed,
-        "key": cell.key,
-        "overrides": list(cell.overrides),
-        "arpo": arpo.__version__,
-        "steps": len(history),
-        "before": (summary.get("accuracy_before") or {}).get("mean"),
-        "after": (summary.get("accuracy_after") or {}).get("mean"),
-        "seconds": round(sum(summary.get("seconds", {}).values()), 1),
-        "history": {name: [_short(line.get(name)) for line in history] for name in HISTORY},
-    }
+    return Row(
+        cell=cell.name,
+        seed=cell.seed,
+        key=cell.key,
+        overrides=list(cell.overrides),
+        arpo=arpo.__version__,
+        steps=len(history),
+        before=(summary.get("accuracy_before") or {}).get("mean"),
+        after=(summary.get("accuracy_after") or {}).get("mean"),
+        seconds=round(sum(summary.get("seconds", {}).values()), 1),
+        history={name: [_short(line.get(name)) for line in history] for name in HISTORY},
+    )
 
 
 def _short(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    if path.exists():
-        drop_unfinished_line(path)  # of a sweep that was killed while it wrote
-    with path.open("ab") as file:
-        file.write(json_line(row))
-        file.flush()
+def _append(path: Path, row: Row) -> None:
+    with open_to_append(path) as file:
+        cut_unfinished_line(file)  # of a sweep that was killed while it wrote
+        file.write(json_line(asdict(row)))
         os.fsync(file.fileno())
 
 
-def _in_words(row: Mapping[str, Any]) -> str:
-    calls = sum(value or 0 for value in row["history"]["calls/executed"])
-    before, after = (("-" if row[name] is None else f"{100 * row[name]:.1f} %") for name in ("before", "after"))
-    return f"{before} -> {after}, {calls:,} calls, {row['seconds']:.0f} s"
+def _in_words(row: Row) -> str:
+    calls = sum(value or 0 for value in row.history["calls/executed"])
+    before, after = ("-" if value is None else f"{100 * value:.1f} %" for value in (row.before, row.after))
+    return f"{before} -> {after}, {calls:,} calls, {row.seconds:.0f} s"
