@@ -66,7 +66,7 @@ def training(
     )
     with (
         RunFolder.create(out, "run: tests", {}, resume=parts.get("resume", False)) as folder,
-        Trackers(out, settings={}) as trackers,
+        Trackers(out, settings={}, tell=print) as trackers,
     ):
         tasks, validation = (read_tasks(run, split)[0] for split in ("train", "validation"))
         state = parts.get("state", TrainState())

@@ -131,17 +131,3 @@ def test_trees_are_on_disk_before_anything_is_trained(tiny_project: TinyProject,
             asyncio.run(trainer.train())
     records = list(RunFolder(tmp_path / "run").trees(1))
     assert len(records) == trainer.run.train.tasks_per_step and all(record.scores for record in records)
-
-
-def test_a_tracker_that_fails_costs_no_step(tiny_project: TinyProject, tmp_path: Path) -> None:
-    def down(_metrics: object, step: int) -> None:
-        if step == 3:
-            raise ConnectionError("the server of metrics")
-
-    plan = (*PLAIN, "train.steps=5", "train.save_every=10")
-    with training(tiny_project, tmp_path / "run", mixed_on_odd, *plan) as trainer:
-        trainer.trackers.log = down  # type: ignore[assignment, method-assign]
-        with pytest.raises(ConnectionError):
-            asyncio.run(trainer.train())
-    saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
-    assert saved is not None and saved.state.step == 3

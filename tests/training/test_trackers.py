@@ -21,7 +21,7 @@ def scalars(folder):
 
 
 def test_tensorboard_reads_the_numbers_alone(tmp_path):
-    with Trackers(tmp_path) as trackers:
+    with Trackers(tmp_path, tell=print) as trackers:
         trackers.log(
             {"reward/leaves": 0.5, "note": "text", "missing": None, "flag": True, "entropy_at/first/03": 1.0}, 1
         )
@@ -30,10 +30,10 @@ def test_tensorboard_reads_the_numbers_alone(tmp_path):
 
 
 def test_a_resumed_run_hides_the_steps_that_it_does_again(tmp_path):
-    with Trackers(tmp_path) as trackers:
+    with Trackers(tmp_path, tell=print) as trackers:
         for step in range(1, 5):
             trackers.log({"a": float(step)}, step)
-    with Trackers(tmp_path, resumed_after=2) as trackers:
+    with Trackers(tmp_path, resumed_after=2, tell=print) as trackers:
         trackers.log({"a": 30.0}, 3)
     assert scalars(tmp_path / "tensorboard")["a"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
@@ -53,8 +53,35 @@ def test_unknown_and_missing_trackers_are_named_before_anything_starts(tmp_path,
     monkeypatch.setattr("arpo.training.trackers.find_spec", lambda name: None)  # as where none is installed
     for name in KNOWN:
         with pytest.raises(ConfigError, match="pip install"):
-            Trackers(tmp_path / "run", {name: {}})
+            Trackers(tmp_path / "run", {name: {}}, tell=print)
     assert not (tmp_path / "run").exists()
+
+
+class Failing:
+    """A client whose server is there at first, and then is not."""
+
+    def __init__(self, *_: object, resumed: bool) -> None:
+        if resumed:
+            raise ConnectionError("no key\nfor it")
+
+    def log(self, _metrics: object, step: int) -> None:
+        if step > 1:
+            raise ConnectionError("the server of metrics")
+
+    close = log
+
+
+def test_a_tracker_that_fails_is_told_once_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("arpo.training.trackers._Accelerates", Failing)
+    monkeypatch.setattr("arpo.training.trackers.find_spec", lambda name: name)
+    told = []
+    with Trackers(tmp_path, {"wandb": {}}, tell=told.append) as trackers:
+        for step in range(1, 5):
+            trackers.log({"a": float(step)}, step)
+    assert told == ["the tracker wandb fails and gets nothing more: ConnectionError: the server of metrics"]
+    assert scalars(tmp_path / "tensorboard")["a"] == [(step, float(step)) for step in range(1, 5)]
+    with pytest.raises(ConfigError, match=r"^train\.trackers: the tracker 'wandb' cannot .*ConnectionError: no key\)"):
+        Trackers(tmp_path, {"wandb": {}}, resumed_after=4, tell=told.append)
 
 
 RUN = """
@@ -67,7 +94,9 @@ resumed_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
 options = {"project": "shop", "group": "rule-a"}
 if sys.argv[2] != "trackio":
     options["tags"] = ["seed-1", "cpu"]
-with Trackers(Path(sys.argv[1]), {sys.argv[2]: options}, settings=settings, resumed_after=resumed_after) as trackers:
+with Trackers(
+    Path(sys.argv[1]), {sys.argv[2]: options}, settings=settings, resumed_after=resumed_after, tell=print
+) as trackers:
     if resumed_after is None:
         trackers.log({"reward/leaves": 0.5, "entropy_at/first/00": 1.0}, 1)
     trackers.log({"reward/leaves": 0.75, "tokens/generated": 10}, 2)

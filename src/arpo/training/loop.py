@@ -300,8 +300,8 @@ class Trainer:
             skipped=self.bad_updates,
         )
         self.consistent = True
-        # Last: a server of metrics that is down, or a callback that raises, ends the run and costs it no step.
         self.trackers.log(metrics, self.state.step)
+        # Last: a callback that raises ends the run and costs it no step.
         self.callbacks.on_step(self.state.step, metrics)
 
     async def validate(self, *, last: bool = False) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -307,7 +308,13 @@ class _Pipeline:
             Progress(
                 num_steps, minutes=minutes, done=state.step, title=self.run.name, console=self.console
             ) as progress,
-            Trackers(self.folder.path, config.trackers, settings=plain(self.run), resumed_after=earlier) as trackers,
+            Trackers(
+                self.folder.path,
+                config.trackers,
+                settings=plain(self.run),
+                resumed_after=earlier,
+                tell=partial(self.say, level="warning"),
+            ) as trackers,
         ):
             trainer = Trainer(
                 components,

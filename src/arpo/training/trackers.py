@@ -7,14 +7,15 @@ asks for them.
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from arpo.errors import ConfigError, install, nearest
+from arpo.errors import ConfigError, first_line, install, nearest
 from arpo.recipe.train import TrackerName
+from arpo.runs.disk_space import is_full
 from arpo.yaml_positions import flat
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
@@ -102,9 +103,10 @@ def _mlflow_into(folder: Path) -> None:
 
 class Trackers:
     """All trackers of a run; also a context manager. `trackers` (names with their options)
-    adds to TensorBoard, which is always there.
+    adds to TensorBoard, which is always there. One that fails is told through `tell`, and gets nothing more: a run
+    does not depend on a server of metrics.
 
-    Raises ConfigError for a name that nobody knows, or whose package is not installed.
+    Raises ConfigError for a name that nobody knows, whose package is not installed, or which cannot be started.
     """
 
     def __init__(
@@ -114,14 +116,21 @@ class Trackers:
         *,
         settings: Mapping[str, Any] | None = None,
         resumed_after: int | None = None,
+        tell: Callable[[str], None],
     ) -> None:
-        run = Path(run)
+        run, self._tell = Path(run), tell
         check_trackers(trackers)
-        self._trackers: list[Tracker] = [TensorBoard(run / "tensorboard", resumed_after=resumed_after)]
+        tensorboard = TensorBoard(run / "tensorboard", resumed_after=resumed_after)
+        self._trackers: dict[str, Tracker] = {"tensorboard": tensorboard}
+        resumed = resumed_after is not None
         for name, options in trackers.items():
             if name != "tensorboard":
-                resumed = resumed_after is not None
-                self._trackers.append(_Accelerates(name, options, run, settings or {}, resumed=resumed))
+                try:
+                    self._trackers[name] = _Accelerates(name, options, run, settings or {}, resumed=resumed)
+                except Exception as error:  # its client may raise anything: no key, no network
+                    self.close()
+                    wrong = f"the tracker {name!r} cannot be started ({type(error).__name__}: {first_line(error)})"
+                    raise ConfigError(wrong, where=_WHERE, hint="Set it up, or leave it out") from error
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Numbers alone are sent; the entropies by position stay in the run folder."""
@@ -130,12 +139,22 @@ class Trackers:
             for name, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and not name.startswith(_PER_POSITION)
         }
-        for tracker in self._trackers:
-            tracker.log(numbers, step)
+        self._each(lambda tracker: tracker.log(numbers, step))
 
     def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                act(tracker)
+            except Exception as error:
+                if is_full(error):
+                    raise
+                del self._trackers[name]
+                self._tell(
+                    f"the tracker {name} fails and gets nothing more: {type(error).__name__}: {first_line(error)}"
+                )
 
     def __enter__(self) -> "Trackers":
         return self
