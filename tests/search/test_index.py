@@ -1,9 +1,12 @@
 """An index on disk finds what one in memory finds; passages come from every kind of file, with title, source and
 snippet."""
 
+import contextlib
 import itertools
 import json
 import math
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -151,6 +155,44 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     (folder / "index.json").write_text("[]")
     with pytest.raises(FormatError, match=r"index\.json"):
         Index.open(folder)
+
+
+@pytest.mark.parametrize("name", ["scores.npy", "rows.npy", "starts.npy", "words.npy", "passages.npy", "words.txt"])
+def test_an_index_of_others_is_read_or_named(tmp_path: Path, name: str) -> None:
+    """Its maker says what its files hold: what a manifest without a list of files does not check."""
+    build_index(PERU, tmp_path / "i")
+    file, manifest = tmp_path / "i" / name, tmp_path / "i" / "index.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": {}}))
+    numbers, head = np.asarray([-9, 1 << 30, 7], np.int32), b"\x93NUMPY\x01\x00"
+    contents: list[bytes] = [b"", b"x" * 99, head + b"\xff\xff" + b"(" * 65535, pickle.dumps(numbers, 2)]
+    if name.endswith(".npy"):
+        for array in (
+            numbers,
+            np.resize(np.load(file), 50),
+            np.load(file) * 0 + 999,
+            np.asarray([{}]),
+            np.zeros((2, 2)),
+        ):
+            np.save(tmp_path / "array.npy", array)
+            contents.append((tmp_path / "array.npy").read_bytes())
+    for content in contents:
+        file.write_bytes(content)
+        with contextlib.suppress(FormatError):
+            assert len(Index.open(tmp_path / "i").find("capital of Peru", 2)) <= 2
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(FormatError, match=rf"{name} is not a file"):
+        Index.open(tmp_path / "i")
+
+
+def test_a_damaged_passage_is_named(tmp_path: Path) -> None:
+    build_index(PERU, tmp_path / "i")
+    lines = tmp_path / "i" / "passages.jsonl"
+    whole = lines.read_bytes()
+    for damage in (b"[" * 40, b'["", 3]' + b" " * 33, b'{"a": 1}' + b" " * 32, b"\xff" * 40):
+        lines.write_bytes(damage + whole[40:])
+        with pytest.raises(FormatError, match=r"passages\.jsonl: passage 0 is damaged"):
+            Index.open(tmp_path / "i").find("Peru", 1)
 
 
 def test_threads_search_one_index(tmp_path: Path) -> None:

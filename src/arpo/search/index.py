@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from arpo.errors import ConfigError, FormatError, nearest
+from arpo.errors import ConfigError, FormatError, first_line, nearest
 from arpo.files import read_json
-from arpo.search.lexical import Lexical
+from arpo.foreign import MOST_BYTES, checked, loads
+from arpo.search.lexical import Lexical, mapped, mapped_bytes
 from arpo.search.passages import Passage
 from arpo.search.words import VERSION as WORDS_VERSION
 
@@ -68,8 +69,15 @@ class Index:
         """At most `k` passages for `query` as (number, score), best first. The mode selects BM25, cosine or fused
         ranks.
 
-        Lexical results share a word with the query; dense results are the nearest ones, however far.
+        Lexical results share a word with the query; dense results are the nearest ones, however far. Raises FormatError
+        for a damaged index.
         """
+        try:
+            return self._rank(query, k)
+        except (IndexError, ValueError) as error:
+            raise FormatError(f"the index is damaged: {first_line(error)}") from error
+
+    def _rank(self, query: str, k: int) -> list[tuple[int, float]]:
         if self.mode == "lexical":
             return self._lexical.find(query, k)
         if self.mode == "dense":
@@ -91,8 +99,11 @@ class Index:
         if manifest["encoder"] and mode != "lexical":
             from arpo.search.dense import Dense, Encoder
 
-            dense = Dense(np.load(folder / "vectors.npy", mmap_mode="r"), Encoder(encoder or manifest["encoder"]))
+            vectors = mapped(folder / "vectors.npy", np.float32, 2)
+            dense = Dense(vectors, Encoder(encoder or str(manifest["encoder"])))
         passages = _MappedPassages(folder)
+        if dense is not None and len(dense.vectors) != len(passages):
+            raise FormatError(f"{folder / 'vectors.npy'} is not of {len(passages):,} passages: build the index again")
         return cls(passages, Lexical.open(folder, len(passages)), dense, mode or ("hybrid" if dense else "lexical"))
 
 
@@ -167,6 +178,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         version, words, files = manifest["version"], manifest["words"], dict(manifest["files"])
+        _ = manifest["encoder"]
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(
             f"{folder / MANIFEST}: not the manifest of an index: {type(error).__name__}: {error}"
@@ -189,8 +201,10 @@ class _MappedPassages(Sequence[Passage]):
     """Passages on disk, read one at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._starts = np.load(folder / "passages.npy", mmap_mode="r")
-        self._lines = np.memmap(folder / "passages.jsonl", np.uint8, "r")
+        self._file, self._starts = folder / "passages.jsonl", mapped(folder / "passages.npy", np.int64)
+        self._lines = mapped_bytes(self._file)
+        if len(self._starts) < 2:
+            raise FormatError(f"{folder / 'passages.npy'} is of no passage: build the index again")
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -198,8 +212,11 @@ class _MappedPassages(Sequence[Passage]):
     def __getitem__(self, number: Any) -> Any:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        line = self._lines[self._starts[number] : self._starts[number + 1]].tobytes()
-        return Passage(*json.loads(line))
+        start, end = int(self._starts[number]), int(self._starts[number + 1])
+        try:
+            return checked(Passage(*loads(self._lines[start : min(end, start + MOST_BYTES)].tobytes())))
+        except (ValueError, TypeError, FormatError) as error:
+            raise FormatError(f"{self._file}: passage {number:,} is damaged: {first_line(error)}") from error
 
 
 class _Texts(Sequence[str]):

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arpo.errors import FormatError, first_line
+from arpo.foreign import open_file
 from arpo.search.words import words
 
 ARRAYS = ("scores.npy", "rows.npy", "starts.npy", "words.npy", "word_numbers.npy")
@@ -71,8 +73,11 @@ class Lexical:
     @classmethod
     def open(cls, folder: Path, num_passages: int) -> "Lexical":
         """The index in `folder`, memory-mapped: pages are read on demand and shared between processes."""
-        scores, rows, starts, ends, numbers = (np.load(folder / name, mmap_mode="r") for name in ARRAYS)
-        spelled = np.memmap(folder / VOCABULARY, np.uint8, "r") if len(numbers) else np.zeros(0, np.uint8)
+        kinds = (np.float32, np.int32, np.int64, np.int64, np.int32)
+        scores, rows, starts, ends, numbers = map(mapped, (folder / name for name in ARRAYS), kinds)
+        spelled = mapped_bytes(folder / VOCABULARY) if len(numbers) else np.zeros(0, np.uint8)
+        if len(rows) != len(scores) or {len(starts), len(ends)} != {len(numbers) + 1}:
+            raise FormatError(f"{folder}: {', '.join(ARRAYS)} do not fit together: copy or build the index again")
         return cls(_MappedWords(spelled, ends, numbers), scores, rows, starts, num_passages)
 
 
@@ -99,6 +104,26 @@ class _MappedWords:
 
     def _word(self, at: int) -> bytes:
         return self._spelled[self._ends[at] : self._ends[at + 1]].tobytes()
+
+
+def mapped(path: Path, kind: type, ndim: int = 1) -> Array:
+    """The array of numbers of type `kind` in a .npy file, memory-mapped. Raises FormatError for something else."""
+    open_file(path).close()
+    try:
+        array: Array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise FormatError(f"{path} is no array of numbers: {first_line(error)}") from error
+    if array.dtype != kind or array.ndim != ndim:
+        raise FormatError(f"{path} holds {array.ndim} dimensions of {array.dtype}, not {ndim} of {kind.__name__}")
+    return array
+
+
+def mapped_bytes(path: Path) -> NDArray[np.uint8]:
+    """A file, memory-mapped. Raises FormatError where it is empty or no file."""
+    with open_file(path) as file:
+        if not file.seek(0, 2):
+            raise FormatError(f"{path} is empty")
+        return np.memmap(file, np.uint8, "r")
 
 
 def best(scores: NDArray[Any], k: int) -> list[tuple[int, float]]:
