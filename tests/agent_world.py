@@ -59,7 +59,7 @@ class Running:
 def served(deployed: DeployedAgent, **limits: Any) -> Iterator[Running]:
     """The agent behind HTTP; it ends with the block."""
     server = AgentServer(deployed, ServeLimits(**{"timeout_s": 60, **limits}))
-    listening = GracefulServer(server.app, server.admission, server.limits.drain_s)
+    listening = GracefulServer(server.app, server.admission, server.limits.drain_s, server.start)
     with listen("127.0.0.1", 0, has_key=True) as socket:
         address = f"http://127.0.0.1:{socket.getsockname()[1]}"
         thread = threading.Thread(target=listening.run, kwargs={"sockets": [socket]}, daemon=True)
@@ -94,10 +94,12 @@ class Gate(EngineWrapper):
             yield chunk
 
 
-def gated(deployed: DeployedAgent, holds: Callable[[Any], object] = lambda prompt: True) -> Gate:
+def gated(
+    deployed: DeployedAgent, holds: Callable[[Any], object] = lambda prompt: True, kind: type[Gate] = Gate
+) -> Gate:
     """Put a gate before the engine of `deployed`."""
     components = cast(Components, deployed.components)
-    gate = Gate(components.agent.engine, holds)
+    gate = kind(components.agent.engine, holds)
     deployed.components = replace(components, agent=replace(components.agent, engine=gate))
     return gate
 

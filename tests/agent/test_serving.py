@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_world import deployed, gated, served, until
+from agent_world import Gate, deployed, gated, served, until
 from arpo.agent.deployed import DeployedAgent
-from arpo.agent.listening import listen
+from arpo.agent.listening import GracefulServer, listen
+from arpo.agent.server import AgentServer, ServeLimits
 from arpo.agent.turns import TextSplitter
 from arpo.chat.openai_wire import parse_request
 from arpo.engines.scripted import Script
@@ -422,6 +423,25 @@ def test_an_answer_that_outlasts_the_drain_is_cut(tokenizer: Any) -> None:
         assert not running.thread.is_alive()
         with pytest.raises(openai.APIError):
             asked.result()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_server_whose_engine_is_still_starting(number: signal.Signals, tokenizer: Any) -> None:
+    class Starting(Gate):
+        async def start(self) -> None:
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+            await asyncio.Event().wait()
+
+        async def close(self) -> None:
+            closed.append(True)
+
+    closed: list[bool] = []
+    agent = deployed(tokenizer, echoes(tokenizer))
+    gated(agent, kind=Starting)
+    server = AgentServer(agent, ServeLimits())
+    with pytest.raises(KeyboardInterrupt):
+        GracefulServer(server.app, server.admission, 60, server.start).run(sockets=[])
+    assert closed == [True]
 
 
 @pytest.mark.slow

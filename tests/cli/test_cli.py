@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from arpo import __version__ as version
+from arpo.cli import main
 
 HEAVY = ("torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "datasets", "bm25s", "sympy", "flint")
 ROOT = Path(__file__).parents[2]
@@ -103,6 +105,19 @@ def test_ctrl_c_is_a_word_and_exit_code_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=600)
     assert process.returncode == 130 and said.strip() == "stopped"
+
+
+def test_ctrl_c_while_modules_are_imported_is_the_same_word(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "arpo.cli.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "arpo.cli.commands", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and capsys.readouterr().err.strip() == "stopped"
 
 
 def test_print_shows_the_resolved_recipe_and_reads_back(tmp_path: Path) -> None:

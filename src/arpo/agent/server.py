@@ -92,10 +92,17 @@ class AgentServer:
             lifespan=self._lifespan,
         )
 
+    async def start(self) -> None:
+        """Start the engine: a server that answers is ready. Where that fails, or is cancelled, all is closed."""
+        try:
+            if self.engine is not None:
+                await self.engine.start()
+        except BaseException:
+            await self.agent.close()
+            raise
+
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        if self.engine is not None:
-            await self.engine.start()  # a server that answers is ready
         async with self.mcp.session_manager.run() if self.mcp is not None else nullcontext():
             yield
         await self.agent.close()

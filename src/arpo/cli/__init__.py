@@ -1,14 +1,21 @@
 """The command `arpo`. A command imports heavy modules only when it runs, so that `arpo --help` answers at once."""
 
 import os
+import sys
+
+INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
 
 
 def main() -> None:
     """Entry point of the `arpo` script."""
     prepare_process()
-    from arpo.cli.commands import app
+    try:
+        from arpo.cli.commands import app
 
-    app()
+        app()
+    except KeyboardInterrupt:  # outside of any command: while modules are imported, or options read
+        print("\nstopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def prepare_process() -> None:

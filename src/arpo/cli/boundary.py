@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from arpo.cli import INTERRUPTED
 from arpo.errors import ArpoError, ConfigError
 from arpo.terminal_safe import print_line
 
@@ -19,7 +20,6 @@ R = TypeVar("R")
 
 TRAIN = ("train", "sft")  # commands that several processes carry out together
 MISTAKE = 2  # exit code of an ArpoError or an OSError, which the user can fix
-INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
 
 
 def check_processes(name: str | None) -> None:

@@ -58,11 +58,12 @@ def serve(
             print_line(note)
         address = f"http://{host}:{listening.getsockname()[1]}"
         print_line(f"model: {agent.label}\nserving {server.name} at {address}/v1\nCtrl-C ends.")
-        GracefulServer(server.app, server.admission, drain).run(sockets=[listening])
+        GracefulServer(server.app, server.admission, drain, server.start).run(sockets=[listening])
 
 
 def _serve_stdio(agent: "DeployedAgent", limits: "ServeLimits") -> None:
     """Until the client closes stdin. Stdout is the protocol's: what people read goes to stderr."""
+    from arpo.agent.listening import ended_by_signals
     from arpo.agent.server import AgentServer
 
     if (mcp := AgentServer(agent, limits).mcp) is None:
@@ -72,7 +73,8 @@ def _serve_stdio(agent: "DeployedAgent", limits: "ServeLimits") -> None:
 
     async def until_closed() -> None:
         try:
-            await mcp.run_stdio_async()
+            with ended_by_signals():
+                await mcp.run_stdio_async()
         finally:
             await agent.close()
 
