@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError, nearest, shown
 from arpo.yaml_positions import Keys, Located, lookup, show
 
 GROUP = "a group of keys"
@@ -119,8 +119,7 @@ def _with_value(message: str, keys: Keys, recipe: Located) -> str:
     value = lookup(recipe.value, keys)
     if value is None or isinstance(value, Mapping) or message == NO_SECRETS:
         return message
-    text = repr(value)
-    return f"{message} (got {text if len(text) <= 80 else text[:77] + '...'})"
+    return f"{message} (got {shown(value, 80)})"
 
 
 def _keys(detail: Mapping[str, Any], value: Any) -> Keys:

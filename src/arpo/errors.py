@@ -37,17 +37,17 @@ class ConfigError(ArpoError):
 
     def __init__(self, message: str, *, where: str = "", value: object = None, hint: str = "") -> None:
         self.message, self.where, self.value, self.hint = message, where, value, hint
-        shown = "" if value is None else f" (got {_shown(value)})"
-        super().__init__(f"{where + ': ' if where else ''}{message}{shown}{'. ' + hint if hint else ''}")
+        got = "" if value is None else f" (got {shown(value)})"
+        super().__init__(f"{where + ': ' if where else ''}{message}{got}{'. ' + hint if hint else ''}")
 
 
-def _shown(value: object) -> str:
-    """A value for a message: its beginning, whatever it is."""
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """A value for a message: its beginning of `most` characters, whatever it is."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001  an integer of 5,000 digits, an object of a user
         return f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class EngineError(ArpoError):

@@ -94,6 +94,14 @@ def checked(value: T) -> T:
     return value
 
 
+def check_values(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str) -> None:
+    """Raises FormatError, which names `place` and the key, where one of the `values` is not of its kind (an annotation,
+    all the way down). Keys may be missing."""
+    for key, kind in kinds.items():
+        if key in values and not _test(kind)(values[key]):
+            raise FormatError(f"{place}: {key} is {values[key]!r:.80}, which is no {kind}")
+
+
 @cache
 def _fields(kind: type) -> list[tuple[str, Any, Callable[[Any], bool]]]:
     hints = get_type_hints(kind, localns={"array": Sequence})  # `array[int]` has a value from Python 3.12 on

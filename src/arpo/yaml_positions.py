@@ -20,6 +20,7 @@ from arpo.foreign import read_text
 Keys = tuple[str | int, ...]
 COMMAND_LINE = "command line"  # the place of a value that no file holds
 MAX_VALUES = 20_000
+MOST_WHOLE = 1 << 64  # in hexadecimal, a number has more digits than Python shows
 MOST_BYTES = 4 << 20
 DEEPEST = 40
 
@@ -205,6 +206,8 @@ class _Builder:
             value = self.loader.construct_object(node)
         except (ValueError, yaml.YAMLError) as error:  # a number of many thousand digits
             raise ConfigError("is not a usable number", where=self._where(node)) from error
+        if type(value) is int and abs(value) > MOST_WHOLE:
+            raise ConfigError("is not a usable number", where=self._where(node))
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError("should be a finite number", where=self._where(node), value=value)
         return value

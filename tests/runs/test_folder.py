@@ -43,7 +43,7 @@ def test_what_is_written_is_read_at_once(tmp_path):
         reader = RunFolder(tmp_path / "run")
         assert reader.metrics() == [{"step": 1, "a": 0.5, "bad": None, "worse": None, "numpy": 2.0, "many": [0, 1]}]
         assert names(reader.trees(1)) == ["a", "b"] and reader.event_steps() == [1]
-        assert reader.notes()[0]["text"] == "watch out" and reader.recipe_text() == RECIPE
+        assert reader.notes()[0]["text"] == "watch out" and reader.recipe.read_text() == RECIPE
         assert reader.environment()[0]["seed"] == 1 and reader.is_live()
     assert not reader.is_live()
 

@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from arpo.core.record import decode, peek
+from arpo.display.terminal import Console
 from arpo.errors import ConfigError, FormatError
+from arpo.evaluation.comparison_tables import compare
 from arpo.files import cut_unfinished_line, open_to_append, read_json, read_json_lines
 from arpo.foreign import loads, open_file
 from arpo.models.loading import LoraSettings, check_files, refuse_code, with_lora
 from arpo.models.sources import checked
 from arpo.recipe.load import load_recipe
+from arpo.runs.fingerprint import check_resumption
 from arpo.runs.folder import RunFolder, read_history
 from arpo.tasks.data import file_rows
+from arpo.tools.usage import read_usage
 from arpo.yaml_positions import parse
 from tiny_models import tiny_model
 
@@ -99,6 +103,79 @@ def test_what_is_no_file_or_a_giant_one_is_named(tmp_path: Path, kind: str) -> N
     odd_file(tmp_path / "model" / "tokenizer.json", kind)
     with pytest.raises(ConfigError, match=r"tokenizer\.json"):
         check_files(tmp_path / "model")
+
+
+@pytest.mark.parametrize("starts", ["0", "null", "{}", '"x"', "[1]", "[[]]"])
+def test_starts_that_are_none_are_named(tmp_path: Path, starts: str) -> None:
+    run = run_folder(tmp_path / "run")
+    (run / "environment.json").write_text(starts)
+    with pytest.raises(FormatError, match=r"environment\.json is not a list of objects"):
+        RunFolder(run).environment()
+    with pytest.raises(FormatError, match=r"environment\.json is not a list of objects"):
+        RunFolder.create(run, "name: a\n", {}, resume=True)
+
+
+NUMBERS = '{"mean": 1, "low": null, "high": NaN, "n": '
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *('{"seconds": {"training": "x"}}', '{"seconds": []}', '{"status": 1}', '{"steps": null}', '{"steps": 1e400}'),
+        *(f'{{"accuracy_after": {NUMBERS}null}}}}', '{"greedy_gain": {}}', '{"accuracy_before": 0.5}', "[]", "0"),
+        *('{"gates": [{"what": 1}]}', '{"gates": {}}', '{"gates": [0]}', '{"unplanned_cold_start": 3}'),
+    ],
+)
+def test_a_summary_of_other_values_is_named(tmp_path: Path, content: str) -> None:
+    run = run_folder(tmp_path / "run")
+    (run / "summary.json").write_text(f'{{"accuracy_after": {NUMBERS}3}}}}')
+    assert RunFolder(run).summary()["accuracy_after"]["n"] == 3
+    (run / "summary.json").write_text(content)
+    with pytest.raises(FormatError, match=r"summary\.json"):
+        RunFolder(run).summary()
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "3",
+        '{"asked": "x"}',
+        '{"cost": 1e400}',
+        '{"faults": {"a": []}}',
+        '{"seconds": {"x": 1}}',
+        '{"seconds": {"9999": 1}}',
+    ],
+)
+def test_usage_of_other_values_is_named(tmp_path: Path, tool: str) -> None:
+    (tmp_path / "calls.json").write_text(f'{{"search": {tool}}}')
+    with pytest.raises(FormatError, match=r"calls\.json: search"):
+        read_usage(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "{}", '{"parts": [], "accepted": []}', '{"parts": {}, "accepted": 3}'),
+        *('{"parts": {"method": 1}, "accepted": []}', '{"parts": {"data": {"data.train": [["a"]]}}, "accepted": []}'),
+        '{"parts": {"data": {"data.train": {"a": 1}}}, "accepted": []}',
+    ],
+)
+def test_fingerprints_of_other_values_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
+    (tmp_path / "fingerprints.json").write_text(content)
+    with pytest.raises(FormatError, match=r"fingerprints\.json"):
+        check_resumption(tmp_path, {}, ())
+
+
+def test_a_recipe_whose_aliases_expand_without_end_is_named_by_whoever_reads_it(tmp_path: Path) -> None:
+    run, deep = (
+        run_folder(tmp_path / "run"),
+        "\n".join(f"k{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 60)),
+    )
+    (run / "recipe.yaml").write_text(f"k0: &a0 {{z: 1}}\n{deep}\n")
+    for reads in (RunFolder(run).recipe_values, lambda: compare([run, run], console=Console(quiet=True))):
+        with pytest.raises(ConfigError, match=r"recipe\.yaml.* expands to too many values"):
+            reads()
 
 
 @pytest.mark.parametrize("step", ["NaN", "null", '"1"', "1e400", "-1", "9" * 30, "[1]", "true"])
@@ -265,6 +342,7 @@ def test_a_value_in_a_message_is_short_whatever_it_is(tmp_path: Path) -> None:
     (tmp_path / "many.yaml").write_text("".join(f"key{number}: 1\n" for number in range(300)))
     with pytest.raises(ConfigError, match=r"many\.yaml:1: key0[^$]*\nand 251 more$"):
         load_recipe(tmp_path / "many.yaml")
-    (tmp_path / "r.yaml").write_text(f"rollout: {{leaves: {'9' * 10_000}}}\n")
-    with pytest.raises(ConfigError, match=r"r\.yaml"):
-        load_recipe(tmp_path / "r.yaml")
+    for number in ("9" * 10_000, f"0x{'f' * 10_000}"):
+        (tmp_path / "r.yaml").write_text(f"rollout: {{leaves: {number}}}\n")
+        with pytest.raises(ConfigError, match=r"r\.yaml"):
+            load_recipe(tmp_path / "r.yaml")

@@ -31,7 +31,7 @@ def run(project: TinyProject, out: Path, *overrides: str, **options: Any) -> tup
 def test_what_fits_is_planned_told_and_written(tiny_project: TinyProject, tmp_path: Path) -> None:
     folder, printed = run(tiny_project, tmp_path / "run", "train.minutes=30")
     assert "this machine: " in printed and "8 steps, 6 questions before and after" in printed
-    written = yaml.safe_load(folder.recipe_text())
+    written = yaml.safe_load(folder.recipe.read_text())
     assert written["plan"] == "made" and written["train"]["steps"] == 8
     assert len(folder.metrics()) == 8 and folder.summary()["status"] == "finished"
     assert "unplanned_cold_start" not in folder.summary(), "it was not shortened"

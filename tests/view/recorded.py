@@ -66,7 +66,7 @@ def nasty_run(tiny_run, tmp_path):
     source = RunFolder(tiny_run)
     first = next(iter(source.trees(1)))
     folder = tmp_path / "nasty"
-    with RunFolder.create(folder, source.recipe_text(), {}) as run:
+    with RunFolder.create(folder, source.recipe.read_text(), {}) as run:
         for number, text in enumerate(NASTY):
             tree = replace(nasty(first, text))
             tree.tree.task = f"nasty/{number}"

@@ -72,7 +72,7 @@ def test_hovering_shows_the_values_of_that_step_in_every_chart(address, browser,
 
 
 def test_dragging_zooms_all_charts_and_a_button_goes_back(tiny_run, tmp_path, browser):
-    with RunFolder.create(tmp_path / "long", RunFolder(tiny_run).recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "long", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         for step in range(1, 41):
             run.append_metrics(step, {"reward/leaves": step / 40, "seconds/step": 1.0, "seconds/update": 0.5})
     with served(Library([tmp_path / "long"], cache=tmp_path / "i")) as address, watched(browser) as page:
@@ -154,7 +154,7 @@ def test_steps_are_chosen_by_range_and_branching_by_what_it_did(address, browser
 
 
 def test_metrics_that_the_page_does_not_know_are_drawn_by_their_names(tiny_run, tmp_path, browser):
-    with RunFolder.create(tmp_path / "new", RunFolder(tiny_run).recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "new", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         for step in range(1, 4):
             spread = {f"staleness/lag_{end}": float(n * step) for n, end in enumerate(("p50", "p99", "max"))}
             known = {"train/ratio_p50": 1.0, "train/ratio_p99": 1.0 + step, "train/ratio_p05": 0.9}
@@ -225,7 +225,7 @@ def test_an_answer_of_an_evaluation_can_be_read(address, browser, library):
 
 def test_a_live_run_is_followed(tiny_run, tmp_path, browser):
     records = [replace(record, schema=2) for record in RunFolder(tiny_run).trees(1)]
-    with RunFolder.create(tmp_path / "live", RunFolder(tiny_run).recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "live", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         run.append_tree(1, records[0])
         run.append_metrics(1, {"reward/leaves": 0.25})
         with served(Library([run.path], cache=tmp_path / "i")) as address, watched(browser) as page:

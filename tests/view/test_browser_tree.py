@@ -271,7 +271,7 @@ def test_a_branch_that_ended_before_its_first_token_is_shown(tiny_run, tmp_path,
     record = next(iter(RunFolder(tiny_run).trees(1)))
     place = (len(record.tree.children(())),)
     record.tree.end(place, StopReason.ENGINE_FAILED)
-    with RunFolder.create(tmp_path / "tiny", RunFolder(tiny_run).recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "tiny", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         run.append_tree(1, replace(record, scores={**record.scores, place: Score(reward=0.0, accuracy=0.0)}))
     with served(Library([run.path], cache=tmp_path / "i")) as address, watched(browser) as page:
         page.goto(f"{address}#/tiny/tree?step=1&task={quote(record.tree.task)}")
@@ -314,7 +314,7 @@ def test_a_turn_shows_the_reward_that_it_earned(tiny_run, tmp_path, browser):
     record = next(record for record in source.trees(2) if any(len(place) > 1 for place in record.tree.turns))
     leaf = max(record.scores, key=len)
     given = {show(leaf[:1]): [0.25, False, None], show(leaf): [-1.5, True, None]}
-    with RunFolder.create(tmp_path / "tiny", source.recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "tiny", source.recipe.read_text(), {}) as run:
         run.append_tree(2, replace(record, notes={**record.notes, "environment": given}))
     library = Library([run.path], cache=tmp_path / "indexes")
     library.catch_up()
@@ -339,7 +339,7 @@ def test_of_a_large_tree_only_what_is_in_sight_is_drawn(tiny_run, tmp_path, brow
     record = large_tree()
     assert len(record.tree.leaves()) == 64
     last = f"t{show(record.tree.leaves()[-1])}"
-    with RunFolder.create(tmp_path / "large", RunFolder(tiny_run).recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "large", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         run.append_tree(1, record)
     with served(Library([run.path], cache=tmp_path / "i")) as address, watched(browser) as page:
         page.goto(f"{address}#/large/tree?step=1&task=large")

@@ -247,7 +247,7 @@ def test_events_tell_start_checkpoints_and_evaluations(library):
 
 def test_recipes_differ_where_they_differ(library, tiny_run, tmp_path):
     other = tmp_path / "other"
-    text = RunFolder(tiny_run).recipe_text().replace("tau: 0.5", "tau: 0.6")
+    text = RunFolder(tiny_run).recipe.read_text().replace("tau: 0.5", "tau: 0.6")
     RunFolder.create(other, text, {}).close()
     both = Library([tiny_run, other], cache=tmp_path / "i")
     assert both.answer("/api/runs/other", {"against": "tiny"})["differences"] == [

@@ -21,7 +21,7 @@ def records(tiny_run):
 @pytest.fixture
 def live(tiny_run, tmp_path):
     """A run that is being written."""
-    with RunFolder.create(tmp_path / "live", RunFolder(tiny_run).recipe_text(), {}) as run:
+    with RunFolder.create(tmp_path / "live", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         yield run
 
 

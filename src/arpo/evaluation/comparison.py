@@ -14,17 +14,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from arpo.display.charts import Line, Panel, draw, running_mean
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import ConfigError
 from arpo.evaluation.manifest import EvalManifest, check_form, is_evaluation, read_manifest
 from arpo.evaluation.results import COSTS, BenchmarkResult, EvalResults, by_name, read_evaluations
 from arpo.evaluation.samples import SampleRecord, read_samples
 from arpo.evaluation.statistics import Estimate, Paired, over_seeds, paired_difference
-from arpo.foreign import read_text
 from arpo.runs.folder import VALIDATION, read_history
-from arpo.yaml_positions import flat
+from arpo.yaml_positions import flat, read
 
 BUDGETS = {"leaves/all": "leaves", "tokens/generated": "tokens generated", "calls/answered": "tool calls"}
 RIGHT = 0.5  # the mean accuracy of a question from which on it counts as right
@@ -308,13 +305,8 @@ def _recipe(folder: Path) -> dict[str, str]:
     path = folder / "recipe.yaml"
     if not path.exists():
         raise ConfigError("this folder holds no run", where=str(folder), hint="a run folder has a recipe.yaml")
-    try:
-        recipe = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise FormatError(f"{path} is not YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise FormatError(f"{path} holds {type(recipe).__name__}, not a mapping")
-    return {key: str(value) for key, value in flat(recipe).items() if value != {} and not _NOT_METHOD.search(key)}
+    recipe = flat(read(path).value)
+    return {key: str(value) for key, value in recipe.items() if value != {} and not _NOT_METHOD.search(key)}
 
 
 def _methods(names: Sequence[str], recipes: Sequence[Mapping[str, str]]) -> list[str]:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from arpo.display.charts import draw
 from arpo.display.progress import duration
 from arpo.display.tables import markdown_table
@@ -196,7 +194,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
             if key not in ("text", "step", "question")
         )
         question = f"**{sample['question']}**\n\n" if sample.get("question") else ""
-        text = str(sample["text"])
+        text = str(sample.get("text", ""))
         cut = text if len(text) <= _MAX_SAMPLE_TEXT else text[:_MAX_SAMPLE_TEXT] + "\n[cut]"
         fence = "`" * max(3, _longest_run(cut, "`") + 1)
         parts.append(
@@ -215,13 +213,7 @@ def _longest_run(text: str, character: str) -> int:
 
 
 def _settings(run: RunFolder) -> str:
-    try:
-        recipe = yaml.safe_load(run.recipe_text())
-    except yaml.YAMLError:
-        recipe = None
-    if not isinstance(recipe, dict):
-        return f"## Settings\n\n```yaml\n{run.recipe_text()}\n```"
-    rows = [[f"`{key}`", "" if value is None else value] for key, value in flat(recipe).items()]
+    rows = [[f"`{key}`", "" if value is None else value] for key, value in flat(run.recipe_values()).items()]
     return (
         "## Settings\n\n<details><summary>The whole recipe</summary>\n\n"
         + markdown_table(["key", "value"], rows, left=2)

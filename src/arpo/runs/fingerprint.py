@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from arpo.config import Config
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError, FormatError, nearest
 from arpo.files import expanded, read_json, write_json
+from arpo.foreign import check_values
 from arpo.models.identity import identity_parts
 from arpo.recipe.run import RunConfig, plain
 from arpo.runs.code import code_of
@@ -100,7 +101,7 @@ def check_resumption(folder: Path, now: Parts, accepted: Sequence[str]) -> list[
             raise ConfigError("is no part of a run that can be accepted", where="--accept", value=name, hint=hint)
     if not (folder / FILE).is_file() or not any((folder / "checkpoints").glob("step-*")):
         return []
-    changed = differences(read_json(folder / FILE)["parts"], now)
+    changed = differences(_kept(folder)["parts"], now)
     if refused := [each for each in changed if not each.is_accepted(accepted)]:
         parts = ",".join(dict.fromkeys(each.part for each in refused))
         raise ConfigError(
@@ -116,12 +117,25 @@ def keep_fingerprint(
 ) -> None:
     """Write `parts` as what a run has, and what was accepted to come here, which its notes say too."""
     path = folder.path / FILE
-    history = read_json(path)["accepted"] if path.is_file() else []
+    history = _kept(folder.path)["accepted"] if path.is_file() else []
     if changed:
         texts = [each.text for each in changed]
         history = [*history, {"time": time.time(), "accepted": list(accepted), "differences": texts}]
         folder.note(f"resumed with changes that were accepted: {'; '.join(texts)}", level="warning")
     write_json(path, {"parts": parts, "accepted": history})
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    kept = read_json(folder / FILE)
+    kinds = {"parts": Mapping[str, Mapping[str, Any]], "accepted": list[Any]}
+    if not isinstance(kept, dict) or kept.keys() != kinds.keys():
+        raise FormatError(f"{folder / FILE} does not hold {' and '.join(kinds)}")
+    check_values(kept, kinds, str(folder / FILE))
+    data = kept["parts"].get("data", {})
+    check_values(data, dict.fromkeys(data, list[list[str]]), f"{folder / FILE}: data")
+    if any(len(row) != 2 for rows in data.values() for row in rows):
+        raise FormatError(f"{folder / FILE}: data: a row is not of an id and a digest")
+    return kept
 
 
 def differences(before: Parts, now: Parts) -> list[Difference]:

@@ -45,6 +45,8 @@ from arpo.files import (
 from arpo.foreign import is_number, open_file, read_text
 from arpo.runs.atomic import clear_partial, settle
 from arpo.runs.lock import Lock, is_held
+from arpo.runs.summary import check_summary
+from arpo.yaml_positions import read
 
 MOST_STEPS = 1_000_000_000
 RESUMED = "recipe.resumed.yaml"
@@ -94,7 +96,7 @@ class RunFolder:
             try:
                 _check_fits(path, resume)  # another process may have made and left a run while we waited
                 _tidy(path)
-                started = read_json(path / ENVIRONMENT) if resume else []
+                started = _environments(path / ENVIRONMENT) if resume else []
                 write_json(path / ENVIRONMENT, [*started, {"time": time.time(), **environment}])
                 if not resume:
                     write_atomic(path / "recipe.yaml", run_yaml)  # last: without it, what a killed start left is no run
@@ -243,6 +245,7 @@ class RunFolder:
         found = read_json(path) if path.exists() else {}
         if not isinstance(found, dict):
             raise FormatError(f"{path} holds {type(found).__name__}, not an object")
+        check_summary(found, str(path))
         return found
 
     @property
@@ -251,12 +254,12 @@ class RunFolder:
         resumed = self.path / RESUMED
         return resumed if resumed.is_file() else self.path / "recipe.yaml"
 
-    def recipe_text(self) -> str:
-        return read_text(self.recipe)
+    def recipe_values(self) -> dict[str, Any]:
+        """What that recipe holds. Raises ConfigError."""
+        return read(self.recipe).value
 
     def environment(self) -> list[dict[str, Any]]:
-        path = self.path / ENVIRONMENT
-        return list(read_json(path)) if path.exists() else []
+        return _environments(self.path / ENVIRONMENT)
 
     def state(self) -> str:
         """How the run ended, or "still going", or "cut off before its end"."""
@@ -299,6 +302,13 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
+
+
+def _environments(path: Path) -> list[dict[str, Any]]:
+    starts = read_json(path) if path.exists() else []
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise FormatError(f"{path} is not a list of objects, one a start")
+    return starts
 
 
 def move_aside(path: Path) -> Path | None:

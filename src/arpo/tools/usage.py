@@ -16,11 +16,13 @@ from typing import Any
 from arpo.core.tree import CallStatus, ToolCallResult
 from arpo.errors import FormatError
 from arpo.files import read_json, write_json
+from arpo.foreign import check_values
 
 BUCKETS_PER_E = 12  # of the histogram of seconds: a percentile is right to 4 %
 SHORTEST_S = 1e-6
 FILE = "calls.json"
 COUNTS = ("asked", "executed", "attempts", "cached", "shared", "refused", "unavailable", "cost")
+_KINDS = {**dict.fromkeys(COUNTS, float), **dict.fromkeys(("faults", "seconds"), Mapping[str, int])}
 UNKNOWN = "(no such tool)"  # usage of tools that do not exist: models make up many names
 EVERY_S = 1.0  # between two writes while calls are made; usage that costs money is written at once
 
@@ -130,7 +132,12 @@ def read_usage(run: Path) -> dict[str, Any]:
     usage = read_json(path) if path.is_file() else {}
     if not isinstance(usage, dict):
         raise FormatError(f"{path}: usage is a JSON object with a key for each tool")
-    return usage
+    for name, values in usage.items():
+        check_values({"usage": values}, {"usage": Mapping[str, Any]}, f"{path}: {name}")
+        check_values(values, _KINDS, f"{path}: {name}")
+        if not all(bucket.isdecimal() and len(bucket) < 4 for bucket in values.get("seconds", ())):
+            raise FormatError(f"{path}: {name}: seconds is not by bucket of time")
+    return together([usage])
 
 
 def usage_of(outcomes: Iterable[ToolCallResult], tools: Container[str]) -> dict[str, dict[str, Any]]:

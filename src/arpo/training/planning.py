@@ -10,8 +10,6 @@ from array import array
 from collections.abc import Sequence
 from random import Random
 
-import yaml
-
 from arpo.assembly.components import Components, build_learner
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree, credit
@@ -144,7 +142,7 @@ def unplanned(run: RunConfig, folder: RunFolder) -> RunConfig:
     cold_start = folder.summary().get(UNPLANNED)
     if not cold_start:
         return run
-    if plain(run.cold_start) != yaml.safe_load(folder.recipe_text())["cold_start"]:
+    if plain(run.cold_start) != folder.recipe_values().get("cold_start"):
         folder.write_summary(**{UNPLANNED: None})
         return run
     return run.model_copy(update={"cold_start": ColdStartConfig.model_validate(cold_start)})

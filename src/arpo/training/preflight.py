@@ -11,8 +11,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from arpo.assembly.components import Setting, build_setting, read_tasks
 from arpo.assembly.machine_memory import check_memory
 from arpo.errors import ConfigError
@@ -26,7 +24,7 @@ from arpo.tasks import Task
 from arpo.tasks.in_memory import InMemoryTasks, check_writable
 from arpo.tasks.leakage import leaks
 from arpo.training.task_sampler import check_enough
-from arpo.yaml_positions import dump
+from arpo.yaml_positions import dump, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ def at_its_end(run: RunConfig, folder: Path) -> bool:
     equality)."""
     if not (folder / "recipe.yaml").is_file() or RunFolder(folder).summary().get("status") != "finished":
         return False
-    was, now = (yaml.safe_load(text) for text in (RunFolder(folder).recipe_text(), dump(plain(run))))
+    was, now = RunFolder(folder).recipe_values(), parse(dump(plain(run)), "now").value
     return {**was, "out": None} == {**now, "out": None}
 
 

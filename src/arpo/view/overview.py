@@ -12,7 +12,7 @@ from arpo.evaluation.manifest import check_form, is_evaluation
 from arpo.files import as_json
 from arpo.foreign import is_number
 from arpo.runs.folder import RunFolder
-from arpo.yaml_positions import flat, read
+from arpo.yaml_positions import flat
 
 Answer = dict[str, Any]
 
@@ -34,7 +34,7 @@ def recipe_of(run: RunFolder | None) -> dict[str, Any]:
     """The current resolved recipe: the one of the last resumption, if it differs."""
     if run is None:
         return {}
-    value: dict[str, Any] = as_json(read(run.recipe).value)
+    value: dict[str, Any] = as_json(run.recipe_values())
     return value
 
 
