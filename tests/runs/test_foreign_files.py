@@ -2,24 +2,30 @@
 
 import json
 import os
+import re
 import resource
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from arpo.core.record import decode, peek
 from arpo.display.terminal import Console
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import CheckpointError, ConfigError, FormatError
 from arpo.evaluation.comparison_tables import compare
 from arpo.files import cut_unfinished_line, open_to_append, read_json, read_json_lines
 from arpo.foreign import loads, open_file
+from arpo.learner.optimizer import load_optimizer
 from arpo.models.loading import LoraSettings, check_files, refuse_code, with_lora
 from arpo.models.sources import checked
 from arpo.recipe.load import load_recipe
+from arpo.runs import checkpoint
 from arpo.runs.fingerprint import check_resumption
 from arpo.runs.folder import RunFolder, read_history
 from arpo.tasks.data import file_rows
@@ -122,7 +128,7 @@ NUMBERS = '{"mean": 1, "low": null, "high": NaN, "n": '
     "content",
     [
         *('{"seconds": {"training": "x"}}', '{"seconds": []}', '{"status": 1}', '{"steps": null}', '{"steps": 1e400}'),
-        *(f'{{"accuracy_after": {NUMBERS}null}}}}', '{"greedy_gain": {}}', '{"accuracy_before": 0.5}', "[]", "0"),
+        *(f'{{"accuracy_after": {NUMBERS}null}}}}', '{"accuracy_before": 0.5}', "[]", "0"),
         *('{"gates": [{"what": 1}]}', '{"gates": {}}', '{"gates": [0]}', '{"unplanned_cold_start": 3}'),
     ],
 )
@@ -165,6 +171,50 @@ def test_fingerprints_of_other_values_are_named(tmp_path: Path, content: str) ->
     (tmp_path / "fingerprints.json").write_text(content)
     with pytest.raises(FormatError, match=r"fingerprints\.json"):
         check_resumption(tmp_path, {}, ())
+
+
+def optimizer_state(folder: Path, slots: tuple[str, ...] = ("step", "exp_avg", "exp_avg_sq")) -> Callable[[], int]:
+    """The state of an optimizer in `folder`, and what reads it."""
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = torch.optim.AdamW([weight])
+    (folder / "optimizer.json").write_text('{"updates": 3}')
+    tensors = {f"w.{slot}": torch.zeros(()) if slot == "step" else torch.zeros(2, 3) for slot in slots}
+    save_file(tensors, folder / "optimizer.safetensors")
+    return lambda: load_optimizer(folder, optimizer, {"w": weight})
+
+
+def test_the_state_of_an_optimizer_is_read_or_named(tmp_path: Path) -> None:
+    reads = optimizer_state(tmp_path)
+    assert reads() == 3
+    for number in ("-1", "1e400", '"3"', "9" * 30, "[]", "NaN"):
+        (tmp_path / "optimizer.json").write_text(f'{{"updates": {number}}}')
+        with pytest.raises(CheckpointError, match=r"optimizer\.json"):
+            reads()
+    for slots in (("step", "exp_avg"), ("step", "exp_avg", "exp_avg_sq", "more")):
+        with pytest.raises(CheckpointError, match="optimizer state is not of"):
+            optimizer_state(tmp_path, slots)()
+    optimizer_state(tmp_path)
+    file = tmp_path / "optimizer.safetensors"
+    for content in (b"", file.read_bytes()[:-3], b"x" * 99, b"\xff" * 8 + file.read_bytes()[8:]):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"optimizer\.safetensors cannot be read"):
+            reads()
+    odd_file(file, "pipe")
+    with pytest.raises(FormatError, match=r"optimizer\.safetensors is not a file"):
+        reads()
+
+
+def test_a_checkpoint_whose_weights_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    def newest() -> list[str]:
+        return checkpoint.newest(tmp_path)[1]
+
+    model = tmp_path / "step-000001" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "MANIFEST.json").write_text("{}")  # its maker lists what he likes
+    save_file({"w": torch.zeros(4).to(torch.float8_e4m3fn)}, model / "model.safetensors")
+    assert re.search("model.safetensors cannot be read", newest()[0])
+    odd_file(model / "model.safetensors", "pipe")
+    assert re.search("is not a file", newest()[0])
 
 
 def test_a_recipe_whose_aliases_expand_without_end_is_named_by_whoever_reads_it(tmp_path: Path) -> None:

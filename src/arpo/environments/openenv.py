@@ -15,6 +15,8 @@ from typing import Any
 from arpo.environments import AgentTurn, Environment, Step, setup_of
 from arpo.environments.episodes import EnvironmentTool
 from arpo.errors import ConfigError, ProviderError, ToolError
+from arpo.foreign import loads
+from arpo.http.exchange import MOST_BYTES
 from arpo.tasks import Task
 from arpo.threads import run_off_loop
 from arpo.tools import CallContext, ToolResult
@@ -55,9 +57,7 @@ class OpenEnvEnvironment(Environment):
         return replace(task, messages=(*before, {**last, "content": text}), tools=self._tools())
 
     def _tools(self) -> list[EnvironmentTool]:
-        import httpx
-
-        schema = httpx.get(f"{self.url}/schema", timeout=30).raise_for_status().json()["action"]
+        schema = self._schema()["action"]
         fields = {name: about for name, about in schema.get("properties", {}).items() if name != "metadata"}
         if not {"tool_name", "arguments"} <= set(fields):
             offered = {**schema, "properties": fields}
@@ -70,6 +70,17 @@ class OpenEnvEnvironment(Environment):
             )
             for tool in listed
         ]
+
+    def _schema(self) -> Any:
+        import httpx
+
+        body = b""
+        with httpx.stream("GET", f"{self.url}/schema", timeout=30) as answer:
+            for piece in answer.raise_for_status().iter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise ToolError(f"{self.url}/schema has more than {MOST_BYTES:,} bytes")
+        return loads(body)
 
     def _tool(self, name: str, description: str, schema: Mapping[str, Any], action: Any) -> EnvironmentTool:
         async def act(

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from arpo.errors import CheckpointError
-from arpo.foreign import loads, read_file
+from arpo.errors import CheckpointError, FormatError
+from arpo.foreign import check_values, loads, read_file
 from arpo.learner.int8_moments import exact, rounded
 from arpo.learner.shards import Rows, SafetensorsFolder, write
 
 _TENSORS, _NUMBERS = "optimizer", "optimizer.json"
+_SLOTS = {"exp_avg", "exp_avg_sq", "step"}  # AdamW's
 Named = Mapping[str, torch.nn.Parameter]
 
 
@@ -44,8 +45,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, named: Named)
     where the moments belong to another set of parameters.
     """
     try:
-        updates = int(loads(read_file(folder / _NUMBERS))["updates"])
-    except (KeyError, TypeError, ValueError) as error:
+        updates = loads(read_file(folder / _NUMBERS))["updates"]
+        check_values({"updates": updates}, {"updates": int}, _NUMBERS)
+    except (KeyError, TypeError, ValueError, FormatError) as error:
         raise CheckpointError(f"{folder}: {_NUMBERS} is not of this version ({error!r:.80})") from error
     state: dict[Tensor, dict[str, Tensor]] = {}
     with SafetensorsFolder(folder, _TENSORS) as saved:
@@ -63,6 +65,10 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, named: Named)
         raise CheckpointError(
             f"{folder}: the optimizer state is of another model ({len(state)} of {len(named)} parameters)"
         )
+    if any(moments.keys() != _SLOTS for moments in state.values()):
+        raise CheckpointError(f"{folder}: the optimizer state is not of {', '.join(sorted(_SLOTS))}")
+    if updates < 0:
+        raise CheckpointError(f"{folder}: {_NUMBERS} says {updates} updates")
     optimizer.state.clear()
     optimizer.state.update(state)
     return updates

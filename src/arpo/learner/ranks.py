@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from arpo.errors import ArpoError, LearnerError, first_line
+from arpo.terminal_safe import print_line
 
 PATIENCE = timedelta(days=365)
 """How long a follower waits for the next command: sampling may take hours."""
@@ -174,7 +175,7 @@ def _serve(number: int, rank: Any, group: dist.ProcessGroup) -> None:
             method, own, shared = message
             dist.gather_object(_attempt(rank, method, own, shared), None, dst=0, group=group)
     except RuntimeError as error:
-        print(f"error: rank {number} of the learner: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        print_line(f"error: rank {number} of the learner: {type(error).__name__}: {first_line(error)}", sys.stderr)
         os._exit(1)  # torchrun ends the others; a group that is broken may wait for them in its destructor
 
 

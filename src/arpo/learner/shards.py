@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from arpo.errors import CheckpointError
+from arpo.errors import CheckpointError, first_line
+from arpo.foreign import open_file
 
 FILE_BYTES = 5 * 10**9
 """A folder's tensors are spread over files of about this size, as transformers does."""
@@ -102,7 +103,11 @@ class SafetensorsFolder:
 
     def __enter__(self) -> "SafetensorsFolder":
         for path in sorted(self.folder.glob(f"{self.name}*.safetensors")):
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
+            open_file(path).close()  # no pipe, which would keep the library waiting
+            try:
+                file = self._stack.enter_context(safe_open(path, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
             self._files |= dict.fromkeys(file.keys(), file)
         return self
 

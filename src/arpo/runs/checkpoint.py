@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo.errors import CheckpointError, FormatError, first_line
-from arpo.foreign import checked, loads, read_file
+from arpo.foreign import checked, loads, open_file, read_file
 from arpo.learner.lora import is_finite
 from arpo.runs.atomic import MANIFEST, clear_partial, fault, whole_folder
 
@@ -141,10 +141,11 @@ def _not_finite(model: Path) -> str | None:
 
     for file in sorted(model.glob("*.safetensors")):
         try:
+            open_file(file).close()  # no pipe, which would keep the library waiting
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - it is no dict
                     if not is_finite(tensors.get_tensor(name)):
                         return f"{name} in {file.name} is not finite"
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, FormatError, OSError, RuntimeError) as error:  # RuntimeError: of numbers of 8 bits
             return f"{file.name} cannot be read ({first_line(error)})"
     return None
