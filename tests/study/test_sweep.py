@@ -1,7 +1,11 @@
 """Studies: which cells are run, resumed and skipped, and what their rows say, against what was built in."""
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -72,7 +76,7 @@ def test_finished_cells_are_skipped_and_failed_ones_are_tried_again(file, monkey
     study, tried = read_study(file), []
     bad = {("arpo, leaves 8", 1)}
 
-    def run_cell(cell, recipe, runs, jobs):
+    def run_cell(cell, *_):
         tried.append((cell.name, cell.seed))
         return Path("log") if (cell.name, cell.seed) in bad else row(cell, [0.5] * 3, [10] * 3)
 
@@ -205,6 +209,25 @@ def test_a_row_of_something_else_is_named(file, changes):
     rows_path(file).write_text(json.dumps({**asdict(row(cell, [0.5], [1])), **changes}) + "\n")
     with pytest.raises(FormatError, match=r"mine\.rows\.jsonl: row 1 is none of a study"):
         read_rows(file)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_cells_do_not_outlive_their_sweep(file, monkeypatch, number):
+    """Whoever is told to end, in a terminal or not, ends the processes of its cells."""
+    started = []
+
+    def run_cell(cell, recipe, runs, jobs, processes):
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        processes.add(process)
+        started.append(process)
+        os.kill(os.getpid(), number)
+        process.wait()
+        return Path("log")
+
+    monkeypatch.setattr(sweep_module, "run_cell", run_cell)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(read_study(file), file, file.parent / "runs", tell=str)
+    assert [process.wait() for process in started] == [-signal.SIGTERM]
 
 
 def test_rows_go_to_no_file_that_a_link_names(file, monkeypatch):

@@ -5,10 +5,13 @@ and tried again by the next sweep. Knows processes and run folders. Refuses to k
 """
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,9 +45,10 @@ def sweep(
     recipe = recipe_of(study, path)
     tell(f"{len(done)} cells are finished, {len(left)} are left")
     left, failed = left[:limit], 0
-    with ThreadPoolExecutor(jobs) as pool:
-        under_way = {pool.submit(run_cell, cell, recipe, runs, jobs): cell for cell in left}
+    processes: set[subprocess.Popen[bytes]] = set()
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP), ThreadPoolExecutor(jobs) as pool:
         try:
+            under_way = {pool.submit(run_cell, cell, recipe, runs, jobs, processes): cell for cell in left}
             for number, finished in enumerate(as_completed(under_way), 1):
                 cell, row = under_way[finished], finished.result()
                 if isinstance(row, Path):
@@ -55,12 +59,29 @@ def sweep(
                 tell(f"{number}/{len(left)} {cell.name}, seed {cell.seed}: {_in_words(row)}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):
+                process.terminate()  # it saves what is finished, and is waited for
             raise
     return failed
 
 
-def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int) -> Row | Path:
-    """Carry out a cell in a process of its own. Returns its row, or the log of one that failed."""
+@contextmanager
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Within the block these signals raise KeyboardInterrupt, as Ctrl-C does: cells do not outlive their sweep. One
+    that is ignored (`nohup`) stays so."""
+    main = threading.current_thread() is threading.main_thread()
+    heard = [number for number in numbers if main and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int, processes: "set[subprocess.Popen[bytes]]") -> Row | Path:
+    """Carry out a cell in a process of its own, which is among `processes` while it lives. Returns its row, or the log
+    of one that failed."""
     folder = runs / f"{cell.key}-seed{cell.seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
@@ -68,14 +89,16 @@ def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int) -> Row | Path:
     arguments = ["--resume", str(folder)] if goes_on else [str(recipe), *cell.overrides, "--out", str(folder)]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     with open_to_append(log) as file:
-        code = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "arpo", "train", *arguments],
             stdout=file,
             stderr=file,
             stdin=subprocess.DEVNULL,
             env={"OMP_NUM_THREADS": threads, **os.environ},
-            check=False,
-        ).returncode
+        )
+        processes.add(process)
+        code = process.wait()
+        processes.discard(process)
     if code or not is_run(folder) or RunFolder(folder).summary().get("status") != "finished":
         return log
     return row_of(cell, RunFolder(folder))
