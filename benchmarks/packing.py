@@ -38,8 +38,8 @@ from arpo.core.record import decode
 from arpo.core.tree import RolloutTree
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.dealing import deal_bins, time_of
+from arpo.learner.grouping import LeafGroup, fill, leaf_groups
 from arpo.learner.local import LocalLearner
-from arpo.learner.packing import LeafGroup, fill, leaf_groups
 
 RECORDED = Path(__file__).with_name("quickstart_step.frames")
 LONG = Lengths(prompt=range(300, 700), turn=range(60, 300), observation=range(200, 700), calls=4)

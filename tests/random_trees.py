@@ -22,11 +22,13 @@ def random_tree(
     vocab: int = 64,
     blend: float = 0.0,
     lost: float = 0.0,
+    contexts: float = 0.0,
 ) -> CreditedTree:
     """A tree of at most `leaves` leaves from `roots` roots, at most `depth` turns a path. Lengths are drawn from the
     given ranges.
 
-    `blend` is a of section 6 (0 soft, 1 hard); a share `lost` of leaves gets no credit (ended by the world)."""
+    `blend` is a of section 6 (0 soft, 1 hard); a share `lost` of leaves gets no credit (ended by the world); a
+    share `contexts` of observations opens a context."""
     random = Random(f"tree/{seed}")
     tree = RolloutTree(f"task-{seed}", 0, Prompt(tokens=_tokens(random, prompt, vocab)))
     forks = max(leaves - roots, 0)
@@ -38,9 +40,9 @@ def random_tree(
             tree.grow(_turn(random, place, role, random.randint(*turn), vocab))
             if len(place) >= depth or random.random() < 0.2:
                 return tree.end(place, StopReason.FINISHED)
-            tree.grow(
-                Observation(place=place, tokens=_tokens(random, random.randint(*observation), vocab), outcomes=())
-            )
+            new = contexts > 0 and random.random() < contexts
+            seen = _tokens(random, random.randint(*observation), vocab)
+            tree.grow(Observation(place=place, tokens=seen, outcomes=(), new_context=new))
             tips.append(place)
             place, role = (*place, 0), Role.PROBE
 

@@ -16,6 +16,7 @@ from random_trees import credited, random_tree
 
 seeds = st.integers(0, 10_000)
 budgets = st.sampled_from([1, 25, 40, 60, 100, 10_000])
+shares = st.sampled_from([0.0, 0.3, 1.0])
 
 
 def trees_of(seed: int, **shape: int | float) -> list[CreditedTree]:
@@ -67,52 +68,77 @@ def test_the_example_of_the_docstring():
     assert batch.rows(torch.arange(5.0)).tolist() == [[0, 1, 0], [0, 2, 3], [4, 0, 0]]
 
 
-@given(seeds, budgets, st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_every_policy_token_of_every_credited_leaf_once(seed: int, budget: int, flat: bool):
-    trees = trees_of(seed, lost=0.2)
+@given(seeds, budgets, st.sampled_from(["tree", "flat", "whole"]), shares)
+@settings(max_examples=80, deadline=None)
+def test_every_policy_token_of_every_credited_leaf_once(seed: int, budget: int, how: str, contexts: float):
+    trees = trees_of(seed, lost=0.2, contexts=contexts)
     seen = []
-    for batch in pack(trees, budget, flat=flat):
+    for batch in pack(trees, budget, flat=how == "flat", whole=how == "whole"):
         for row, (number, leaf) in enumerate(batch.leaves):
-            seen.append((number, leaf))
             tree, length = trees[number], int(batch.row_mask_BL[row].sum())
             assert batch.row_mask_BL[row, :length].all()
             index = batch.predicts_P[batch.row_place_BL[row, :length]]
-            turns = tree.tree.branch(leaf).turns
-            assert batch.tokens_T[index].tolist() == policy_tokens(tree, leaf)
+            turns = [tree.tree.turns[place] for place in batch.turns[row]]
+            seen += [(number, leaf, turn.place) for turn in turns]
+            assert batch.tokens_T[index].tolist() == [token for turn in turns for token in turn.tokens]
+            depths = [len(turn.place) - 1 for turn in turns for _ in turn.tokens]
+            assert batch.turn_BL[row, :length].tolist() == depths
+            assert int(batch.length_B[row]) == len(policy_tokens(tree, leaf))
+            assert how != "whole" or len(turns) == len(leaf)
             for name, attribute in (("engine_logprob_BL", "logprobs"), ("entropy_BL", "entropies")):
                 expected = list(chain.from_iterable(getattr(turn, attribute) for turn in turns))
                 assert getattr(batch, name)[row, :length].tolist() == expected
             credit = [tree.credit[turn.place, leaf] for turn in turns for _ in turn.tokens]
             assert torch.allclose(batch.advantage_BL[row, :length], torch.tensor(credit))
-            path = walk(batch, int(index[-1]))
-            assert batch.tokens_T[path].tolist() == tree.tree.branch(leaf).tokens.tolist()
-            assert batch.position_T[path].tolist() == list(range(len(path)))
+            ends = index[torch.tensor([len(turn.tokens) for turn in turns]).cumsum(0) - 1]
+            for turn, end in zip(turns, ends.tolist(), strict=True):
+                path = walk(batch, end)
+                read = [*tree.tree.context(turn.parent), *turn.tokens]
+                assert batch.tokens_T[path].tolist() == read
+                assert batch.position_T[path].tolist() == list(range(len(path)))
         used = batch.row_place_BL[batch.row_mask_BL].unique()
         assert torch.equal(used, torch.arange(len(batch.predicts_P)))
-    assert sorted(seen) == sorted((number, leaf) for number, tree in enumerate(trees) for leaf in tree.advantages)
+    pairs = [(number, leaf, turn) for number, tree in enumerate(trees) for turn, leaf in tree.credit]
+    assert sorted(seen) == sorted(pairs)
 
 
-@given(seeds, budgets)
+@given(seeds, budgets, shares, st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_a_token_sees_exactly_its_path(seed: int, budget: int):
-    for batch in pack(trees_of(seed), budget):
+def test_a_token_sees_exactly_its_path(seed: int, budget: int, contexts: float, whole: bool):
+    for batch in pack(trees_of(seed, contexts=contexts), budget, whole=whole):
         index = torch.arange(batch.num_unique)
         visible = (index[None] <= index[:, None]) & (index[:, None] < batch.subtree_end_T[None])
         for token in range(batch.num_unique):
             assert visible[token].nonzero()[:, 0].tolist() == walk(batch, token)
 
 
-@given(seeds, budgets)
+@given(seeds, budgets, shares, st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_chains_are_maximal_runs_without_a_fork(seed: int, budget: int):
-    for batch in pack(trees_of(seed), budget):
+def test_chains_are_maximal_runs_without_a_fork(seed: int, budget: int, contexts: float, whole: bool):
+    for batch in pack(trees_of(seed, contexts=contexts), budget, whole=whole):
         assert [t for c in batch.chains for t in range(c.start, c.end)] == list(range(batch.num_unique))
         followers = torch.bincount(batch.prev_T[batch.prev_T >= 0], minlength=batch.num_unique)
         for c in batch.chains:
             assert batch.prev_T[c.start + 1 : c.end].tolist() == list(range(c.start, c.end - 1))
             assert followers[c.end - 1] != 1  # else it would go on
             assert int(batch.prev_T[c.start]) == (batch.chains[c.parent].end - 1 if c.parent >= 0 else -1)
+
+
+@given(seeds, budgets)
+@settings(max_examples=40, deadline=None)
+def test_contexts_stand_in_packs_of_their_own(seed: int, budget: int):
+    trees = trees_of(seed, contexts=0.6)
+    for batch in pack(trees, budget):
+        rows = zip(batch.leaves, batch.turns, strict=True)
+        contexts = {(number, trees[number].tree.contexts(turns[-1])[-1]) for (number, _), turns in rows}
+        assert batch.num_unique <= budget or len(contexts) == 1
+    flat, whole = (pack(trees, budget, **how) for how in ({"flat": True}, {"whole": True}))
+    assert all(batch.is_path for batch in flat)
+    num_flat = sum(batch.num_flat for batch in whole)
+    assert num_flat == sum(batch.num_flat for batch in flat) == sum(batch.num_unique for batch in flat)
+    assert sum(len(batch.leaves) for batch in whole) == sum(len(tree.advantages) for tree in trees)
+    with pytest.raises(ConfigError, match=r"rollout\.context"):
+        pack([random_tree(1, contexts=1.0)], budget, flat=True, whole=True)
 
 
 @given(seeds, budgets)

@@ -1,5 +1,5 @@
-"""Packed training is training each trajectory alone: loss and every gradient, for every loss, attention, split and
-family."""
+"""Packed training is training each context of each trajectory alone: loss and every gradient, for every loss,
+attention, split and family."""
 
 from random import Random
 
@@ -25,23 +25,27 @@ LOSSES = {
     "gspo": LossConfig(surrogate="gspo", clip_low=0.05, clip_high=0.05),
     "cispo": LossConfig(surrogate="cispo", aggregation="token"),
     "aepo": LossConfig(surrogate="aepo", clip_high=0.1),
+    "gmpo": LossConfig(surrogate="gmpo"),
+    "gspo_turn": LossConfig(surrogate="gspo_turn", clip_low=0.05, clip_high=0.05),
+    "weighed": LossConfig(surrogate={"use": "ppo", "options": {"weights": {"sequence": {}}}}, tis_cap=None),
     "kl": LossConfig(kl_coefficient=0.3),
     "entropy": LossConfig(aggregation="token", entropy_coefficient=0.2, kl_coefficient=0.1),
 }
 TEMPERATURE = 0.8
 
 
-def noise(purpose: str, leaf: tuple[int, ...], length: int) -> torch.Tensor:
-    random = Random(f"{purpose}/{leaf}")
+def noise(purpose: str, key: object, length: int) -> torch.Tensor:
+    random = Random(f"{purpose}/{key}")
     return torch.tensor([random.gauss(0, 0.3) for _ in range(length)], dtype=torch.float64)
 
 
-def beside(logprob_BL: torch.Tensor, mask_BL: torch.Tensor, leaves, purpose: str) -> torch.Tensor:
-    """Other log-probabilities near the given ones, keyed by leaf: an older policy, a reference."""
+def beside(logprob_BL: torch.Tensor, trees, leaves, turns, purpose: str) -> torch.Tensor:
+    """Other log-probabilities near the given ones, keyed by leaf and turn: an older policy, a reference."""
     shift_BL = torch.zeros_like(logprob_BL)
-    for row, (number, leaf) in enumerate(leaves):
-        length = int(mask_BL[row].sum())
-        shift_BL[row, :length] = noise(f"{purpose}/{number}", leaf, length)
+    for row, ((number, leaf), places) in enumerate(zip(leaves, turns, strict=True)):
+        tokens = [(place, len(trees[number].tree.turns[place].tokens)) for place in places]
+        values = torch.cat([noise(f"{purpose}/{number}", (leaf, place), length) for place, length in tokens])
+        shift_BL[row, : len(values)] = values
     return logprob_BL.detach() + shift_BL
 
 
@@ -53,8 +57,8 @@ def packed(
     model, trees: list[CreditedTree], budget: int, config: LossConfig, name: str, call_pairs: int
 ) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    batches = pack(trees, budget)
-    total = loss_denominator(sum(len(b.leaves) for b in batches), sum(b.num_policy for b in batches), config)
+    batches = pack(trees, budget, whole=config.whole_rows)
+    total = loss_denominator(sum(len(t.advantages) for t in trees), sum(b.num_policy for b in batches), config)
     sum_loss = torch.zeros((), dtype=torch.float64)
     with tree_attention(model, name):
         for batch in batches:
@@ -70,14 +74,16 @@ def packed(
             logprob_BL = batch.rows(logprob_P)
             loss, _ = policy_loss(
                 logprob_BL,
-                beside(logprob_BL, batch.row_mask_BL, batch.leaves, "old"),
+                beside(logprob_BL, trees, batch.leaves, batch.turns, "old"),
                 batch.engine_logprob_BL,
                 batch.advantage_BL,
                 batch.row_mask_BL,
                 config,
                 denominator=total,
-                reference_logprob_BL=beside(logprob_BL, batch.row_mask_BL, batch.leaves, "reference"),
+                reference_logprob_BL=beside(logprob_BL, trees, batch.leaves, batch.turns, "reference"),
                 entropy_BL=batch.rows(entropy_P),
+                turn_BL=batch.turn_BL,
+                length_B=batch.length_B,
             )
             loss.backward()
             sum_loss += loss.detach()
@@ -85,34 +91,34 @@ def packed(
 
 
 def alone(model, trees: list[CreditedTree], config: LossConfig) -> dict[str, torch.Tensor]:
-    """The slow twin: transformers' own attention on each trajectory, all logits, nothing of packing."""
+    """The slow twin: transformers' own attention on each context of each trajectory, all logits, nothing of packing."""
     model.zero_grad()
     leaves = [(number, leaf) for number, tree in enumerate(trees) for leaf in sorted(tree.advantages)]
-    branches = {(number, leaf): trees[number].tree.branch(leaf) for number, leaf in leaves}
-    total = loss_denominator(len(leaves), sum(len(t.tokens) for b in branches.values() for t in b.turns), config)
+    num_tokens = sum(len(t.tokens) for number, leaf in leaves for t in trees[number].tree.branch(leaf).turns)
+    total = loss_denominator(len(leaves), num_tokens, config)
     sum_loss = torch.zeros((), dtype=torch.float64)
     for number, leaf in leaves:
-        tokens, targets, advantages, engine = [], [], [], []
-        for segment in branches[number, leaf].segments:
-            if segment in branches[number, leaf].turns:
-                targets.extend(range(len(tokens), len(tokens) + len(segment.tokens)))
-                advantages.extend([trees[number].credit[segment.place, leaf]] * len(segment.tokens))
-                engine.extend(segment.logprobs)
-            tokens.extend(segment.tokens)
-        ids = torch.tensor([tokens])
-        logits = model(input_ids=ids, use_cache=False).logits[0, torch.tensor(targets) - 1]
-        logprob = (logits / TEMPERATURE).log_softmax(-1).gather(1, ids[0, targets][:, None])[None, :, 0]
-        mask = torch.ones_like(logprob, dtype=torch.bool)
+        tree, branch = trees[number].tree, trees[number].tree.branch(leaf)
+        logprobs, entropies = [], []
+        for turn in branch.turns:  # a context once for each of its turns: slow, and nothing to get wrong
+            read = [*tree.context(turn.parent), *turn.tokens]
+            logits = model(input_ids=torch.tensor([read]), use_cache=False).logits[0, -len(turn.tokens) - 1 : -1]
+            scaled = (logits / TEMPERATURE).log_softmax(-1)
+            logprobs.append(scaled.gather(1, torch.tensor(turn.tokens)[:, None])[:, 0])
+            entropies.append(torch.distributions.Categorical(logits=logits).entropy())
+        logprob = torch.cat(logprobs)[None]
+        mask, places = torch.ones_like(logprob, dtype=torch.bool), [turn.place for turn in branch.turns]
         loss, _ = policy_loss(
             logprob,
-            beside(logprob, mask, [(number, leaf)], "old"),
-            torch.tensor([engine]),
-            torch.tensor([advantages]),
+            beside(logprob, trees, [(number, leaf)], [places], "old"),
+            torch.tensor([[value for turn in branch.turns for value in turn.logprobs]]),
+            torch.tensor([[trees[number].credit[turn.place, leaf] for turn in branch.turns for _ in turn.tokens]]),
             mask,
             config,
             denominator=total,
-            reference_logprob_BL=beside(logprob, mask, [(number, leaf)], "reference"),
-            entropy_BL=torch.distributions.Categorical(logits=logits).entropy()[None],
+            reference_logprob_BL=beside(logprob, trees, [(number, leaf)], [places], "reference"),
+            entropy_BL=torch.cat(entropies)[None],
+            turn_BL=torch.tensor([[number for number, turn in enumerate(branch.turns) for _ in turn.tokens]]),
         )
         loss.backward()
         sum_loss += loss.detach()
@@ -126,15 +132,17 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
     assert any(float(value.abs().max()) > 1e-3 for name, value in other.items() if name != "loss")
 
 
-def trees_of(seed: int) -> list[CreditedTree]:
-    return [random_tree(seed + i, leaves=4 + i, roots=1 + i, blend=(0.0, 0.5)[i]) for i in range(2)]
+def trees_of(seed: int, contexts: float = 0.0) -> list[CreditedTree]:
+    return [random_tree(seed + i, leaves=4 + i, roots=1 + i, blend=(0.0, 0.5)[i], contexts=contexts) for i in range(2)]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("budget", [20, 1000])
-def test_every_loss_whole_and_split(loss: str, budget: int):
-    model, trees = tiny_model("llama"), trees_of(40)
+@pytest.mark.parametrize("contexts", [0.0, 0.5])
+def test_every_loss_whole_and_split(loss: str, budget: int, contexts: float):
+    model, trees = tiny_model("llama"), trees_of(40, contexts)
     assert len(pack(trees, 20)) > 2 and len(pack(trees, 1000)) == 1
+    assert bool(contexts) == any(len(t.tree.contexts(leaf)) > 1 for t in trees for leaf in t.advantages)
     assert_equal(packed(model, trees, budget, LOSSES[loss], "arpo_tree", 0), alone(model, trees, LOSSES[loss]))
 
 
@@ -145,13 +153,18 @@ def test_every_family_and_attention(family: str, name: str):
     assert_equal(packed(model, trees, 50, LOSSES["grpo"], name, 100), alone(model, trees, LOSSES["grpo"]))
 
 
-@given(st.integers(0, 10_000), st.sampled_from([20, 45, 1000]), st.sampled_from([0, 60, 10_000]))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([20, 45, 1000]),
+    st.sampled_from([0, 60, 10_000]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from(["grpo", "dapo", "gspo"]),
+)
 @settings(max_examples=12, deadline=None)
-def test_random_trees(seed: int, budget: int, call_pairs: int):
-    model, trees = tiny_model("llama", seed), trees_of(seed)
-    assert_equal(
-        packed(model, trees, budget, LOSSES["grpo"], "arpo_tree", call_pairs), alone(model, trees, LOSSES["grpo"])
-    )
+def test_random_trees(seed: int, budget: int, call_pairs: int, contexts: float, loss: str):
+    model, trees = tiny_model("llama", seed), trees_of(seed, contexts)
+    expected = alone(model, trees, LOSSES[loss])
+    assert_equal(packed(model, trees, budget, LOSSES[loss], "arpo_tree", call_pairs), expected)
 
 
 def test_gradient_checkpointing_changes_nothing():

@@ -187,6 +187,7 @@ export interface TurnNode extends NodeBase {
 export interface ObservationNode extends NodeBase {
   kind: "observation";
   outcomes: Outcome[]; // in call order
+  before: { tokens: number; text: string } | null; // the context that was rewritten here, `text` being what the model reads instead; null: it goes on
   decision: Decision | null; // at the tip after it; null: none was made
 }
 

@@ -14,6 +14,7 @@ from arpo.files import expanded
 from arpo.models.loading import check_files, end_tokens, refuse_code
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
+from arpo.rollout.config import KEEP
 from arpo.served import ONLY_EVALUATION, Dialogue
 from arpo.served.agent import ServedAgent
 from arpo.served.completions import CompletionDialogue
@@ -39,6 +40,9 @@ def served_components(run: RunConfig, setting: "Setting") -> "EvalComponents":
     from arpo.assembly.components import EvalComponents, formats
 
     assert run.engine.endpoint is not None  # the configuration's own check
+    if run.rollout.context.use != KEEP:
+        wrong = "contexts of a model behind an endpoint are not rewritten"
+        raise ConfigError(wrong, where="rollout.context", value=run.rollout.context.use, hint=f"Set it to {KEEP}")
     endpoint = Endpoint(run.engine.endpoint, "model's endpoint", tell=setting.tool_gateway.tell)
     endpoint.ready(WHERE)
     dialogue_for = formats(_dialogues(run))

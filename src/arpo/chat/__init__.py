@@ -65,6 +65,10 @@ class ChatFormat(Protocol):
         answer now. `message`: a user's message that follows the results, or answers a turn without a call."""
         ...
 
+    def without_thought(self, text: str) -> str:
+        """A turn's text, or what is left of it without its thought."""
+        ...
+
     def encode_turn(self, text: str) -> array[int]:
         """Tokens of a turn from another author (a cold-start trace), exactly as a policy would have written them."""
         ...

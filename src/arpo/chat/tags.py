@@ -212,11 +212,22 @@ class TagFormat:
             raise FormatError(f"{tag.group()} cannot stand inside a thought, a call or an answer")
         return f"{'' if earlier else self._conversation.lead}{thought}<{name}>{body}</{name}>"
 
+    def without_thought(self, text: str) -> str:
+        return without_thought(text, "<think>", "</think>")
+
     def encode_turn(self, text: str) -> array[int]:
         return array("i", self._text.written(text))
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
+
+
+def without_thought(text: str, opening: str, closing: str) -> str:
+    """A turn's text without the thought that it begins with. One that the prompt has opened stays, empty."""
+    thought, closed, after = text.partition(closing)
+    if not closed:
+        return text
+    return after.lstrip() if thought.lstrip().startswith(opening) else closed + after
 
 
 def user_message(conversation: Conversation, text: TokenText, message: str, most: int, *, ended: bool) -> list[int]:

@@ -37,7 +37,7 @@ from arpo.chat.dialect import (
 )
 from arpo.chat.syntaxes import Reading
 from arpo.chat.syntaxes.known import foreign_opening
-from arpo.chat.tags import checked_length, user_message
+from arpo.chat.tags import checked_length, user_message, without_thought
 from arpo.chat.token_text import Piece, TokenText
 from arpo.core.tree import Call, CallStatus, ToolCallResult, Turn
 from arpo.errors import CarryError, ConfigError
@@ -372,6 +372,11 @@ class TemplateFormat:
         end = self._text.decode([self._after_calls if calls else self.stop_tokens[0]])
         before, found, _ = text.rpartition(end)
         return before if found else text
+
+    def without_thought(self, text: str) -> str:
+        opening, closing = self._thought.marks
+        thinks = self._opens_thought or text.lstrip().startswith(opening)
+        return without_thought(text, opening, closing) if thinks else text
 
     def encode_turn(self, text: str) -> array[int]:
         """Tokens of the text and the end-of-turn token."""

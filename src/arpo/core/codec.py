@@ -226,7 +226,8 @@ def _unpack_call(name: str, arguments: Mapping[str, object], error: str, id: str
 
 def _pack_observation(observation: Observation) -> dict[str, object]:
     outcomes = [_pack_outcome(outcome) for outcome in observation.outcomes]
-    return {"place": show(observation.place), "tokens": _pack_array(observation.tokens), "outcomes": outcomes}
+    packed = {"place": show(observation.place), "tokens": _pack_array(observation.tokens), "outcomes": outcomes}
+    return packed | {"new_context": True} if observation.new_context else packed
 
 
 def _pack_outcome(o: ToolCallResult) -> list[object]:
@@ -249,7 +250,8 @@ def _unpack_outcome(value: Any) -> ToolCallResult:
 def _unpack_observation(value: Any) -> Observation:
     outcomes = tuple(_unpack_outcome(outcome) for outcome in value["outcomes"])
     tokens = _unpack_tokens(value["tokens"])
-    return checked(Observation(place=read_place(value["place"]), tokens=tokens, outcomes=outcomes))
+    new = value.get("new_context", False)
+    return checked(Observation(place=read_place(value["place"]), tokens=tokens, outcomes=outcomes, new_context=new))
 
 
 # --- events and decisions

@@ -6,6 +6,9 @@ Knows places, segments and endings. Refuses to know text, tools, models, time an
     Prompt ─ Turn (0,) ─ Observation ─┬─ Turn (0, 0)   probe           a tip is the end of an Observation;
            │                          └─ Turn (0, 1)   sibling         the probe is child 0 of a tip, siblings follow;
            └ Turn (1,)  ...                                            a leaf is a Turn with a StopReason
+
+A *context* is what a turn reads: from the prompt, or from the last Observation before it with `new_context`, down to
+it. A branch whose history is rewritten has several; branching, endings and credit do not ask which.
 """
 
 from __future__ import annotations  # `array[int]` cannot be subscripted before Python 3.12
@@ -135,11 +138,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The results of all calls of the turn at `place`, with the template text that leads to the next turn."""
+    """The results of all calls of the turn at `place`, with the template text that leads to the next turn.
+
+    With `new_context` its tokens are a whole prompt, with which the branch goes on: turns below read nothing that
+    stands before it.
+    """
 
     place: Place  # of the turn that it answers
     tokens: array[int]  # 'i'
     outcomes: tuple[ToolCallResult, ...]  # in call order
+    new_context: bool = False
 
 
 Segment = Prompt | Turn | Observation
@@ -212,13 +220,28 @@ class RolloutTree:
             yield (turn,) if depth == len(place) else (turn, self.observations[here])
 
     def context(self, place: Place) -> array[int]:
-        """Tokens before the next turn after `place`: the prompt, and turns and observations up to the one at
-        `place`."""
-        tokens = array("i", self.prompt.tokens)
-        for depth in range(1, len(place) + 1):
+        """Tokens before the next turn after `place`: the prompt of its context, and turns and observations from there
+        up to the one at `place`."""
+        start = self.contexts((*place, 0))[-1][0]
+        tokens = array("i", self.opening(start))
+        for depth in range(len(start) + 1, len(place) + 1):
             tokens.extend(self.turns[place[:depth]].tokens)
             tokens.extend(self.observations[place[:depth]].tokens)
         return tokens
+
+    def contexts(self, place: Place) -> list[tuple[Place, Place]]:
+        """The contexts on the path to the turn at `place`, first to last: where each starts (the place of an
+        observation with `new_context`, or () for the prompt), and its last turn on this path."""
+        inner = (place[:depth] for depth in range(1, len(place)))
+        starts: list[Place] = [
+            (),
+            *(at for at in inner if at in self.observations and self.observations[at].new_context),
+        ]
+        return [*zip(starts, [*starts[1:], place], strict=True)]
+
+    def opening(self, start: Place) -> array[int]:
+        """The prompt of the context that starts at `start` (see `contexts`)."""
+        return self.observations[start].tokens if start else self.prompt.tokens
 
     def branch(self, leaf: Place) -> Branch:
         return Branch(leaf, tuple(self.path(leaf)), self.endings[leaf])

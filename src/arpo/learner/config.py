@@ -18,6 +18,8 @@ SURROGATES = {
     **{name: f"arpo.learner.surrogates:{name}" for name in ("sapo", "dppo", "gmpo", "gspo_turn")},
 }
 """Import paths by the names in a recipe."""
+BY_TURN = ("ppo", "cispo", "aepo", "sapo", "dppo", "gspo_turn")
+"""Those that look at a token or a turn alone."""
 
 
 def _surrogate(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -112,6 +114,13 @@ class LossConfig(Config):
         """Of the built-in surrogate; None for one of your own."""
         name = self.surrogate.use if isinstance(self.surrogate, CustomSurrogate) else self.surrogate
         return name if isinstance(name, str) and name in SURROGATES else None
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether a token's loss needs its whole trajectory, with all its contexts: a ratio or a weight of the
+        sequence, or a surrogate of your own, of which nobody knows."""
+        weighed = isinstance(self.surrogate, CustomSurrogate) and "weights" in self.surrogate.options
+        return weighed or self.surrogate_name not in BY_TURN
 
     @model_validator(mode="after")
     def _clips_once(self) -> Self:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 
 from arpo.core.credit import CreditedTree
-from arpo.learner.packing import Chain, LeafGroup, PackedBatch, lay_out, leaf_groups
+from arpo.learner.grouping import LeafGroup, leaf_groups
+from arpo.learner.packing import Chain, PackedBatch, lay_out
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)
 """Of the budget: how finely trees may be cut. Finer groups fill bins more evenly and copy more trunks; the cheapest
@@ -28,7 +29,13 @@ class Bin:
 
 
 def deal(
-    trees: Sequence[CreditedTree], token_budget: int, ranks: int, *, pair_cost: float = 0.0, flat: bool = False
+    trees: Sequence[CreditedTree],
+    token_budget: int,
+    ranks: int,
+    *,
+    pair_cost: float = 0.0,
+    flat: bool = False,
+    whole: bool = False,
 ) -> list[list[PackedBatch]]:
     """The packs of each rank, as many for one as for another: pack r of every rank belongs to round r.
 
@@ -37,23 +44,29 @@ def deal(
     `pair_cost`: what a (query, key) pair costs, in units of a token (`Policy.pair_cost`). The same
     arguments give the same packs.
     """
-    rounds = deal_bins(trees, token_budget, ranks, pair_cost=pair_cost, flat=flat)
+    rounds = deal_bins(trees, token_budget, ranks, pair_cost=pair_cost, flat=flat, whole=whole)
     return [
         [lay_out(row[rank].groups) if row[rank].groups else empty_pack() for row in rounds] for rank in range(ranks)
     ]
 
 
 def deal_bins(
-    trees: Sequence[CreditedTree], token_budget: int, ranks: int, *, pair_cost: float = 0.0, flat: bool = False
+    trees: Sequence[CreditedTree],
+    token_budget: int,
+    ranks: int,
+    *,
+    pair_cost: float = 0.0,
+    flat: bool = False,
+    whole: bool = False,
 ) -> list[list[Bin]]:
     """[rounds][ranks] bins, dearest round first: of all ways to cut `trees` that are tried, the one whose rounds take
     the least time together."""
     if flat:  # every trajectory alone
-        groups = leaf_groups(trees, token_budget, flat=True)
+        groups = leaf_groups(trees, token_budget, flat=True, whole=whole)
         return _rounds([_with(Bin(), group, *_cost(group, pair_cost)) for group in groups], ranks)
     ways = [
         _rounds(
-            _fill(leaf_groups(trees, max(1, int(token_budget * share)), flat=False), token_budget, ranks, pair_cost),
+            _fill(leaf_groups(trees, max(1, int(token_budget * share)), whole=whole), token_budget, ranks, pair_cost),
             ranks,
         )
         for share in (SHARES if ranks > 1 else SHARES[:1])
@@ -80,10 +93,12 @@ def empty_pack() -> PackedBatch:
         row_mask_BL=row_BL.bool(),
         trained_BL=row_BL.bool(),
         turn_BL=row_BL.long(),
+        length_B=none_P,
         advantage_BL=row_BL,
         engine_logprob_BL=row_BL,
         entropy_BL=row_BL,
         leaves=(),
+        turns=(),
         chains=(Chain(0, 1, -1),),
         num_flat=0,
     )
@@ -104,7 +119,7 @@ def _with(one: Bin, group: LeafGroup, num_tokens: int, cost: float) -> Bin:
 def _fill(groups: Sequence[LeafGroup], token_budget: int, ranks: int, pair_cost: float) -> list[Bin]:
     """Whole rounds of bins, as few as hold all groups: dearest group first, each into the cheapest bin with room."""
     costs = {group: _cost(group, pair_cost) for group in groups}
-    order = sorted(groups, key=lambda group: (-costs[group][1], group.number, group.leaves))
+    order = sorted(groups, key=lambda group: (-costs[group][1], group.number, group.context or (), group.leaves))
     rounds = max(1, -(-sum(tokens for tokens, _ in costs.values()) // (ranks * token_budget)))
     while True:
         bins = [Bin() for _ in range(rounds * ranks)]

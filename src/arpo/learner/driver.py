@@ -117,10 +117,11 @@ class LearnerDriver:
 
     def deal(self, trees: Sequence[CreditedTree]) -> list[list[PackedBatch]]:
         """`trees` as packs of at most `token_budget` tokens, by rank."""
-        flat = not self.settings.tree
+        flat, whole = not self.settings.tree, self.loss.whole_rows
         if self.ranks.size == 1:
-            return [pack(trees, self.token_budget, flat=flat)]
-        return deal(trees, self.token_budget, self.ranks.size, pair_cost=self.pair_cost, flat=flat)
+            return [pack(trees, self.token_budget, flat=flat, whole=whole)]
+        size, cost = self.ranks.size, self.pair_cost
+        return deal(trees, self.token_budget, size, pair_cost=cost, flat=flat, whole=whole)
 
     def update(self, trees: Sequence[CreditedTree], updates: int = 1, *, seed: int | None = None) -> Update:
         """Take `updates` optimizer steps on disjoint mini-batches of whole trees, so that each token is trained on
@@ -209,17 +210,17 @@ def _never() -> bool:
 def _by_turn(
     trees: Sequence[CreditedTree], dealt: Dealt, done: Sequence[Done]
 ) -> Iterator[tuple[str, Place, array[float]]]:
-    """(task id, turn, the learner's log-probabilities of its tokens). A row holds the tokens of its path's turns in
-    order, and `mismatch` is the learner's log-probability minus the engine's."""
+    """(task id, turn, the learner's log-probabilities of its tokens). `mismatch` is the learner's log-probability minus
+    the engine's."""
     packs = [p for own in dealt for p in own if p.leaves]
     reports: list[LossReport] = [report for one in done for report in one.reports]
     for batch, report in zip(packs, reports, strict=True):
         mask_BL = batch.row_mask_BL
         logprob_BL = torch.zeros_like(batch.engine_logprob_BL)
         logprob_BL[mask_BL] = batch.engine_logprob_BL[mask_BL] + report.tokens["mismatch"].to(logprob_BL)
-        for (number, leaf), values in zip(batch.leaves, logprob_BL.tolist(), strict=True):
+        for (number, _), turns, values in zip(batch.leaves, batch.turns, logprob_BL.tolist(), strict=True):
             tree, start = trees[number].tree, 0
-            for place in (leaf[:depth] for depth in range(1, len(leaf) + 1)):
+            for place in turns:
                 end = start + len(tree.turns[place].tokens)
                 yield tree.task, place, array("f", values[start:end])
                 start = end

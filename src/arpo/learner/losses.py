@@ -82,6 +82,7 @@ def policy_loss(
     entropy_BL: Tensor | None = None,
     trained_BL: Tensor | None = None,
     turn_BL: Tensor | None = None,
+    length_B: Tensor | None = None,
 ) -> tuple[Tensor, LossReport]:
     """The loss to be minimised (a scalar) and what metrics are made of.
 
@@ -89,7 +90,8 @@ def policy_loss(
     update, equal to `logprob_BL` without gradient), `engine_logprob_BL` the sampling engine's. `denominator` is the
     whole batch's (see `loss_denominator`), so that losses of micro-batches and of the parts of a split tree add up to
     the loss of the whole. Tokens outside `trained_BL` (None: all are inside) add nothing to the sum; the denominator
-    counts them. `turn_BL`: the turn of each token (None: all are of one turn).
+    counts them. `turn_BL`: the turn of each token (None: all are of one turn). `length_B`: see
+    `aggregate`.
 
     Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no
     objective.
@@ -124,7 +126,7 @@ def policy_loss(
             value_BL = value_BL + config.entropy_coefficient * tokens["entropy"]
     if trained_BL is not None:
         value_BL = torch.where(trained_BL, value_BL, 0.0)
-    loss = -aggregate(value_BL, mask_BL, config, denominator)
+    loss = -aggregate(value_BL, mask_BL, config, denominator, length_B)
     return loss, LossReport({name: values.detach()[mask_BL] for name, values in tokens.items()}, float(loss.detach()))
 
 
@@ -153,12 +155,15 @@ def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> 
             return float(max(num_rows, 1) * length)
 
 
-def aggregate(value_BL: Tensor, mask_BL: Tensor, config: LossConfig, denominator: float) -> Tensor:
-    """These rows' part of the batch's mean: GRPO (`sequence`), DAPO (`token`), Dr. GRPO (a number). A row must be
-    whole."""
+def aggregate(
+    value_BL: Tensor, mask_BL: Tensor, config: LossConfig, denominator: float, length_B: Tensor | None = None
+) -> Tensor:
+    """These rows' part of the batch's mean: GRPO (`sequence`), DAPO (`token`), Dr. GRPO (a number). `length_B`: the
+    policy's tokens of each row's whole trajectory (None: the row's own)."""
     value_BL = torch.where(mask_BL, value_BL, 0.0)
     if config.aggregation == "sequence":
-        return (value_BL.sum(1) / mask_BL.sum(1).clamp(min=1)).sum() / denominator
+        length_B = mask_BL.sum(1) if length_B is None else length_B
+        return (value_BL.sum(1) / length_B.clamp(min=1)).sum() / denominator
     return value_BL.sum() / denominator
 
 

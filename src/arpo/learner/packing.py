@@ -1,5 +1,5 @@
 """Credited trees laid out for training: unique tokens in preorder, and each leaf a row of indices into them
-(docs/method.md, section 8).
+(docs/method.md, section 8). Each context of a tree is laid out behind the one that it follows and sees nothing of it.
 
 Knows tokens, places and credit. Refuses to know models, losses and how attention is computed.
 
@@ -14,8 +14,7 @@ Token k is visible to token q iff `k <= q < subtree_end[k]`; the logit that pred
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from arpo.core.credit import CreditedTree
 from arpo.core.place import Place, show
-from arpo.errors import ConfigError, FormatError
+from arpo.errors import FormatError
+from arpo.learner.grouping import LeafGroup, fill, leaf_groups, observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,22 @@ class PackedBatch:
     predicts_P: Tensor
     """The policy's tokens, ascending: those of at least one row. The head is needed at `prev_T[predicts_P]` only."""
     row_place_BL: Tensor
-    """The policy's tokens of each leaf in path order, as indices into P."""
+    """The policy's tokens of each leaf, or of one context on its path, in path order, as indices into P."""
     row_mask_BL: Tensor
     trained_BL: Tensor
     """Policy's tokens that enter the loss: all, unless credit came with a mask."""
     turn_BL: Tensor
     """The number of the turn that a token belongs to, from 0 on its path."""
+    length_B: Tensor
+    """Policy's tokens of the row's whole trajectory; more than the row has where other contexts stand elsewhere."""
     advantage_BL: Tensor
     engine_logprob_BL: Tensor
     entropy_BL: Tensor
     """By the engine, nats."""
     leaves: tuple[tuple[int, Place], ...]
     """Of each row: the tree's index in the arguments of `pack`, and the leaf."""
+    turns: tuple[tuple[Place, ...], ...]
+    """Of each row: the places of its turns."""
     chains: tuple[Chain, ...]
     num_flat: int
     """Tokens that training each trajectory alone would compute."""
@@ -103,7 +107,9 @@ class PackedBatch:
         return replace(self, **moved)
 
 
-def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False) -> list[PackedBatch]:
+def pack(
+    trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False, whole: bool = False
+) -> list[PackedBatch]:
     """Lay `trees` out in packs of at most `token_budget` unique tokens.
 
     A tree that fits is never split; one that does not is split into groups of leaves in preorder, so that the copies of
@@ -112,118 +118,14 @@ def pack(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False
     normaliser makes losses add up.
 
     `flat`: every trajectory alone in a pack, whatever the budget (the slow twin, and what models without tree attention
-    need).
+    need). `whole`: a row holds a trajectory with all its contexts (`LossConfig.whole_rows`); else there is one for each
+    of its contexts, and they may stand in different packs.
 
-    Raises ConfigError for a budget below 1, FormatError for a tree whose credit or token arrays do not fit it.
+    Raises ConfigError for a budget below 1, or where both are asked of a tree with several contexts; FormatError for a
+    tree whose credit or token arrays do not fit it.
     """
-    groups = leaf_groups(trees, token_budget, flat=flat)
+    groups = leaf_groups(trees, token_budget, flat=flat, whole=whole)
     return [lay_out(members) for members in ([[group] for group in groups] if flat else fill(groups, token_budget))]
-
-
-def leaf_groups(trees: Sequence[CreditedTree], token_budget: int, *, flat: bool = False) -> list["LeafGroup"]:
-    """The leaves of `trees` that have credit, in groups that fit into a pack; raises as `pack` does."""
-    if token_budget < 1:
-        raise ConfigError(
-            "a pack must hold at least one token", where="token_budget", value=token_budget, hint="a few thousand"
-        )
-    for tree in trees:
-        if strange := [
-            show(leaf) for leaf in tree.advantages if leaf not in tree.tree.turns or leaf not in tree.tree.endings
-        ]:
-            raise FormatError(
-                f"task {tree.tree.task!r}: credit for {', '.join(strange)}, which are no leaves with a turn"
-            )
-    return [
-        LeafGroup(number, tree, leaves)
-        for number, tree in enumerate(trees)
-        for leaves in ([(leaf,) for leaf in sorted(tree.advantages)] if flat else _groups(tree, token_budget))
-    ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LeafGroup:
-    """Leaves of one tree that are trained together, in preorder."""
-
-    number: int
-    """The tree's index in the arguments of `pack`."""
-    tree: CreditedTree
-    leaves: tuple[Place, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return _num_tokens(self.tree, _prefixes(self.leaves), frozenset(self.leaves))
-
-    @property
-    def num_pairs(self) -> int:
-        """(query, key) pairs that attention computes: each token and those of its path up to itself."""
-        rollout, leaves = self.tree.tree, frozenset(self.leaves)
-        depth: dict[Place, int] = {(): len(rollout.prompt.tokens)}
-        pairs = depth[()] * (depth[()] + 1) // 2
-        for place in sorted(_prefixes(self.leaves)):
-            length, before = _num_tokens(self.tree, [place], leaves, prompt=False), depth[place[:-1]]
-            depth[place] = before + length
-            pairs += length * before + length * (length + 1) // 2
-        return pairs
-
-
-def _groups(tree: CreditedTree, token_budget: int) -> list[tuple[Place, ...]]:
-    """Consecutive leaves so that each group fits, with the fewest tokens over all groups, then the fewest groups.
-
-    In preorder a leaf shares most with the leaf before it, so a group costs its first path plus what each further leaf
-    adds.
-    """
-    leaves = sorted(tree.advantages)
-    whole = [_num_tokens(tree, _prefixes([leaf]), frozenset([leaf])) for leaf in leaves]
-    added = whole[:1]
-    for before, leaf in pairwise(leaves):
-        added.append(_num_tokens(tree, _prefixes([leaf]) - _prefixes([before]), frozenset([leaf]), prompt=False))
-    if sum(added) <= token_budget:  # one group copies nothing
-        return [tuple(leaves)] if leaves else []
-    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # of the first j leaves: tokens, groups, where the last group starts
-    for stop in range(1, len(leaves) + 1):
-        ways = []
-        for start in range(stop - 1, -1, -1):
-            cost = whole[start] + sum(added[start + 1 : stop])
-            if cost > token_budget and start < stop - 1:
-                break
-            ways.append((best[start][0] + cost, best[start][1] + 1, start))
-        best.append(min(ways))
-    groups, stop = [], len(leaves)
-    while stop:
-        start = best[stop][2]
-        groups.append(tuple(leaves[start:stop]))
-        stop = start
-    return groups[::-1]
-
-
-def fill(groups: Iterable[LeafGroup], token_budget: int) -> list[list[LeafGroup]]:
-    """Put each group into the first pack that has room for it."""
-    packs: list[list[LeafGroup]] = []
-    room: list[int] = []
-    for group in groups:
-        need = group.num_tokens
-        at = next((i for i, left in enumerate(room) if need <= left), None)
-        if at is None:
-            packs.append([group])
-            room.append(token_budget - need)
-        else:
-            packs[at].append(group)
-            room[at] -= need
-    return packs
-
-
-def _prefixes(leaves: Iterable[Place]) -> set[Place]:
-    """Places of the turns on the paths of `leaves`."""
-    return {leaf[:depth] for leaf in leaves for depth in range(1, len(leaf) + 1)}
-
-
-def _num_tokens(tree: CreditedTree, places: Iterable[Place], leaves: frozenset[Place], *, prompt: bool = True) -> int:
-    rollout = tree.tree
-    count = len(rollout.prompt.tokens) if prompt else 0
-    for place in places:
-        count += len(rollout.turns[place].tokens)
-        count += 0 if place in leaves else len(rollout.observations[place].tokens)
-    return count
 
 
 class _Layout:
@@ -269,68 +171,73 @@ class _Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
-    """A turn of the layout: its tokens begin at `start`."""
+class _Tip:
+    """What the next segment of a path follows: the last token (-1: none), how many there are, and their chain."""
 
-    start: int
-    last: int  # the last token on the path through turn and observation
-    depth: int  # depth of the next token
+    last: int
+    depth: int
     chain: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Row:
     """A leaf's turns: where each begins, how long it is, its credit; and the engine's numbers of all their tokens."""
 
-    starts: list[int]
-    lengths: list[int]
-    credit: list[float]
-    trained: list[bool]
-    logprobs: "array[float]"
-    entropies: "array[float]"
+    turns: tuple[Place, ...]
+    num_tokens: int  # of all turns of the leaf
+    starts: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    credit: list[float] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)
+    logprobs: "array[float]" = field(default_factory=lambda: array("f"))
+    entropies: "array[float]" = field(default_factory=lambda: array("f"))
 
 
 def lay_out(groups: Sequence[LeafGroup]) -> PackedBatch:
     """The pack that holds `groups`."""
     layout = _Layout()
     for group in groups:
-        _lay_out_group(layout, group)
+        begins: dict[Place, int] = {}
+        for start, places in group.contexts.items():
+            _lay_out_context(layout, group, start, places, begins)
+        for leaf in group.leaves:
+            layout.leaves.append((group.number, leaf))
+            layout.rows.append(_row(group, leaf, begins))
     return _finish(layout)
 
 
-def _lay_out_group(layout: _Layout, group: LeafGroup) -> None:
-    rollout, leaves = group.tree.tree, frozenset(group.leaves)
-    places = sorted(_prefixes(group.leaves))
+def _lay_out_context(
+    layout: _Layout, group: LeafGroup, start: Place, places: Sequence[Place], begins: dict[Place, int]
+) -> None:
+    """Append the context from `start` with the turns at `places`; `begins` takes the index of each turn's first
+    token."""
+    rollout = group.tree.tree
     num_children = Counter(place[:-1] for place in places)
     begin = len(layout.tokens)
-    prompt = layout.append(-1, 0, rollout.prompt.tokens)
+    opening = layout.append(-1, 0, rollout.opening(start))
     end = len(layout.tokens)
-    nodes: dict[Place, _Node] = {
-        (): _Node(begin, end - 1 if end > begin else -1, end - begin, layout.chain(begin, end, -1, joined=False))
-    }
-    closing: list[tuple[Place, int]] = [((), prompt)]
+    tips = {start: _Tip(end - 1 if end > begin else -1, end - begin, layout.chain(begin, end, -1, joined=False))}
+    closing: list[tuple[Place, int]] = [(start, opening)]
     for place in places:
         while closing[-1][0] != place[:-1]:
             layout.close(closing.pop()[1])
-        parent, start = nodes[place[:-1]], len(layout.tokens)
-        observed = () if place in leaves else rollout.observations[place].tokens
-        segment = layout.append(parent.last, parent.depth, rollout.turns[place].tokens, observed)
+        before, begin = tips[place[:-1]], len(layout.tokens)
+        segment = layout.append(before.last, before.depth, rollout.turns[place].tokens, observed(rollout, place))
         end = len(layout.tokens)
-        chain = layout.chain(start, end, parent.chain, joined=num_children[place[:-1]] == 1)
-        nodes[place] = _Node(start, end - 1 if end > start else parent.last, parent.depth + end - start, chain)
+        chain = layout.chain(begin, end, before.chain, joined=num_children[place[:-1]] == 1)
+        tips[place] = _Tip(end - 1 if end > begin else before.last, before.depth + end - begin, chain)
+        begins[place] = begin
         closing.append((place, segment))
     while closing:
         layout.close(closing.pop()[1])
-    for leaf in group.leaves:
-        layout.leaves.append((group.number, leaf))
-        layout.rows.append(_row(group.tree, leaf, nodes))
-        layout.num_flat += nodes[leaf].depth
+    layout.num_flat += sum(tips[last].depth * num_rows for last, num_rows in group.last_turns(start).items())
 
 
-def _row(tree: CreditedTree, leaf: Place, nodes: Mapping[Place, _Node]) -> _Row:
-    row = _Row([], [], [], [], array("f"), array("f"))
-    for depth in range(1, len(leaf) + 1):
-        place = leaf[:depth]
+def _row(group: LeafGroup, leaf: Place, begins: Mapping[Place, int]) -> _Row:
+    tree, path = group.tree, [leaf[:depth] for depth in range(1, len(leaf) + 1)]
+    turns = tuple(place for place in path if place in begins)
+    row = _Row(turns, sum(len(tree.tree.turns[place].tokens) for place in path))
+    for place in turns:
         turn = tree.tree.turns[place]
         length = len(turn.tokens)
         if not length == len(turn.logprobs) == len(turn.entropies):
@@ -342,7 +249,7 @@ def _row(tree: CreditedTree, leaf: Place, nodes: Mapping[Place, _Node]) -> _Row:
             raise FormatError(
                 f"task {tree.tree.task!r}: leaf {show(leaf)} has an advantage, but no credit for its turn {show(place)}"
             )
-        row.starts.append(nodes[place].start)
+        row.starts.append(begins[place])
         row.lengths.append(length)
         row.credit.append(tree.credit[place, leaf])
         row.trained.extend(tree.mask.get((place, leaf), [True] * length))
@@ -368,7 +275,7 @@ def _finish(layout: _Layout) -> PackedBatch:
     mask_BL = torch.arange(int(length_B.max())) < length_B[:, None]
     turn_lengths = torch.tensor([length for row in layout.rows for length in row.lengths])
     credit = torch.tensor([value for row in layout.rows for value in row.credit], dtype=torch.float32)
-    turns = torch.tensor([turn for row in layout.rows for turn in range(len(row.lengths))])
+    turns = torch.tensor([len(place) - 1 for row in layout.rows for place in row.turns])
     trained = torch.tensor([value for row in layout.rows for value in row.trained], dtype=torch.bool)
     return PackedBatch(
         tokens_T=_tensor(layout.tokens).long(),
@@ -380,10 +287,12 @@ def _finish(layout: _Layout) -> PackedBatch:
         row_mask_BL=mask_BL,
         trained_BL=_padded(trained, mask_BL),
         turn_BL=_padded(turns.repeat_interleave(turn_lengths), mask_BL),
+        length_B=torch.tensor([row.num_tokens for row in layout.rows]),
         advantage_BL=_padded(credit.repeat_interleave(turn_lengths), mask_BL),
         engine_logprob_BL=_padded(torch.cat([_tensor(row.logprobs) for row in layout.rows]), mask_BL),
         entropy_BL=_padded(torch.cat([_tensor(row.entropies) for row in layout.rows]), mask_BL),
         leaves=tuple(layout.leaves),
+        turns=tuple(row.turns for row in layout.rows),
         chains=tuple(layout.chains),
         num_flat=layout.num_flat,
     )

@@ -236,6 +236,7 @@ class Rank:
                     entropy_BL=pack.rows(entropy_P),
                     trained_BL=pack.trained_BL,
                     turn_BL=pack.turn_BL,
+                    length_B=pack.length_B,
                 )
                 loss.backward()
                 reports.append(report.to("cpu"))

@@ -1,17 +1,17 @@
 """The part of a recipe about rollouts: leaves, roots, the branching rule, and the limits of a branch."""
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PrivateAttr, Tag, WrapValidator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
 from arpo.core.branching import DEEPEST, BranchRule, Constant, Never, Paper, Pilot, Rank, Rule
 from arpo.core.expansion import Leftover
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, nearest
 from arpo.import_path import import_from_path
-from arpo.options import UseWithOptions, build, custom
+from arpo.options import UseWithOptions, build, check_options, custom
 
 
 def _rule(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -81,6 +81,53 @@ RootsChoice = Annotated[
 ]
 
 
+KEEP = "keep"
+CONTEXT_POLICIES = {
+    name: f"arpo.rollout.contexts:{name}" for name in ("recompose", "drop_results", "strip_thoughts", "summarise")
+}
+"""Import paths by the names in a recipe."""
+
+
+class ContextConfig(UseWithOptions):
+    """How a context that is full is rewritten between two turns; see [contexts.md](contexts.md)."""
+
+    use: str = KEEP
+    """keep, recompose, drop_results, strip_thoughts, summarise, or the import path of a function of your own:
+    `(messages, budget)` to messages."""
+    at: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a context from which on it is rewritten; null: branch_tokens less two turns, or half of it, whichever
+    is more. The new one should have at most half as many."""
+
+    @cached_property
+    def policy(self) -> Callable[..., Any]:
+        """`(messages, budget)` to messages."""
+        path = CONTEXT_POLICIES.get(self.use, self.use)
+        return partial(import_from_path(path, "rollout.context"), **self.options)
+
+    @property
+    def by_policy(self) -> bool:
+        """Whether the policy that is trained sums its contexts up."""
+        return self.use == "summarise" and "endpoint" not in self.options
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.use == KEEP:
+            if self.options or self.at:
+                raise conflict("keep rewrites no context and has no options", "use")
+            return self
+        if self.use not in CONTEXT_POLICIES and ":" not in self.use:
+            known = [KEEP, *CONTEXT_POLICIES]
+            hint = nearest(self.use, known) or f"One of {', '.join(known)}, or module:function"
+            raise ConfigError("no such policy", where="rollout.context", value=self.use, hint=hint)
+        check_options(self.policy.func, self.options, "rollout.context")
+        return self
+
+
+def _context(given: Any) -> Any:
+    """A recipe's `recompose` or `{use: recompose, at: 1500, options: {keep: 2}}`."""
+    return {"use": given} if isinstance(given, str) else given
+
+
 class RolloutConfig(Config):
     """How the tree of one task grows."""
 
@@ -107,7 +154,11 @@ class RolloutConfig(Config):
     turn_tokens: Annotated[int, Field(ge=1)] = 512
     """Most tokens of one turn."""
     branch_tokens: Annotated[int, Field(ge=2)] = 4096
-    """Most tokens of a branch, prompt and tool text included."""
+    """Most tokens of a branch, prompt and tool text included; where `context` rewrites contexts, of each of them."""
+    context: Annotated[ContextConfig, BeforeValidator(_context)] = ContextConfig()
+    """What becomes of a context that is full: `keep`, the branch ends; `recompose`, a new prompt of the task, what the
+    model noted and the last results; `drop_results`; `strip_thoughts`; `summarise`, by the policy or by another model;
+    or a function of your own. [contexts.md](contexts.md)."""
     at_call_limit: Literal["tell", "end"] = "tell"
     """After the last call the model is told that none is left and may answer, or a further call ends the branch."""
     retries: Annotated[int, Field(ge=0)] = 1
@@ -152,7 +203,18 @@ class RolloutConfig(Config):
                 "branch_tokens",
                 "turn_tokens",
             )
+        if self.context.at is not None and self.context.at > self.branch_tokens:
+            raise conflict(
+                f"context.at ({self.context.at}) cannot exceed branch_tokens ({self.branch_tokens})",
+                "context",
+                "branch_tokens",
+            )
         return self
+
+    @property
+    def context_limit(self) -> int:
+        """Tokens of a context from which on it is rewritten."""
+        return self.context.at or max(self.branch_tokens // 2, self.branch_tokens - 2 * self.turn_tokens)
 
     @property
     def top_p(self) -> float:

@@ -50,6 +50,7 @@ class RolloutDriver(ABC):
         self.tools, self.states, self.episodes = states.offered, states, states.episodes
         self.parsed: dict[Place, ParsedTurn] = {}
         self.outcomes: dict[Place, dict[int, ToolCallResult]] = {}  # by turn and the call's number
+        self.asked: set[Place] = set()  # tips after which the policy sums up its context, in a turn that does not act
         self.failures: list[tuple[Place, str]] = []
         self.judged_at: dict[Place, float] = {}  # by tip; seconds
         self.tool_s = self.waited_s = 0.0
@@ -64,6 +65,14 @@ class RolloutDriver(ABC):
     ) -> Returned:
         """What the model reads of `results`, one a call, and of an environment's message; `calls_left`: see
         `ChatFormat.observe`."""
+
+    async def rewritten(self, observed: Returned) -> Returned:
+        """`observed`, or the new context that the branch goes on with."""
+        return observed
+
+    def summed_up(self, place: Place) -> Returned:
+        """The new context after the turn at `place`, in which the policy summed up the one before."""
+        raise NotImplementedError
 
     @abstractmethod
     def read_text(self, observation: Observation) -> str:
@@ -162,8 +171,11 @@ class RolloutDriver(ABC):
     def _calls_left(self, place: Place) -> int:
         """Calls that the turn at `place` may still make: the limit less those of the turns before it. A turn without a
         call that an environment answered counts as one."""
-        turns = (self.tree.turns[place[:depth]] for depth in range(1, len(place)))
-        return self.config.max_calls - sum(max(1, len(turn.calls)) for turn in turns)
+        return self.config.max_calls - sum(max(1, len(self.tree.turns[at].calls)) for at in self._acting(place[:-1]))
+
+    def _acting(self, place: Place) -> Iterator[Place]:
+        """The turns up to the one at `place`, but those that sum up."""
+        return (place[:depth] for depth in range(1, len(place) + 1) if place[: depth - 1] not in self.asked)
 
     # --- calls
 
@@ -172,10 +184,15 @@ class RolloutDriver(ABC):
         outcomes = self.outcomes.setdefault(place, {})
         try:
             states = await self.states.at(place)
-            if self.episodes is not None:
-                await self.episodes.begin_turn(states[self.episodes.name], place)
-            await self._call_all(command, left, states, outcomes)
-            observed = await self._observed(command, left, states, outcomes)
+            if place[:-1] in self.asked:
+                observed = self.summed_up(place)
+            else:
+                if self.episodes is not None:
+                    await self.episodes.begin_turn(states[self.episodes.name], place)
+                await self._call_all(command, left, states, outcomes)
+                observed = await self._observed(command, left, states, outcomes)
+                if observed.ending in (None, StopReason.BRANCH_LENGTH):
+                    observed = await self.rewritten(observed)
             if observed.ending is None and self._may_branch(place):
                 await self.states.capture(place)
         except ToolError as error:
@@ -240,7 +257,7 @@ class RolloutDriver(ABC):
         observed = self.observe(command, results, told, step.message)
         if step.done:
             return replace(observed, ending=StopReason.FINISHED)
-        beyond = left <= 0 or len(command.place) > self.config.max_calls
+        beyond = left <= 0 or sum(1 for _ in self._acting(command.place)) > self.config.max_calls
         return replace(observed, ending=StopReason.CALL_LIMIT) if beyond else observed
 
     def _may_branch(self, place: Place) -> bool:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from arpo.chat import ChatFormat
+from arpo.chat import ChatFormat, ParsedTurn
 from arpo.chat.token_text import check_size
 from arpo.core.branching import StepStats
 from arpo.core.expansion import Expansion, Returned, RunCalls, SampleTurn, TurnEnded
-from arpo.core.place import Step, keyed
+from arpo.core.place import Place, Step, keyed
 from arpo.core.tree import FinishReason, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult
 from arpo.engines import Chunk, SamplingParams
 from arpo.environments.episodes import EnvironmentSource, Episodes
-from arpo.errors import ConfigError, EngineError
-from arpo.rollout.config import RolloutConfig
+from arpo.errors import ConfigError, EngineError, FormatError
+from arpo.rollout.config import KEEP, RolloutConfig
+from arpo.rollout.contexts import ASK, Contexts, Exchange
 from arpo.rollout.driver import RolloutDriver, now
 from arpo.rollout.states import ToolStates
 from arpo.rollout.task_rollout import TreeRollout
@@ -27,6 +29,8 @@ from arpo.rollout.watching import TextWritten, TurnText, Watch
 from arpo.tasks import Task
 from arpo.tools import Tool, ToolBase, with_defaults
 from arpo.tools.schemas import checked_schema
+
+LATER = "(follows after your summary)"
 
 if TYPE_CHECKING:
     from arpo.rollout.agent import Agent, EvalAgent
@@ -52,7 +56,7 @@ async def rollout_tree(
         seed=seed,
         root_cap=config.root_cap,
         retries=config.retries,
-        deepest=config.max_calls,
+        deepest=config.max_calls * (2 if config.context.by_policy else 1),
         leftover=config.leftover,
     )
     return await TreeDriver(agent, config, chat, states, expansion, watch).run()
@@ -129,6 +133,9 @@ class TreeDriver(RolloutDriver):
     ) -> None:
         super().__init__(config, agent.tool_gateway, states, expansion, watch)
         self.engine, self.chat = agent.engine, chat
+        tools = tuple(states.offered.values())
+        keeps = config.context.use == KEEP
+        self.contexts = None if keeps else Contexts(self.tree, self.parsed, chat, states.task, tools)
 
     async def run(self) -> TreeRollout:
         await self.carry_out()
@@ -157,7 +164,12 @@ class TreeDriver(RolloutDriver):
             return
         if unjudged:
             self.judged_at[tip] = now()
-        said = self.parsed[place] = self.chat.parse(draft.tokens)
+        said = self.chat.parse(draft.tokens)
+        if tip in self.asked:
+            self.parsed[place] = ParsedTurn(text=said.text)
+            self.feed(TurnEnded(draft.turn(place, command.role, ())))
+            return
+        self.parsed[place] = said
         turn = draft.turn(place, command.role, said.calls if draft.finish is FinishReason.STOP else ())
         self.feed(TurnEnded(turn, self.ending(turn, len(turn.tokens), room)))
 
@@ -183,11 +195,56 @@ class TreeDriver(RolloutDriver):
     ) -> Returned:
         place, turn = command.place, self.tree.turns[command.place]
         tokens, seen = self.chat.observe(turn, results, calls_left, message)
-        used = len(self.tree.context(place[:-1])) + len(turn.tokens) + len(tokens)
-        full = used >= self.config.branch_tokens
-        return Returned(
-            Observation(place=place, tokens=tokens, outcomes=seen), StopReason.BRANCH_LENGTH if full else None
-        )
+        if self.contexts is not None:
+            self.contexts.exchanges[place] = Exchange(tuple(results), message, calls_left)
+        return self._returned(Observation(place=place, tokens=tokens, outcomes=seen))
+
+    def _returned(self, observation: Observation) -> Returned:
+        full = self._used(observation) >= self.config.branch_tokens
+        return Returned(observation, StopReason.BRANCH_LENGTH if full else None)
+
+    def _used(self, observation: Observation) -> int:
+        """Tokens of the context that the next turn reads."""
+        if observation.new_context:
+            return len(observation.tokens)
+        place = observation.place
+        return len(self.tree.context(place[:-1])) + len(self.tree.turns[place].tokens) + len(observation.tokens)
+
+    async def rewritten(self, observed: Returned) -> Returned:
+        limit, observation = self.config.context_limit, observed.observation
+        if self.contexts is None or self._used(observation) < limit:
+            return observed
+        if self.config.context.by_policy:
+            return self._ask(observation)
+        try:
+            tokens = await self.contexts.rewritten(observation.place, self.config.context.policy, limit // 2)
+        except FormatError:  # longer than chat.prompt_tokens
+            return Returned(observation, StopReason.BRANCH_LENGTH)
+        before = [*self.tree.context(observation.place[:-1]), *self.tree.turns[observation.place].tokens]
+        if [*before, *observation.tokens] == list(tokens):
+            return observed
+        return self._returned(replace(observation, tokens=tokens, new_context=True))
+
+    def _ask(self, observation: Observation) -> Returned:
+        """Ask the policy to sum up. Results that leave no room for it come after it."""
+        assert self.contexts is not None
+        place = observation.place
+        exchange = self.contexts.exchanges[place]
+        message = "\n\n".join(filter(None, [exchange.message, self.config.context.options.get("ask", ASK)]))
+        self.asked.add(place)
+        for results in (exchange.results, [replace(result, text=LATER) for result in exchange.results]):
+            tokens, _ = self.chat.observe(self.tree.turns[place], results, None, message)
+            asked = replace(observation, tokens=tokens)
+            if self._used(asked) + self.config.turn_tokens <= self.config.branch_tokens:
+                return Returned(asked)
+        self.contexts.later.add(place)
+        return self._returned(asked)
+
+    def summed_up(self, place: Place) -> Returned:
+        assert self.contexts is not None
+        summary = self.chat.without_thought(self.parsed[place].text)
+        tokens = self.contexts.summed_up(place, summary)
+        return self._returned(Observation(place=place, tokens=tokens, outcomes=(), new_context=True))
 
     def read_text(self, observation: Observation) -> str:
         return self.chat.text(observation.tokens)

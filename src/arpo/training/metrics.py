@@ -255,6 +255,11 @@ def _tokens(step: Sequence[TreeStats]) -> Metrics:
             branch_lengths.append(sum(len(s.tokens) for s in segments[1:]))
             num_turns.append(sum(isinstance(s, Turn) for s in segments))
     lengths: Metrics = {"lengths/prompt": mean([len(m.credited.tree.prompt.tokens) for m in step])}
+    trees = [m.credited.tree for m in step]
+    opened = [len(o.tokens) for tree in trees for o in tree.observations.values() if o.new_context]
+    if opened:
+        lengths["contexts/a_leaf"] = mean([len(tree.contexts(leaf)) for tree in trees for leaf in tree.leaves()])
+        lengths["contexts/opened_tokens"] = mean(opened)
     if turn_lengths:
         lengths["lengths/turn"] = mean(turn_lengths)
     if branch_lengths:

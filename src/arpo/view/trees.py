@@ -200,8 +200,16 @@ class _TreeView:
         return {
             **self._node(f"o{show(place)}", place, f"t{show(place)}", "observation", seen.tokens, text),
             "outcomes": _outcomes(seen.outcomes, self.tree.turns[place].calls),
+            "before": self._before(seen),
             "decision": self._decision(place),
         }
+
+    def _before(self, seen: Observation) -> Answer | None:
+        """The context that a rewriting replaced, up to the turn before it."""
+        if not seen.new_context:
+            return None
+        tokens = [*self.tree.context(seen.place[:-1]), *self.tree.turns[seen.place].tokens]
+        return {"tokens": len(tokens), "text": self._decoded(tokens, "")}
 
     def _decoded(self, tokens: Sequence[int], otherwise: str) -> str:
         return otherwise if self.pieces is None else self.pieces.text(tokens)

@@ -31,7 +31,7 @@ export class LiveTree {
         break;
       case "results":
         this.results.set(place, {
-          ...base(`o${place}`, place, `t${place}`, step.text), kind: "observation", decision: null,
+          ...base(`o${place}`, place, `t${place}`, step.text), kind: "observation", before: null, decision: null,
           outcomes: step.results.map((result, i) => ({
             ...result, arguments: this.turns.get(place)?.calls[i]?.arguments ?? {}, cached: false, shared: false, fault: "", attempts: 1, cost: 0,
           })),

@@ -1,10 +1,11 @@
 /** One segment in the reading pane: who wrote it, its text with tinted tokens, calls and results, the decision after it. */
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Tokens } from "../api";
-import { number, signed } from "../format";
-import { Text, brief } from "../text";
+import { count, number, signed } from "../format";
+import { Text, brief, visible } from "../text";
 import type { Grown } from "./branches";
+import { difference } from "./difference";
 import { Outcomes } from "./Outcomes";
 import { credit, name, shared, verdict, tone, ENDINGS } from "./said";
 import { RawTokens, TokenText } from "./TokenText";
@@ -75,12 +76,25 @@ function Observed({ node }: { node: Extract<NonNullable<Grown["data"]["node"]>, 
   return (
     <>
       <Outcomes outcomes={node.outcomes} />
+      {node.before && <Dropped before={node.before} node={node} />}
       <details>
         <summary class="soft">As the model read it</summary>
         <Text text={node.text} limit={6000} />
       </details>
       {node.decision && <p class="decision"><b>{node.decision.granted ? `Branched: ${node.decision.granted}` : node.decision.refused ? "Refused" : "No branch"}</b> · {node.decision.said}</p>}
     </>
+  );
+}
+
+/** The context before a rewriting, with what is gone marked. */
+function Dropped({ before, node }: { before: { tokens: number; text: string }; node: { tokens: number; text: string } }) {
+  const [open, setOpen] = useState(false);
+  const runs = useMemo(() => (open ? difference(before.text, node.text)[0] : []), [open, before, node]);
+  return (
+    <details onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <summary>Context rewritten: {count(before.tokens, "token")} became {count(node.tokens, "token")}. What was dropped</summary>
+      <div class="text">{runs.map((run, i) => (run.same ? <span key={i}>{visible(run.text)}</span> : <mark key={i}>{visible(run.text)}</mark>))}</div>
+    </details>
   );
 }
 

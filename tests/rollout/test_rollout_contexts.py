@@ -1,0 +1,164 @@
+"""Contexts that are rewritten: no turn reads more than fits, what is kept keeps its tokens, and trees stay trees."""
+
+import asyncio
+from array import array
+from typing import Any
+
+import pytest
+
+from arpo.chat.template import TemplateFormat
+from arpo.core import StopReason
+from arpo.core.credit import AdvantageConfig, credit
+from arpo.core.record import decode, encode, replay
+from arpo.engines.scripted import Script
+from arpo.errors import ConfigError
+from arpo.learner.packing import pack
+from arpo.rollout.collect import record_of
+from arpo.rollout.config import RolloutConfig
+from arpo.rollout.contexts import ASK, DROPPED, HEADING, SUMMARY, ContextBudget, Messages
+from localhost import Asked, Reply, serving
+from small_world import ANSWER, Search, agent, config, rollouts
+from virtual_time import run
+
+TOLD = "(No calls left: answer now.)"
+CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "Peru"}}\n</tool_call>'
+LONG = Search(reply=lambda query: f"{query}: " + "Lima is a city in Peru. " * 8)
+SIZES = {"turn_tokens": 60, "branch_tokens": 500, "max_calls": 9, "leaves": 4, "roots": 1, "head": 2}
+
+
+async def last_two(messages: Messages, budget: ContextBudget) -> list[Any]:
+    """A policy of one's own."""
+    await asyncio.sleep(0)
+    assert budget.count(messages) > budget.tokens
+    return [messages[0], *messages[-2:]]
+
+
+def talkative(tokenizer: Any, read: list[str]):
+    """Calls with a note, sums up where it is asked to, and answers once no calls are left."""
+
+    def play(prompt, params):
+        text = str(tokenizer.decode(list(prompt)))
+        read.append(text)
+        if text.rstrip().endswith(("assistant", "assistant:")) and ASK[:40] in text[-700:]:
+            return Script(said="Lima looks right.")
+        if TOLD in text:
+            return Script(said=f"<think>Done.</think>{ANSWER}")
+        return Script(said=f"<think>I look.</think><note>seed {params.seed % 3}</note><search>Peru</search>")
+
+    return play
+
+
+def grown(tokenizer: Any, context: Any, **values: Any):
+    read: list[str] = []
+    who = agent(tokenizer, talkative(tokenizer, read), LONG)
+    rules = config(**{**SIZES, "rule": {"rule": "fixed", "at": 4, "siblings": 3}, "context": context, **values})
+    (one,) = run(rollouts(who, rules))
+    return one, read
+
+
+@pytest.mark.parametrize("use", ["drop_results", "recompose", "strip_thoughts", "summarise", f"{__name__}:last_two"])
+def test_a_branch_is_longer_than_its_contexts(tokenizer, use):
+    one, _ = grown(tokenizer, use)
+    tree, chat = one.grown.tree, one.grown.chat
+    assert set(tree.endings.values()) == {StopReason.FINISHED} and len(tree.endings) == 4
+    for turn in tree.turns.values():
+        assert len(tree.context(turn.parent)) + len(turn.tokens) <= SIZES["branch_tokens"]
+    for leaf in tree.leaves():
+        assert len(tree.contexts(leaf)) > 2
+        summaries = [at for at in tree.observations if at == leaf[: len(at)] and not tree.observations[at].outcomes]
+        assert len(leaf) == SIZES["max_calls"] + 1 + len(summaries)
+        assert bool(summaries) == (use == "summarise")
+    opened = [chat.text(seen.tokens) for seen in tree.observations.values() if seen.new_context]
+    mark = {"drop_results": DROPPED, "recompose": HEADING, "summarise": f"{SUMMARY}\nLima looks right."}.get(use, "")
+    assert opened and all("capital of country 0" in text and mark in text for text in opened)
+
+    record = record_of(one)
+    (again,) = decode(encode(record))
+    assert again.tree == tree and replay(again) == tree
+    (credited,) = credit([one.scored], AdvantageConfig())
+    trained = {place for batch in pack([credited], 400) for turns in batch.turns for place in turns}
+    assert trained == set(tree.turns)  # summaries too
+
+
+def test_what_is_kept_keeps_its_tokens_and_is_read_as_recorded(tokenizer):
+    one, read = grown(tokenizer, {"use": "drop_results", "at": 300, "options": {"keep": 2, "text": "gone"}})
+    tree, chat = one.grown.tree, one.grown.chat
+    for place, seen in tree.observations.items():
+        if seen.new_context:
+            kept = [tree.turns[place[:depth]].tokens.tobytes() for depth in (len(place) - 1, len(place))]
+            whole = seen.tokens.tobytes()
+            assert all(tokens in whole for tokens in kept) and "gone" in chat.text(seen.tokens)
+    assert sorted(read) == sorted(tokenizer.decode(tree.context(turn.parent)) for turn in tree.turns.values())
+
+
+def test_keep_ends_a_branch_that_is_full(tokenizer):
+    one, _ = grown(tokenizer, "keep")
+    assert set(one.grown.tree.endings.values()) == {StopReason.BRANCH_LENGTH}
+    assert not any(seen.new_context for seen in one.grown.tree.observations.values())
+
+
+def test_a_context_that_cannot_be_made_short_ends_the_branch(tokenizer):
+    one, _ = grown(tokenizer, {"use": "drop_results", "options": {"keep": 9}})
+    assert set(one.grown.tree.endings.values()) == {StopReason.BRANCH_LENGTH}
+
+
+def test_results_that_leave_no_room_follow_the_summary(tokenizer):
+    one, read = grown(tokenizer, {"use": "summarise", "at": 430})
+    assert set(one.grown.tree.endings.values()) == {StopReason.FINISHED}
+    late = [text for text in read if "(follows after your summary)" in text]
+    after = [text for text in read if SUMMARY in text and "Lima is a city" in text.partition(SUMMARY)[2][:400]]
+    assert late and after
+
+
+def test_the_models_own_template(tokenizer):
+    def play(prompt, params):
+        text = str(tokenizer.decode(list(prompt)))
+        return Script(said="Lima") if TOLD in text else Script(said=f"<think>Hm.</think>{CALL}")
+
+    who = agent(tokenizer, play, LONG, form=TemplateFormat)
+    for use in ("drop_results", "strip_thoughts", "recompose"):
+        (one,) = run(rollouts(who, config(**{**SIZES, "leaves": 1, "context": use, "branch_tokens": 900})))
+        assert set(one.grown.tree.endings.values()) == {StopReason.FINISHED}, use
+        opened = [one.grown.chat.text(o.tokens) for o in one.grown.tree.observations.values() if o.new_context]
+        assert opened and all(text.count("<think>") == 1 for text in opened if use == "strip_thoughts")
+
+
+def test_another_model_sums_up(tokenizer):
+    asked: list[Any] = []
+
+    def answer(request: Asked) -> Reply:
+        asked.append(request.json["messages"])
+        message = {"role": "assistant", "content": "<think>short</think>They looked for Lima."}
+        return Reply({"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}})
+
+    with serving(answer) as site:
+        endpoint = {"url": f"{site.url}/v1", "model": "other"}
+        one, _ = grown(tokenizer, {"use": "summarise", "options": {"endpoint": endpoint}}, leaves=1)
+    assert set(one.grown.tree.endings.values()) == {StopReason.FINISHED} and asked
+    assert all("Lima is a city" in messages[0]["content"] for messages in asked)
+    opened = [one.grown.chat.text(o.tokens) for o in one.grown.tree.observations.values() if o.new_context]
+    assert opened and all(f"{SUMMARY}\nThey looked for Lima." in text for text in opened)
+
+
+@pytest.mark.parametrize(
+    ("context", "named"),
+    [
+        ("recompos", "recompose"),
+        ({"use": "recompose", "options": {"kept": 2}}, "keep"),
+        ({"use": "drop_results", "at": 9000}, "branch_tokens"),
+        ({"use": "keep", "at": 100}, "keep"),
+        ("nowhere:at_all", "rollout.context"),
+    ],
+)
+def test_bad_settings_are_named(context, named):
+    with pytest.raises(ValueError, match=named):
+        RolloutConfig(context=context)
+
+
+def test_a_policy_that_returns_no_conversation_is_named(tokenizer):
+    with pytest.raises(ConfigError, match=r"rollout\.context"):
+        grown(tokenizer, f"{__name__}:nothing")
+
+
+def nothing(messages: Messages, budget: ContextBudget) -> Any:
+    return array("i")
