@@ -48,7 +48,7 @@ def talkative(tokenizer: Any, read: list[str]):
     return play
 
 
-def grown(tokenizer: Any, context: Any, **values: Any):
+def grown(tokenizer: Any, context: Any, run: Any = run, **values: Any):
     read: list[str] = []
     who = agent(tokenizer, talkative(tokenizer, read), LONG)
     rules = config(**{**SIZES, "rule": {"rule": "fixed", "at": 4, "siblings": 3}, "context": context, **values})
@@ -133,7 +133,7 @@ def test_another_model_sums_up(tokenizer):
 
     with serving(answer) as site:
         endpoint = {"url": f"{site.url}/v1", "model": "other"}
-        one, _ = grown(tokenizer, {"use": "summarise", "options": {"endpoint": endpoint}}, leaves=1)
+        one, _ = grown(tokenizer, {"use": "summarise", "options": {"endpoint": endpoint}}, asyncio.run, leaves=1)
     assert set(one.grown.tree.endings.values()) == {StopReason.FINISHED} and asked
     assert all("Lima is a city" in messages[0]["content"] for messages in asked)
     opened = [one.grown.chat.text(o.tokens) for o in one.grown.tree.observations.values() if o.new_context]
@@ -151,7 +151,7 @@ def test_another_model_sums_up(tokenizer):
     ],
 )
 def test_bad_settings_are_named(context, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ConfigError, match=named):
         RolloutConfig(context=context)
 
 

@@ -27,6 +27,7 @@ from arpo.evaluation.samples import FILE as SAMPLES
 from arpo.files import PARTIAL, read_json, write_json
 from arpo.foreign import checked
 from arpo.recipe.run import RunConfig, plain
+from arpo.rollout.config import KEEP
 from arpo.yaml_positions import flat
 
 FILE = "evaluation.json"
@@ -106,6 +107,9 @@ class EvalManifest:
         settings = {"temperature": spec.temperature, "top_p": spec.top_p, "seed": spec.seed}
         asked = {name: recipe[name] for name in _DECIDES} | {"engine": _engine(run)}
         decides = {key: value for key, value in flat(asked).items() if value != {}}
+        limits = {name: getattr(run.rollout, name) for name in _LIMITS}
+        if run.rollout.context.use != KEEP:
+            limits["context"] = recipe["rollout"]["context"]
         return cls(
             name=spec.name,
             model=model,
@@ -113,7 +117,7 @@ class EvalManifest:
             preset=preset,
             benchmarks=tuple(map(BenchmarkManifest.from_questions, benchmarks)),
             samples=spec.samples,
-            settings={**settings, **{name: getattr(run.rollout, name) for name in _LIMITS}},
+            settings={**settings, **limits},
             decides=decides,
             parts=dict(parts or {}),
             identity=identity,
