@@ -162,15 +162,55 @@ def _repeated(messages: list[Any]) -> list[Any]:
     return messages[:-1]
 
 
-@pytest.mark.parametrize("change", [_other, _edited, _repeated])
-def test_another_history_ends_the_trajectory_by_name(tokenizer: Any, change: Any) -> None:
+def _called(messages: list[Any]) -> list[Any]:
+    call = {"id": "a", "type": "function", "function": {"name": "parity", "arguments": "{}"}}
+    result = {"role": "tool", "tool_call_id": "a", "content": "odd"}
+    return [*messages, {"role": "user", "content": "Call."}, {"role": "assistant", "tool_calls": [call]}, result]
+
+
+@pytest.mark.parametrize("change", [_other, _edited, _repeated, _called])
+def test_another_history_begins_a_context(tokenizer: Any, change: Any) -> None:
+    def work(client: OpenAI, given: dict[str, Any]) -> Any:
+        messages: list[Any] = [{"role": "user", "content": "One?"}]
+        for again in (True, False):
+            said = client.chat.completions.create(model="any", messages=messages, tools=[TOOL]).choices[0].message
+            messages += [{"role": "assistant", "content": said.content}]
+            messages = change(messages) if again else messages
+        end(given)
+        return messages
+
+    with agents(work, 4) as (port, done):
+        rollout = rollout_of(tokenizer, {"port": port}, lambda text, draw: f"{draw.randint(0, 1)}{END}")
+    tree, chat = rollout.grown.tree, rollout.grown.chat
+    assert set(tree.endings.values()) == {StopReason.FINISHED} and all(len(leaf) == 2 for leaf in tree.leaves())
+    assert len(done) == 4 and len(rollout.scored.scores) == len(tree.endings)
+    for leaf in tree.leaves():
+        seen = tree.observations[leaf[:1]]
+        assert seen.new_context
+        shown = [str(message.get("content", "")) for message in change([*done[0][:1], {"content": ""}])]
+        assert all(text in chat.text(seen.tokens) for text in shown)
+        if change is _called:  # the turn that it keeps is what was sampled
+            assert tree.turns[leaf[:1]].tokens.tobytes() in seen.tokens.tobytes()
+
+
+def _tools(messages: list[Any]) -> list[Any]:
+    return [*messages, {"role": "user", "content": "Go on"}]
+
+
+def _open(messages: list[Any]) -> list[Any]:
+    return [messages[0], {"role": "assistant", "content": "unfinished"}]
+
+
+@pytest.mark.parametrize("change", [_tools, _open])
+def test_other_tools_and_no_history_end_the_trajectory_by_name(tokenizer: Any, change: Any) -> None:
     def work(client: OpenAI, given: dict[str, Any]) -> Any:
         messages: list[Any] = [{"role": "user", "content": "One?"}]
         said = client.chat.completions.create(model="any", messages=messages).choices[0].message
         messages += [{"role": "assistant", "content": said.content}]
         if said.content == "0":
             return end(given)
-        client.chat.completions.create(model="any", messages=change(messages))
+        tools: Any = [TOOL] if change is _tools else []
+        client.chat.completions.create(model="any", messages=change(messages), **({"tools": tools} if tools else {}))
         return None
 
     with agents(work, 4) as (port, done):

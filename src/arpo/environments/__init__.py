@@ -56,10 +56,12 @@ class AgentTurn:
 class Step:
     """What comes of a turn. `message` follows the results of its calls, as a user's message; an episode that goes on
     after a turn without a call has one. `reward`: of this turn alone. `results`: texts in place of the results of the
-    calls that ran, where they are known only now."""
+    calls that ran, where they are known only now. `context`: chat messages that the agent reads from now on, in place
+    of all before them."""
 
     message: str | None = None
     results: tuple[str, ...] | None = None
+    context: Sequence[Mapping[str, Any]] | None = None
     done: bool = False
     reward: float = 0.0
 

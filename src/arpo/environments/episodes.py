@@ -276,9 +276,9 @@ class Episodes:
         """What comes of the turn at `place`, whose calls have run."""
         turn = replace(turn, number=len(episode.past))
         step = await self._step(await self.live(episode), turn)
-        if not (step.done or turn.calls or step.message is not None):
+        if not (step.done or turn.calls or step.message is not None or step.context is not None):
             raise EnvironmentFailedError(
-                f"{self.name}: after a turn without a call, `step` ends the episode or has a message"
+                f"{self.name}: after a turn without a call, `step` ends the episode, or has a message or a context"
             )
         episode.past = (*episode.past, PastTurn(place, tuple(episode.calls), turn, step))
         episode.calls = []

@@ -3,7 +3,8 @@
     environment: {use: gateway, options: {command: [python, agent.py]}}
 
 Each trajectory has an agent of its own, which asks this run for its turns and runs its tools itself. Its first request
-is the prompt; every further one must go on where the last turn ended, and what is new in it is the observation. Knows
+is the prompt. What a further one adds where the last turn ended is the observation; one with another history begins a
+new context. Knows
 chat messages. Refuses to know tokens: the chat format writes them, so that a turn in a later context is what was
 sampled.
 """
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from arpo.chat.json_text import read_arguments
-from arpo.chat.openai_wire import ChatMessage, ChatRequest, Json, calls_json, message_json
+from arpo.chat.openai_wire import ChatMessage, Json, calls_json, message_json
 from arpo.core.tree import Call
 from arpo.environments import AgentTurn, Environment, Step
 from arpo.environments.episodes import EnvironmentTool
@@ -68,7 +69,7 @@ class GatewayEnvironment(Environment):
         asked = await self._next(idle=False)
         if isinstance(asked, AgentEnd):
             raise RuntimeError(f"the agent ended before its first request. {asked.failure}".strip())
-        self.asked, self.history = asked, asked.request.messages
+        self.asked, self.history, self.texts = asked, asked.request.messages, list[tuple[ChatMessage, str]]()
         try:
             tools = [_tool(tool, self.name) for tool in asked.request.tools]
         except ConfigError as error:  # of the agent, which must not stop the run
@@ -82,7 +83,9 @@ class GatewayEnvironment(Environment):
         calls = [replace(call, id=f"call_{turn.number}_{number}") for number, call in enumerate(made)]
         made_json = calls_json(calls, [call.id for call in calls])
         message = message_json(turn.content or ("" if not calls else None), calls=made_json)
-        self.history = [*self.history, ChatMessage.model_validate(message)]
+        answer = ChatMessage.model_validate(message)
+        self.history = [*self.history, answer]
+        self.texts.append((answer, turn.text))
         assert self.server is not None
         await self.server.run(_answer(self.asked, message))
         asked = await self._next(idle=not calls)
@@ -91,9 +94,16 @@ class GatewayEnvironment(Environment):
                 raise RuntimeError(f"the agent broke down: {asked.failure}")
             self.result = asked.result
             return Step(done=True, reward=asked.reward)
-        new = continued(self.history, asked.request, self.asked.request)
+        if asked.request.tools != self.asked.request.tools:
+            raise ContextChangedError("the agent's next request has other tools")
+        new = continued(self.history, asked.request.messages)
         self.asked, self.history = asked, asked.request.messages
-        return observed(new, calls)
+        return (observed(new, calls) if new else None) or Step(context=[*map(self._read, self.history)])
+
+    def _read(self, message: ChatMessage) -> Json:
+        """A message of a new context: with the text of the turn that it was, where it was one."""
+        texts = (text for answer, text in reversed(self.texts) if _key(answer) == _key(message))
+        return message.model_dump() | message.plain() | {"content": next(texts, message.content)}
 
     async def _next(self, idle: bool) -> AgentRequest | AgentEnd:
         """What the agent does next. Silence after a turn without a call (`idle`) is an end, else a failure."""
@@ -108,27 +118,19 @@ class GatewayEnvironment(Environment):
             self.server.close(self.trajectory)
 
 
-def continued(history: Sequence[ChatMessage], request: ChatRequest, before: ChatRequest) -> list[ChatMessage]:
-    """The messages of `request` after those of `history`. Raises ContextChangedError where it does not go on there."""
-    if request.tools != before.tools:
-        raise ContextChangedError("the agent's next request has other tools")
-    for number, (known, message) in enumerate(zip(history, request.messages, strict=False)):
-        if _key(known) != _key(message):
-            shown = f"{message!r:.200} instead of {known!r:.200}"
-            raise ContextChangedError(f"message {number} of the agent's next request is another one: {shown}")
-    if len(request.messages) <= len(history):
-        raise ContextChangedError("the agent's next request does not go on where the last turn ended")
-    return request.messages[len(history) :]
+def continued(history: Sequence[ChatMessage], messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    """What follows `history` in `messages`; nothing where they do not go on there."""
+    same = all(_key(known) == _key(message) for known, message in zip(history, messages, strict=False))
+    return messages[len(history) :] if same else ()
 
 
-def observed(new: Sequence[ChatMessage], calls: Sequence[Call]) -> Step:
-    """What comes back for a turn with `calls`: their results, then words of the user. Raises ContextChangedError for
-    anything else."""
+def observed(new: Sequence[ChatMessage], calls: Sequence[Call]) -> Step | None:
+    """What comes back for a turn with `calls`: their results, then words of the user. None for anything else."""
     results = {message.tool_call_id: message.content for message in new[: len(calls)]}
     said = new[len(calls) :]
     roles = [message.role for message in new]
     if roles != ["tool"] * len(calls) + ["user"] * len(said) or set(results) != {call.id for call in calls}:
-        raise ContextChangedError(f"{len(calls)} calls are followed by messages of {', '.join(roles)}")
+        return None
     message = "\n\n".join(each.content for each in said) if said else None
     return Step(message=message, results=tuple(results[call.id] for call in calls))
 

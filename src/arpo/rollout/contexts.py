@@ -18,12 +18,14 @@ from typing import Any
 
 from arpo.chat import ChatFormat, ParsedTurn
 from arpo.chat.config import NO_CALLS_LEFT
+from arpo.chat.json_text import read_arguments
 from arpo.core.place import Place
-from arpo.core.tree import CallStatus, Role, RolloutTree, ToolCallResult, Turn
+from arpo.core.tree import Call, CallStatus, Role, RolloutTree, ToolCallResult, Turn
 from arpo.endpoint.client import Endpoint, text_of
 from arpo.endpoint.config import EndpointConfig
 from arpo.errors import ConfigError
 from arpo.tasks import Task
+from arpo.tasks.traces import RecordedStep
 from arpo.tools import Tool
 
 Message = Mapping[str, Any]
@@ -216,9 +218,10 @@ class Contexts:
             head = [*head, {"role": "user", "content": NO_CALLS_LEFT}]
         tokens = array("i", self.chat.render(replace(self.task, messages=tuple(_joined(head))), self.tools))
         for number, (said, *back) in enumerate(exchanges, 1):
-            turn = known.get(said["content"]) or self._written(said["content"])
+            turn = known.get(said["content"]) or self._written(said)
+            names = iter([call.name for call in turn.calls])
             results = [
-                ToolCallResult(tool=str(m.get("name", "")), status=CallStatus.OK, text=str(m["content"]))
+                ToolCallResult(tool=str(m.get("name") or next(names, "")), status=CallStatus.OK, text=str(m["content"]))
                 for m in back
                 if m["role"] == "tool"
             ]
@@ -228,8 +231,13 @@ class Contexts:
             tokens.extend(self.chat.observe(turn, results, left, "\n\n".join(words) if words else None)[0])
         return tokens
 
-    def _written(self, text: str) -> Turn:
-        tokens, nothing = self.chat.encode_turn(text), array("f")
+    def _written(self, message: Message) -> Turn:
+        """A turn that nobody sampled; its calls may stand beside its text, as chat APIs have them."""
+        made = [call["function"] for call in message.get("tool_calls") or ()]
+        calls = tuple(Call(name=each["name"], arguments=read_arguments(each["arguments"])[0] or {}) for each in made)
+        text = message["content"]
+        tokens = self.chat.encode_turn(self.chat.write(RecordedStep(calls=calls, text=text)) if calls else text)
+        nothing = array("f")
         calls = self.chat.parse(tokens).calls
         return Turn(place=(0,), role=Role.ROOT, tokens=tokens, logprobs=nothing, entropies=nothing, calls=calls)
 

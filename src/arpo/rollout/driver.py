@@ -70,6 +70,10 @@ class RolloutDriver(ABC):
         """`observed`, or the new context that the branch goes on with."""
         return observed
 
+    def reopened(self, observed: Returned, messages: Sequence[Mapping[str, Any]]) -> Returned:
+        """The new context of an environment. Raises ContextChangedError where it cannot be had."""
+        raise ContextChangedError("a model behind an endpoint reads one context a trajectory")
+
     def summed_up(self, place: Place) -> Returned:
         """The new context after the turn at `place`, in which the policy summed up the one before."""
         raise NotImplementedError
@@ -255,6 +259,8 @@ class RolloutDriver(ABC):
             texts = iter(step.results)
             results = [replace(result, text=next(texts)) if result.answered else result for result in results]
         observed = self.observe(command, results, told, step.message)
+        if step.context is not None and not step.done:
+            observed = self.reopened(observed, step.context)
         if step.done:
             return replace(observed, ending=StopReason.FINISHED)
         beyond = left <= 0 or sum(1 for _ in self._acting(command.place)) > self.config.max_calls

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from arpo.chat import ChatFormat, ParsedTurn
 from arpo.chat.token_text import check_size
@@ -18,7 +18,7 @@ from arpo.core.place import Place, Step, keyed
 from arpo.core.tree import FinishReason, Observation, Prompt, Role, RolloutTree, StopReason, ToolCallResult
 from arpo.engines import Chunk, SamplingParams
 from arpo.environments.episodes import EnvironmentSource, Episodes
-from arpo.errors import ConfigError, EngineError, FormatError
+from arpo.errors import ConfigError, ContextChangedError, EngineError, FormatError
 from arpo.rollout.config import KEEP, RolloutConfig
 from arpo.rollout.contexts import ASK, Contexts, Exchange
 from arpo.rollout.driver import RolloutDriver, now
@@ -134,8 +134,7 @@ class TreeDriver(RolloutDriver):
         super().__init__(config, agent.tool_gateway, states, expansion, watch)
         self.engine, self.chat = agent.engine, chat
         tools = tuple(states.offered.values())
-        keeps = config.context.use == KEEP
-        self.contexts = None if keeps else Contexts(self.tree, self.parsed, chat, states.task, tools)
+        self.contexts = Contexts(self.tree, self.parsed, chat, states.task, tools)
 
     async def run(self) -> TreeRollout:
         await self.carry_out()
@@ -195,8 +194,7 @@ class TreeDriver(RolloutDriver):
     ) -> Returned:
         place, turn = command.place, self.tree.turns[command.place]
         tokens, seen = self.chat.observe(turn, results, calls_left, message)
-        if self.contexts is not None:
-            self.contexts.exchanges[place] = Exchange(tuple(results), message, calls_left)
+        self.contexts.exchanges[place] = Exchange(tuple(results), message, calls_left)
         return self._returned(Observation(place=place, tokens=tokens, outcomes=seen))
 
     def _returned(self, observation: Observation) -> Returned:
@@ -212,7 +210,7 @@ class TreeDriver(RolloutDriver):
 
     async def rewritten(self, observed: Returned) -> Returned:
         limit, observation = self.config.context_limit, observed.observation
-        if self.contexts is None or self._used(observation) < limit:
+        if self.config.context.use == KEEP or observation.new_context or self._used(observation) < limit:
             return observed
         if self.config.context.by_policy:
             return self._ask(observation)
@@ -227,7 +225,6 @@ class TreeDriver(RolloutDriver):
 
     def _ask(self, observation: Observation) -> Returned:
         """Ask the policy to sum up. Results that leave no room for it come after it."""
-        assert self.contexts is not None
         place = observation.place
         exchange = self.contexts.exchanges[place]
         message = "\n\n".join(filter(None, [exchange.message, self.config.context.options.get("ask", ASK)]))
@@ -240,8 +237,16 @@ class TreeDriver(RolloutDriver):
         self.contexts.later.add(place)
         return self._returned(asked)
 
+    def reopened(self, observed: Returned, messages: Sequence[Mapping[str, Any]]) -> Returned:
+        place = observed.observation.place
+        try:
+            check_size((str(message["content"]) for message in messages), self.config.branch_tokens)
+            tokens = self.contexts.open(place, messages, self.contexts.exchanges[place].calls_left)
+        except (ConfigError, FormatError) as error:
+            raise ContextChangedError(f"the agent's next request has another history: {error}") from error
+        return self._returned(replace(observed.observation, tokens=tokens, new_context=True))
+
     def summed_up(self, place: Place) -> Returned:
-        assert self.contexts is not None
         summary = self.chat.without_thought(self.parsed[place].text)
         tokens = self.contexts.summed_up(place, summary)
         return self._returned(Observation(place=place, tokens=tokens, outcomes=(), new_context=True))
