@@ -226,8 +226,8 @@ def _unpack_call(name: str, arguments: Mapping[str, object], error: str, id: str
 
 def _pack_observation(observation: Observation) -> dict[str, object]:
     outcomes = [_pack_outcome(outcome) for outcome in observation.outcomes]
-    packed = {"place": show(observation.place), "tokens": _pack_array(observation.tokens), "outcomes": outcomes}
-    return packed | {"new_context": True} if observation.new_context else packed
+    new: dict[str, object] = {"new_context": True} if observation.new_context else {}
+    return {"place": show(observation.place), "tokens": _pack_array(observation.tokens), "outcomes": outcomes, **new}
 
 
 def _pack_outcome(o: ToolCallResult) -> list[object]:

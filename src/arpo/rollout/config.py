@@ -99,7 +99,7 @@ class ContextConfig(UseWithOptions):
     is more. The new one should have at most half as many."""
 
     @cached_property
-    def policy(self) -> Callable[..., Any]:
+    def policy(self) -> partial[Any]:
         """`(messages, budget)` to messages."""
         path = CONTEXT_POLICIES.get(self.use, self.use)
         return partial(import_from_path(path, "rollout.context"), **self.options)
