@@ -48,6 +48,7 @@ python:
 # torch first and without its dependencies, so that another index can serve it and nothing else.
 $(VENV)/.core: pyproject.toml constraints.txt | python
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) pip # the one that Python brings may be years old, and warns of extras that do exist
 	@echo 'installing torch (the download can take minutes) ...'
 	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch,$(PIP) torch)
 	@echo 'installing arpo ...'

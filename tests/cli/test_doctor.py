@@ -27,6 +27,7 @@ def findings(cache: Path) -> list[Diagnosis]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ARPO_CACHE", str(cache))
         environment.setattr(forecast, "quickstart_model", partial(forecast.quickstart_model, layers=2))
+        environment.setattr(forecast, "load_recipe", partial(load_recipe, overrides=["optim.last_layers=1"]))
         return list(examine())
 
 

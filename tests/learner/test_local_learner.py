@@ -15,6 +15,7 @@ from arpo.core.credit import CreditedTree
 from arpo.core.tree import Prompt, Role, RolloutTree, StopReason, Turn
 from arpo.engines import SamplingParams, Weights
 from arpo.engines.local import LocalEngine
+from arpo.errors import ConfigError
 from arpo.learner import Update
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.local import LocalLearner
@@ -22,6 +23,7 @@ from arpo.learner.lora import full_state, plain_model
 from arpo.learner.losses import policy_loss
 from arpo.learner.rank import MiniBatch
 from arpo.learner.sharding import clip_gradients
+from arpo.learner.snapshot import copied_model
 from arpo.models.loading import LoraSettings, ModelConfig, load_model
 from random_trees import credited, random_tree
 from tiny_models import tiny_model
@@ -133,12 +135,45 @@ def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
     # by hand: first half with its own log-probabilities, second half with those from before
     twin = learner(tiny_model("llama"), optim=OptimConfig(lr=5e-3), budget=10_000)
     twin.update(trees[:2])
-    (batch,) = twin.packs(trees[2:])
+    by_hand(twin, trees[2:], old)
+    assert furthest(parameters(own), parameters(twin)) < 1e-9
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_only_the_last_layers_are_trained(lora: bool, plain_folder: Path) -> None:
+    """The backward pass ends before them; a checkpoint of adapters holds those of all layers nevertheless."""
+    model = with_lora(plain_folder) if lora else tiny_model("llama")
+    own = learner(model, optim=OptimConfig(lr=1e-2, last_layers=1))
+    before, copied = parameters(own), copied_model(own.policy.model, sharded=False, first=True)
+    own.update(some_trees())
+    moved = {name for name, value in parameters(own).items() if not torch.equal(value, before[name])}
+    last = len(own.policy.base_model.get_decoder().layers) - 1
+    assert last > 0 and any(f"layers.{last}." in name for name in moved)
+    assert all(f"layers.{last}." in name or name.endswith(("model.norm.weight", "lm_head.weight")) for name in moved)
+    assert not lora or {name for name in before if ".lora_" in name} == set(copied)
+    with pytest.raises(ConfigError, match=r"optim\.last_layers: the model has"):
+        learner(tiny_model("llama"), optim=OptimConfig(last_layers=99))
+
+
+def test_old_log_probabilities_of_the_engine() -> None:
+    """They stand in for the learner's in the first mini-batch and in the later ones; no mismatch is left."""
+    trees, loss, optim = some_trees(), LossConfig(old_logprobs="engine"), OptimConfig(lr=5e-3)
+    own, twin = (learner(tiny_model("llama"), loss, optim=optim, budget=10_000) for _ in range(2))
+    metrics = own.update(trees, 2).metrics
+    assert metrics["mismatch_abs_max"] == 0 and metrics["ratio_max"] > 1
+    for half in (trees[:2], trees[2:]):
+        by_hand(twin, half, twin.packs(half)[0].engine_logprob_BL)
+    assert furthest(parameters(own), parameters(twin)) < 1e-9
+
+
+def by_hand(twin: LocalLearner, trees: Sequence[CreditedTree], old_BL: torch.Tensor) -> None:
+    """One update on `trees` in one pack, whose old log-probabilities are `old_BL`."""
+    (batch,) = twin.packs(trees)
     with twin.policy.attention():
         logprob_P, _ = twin.policy(batch)
         loss, _ = policy_loss(
             batch.rows(logprob_P),
-            old,
+            old_BL,
             batch.engine_logprob_BL,
             batch.advantage_BL,
             batch.row_mask_BL,
@@ -147,7 +182,6 @@ def test_later_mini_batches_compare_with_the_policy_before_the_first() -> None:
         )
         loss.backward()
     twin.rank._step((), True, 5e-3)
-    assert furthest(parameters(own), parameters(twin)) < 1e-9
 
 
 @pytest.mark.parametrize("updates", [1, 2])

@@ -89,7 +89,8 @@ class Case:
     """The trees are those of the recorded step of a quickstart, not random ones."""
     again: bool = False
     """The learner starts anew after the first step, as after a cold start: its reference is the policy of then."""
-
+    last_layers: tuple[int | None, int | None] = (None, None)
+    """What it trains before that, and from then on."""
     offload: bool = False
     replicas: int = 1
 
@@ -99,7 +100,11 @@ class Case:
 
     @property
     def settings(self) -> RankSettings:
-        return RankSettings(loss=self.loss, optim=OPTIM, tree=self.tree, temperature=0.9, dtype=self.dtype)
+        return self.settings_with(self.last_layers[0])
+
+    def settings_with(self, last_layers: int | None) -> RankSettings:
+        optim = OPTIM.model_copy(update={"last_layers": last_layers})
+        return RankSettings(loss=self.loss, optim=optim, tree=self.tree, temperature=0.9, dtype=self.dtype)
 
 
 WEIGHTS: dict[str, dict[str, Any]] = {name: {} for name in surrogates.WEIGHTS}
@@ -113,6 +118,9 @@ CASES = {
     "lora checkpointing": Case({"lora": True, "checkpointing": True}),
     "kl": Case(loss=LossConfig(kl_coefficient=0.1), again=True),
     "lora kl": Case({"lora": True}, loss=LossConfig(kl_coefficient=0.1), again=True, updates=2),
+    "last layers": Case({"family": "Llama", "tied": True}, again=True, last_layers=(None, 2)),
+    "last layers, then all": Case(again=True, last_layers=(1, None)),
+    "lora last layers": Case({"lora": True}, again=True, last_layers=(None, 1)),
     "entropy bonus": Case(loss=LossConfig(entropy_coefficient=0.05, aggregation="token")),
     "several updates": Case(updates=3, trees=7),
     "aepo": Case(loss=LossConfig(surrogate="aepo", entropy_advantage=0.5, aggregation="token"), updates=2),
@@ -155,7 +163,7 @@ def run(learner: LearnerDriver, case: Case) -> tuple[list[dict[str, float]], lis
     metrics, logprobs = [], []
     for step in range(NUM_STEPS):
         if step == 1 and case.again:
-            learner.ranks.call("start", case.settings, None)
+            learner.ranks.call("start", case.settings_with(case.last_layers[1]), None)
         done = learner.update(trees_of(case, step), case.updates, seed=step)
         metrics.append(dict(done.metrics))
         of_turns = [

@@ -97,6 +97,10 @@ class LossConfig(Config):
     """The ratio is clipped above at 1 + clip_high (DAPO: 0.28)."""
     dual_clip: float | None = Field(default=None, gt=1)
     """The objective at a negative advantage A is at least dual_clip * A (usual: 3)."""
+    old_logprobs: Literal["learner", "engine"] = "learner"
+    """Whose logp_old the ratio compares with. `learner`: its own at the start of the step, a forward pass over all
+    mini-batches but the first. `engine`: those that the tokens were sampled with, which costs nothing; a mismatch then
+    counts as a ratio, and there is none left to correct."""
     tis_cap: float | None = Field(default=2.0, gt=0)
     """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured
     either way."""
@@ -142,6 +146,9 @@ class OptimConfig(Config):
     """Decoupled weight decay."""
     moments: Literal["float32", "int8"] = "float32"
     """Precision of AdamW's two moments. `int8`: 2.1 bytes a parameter instead of 8 (torchao, the extra `int8`)."""
+    last_layers: Annotated[int, Field(ge=1)] | None = None
+    """Train the last N layers and what follows them. The others and the embeddings stay as they are after the cold
+    start, and the backward pass ends before them. null: train all."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """What the rate does after warm-up: stay, or fall towards `final_lr` of its peak, which the update after the
     last one would have."""

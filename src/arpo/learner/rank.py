@@ -43,6 +43,7 @@ from arpo.learner.sharding import (
     local,
     mesh_of,
     shard,
+    train_last,
     trained,
     whole,
 )
@@ -122,6 +123,7 @@ class Rank:
         self.loss, self.optim, self.dtype = settings.loss, settings.optim, settings.dtype
         self.policy.tree, self.policy.temperature = settings.tree, settings.temperature
         self.policy.entropy_grad, self.policy.chunk = self.loss.entropy_coefficient > 0, settings.head_chunk
+        train_last(self.policy, self.optim.last_layers)
         self.reference = self._frozen(reference) if self.loss.kl_coefficient else None
         self.optimizer = make_optimizer([p for _, p in trained(self.policy)], self.optim)
 
@@ -162,12 +164,17 @@ class Rank:
     def update(self, batches: Sequence[MiniBatch], seed: int | None) -> list[Done]:
         """Take one optimizer step a mini-batch. `seed`: of what dropout draws.
 
-        The first one's old log-probabilities are its own; later ones need them from before the weights moved."""
+        The first one's old log-probabilities are its own; later ones need them from before the weights moved. Where the
+        loss asks for the engine's, they come with the packs."""
         if seed is not None:
             torch.manual_seed(seed + (self.mesh.get_rank() if self.mesh else 0))
         moved = [[pack.to(self.device) for pack in batch.packs] for batch in batches]
-        with self._autocast():
-            before = [None, *([self.logprobs(pack) for pack in packs] for packs in moved[1:])]
+        before: list[Sequence[Tensor] | None]
+        if self.loss.old_logprobs == "engine":
+            before = [[pack.engine_logprob_BL for pack in packs] for packs in moved]
+        else:
+            with self._autocast():
+                before = [None, *([self.logprobs(pack) for pack in packs] for packs in moved[1:])]
         return [self._one(*each) for each in zip(batches, moved, before, strict=True)]
 
     def sft(

@@ -124,6 +124,27 @@ def trained(module: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
 
 
+_FROZEN = "frozen_by_train_last"
+
+
+def train_last(policy: Policy, last: int | None) -> None:
+    """Freeze the embeddings and all layers of `policy` but the `last`; None: none. What an earlier call froze is
+    trained again. Raises ConfigError where there are not so many layers."""
+    for parameter in policy.parameters():
+        if parameter.__dict__.pop(_FROZEN, False):
+            parameter.requires_grad_(True)
+    if last is None:
+        return
+    layers = getattr(policy.base_model.get_decoder(), "layers", ())
+    if last > len(layers):
+        raise ConfigError(f"the model has {len(layers)} layers", where="optim.last_layers", value=last)
+    for module in (policy.base_model.get_input_embeddings(), *layers[: len(layers) - last]):
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.__dict__[_FROZEN] = True
+                parameter.requires_grad_(False)
+
+
 def base_weights(model: Any) -> dict[str, Tensor]:
     """The parameters and buffers of a transformers model under its own names, those of adapters left out."""
     state = model.state_dict(keep_vars=True)

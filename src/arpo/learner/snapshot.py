@@ -6,7 +6,7 @@ Knows transformers and PEFT models, and rows of shards. Refuses to know optimize
 from pathlib import Path
 from typing import Any
 
-from arpo.learner.sharding import base_weights, checkpoint_names, trained, whole, write_config
+from arpo.learner.sharding import base_weights, checkpoint_names, whole, write_config
 from arpo.learner.shards import Rows, write
 
 
@@ -14,7 +14,7 @@ def copied_model(model: Any, *, sharded: bool, first: bool) -> dict[str, Any]:
     """The weights of a transformers model, or the adapters of a PEFT model, as they are now. Of a `sharded` model each
     rank has its rows; all else only the `first` has."""
     if hasattr(model, "get_base_model"):
-        state = {name: whole(p.detach()) for name, p in trained(model)}
+        state = {name: whole(p.detach()) for name, p in model.named_parameters() if ".lora_" in name}
     elif sharded:
         return {name: Rows.copied(value) for name, value in checkpoint_names(model, base_weights(model)).items()}
     else:

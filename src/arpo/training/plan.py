@@ -157,9 +157,8 @@ def _seconds(run: RunConfig, speed: Speed, lengths: Lengths, counts: Counts) -> 
     leaves = run.rollout.leaves * train.tasks_per_step
     sampled = leaves * new * _SHARED + train.tasks_per_step * lengths.prompt
     trained = _TEACHING * sampled
-    again = (
-        trained * (1 - 1 / train.updates_per_step) / 3
-    )  # later updates compute their old log-probabilities: a forward alone
+    later = 1 - 1 / train.updates_per_step if run.loss.old_logprobs == "learner" else 0.0
+    again = trained * later / 3  # old log-probabilities of later updates: a forward alone
     step_s = _TAIL * sampled / speed.sampled_tokens_per_s + (trained + again) / speed.trained_tokens_per_s + _STEP_S
     answers = min(counts.held_out, evaluation.limit or counts.held_out) * evaluation.samples + (
         evaluation.greedy_limit or 0
