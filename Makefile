@@ -61,6 +61,12 @@ $(VENV)/.dev: $(VENV)/.core
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+# Where transformers finds torchao it loads it at every start, so what these tests need lies beside the environment.
+EXTRAS := $(VENV)/extras
+$(EXTRAS)/.ready: $(VENV)/.dev
+	$(PIP) --no-deps --upgrade --target $(EXTRAS) torchao bitsandbytes
+	@touch $@
+
 setup: $(VENV)/.dev  ## a virtual environment with everything, at the pinned versions
 
 quickstart: $(VENV)/.core  ## set up, fetch a small model, train it with ARPO on this machine, show what it learned
@@ -72,8 +78,9 @@ quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leav
 test: setup  ## set up and run the tests; PKG=core runs those of one package (tests/core)
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow and not vllm' $(if $(PKG),tests/$(PKG))
 
-test-slow: setup  ## the tests that take longer
+test-slow: setup $(EXTRAS)/.ready  ## the tests that take longer
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow
+	PYTHONPATH=$(abspath $(EXTRAS)) $(BIN)/python -m pytest -q tests/learner/test_int8_moments.py tests/learner/test_nf4_base.py
 
 test-browser: setup  ## the viewer in a real browser (part of test-slow)
 	@{ test -n "$$ARPO_CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
