@@ -127,12 +127,20 @@ def newest(folder: Path, *, doubtful: bool = False) -> tuple[Checkpoint | None, 
 
 
 def _read(path: Path) -> Checkpoint:
+    file = path / "state.json"
     try:
-        values = loads(read_file(path / "state.json"))
-        values.pop("updates", None)  # the learner keeps their number now; before 0.1.0 it stood here
-        return Checkpoint(path, checked(TrainState(**{**values, "window": tuple(values["window"])})))
+        values = loads(read_file(file))
+    except (ValueError, FormatError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    return Checkpoint(path, state_from(values, file))
+
+
+def state_from(values: Any, path: Path) -> TrainState:
+    """The state that `asdict` made plain values of. Raises CheckpointError, which names the file at `path`."""
+    try:
+        return checked(TrainState(**{**values, "window": tuple(values["window"])}))
     except (ValueError, KeyError, TypeError, AttributeError, FormatError) as error:
-        raise CheckpointError(f"{path}: state.json is not of this version ({error!r})") from error
+        raise CheckpointError(f"{path} is not of this version ({error!r})") from error
 
 
 def _not_finite(model: Path) -> str | None:

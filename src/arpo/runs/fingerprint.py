@@ -32,7 +32,7 @@ from arpo.foreign import check_values
 from arpo.models.identity import identity_parts
 from arpo.recipe.run import RunConfig, plain
 from arpo.runs.code import code_of
-from arpo.runs.folder import RunFolder
+from arpo.runs.folder import STATES, RunFolder
 from arpo.tasks import Task
 from arpo.tools import ToolBase
 
@@ -90,8 +90,8 @@ def fingerprint(
 
 
 def check_resumption(folder: Path, now: Parts, accepted: Sequence[str]) -> list[Difference]:
-    """What the run in `folder` no longer has as it had, all of it accepted. Empty before its first checkpoint: until
-    then nothing depends on it.
+    """What the run in `folder` no longer has as it had, all of it accepted. Empty before its first step is finished:
+    until then nothing depends on it.
 
     Raises ConfigError for differences that `accepted` (parts or keys) does not name, and for names of neither.
     """
@@ -99,7 +99,8 @@ def check_resumption(folder: Path, now: Parts, accepted: Sequence[str]) -> list[
         if name not in PARTS and name.partition(".")[0] not in RunConfig.model_fields:
             hint = f"One of {', '.join(PARTS)}, or a key of the recipe; {nearest(name, PARTS)}"
             raise ConfigError("is no part of a run that can be accepted", where="--accept", value=name, hint=hint)
-    if not (folder / FILE).is_file() or not any((folder / "checkpoints").glob("step-*")):
+    begun = (folder / STATES).is_file() or any((folder / "checkpoints").glob("step-*"))
+    if not (folder / FILE).is_file() or not begun:
         return []
     changed = differences(_kept(folder)["parts"], now)
     if refused := [each for each in changed if not each.is_accepted(accepted)]:

@@ -6,6 +6,7 @@
         environment.json       where it ran (a list: one entry each time it was started or resumed)
         tasks/train.jsonl      tasks that a program brought (arpo.tasks.in_memory); validation and test likewise
         metrics.jsonl          one JSON object a step, with its "step"
+        states.jsonl           where the run stands after a step (arpo.runs.checkpoint:TrainState)
         notes.jsonl            warnings and events of the run: {time, step, level, text}
         samples.jsonl          a few trajectories as text: {step, task, reward, accuracy, text}
         events/step-000012.frames   the trees of a step (arpo.core.record): a frame when scored, another with credit
@@ -51,7 +52,8 @@ from arpo.yaml_positions import read
 MOST_STEPS = 1_000_000_000
 RESUMED = "recipe.resumed.yaml"
 ENVIRONMENT = "environment.json"
-_LINES = ("metrics.jsonl", "notes.jsonl", "samples.jsonl")
+STATES = "states.jsonl"
+_LINES = ("metrics.jsonl", STATES, "notes.jsonl", "samples.jsonl")
 VALIDATION = "validation"  # evaluations whose names start so were made during training
 _OF_A_STEP = re.compile(rf"(?:step|{VALIDATION})-(\d{{1,9}})(?:\.frames)?$")
 
@@ -163,6 +165,15 @@ class RunFolder:
         if trees is not None:
             with trees:
                 os.fsync(trees.fileno())
+
+    def append_state(self, state: Mapping[str, Any]) -> None:
+        """Add where the run stands after a step: its trees and metrics are written, so that its update can be done
+        again."""
+        self._append(self.path / STATES, json_line(state))
+
+    def states(self) -> list[dict[str, Any]]:
+        """One dict a finished step, in order."""
+        return list(read_json_lines(self.path / STATES)) if (self.path / STATES).exists() else []
 
     def note(self, text: str, *, step: int | None = None, level: str = "info") -> None:
         """Add a warning ("warning"), or an event worth reading later ("info")."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from arpo.assembly.components import Components
 from arpo.core.credit import CreditedTree, credit
-from arpo.core.place import keyed
 from arpo.display.progress import Progress
 from arpo.display.terminal import Console
 from arpo.engines import Weights
@@ -35,6 +34,7 @@ from arpo.training.batch import Batch, SamplerState, best_and_worst, collect_ste
 from arpo.training.callbacks import Callback
 from arpo.training.first_step_checks import check_first_step, tool_use_collapse
 from arpo.training.metrics import Metrics, TreeStats, step_metrics
+from arpo.training.recovery import update_seed
 from arpo.training.schedule import make_schedule
 from arpo.training.trackers import Trackers
 
@@ -43,7 +43,7 @@ class Trainer:
     """Trains the policy of `components` from `state` to step `num_steps`.
 
     `reserve_s`: seconds of `train.minutes` to keep for what comes after training. `min_steps`: steps that are done
-    whatever the minutes.
+    whatever the minutes. `saved`: the state that the newest checkpoint holds; None: `state`.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Trainer:
         reserve_s: float = 0.0,
         min_steps: int = 0,
         callbacks: Callback | None = None,
+        saved: TrainState | None = None,
     ) -> None:
         self.components, self.learner, self.folder, self.tasks, self.validation = (
             components,
@@ -77,7 +78,7 @@ class Trainer:
             reserve_s,
         )
         self.run, self.min_steps, self.callbacks = components.run, min_steps, callbacks or Callback()
-        self.saved = self.saved_before = state  # of the last two checkpoints
+        self.saved = self.saved_before = saved or state  # of the last two checkpoints
         self.writing: asyncio.Task[None] | None = None
         self.ended_early = ""  # the reason, where training ends before the last step
         self.consistent = True  # False while the weights are ahead of the state
@@ -238,7 +239,7 @@ class Trainer:
         """The learner's update, its metrics named `train/...`."""
         self.progress.phase("update")
         self.consistent = False
-        seed = keyed(self.run.seed, self.step, "", (), "update").getrandbits(63)
+        seed = update_seed(self.run.seed, self.step)
         update = await self.schedule.learn(
             partial(self.learner.update, credited, self.run.train.updates_per_step, seed=seed)
         )
@@ -299,6 +300,7 @@ class Trainer:
             seconds=self.state.seconds + metrics["seconds/step"],
             skipped=self.bad_updates,
         )
+        self.folder.append_state(asdict(self.state))
         self.consistent = True
         self.trackers.log(metrics, self.state.step)
         # Last: a callback that raises ends the run and costs it no step.

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from arpo.assembly.components import Components, build_components, build_learner, model_source, placement
+from arpo.assembly.components import Components, build_components, model_source, placement
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
 from arpo.display.progress import Progress
@@ -22,10 +22,9 @@ from arpo.evaluation.questions import EvalSpec, eval_specs
 from arpo.evaluation.results import EvalResults, read_evaluations
 from arpo.evaluation.run_eval import evaluate_tasks
 from arpo.import_path import refuse_while_imported
-from arpo.learner import Learner
 from arpo.learner.losses import check_surrogate
 from arpo.learner.policy import choose_packing
-from arpo.learner.rank import ModelSource, torch_rank
+from arpo.learner.rank import torch_rank
 from arpo.learner.ranks import Ranks, follow, torch_ranks
 from arpo.models.loading import learner_model
 from arpo.recipe.run import RunConfig, plain
@@ -50,6 +49,7 @@ from arpo.training.loop import Trainer
 from arpo.training.plan import CLOSING_S, MIN_STEPS
 from arpo.training.planning import more_cold_start, note_shortened, plan_run, unfit, unplanned
 from arpo.training.preflight import Prepared, at_its_end, given_splits, kept_tasks, prepare, with_kept_tasks
+from arpo.training.recovery import Recovery, finished_after
 from arpo.training.trackers import Trackers, check_trackers
 from arpo.yaml_positions import dump
 
@@ -113,7 +113,8 @@ def train(
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
         keep_fingerprint(folder, parts, accept, changed)
         try:
-            run_to_end(_Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks).carry_out(recipe))
+            pipeline = _Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks, does_again=not changed)
+            run_to_end(pipeline.carry_out(recipe))
         except KeyboardInterrupt:
             if ranks is not None:
                 ranks.check()  # torchrun ends this process by a signal where another one is gone
@@ -130,9 +131,13 @@ class _Pipeline:
         console: Console,
         callbacks: Callback,
         ranks: Ranks | None,
+        *,
+        does_again: bool,
     ) -> None:
+        """`does_again`: finished steps that came after the last checkpoint are not sampled anew."""
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
         self.ranks = ranks  # several learner ranks, of which this process drives; None: it learns alone
+        self.does_again, self.finished = does_again, list[TrainState]()  # after the checkpoint, to be done again
         earlier = folder.summary()
         self.unplanned = unplanned(run, folder)  # as the recipe says; `plan` cuts `run` down
         self.seconds: dict[str, float] = dict(earlier.get("seconds", {}))
@@ -141,8 +146,9 @@ class _Pipeline:
         self.tool_gateway.tell = self.say
         self.tool_gateway.keep(folder.path)
         self.saved = self._checkpoint()
-        if self.saved:  # a process that was killed wrote no seconds of its training
-            self.seconds["training"] = max(self.seconds.get("training", 0.0), self.saved.state.seconds)
+        known = [*([self.saved.state] if self.saved else ()), *self.finished]
+        if known:  # a process that was killed wrote no seconds of its training
+            self.seconds["training"] = max(self.seconds.get("training", 0.0), known[-1].seconds)
         self.spent_before = sum(self.seconds.values())  # in earlier starts of a resumed run
         self.seconds["model"] = self.seconds.get("model", 0.0) + time.monotonic() - prepared.began
 
@@ -152,6 +158,9 @@ class _Pipeline:
         for wrong in passed:
             self.say(f"checkpoint passed over: {wrong}", level="warning")
         step = saved.state.step if saved else 0
+        if self.does_again:
+            self.finished = finished_after(self.folder, step)
+            step += len(self.finished)
         if cut := self.folder.cut_back(step):
             self.say(f"resuming after step {step}; what was written after it is kept in {cut}")
         return saved
@@ -297,12 +306,21 @@ class _Pipeline:
     ) -> dict[str, Any]:
         """The loop, with what it needs set up, and the weights that came out best handed to the engine. Returns facts
         for the summary."""
-        config, state = self.run.train, self.saved.state if self.saved else TrainState()
+        config, saved = self.run.train, self.saved.state if self.saved else TrainState()
         num_steps = config.num_steps(len(tasks["train"]))
-        learner = self.learner(components, num_steps * config.updates_per_step)
+        recovery = Recovery(
+            components,
+            self.prepared.source,
+            self.cache.model,
+            self.folder,
+            num_updates=num_steps * config.updates_per_step,
+            say=self.say,
+        )
+        learner = recovery.learner(self.saved)
+        state = await recovery.do_again(learner, saved, self.finished) if self.finished else saved
         minutes = None if config.minutes is None else config.minutes - self.spent_s / 60
         # Earlier starts may have logged steps that are done again.
-        earlier = state.step if (self.folder.path / "tensorboard").exists() else None
+        earlier = saved.step if (self.folder.path / "tensorboard").exists() else None
         with (
             self.phase("training"),
             Progress(
@@ -316,6 +334,10 @@ class _Pipeline:
                 tell=partial(self.say, level="warning"),
             ) as trackers,
         ):
+            for line in self.folder.metrics() if self.finished else ():
+                if line["step"] > saved.step:
+                    known = {name: value for name, value in line.items() if name != "step" and value is not None}
+                    trackers.log(known, line["step"])
             trainer = Trainer(
                 components,
                 learner,
@@ -329,28 +351,11 @@ class _Pipeline:
                 min_steps=MIN_STEPS if self.unplanned.plan else 0,
                 reserve_s=CLOSING_S + sum(results.seconds for results in before.values()),
                 callbacks=self.callbacks,
+                saved=saved,
             )
             state = await trainer.train()
         step = await self.take_best(components, state)
         return {"steps_planned": num_steps, "reason": trainer.ended_early, "model_step": step}
-
-    def learner(self, components: Components, num_updates: int) -> Learner:
-        """The learner as it starts, or as it was when the checkpoint was saved."""
-        reference = self._reference() if self.saved and self.run.loss.kl_coefficient else None
-        learner = build_learner(
-            components, optim=self.run.optim, num_updates=num_updates, tell=self.say, reference=reference
-        )
-        if self.saved:
-            learner.load(self.saved.path)
-        return learner
-
-    def _reference(self) -> ModelSource:
-        """The model that a resumed run began with."""
-        if self.run.cold_start and self.cache.model is None:
-            raise CheckpointError(
-                f"the cold start that this run is to be kept close to is no longer in the cache: {self.cache.path}"
-            )
-        return model_source(self.run, self.prepared.source, self.cache.model, ranks=self.ranks is not None)
 
     async def take_best(self, components: Components, state: TrainState) -> int:
         """Hand the checkpoint with the best validation to the engine, where that is not the last step. Returns the step

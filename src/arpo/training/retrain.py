@@ -15,7 +15,6 @@ from typing import Any
 
 from arpo.assembly.components import Components, build_components, build_learner
 from arpo.core.credit import CreditedTree, credit
-from arpo.core.place import keyed
 from arpo.display.tables import ShownTable
 from arpo.display.terminal import Console
 from arpo.engines import Weights
@@ -30,6 +29,7 @@ from arpo.runs.folder import RunFolder, check_is_run
 from arpo.sft.cache import SFTCache
 from arpo.tasks import Task
 from arpo.training.preflight import prepare
+from arpo.training.recovery import update_seed
 
 _OF_SAMPLING = ("rollout", "chat", "tools", "reward", "data", "model", "engine", "cold_start")
 
@@ -83,7 +83,7 @@ async def _carry_out(
             for step in steps:
                 records = [record for record in folder.trees(step) if record.credit]
                 trees = credit([record.scored for record in records], run.advantage)
-                seed = keyed(run.seed, step, "", (), "update").getrandbits(63)
+                seed = update_seed(run.seed, step)
                 update = await asyncio.to_thread(learner.update, trees, run.train.updates_per_step, seed=seed)
                 metrics = {f"train/{name}": value for name, value in update.metrics.items()}
                 agreement = correlation([record.credited for record in records], trees)
