@@ -21,7 +21,7 @@ Keys = tuple[str | int, ...]
 COMMAND_LINE = "command line"  # the place of a value that no file holds
 MAX_VALUES = 20_000
 MOST_WHOLE = 1 << 64  # in hexadecimal, a number has more digits than Python shows
-MOST_BYTES = 4 << 20
+MOST_BYTES = 1 << 20  # of a file: reading one takes seconds
 DEEPEST = 40
 
 
