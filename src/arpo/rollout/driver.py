@@ -124,7 +124,9 @@ class RolloutDriver(ABC):
             case Returned(observation, ending):
                 place = observation.place
                 if ending is None:
-                    yield ResultsRead(place, observation.outcomes, self.read_text(observation))
+                    results = "\n".join(outcome.text for outcome in observation.outcomes)
+                    text = results if observation.new_context else self.read_text(observation)
+                    yield ResultsRead(place, observation.outcomes, text)
             case Failed(place):
                 why = self.failures[-1][1]
             case _:

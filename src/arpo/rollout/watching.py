@@ -30,7 +30,8 @@ class TurnWritten:
 
 @dataclass(frozen=True, slots=True)
 class ResultsRead:
-    """What came back for the turn at `place`: the results of its calls, and the text of all that the model reads."""
+    """What came back for the turn at `place`: the results of its calls, and the text of all that the model reads
+    (of the results alone where it reads them in a new context)."""
 
     place: Place
     results: tuple[ToolCallResult, ...]
