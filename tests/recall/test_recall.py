@@ -10,7 +10,7 @@ from arpo.runs.folder import RunFolder
 from arpo.training.pipeline import train
 
 RECIPE = Path(__file__).parent / "recall.yaml"
-SHORT = ["rollout.max_calls=40", "rollout.branch_tokens=400", "train.steps=8"]
+SHORT = ["rollout.max_calls=40", "rollout.branch_tokens=512", "train.steps=8"]
 SHORT += [f"data.{split}.options={{turns: 40}}" for split in ("train", "validation", "test")]
 
 

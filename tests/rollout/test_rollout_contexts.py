@@ -9,6 +9,7 @@ import pytest
 from arpo.chat.template import TemplateFormat
 from arpo.core import StopReason
 from arpo.core.credit import AdvantageConfig, credit
+from arpo.core.place import show
 from arpo.core.record import decode, encode, replay
 from arpo.engines.scripted import Script
 from arpo.errors import ConfigError
@@ -16,6 +17,7 @@ from arpo.learner.packing import pack
 from arpo.rollout.collect import record_of
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.contexts import ASK, DROPPED, HEADING, SUMMARY, ContextBudget, Messages
+from arpo.view.trees import tree_answer
 from localhost import Asked, Reply, serving
 from small_world import ANSWER, Search, agent, config, rollouts
 from virtual_time import run
@@ -88,6 +90,13 @@ def test_what_is_kept_keeps_its_tokens_and_is_read_as_recorded(tokenizer):
             kept = [tree.turns[place[:depth]].tokens.tobytes() for depth in (len(place) - 1, len(place))]
             whole = seen.tokens.tobytes()
             assert all(tokens in whole for tokens in kept) and "gone" in chat.text(seen.tokens)
+    shown = {node["id"]: node for node in tree_answer(record_of(one), chat)["nodes"] if node["kind"] == "observation"}
+    for place, seen in tree.observations.items():
+        node = shown[f"o{show(place)}"]
+        assert node["text"] == chat.text(seen.tokens) and bool(node["before"]) == seen.new_context
+        if seen.new_context:
+            before = [*tree.context(place[:-1]), *tree.turns[place].tokens]
+            assert node["before"] == {"tokens": len(before), "text": chat.text(before)}
     assert sorted(read) == sorted(tokenizer.decode(tree.context(turn.parent)) for turn in tree.turns.values())
 
 
