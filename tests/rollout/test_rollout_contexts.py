@@ -5,6 +5,8 @@ from array import array
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arpo.chat.template import TemplateFormat
 from arpo.core import StopReason
@@ -16,7 +18,17 @@ from arpo.errors import ConfigError
 from arpo.learner.packing import pack
 from arpo.rollout.collect import record_of
 from arpo.rollout.config import RolloutConfig
-from arpo.rollout.contexts import ASK, DROPPED, HEADING, SUMMARY, ContextBudget, Messages
+from arpo.rollout.contexts import (
+    ASK,
+    DROPPED,
+    HEADING,
+    SUMMARY,
+    ContextBudget,
+    Messages,
+    drop_results,
+    recompose,
+    strip_thoughts,
+)
 from arpo.view.trees import tree_answer
 from localhost import Asked, Reply, serving
 from small_world import ANSWER, Search, agent, config, rollouts
@@ -98,6 +110,37 @@ def test_what_is_kept_keeps_its_tokens_and_is_read_as_recorded(tokenizer):
             before = [*tree.context(place[:-1]), *tree.turns[place].tokens]
             assert node["before"] == {"tokens": len(before), "text": chat.text(before)}
     assert sorted(read) == sorted(tokenizer.decode(tree.context(turn.parent)) for turn in tree.turns.values())
+
+
+@given(st.integers(0, 6), st.integers(0, 8), st.integers(0, 60))
+def test_the_last_turns_stay_and_the_task_does(turns: int, keep: int, tokens: int) -> None:
+    """With a word for a token: what a policy keeps is a suffix of the turns, whole ones of the last `keep`."""
+    task = {"role": "user", "content": "task"}
+    exchanges = [
+        [
+            {"role": "assistant", "content": f"<think>t</think> <note>n{n}</note> c{n}"},
+            {"role": "tool", "content": f"r{n}"},
+        ]
+        for n in range(turns)
+    ]
+    messages = [task, *(message for exchange in exchanges for message in exchange)]
+    budget = ContextBudget(
+        tokens=tokens,
+        count=lambda messages: sum(len(m["content"].split()) for m in messages),
+        without_thought=lambda text: text.partition("</think>")[2],
+    )
+    for policy in (drop_results, strip_thoughts, recompose):
+        after = [*policy(messages, budget, keep=keep)]
+        assert after[0] == task
+        kept = [m["content"][-2:] for m in after if m["role"] == "assistant"]
+        assert kept == [f"c{n}" for n in range(turns)][turns - len(kept) :]
+        if tokens >= 60:  # all fits
+            whole = [m for exchange in exchanges[max(0, turns - keep) :] for m in exchange]
+            assert after[len(after) - len(whole) :] == whole
+            memory = [note for m in after for note in m.get("notes", ())]
+            assert policy is not recompose or memory == [f"n{n}" for n in range(turns)]
+        elif policy is not recompose:
+            assert budget.count(after) <= tokens or len(kept) <= 1
 
 
 def test_keep_ends_a_branch_that_is_full(tokenizer):

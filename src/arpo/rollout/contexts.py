@@ -58,7 +58,7 @@ def drop_results(messages: Messages, budget: ContextBudget, *, keep: int = 1, te
     """All but the last `keep` turns with results have theirs replaced by `text`; where that is not enough, the oldest
     turns go."""
     head, exchanges = _parts(messages)
-    short = [_with_results(each, text) for each in exchanges[: len(exchanges) - keep]]
+    short = [_with_results(each, text) for each in _older(exchanges, keep)]
     return _fitting(head, [*short, *exchanges[len(short) :]], budget)
 
 
@@ -66,9 +66,9 @@ def strip_thoughts(messages: Messages, budget: ContextBudget, *, keep: int = 1) 
     """All but the last `keep` turns lose their thoughts, as families' chat templates drop those of earlier turns;
     where that is not enough, the oldest turns go."""
     head, exchanges = _parts(messages)
-    turns = len(exchanges) - keep
     short = [
-        [{**said, "content": budget.without_thought(said["content"])}, *results] for said, *results in exchanges[:turns]
+        [{**said, "content": budget.without_thought(said["content"])}, *results]
+        for said, *results in _older(exchanges, keep)
     ]
     return _fitting(head, [*short, *exchanges[len(short) :]], budget)
 
@@ -81,7 +81,7 @@ def recompose(messages: Messages, budget: ContextBudget, *, keep: int = 1, headi
     for said, *_ in exchanges:
         notes += [note.strip() for note in _NOTE.findall(said["content"])]
     notes = [*dict.fromkeys(filter(None, notes))]
-    task, last = [m for m in head if m.get("name") != "memory"], exchanges[len(exchanges) - keep :]
+    task, last = [m for m in head if m.get("name") != "memory"], exchanges[len(_older(exchanges, keep)) :]
 
     def composed() -> list[Message]:
         content = "\n".join([heading, *notes])
@@ -132,6 +132,11 @@ def _parts(messages: Messages) -> tuple[list[Message], list[list[Message]]]:
             exchanges.append([])
         exchanges[-1].append(message)
     return head, exchanges
+
+
+def _older(exchanges: Sequence[Sequence[Message]], keep: int) -> Sequence[Sequence[Message]]:
+    """All but the last `keep`."""
+    return exchanges[: max(0, len(exchanges) - keep)]
 
 
 def _with_results(exchange: Sequence[Message], text: str) -> list[Message]:
