@@ -445,6 +445,16 @@ def test_a_signal_ends_a_server_whose_engine_is_still_starting(number: signal.Si
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_mcp_on_stdio_whose_client_keeps_stdin_open(tiny_project: TinyProject) -> None:
+    command = [sys.executable, "-m", "arpo", "serve", str(tiny_project.recipe), "--mcp"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("model:") for line in iter(process.stderr.readline, ""))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and "stopped" in process.stderr.read()
+
+
+@pytest.mark.slow
 def test_the_command_serves_ends_on_sigterm_and_comes_again_after_sigkill(tiny_project: TinyProject) -> None:
     """A real model, with streams in flight at both signals."""
 

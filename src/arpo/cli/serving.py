@@ -1,11 +1,13 @@
 """`arpo serve`: an agent over HTTP or MCP."""
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from arpo.cli import INTERRUPTED
 from arpo.cli.boundary import command
 from arpo.cli.options import Overrides
 from arpo.errors import ConfigError, install
@@ -72,10 +74,15 @@ def _serve_stdio(agent: "DeployedAgent", limits: "ServeLimits") -> None:
         print_line(note, sys.stderr)
 
     async def until_closed() -> None:
+        serving = asyncio.ensure_future(mcp.run_stdio_async())
         try:
             with ended_by_signals():
-                await mcp.run_stdio_async()
-        finally:
+                await asyncio.wait({serving})
+        except KeyboardInterrupt:  # a thread waits for stdin, and keeps the process until the client closes that
             await agent.close()
+            print_line("\nstopped", sys.stderr)
+            os._exit(INTERRUPTED)
+        await agent.close()
+        serving.result()
 
     asyncio.run(until_closed())
