@@ -76,8 +76,8 @@ def test_the_baseline_differs_from_its_recipe_in_the_tree_alone() -> None:
 
 def test_every_default_is_shown(tmp_path: Path) -> None:
     shown = show_resolved(load_recipe(written(tmp_path, SMALL)))
-    for key in ("clip_high: 0.2", "temperature: 1.0", "beta: 0.2", "rank", "prompt_tokens: null", "seed: 0"):
-        assert (key in shown) == (key != "rank"), key  # lora is null, so its keys do not exist
+    for key in ("clip_high: 0.2", "temperature: 1.0", "beta: 0.2", "targets", "prompt_tokens: null", "seed: 0"):
+        assert (key in shown) == (key != "targets"), key  # lora is null, so its keys do not exist
 
 
 def test_overrides_are_yaml_and_reach_into_kinds(tmp_path: Path) -> None:

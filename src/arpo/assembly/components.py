@@ -20,7 +20,7 @@ from arpo.import_path import import_from_path
 from arpo.learner import Learner
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.lora import plain_model, published_state
-from arpo.models.loading import compute_dtype, device_of, end_tokens, learner_model, load_model, weights_folder
+from arpo.models.loading import dtype_here, end_tokens, learner_model, load_model, weights_folder
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import COLD_START_SEED
 from arpo.rewards import Reward
@@ -165,19 +165,17 @@ def build_components(
     folder; with LoRA it holds the adapters alone). `setting`: None to build it as well. `ranks`: take up the model,
     too, to train it in shards. Raises ConfigError where a component cannot be set up.
 
-    torch's global generator (new adapters, dropout) starts from the seed of the first stage: the cold start's, else the
-    run's.
+    torch's global generator starts from `first_seed`.
     """
     import torch
 
     setting = setting or build_setting(run)
-    seed = COLD_START_SEED if run.cold_start else run.seed
-    torch.manual_seed(seed)
+    torch.manual_seed(first_seed(run))
     # An engine in this process needs the model here; else no process of several ever holds it whole.
     model, tokenizer = load_model(source, run.model, weights, empty=ranks is not None and run.engine.kind != "local")
-    dtype = compute_dtype(run.model, device_of(run.model))
+    dtype = dtype_here(run.model) if ranks is None or ranks.here else ranks.call("apply", dtype_here, run.model)[0]
     if ranks is not None:
-        ranks.call("hold", model_source(run, source, weights), seed, placement(run, dtype))
+        hold_model(ranks, run, source, weights, dtype)
     ends = end_tokens(getattr(model, "generation_config", None))
     format_for = formats(partial(build_chat, run.chat, tokenizer, ends=ends))
     chat = format_for(setting.tools)  # one that does not fit the model or the tools is reported now
@@ -245,12 +243,26 @@ def placement(run: RunConfig, dtype: "torch.dtype") -> "Placement":
     return Placement(dtype=dtype, offload=run.model.offload, replicas=run.model.replicas)
 
 
-def model_source(run: RunConfig, source: Path, weights: Path | None, *, ranks: bool = True) -> "ModelSource":
-    """The model of `run` with the trained `weights`, for a learner: of several `ranks` each reads its own rows."""
+def first_seed(run: RunConfig) -> int:
+    """Of torch's global generator (new adapters, dropout): the cold start's, else the run's."""
+    return COLD_START_SEED if run.cold_start else run.seed
+
+
+def hold_model(ranks: "Ranks", run: RunConfig, source: Path, weights: Path | None, dtype: "torch.dtype") -> None:
+    """Let the `ranks` hold the model of `run` with the trained `weights` (None: as its source has it)."""
+    held = model_source(run, source, weights, shared=ranks.size > 1)
+    ranks.call("hold", held, first_seed(run), placement(run, dtype))
+
+
+def model_source(run: RunConfig, source: Path, weights: Path | None, *, shared: bool = True) -> "ModelSource":
+    """The model of `run` with the trained `weights`, for a learner: ranks among which it is `shared` each read their
+    own rows."""
     from arpo.learner.rank import ModelSource
 
-    build = partial(learner_model, source, run.model, weights, empty=ranks)
-    return ModelSource(build, weights_folder(source, run.model, weights) if ranks else None)
+    # elsewhere the working folder may be another
+    source, weights = source.absolute(), weights.absolute() if weights is not None else None
+    build = partial(learner_model, source, run.model, weights, empty=shared)
+    return ModelSource(build, weights_folder(source, run.model, weights) if shared else None)
 
 
 def build_learner(

@@ -16,7 +16,9 @@ from arpo.recipe.run import RunConfig
 def check_memory(run: RunConfig, source: Path, *, override: bool = False) -> str | None:
     """Raises ConfigError where training `run`, whose model lies in the folder `source`, cannot fit into this machine's
     memory, with the keys that would make it fit; with `override` the message is returned as a warning. None where it
-    fits, or where the machine does not say how much it has."""
+    fits, where the machine does not say how much it has, or where ranks compute elsewhere (`cluster.ranks`)."""
+    if run.cluster.ranks is not None:
+        return None
     device = device_of(run.model)
     size = rank_and_size()[1]
     if (machine := _machine(device.type, size)) is None:

@@ -44,7 +44,7 @@ class GatheredWeights(Mapping[str, "Tensor"]):
     @property
     def device(self) -> torch.device:
         """Where a look-up gathers a tensor."""
-        return device_of_rank()
+        return device_of_rank() if self.ranks.here else torch.device("cpu")
 
     @classmethod
     def from_ranks(cls, ranks: Ranks) -> GatheredWeights:
@@ -171,7 +171,7 @@ class LearnerDriver:
         dealt = self.deal(trees)
         packs = [p for own in dealt for p in own]
         lr = self.settings.optim.rate(self.updates, self.num_updates)
-        stops = [stop, *[_never] * (self.ranks.size - 1)]
+        stops = [stop if self.ranks.here else _never, *[_never] * (self.ranks.size - 1)]
         results = self.ranks.call("sft", sum(p.num_policy for p in packs), lr, each=[*zip(dealt, stops, strict=True)])
         if None in results:
             return {}

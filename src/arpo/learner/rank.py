@@ -110,6 +110,10 @@ class Rank:
         """Find modules where rank 0 does: a recipe may name a surrogate beside it."""
         sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
 
+    def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` returns in this process."""
+        return function(*arguments)
+
     def hold(self, source: ModelSource, seed: int, placement: Placement) -> None:
         """Hold the model of `source`, made from `seed` on."""
         torch.manual_seed(seed)

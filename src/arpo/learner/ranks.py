@@ -2,7 +2,8 @@
 
 `OneRank` is a rank in this process. `TorchRanks` are the processes that torchrun started: rank 0 drives and is a rank
 itself, the others `follow`. Commands go over a gloo group of their own, whatever the ranks' tensors go over; what is
-done in the background, such as writing a checkpoint, over another one. Knows processes and messages. Refuses to know
+done in the background, such as writing a checkpoint, over another one. Those on a Ray cluster are
+`arpo.cluster.ranks:RayRanks`. Knows processes and messages. Refuses to know
 what a rank does (`arpo.learner.rank`).
 """
 
@@ -25,7 +26,7 @@ from arpo.terminal_safe import print_line
 PATIENCE = timedelta(days=365)
 """How long a follower waits for the next command: sampling may take hours."""
 
-_BROKEN = re.compile(r"gloo|nccl|connection|broken pipe|socket|timed out", re.IGNORECASE)
+BROKEN = re.compile(r"gloo|nccl|connection|broken pipe|socket|timed out", re.IGNORECASE)
 """What errors say where the process at the other end is gone."""
 
 
@@ -33,6 +34,8 @@ class Ranks(Protocol):
     """The ranks of a learner, each with a shard of the model."""
 
     size: int
+    here: bool
+    """Whether the first of them is this process."""
 
     def call(
         self, method: str, *shared: Any, each: Sequence[tuple[Any, ...]] | None = None, background: bool = False
@@ -52,6 +55,7 @@ class OneRank:
     """One rank, in this process."""
 
     size = 1
+    here = True
 
     def __init__(self, rank: Any) -> None:
         self.rank = rank
@@ -67,6 +71,8 @@ class OneRank:
 
 class TorchRanks:
     """The ranks that torchrun started, driven by rank 0, whose process this is. `rank`: its own."""
+
+    here = True
 
     def __init__(self, rank: Any, commands: dist.ProcessGroup, background: dist.ProcessGroup) -> None:
         self.size = dist.get_world_size()
@@ -105,16 +111,16 @@ class _Caller:
             self._lost = "the ranks of the learner stopped in the middle of a call"  # unless this one comes to its end
             try:
                 _scatter([None, *((method, arguments, shared) for arguments in others)], self.group)
-                result = _attempt(self.rank, method, own, shared)
+                result = attempt(self.rank, method, own, shared)
                 dist.gather_object(None, gathered := [None] * len(each), dst=0, group=self.group)
             except RuntimeError as error:
-                if not _BROKEN.search(str(error)):
+                if not BROKEN.search(str(error)):
                     raise
                 self._lost = f"a rank of the learner is gone, and says why above: {first_line(error)}"
                 raise LearnerError(self._lost) from error
             self._lost = ""
             results = [result, *gathered[1:]]
-        failed = [result for result in results if isinstance(result, _Failure)]
+        failed = [result for result in results if isinstance(result, Failure)]
         if failed:
             raise failed[0].error
         return results
@@ -125,18 +131,19 @@ class _Caller:
                 _scatter([None] * self.group.size(), self.group)
 
 
-class _Failure:
+class Failure:
     """An error that every rank comes to alike: a user's mistake."""
 
     def __init__(self, error: ArpoError) -> None:
         self.error = error
 
 
-def _attempt(rank: Any, method: str, own: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+def attempt(rank: Any, method: str, own: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+    """What a rank returns; a Failure for an error that a user can act on."""
     try:
         return getattr(rank, method)(*own, *shared)
     except ArpoError as error:
-        return _Failure(error)
+        return Failure(error)
 
 
 def _scatter(messages: list[Any], group: dist.ProcessGroup) -> None:
@@ -173,7 +180,7 @@ def _serve(number: int, rank: Any, group: dist.ProcessGroup) -> None:
     try:
         while (message := _next_message(group)) is not None:
             method, own, shared = message
-            dist.gather_object(_attempt(rank, method, own, shared), None, dst=0, group=group)
+            dist.gather_object(attempt(rank, method, own, shared), None, dst=0, group=group)
     except RuntimeError as error:
         print_line(f"error: rank {number} of the learner: {type(error).__name__}: {first_line(error)}", sys.stderr)
         os._exit(1)  # torchrun ends the others; a group that is broken may wait for them in its destructor

@@ -77,11 +77,11 @@ class ModelConfig(Config):
     head_chunk: Annotated[int, Field(ge=1)] = 512
     """Positions whose logits are in memory at once. Each takes 8 to 12 bytes a token of the vocabulary."""
     offload: bool = False
-    """Under torchrun: keep weights, gradients and moments in main memory, and copy each layer to its GPU when its turn
-    comes."""
+    """With several ranks: keep weights, gradients and moments in main memory, and copy each layer to its GPU when its
+    turn comes."""
     replicas: Annotated[int, Field(ge=1)] = 1
-    """Under torchrun: copies of the weights, each shared by an equal part of the ranks. 1 shares one copy among all;
-    as many as machines spares the network between them, for as much more memory."""
+    """With several ranks: copies of the weights, each shared by an equal part of the ranks. 1 shares one among all; as
+    many as machines spares the network between them, for as much more memory."""
 
 
 def device_of(config: ModelConfig) -> "torch.device":
@@ -109,6 +109,11 @@ def compute_dtype(config: ModelConfig, device: "torch.device") -> "torch.dtype":
     else:
         fast = device.type == "cpu" and has_fast_bf16()
     return torch.bfloat16 if fast else torch.float32
+
+
+def dtype_here(config: ModelConfig) -> "torch.dtype":
+    """The precision of matrix products in this process."""
+    return compute_dtype(config, device_of(config))
 
 
 def load_model(path: Path, config: ModelConfig, weights: Path | None = None, *, empty: bool = False) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, WrapValidator, model_validator
 
 from arpo.chat.config import ChatConfig
+from arpo.cluster.config import ClusterConfig
 from arpo.config import Config, conflict
 from arpo.core.credit import AdvantageConfig
 from arpo.core.estimators import ESTIMATORS, MASKS
@@ -175,6 +176,7 @@ class RunConfig(Config):
     cold_start: ColdStartConfig | None = None
     """Supervised fine-tuning before RL; null: the model is trained as it is."""
     evaluation: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
     plan: Literal["auto", "made"] | None = None
     """`auto`: traces of the cold start, questions and steps are the most that is done; the run measures the machine in
     its first seconds and cuts them down to `train.minutes`, where these are given. The written recipe has the counts,

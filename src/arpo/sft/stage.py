@@ -14,6 +14,7 @@ from random import Random
 
 from arpo.assembly.components import Components, build_components, build_learner, read_tasks
 from arpo.assembly.served import refuse_training
+from arpo.cluster.ranks import learner_ranks
 from arpo.core.credit import CreditedTree
 from arpo.display.progress import Progress, duration
 from arpo.display.terminal import Console
@@ -28,7 +29,7 @@ from arpo.export.model import empty_folder, write_card, write_model, write_recip
 from arpo.learner import MAX_SKIPPED, Learner
 from arpo.learner.config import LossConfig
 from arpo.learner.rank import torch_rank
-from arpo.learner.ranks import Ranks, follow, torch_ranks
+from arpo.learner.ranks import Ranks, follow
 from arpo.models.sources import fetch
 from arpo.recipe.run import RunConfig
 from arpo.recipe.train import COLD_START_SEED, ColdStartConfig
@@ -138,8 +139,9 @@ def sft(run: RunConfig, *, out: Path | None = None, console: Console | None = No
             "this recipe has no cold start", where="cold_start", hint="Name traces: cold_start: {traces: traces.jsonl}"
         )
     target = empty_folder(out or run.folder.with_name(f"{run.folder.name}-sft"))
-    with torch_ranks(torch_rank) as ranks:
-        run_to_end(_sft(run, target, console or Console(soft_wrap=True), ranks))
+    console = console or Console(soft_wrap=True)
+    with learner_ranks(run.cluster, run.model.device, logs=target / "logs", tell=console.print) as ranks:
+        run_to_end(_sft(run, target, console, ranks))
     return target
 
 

@@ -12,9 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from arpo.assembly.components import Components, build_components, model_source, placement
+from arpo.assembly.components import Components, build_components, hold_model
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
+from arpo.cluster.ranks import learner_ranks
 from arpo.display.progress import Progress
 from arpo.display.terminal import Console
 from arpo.errors import ArpoError, CheckpointError
@@ -25,7 +26,7 @@ from arpo.import_path import refuse_while_imported
 from arpo.learner.losses import check_surrogate
 from arpo.learner.policy import choose_packing
 from arpo.learner.rank import torch_rank
-from arpo.learner.ranks import Ranks, follow, torch_ranks
+from arpo.learner.ranks import Ranks, TorchRanks, follow
 from arpo.models.loading import learner_model
 from arpo.recipe.run import RunConfig, plain
 from arpo.report.run_report import write_report
@@ -105,7 +106,7 @@ def train(
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
     with (
-        torch_ranks(torch_rank) as ranks,
+        learner_ranks(run.cluster, run.model.device, logs=folder_path / "logs", tell=tell) as ranks,
         RunFolder.create(folder_path, recipe, environment, resume=resume) as folder,
         written_down(folder, console),
     ):
@@ -116,7 +117,7 @@ def train(
             pipeline = _Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks, does_again=not changed)
             run_to_end(pipeline.carry_out(recipe))
         except KeyboardInterrupt:
-            if ranks is not None:
+            if isinstance(ranks, TorchRanks):
                 ranks.check()  # torchrun ends this process by a signal where another one is gone
             raise
     return folder_path
@@ -369,8 +370,7 @@ class _Pipeline:
             self.say(f"the best checkpoint cannot be used ({error}): going on with the last", level="warning")
             return state.step
         if self.ranks is not None:
-            source = model_source(self.run, self.prepared.source, best.model)
-            self.ranks.call("hold", source, self.run.seed, placement(self.run, components.dtype))
+            hold_model(self.ranks, self.run, self.prepared.source, best.model, components.dtype)
             of_best = components
         else:
             of_best = replace(components, model=learner_model(self.prepared.source, self.run.model, best.model))

@@ -98,7 +98,8 @@ class Recovery:
         """The model that the run began with."""
         if self.run.cold_start and self.base is None:
             raise CheckpointError("the cold start that this run is to be kept close to is no longer in the cache")
-        return model_source(self.run, self.source, self.base, ranks=self.components.ranks is not None)
+        ranks = self.components.ranks
+        return model_source(self.run, self.source, self.base, shared=ranks is not None and ranks.size > 1)
 
     async def do_again(self, learner: Learner, saved: TrainState, finished: Sequence[TrainState]) -> TrainState:
         """Do the `finished` steps that came after the checkpoint of `saved` again. Returns the state after them."""

@@ -1,0 +1,75 @@
+"""Ranks on Ray compute what those of torchrun do, bit for bit; a call fails as soon as one of them is lost."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arpo.cluster.ranks import RayRanks
+from arpo.errors import ConfigError, LearnerError
+from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.driver import LearnerDriver
+from arpo.learner.rank import ModelSource, Rank, RankSettings
+from arpo.learner.ranks import Ranks
+from arpo.learner.sharding import Placement
+from random_trees import random_tree
+from rank_processes import on_ranks
+from tiny_project import tiny_llama
+
+pytestmark = pytest.mark.slow
+
+
+def drive(ranks: Ranks, folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights after two updates and a step of fine-tuning, and their metrics; a checkpoint is written to `folder`."""
+    settings = RankSettings(loss=LossConfig(kl_coefficient=0.1), optim=OptimConfig(lr=1e-3), tree=True)
+    ranks.call("hold", ModelSource(partial(tiny_llama, vocab_size=64)), 0, Placement())
+    ranks.call("start", settings, None)
+    learner = LearnerDriver(ranks, settings, num_updates=3, token_budget=60)
+    trees = [[random_tree(100 * step + number, leaves=4, blend=0.5) for number in range(4)] for step in range(3)]
+    metrics = [dict(learner.update(own, 2, seed=step).metrics) for step, own in enumerate(trees[:2])]
+    learner.snapshot()(folder)
+    metrics.append(learner.sft_step(trees[2]))
+    return {name: value.clone() for name, value in learner.weights().items()}, metrics
+
+
+@pytest.fixture
+def ranks(ray_nodes: Any, tmp_path: Path) -> Any:
+    made = RayRanks(2, gpu=False, logs=tmp_path / "logs", tell=lambda text: None)
+    made.place()
+    yield made
+    made.close()
+
+
+def test_two_ranks_on_two_nodes_are_those_of_torchrun(ranks: RayRanks, tmp_path: Path) -> None:
+    there, metrics = drive(ranks, tmp_path / "there")
+    here, expected = on_ranks(2, partial(drive, folder=tmp_path / "here"), tmp_path, Rank)
+    assert there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
+    assert metrics == expected
+    for name in ("optimizer.safetensors", "model/model.safetensors"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert len({node for _, node in ranks._places}) == 2
+    with pytest.raises(ConfigError, match="copies of the weights"):  # a rank's error is the call's
+        ranks.call("hold", ModelSource(partial(tiny_llama, vocab_size=64)), 0, Placement(replicas=3))
+    assert ranks.call("pair_cost")[0] > 0, "the ranks outlive an error that a user can act on"
+
+
+def test_the_loss_of_a_rank_fails_all_calls(ranks: RayRanks, tmp_path: Path) -> None:
+    drive(ranks, tmp_path / "one")
+    os.kill(ranks._places[1][0], signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(LearnerError, match="a rank of the learner is lost"):
+            ranks.call("pair_cost")
+
+
+def test_one_rank_has_the_whole_model(ray_nodes: Any, tmp_path: Path) -> None:
+    alone = RayRanks(1, gpu=False, logs=tmp_path / "logs", tell=lambda text: None)
+    alone.place()
+    try:
+        weights, _ = drive(alone, tmp_path / "one")
+    finally:
+        alone.close()
+    assert all(torch.isfinite(value).all() for value in weights.values())
