@@ -94,8 +94,9 @@ def test_a_refusal_names_the_keys_that_make_it_fit() -> None:
     assert mended.fits or "engine.vllm.sleep=true" in remedies(plan)
     with pytest.raises(ConfigError, match="8 GPUs, from 0 on"):
         plan_memory(load_recipe("arpo-reasoning-7b", ["engine.vllm.replicas=['8']"]), QWEN_8B, NODE)
-    with pytest.raises(ConfigError, match="COUNTxNAME-GB"):
-        Gpus.parse("8 big ones")
+    for text in ("8 big ones", f"{'9' * 5000}xH100-80"):
+        with pytest.raises(ConfigError, match="COUNTxNAME-GB"):
+            Gpus.parse(text)
 
 
 def test_sizes_are_counted_on_a_model_without_memory(tmp_path: Path) -> None:

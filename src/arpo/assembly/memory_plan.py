@@ -39,7 +39,7 @@ SPEEDS = {  # TFLOP/s of dense bfloat16 products, TB/s of memory, as the makers 
     "RTX4090": (165, 1.01),
     "RTX3090": (71, 0.94),
 }
-_GPUS = re.compile(r"(?:(\d+)x)?([A-Za-z][A-Za-z0-9]*)-(\d+)")
+_GPUS = re.compile(r"(?:(\d{1,6})x)?([A-Za-z][A-Za-z0-9]*)-(\d{1,6})")
 _USE = 0.4
 """Of the makers' figures, what training and sampling are taken to reach."""
 

@@ -163,24 +163,30 @@ def _checks(policy: SeccompPolicy) -> dict[str, Code]:
         "ioctl": _only(1, IOCTLS),
         "fcntl": [*_any_of(1, FCNTLS_REFUSED, _ERRNO | EPERM), _end(_ALLOW)],
         "prctl": _only(0, PRCTLS),
+        **_on_sockets(),
+    }
+
+
+def _on_sockets() -> dict[str, Code]:
+    return {
         "socketpair": [
             (_LOAD, 0, 0, _ARGUMENTS),
             (_IF_EQUAL, 1, 0, _AF_UNIX),
-            *refused,
+            _end(_ERRNO | EPERM),
             (_LOAD, 0, 0, _ARGUMENTS + 8),
             (_AND, 0, 0, _SOCK_KIND),
             (_IF_EQUAL, 0, 1, _SOCK_STREAM),
             _end(_ALLOW),
-            *refused,
+            _end(_ERRNO | EPERM),
         ],
         "sendto": [  # only with no address
             (_LOAD, 0, 0, _ARGUMENTS + 32),
             (_IF_EQUAL, 1, 0, 0),
-            *refused,
+            _end(_ERRNO | EPERM),
             (_LOAD, 0, 0, _ARGUMENTS + 36),
             (_IF_EQUAL, 0, 1, 0),
             _end(_ALLOW),
-            *refused,
+            _end(_ERRNO | EPERM),
         ],
     }
 

@@ -69,15 +69,13 @@ def train(
     """Carry out `run` in the folder `out` (default: the one that the run names) and return the folder's path.
 
     `run` is a `Run`, or names one as the command line does: a recipe's path, a bundled recipe, a run's folder.
-    `callbacks` are called after steps, evaluations and checkpoints; a function is called with (step, metrics) after
-    each step.
+    `callbacks` are called after steps, evaluations and checkpoints; a function with (step, metrics) after each step.
 
     With `resume` the run in that folder goes on from its newest whole checkpoint (a finished one is left as it is);
     `accept` names what may have changed since: parts (`data`, `reward`, ...) or keys of the recipe. With `again` an
     earlier run there is moved aside first. A run that by arithmetic cannot fit into this machine's memory is refused,
-    unless `override`. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError and
-    the other ArpoErrors. The results so far stay, and the summary says how the run ended: finished, stopped (by its
-    gates), interrupted or failed.
+    unless `override`. Ctrl-C and SIGTERM save and raise KeyboardInterrupt. Raises ConfigError and other ArpoErrors. The
+    results so far stay; the summary says how the run ended: finished, stopped (by its gates), interrupted or failed.
 
     Under torchrun the first process carries it out, and the others hold shards of the model that it trains; they end
     with this function, so that a script goes on in the first alone.
@@ -89,12 +87,8 @@ def train(
     folder_path = out or run.folder
     original, run = run, with_kept_tasks(run, folder_path)
     console = console or Console(soft_wrap=True)
-
-    def tell(text: str) -> None:
-        console.print(text)
-
     if resume and at_its_end(run, folder_path):
-        tell(f"this run is finished: {folder_path}")
+        console.print(f"this run is finished: {folder_path}")
         return folder_path
     refuse_training(run)
     check_trackers(run.train.trackers)
@@ -102,11 +96,11 @@ def train(
     parts = prepared.fingerprint(run)
     changed = check_resumption(folder_path, parts, accept) if resume else []
     if again and (aside := move_aside(folder_path)):
-        tell(f"the earlier run is kept in {aside}")
+        console.print(f"the earlier run is kept in {aside}")
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
     with (
-        learner_ranks(run.cluster, run.model.device, logs=folder_path / "logs", tell=tell) as ranks,
+        learner_ranks(run.cluster, run.model.device, logs=folder_path / "logs", tell=console.print) as ranks,
         RunFolder.create(folder_path, recipe, environment, resume=resume) as folder,
         written_down(folder, console),
     ):
