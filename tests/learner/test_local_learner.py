@@ -22,8 +22,7 @@ from arpo.learner.local import LocalLearner
 from arpo.learner.lora import full_state, plain_model
 from arpo.learner.losses import policy_loss
 from arpo.learner.rank import MiniBatch
-from arpo.learner.sharding import clip_gradients
-from arpo.learner.snapshot import copied_model
+from arpo.learner.sharding import clip_gradients, copied_model
 from arpo.models.loading import LoraSettings, ModelConfig, load_model
 from random_trees import credited, random_tree
 from tiny_models import tiny_model

@@ -38,6 +38,7 @@ from arpo.learner.sharding import (
     base_weights,
     checkpoint_names,
     clip_gradients,
+    copied_model,
     device_of_rank,
     fill,
     local,
@@ -46,9 +47,9 @@ from arpo.learner.sharding import (
     train_last,
     trained,
     whole,
+    write_model,
 )
 from arpo.learner.shards import Rows, write
-from arpo.learner.snapshot import copied_model, write_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
