@@ -98,6 +98,7 @@ def test_block_runs_with_a_run(block: Block, tiny_run: Path, capsys: pytest.Capt
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_example_of_the_readme_trains(tmp_path: Path, tokenizer: object) -> None:
     """The example as it stands, on a tiny model and for one step."""
     from arpo.cli.init import write_example

@@ -15,7 +15,7 @@ from arpo.core.codec import _RULES
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe, show_resolved
 from arpo.recipe.run import RunConfig
-from arpo.yaml_positions import dump, parse
+from arpo.yaml_positions import MOST_WHOLE, dump, parse
 
 KEYS = all_keys(RunConfig)
 BASE: dict[str, Any] = {
@@ -43,7 +43,7 @@ NEEDS: dict[str, dict[str, object]] = {
 scalars = st.one_of(
     st.none(),
     st.booleans(),
-    st.integers(-(10**20), 10**20),
+    st.integers(-MOST_WHOLE, MOST_WHOLE),
     st.integers(-3, 40),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=8),

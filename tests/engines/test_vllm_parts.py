@@ -177,10 +177,12 @@ def test_an_engine_is_vllm_or_it_is_not():
         EngineConfig(kind="vllm", deterministic=True)
 
 
-def test_the_quickstarts_recipe_differs_in_its_engine_alone():
+def test_the_quickstarts_recipe_differs_in_its_engine_and_what_that_asks_for_alone():
+    """vLLM and the learner compute in bfloat16, so the ratio is of the learner's own log-probabilities."""
     plain, ours = (load_recipe(name) for name in ("quickstart", "quickstart_vllm"))
     assert ours.engine.kind == "vllm"
-    assert ours.model_copy(update={"engine": plain.engine, "name": plain.name}) == plain
+    assert (plain.loss.old_logprobs, ours.loss.old_logprobs) == ("engine", "learner")
+    assert ours.model_copy(update={"engine": plain.engine, "name": plain.name, "loss": plain.loss}) == plain
     served = load_recipe("quickstart_vllm", ["engine.vllm.replicas=1", "engine.vllm.python=.venv-vllm/bin/python"])
     assert served.engine.vllm.python == ".venv-vllm/bin/python"
 

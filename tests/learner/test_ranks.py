@@ -213,10 +213,6 @@ def compare(size: int, names: Sequence[str], folder: Path) -> None:
         same(f"{name} on {size}", in_one(name), sharded[name])
 
 
-def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    compare(2, ["full", "kl", "lora kl", "own surrogate", "empty packs"], tmp_path)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_train_as_one_process_does_whatever_the_loss_and_the_model(size: int, tmp_path: Path) -> None:

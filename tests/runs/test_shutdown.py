@@ -195,9 +195,6 @@ ENDS = {
 }
 
 
-QUICK = ("SIGKILL",)  # some ten seconds
-
-
 def start(project: TinyProject, folder: Path, plan: tuple[str, ...], temporary: Path, inside: list[str]) -> Started:
     temporary.mkdir()
     source = Path(__file__).resolve().parents[2] / "src"
@@ -229,8 +226,9 @@ def small_disk(disk: Path) -> list[str]:
     return mount
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_run")
-@pytest.mark.parametrize("how", [pytest.param(how, marks=() if how in QUICK else pytest.mark.slow) for how in ENDS])
+@pytest.mark.parametrize("how", ENDS)
 def test_however_a_run_ends_nothing_but_its_folder_is_left(how: str, tiny_project: TinyProject, tmp_path: Path) -> None:
     end, disk = ENDS[how], tmp_path / "disk"
     disk.mkdir()

@@ -239,6 +239,7 @@ def test_a_test_set_is_no_validation_set_unless_told(tiny_project: TinyProject):
     assert any(level == "warning" and "in validation and in test data" in note for note, level in told.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data are not here")
 def test_real_training_data_are_searched_in_a_moment():
     training = load(DataConfig(source=str(DATA / "train" / "train_10k.parquet")))

@@ -93,7 +93,9 @@ NEVER = 10**9
     "overrides",
     [
         ("rollout.rule=paper",),
-        ("model.lora={rank: 4, dropout: 0.2}", "optim.lr=1e-2", "cold_start.steps=10"),
+        pytest.param(
+            ("model.lora={rank: 4, dropout: 0.2}", "optim.lr=1e-2", "cold_start.steps=10"), marks=pytest.mark.slow
+        ),
         pytest.param(
             ("loss.kl_coefficient=0.1", "train.updates_per_step=2", "optim={lr: 1e-2, schedule: linear, warmup: 0.3}"),
             marks=pytest.mark.slow,
@@ -288,6 +290,7 @@ def _arpo(*arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(
     tiny_run: Path, tiny_project: TinyProject, tmp_path: Path
 ) -> None:
@@ -329,6 +332,7 @@ def test_ctrl_c_is_heard_while_the_event_loop_stands_still(capfd: pytest.Capture
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_cold_start_waits_for_no_update(tiny_project: TinyProject, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = _arpo("train", tiny_project.recipe, "cold_start.steps=100000", "--out", out)

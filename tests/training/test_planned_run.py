@@ -52,6 +52,7 @@ def test_the_slowest_machine_trains_five_steps_asks_before_and_after_and_says_wh
     assert load_recipe(tmp_path / "run").plan == "made"
 
 
+@pytest.mark.slow
 def test_a_cold_start_that_was_cut_too_short_goes_on_and_its_length_is_in_the_key(
     tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_without_minutes_there_is_nothing_to_plan(tiny_project: TinyProject, tmp
     assert "this machine" not in printed and folder.summary()["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", [None, "cold_start.steps=2"])
 def test_a_run_that_is_stopped_in_its_shortened_cold_start_lengthens_it_unless_told_its_length(
     tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str | None
