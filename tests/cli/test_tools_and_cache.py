@@ -39,6 +39,12 @@ def test_tools_are_shown_as_the_model_sees_them_and_called() -> None:
     assert failed.exit_code == 1 and "ZeroDivisionError" in failed.output and "error" in failed.output
 
 
+@pytest.mark.parametrize("name", ["answer", "Think"])
+def test_names_that_the_protocol_uses_are_refused_in_the_list(name: str) -> None:
+    listed = arpo("tools", "quickstart", f"tools=[{{use: search, name: {name}, options: {{documents: atlas}}}}]")
+    assert listed.exit_code == 2 and name in listed.output and "set its `name`" in listed.output
+
+
 def test_only_the_tool_that_is_run_needs_its_key_and_the_list_says_whose_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -41,6 +41,14 @@ PAPER_SYSTEM = (
 RESERVED = ("think", "answer", "result")
 
 
+def check_names(tools: Sequence[Tool]) -> None:
+    """Raises ConfigError for a name that is a word of the protocol, or cannot be a tag."""
+    for tool in tools:
+        if tool.name.lower() in RESERVED or not re.fullmatch(r"[A-Za-z_][\w-]*", tool.name):
+            what = "a tool cannot have this name with the tag protocol"
+            raise ConfigError(what, where="tools", value=tool.name, hint="set its `name`")
+
+
 def describe(tools: Sequence[Tool], safe: Callable[[str], str] = str) -> str:
     """One line for all tools: every tag with the name of its argument, and the first sentence of the description.
     `safe` makes texts that somebody else wrote harmless."""
@@ -91,14 +99,8 @@ class TagFormat:
         self._set_tools(tools)
 
     def _set_tools(self, tools: Sequence[Tool]) -> None:
+        check_names(tools)
         for tool in tools:
-            if tool.name.lower() in RESERVED or not re.fullmatch(r"[A-Za-z_][\w-]*", tool.name):
-                raise ConfigError(
-                    "a tool cannot have this name with the tag protocol",
-                    where="tools",
-                    value=tool.name,
-                    hint="set its `name`",
-                )
             check_readable(tool)
             if marks := self._text.marks(f"<{tool.name}></{tool.name}>"):
                 wrong = f"its tag is {marks[0]}, with which this model marks texts"

@@ -110,8 +110,9 @@ def prompt_text(run: RunConfig, tools: Sequence[ToolBase]) -> str:
         return _by_template(run, tools)
     if run.chat.format == "native":
         return "The endpoint is given the schemas below, and writes them into the prompt by itself."
-    from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, describe, example
+    from arpo.chat.tags import PAPER_SYSTEM, SYSTEM, check_names, describe, example
 
+    check_names(tools)
     config: ChatConfig = run.chat
     system = {None: SYSTEM, "paper": PAPER_SYSTEM}.get(config.system, config.system) or ""
     return f"The system prompt:\n  {system.format(tools=describe(tools), example=example(tools[0])).strip()}"

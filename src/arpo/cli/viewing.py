@@ -1,5 +1,6 @@
 """`arpo view` and `arpo show` present recorded runs in the browser, in one file, or in the terminal."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,12 +65,21 @@ def show(run: Path, *, task: str | None, step: int | None, whole: bool, console:
             step = steps[-1] if step is None else step
             rows = library.answer(f"/api/runs/{name}/trees", {"step": str(step)}, most_rows=1 << 20)["rows"]
             print_table(console, rows, f"{len(rows)} trees of step {step} (steps {_spans(steps)}); --task shows one")
+            _tell_damage(viewed, step)
             return
         step = _last_step_of(viewed, task) if step is None else step
         answer = library.answer(f"/api/runs/{name}/tree", {"step": str(step), "task": task})
         print_tree(console, answer, most_chars=1 << 30 if whole else MOST_CHARS)
+        _tell_damage(viewed, step)
     finally:
         library.close()
+
+
+def _tell_damage(viewed: Viewed, step: int) -> None:
+    """Say what could not be read of a step, whose newer trees may then be missing."""
+    errors = viewed.index.errors() if viewed.index else []
+    for message in [error for damaged, error in errors if damaged == step]:
+        print_line(f"warning: {message}; trees behind it are not shown", file=sys.stderr)
 
 
 def _last_step_of(viewed: Viewed, task: str) -> int:
