@@ -84,7 +84,8 @@ def _options() -> argparse.ArgumentParser:
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     served = [f"engine.vllm={{replicas: 1, python: {options.python}}}"] if options.python else []
-    return [f"model.device={options.device}", f"train.tasks_per_step={options.tasks}", *served, *options.overrides]
+    step = [f"train.tasks_per_step={options.tasks}", f"train.updates_per_step={min(2, options.tasks)}"]
+    return [f"model.device={options.device}", *step, *served, *options.overrides]
 
 
 # --- whole steps

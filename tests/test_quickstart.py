@@ -22,6 +22,7 @@ from arpo.runs.folder import RunFolder
 SHORT = (
     "train.steps=1",
     "train.tasks_per_step=2",
+    "train.updates_per_step=2",
     "train.gates=null",
     "cold_start.num_traces=8",
     "evaluation.limit=4",

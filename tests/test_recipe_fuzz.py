@@ -116,6 +116,7 @@ GOOD: tuple[object, ...] = (
         "auto",
         "none",
         "pilot",
+        "recompose",
         [],
         ["local"],
         [0.9, 0.99],

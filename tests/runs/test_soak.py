@@ -27,4 +27,5 @@ def test_a_run_of_many_steps_does_not_grow(tmp_path: Path, monkeypatch: pytest.M
     series = dict(zip(memory.SERIES, zip(*memory.samples[memory.warm_up :], strict=True), strict=True))
     assert memory.growth(series["objects"]) / len(series["objects"]) < 5
     assert memory.growth(series["rss_mb"]) < 0.05 * series["rss_mb"][0]
-    assert abs(memory.growth(series["descriptors"])) < 2 and abs(memory.growth(series["threads"])) < 2
+    assert abs(memory.growth(series["descriptors"])) < 2
+    assert abs(memory.growth(series["threads"])) < memory.POOL + 1

@@ -7,6 +7,7 @@ that).
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -86,25 +87,45 @@ def is_stopping() -> bool:
 @contextmanager
 def written_down(folder: RunFolder, console: Console) -> Iterator[None]:
     """Write into the summary how a run ended that did not come to its end. Raises ArpoError for a full disk, else what
-    happened."""
+    happened. SIGTERM and SIGHUP raise KeyboardInterrupt where `run_to_end` does not hear them."""
+    with _interrupted_by(signal.SIGTERM), _interrupted_by(signal.SIGHUP):
+        try:
+            yield
+        except KeyboardInterrupt:
+            _write(folder, "interrupted", "")
+            console.print(f"interrupted; to go on: {_resume(folder)}")
+            raise
+        except (GateError, ToolsStoppedError) as error:
+            _write(folder, "stopped", str(error))
+            raise
+        except BaseException as error:
+            if not is_full(error):
+                _write(folder, "failed", f"{type(error).__name__}: {error}")
+                raise
+            saved, _ = checkpoint.newest(folder.path / "checkpoints")
+            kept = f"the checkpoint of step {saved.state.step} is whole" if saved else "no checkpoint was written yet"
+            reason = f"the disk is full: {folder.path} could not be written on; {kept}"
+            _write(folder, "failed", reason)
+            raise ArpoError(f"{reason}. Free some space, then go on: {_resume(folder)}") from error
+
+
+@contextmanager
+def _interrupted_by(number: signal.Signals) -> Iterator[None]:
+    """A signal that would end the process raises KeyboardInterrupt, unless an error is being handled: torchrun sends
+    SIGTERM as soon as another rank is gone, while the loss of that rank may be on its way to the summary."""
+
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        if sys.exc_info()[0] is None:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, heard)
     try:
         yield
-    except KeyboardInterrupt:
-        _write(folder, "interrupted", "")
-        console.print(f"interrupted; to go on: {_resume(folder)}")
-        raise
-    except (GateError, ToolsStoppedError) as error:
-        _write(folder, "stopped", str(error))
-        raise
-    except BaseException as error:
-        if not is_full(error):
-            _write(folder, "failed", f"{type(error).__name__}: {error}")
-            raise
-        saved, _ = checkpoint.newest(folder.path / "checkpoints")
-        kept = f"the checkpoint of step {saved.state.step} is whole" if saved else "no checkpoint was written yet"
-        reason = f"the disk is full: {folder.path} could not be written on; {kept}"
-        _write(folder, "failed", reason)
-        raise ArpoError(f"{reason}. Free some space, then go on: {_resume(folder)}") from error
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _write(folder: RunFolder, status: str, reason: str) -> None:
