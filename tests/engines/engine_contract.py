@@ -67,7 +67,8 @@ def agrees(network, prompt, turn, temperature=1.0, tolerance=1e-4):
     """Whether a turn has the numbers of a plain forward: entropies exactly, or inside the interval that the engine
     states."""
     logprobs, entropies, _ = plain(network, prompt, turn.tokens, temperature)
-    assert max(abs(a - b) for a, b in zip(turn.logprobs, logprobs, strict=True)) < tolerance
+    apart = max(abs(a - b) for a, b in zip(turn.logprobs, logprobs, strict=True))
+    assert apart < tolerance
     if temperature not in (0.0, 1.0):
         return  # engines that bound entropies do so at the sampling temperature
     if turn.chunks[0].bounds is None:
