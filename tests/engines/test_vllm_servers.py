@@ -274,7 +274,7 @@ def from_shards(ranks, folder, prompt):
         engine = build(made(), tokenizer, weights_of(ranks), python=PYTHON, replicas=2)
         try:
             await engine.update_weights(Weights(1, weights_of(ranks)))
-            ranks.call("doubled")
+            ranks.call("halve")
             with Peak() as peak:
                 await engine.update_weights(Weights(2, weights_of(ranks)))
             return [await straight_from(replica, prompt) for replica in engine.form.replicas], peak.bytes
@@ -284,15 +284,15 @@ def from_shards(ranks, folder, prompt):
     return asyncio.run(turns())
 
 
-class DoublingRank(Rank):
-    def doubled(self):
-        """Other weights than those that the servers started with."""
+class HalvingRank(Rank):
+    def halve(self):
+        """Other weights than those that the servers started with, and smaller: over a large vocabulary the float32
+        log-probabilities of large logits are off by the test's tolerance (twice these weights: 4e-4)."""
         with torch.no_grad():
             for parameter in self.policy.parameters():
-                parameter.mul_(2)
+                parameter.mul_(0.5)
 
 
-@pytest.mark.xfail(strict=False, reason="once in four runs log-probabilities were more than 1e-4 apart; cause unknown")
 def test_two_ranks_give_two_servers_the_weights_of_one_process(vllm_network, tokenizer, tmp_path):
     config = copy.deepcopy(vllm_network.config)
     config.vocab_size = 600_000  # what is freed of such an embedding goes back to the system
@@ -301,10 +301,10 @@ def test_two_ranks_give_two_servers_the_weights_of_one_process(vllm_network, tok
     tokenizer.save_pretrained(tmp_path / "model")
     prompt = tokenizer.encode("Which city is the capital of Japan?")
     drive = partial(from_shards, folder=tmp_path / "model", prompt=prompt)
-    turns, peak = on_ranks(2, drive, tmp_path, rank=DoublingRank)
+    turns, peak = on_ranks(2, drive, tmp_path, rank=HalvingRank)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(2)
+            parameter.mul_(0.5)
     assert len(turns) == 2
     for turn in turns:
         assert {chunk.version for chunk in turn.chunks} == {2}
