@@ -46,7 +46,7 @@ from arpo.learner.sharding import (
     shard,
     train_last,
     trained,
-    whole,
+    whole_on_first,
     write_model,
 )
 from arpo.learner.shards import Rows, write
@@ -373,8 +373,8 @@ class Rank:
     def weight(self, name: str, dtype: torch.dtype | None = None) -> Tensor | None:
         """A weight of those that `weights` named last, gathered from all ranks in `dtype` (None: as it is); None but on
         the first rank."""
-        value = whole(self._state[name].to(dtype))
-        return value if self.first else None
+        value = self._state[name]
+        return whole_on_first(value, dtype or value.dtype)
 
     def write_weights(self, folder: Path, dtype: torch.dtype | None, unties: bool) -> None:
         """Write those weights to safetensors in `folder`, under a checkpoint's names and in `dtype` (None: as they

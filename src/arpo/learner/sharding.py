@@ -90,6 +90,25 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def whole_on_first(value: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """`value` in `dtype`, gathered from all ranks, which call this together, on the first; None on the others. It
+    receives their rows in place, since a collective of gloo takes the memory of the whole tensor twice."""
+    here, ranks = dist.get_rank(), [0]
+    if isinstance(value, DTensor):  # of replicas the first sends
+        senders = tuple(slice(None) if isinstance(placement, Shard) else 0 for placement in value.placements)
+        ranks = value.device_mesh.mesh[senders].flatten().tolist()
+    if here == 0:
+        result = torch.empty(value.shape, dtype=dtype, device=device_of_rank())
+        parts = result.split(-(-len(value) // len(ranks))) if value.dim() and len(value) else [result]
+        parts[0].copy_(local(value))
+        for rank, part in zip(ranks[1:], parts[1:], strict=False):  # the last ranks of few rows have none
+            dist.recv(part, src=rank)
+        return result
+    if here in ranks and (rows := local(value)).numel():
+        dist.send(rows.to(device_of_rank(), dtype).contiguous(), dst=0)
+    return None
+
+
 def agreed(flag: bool, mesh: DeviceMesh | None) -> bool:
     """Whether `flag` is True on any rank."""
     if mesh is None:
