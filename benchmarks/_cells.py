@@ -105,8 +105,16 @@ class Cell(Config):
             )
             for id, value in answers.accuracy.items()
         ]
-        about = {"name": name, "model": f"{self.method}-s{self.seed}", "recipe": "", "preset": ""}
-        manifest = EvalManifest(**about, benchmarks=(), samples=1, settings=answers.settings, decides={})
+        manifest = EvalManifest(
+            name=name,
+            model=f"{self.method}-s{self.seed}",
+            recipe="",
+            preset="",
+            benchmarks=(),
+            samples=1,
+            settings=answers.settings,
+            decides={},
+        )
         return benchmark_result(manifest, name, samples)
 
 

@@ -111,8 +111,14 @@ def _tiny(folder: Path) -> None:
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
     tokenizer.chat_template = template()
-    sizes = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 6, "num_key_value_heads": 3}
-    model_of("tiny", **sizes, vocab_size=len(tokenizer)).save_pretrained(folder)
+    sizes: dict[str, Any] = {
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "vocab_size": len(tokenizer),
+    }
+    model_of("tiny", **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

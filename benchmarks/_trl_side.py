@@ -171,11 +171,13 @@ def _function(tool: Tool, tokenizer: Any, task: Task, run: RunConfig) -> Callabl
     return search
 
 
-def _reward(tokenizer: Any, tasks: Sequence[Task]) -> Callable[..., list[float]]:
+def _reward(tokenizer: Any, tasks: Sequence[Task]) -> Callable[..., list[float | None]]:
     """The paper's rule on the last message's answer, as our side scores it: wrong format -1, wrong answer 0, else 1."""
     answers, end = {task.id: task.answers for task in tasks}, tokenizer.eos_token_id
 
-    def reward(completions: list[Any], completion_ids: list[list[int]], task: list[str], **_: Any) -> list[float]:
+    def reward(
+        completions: list[Any], completion_ids: list[list[int]], task: list[str], **_: Any
+    ) -> list[float | None]:
         scores = []
         for said, tokens, name in zip(completions, completion_ids, task, strict=True):
             ended = tokens[-1] == end and said[-1].get("role") == "assistant" and not said[-1].get("tool_calls")

@@ -115,7 +115,7 @@ def _train(options: argparse.Namespace, out: Path, *settings: str) -> list[dict[
 
 async def _measure(options: argparse.Namespace, run: RunConfig) -> tuple[dict[str, Any], list[_figures.Goal]]:
     prepared = prepare(run)
-    components = build_components(run, prepared.source, SFTCache(run).model, world=prepared.world)
+    components = build_components(run, prepared.source, SFTCache(run).model, setting=prepared.setting)
     engine: Any = components.agent.engine
     try:
         tasks = prepared.tasks["train"][: options.tasks]

@@ -72,7 +72,8 @@ def flex(_shape: str) -> Checked:
     for attend in (attend_tree, attend_dense):
         torch.manual_seed(0)
         heads = [torch.randn(1, n, batch.num_unique, 64, device=DEVICE, requires_grad=True) for n in (8, 2, 2)]
-        out, _ = attend(torch.nn.Module(), *heads, None, tree_layout=layout_of(batch))
+        query, key, value = heads
+        out, _ = attend(torch.nn.Module(), query, key, value, None, tree_layout=layout_of(batch))
         out.square().sum().backward()
         sides.append([out.detach(), *(head.grad for head in heads)])
     names = ("output", "query's gradient", "key's gradient", "value's gradient")
@@ -108,7 +109,7 @@ def step(shape: str) -> Checked:
 
 
 def build(shape: str, **more: Any) -> Any:
-    return model_of(shape, **more, **({} if DEVICE == "cuda" else {"vocab_size": 512}))
+    return model_of(shape, **(more if DEVICE == "cuda" else {"vocab_size": 512} | more))
 
 
 def filling(tokens: int) -> list[CreditedTree]:
@@ -198,7 +199,7 @@ def offload(shape: str) -> Checked:
         learner = LearnerDriver(OneRank(rank), settings, num_updates=9, token_budget=1 << 20)
         learner.update(batch)
         _reset_peak()
-        figures[name] = {"seconds": _timed(lambda driver=learner: driver.update(batch)), "GB": _peak() / 1e9}
+        figures[name] = {"seconds": _timed(partial(learner.update, batch)), "GB": _peak() / 1e9}
         if not away:
             figures["copy for a checkpoint, seconds"] = _timed(partial(rank.copy, 0))
             rank.weights()

@@ -122,12 +122,13 @@ def main() -> int:
         measure(Path(folder), 100 if options.quick else options.steps)
     series = dict(zip(SERIES, zip(*samples[warm_up:], strict=True), strict=True))
     grown = {name: growth(values) for name, values in series.items()}
+    objects = round(grown["objects"] / len(series["objects"]), 2)
     figures = {
         "steps": len(samples),
         "after warm-up": {name: values[0] for name, values in series.items()},
         "grown by": {name: round(value, 3) for name, value in grown.items()},
         "rss_kb_a_step": round(1024 * grown["rss_mb"] / len(series["rss_mb"]), 2),
-        "objects_a_step": round(grown["objects"] / len(series["objects"]), 2),
+        "objects_a_step": objects,
     }
     goals = [
         at_most(
@@ -135,7 +136,7 @@ def main() -> int:
             0.03,
             grown["rss_mb"] / series["rss_mb"][0],
         ),
-        at_most("Python objects grown a step (a step's few remembered figures)", 5, figures["objects_a_step"]),
+        at_most("Python objects grown a step (a step's few remembered figures)", 5, objects),
         at_most("descriptors grown", 1, grown["descriptors"]),
         at_most("threads grown", POOL, grown["threads"]),
     ]
