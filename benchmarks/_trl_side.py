@@ -178,7 +178,7 @@ def _reward(tokenizer: Any, tasks: Sequence[Task]) -> Callable[..., list[float |
     def reward(
         completions: list[Any], completion_ids: list[list[int]], task: list[str], **_: Any
     ) -> list[float | None]:
-        scores = []
+        scores: list[float | None] = []
         for said, tokens, name in zip(completions, completion_ids, task, strict=True):
             ended = tokens[-1] == end and said[-1].get("role") == "assistant" and not said[-1].get("tool_calls")
             answer = final_answer(said[-1].get("content") or "") if ended else None
