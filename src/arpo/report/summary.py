@@ -44,8 +44,8 @@ def print_closing(console: Console, summary: Mapping[str, Any], report: Path) ->
     if summary.get("planned") and gain and gain["low"] <= 0:
         questions = summary["accuracy_after"]["n"]
         console.print(
-            f"The gain cannot be told from chance: this machine had the time for {summary['steps']} steps and "
-            f"{questions} questions. With more time (train.minutes) it does more.",
+            f"The gain cannot be told from chance after {summary['steps']} steps and {questions} questions. More of "
+            "them (train.steps, evaluation.limit) take a slow machine more time (train.minutes).",
             highlight=False,
         )
     console.print(f"report: {report}")
