@@ -65,6 +65,18 @@ def test_time_left_knows_steps_done_before_and_never_exceeds_the_budget():
     assert not progress.room_for_step() and progress.budget_left_s == 20
 
 
+def test_what_is_sampled_after_the_last_step_takes_as_long_as_the_last_steps_show():
+    clock = Clock()
+    progress = Progress(10, minutes=10, console=plain(), clock=clock)
+    assert progress.room_for_step(tokens=1e9), "nothing is known before the first step"
+    for per_s in (1000, 10, 20, 30):  # the mean of the last three is 20
+        progress.step({"tokens/generated": 4 * per_s, "seconds/sampling": 4})
+    assert progress.room_for_step(tokens=11_900) and not progress.room_for_step(tokens=12_100)
+    assert not progress.room_for_step(tokens=11_900, reserve_s=10)
+    progress.step({"tokens/per_s": 100, "tokens/generated": 1, "seconds/sampling": 0})  # as an asynchronous step says
+    assert progress.room_for_step(tokens=29_900) and not progress.room_for_step(tokens=30_100)
+
+
 def test_a_terminal_shows_phase_and_bar():
     clock = Clock()
     console = Console(file=io.StringIO(), force_terminal=True, width=120)

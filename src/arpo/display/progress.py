@@ -52,7 +52,7 @@ class Progress:
         self._phase, self._phase_done, self._phase_total = "", 0.0, 0.0
         self._seconds: dict[str, float] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._last: Mapping[str, object] = {}
+        self._rates: deque[float] = deque(maxlen=_RECENT)
         self._spinner = Spinner("dots")
         self._live: Live | None = None
 
@@ -94,7 +94,8 @@ class Progress:
         self._end_phase(now)
         self._recent.append(now - self._step_started)
         self.done += 1
-        self._last = metrics
+        if (rate := tokens_per_s(metrics)) > 0:
+            self._rates.append(rate)
         self._phase, self._seconds, self._step_started = "", {}, now
         self.say(f"step {self.done}/{self.total_steps}  {summary_line(metrics)}  {self._remaining_text()}".rstrip())
 
@@ -118,10 +119,13 @@ class Progress:
         """Seconds of `minutes` that are left; infinity without a budget."""
         return math.inf if self.minutes is None else 60 * self.minutes - self.elapsed_s
 
-    def room_for_step(self, *, reserve_s: float = 0.0) -> bool:
-        """True while one more step of the usual length, and `reserve_s` after it, fit the budget. The first step always
-        fits unless the budget is already spent."""
+    def room_for_step(self, *, reserve_s: float = 0.0, tokens: float = 0.0) -> bool:
+        """True while the budget has room for one more step of the usual length, and after it for `reserve_s` seconds
+        and for sampling `tokens` at the speed of the last steps. The first step always fits unless the budget is
+        already spent."""
         needed = (1.15 * self.step_s if self._recent else 0.0) + reserve_s  # steps vary by some 10 to 15 %
+        if self._rates:
+            needed += tokens * len(self._rates) / sum(self._rates)
         return self.budget_left_s > needed
 
     @property
@@ -167,19 +171,19 @@ _SHOWN = (  # label, metric, format
 )
 
 
-def summary_line(metrics: Mapping[str, object]) -> str:
-    """`reward 0.412  accuracy 53%  tool calls 120 ...`: what of a step fits one line; what it lacks is left out.
+def tokens_per_s(metrics: Mapping[str, object]) -> float:
+    """Tokens that a step generated a second of sampling, where it does not state them; NaN where it says neither."""
+    stated, tokens, seconds = (metrics.get(key) for key in ("tokens/per_s", "tokens/generated", "seconds/sampling"))
+    if isinstance(stated, int | float):
+        return stated
+    if isinstance(tokens, int | float) and isinstance(seconds, int | float) and seconds > 0:
+        return tokens / seconds
+    return math.nan
 
-    `tokens/per_s` is tokens generated over seconds of sampling where the step does not state it.
-    """
-    tokens, seconds = metrics.get("tokens/generated"), metrics.get("seconds/sampling")
-    if (
-        "tokens/per_s" not in metrics
-        and isinstance(tokens, int | float)
-        and isinstance(seconds, int | float)
-        and seconds > 0
-    ):
-        metrics = {**metrics, "tokens/per_s": tokens / seconds}
+
+def summary_line(metrics: Mapping[str, object]) -> str:
+    """`reward 0.412  accuracy 53%  tool calls 120 ...`: what of a step fits one line; what it lacks is left out."""
+    metrics = {**metrics, "tokens/per_s": tokens_per_s(metrics)}
     shown = [(label, value, form) for label, key, form in _SHOWN if isinstance(value := metrics.get(key), int | float)]
     return "  ".join(f"{label} {form.format(value)}" for label, value, form in shown if math.isfinite(value))
 

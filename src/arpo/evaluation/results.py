@@ -127,6 +127,11 @@ class EvalResults:
         return {f"{each.name}/{id}": mean for each in self.benchmarks for id, mean in each.by_question.items()}
 
     @property
+    def tokens_written(self) -> float:
+        """By the policy, in all answers."""
+        return sum(each.answers * each.costs["tokens written"].mean for each in self.benchmarks)
+
+    @property
     def tool_calls(self) -> Mapping[str, Any]:
         """What became of the tool calls, tool by tool (`arpo.tools.usage`)."""
         return dict(self.studies.get("tools", {}).get("accounts", {}))

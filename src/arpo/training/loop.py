@@ -42,8 +42,9 @@ from arpo.training.trackers import Trackers
 class Trainer:
     """Trains the policy of `components` from `state` to step `num_steps`.
 
-    `reserve_s`: seconds of `train.minutes` to keep for what comes after training. `min_steps`: steps that are done
-    whatever the minutes. `saved`: the state that the newest checkpoint holds; None: `state`.
+    `reserve_s`: seconds of `train.minutes` to keep for what comes after training, besides those in which `last_tokens`
+    are sampled for the last evaluation. `min_steps`: steps that are done whatever the minutes. `saved`: the state that
+    the newest checkpoint holds; None: `state`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Trainer:
         progress: Progress,
         trackers: Trackers,
         reserve_s: float = 0.0,
+        last_tokens: float = 0.0,
         min_steps: int = 0,
         callbacks: Callback | None = None,
         saved: TrainState | None = None,
@@ -70,13 +72,8 @@ class Trainer:
             tasks,
             validation,
         )
-        self.state, self.num_steps, self.progress, self.trackers, self.reserve_s = (
-            state,
-            num_steps,
-            progress,
-            trackers,
-            reserve_s,
-        )
+        self.state, self.num_steps, self.progress, self.trackers = state, num_steps, progress, trackers
+        self.reserve_s, self.last_tokens = reserve_s, last_tokens
         self.run, self.min_steps, self.callbacks = components.run, min_steps, callbacks or Callback()
         self.saved = self.saved_before = saved or state  # of the last two checkpoints
         self.writing: asyncio.Task[None] | None = None
@@ -138,7 +135,9 @@ class Trainer:
             return False
         if stop and self.state.stale_evaluations >= stop:
             self.ended_early = f"no better validation for {self.state.stale_evaluations} evaluations"
-        elif step >= self.min_steps and not self.progress.room_for_step(reserve_s=self.reserve_s):
+        elif step >= self.min_steps and not self.progress.room_for_step(
+            reserve_s=self.reserve_s, tokens=self.last_tokens
+        ):
             self.ended_early = "the next step would overrun train.minutes"
         for name, most in self.run.train.budget.items():
             if (spent := fsum(line.get(BUDGETS[name]) or 0.0 for line in self.history)) >= most:

@@ -344,7 +344,8 @@ class _Pipeline:
                 progress=progress,
                 trackers=trackers,
                 min_steps=MIN_STEPS if self.unplanned.plan else 0,
-                reserve_s=CLOSING_S + sum(results.seconds for results in before.values()),
+                reserve_s=CLOSING_S,  # the evaluation's seconds may be those of a slower day: its tokens are not
+                last_tokens=sum(results.tokens_written for results in before.values()),
                 callbacks=self.callbacks,
                 saved=saved,
             )
