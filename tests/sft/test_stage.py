@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +30,7 @@ from arpo.recipe.train import ColdStartConfig
 from arpo.rollout.agent import Agent
 from arpo.rollout.config import RolloutConfig
 from arpo.rollout.tree_rollout import rollout_tree
+from arpo.runs.shutdown import run_to_end
 from arpo.sft.stage import run_cold_start, train_on_traces
 from arpo.sft.traces import read_traces, traces_to_trees
 from arpo.tasks import Task
@@ -236,6 +239,42 @@ def test_it_can_be_stopped_between_updates(components: Components, tmp_path: Pat
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
     assert done == [1, 2, 3]
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_ctrl_c_is_answered_within_the_layer_that_computes_and_no_layer_follows(
+    components: Components, tmp_path: Path, capfd: pytest.CaptureFixture[str], backward: bool
+) -> None:
+    """However slow the machine is. No weight changes after the last whole update."""
+    model = tiny_model("llama", vocab=800)
+    learner = LocalLearner(model, **plain_learner())
+    layers, weights = model.get_decoder().layers, {}
+    passes: list[int] = []  # layers of all passes, in their order
+    updates: list[int] = []
+    pressed_at = 2 * 2 * len(layers) + (len(layers) + 1 if backward else 1)  # in the third update
+
+    def enter(number: int, *_: object) -> None:
+        passes.append(number)
+        if len(passes) == pressed_at:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert "stopping: what is finished is kept. Ctrl-C again stops at once." in capfd.readouterr().err
+
+    def leave(number: int, _layer: object, _inputs: object, output: Any) -> None:
+        (output[0] if isinstance(output, tuple) else output).register_hook(lambda _: enter(number))
+
+    for number, layer in enumerate(layers):
+        layer.register_forward_pre_hook(partial(enter, number))
+        layer.register_forward_hook(partial(leave, number))
+
+    def watch(_metrics: dict[str, float]) -> None:
+        updates.append(learner.updates)
+        weights.update({name: value.clone() for name, value in model.state_dict().items()})
+
+    trees = shown(components, traces(tmp_path, trace(1)))
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(train_on_traces(learner, trees, ColdStartConfig(steps=9), watch))
+    assert len(passes) == pressed_at and updates == [1, 2]
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_the_model_and_its_engine_have_learnt_the_traces(components: Components) -> None:
