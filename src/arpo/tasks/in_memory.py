@@ -31,21 +31,19 @@ class InMemoryTasks:
 def as_source(source: Any) -> Any:
     """What `data.train.source` takes: a name as it is; a list, a generator or a data set of rows or tasks as
     InMemoryTasks. Raises ValueError for what is neither."""
-    if isinstance(source, str | InMemoryTasks) or source is None:
+    if isinstance(source, str | InMemoryTasks):
         return source
     if isinstance(source, Mapping):
         splits = f" It has {', '.join(map(str, source))}: give one of them" if source else ""
         raise ValueError(f"expected one split, not a {type(source).__name__}.{splits}")
     if isinstance(source, bytes) or not isinstance(source, Iterable):
-        raise ValueError(f"neither the name of a source nor rows or tasks (got a {type(source).__name__})")
+        raise ValueError(f"should be the name of a source, or rows or tasks, not {type(source).__name__}")
     tasks = InMemoryTasks(source)
     if not tasks.items:
         raise ValueError(f"there are no rows in this {type(source).__name__}: name a source, or give rows or tasks")
     for number, item in enumerate(tasks.items, 1):
         if not isinstance(item, Task | Mapping):
-            raise ValueError(
-                f"item {number} is neither an arpo.Task nor a row with question and answer (got {item!r:.80})"
-            )
+            raise ValueError(f"item {number}, {item!r:.80}, is neither an arpo.Task nor a row with question and answer")
     return tasks
 
 
