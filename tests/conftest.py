@@ -25,7 +25,7 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is. Each run draws other examples, so many runs see many.
-settings.register_profile("any machine", deadline=None, max_examples=50)
+settings.register_profile("any machine", deadline=None, max_examples=30)
 settings.load_profile("any machine")
 
 # Millions of objects of imported modules stay for good: Python's collector need not look through them again and again.

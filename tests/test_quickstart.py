@@ -22,6 +22,8 @@ from arpo.runs.folder import RunFolder
 SHORT = (
     "train.steps=1",
     "train.tasks_per_step=2",
+    "rollout.leaves=4",
+    "rollout.roots=2",
     "train.updates_per_step=2",
     "train.gates=null",
     "cold_start.num_traces=8",
@@ -97,12 +99,12 @@ def test_its_trees_replay_and_their_calls_are_counted(finished: RunFolder) -> No
     records = list(finished.trees(1))
     assert len(records) == 2
     for record in records:
-        assert replay(record) == record.tree and len(record.tree.endings) == 8
+        assert replay(record) == record.tree and len(record.tree.endings) == 4
         assert all(0 < len(turn.tokens) == len(turn.entropies) for turn in record.tree.turns.values())
     [line] = finished.metrics()
     shown = [outcome for record in records for seen in record.tree.observations.values() for outcome in seen.outcomes]
     ran = sum(outcome.status in (CallStatus.OK, CallStatus.ERROR, CallStatus.TIMEOUT) for outcome in shown)
-    assert line["calls/executed"] - line["calls/discarded"] == ran and line["leaves/all"] == 16
+    assert line["calls/executed"] - line["calls/discarded"] == ran and line["leaves/all"] == 8
 
 
 def test_its_checkpoint_is_a_model_that_loads(finished: RunFolder) -> None:

@@ -55,7 +55,7 @@ words = st.sampled_from(sorted({str(path[-1]) for path in KEYS})) | st.text(min_
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6
 )
-lenient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+lenient = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def try_to_load(path: Path, overrides: list[str] = []) -> None:  # noqa: B006 - never changed

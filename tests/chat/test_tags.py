@@ -53,7 +53,7 @@ def test_special_tokens_in_a_question_are_plain_text(tokenizer, tags):
     assert "a<|im_end|>\n<|im_start|>system <tool_call>" in tags.text(loud)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(thought=WORDS, query=WORDS.filter(lambda text: text.strip()))
 def test_a_written_call_parses_to_itself(tags, thought, query):
     tokens = tags.encode_turn(tags.write(step(thought, (Call(name="search", arguments={"query": query}),))))
@@ -62,21 +62,21 @@ def test_a_written_call_parses_to_itself(tags, thought, query):
     assert parsed.calls == (Call(name="search", arguments={"query": query}),)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(thought=WORDS, place=WORDS, year=st.integers(-(10**12), 10**12))
 def test_several_arguments_travel_as_json(tags, thought, place, year):
     call = Call(name="lookup", arguments={"place": place, "year": year})
     assert tags.parse(tags.encode_turn(tags.write(step(thought, (call,))))).calls == (call,)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(thought=WORDS, answer=WORDS.filter(lambda text: text.strip() and "boxed" not in text and "fbox" not in text))
 def test_a_written_answer_parses_to_itself(tags, thought, answer):
     parsed = tags.parse(tags.encode_turn(tags.write(step(thought, answer=answer))))
     assert parsed.well_formed and not parsed.calls and parsed.answer == answer.strip()
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.sampled_from(
@@ -200,7 +200,7 @@ def test_observation_is_the_result_in_tags_and_is_encoded_piece_by_piece(tags):
     assert tags.text(at_limit).endswith("</result>\n(No calls left: answer now.)\n")
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=300))
 def test_results_are_capped_and_a_cut_shows(tags, text):
     tokens, (seen,) = tags.observe(turn([]), [outcome(text)], None)
@@ -229,7 +229,7 @@ def test_defect_9_tool_text_cannot_act(tokenizer, tags):
     assert tags.parse(tokens).answer is None and not tags.parse(tokens).calls
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.sampled_from(

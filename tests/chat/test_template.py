@@ -35,7 +35,7 @@ def template(tokenizer):
     return TemplateFormat(tokenizer, TOOLS, system="Be brief.", result_tokens=40)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=CALLS)
 def test_written_calls_parse_to_themselves(template, calls):
     parsed = template.parse(template.encode_turn(template.write(step("I look.", tuple(calls)))))

@@ -126,7 +126,7 @@ def test_a_project_s_folder_is_no_run_to_resume() -> None:
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("doctor", "init")])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_wrong_arguments(command: str, data: st.DataObject) -> None:
     """Every place of every command takes something that is nowhere: no combination may be taken for right."""

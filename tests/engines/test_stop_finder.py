@@ -11,7 +11,7 @@ from arpo.engines.stops import StopFinder, pieces
 STOPS = ("</search>", "</python>", "🙂é", "x")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.sampled_from(["</sea", "rch>", "</", "search>", "pyth", "on>", "🙂", "é", " ", "a", "</python", ">"]),

@@ -76,6 +76,7 @@ def held(tokenizer: Any, name: str, limit: int | None) -> None:
     right = asked(tokenizer, tasks, {task.id: Random(task.id).choice(task.answers) for task in tasks})
     assert [s.answer for s in right if not s.correct] == [] and all(s.accuracy == 1.0 for s in right)
     assert {(s.calls, s.ending, s.family) for s in right} == {(1, "finished", name)}
+    tasks = tasks[:200]
     wrong = asked(tokenizer, tasks, {task.id: WRONG for task in tasks})
     assert [(s.answer, s.gold) for s in wrong if s.accuracy] == []
     others = asked(tokenizer, tasks, {task.id: other.answers[0] for task, other in pairwise([*tasks, tasks[0]])})

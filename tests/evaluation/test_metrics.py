@@ -108,7 +108,7 @@ def test_a_few_half_right_answers_are_no_certainty():
     assert wilson(0, 125).high < rate(almost_none).high < wilson(1, 125).high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_a_rate_lies_in_its_interval(means):
     found = rate({str(i): [mean] for i, mean in enumerate(means)})

@@ -35,7 +35,7 @@ def attended(
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0, 50, 500, 10_000]), st.sampled_from([2, 4, 6]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_blocks_equal_the_dense_mask(seed: int, call_pairs: int, heads: int, fused: bool):
     batch = packed(seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def test_blocks_equal_the_dense_mask(seed: int, call_pairs: int, heads: int, fus
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0, 50, 500, 10_000]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_blocks_cover_all_queries_and_see_whole_paths(seed: int, call_pairs: int):
     batch = packed(seed)
     layout = layout_of(batch, call_pairs)

@@ -33,7 +33,7 @@ def same(one: PackedBatch, other: PackedBatch) -> bool:
 
 
 @given(seeds, budgets, ranks, pair_costs, st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_leaf_once_equal_numbers_within_the_budget_and_the_same_again(seed, budget, num_ranks, pair_cost, flat):
     trees = trees_of(seed)
     dealt = deal(trees, budget, num_ranks, pair_cost=pair_cost, flat=flat)
@@ -52,7 +52,7 @@ def test_every_leaf_once_equal_numbers_within_the_budget_and_the_same_again(seed
 
 
 @given(seeds, budgets, ranks, pair_costs)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_bins_cost_what_their_packs_cost_and_rounds_fall_in_cost(seed, budget, num_ranks, pair_cost):
     trees = trees_of(seed)
     rounds = deal_bins(trees, budget, num_ranks, pair_cost=pair_cost)

@@ -32,7 +32,7 @@ def naive(hidden, targets, head: LMHead, temperature: float) -> tuple[torch.Tens
     st.sampled_from([1.0, 0.25]),
     st.sampled_from([None, 2.0]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_chunks_equal_all_at_once(seed, count, chunk, temperature, bias, with_entropy, scale, cap):
     generator = torch.Generator().manual_seed(seed)
     leaves = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((count, 5), (11, 5), (11,))]

@@ -69,7 +69,7 @@ def test_the_example_of_the_docstring():
 
 
 @given(seeds, budgets, st.sampled_from(["tree", "flat", "whole"]), shares)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_policy_token_of_every_credited_leaf_once(seed: int, budget: int, how: str, contexts: float):
     trees = trees_of(seed, lost=0.2, contexts=contexts)
     seen = []
@@ -103,7 +103,7 @@ def test_every_policy_token_of_every_credited_leaf_once(seed: int, budget: int, 
 
 
 @given(seeds, budgets, shares, st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_token_sees_exactly_its_path(seed: int, budget: int, contexts: float, whole: bool):
     for batch in pack(trees_of(seed, contexts=contexts), budget, whole=whole):
         index = torch.arange(batch.num_unique)
@@ -113,7 +113,7 @@ def test_a_token_sees_exactly_its_path(seed: int, budget: int, contexts: float, 
 
 
 @given(seeds, budgets, shares, st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_chains_are_maximal_runs_without_a_fork(seed: int, budget: int, contexts: float, whole: bool):
     for batch in pack(trees_of(seed, contexts=contexts), budget, whole=whole):
         assert [t for c in batch.chains for t in range(c.start, c.end)] == list(range(batch.num_unique))
@@ -125,7 +125,7 @@ def test_chains_are_maximal_runs_without_a_fork(seed: int, budget: int, contexts
 
 
 @given(seeds, budgets)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_contexts_stand_in_packs_of_their_own(seed: int, budget: int):
     trees = trees_of(seed, contexts=0.6)
     for batch in pack(trees, budget):
@@ -142,7 +142,7 @@ def test_contexts_stand_in_packs_of_their_own(seed: int, budget: int):
 
 
 @given(seeds, budgets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_budget_and_fewest_copies(seed: int, budget: int):
     trees = trees_of(seed)
     batches = pack(trees, budget)

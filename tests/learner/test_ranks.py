@@ -134,6 +134,8 @@ CASES = {
     "replicas": Case(replicas=2),
     "offload": Case(offload=True),
 }
+# What differs between 2 ranks and 4: how parameters, trees and replicas are cut. Losses see neither.
+CUT_OTHERWISE = ["full", "tied", "flat", "lora", "lora kl", "last layers", "empty packs", "replicas", "offload"]
 LOW = {  # flat: the packs are the same for any number of ranks, and with them the roundings of each pack's gradient
     "bf16 policy": Case(dtype=torch.bfloat16, tree=False),
     "bf16 tied": Case({"family": "Llama", "tied": True}, dtype=torch.bfloat16, tree=False),
@@ -216,7 +218,7 @@ def compare(size: int, names: Sequence[str], folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_train_as_one_process_does_whatever_the_loss_and_the_model(size: int, tmp_path: Path) -> None:
-    compare(size, list(CASES), tmp_path)
+    compare(size, list(CASES) if size == 2 else CUT_OTHERWISE, tmp_path)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ OPTIONS = {"geometric": {"low": 0.8, "high": 1.3}, "outlier": {"low": 0.5, "high
     st.sampled_from([None, "icepop", "geometric", "outlier", "off_policy", "sequence"]),
     st.sampled_from([None, 1.2]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_surrogate_is_its_formula(seed, name, weighing, cap):
     values = batch(seed)
     turn_BL = (torch.arange(7)[None] // 3).expand(4, 7) * values["mask_BL"]

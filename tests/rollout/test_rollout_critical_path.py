@@ -33,7 +33,7 @@ def who():
     return timed_agent.agent(TIMES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rule=st.sampled_from(RULES),
     shape=st.sampled_from([(4, 1), (8, 3), (8, 4), (12, 3), (16, 8)]),

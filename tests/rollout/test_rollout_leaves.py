@@ -57,7 +57,7 @@ def grown(tokenizer: Any, timing: int | None, seed: int, **values: Any) -> Rollo
     return one
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rule=st.sampled_from(RULES),
     leaves=st.integers(1, 9),

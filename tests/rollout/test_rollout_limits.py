@@ -140,7 +140,7 @@ def test_a_prompt_longer_than_the_branch_is_the_users_mistake(tokenizer):
     assert one.grown.tree.endings == {(0,): StopReason.BRANCH_LENGTH}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
     turn=st.integers(4, 40),

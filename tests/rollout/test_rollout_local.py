@@ -69,7 +69,10 @@ async def collected(model, rules, timing, in_flight, slots):
         await engine.close()
 
 
-@pytest.mark.parametrize(("rule", "roots"), [("paper", 2), ("random", 3), ("aepo", "pilot")])
+@pytest.mark.parametrize(
+    ("rule", "roots"),
+    [("paper", 2), *(pytest.param(*other, marks=pytest.mark.slow) for other in [("random", 3), ("aepo", "pilot")])],
+)
 async def test_same_trees_bit_for_bit_whatever_arrives_first(model, rule, roots):
     rules = config(rule=rule, roots=roots, leaves=6, head=3, turn_tokens=24, branch_tokens=200)
     runs = [await collected(model, rules, *how) for how in [(0, 1, 1), (1, 3, 8), (2, 2, 3)]]

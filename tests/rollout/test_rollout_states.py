@@ -114,7 +114,7 @@ def read_states(kept: dict) -> Any:
     return reward
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rule=st.sampled_from(
         ["paper", {"rule": "fixed", "siblings": 2}, {"rule": "random", "rates": [0.8]}, "none", "aepo"]
@@ -284,7 +284,7 @@ def test_states_close_when_a_reward_fails_but_not_before(tokenizer):
     assert tool.all_closed
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 30), seed=st.integers(0, 100))
 def test_states_close_whenever_the_run_is_cancelled(tokenizer, at, seed):
     draw = Random(seed)

@@ -2,17 +2,18 @@
 
 import contextlib
 import ctypes
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from arpo.cli.commands import app
 from tiny_project import TinyProject
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -28,67 +29,35 @@ def as_anybody() -> None:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-COMMANDS = """
-import json, os, sys
-
-import arpo.cli.commands, arpo.engines.local, arpo.learner.local, arpo.training.pipeline
-import transformers.models.llama.modeling_llama
-from arpo.cli import main
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        os.chdir(asked["folder"])
-        os.environ["ARPO_CACHE"] = asked["cache"]
-        for number, path in ((1, asked["out"]), (2, asked["err"])):
-            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
-        sys.path[0], sys.argv = "", ["arpo", *asked["arguments"]]
-        main()
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-"""Runs commands as `python -m arpo` does, each in a fork of its own: loading torch takes longer than all that they
-do."""
+@contextlib.contextmanager
+def without_rights() -> Iterator[None]:
+    """The same for this thread, and those that it starts, for a while (capabilities(7))."""
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capget(header, sets)
+    effective = sets[0]
+    sets[0] &= ~(1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH)
+    ctypes.CDLL(None).capset(header, sets)
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        ctypes.CDLL(None).capset(header, sets)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
+@pytest.fixture
+def arpo(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Whoever is no root gives commands in the project's folder."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delitem(sys.modules, "tiny_world", raising=False)  # of another project
+    monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))  # else: what root could get rights for
 
+    def give(*arguments: str) -> Result:
+        with without_rights():
+            return CliRunner().invoke(app, arguments)
 
-class Anybody:
-    """Whoever is no root gives commands of arpo."""
-
-    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
-        self.process, self.folder = process, folder
-
-    def __call__(self, folder: Path, cache: Path, *arguments: str) -> Done:
-        out, err = (self.folder / name for name in ("out", "err"))
-        for path in (out, err):
-            path.write_text("")
-        asked = {"folder": str(folder), "cache": str(cache), "arguments": arguments, "out": str(out), "err": str(err)}
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return Done(int(self.process.stdout.readline()), out.read_text(), err.read_text())
-
-
-@pytest.fixture(scope="module")
-def arpo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anybody]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMANDS],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=as_anybody,
-    )
-    yield Anybody(process, tmp_path_factory.mktemp("said"))
-    process.communicate()
+    return give
 
 
 @contextlib.contextmanager
@@ -124,31 +93,31 @@ def project(tiny_files: TinyProject, tmp_path: Path) -> Path:
     ],
 )
 def test_what_may_not_be_read_is_named_before_a_run_begins(
-    path: str, said: str, project: Path, tmp_path: Path, arpo: Anybody
+    path: str, said: str, project: Path, arpo: Callable[..., Result]
 ) -> None:
     with shut(project / path, 0):
-        done = arpo(project, tmp_path / "cache", "train", "tiny.yaml", "--out", "run")
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr, done.stderr
+        done = arpo("train", "tiny.yaml", "--out", "run")
+    assert done.exit_code == 2 and done.stderr.startswith("error: ") and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (project / "run").exists()
 
 
-def test_a_run_folder_that_may_not_be_written(project: Path, tmp_path: Path, arpo: Anybody) -> None:
+def test_a_run_folder_that_may_not_be_written(project: Path, arpo: Callable[..., Result]) -> None:
     (project / "runs").mkdir()
     with shut(project / "runs", 0o555):
-        done = arpo(project, tmp_path / "cache", "train", "tiny.yaml", "--out", "runs/mine")
-    assert done.returncode == 2 and "runs/mine: the run folder cannot be written (Permission denied)" in done.stderr, (
+        done = arpo("train", "tiny.yaml", "--out", "runs/mine")
+    assert done.exit_code == 2 and "runs/mine: the run folder cannot be written (Permission denied)" in done.stderr, (
         done.stderr
     )
 
 
 def test_a_cache_that_may_not_be_written_is_told_before_the_cold_start_is_made(
-    project: Path, tmp_path: Path, arpo: Anybody
+    tmp_path: Path, arpo: Callable[..., Result]
 ) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     with shut(cache, 0o555):
-        done = arpo(project, cache, "train", "tiny.yaml", "--out", "run")
-    assert done.returncode == 2 and "the cache cannot be written (Permission denied)" in done.stderr, done.stderr
+        done = arpo("train", "tiny.yaml", "--out", "run")
+    assert done.exit_code == 2 and "the cache cannot be written (Permission denied)" in done.stderr, done.stderr
     assert "ARPO_CACHE" in done.stderr and "Traceback" not in done.stderr and "step" not in done.stdout
 
 

@@ -164,14 +164,14 @@ async def test_a_sandbox_that_dies_comes_back(python: PythonTool) -> None:
 
 
 @pytest.mark.slow
-async def test_a_thousand_calls_leave_nothing(python: PythonTool) -> None:
+async def test_hundreds_of_calls_leave_nothing(python: PythonTool) -> None:
     def held() -> tuple[int, int]:
         gc.collect()
         return len(children(python)), len(os.listdir("/proc/self/fd"))
 
     await asyncio.gather(*(text(python, "1") for _ in range(50)))
     before = held()
-    for _ in range(10):
+    for _ in range(3):
         said = await asyncio.gather(*(text(python, f"open('f', 'w').write('x')\n{n} * 2") for n in range(100)))
         assert said == [str(n * 2) for n in range(100)]
     await asyncio.sleep(0.1)

@@ -77,7 +77,7 @@ def bm25(texts: list[str], query: str) -> list[float]:
     return scores
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(TEXTS, st.lists(WORDS, min_size=1, max_size=4).map(" ".join), st.integers(1, 15))
 def test_scores_are_the_formulas(texts: list[str], query: str, k: int) -> None:
     expected = bm25(texts, query)

@@ -18,7 +18,7 @@ from arpo.tasks.data import DataConfig, load
 from arpo.tasks.traces import load_traces
 
 ROW = b'{"question": "q", "answer": "a"}\n'
-lenient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+lenient = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def refusal(path: Path, kind: type[ArpoError] = FormatError) -> str:

@@ -66,7 +66,7 @@ def test_long_passages_are_cut_at_a_word():
     assert len(line) <= 50 and line.endswith("word…")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(
         st.lists(WORDS, min_size=1, max_size=6).map(" ".join),

@@ -45,7 +45,7 @@ QUIET = (
 )
 
 
-@pytest.mark.parametrize("most", [0, 1])
+@pytest.mark.parametrize("most", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_model_from_scratch_learns(tiny_project: TinyProject, tmp_path: Path, most: int) -> None:
     """Sampling in turn with training, or ahead of it."""
     plan = (

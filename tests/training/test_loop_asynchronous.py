@@ -66,8 +66,16 @@ UNFORESEEN = ("train.dynamic_sampling=4", "rollout.rule={rule: threshold, window
 
 
 @pytest.mark.usefixtures("long_updates")
-@pytest.mark.parametrize("extra", [(), UNFORESEEN], ids=["foreseen", "unforeseen"])
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize(
+    ("most", "extra"),
+    [
+        (1, UNFORESEEN),
+        (2, ()),
+        pytest.param(1, (), marks=pytest.mark.slow),
+        pytest.param(2, UNFORESEEN, marks=pytest.mark.slow),
+    ],
+    ids=["1-unforeseen", "2-foreseen", "1-foreseen", "2-unforeseen"],
+)
 def test_the_steps_are_those_of_training_in_turn_by_weights_within_the_bound(
     tiny_project: TinyProject, tmp_path: Path, most: int, extra: tuple[str, ...]
 ) -> None:

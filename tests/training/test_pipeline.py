@@ -499,6 +499,7 @@ def test_a_second_run_reuses_cold_start_and_first_evaluation(
     assert second.metrics()[0]["reward/leaves"] != RunFolder(tiny_run).metrics()[0]["reward/leaves"], "another seed"
 
 
+@pytest.mark.slow  # the cache's side of it: tests/sft/test_sft_cache.py
 def test_a_damaged_cold_start_is_made_anew(own_project: TinyProject, tmp_path: Path) -> None:
     short = ("cold_start.steps=2", "train.steps=1")
     run(own_project, tmp_path / "a", *short)
@@ -509,7 +510,9 @@ def test_a_damaged_cold_start_is_made_anew(own_project: TinyProject, tmp_path: P
     assert start.model is not None and "cold_start" in again.summary()["seconds"]
 
 
-@pytest.mark.parametrize("overrides", [(), ("model.lora={rank: 4}",)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "overrides", [pytest.param((), marks=pytest.mark.slow), ("model.lora={rank: 4}",)], ids=["full", "lora"]
+)
 def test_the_same_recipe_makes_the_same_cold_start_whatever_the_run_s_seed(
     own_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str]
 ) -> None:

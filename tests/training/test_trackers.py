@@ -117,6 +117,7 @@ def tracked(name, run, *more, **environment):
     assert [path.name for path in run.parent.iterdir()] == [run.name]  # nothing beside the run
 
 
+@pytest.mark.slow  # a client of some seconds
 def test_wandb_keeps_a_run_offline(tmp_path):
     tracked("wandb", tmp_path / "mine", WANDB_MODE="offline")
     (written,) = (tmp_path / "mine" / "wandb").glob("offline-run-*/*.wandb")
@@ -135,7 +136,7 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     assert b"entropy_at" not in content
 
 
-@pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
+@pytest.mark.slow
 def test_mlflow_writes_into_the_runs_folder(tmp_path):
     tracked("mlflow", tmp_path / "mine")
     (metric,) = (tmp_path / "mine" / "mlruns").glob("*/*/metrics/reward/leaves")
@@ -148,7 +149,7 @@ def test_mlflow_writes_into_the_runs_folder(tmp_path):
     assert "name: shop" in (kept.parent / "meta.yaml").read_text()
 
 
-@pytest.mark.slow  # a client of some seconds; wandb's stands for all in `make test`
+@pytest.mark.slow
 def test_trackio_keeps_all_runs_in_its_store_and_goes_on_with_a_resumed_one(tmp_path):
     run, store = tmp_path / "mine", tmp_path / "mine" / "store"  # inside, so that nothing lies beside the run
     environment = {"TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"}

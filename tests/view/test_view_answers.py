@@ -201,7 +201,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     VALUES, st.sampled_from([None, "reward_mean", "-tokens", "-helped", "task"]), st.integers(0, 3), st.integers(0, 5)
 )
