@@ -172,7 +172,7 @@ class AdaptersContract:
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, policy, tokenizer):
-        engine = build(policy, tokenizer, published_state(policy), **cls.said)
+        engine = build(policy, tokenizer, published_state(policy), lora="adapters", **cls.said)
         yield engine
         asyncio.run(engine.close())
 

@@ -57,10 +57,11 @@ class VllmConfig(Config):
     temporary folder; a path such as `/shared/weights`: in that folder, which the learner and every server see. `nccl`,
     `ipc`: by vLLM's own weight transfer, to GPUs that the learner does not use, or to the learner's own (CUDA IPC)."""
 
-    lora: Literal["adapters", "merged"] = "adapters"
+    lora: Literal["auto", "adapters", "merged"] = "auto"
     """What vLLM gets of a policy with LoRA. `adapters`: the adapters alone, beside which it serves the model's own
     weights; a turn keeps the version that it began with. `merged`: all weights, adapters added, which sample faster and
-    take effect inside a turn."""
+    take effect inside a turn. `auto`: adapters with GPUs, else merged, since vLLM's CPU build computes adapters many
+    times slower."""
 
     options: dict[str, Any] = Field(default={})
     """Passed on to vLLM: engine arguments by name, such as {tensor_parallel_size: 2, enforce_eager: true}."""

@@ -70,11 +70,14 @@ class VllmEngine(EngineBase):
         """The engine that a recipe describes, on the learner's transformers or PEFT model. state: its weights (None:
         its own, as they are). Raises ConfigError where vLLM is not there or does not fit; it is started by the first
         request."""
+        import torch
+
         from arpo.engines.vllm.settings import Settings
 
         vllm = config.vllm or VllmConfig()
         lora_rank, base = None, None
-        if hasattr(model, "peft_config") and vllm.lora == "adapters":
+        alone = vllm.lora == "adapters" or (vllm.lora == "auto" and torch.cuda.is_available())
+        if alone and hasattr(model, "peft_config"):
             try:
                 lora_rank, base = served_rank(model), base_folder(model)
             except AdapterError as error:
