@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arpo.core.credit import CreditedTree
 from arpo.learner.attention import layout_of, model_inputs, tree_attention
-from arpo.learner.config import LossConfig
+from arpo.learner.config import Divergence, LossConfig
 from arpo.learner.logprobs import LMHead, token_logprobs
 from arpo.learner.losses import loss_denominator, policy_loss
 from arpo.learner.packing import pack
@@ -28,7 +28,8 @@ LOSSES = {
     "gmpo": LossConfig(surrogate="gmpo"),
     "gspo_turn": LossConfig(surrogate="gspo_turn", clip_low=0.05, clip_high=0.05),
     "weighed": LossConfig(surrogate={"use": "ppo", "options": {"weights": {"off_policy": {"bound": 0.9}}}}),
-    "kl": LossConfig(kl_coefficient=0.3),
+    "kl": LossConfig(kl_coefficient=Divergence(coefficient=0.3, estimator="reverse")),
+    "kl_reward": LossConfig(kl_coefficient=Divergence(coefficient=0.3, estimator="reward")),
     "entropy": LossConfig(aggregation="token", entropy_coefficient=0.2, kl_coefficient=0.1),
 }
 TEMPERATURE = 0.8

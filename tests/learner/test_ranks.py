@@ -16,7 +16,7 @@ from arpo.core.credit import CreditedTree
 from arpo.core.record import decode
 from arpo.engines.vllm.publisher import Publisher
 from arpo.learner import surrogates
-from arpo.learner.config import LossConfig, OptimConfig
+from arpo.learner.config import Divergence, EntropyTarget, LossConfig, OptimConfig
 from arpo.learner.driver import GatheredWeights, LearnerDriver
 from arpo.learner.lora import full_state
 from arpo.learner.losses import Objective
@@ -116,12 +116,14 @@ CASES = {
     "checkpointing": Case({"checkpointing": True}),
     "lora": Case({"lora": True}),
     "lora checkpointing": Case({"lora": True, "checkpointing": True}),
-    "kl": Case(loss=LossConfig(kl_coefficient=0.1), again=True),
+    "kl": Case(loss=LossConfig(kl_coefficient=Divergence(coefficient=0.1, estimator="reward", final=0.0)), again=True),
     "lora kl": Case({"lora": True}, loss=LossConfig(kl_coefficient=0.1), again=True, updates=2),
     "last layers": Case({"family": "Llama", "tied": True}, again=True, last_layers=(None, 2)),
     "last layers, then all": Case(again=True, last_layers=(1, None)),
     "lora last layers": Case({"lora": True}, again=True, last_layers=(None, 1)),
-    "entropy bonus": Case(loss=LossConfig(entropy_coefficient=0.05, aggregation="token")),
+    "entropy bonus": Case(
+        loss=LossConfig(entropy_coefficient=EntropyTarget(most=0.05, target=9.0), aggregation="token")
+    ),
     "several updates": Case(updates=3, trees=7),
     "aepo": Case(loss=LossConfig(surrogate="aepo", entropy_advantage=0.5, aggregation="token"), updates=2),
     "gspo": Case(loss=LossConfig(surrogate="gspo", clip_low=0.001, clip_high=0.001), updates=2),

@@ -196,7 +196,7 @@ def plan_memory(run: RunConfig, shape: ModelShape, gpus: Gpus, *, ranks: int | N
         moments=2.1 if run.optim.moments == "int8" else 8,
         head_chunk=run.model.head_chunk,
         nf4=run.model.lora is not None and run.model.lora.base == "nf4",
-        reference=run.loss.kl_coefficient > 0 and run.model.lora is None,
+        reference=run.loss.divergence is not None and run.model.lora is None,
     )
     tokens = max(run.train.token_budget, run.rollout.branch_tokens)  # a path is never cut
     if gpus.is_main_memory:

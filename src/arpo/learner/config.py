@@ -3,10 +3,11 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, WrapValidator, model_validator
+from pydantic import Discriminator, Field, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
 from arpo.errors import ConfigError
@@ -76,6 +77,51 @@ class CustomSurrogate(UseWithOptions):
         return self
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """A divergence from the reference whose estimator or schedule is chosen."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    coefficient: Annotated[float, Field(ge=0)]
+    """Its weight at the first update."""
+    estimator: Literal["k3", "reverse", "reward"] = "k3"
+    """k3: a term whose gradient is that of KL(reference || policy); reverse: r k3, whose gradient is that of KL(policy
+    || reference); reward: A - coefficient * (ln p_old - ln p_reference, summed over a token and those after it)."""
+    final: Annotated[float, Field(ge=0)] | None = None
+    """The weight at the last update, to which it changes linearly; null: it stays."""
+
+    def at(self, update: int, num_updates: int) -> float:
+        """The weight at update number `update` (from 0) of `num_updates`."""
+        if self.final is None:
+            return self.coefficient
+        done = min(update, num_updates - 1) / max(num_updates - 1, 1)
+        return self.coefficient + (self.final - self.coefficient) * done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntropyTarget:
+    """An entropy bonus that sets in where a step's entropy falls below a target."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    most: Annotated[float, Field(gt=0)]
+    """Its weight at entropy 0."""
+    target: Annotated[float, Field(gt=0)]
+    """Nats per token, from which on there is no bonus."""
+
+    def at(self, entropy: float) -> float:
+        """`most * clip((target - H) / target, 0, 1)`."""
+        return self.most * min(max((self.target - entropy) / self.target, 0.0), 1.0)
+
+
+def _number_or_group(value: Any) -> str:
+    return "group" if isinstance(value, Mapping | Divergence | EntropyTarget) else "number"
+
+
+_Number = Annotated[Annotated[float, Field(ge=0)], Tag("number")]
+
+
 class LossConfig(Config):
     """The loss; [method.md](method.md#7-losses) has its formula, and the keys that make it GRPO's, DAPO's, GSPO's and
     others'."""
@@ -104,11 +150,14 @@ class LossConfig(Config):
     tis_cap: float | None = Field(default=2.0, gt=0)
     """Truncation C of the weight min(exp(logp_old - logp_engine), C); none: no correction. The mismatch is measured
     either way."""
-    kl_coefficient: float = Field(default=0.0, ge=0)
+    kl_coefficient: Annotated[_Number | Annotated[Divergence, Tag("group")], Discriminator(_number_or_group)] = 0.0
     """Weight of the k3 estimate of KL(policy || reference), the reference being frozen; its gradient is that of
-    KL(reference || policy). 0: no reference model is loaded."""
-    entropy_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the entropy bonus (entropy at temperature 1)."""
+    KL(reference || policy). 0: no reference model is loaded. With another estimator or a schedule: `{coefficient: 0.04,
+    estimator: reverse, final: 0}`."""
+    entropy_coefficient: Annotated[
+        _Number | Annotated[EntropyTarget, Tag("group")], Discriminator(_number_or_group)
+    ] = 0.0
+    """Weight of the entropy bonus (entropy at temperature 1); or steered to a target: `{most: 0.01, target: 0.3}`."""
     entropy_advantage: float = Field(default=0.0, ge=0)
     """a of AEPO's advantage A (1 + a z): z is the engine's entropy at a token, in standard deviations from the step's
     mean."""
@@ -120,11 +169,23 @@ class LossConfig(Config):
         return name if isinstance(name, str) and name in SURROGATES else None
 
     @property
+    def divergence(self) -> Divergence | None:
+        """None: no reference is kept."""
+        kl = self.kl_coefficient
+        kl = kl if isinstance(kl, Divergence) else Divergence(coefficient=kl)
+        return kl if kl.coefficient or kl.final else None
+
+    @property
+    def estimator(self) -> str | None:
+        """Of the divergence; None where there is none."""
+        return self.divergence.estimator if self.divergence else None
+
+    @property
     def whole_rows(self) -> bool:
         """Whether a token's loss needs its whole trajectory, with all its contexts: a ratio or a weight of the
-        sequence, or a surrogate of your own, of which nobody knows."""
+        sequence, a divergence in the reward, or a surrogate of your own, of which nobody knows."""
         weighed = isinstance(self.surrogate, CustomSurrogate) and "weights" in self.surrogate.options
-        return weighed or self.surrogate_name not in BY_TURN
+        return weighed or self.estimator == "reward" or self.surrogate_name not in BY_TURN
 
     @model_validator(mode="after")
     def _clips_once(self) -> Self:

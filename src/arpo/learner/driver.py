@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from math import fsum
 from pathlib import Path
 
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor
 from arpo.core.credit import CreditedTree
 from arpo.core.place import Place
 from arpo.learner import Update
-from arpo.learner.config import LossConfig
+from arpo.learner.config import EntropyTarget, LossConfig
 from arpo.learner.dealing import deal
 from arpo.learner.lora import LoraWeights
-from arpo.learner.losses import LossReport, loss_denominator, metrics
+from arpo.learner.losses import Coefficients, LossReport, loss_denominator, metrics
 from arpo.learner.packing import PackedBatch, pack
 from arpo.learner.rank import Done, MiniBatch, RankSettings
 from arpo.learner.ranks import Ranks
@@ -132,7 +133,7 @@ class LearnerDriver:
         changes no weight and counts in `skipped_updates`.
         """
         scored = [tree for tree in trees if tree.advantages]
-        all_teach = self.loss.kl_coefficient or self.loss.entropy_coefficient
+        all_teach = self.loss.divergence or self.loss.entropy_coefficient
         teaching = [tree for tree in scored if all_teach or any(tree.credit.values())]
         parts = _split(teaching, updates)
         self.updates += updates - len(parts)  # the schedule moves on by what was planned
@@ -150,6 +151,7 @@ class LearnerDriver:
                     packs,
                     loss_denominator(part_rows + rows, part_tokens + tokens, self.loss),
                     self.settings.optim.rate(self.updates + number, self.num_updates),
+                    self.coefficients(self.updates + number, scored),
                 )
                 for packs in by_rank
             ]
@@ -162,7 +164,7 @@ class LearnerDriver:
         for part, by_rank, of_ranks in zip(parts, dealt, done, strict=True):
             for tree, place, values in _by_turn(part, by_rank, of_ranks):
                 logprobs.setdefault(tree, {})[place] = values
-        return Update(metrics=self._metrics(dealt, done, batches[-1][0].lr), logprobs=logprobs)
+        return Update(metrics=self._metrics(dealt, done, batches[-1][0]), logprobs=logprobs)
 
     def sft_step(self, trees: Sequence[CreditedTree], stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Take one optimizer step on the mean negative log-probability (nats, at temperature 1) of the trees' turns.
@@ -188,13 +190,21 @@ class LearnerDriver:
         """Seconds of a forward and a backward pass over `trees`. Changes nothing."""
         return max(self.ranks.call("time_pass", each=[(own,) for own in self.deal(trees)]))
 
-    def _metrics(self, dealt: Sequence[Dealt], done: Sequence[Sequence[Done]], lr: float) -> dict[str, float]:
+    def coefficients(self, update: int, trees: Sequence[CreditedTree]) -> Coefficients:
+        """Of divergence and entropy bonus at an update on `trees`."""
+        kl, bonus = self.loss.divergence, self.loss.entropy_coefficient
+        entropy = bonus.at(_mean_entropy(trees)) if isinstance(bonus, EntropyTarget) else bonus
+        return Coefficients(kl.at(update, self.num_updates) if kl else 0.0, entropy)
+
+    def _metrics(self, dealt: Sequence[Dealt], done: Sequence[Sequence[Done]], last: MiniBatch) -> dict[str, float]:
         figures = metrics([report for ranks in done for one in ranks for report in one.reports], self.loss)
         packs = [p for by_rank in dealt for own in by_rank for p in own if p.leaves]
         return {
             **figures,
             "loss": figures["loss"] / len(done),
-            "lr": lr,
+            "lr": last.lr,
+            **({"kl_coefficient": last.coefficients.kl} if self.loss.divergence else {}),
+            **({"entropy_coefficient": last.coefficients.entropy} if self.loss.entropy_coefficient else {}),
             "grad_norm": sum(ranks[0].grad_norm for ranks in done) / len(done),
             "skipped_updates": float(sum(ranks[0].skipped for ranks in done)),
             "updates": float(len(done)),
@@ -238,6 +248,12 @@ def _weighed_by_entropy(batches: Sequence[Dealt], weight: float) -> list[list[li
         return replace(p, advantage_BL=p.advantage_BL * (1 + weight * (p.entropy_BL - mean) / std))
 
     return [[[weighed(p) for p in own] for own in dealt] for dealt in batches]
+
+
+def _mean_entropy(trees: Sequence[CreditedTree]) -> float:
+    """By the engine, over the tokens of trained turns, each once; 0 where there is none."""
+    turns = [tree.tree.turns[place] for tree in trees for place in {turn for turn, _ in tree.credit}]
+    return fsum(map(fsum, (turn.entropies for turn in turns))) / max(sum(len(t.entropies) for t in turns), 1)
 
 
 def _size(trees: Sequence[CreditedTree]) -> tuple[int, int]:

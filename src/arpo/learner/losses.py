@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arpo.errors import ConfigError
 from arpo.import_path import import_from_path
-from arpo.learner.config import SURROGATES, CustomSurrogate, LossConfig
+from arpo.learner.config import SURROGATES, CustomSurrogate, EntropyTarget, LossConfig
 
 FARTHEST = 20.0
 """Nats. A log-ratio above it counts as it: in float32 the exponential of 89 is infinite, which would spoil the gradient
@@ -56,6 +56,14 @@ logp; the mask lets a sequence-level ratio be formed. Values at padding are igno
 
 
 @dataclass(frozen=True, slots=True)
+class Coefficients:
+    """Weights of divergence and entropy bonus at one update."""
+
+    kl: float
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
 class LossReport:
     """Detached values of N policy tokens, from which metrics are computed. Reports of micro-batches are joined first,
     so that percentiles and maxima are of the whole batch."""
@@ -83,6 +91,7 @@ def policy_loss(
     trained_BL: Tensor | None = None,
     turn_BL: Tensor | None = None,
     length_B: Tensor | None = None,
+    coefficients: Coefficients | None = None,
 ) -> tuple[Tensor, LossReport]:
     """The loss to be minimised (a scalar) and what metrics are made of.
 
@@ -91,54 +100,85 @@ def policy_loss(
     whole batch's (see `loss_denominator`), so that losses of micro-batches and of the parts of a split tree add up to
     the loss of the whole. Tokens outside `trained_BL` (None: all are inside) add nothing to the sum; the denominator
     counts them. `turn_BL`: the turn of each token (None: all are of one turn). `length_B`: see
-    `aggregate`.
+    `aggregate`. `coefficients`: of divergence and bonus at this update (None: the config's first).
 
     Raises ConfigError where the config asks for a reference or an entropy that is not given, or its surrogate gives no
     objective.
     """
-    _check_inputs(config, reference_logprob_BL, entropy_BL)
+    now = coefficients or first_coefficients(config)
+    _check_inputs(config, now, reference_logprob_BL, entropy_BL)
     logprob_BL, engine_logprob_BL, advantage_BL = (
         _clean(t, mask_BL) for t in (logprob_BL, engine_logprob_BL, advantage_BL)
     )
     old_BL = logprob_BL.detach() if old_logprob_BL is None else _clean(old_logprob_BL, mask_BL).detach()
     log_ratio_BL, mismatch_BL = logprob_BL - old_BL, old_BL - engine_logprob_BL
-    more = Tokens(
-        logprob_BL=logprob_BL,
-        old_logprob_BL=old_BL,
-        engine_logprob_BL=engine_logprob_BL,
-        entropy_BL=torch.zeros_like(old_BL) if entropy_BL is None else _clean(entropy_BL, mask_BL).detach(),
-        turn_BL=torch.zeros_like(mask_BL, dtype=torch.int64) if turn_BL is None else turn_BL,
-        position_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
-    )
+    more = _tokens(logprob_BL, old_BL, engine_logprob_BL, mask_BL, entropy_BL, turn_BL)
+    kl_BL: Tensor | None = None
+    if reference_logprob_BL is not None:
+        reference_BL = _clean(reference_logprob_BL, mask_BL).detach()
+        kl_BL = k3(logprob_BL, reference_BL)
+        if config.estimator == "reward":
+            advantage_BL = advantage_BL - now.kl * to_go(old_BL - reference_BL)
     objective = evaluate(surrogate_of(config), log_ratio_BL, advantage_BL, mask_BL, config, more)
     value_BL = objective.value_BL
     if config.tis_cap is not None:
         pooled_BL = mismatch_BL if objective.pool is None else objective.pool(mismatch_BL)
         value_BL = value_BL * pooled_BL.exp().clamp(max=config.tis_cap)
     tokens = {"log_ratio": log_ratio_BL, "mismatch": mismatch_BL, "advantage": advantage_BL, **objective.token_metrics}
-    if reference_logprob_BL is not None:
-        tokens["kl_reference"] = k3(logprob_BL, _clean(reference_logprob_BL, mask_BL).detach())
-        if config.kl_coefficient:
-            value_BL = value_BL - config.kl_coefficient * tokens["kl_reference"]
+    if kl_BL is not None:
+        tokens["kl_reference"] = kl_BL
+        value_BL = value_BL - now.kl * _penalty(kl_BL, log_ratio_BL, config) if now.kl else value_BL
     if entropy_BL is not None:
         tokens["entropy"] = _clean(entropy_BL, mask_BL)
-        if config.entropy_coefficient:
-            value_BL = value_BL + config.entropy_coefficient * tokens["entropy"]
+        value_BL = value_BL + now.entropy * tokens["entropy"] if now.entropy else value_BL
     if trained_BL is not None:
         value_BL = torch.where(trained_BL, value_BL, 0.0)
     loss = -aggregate(value_BL, mask_BL, config, denominator, length_B)
     return loss, LossReport({name: values.detach()[mask_BL] for name, values in tokens.items()}, float(loss.detach()))
 
 
-def _check_inputs(config: LossConfig, reference_logprob_BL: Tensor | None, entropy_BL: Tensor | None) -> None:
-    if config.kl_coefficient and reference_logprob_BL is None:
-        raise ConfigError(
-            "a divergence needs the reference's log-probabilities", where="kl_coefficient", value=config.kl_coefficient
-        )
-    if config.entropy_coefficient and entropy_BL is None:
-        raise ConfigError(
-            "the bonus needs entropies with gradient", where="entropy_coefficient", value=config.entropy_coefficient
-        )
+def _tokens(
+    logprob_BL: Tensor,
+    old_BL: Tensor,
+    engine_BL: Tensor,
+    mask_BL: Tensor,
+    entropy_BL: Tensor | None,
+    turn_BL: Tensor | None,
+) -> Tokens:
+    return Tokens(
+        logprob_BL=logprob_BL,
+        old_logprob_BL=old_BL,
+        engine_logprob_BL=engine_BL,
+        entropy_BL=torch.zeros_like(old_BL) if entropy_BL is None else _clean(entropy_BL, mask_BL).detach(),
+        turn_BL=torch.zeros_like(mask_BL, dtype=torch.int64) if turn_BL is None else turn_BL,
+        position_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
+    )
+
+
+def first_coefficients(config: LossConfig) -> Coefficients:
+    """Of the first update; a bonus that is steered at its greatest."""
+    kl, bonus = config.divergence, config.entropy_coefficient
+    return Coefficients(kl.coefficient if kl else 0.0, bonus.most if isinstance(bonus, EntropyTarget) else bonus)
+
+
+def _penalty(kl_BL: Tensor, log_ratio_BL: Tensor, config: LossConfig) -> Tensor:
+    """What the divergence takes from a token's value, for a coefficient of 1."""
+    match config.estimator:
+        case "k3":
+            return kl_BL
+        case "reverse":
+            return log_ratio_BL.clamp(max=FARTHEST).exp() * kl_BL
+        case _:  # in the reward, or none
+            return torch.zeros_like(kl_BL)
+
+
+def _check_inputs(
+    config: LossConfig, now: Coefficients, reference_logprob_BL: Tensor | None, entropy_BL: Tensor | None
+) -> None:
+    if now.kl and reference_logprob_BL is None:
+        raise ConfigError("a divergence needs the reference's log-probabilities", where="kl_coefficient", value=now.kl)
+    if now.entropy and entropy_BL is None:
+        raise ConfigError("the bonus needs entropies with gradient", where="entropy_coefficient", value=now.entropy)
 
 
 def loss_denominator(num_rows: float, num_tokens: float, config: LossConfig) -> float:
@@ -276,6 +316,11 @@ def k3(logprob: Tensor, other_logprob: Tensor) -> Tensor:
     k3)."""
     difference = other_logprob - logprob
     return difference.expm1() - difference
+
+
+def to_go(values_BL: Tensor) -> Tensor:
+    """Of each token the sum over it and the tokens after it in its row; padding holds 0."""
+    return values_BL.flip(1).cumsum(1).flip(1)
 
 
 def metrics(reports: Sequence[LossReport], config: LossConfig) -> dict[str, float]:

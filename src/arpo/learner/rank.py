@@ -27,7 +27,7 @@ from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.int8_moments import make_optimizer, set_rate, stepping
 from arpo.learner.logprobs import CHUNK
 from arpo.learner.lora import full_state, is_finite
-from arpo.learner.losses import LossReport, policy_loss
+from arpo.learner.losses import Coefficients, LossReport, policy_loss
 from arpo.learner.malloc_trim import give_back, keep_freed
 from arpo.learner.optimizer import copy_moments, load_optimizer, write_moments
 from arpo.learner.packing import PackedBatch
@@ -73,6 +73,7 @@ class MiniBatch:
     packs: Sequence[PackedBatch]
     denominator: float
     lr: float
+    coefficients: Coefficients | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,9 @@ class Rank:
         None: the policy as it is now. No reference is kept where the loss has no divergence."""
         self.loss, self.optim, self.dtype = settings.loss, settings.optim, settings.dtype
         self.policy.tree, self.policy.temperature = settings.tree, settings.temperature
-        self.policy.entropy_grad, self.policy.chunk = self.loss.entropy_coefficient > 0, settings.head_chunk
+        self.policy.entropy_grad, self.policy.chunk = bool(self.loss.entropy_coefficient), settings.head_chunk
         train_last(self.policy, self.optim.last_layers)
-        self.reference = self._frozen(reference) if self.loss.kl_coefficient else None
+        self.reference = self._frozen(reference) if self.loss.divergence else None
         self.optimizer = make_optimizer([p for _, p in trained(self.policy)], self.optim)
 
     def _take(self, policy: Policy, source: ModelSource) -> None:
@@ -249,6 +250,7 @@ class Rank:
                     trained_BL=pack.trained_BL,
                     turn_BL=pack.turn_BL,
                     length_B=pack.length_B,
+                    coefficients=batch.coefficients,
                 )
                 loss.backward()
                 reports.append(report.to("cpu"))

@@ -86,7 +86,7 @@ class Recovery:
 
     def learner(self, saved: Checkpoint | None) -> Learner:
         """The learner as it starts, or as it was when the checkpoint was saved, whose weights the model has."""
-        reference = self._reference() if saved and self.run.loss.kl_coefficient else None
+        reference = self._reference() if saved and self.run.loss.divergence else None
         learner = build_learner(
             self.components, optim=self.run.optim, num_updates=self.num_updates, tell=self.say, reference=reference
         )
