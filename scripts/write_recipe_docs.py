@@ -23,7 +23,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from arpo.config import Config
-from arpo.core.branching import Pilot, Rule
+from arpo.core.adaptive import AnyRule
+from arpo.core.roots import PassRate, Pilot
 from arpo.recipe.run import RunConfig, plain
 from arpo.tasks.in_memory import InMemoryTasks
 from arpo.tools.config import ToolConfig
@@ -109,10 +110,11 @@ def _kinds() -> Iterator[str]:
         "What branches at a tip; formulas in [method.md](method.md#branching-rules).",
         "",
     )
-    for rule in typing.get_args(Rule):
+    for rule in typing.get_args(AnyRule):
         yield from _kind(f"rule: {rule.__dataclass_fields__['rule'].default}", rule, "rule")
     yield from ("### rollout.roots", "", "A whole number, or a plan:", "")
     yield from _kind("plan: pilot", Pilot, "plan")
+    yield from _kind("plan: pass_rate", PassRate, "plan")
 
 
 def _kind(title: str, kind: type, tag: str) -> Iterator[str]:
@@ -144,7 +146,7 @@ def _annotations(model: type) -> dict[str, Any]:
 
 def _defaults(model: type) -> dict[str, Any]:
     if dataclasses.is_dataclass(model):
-        return {f.name: f.default for f in dataclasses.fields(model)}
+        return {f.name: ... if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(model)}
     return {
         name: ... if f.is_required() else f.get_default(call_default_factory=True) for name, f in _fields(model).items()
     }
@@ -191,7 +193,7 @@ def _group(annotation: Any) -> type | None:
         groups = [group for part in typing.get_args(annotation) if (group := _group(part)) is not None]
         return groups[0] if len(groups) == 1 else None
     if isinstance(annotation, type) and (issubclass(annotation, Config) or (dataclasses.is_dataclass(annotation))):
-        return None if hasattr(annotation, "rule") or annotation is Pilot else annotation
+        return None if hasattr(annotation, "rule") or annotation in (Pilot, PassRate) else annotation
     return None
 
 

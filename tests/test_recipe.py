@@ -9,7 +9,8 @@ import pytest
 
 import arpo
 from arpo.config_errors import REMOVED, RENAMED, all_keys
-from arpo.core.branching import Never, Paper, Pilot
+from arpo.core.branching import Never, Paper
+from arpo.core.roots import Pilot
 from arpo.errors import ConfigError
 from arpo.learner.losses import surrogate_of
 from arpo.recipe.load import bundled, load_recipe, show_resolved

@@ -6,7 +6,7 @@ import math
 from expansion_world import HEAD, VOCAB, World
 
 from arpo.core import CallStatus, Place, Role, StopReason, Tip, keyed
-from arpo.core.branching import Pilot
+from arpo.core.roots import Pilot
 
 
 def mean(values, k=HEAD):

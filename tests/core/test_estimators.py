@@ -1,6 +1,8 @@
 """Estimators of credit by turn against brute force over leaves (docs/method.md, section 5)."""
 
+from array import array
 from dataclasses import replace
+from functools import partial
 from math import exp
 from random import Random
 from statistics import fmean, pstdev
@@ -160,6 +162,52 @@ def test_masks():
     for tree, mask in zip(trees, MASKS["overlong"](trees, AdvantageConfig()), strict=True):
         cut = {leaf for leaf in tree.scores if tree.tree.endings[leaf] in ("turn_length", "branch_length")}
         assert {leaf for _, leaf in mask} == cut and not any(any(values) for values in mask.values())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6))
+def test_gigpo_by_text_compares_tips_that_read_the_same(seed):
+    tree = with_turns(seed)
+    for place, seen in tree.tree.observations.items():  # two different results in all
+        tree.tree.observations[place] = replace(seen, tokens=array("i", [sum(place) % 2]))
+    rewards = {leaf: score.reward for leaf, score in tree.scores.items()}
+    pairs = [(leaf[:d], leaf) for leaf in rewards for d in range(1, len(leaf) + 1)]
+
+    def state(turn):
+        return tree.tree.observations[turn[:-1]].tokens.tolist() if len(turn) > 1 else None
+
+    (credited,) = credit([tree], AdvantageConfig(estimator=partial(ESTIMATORS["gigpo"], anchor="text", weight=0.5)))
+    for turn, leaf in pairs:
+        peers = [(t, i) for t, i in pairs if state(t) == state(turn)]
+        step = norm(discounted(tree, turn, leaf, 0.95), [discounted(tree, t, i, 0.95) for t, i in peers])
+        alone = len({t for t, _ in peers}) == 1
+        expected = norm(rewards[leaf], [*rewards.values()]) + (0.0 if alone else 0.5 * step)
+        assert credited.credit[turn, leaf] == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.01, 1))
+def test_clip_cov_drops_a_share_among_tokens_that_covary(seed, share):
+    trees = [with_turns(seed), with_turns(seed + 1)]
+    mask = partial(MASKS["clip_cov"], share=share, low=0.1, high=0.6)
+    masked = credit(trees, AdvantageConfig(mask=mask))
+    tokens = {
+        (n, t, i, at): (logprob, one.credit[t, i])
+        for n, one in enumerate(masked)
+        for t, i in one.credit
+        for at, logprob in enumerate(trees[n].tree.turns[t].logprobs)
+    }
+    means = [fmean(values[k] for values in tokens.values()) for k in (0, 1)]
+    able = {key for key, (p, a) in tokens.items() if 0.1 <= (p - means[0]) * (a - means[1]) <= 0.6}
+    dropped = {
+        (n, t, i, at)
+        for n, one in enumerate(masked)
+        for (t, i), own in one.mask.items()
+        for at, enters in enumerate(own)
+        if not enters
+    }
+    assert dropped <= able and len(dropped) == min(len(able), int(share * len(tokens)))
+    assert [one.mask for one in credit(trees, AdvantageConfig(mask=mask))] == [one.mask for one in masked]
 
 
 def test_which_groups_teach():

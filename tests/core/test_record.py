@@ -45,6 +45,7 @@ from arpo.core.credit import credit
 from arpo.core.expansion import ExpansionConfig
 from arpo.core.record import peek
 from arpo.errors import FormatError
+from random_trees import random_tree
 
 RULES = [Never(), Fixed(siblings=2), Chance(rates=(0.9, 0.5)), Paper(), Released(), Threshold(window=2), Aepo()]
 
@@ -213,6 +214,16 @@ def test_replay_notices_what_does_not_follow_from_the_events():
         replay(replace(record, events=record.events[1:]))
     with pytest.raises(FormatError, match="replay grows the tree"):
         replay(replace(record, tree=small(2).tree, decisions=record.decisions))
+
+
+def test_masks_come_back_with_the_credit():
+    """A run that does a step again from its records trains the same tokens."""
+    tree = random_tree(3)
+    mask = {pair: [n % 2 == 0 for n in range(len(tree.tree.turns[pair[0]].tokens))] for pair in [*tree.credit][:2]}
+    masked = replace(tree, mask=mask)
+    record = replace(small(1), tree=tree.tree, events=(), decisions={}, scores=tree.scored.scores, mask=mask)
+    (again,) = decode(encode(replace(record, advantages=tree.advantages, credit=tree.credit)))
+    assert again.credited == masked and again.credited.mask == mask
 
 
 def test_scores_of_another_tree_are_refused():

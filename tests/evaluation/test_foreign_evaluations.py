@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from arpo.errors import FormatError
-from arpo.evaluation.judge import read_verdict
 from arpo.evaluation.manifest import FILE as MANIFEST
 from arpo.evaluation.manifest import read_manifest
 from arpo.evaluation.results import FILE as RESULTS
@@ -19,6 +18,7 @@ from arpo.evaluation.samples import SampleLog, SampleRecord, read_samples
 from arpo.evaluation.trajectories import read_recorded
 from arpo.evaluation.verdicts import FILE as VERDICTS
 from arpo.evaluation.verdicts import Verdict, append_verdict, read_verdicts
+from arpo.rewards.judge import read_verdict
 from evaluation_folder import write_evaluation
 
 ODD = [None, True, -1, 10**60, 10**400, math.inf, 1.5, "", "x\x1b[31m", [], [[]], {}, {"a": None}]

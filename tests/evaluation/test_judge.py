@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from arpo.display.terminal import Console
 from arpo.endpoint.config import EndpointConfig
 from arpo.errors import FormatError, ToolsStoppedError
-from arpo.evaluation.judge import INSTRUCTION, PROMPT, Judge, judge_answers, read_verdict
+from arpo.evaluation.judge import Judge, judge_answers
 from arpo.evaluation.samples import SampleRecord
 from arpo.evaluation.statistics import pass_at
 from arpo.evaluation.verdicts import (
@@ -28,6 +28,7 @@ from arpo.evaluation.verdicts import (
     judged,
     read_verdicts,
 )
+from arpo.rewards.judge import INSTRUCTION, PROMPT, read_verdict
 from localhost import Asked, Reply, serving
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from arpo.core import Never, Pilot
-from arpo.core.branching import Constant, Paper
+from arpo.core.branching import Paper
+from arpo.core.roots import Constant
 from arpo.errors import ConfigError
 from arpo.rollout.config import RolloutConfig
 from small_world import config

@@ -97,7 +97,11 @@ NEVER = 10**9
             ("model.lora={rank: 4, dropout: 0.2}", "optim.lr=1e-2", "cold_start.steps=10"), marks=pytest.mark.slow
         ),
         pytest.param(
-            ("loss.kl_coefficient=0.1", "train.updates_per_step=2", "optim={lr: 1e-2, schedule: linear, warmup: 0.3}"),
+            (
+                "loss.kl_coefficient={coefficient: 0.1, estimator: reverse, final: 0}",
+                "train.updates_per_step=2",
+                "optim={lr: 1e-2, schedule: linear, warmup: 0.3}",
+            ),
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -108,9 +112,17 @@ NEVER = 10**9
             ),
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            (
+                "rollout={rule: {rule: spread, nearest: 1}, leftover: tips, roots: {plan: pass_rate, prior: 0.8}}",
+                "data.train.limit=5",
+                "rollout.leaves=4",
+            ),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(("train.eval_every=1", "train.eval_limit=3"), marks=pytest.mark.slow),
     ],
-    ids=["full", "lora", "kl", "window", "validation"],
+    ids=["full", "lora", "kl", "window", "outcomes", "validation"],
 )
 def test_a_resumed_run_is_the_undisturbed_one(
     tiny_project: TinyProject, tmp_path: Path, overrides: Sequence[str]

@@ -232,6 +232,7 @@ export interface Leaf {
   reward: number | null;
   accuracy: number | null;
   parts: { [name: string]: number };
+  reasons: { [name: string]: string }; // what explains the score, such as a judge's words
   answer: string | null;
   advantage: number | null;
   tokens: number; // of the whole branch, prompt included

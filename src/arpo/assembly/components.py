@@ -26,11 +26,12 @@ from arpo.recipe.train import COLD_START_SEED
 from arpo.rewards import Reward
 from arpo.rewards.config import RewardConfig, build_reward
 from arpo.rewards.environment import environment_reward
+from arpo.rewards.service import ServiceReward, services_of, with_services
 from arpo.rollout.agent import Agent, EvalAgent
 from arpo.tasks import Task
 from arpo.tasks.data import LoadReport, load_with_report
 from arpo.tools import Tool, ToolBase, isolation_notes, isolation_of
-from arpo.tools.config import build_entries
+from arpo.tools.config import ToolsConfig, build_entries
 from arpo.tools.gateway import ToolGateway, build_gateway, recorded_offers
 
 if TYPE_CHECKING:
@@ -140,17 +141,37 @@ def build_setting(run: RunConfig) -> Setting:
     """The tools and the reward of `run`. Raises ConfigError where one cannot be set up."""
     entries = build_entries(run.tools.offered, recorded_offers(run.tools))
     tools = tuple(tool for tools in entries for tool in tools)
-    tool_gateway = build_gateway(run.tools, entries)
+    reward = build_reward(run.reward)
+    tool_gateway = _gateway(run.tools, entries, services_of(reward))
     if run.environment is None:
-        return Setting(tools=tools, reward=build_reward(run.reward), tool_gateway=tool_gateway)
+        return Setting(tools=tools, reward=reward, tool_gateway=tool_gateway)
     environment = build_environment(run.environment, tool_gateway, taken=[tool.name for tool in tools])
     own = environment.rewards and run.reward == RewardConfig()
     return Setting(
         tools=(*tools, *environment.tools),
-        reward=environment_reward if own else build_reward(run.reward),
+        reward=environment_reward if own else reward,
         tool_gateway=tool_gateway,
         environment=environment,
     )
+
+
+def _gateway(config: ToolsConfig, entries: list[list[ToolBase]], asking: Sequence[ServiceReward]) -> ToolGateway:
+    """The gateway of tools and of what rewards ask. Raises ConfigError."""
+    taken = [tool.name for tools in entries for tool in tools]
+    try:
+        tool_gateway = build_gateway(
+            with_services(config, asking, taken), [*entries, *(list(reward.services) for reward in asking)]
+        )
+    except ConfigError as error:
+        entry, _, key = error.where.removeprefix("tools.offered.").partition(".")
+        if not entry.isdecimal() or int(entry) < len(entries):
+            raise
+        place = asking[int(entry) - len(entries)].where
+        key = f"{place}.{key.removeprefix('options.')}" if key else place
+        raise ConfigError(error.message, where=key, value=error.value, hint=error.hint) from error
+    for reward in asking:
+        reward.gateway = tool_gateway
+    return tool_gateway
 
 
 def build_components(

@@ -82,14 +82,33 @@ class ChatFormat(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a branch may use."""
+
+    turn_tokens: int
+    branch_tokens: int  # prompt and tool text included; where contexts are rewritten, of each
+    max_calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """A finished branch as text, for rewards."""
+    """A finished branch as text, for rewards.
+
+    Turn i stands at the tokens `read[i]` to `read[i] + written[i]` of its context; before turn 0 stands the prompt."""
 
     turns: tuple[ParsedTurn, ...]
     outcomes: tuple[tuple[ToolCallResult, ...], ...]  # one tuple per observation
     ending: str  # value of arpo.core.StopReason
     states: Mapping[str, object]  # final states of stateful tools and of the environment, by name
     rewards: tuple[float, ...] = ()  # of the environment, one a turn; empty without one
+    read: tuple[int, ...] = ()  # tokens before each turn
+    written: tuple[int, ...] = ()  # tokens of each turn
+    limits: Limits | None = None  # None: not known
+
+    @property
+    def length(self) -> int:
+        """Tokens of the branch at its end, prompt and tool text included: of its last context."""
+        return self.read[-1] + self.written[-1] if self.read else 0
 
     @property
     def answer(self) -> str | None:

@@ -11,12 +11,10 @@ from arpo.core.branching import (
     Aepo,
     BranchRule,
     Chance,
-    Constant,
     Decision,
     Fixed,
     Never,
     Paper,
-    Pilot,
     Rank,
     Released,
     Rule,
@@ -30,6 +28,7 @@ from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returne
 from arpo.core.expansion import Expansion, ExpansionConfig, TipDecision
 from arpo.core.place import Place, Step, keyed, read_place, show
 from arpo.core.record import Frames, TreeRecord, decode, encode, replay
+from arpo.core.roots import Constant, Pilot
 from arpo.core.score import Score
 from arpo.core.tree import (
     Branch,

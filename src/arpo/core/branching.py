@@ -14,6 +14,7 @@ from random import Random
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from arpo.core.place import Place, Step
+from arpo.core.tree import CallStatus, Observation, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,26 @@ class Tip:
     wanted_before: int  # consecutive tips just before this one where the rule wanted a branch, granted or not
     head_tokens: int  # k of the recipe
     vocab_size: int
+    wanted_on_path: int = field(default=0, compare=False)  # earlier tips of it where the rule wanted a branch
+    # What a record holds elsewhere:
+    turn: Turn | None = field(default=None, compare=False)  # that made the calls
+    text: str = field(default="", compare=False)  # of that turn, as the policy wrote it
+    observation: Observation | None = field(default=None, compare=False)  # their results, as the policy reads them
+
+    @property
+    def statuses(self) -> tuple[CallStatus, ...]:
+        """How the calls before this tip ended, in order."""
+        return tuple(outcome.status for outcome in self.observation.outcomes) if self.observation else ()
+
+    @property
+    def result_tokens(self) -> int:
+        """Tokens of the observation, template text included."""
+        return len(self.observation.tokens) if self.observation else 0
+
+    @property
+    def result_chars(self) -> int:
+        """Characters of all results, before they are cut to the token limit."""
+        return sum(len(outcome.text) for outcome in self.observation.outcomes) if self.observation else 0
 
     @property
     def depth(self) -> int:
@@ -48,12 +69,18 @@ class Tip:
         return self.head_low - self.baseline_high, self.head_high - self.baseline_low
 
 
+Outcome = tuple[float, float, float]
+"""(depth, head entropy, spread of outcomes) of a tip that branched."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
     """What a rule may know of earlier steps. It is frozen when a step starts."""
 
     step: Step
     window: tuple[float, ...] = ()  # the last W post-tool head entropies in canonical order
+    outcomes: tuple[Outcome, ...] = ()  # the last W tips that branched, for the rule `spread`
+    pass_rate: float | None = None  # the task's running accuracy; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +115,21 @@ class WindowedRule(BranchRule, Protocol):
 DEEPEST = 256  # no tip below this depth branches, so that "can this root still branch?" has an answer for every rule
 
 
-class _StrictKeys:
+class StrictKeys:
     """Base of the rules: pydantic refuses keys that a rule does not have."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
+def require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ValueError(f"{name} must be {expected} (got {value!r})")
 
 
-def _require_finite(rule: object, *names: str) -> None:
+def require_finite(rule: object, *names: str) -> None:
     for name in names:
-        _require(math.isfinite(getattr(rule, name)), name, getattr(rule, name), "a finite number")
+        require(math.isfinite(getattr(rule, name)), name, getattr(rule, name), "a finite number")
 
 
 def _by_rise(tip: Tip, wanted: Callable[[float], int], terms: Mapping[str, float]) -> Decision:
@@ -114,7 +141,7 @@ def _by_rise(tip: Tip, wanted: Callable[[float], int], terms: Mapping[str, float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Never(_StrictKeys):
+class Never(StrictKeys):
     """Never branch: every leaf starts from the prompt, as in GRPO."""
 
     rule: Literal["none"] = "none"
@@ -127,7 +154,7 @@ class Never(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fixed(_StrictKeys):
+class Fixed(StrictKeys):
     """Fork every line at its j-th tool result, whatever the entropy. An ablation: prefix sharing alone."""
 
     rule: Literal["fixed"] = "fixed"
@@ -137,8 +164,8 @@ class Fixed(_StrictKeys):
     """Z: the number of branches to start there."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.at <= DEEPEST, "at", self.at, f"from 1 to {DEEPEST}")
-        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+        require(1 <= self.at <= DEEPEST, "at", self.at, f"from 1 to {DEEPEST}")
+        require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         return Decision(wanted=self.most(tip.depth), score=random.random(), terms={"head": tip.head, "rise": tip.rise})
@@ -148,7 +175,7 @@ class Fixed(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chance(_StrictKeys):
+class Chance(StrictKeys):
     """Branch with a fixed probability: ARPO without entropy.
 
     `rates` can be the rates at which another run wanted to branch, by depth, so that only the choice of tips differs.
@@ -161,13 +188,13 @@ class Chance(_StrictKeys):
     """Z: the number of branches to start where the draw succeeds."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.rates) > 0 and all(0 <= p <= 1 for p in self.rates),
             "rates",
             self.rates,
             "one or more probabilities",
         )
-        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+        require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         score, draw, rate = random.random(), random.random(), self._rate(tip.depth)
@@ -182,7 +209,7 @@ class Chance(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paper(_StrictKeys):
+class Paper(StrictKeys):
     """ARPO's rule (arXiv 2507.19849, eq. 4): `P = alpha + beta * rise / ln V`; Z branches iff `P > tau`.
 
     With alpha = tau, as in the paper, the sign of the rise alone decides.
@@ -199,9 +226,9 @@ class Paper(_StrictKeys):
     """Z: the number of branches to start there."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "alpha", "beta", "tau")
-        _require(self.beta >= 0, "beta", self.beta, "at least 0")
-        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+        require_finite(self, "alpha", "beta", "tau")
+        require(self.beta >= 0, "beta", self.beta, "at least 0")
+        require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         scale = self.beta / math.log(tip.vocab_size)
@@ -217,7 +244,7 @@ class Paper(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Released(_StrictKeys):
+class Released(StrictKeys):
     """The rule of the released ARPO code: Z draws, each true with probability `clip(b + w * rise', 0, 1)`, where
     rise' = k * rise / ln V.
 
@@ -233,9 +260,9 @@ class Released(_StrictKeys):
     """Z: number of draws."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "base", "weight")
-        _require(self.weight >= 0, "weight", self.weight, "at least 0")
-        _require(self.draws >= 1, "draws", self.draws, "at least 1")
+        require_finite(self, "base", "weight")
+        require(self.weight >= 0, "weight", self.weight, "at least 0")
+        require(self.draws >= 1, "draws", self.draws, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         scale = self.weight * tip.head_tokens / math.log(tip.vocab_size)
@@ -252,7 +279,7 @@ class Released(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold(_StrictKeys):
+class Threshold(StrictKeys):
     """`min(floor(H / theta), max)` branches where the head entropy H itself, not its rise, is above theta.
 
     With `window` W > 0 theta adapts: it is the mean plus `deviations` standard deviations of the last W post-tool head
@@ -271,9 +298,9 @@ class Threshold(_StrictKeys):
     """Maximum number of branches to start at one tip."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "theta", "deviations")
-        _require(self.window >= 0, "window", self.window, "at least 0")
-        _require(self.max_siblings >= 1, "max_siblings", self.max_siblings, "at least 1")
+        require_finite(self, "theta", "deviations")
+        require(self.window >= 0, "window", self.window, "at least 0")
+        require(self.max_siblings >= 1, "max_siblings", self.max_siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         theta = self.theta_for(stats)
@@ -309,7 +336,7 @@ class Threshold(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aepo(_StrictKeys):
+class Aepo(StrictKeys):
     """AEPO's rule (arXiv 2510.14545): `P = (alpha + gamma * rise) * (1 - slope * l)`; Z branches iff `P > tau`.
 
     l counts the consecutive tips just before this one on the path at which the rule wanted a branch. (The released AEPO
@@ -329,10 +356,10 @@ class Aepo(_StrictKeys):
     """Z: the number of branches to start there."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "alpha", "gamma", "tau", "slope")
-        _require(self.gamma >= 0, "gamma", self.gamma, "at least 0")
-        _require(0 <= self.slope <= 1, "slope", self.slope, "from 0 to 1")
-        _require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
+        require_finite(self, "alpha", "gamma", "tau", "slope")
+        require(self.gamma >= 0, "gamma", self.gamma, "at least 0")
+        require(0 <= self.slope <= 1, "slope", self.slope, "from 0 to 1")
+        require(self.siblings >= 1, "siblings", self.siblings, "at least 1")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         keep = max(0.0, 1.0 - self.slope * tip.wanted_before)  # a long run of branches must not flip the sign of P
@@ -352,54 +379,26 @@ class Aepo(_StrictKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rank(_StrictKeys):
+class Rank(StrictKeys):
     """No threshold: wants nothing while the planned roots grow, and scores their tips. The budget then goes to the tips
     of the whole tree with the highest scores (`rollout.leftover: tips`)."""
 
     rule: Literal["rank"] = "rank"
     by: Literal["rise", "head"] = "rise"
     """The score: the rise, or the head entropy itself."""
+    deeper: float = 0.0
+    """Nats that each tool result on the path adds to the score; below 0 early tips come first."""
+
+    def __post_init__(self) -> None:
+        require_finite(self, "deeper")
 
     def __call__(self, tip: Tip, stats: StepStats, random: Random) -> Decision:
         terms = {"head": tip.head, "baseline": tip.baseline, "rise": tip.rise}
-        return Decision(wanted=0, score=tip.rise if self.by == "rise" else tip.head, terms=terms)
+        score = (tip.rise if self.by == "rise" else tip.head) + self.deeper * tip.depth
+        return Decision(wanted=0, score=score, terms=terms)
 
     def most(self, depth: int) -> int:
         return 0
 
 
 Rule = Never | Fixed | Chance | Paper | Released | Threshold | Aepo | Rank
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constant(_StrictKeys):
-    """Root plan: a fixed number of roots."""
-
-    plan: Literal["constant"] = "constant"
-    roots: int = 8
-    """N: number of trajectories that start from the prompt before any branching."""
-
-    def __post_init__(self) -> None:
-        _require(self.roots >= 1, "roots", self.roots, "at least 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pilot(_StrictKeys):
-    """Root plan: AEPO's pre-monitoring. One trajectory runs to its end as root 0, and its head entropies set the number
-    of further roots."""
-
-    plan: Literal["pilot"] = "pilot"
-    beta: float = 1.0
-    """Slope of the sigmoid, per nat."""
-
-    def __post_init__(self) -> None:
-        _require_finite(self, "beta")
-
-    def roots(self, leaves: int, root_head: float, tool_heads: tuple[float, ...]) -> int:
-        """N = `M * sigmoid(beta * (H_root - mean H_tool))`, rounded half up and clamped to [1, M]; M if there was no
-        tool call."""
-        if not tool_heads:
-            return leaves
-        x = self.beta * (root_head - math.fsum(tool_heads) / len(tool_heads))
-        share = 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))  # neither form overflows
-        return min(leaves, max(1, math.floor(leaves * share + 0.5)))

@@ -14,10 +14,13 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import TYPE_CHECKING, Any, get_args
 
-from arpo.core.branching import BranchRule, Decision, Pilot, Rule, StepStats, Tip
+from arpo.core.adaptive import AnyRule
+from arpo.core.branching import BranchRule, Decision, StepStats, Tip
+from arpo.core.estimators import Mask
 from arpo.core.events import Decided, Event, Failed, HeadKnown, Returned, TurnEnded
 from arpo.core.expansion import ExpansionConfig, TipDecision
-from arpo.core.place import read_place, show
+from arpo.core.place import Place, read_place, show
+from arpo.core.roots import Pilot
 from arpo.core.score import Score
 from arpo.core.tree import (
     Call,
@@ -38,8 +41,9 @@ if TYPE_CHECKING:
     from arpo.core.record import TreeRecord
 
 SCHEMA = 2
+ELSEWHERE = ("place", "turn", "text", "observation")  # fields of a tip that a record holds in other places
 MOST_STEPS = 1_000_000_000
-_RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for cls in get_args(Rule)}
+_RULES: Mapping[str, type] = {cls.__dataclass_fields__["rule"].default: cls for cls in get_args(AnyRule)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,7 @@ def pack(record: TreeRecord) -> dict[str, object]:
         },
         "advantages": {show(place): value for place, value in record.advantages.items()},
         "credit": [[show(turn), show(leaf), value] for (turn, leaf), value in record.credit.items()],
+        **({"mask": _pack_mask(record.mask)} if record.mask else {}),
         "notes": _pack_note(record.notes),
     }
 
@@ -124,11 +129,25 @@ def unpack(make: Callable[..., TreeRecord], value: Any) -> TreeRecord:
         },
         advantages={read_place(place): _number(number) for place, number in value["advantages"].items()},
         credit={(read_place(turn), read_place(leaf)): _number(number) for turn, leaf, number in value["credit"]},
+        mask=_unpack_mask(value.get("mask", []), tree),
         notes=notes,
     )
 
 
-# --- arrays and notes
+# --- arrays, masks and notes
+
+
+def _pack_mask(mask: Mask) -> list[object]:
+    """A text of 0 and 1 for each pair, a token each."""
+    return [[show(turn), show(leaf), "".join("01"[bool(m)] for m in own)] for (turn, leaf), own in mask.items()]
+
+
+def _unpack_mask(value: Any, tree: RolloutTree) -> dict[tuple[Place, Place], list[bool]]:
+    mask = {(read_place(turn), read_place(leaf)): [m == "1" for m in text] for turn, leaf, text in value}
+    for (turn, _), own in mask.items():
+        if turn not in tree.turns or len(own) != len(tree.turns[turn].tokens):
+            raise FormatError(f"holds a mask of {len(own)} tokens for turn {show(turn)}")
+    return mask
 
 
 def _unpack_tokens(text: str) -> array[int]:
@@ -302,7 +321,7 @@ def _pack_decision(tip_decision: TipDecision) -> dict[str, object]:
     decision = decided.decision
     return {
         "place": show(decided.place),
-        "tip": None if tip is None else {f.name: getattr(tip, f.name) for f in fields(tip) if f.name != "place"},
+        "tip": None if tip is None else {f.name: getattr(tip, f.name) for f in fields(tip) if f.name not in ELSEWHERE},
         "decision": {
             "wanted": decision.wanted,
             "score": decision.score,
@@ -324,18 +343,20 @@ def _unpack_decision(value: Any) -> TipDecision:
 
 
 def _pack_config(config: ExpansionConfig) -> dict[str, object]:
-    packed = {f.name: getattr(config, f.name) for f in fields(config)}
+    packed: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(config)}
     packed["rule"] = _pack_rule(config.rule)
     packed["stats"] = [config.stats.step, list(config.stats.window)]
+    if config.stats.outcomes:
+        packed["stats"].append(config.stats.outcomes)
     packed["roots"] = {"beta": config.roots.beta} if isinstance(config.roots, Pilot) else config.roots
     return packed
 
 
 def _unpack_config(value: Any) -> ExpansionConfig:
-    step, window = value["stats"]
+    step, window, *outcomes = value["stats"]
     roots = Pilot(**value["roots"]) if isinstance(value["roots"], dict) else _count(value["roots"])
     _count(value["leaves"])
-    stats = StepStats(step=step, window=tuple(window))
+    stats = StepStats(step=step, window=tuple(window), outcomes=tuple(map(tuple, outcomes[0])) if outcomes else ())
     return checked(ExpansionConfig(**{**value, "rule": _unpack_rule(value["rule"]), "stats": stats, "roots": roots}))
 
 

@@ -3,6 +3,7 @@
 Knows rewards and which leaves share which turns. Refuses to know tokens, losses and what a reward means.
 """
 
+import inspect
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ Estimator = Literal[
     "returns",
     "empg",
 ]
-MaskName = Literal["high_entropy", "overlong"]
+MaskName = Literal["high_entropy", "overlong", "clip_cov"]
 Weighting = Literal["leaves", "tree"]
 
 
@@ -70,8 +71,8 @@ class AdvantageConfig:
     `(trees, config, **options)` to the credit by (turn, leaf) of each tree."""
     mask: MaskName | None = None
     """Which tokens enter the loss: high_entropy, the fifth with the highest entropy; overlong, none of a leaf that a
-    limit cut off; or, as for `estimator`, options and a function of your own to `{(turn, leaf): [bool by token]}` of
-    each tree. Null: all."""
+    limit cut off; clip_cov, all but a few whose probability and advantage covary; or, as for `estimator`, options and a
+    function of your own to `{(turn, leaf): [bool by token]}` of each tree. Null: all."""
     weighting: Weighting = "leaves"
     """leaves: every leaf has the same weight in mean and std; tree: every root has the same weight, which its leaves
     share equally (a fill is a root too)."""
@@ -115,7 +116,9 @@ def credit(trees: Sequence[ScoredTree], config: AdvantageConfig) -> list[Credite
     for scored in trees:
         _check(scored, config)
     rows = _built(config.estimator, ESTIMATORS, _leaf_credit)(trees, config)
-    masks = _built(config.mask, MASKS, _no_mask)(trees, config)
+    mask_of = _built(config.mask, MASKS, _no_mask)
+    more = {"credit": rows} if "credit" in inspect.signature(mask_of).parameters else {}
+    masks = mask_of(trees, config, **more)
     if len(rows) != len(trees) or len(masks) != len(trees):
         raise ConfigError(
             f"returned {len(rows)} credits and {len(masks)} masks for {len(trees)} trees", where="advantage"

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from arpo.core.place import Place
+from arpo.core.place import Place, keyed
 from arpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -168,24 +168,32 @@ def gigpo(
     weight: float = 1.0,
     gamma: float = 0.95,
     std: bool = True,
+    anchor: str = "tip",
 ) -> list[Credit]:
     """`A_E + w A_S`: GRPO's advantage of the leaf, plus the discounted return of its turn normalised over the leaves
-    whose turn follows the same state (GiGPO, arXiv 2505.10978). What precedes a turn is an exact state here: the
-    children of a tip share it, so every tip is an anchor. 0 where a tip has one child: nothing was compared there.
-    `std`: False leaves out the division."""
+    whose turn follows the same anchor state (GiGPO, arXiv 2505.10978). `anchor`: `tip`, an exact state, which the
+    children of a tip share; `text`, as in the paper, also tips on other lines that read the same last results. 0 where
+    one turn follows an anchor: nothing was compared there. `std`: False leaves out the division. Raises ConfigError."""
+    if anchor not in ("tip", "text"):
+        where = "advantage.estimator.options.anchor"
+        raise ConfigError("what is an anchor state", where=where, value=anchor, hint="One of tip, text")
     result: list[Credit] = []
     for scored in trees:
         episode = dict(zip(sorted(scored.scores), normalised(_rewards(scored), config.eps, std=std), strict=True))
         returns = returns_of(scored, gamma)
         pairs = sorted(returns)
-        children: dict[Place, set[Place]] = defaultdict(set)
-        for turn, _ in pairs:
-            children[turn[:-1]].add(turn)
-        step = _within([turn[:-1] for turn, _ in pairs], [returns[pair] for pair in pairs], config.eps, std=std)
+        seen = {
+            tip: tuple(o.tokens) if anchor == "text" else tip for tip, o in scored.tree.observations.items()
+        }  # roots follow the prompt: ()
+        keys = [seen.get(turn[:-1], ()) for turn, _ in pairs]
+        following: dict[Hashable, set[Place]] = defaultdict(set)
+        for key, (turn, _) in zip(keys, pairs, strict=True):
+            following[key].add(turn)
+        step = _within(keys, [returns[pair] for pair in pairs], config.eps, std=std)
         result.append(
             {
-                pair: episode[pair[1]] + weight * a * (len(children[pair[0][:-1]]) > 1)
-                for pair, a in zip(pairs, step, strict=True)
+                pair: episode[pair[1]] + weight * a * (len(following[key]) > 1)
+                for key, pair, a in zip(keys, pairs, step, strict=True)
             }
         )
     return result
@@ -306,7 +314,40 @@ def overlong(trees: Sequence[ScoredTree], config: AdvantageConfig) -> list[Mask]
     ]
 
 
-MASKS: Mapping[str, Callable[..., Sequence[Mask]]] = {"high_entropy": high_entropy, "overlong": overlong}
+def clip_cov(
+    trees: Sequence[ScoredTree],
+    config: AdvantageConfig,
+    *,
+    credit: Sequence[Mapping[Pair, float]],
+    share: float = 2e-4,
+    low: float = 1.0,
+    high: float = 5.0,
+) -> list[Mask]:
+    """Drops `share` of the step's tokens, drawn from those whose `(ln p - mean ln p)(A - mean A)` is in [low, high]:
+    ln p by the engine, means over the tokens of all rows (Clip-Cov, arXiv 2505.22617)."""
+    rows = [(n, turn, leaf) for n, own in enumerate(credit) for turn, leaf in sorted(own)]
+    tokens = [
+        (logprob, credit[n][turn, leaf], n, turn, leaf, at)
+        for n, turn, leaf in rows
+        for at, logprob in enumerate(trees[n].tree.turns[turn].logprobs)
+    ]
+    mean_p = math.fsum(token[0] for token in tokens) / max(len(tokens), 1)
+    mean_a = math.fsum(token[1] for token in tokens) / max(len(tokens), 1)
+    able = [token[2:] for token in tokens if low <= (token[0] - mean_p) * (token[1] - mean_a) <= high]
+    tree = trees[0].tree if trees else None
+    random = keyed(0, tree.step, tree.task, (), "clip_cov") if tree is not None else None
+    count = min(math.floor(share * len(tokens)), len(able))
+    masks: list[dict[Pair, list[bool]]] = [{} for _ in trees]
+    for n, turn, leaf, at in random.sample(able, count) if random is not None else ():
+        masks[n].setdefault((turn, leaf), [True] * len(trees[n].tree.turns[turn].tokens))[at] = False
+    return [*masks]
+
+
+MASKS: Mapping[str, Callable[..., Sequence[Mask]]] = {
+    "high_entropy": high_entropy,
+    "overlong": overlong,
+    "clip_cov": clip_cov,
+}
 
 
 def _rewards(scored: ScoredTree) -> list[float]:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
-from arpo.core.branching import DEEPEST, BranchRule, Constant, Decision, Pilot, StepStats, Tip
+from arpo.core.branching import DEEPEST, BranchRule, Decision, StepStats, Tip
 from arpo.core.budget import Budget, Want
 from arpo.core.entropy import head_entropy
 from arpo.core.events import Command, Decided, Event, Failed, HeadKnown, Returned, RunCalls, SampleTurn, TurnEnded
 from arpo.core.place import Place, keyed, show
+from arpo.core.roots import Constant, Pilot
 from arpo.core.tree import FOR_GOOD, Observation, Role, RolloutTree, StopReason, Turn
 from arpo.errors import ConfigError
 
@@ -148,6 +149,7 @@ class Expansion:
             deepest=deepest,
             leftover=leftover,
         )
+        self.text_of: Callable[[Place], str] = lambda place: ""  # of a turn, for rules that read
         self.events: list[Event] = []  # as they arrived, for the record
         self.decisions: dict[Place, TipDecision] = {}  # final decisions, for tips below planned roots
         self.fills: list[Place] = []  # first turns that use left-over budget
@@ -313,6 +315,10 @@ class Expansion:
             wanted_before=wanted_before,
             head_tokens=k,
             vocab_size=self.config.vocab_size,
+            wanted_on_path=sum(decision.wanted > 0 for _, decision in before),
+            turn=self.tree.turns[place],
+            text=self.text_of(place),
+            observation=self.tree.observations[place],
         )
 
     def _hold(self, place: Place, tip: Tip | None, decision: Decision) -> None:

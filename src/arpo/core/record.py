@@ -18,11 +18,13 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from functools import partial
+from typing import Any, BinaryIO
 
 from arpo.core.branching import BranchRule
 from arpo.core.codec import SCHEMA, pack, unpack
 from arpo.core.credit import CreditedTree, ScoredTree
+from arpo.core.estimators import Mask
 from arpo.core.events import Event
 from arpo.core.expansion import Expansion, ExpansionConfig, TipDecision
 from arpo.core.place import Place, show
@@ -52,6 +54,7 @@ class TreeRecord:
     scores: Mapping[Place, Score] = field(default_factory=dict)
     advantages: Mapping[Place, float] = field(default_factory=dict)
     credit: Mapping[tuple[Place, Place], float] = field(default_factory=dict)
+    mask: Mask = field(default_factory=dict)
     notes: Mapping[str, object] = field(default_factory=dict)
     """What else a reader needs, as JSON values and arrays ('i', 'f', 'd'): the tokenizer's name, learner
     log-probabilities."""
@@ -77,6 +80,7 @@ class TreeRecord:
             scores=dict(scored.scores) if scored else {},
             advantages=dict(result.advantages) if isinstance(result, CreditedTree) else {},
             credit=dict(result.credit) if isinstance(result, CreditedTree) else {},
+            mask=dict(result.mask) if isinstance(result, CreditedTree) else {},
             notes=dict(notes or {}),
         )
 
@@ -87,7 +91,7 @@ class TreeRecord:
     @property
     def credited(self) -> CreditedTree:
         """The tree with its credit (empty if the record holds none)."""
-        return CreditedTree(self.scored, self.advantages, self.credit)
+        return CreditedTree(self.scored, self.advantages, self.credit, self.mask)
 
 
 def encode(record: TreeRecord) -> bytes:
@@ -191,6 +195,12 @@ def peek(stream: BinaryIO) -> Iterator[tuple[int, str]]:
         raise FormatError(f"frame {number} at byte {offset} starts with {header[:4]!r} instead of {_MAGIC!r}")
 
 
+def _turn_text(notes: Mapping[str, Any], place: Place) -> str:
+    """What a rule reads of a turn: its text without what ended it."""
+    text, read = notes.get("texts", {}).get(show(place), ""), notes.get("read", {}).get(show(place), {})
+    return str(text)[: read.get("length")]
+
+
 def _too_long(length: int) -> str:
     return f"is damaged: it says that it has {length:,} bytes, and a frame has at most {_MAX_BYTES:,}"
 
@@ -225,6 +235,7 @@ def replay(record: TreeRecord, rule: BranchRule | None = None) -> RolloutTree:
     number = -1
     try:
         expansion = Expansion.from_config(tree, config if rule is None else replace(config, rule=rule))
+        expansion.text_of = partial(_turn_text, record.notes)
         expansion.start()
         for number, event in enumerate(record.events):  # noqa: B007 - the error message names it
             expansion.feed(event)

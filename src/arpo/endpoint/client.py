@@ -97,11 +97,13 @@ class Endpoint:
             hint="raise patience_s to wait longer, or start again when it is back",
         )
 
-    def ready(self, where: str) -> None:
+    def ready(self, where: str = "") -> None:
         """Raises ConfigError where the key is not in the environment; `where` is the section that names it."""
         if self.config.key_env and not os.environ.get(self.config.key_env):
             hint = f"Put it into the environment variable {self.config.key_env}"
-            raise ConfigError(f"the {self.service} needs a key", where=f"{where}.key_env", hint=hint)
+            raise ConfigError(
+                f"the {self.service} needs a key", where=f"{where}.key_env" if where else "key_env", hint=hint
+            )
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int, **fields: Any) -> Reply:
         """A chat completion, with retries.

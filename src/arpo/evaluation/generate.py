@@ -105,7 +105,7 @@ async def _generate_one(
     grown = await agent.rollout(task, rollout, stats=stats, seed=seed)
     failure = ""
     try:
-        done = await score(grown, reward, rollout.deadline_s)
+        done = await score(grown, reward, rollout)
     except RewardError as error:
         failure, done = str(error), Rollout(grown=grown, scored=ScoredTree(grown.tree, {}), transcripts={})
     branch = grown.tree.branches()[0]

@@ -29,6 +29,7 @@ from arpo.rewards import Reward
 from arpo.rewards.boundary import run_reward
 from arpo.rewards.config import RewardConfig, build_reward
 from arpo.rewards.measures import BY_TEXT, answer_measure
+from arpo.rewards.service import services_of
 from arpo.rollout.collect import recorded_transcript
 from arpo.tasks import Task
 from arpo.tasks.benchmarks import BENCHMARKS
@@ -100,6 +101,8 @@ class _Scorer:
         task = self._task(sample, config)
         if transcript is not None:
             reward_of = self._once(f"reward/{public}", lambda: self._build(config))
+            if services_of(reward_of):
+                raise ConfigError("asks a service, whose verdicts stay as they are", where="reward.use")
             score = await run_reward(reward_of, task, transcript)
             accuracy, reward = score.accuracy, score.reward
         else:

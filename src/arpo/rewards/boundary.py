@@ -11,8 +11,9 @@ from typing import Any
 
 from arpo.chat import Transcript
 from arpo.core.score import Score
-from arpo.errors import RewardError
+from arpo.errors import ProviderError, RewardError, ToolsStoppedError
 from arpo.rewards import Reward
+from arpo.rewards.service import services_of
 from arpo.tasks import Task
 from arpo.threads import settled
 
@@ -33,6 +34,7 @@ def as_reward(function: Callable[..., Any]) -> Reward:
         return Score(reward=number, accuracy=min(max(number, 0.0), 1.0))
 
     reward.__name__ = reward_name(function)
+    reward.asks = services_of(function)  # type: ignore[attr-defined]
     return reward
 
 
@@ -51,11 +53,14 @@ async def run_reward(
     reward: Callable[..., Any], task: Task, transcript: Transcript, deadline_s: float = 300.0
 ) -> Score:
     """The score of a finished branch. Raises RewardError, which names task and reward, if the reward raises, returns a
-    value that is not a finite number, or does not answer within `deadline_s`."""
+    value that is not a finite number, or does not answer within `deadline_s`.
+
+    A reward that asks services has no deadline of its own: it waits while one is down. For it ProviderError means that
+    this branch cannot be scored, ToolsStoppedError that none can."""
     subject = f"the reward {reward_name(reward)!r} on task {task.id!r}"
-    running = asyncio.ensure_future(_guarded(as_reward(reward)(task, transcript)))
+    running, asks = asyncio.ensure_future(_guarded(as_reward(reward)(task, transcript))), bool(services_of(reward))
     try:
-        done, _ = await asyncio.wait({running}, timeout=deadline_s)
+        done, _ = await asyncio.wait({running}, timeout=None if asks else deadline_s)
     except asyncio.CancelledError:
         running.cancel()
         raise
@@ -66,6 +71,8 @@ async def run_reward(
     try:
         score = running.result()
     except (Exception, asyncio.CancelledError) as error:
+        if asks and isinstance(error, ProviderError | ToolsStoppedError):
+            raise
         raise RewardError(f"{subject} raised {type(error).__name__}: {error}{_line(error)}") from error
     return _checked(score, subject)
 
@@ -100,7 +107,11 @@ def _checked(score: Score, subject: str) -> Score:
         raise RewardError(f"{subject} gave accuracy = {score.accuracy!r}, which is not from 0 to 1")
     turns = tuple(_finite(f"turns[{number}]", value, subject) for number, value in enumerate(score.turns))
     return Score(
-        reward=reward, accuracy=accuracy, parts=dict(zip(map(str, score.parts), parts, strict=True)), turns=turns
+        reward=reward,
+        accuracy=accuracy,
+        parts=dict(zip(map(str, score.parts), parts, strict=True)),
+        turns=turns,
+        notes={str(name): str(text) for name, text in score.notes.items()},
     )
 
 

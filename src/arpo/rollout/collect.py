@@ -5,10 +5,10 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from arpo.chat import ParsedTurn, Transcript
+from arpo.chat import Limits, ParsedTurn, Transcript
 from arpo.core.branching import StepStats
 from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.place import Place, show
@@ -39,21 +39,24 @@ class Rollout:
         return self.grown.task
 
 
-async def score(grown: TaskRollout, reward: Reward, deadline_s: float) -> Rollout:
-    """Score every leaf that no infrastructure failure ended, then close the states of tools. Raises RewardError.
+async def score(grown: TaskRollout, reward: Reward, config: RolloutConfig) -> Rollout:
+    """Score every leaf that no infrastructure failure ended, then close the states of tools. Raises RewardError, and
+    ToolsStoppedError where a service of the reward stays down.
 
-    A leaf whose final states cannot be read (a tool is down) has no score, like one that a failure ended.
+    A leaf whose final states cannot be read (a tool is down), or that a service of the reward cannot judge, has no
+    score, like one that a failure ended.
     """
+    limits = Limits(turn_tokens=config.turn_tokens, branch_tokens=config.branch_tokens, max_calls=config.max_calls)
     transcripts: dict[Place, Transcript] = {}
     scores: dict[Place, Score] = {}
 
     async def of(branch: Branch) -> None:
         try:
-            said = await transcript(grown, branch)
+            said = await transcript(grown, branch, limits)
+            scores[branch.leaf] = await run_reward(reward, grown.task, said, config.deadline_s)
         except ToolError as error:
             grown.states.lost.append(f"{show(branch.leaf)} has no score: {error}")
             return
-        scores[branch.leaf] = await run_reward(reward, grown.task, said, deadline_s)
         transcripts[branch.leaf] = said
 
     try:
@@ -71,7 +74,7 @@ async def score(grown: TaskRollout, reward: Reward, deadline_s: float) -> Rollou
     )
 
 
-async def transcript(grown: TaskRollout, branch: Branch) -> Transcript:
+async def transcript(grown: TaskRollout, branch: Branch, limits: Limits) -> Transcript:
     """A branch as its reward sees it, with the final states of tools (those of the trunk, or new ones, where it called
     none)."""
     outcomes = [observation.outcomes for observation in branch.observations]
@@ -87,6 +90,9 @@ async def transcript(grown: TaskRollout, branch: Branch) -> Transcript:
         ending=branch.ending.value,
         states=await grown.states.final(branch.leaf),
         rewards=rewards,
+        read=tuple(grown.num_read(turn.place) for turn in branch.turns),
+        written=tuple(grown.num_written(turn.place) for turn in branch.turns),
+        limits=limits,
     )
 
 
@@ -100,10 +106,11 @@ async def collect(
     seed: int,
     in_flight: int,
     room: asyncio.Semaphore | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> AsyncGenerator[Rollout, None]:
     """Yield the scored trees of `tasks` in their order, at most `in_flight` of them started and not yet yielded.
     `room`: a place that a tree holds while it grows, where several collections share an engine; first come, first
-    served.
+    served. `rates`: running accuracy by task id, for the root plan `pass_rate`.
 
     A tree is scored as soon as it has grown, and waits for those before it. Close the iterator (`aclose`) to stop
     early: what is still growing is cancelled. The same happens where a tree fails, when its turn comes: RewardError,
@@ -112,8 +119,9 @@ async def collect(
 
     async def one(task: Task) -> Rollout:
         async with room or nullcontext():
-            grown = await agent.rollout(task, config, stats=stats, seed=seed)
-        return await score(grown, reward, config.deadline_s)
+            own = replace(stats, pass_rate=(rates or {}).get(task.id))
+            grown = await agent.rollout(task, config, stats=own, seed=seed)
+        return await score(grown, reward, config)
 
     growing: deque[asyncio.Task[Rollout]] = deque()
     try:
@@ -173,6 +181,7 @@ def record_of(
         "states": sorted({name for said in rollout.transcripts.values() for name in said.states}),
         "prompt": grown.prompt_text(),
         "answers": {show(leaf): said.answer for leaf, said in rollout.transcripts.items()},
+        "scores": {show(leaf): dict(s.notes) for leaf, s in rollout.scored.scores.items() if s.notes},
         "failures": [*(f"{show(place)}: {reason}" for place, reason in grown.failures), *grown.states.lost],
         "environment": {
             show(place): [step.reward, step.done, step.message] for place, step in grown.states.steps.items()
@@ -208,4 +217,8 @@ def recorded_transcript(record: TreeRecord) -> Transcript | None:
     except (LookupError, TypeError, FormatError):
         return None
     outcomes = tuple(observation.outcomes for observation in branch.observations)
-    return Transcript(turns=tuple(turns), outcomes=outcomes, ending=branch.ending.value, states={})
+    read = tuple(len(record.tree.context(turn.parent)) for turn in branch.turns)
+    written = tuple(len(turn.tokens) for turn in branch.turns)
+    return Transcript(
+        turns=tuple(turns), outcomes=outcomes, ending=branch.ending.value, states={}, read=read, written=written
+    )

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, WrapValidator, model_validator
 
 from arpo.config import Config, conflict
-from arpo.core.branching import DEEPEST, BranchRule, Constant, Never, Paper, Pilot, Rank, Rule
+from arpo.core.adaptive import AnyRule, Spread
+from arpo.core.branching import DEEPEST, BranchRule, Never, Paper, Rank
 from arpo.core.expansion import Leftover
+from arpo.core.roots import Constant, PassRate, Pilot
 from arpo.errors import ConfigError, nearest
 from arpo.import_path import import_from_path
 from arpo.options import UseWithOptions, build, check_options, custom
@@ -64,17 +66,21 @@ def _roots(given: Any, check: Callable[[Any], Any]) -> Any:
         return given.roots
     if isinstance(given, Mapping) and "plan" not in given:
         given = {"plan": "pilot", **given}
-    return check({"plan": "pilot"} if given == "pilot" else given)
+    return check({"plan": given} if given in ("pilot", "pass_rate") else given)
 
 
 def _kind_of_roots(given: Any) -> str:
+    if isinstance(given, PassRate) or (isinstance(given, Mapping) and given.get("plan") == "pass_rate"):
+        return "pass_rate"
     return "pilot" if isinstance(given, Mapping | Pilot) else "count"
 
 
-RuleChoice = Annotated[Annotated[Rule, Field(discriminator="rule")], WrapValidator(_rule)]
+RuleChoice = Annotated[Annotated[AnyRule, Field(discriminator="rule")], WrapValidator(_rule)]
 RootsChoice = Annotated[
     Annotated[
-        Annotated[Annotated[int, Field(ge=1)], Tag("count")] | Annotated[Pilot, Tag("pilot")],
+        Annotated[Annotated[int, Field(ge=1)], Tag("count")]
+        | Annotated[Pilot, Tag("pilot")]
+        | Annotated[PassRate, Tag("pass_rate")],
         Discriminator(_kind_of_roots),
     ],
     WrapValidator(_roots),
@@ -135,18 +141,18 @@ class RolloutConfig(Config):
     """Finished trajectories a task, M."""
     roots: RootsChoice = 8
     """How many of them start from the prompt, N; or `pilot` (`{plan: pilot, beta: 1}`): a first trajectory decides, as
-    in AEPO."""
+    in AEPO; or `pass_rate` (`{plan: pass_rate, least: 2}`): the more, the less often the task has been solved."""
     root_cap: Annotated[int, Field(ge=1)] | None = None
     """Most leaves below one root; null: min(M, max(2, ceil(1.5 M / N)))."""
     head: Annotated[int, Field(ge=1)] = 20
     """Tokens after a tool result over which entropy is averaged, k."""
     rule: RuleChoice = Paper()
-    """What branches at a tip: none, fixed, random, paper, released, threshold, aepo or rank; more: `{rule: paper,
-    beta: 0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired", options: {deepest:
-    2}}`."""
+    """What branches at a tip: none, fixed, random, paper, released, threshold, aepo, rank, steered or spread; more:
+    `{rule: paper, beta: 0.4}`. Or the import path of a rule of your own; with options: `{use: "my_rules:Tired",
+    options: {deepest: 2}}`."""
     leftover: Leftover = "prompt"
     """Where leaves start that no tip's decision has used: at the `prompt`, at once (fills), or at the `tips` of the
-    whole tree with the highest scores, once the roots have ended. The rule `rank` needs `tips`."""
+    whole tree with the highest scores, once the roots have ended. The rules `rank` and `spread` need `tips`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling in training; the learner computes log-probabilities at the same one."""
     max_calls: Annotated[int, Field(ge=0)] = 3
@@ -188,8 +194,12 @@ class RolloutConfig(Config):
             raise conflict(
                 "without tool calls (max_calls 0) no rule ever branches: set rule to none", "max_calls", "rule"
             )
-        if isinstance(self.rule, Rank) and self.leftover != "tips":
-            raise conflict("the rule rank gives what is left to tips: set leftover to tips", "leftover", "rule")
+        if isinstance(self.roots, PassRate) and self.roots.least > self.leaves:
+            raise conflict(f"least ({self.roots.least}) cannot exceed leaves ({self.leaves})", "roots", "leaves")
+        if isinstance(self.rule, Rank | Spread) and self.leftover != "tips":
+            raise conflict(
+                f"the rule {self.rule.rule} gives what is left to tips: set leftover to tips", "leftover", "rule"
+            )
         if self.head > self.turn_tokens:
             raise conflict(
                 f"head ({self.head}) cannot exceed turn_tokens ({self.turn_tokens}): no turn would be long enough",
@@ -220,6 +230,11 @@ class RolloutConfig(Config):
     def top_p(self) -> float:
         """Of sampling: 1 but for evaluation, since below it the engine's distribution is not the learner's."""
         return self._top_p
+
+    def planned_roots(self, pass_rate: float | None) -> int | Pilot:
+        """N of a task with this running accuracy (None: not known), or the plan of a first trajectory."""
+        roots = self.roots
+        return roots.roots(self.leaves, pass_rate) if isinstance(roots, PassRate) else roots
 
     @property
     def branch_rule(self) -> BranchRule:

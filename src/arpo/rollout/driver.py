@@ -47,6 +47,7 @@ class RolloutDriver(ABC):
         self.watch = watch
         self.task, self.config, self.tool_gateway = states.task, config, tool_gateway
         self.expansion, self.tree = expansion, expansion.tree
+        expansion.text_of = lambda place: self.parsed[place].text
         self.tools, self.states, self.episodes = states.offered, states, states.episodes
         self.parsed: dict[Place, ParsedTurn] = {}
         self.outcomes: dict[Place, dict[int, ToolCallResult]] = {}  # by turn and the call's number

@@ -48,7 +48,7 @@ async def rollout_tree(
     expansion = Expansion(
         RolloutTree(task.id, stats.step, Prompt(tokens=prompt)),
         leaves=config.leaves,
-        roots=config.roots,
+        roots=config.planned_roots(stats.pass_rate),
         rule=config.branch_rule,
         head=config.head,
         vocab_size=agent.vocab_size,

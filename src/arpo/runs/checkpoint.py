@@ -13,7 +13,7 @@ files.
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ class TrainState:
     """Tasks taken since the start, skipped groups included."""
     window: tuple[float, ...] = ()
     """Of the branching rule."""
+    outcomes: tuple[tuple[float, float, float], ...] = ()
+    """Of past branches, for the rule `spread`."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Running accuracies that this step changed, by task, for the root plan `pass_rate`."""
     best: float | None = None
     """The best validation accuracy."""
     best_step: int = 0
@@ -138,9 +142,19 @@ def _read(path: Path) -> Checkpoint:
 def state_from(values: Any, path: Path) -> TrainState:
     """The state that `asdict` made plain values of. Raises CheckpointError, which names the file at `path`."""
     try:
-        return checked(TrainState(**{**values, "window": tuple(values["window"])}))
+        outcomes = tuple((float(a), float(b), float(c)) for a, b, c in values.get("outcomes", ()))
+        return checked(TrainState(**{**values, "window": tuple(values["window"]), "outcomes": outcomes}))
     except (ValueError, KeyError, TypeError, AttributeError, FormatError) as error:
         raise CheckpointError(f"{path} is not of this version ({error!r})") from error
+
+
+def rates_after(step: int, states: Iterable[Any], path: Path) -> dict[str, float]:
+    """The running accuracy by task after `step`, from the states of steps in the file at `path`. Raises
+    CheckpointError."""
+    rates: dict[str, float] = {}
+    for state in (state_from(values, path) for values in states):
+        rates |= state.rates if state.step <= step else {}
+    return rates
 
 
 def _not_finite(model: Path) -> str | None:

@@ -7,15 +7,18 @@ which weights (`arpo.training.schedule`).
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 from arpo.assembly.components import Components
-from arpo.core.branching import StepStats, WindowedRule
+from arpo.core.adaptive import Spread
+from arpo.core.branching import Outcome, StepStats, WindowedRule
 from arpo.core.credit import teaches
 from arpo.core.place import Place, show
-from arpo.core.window import next_stats
+from arpo.core.roots import PassRate
+from arpo.core.window import next_stats, outcomes_of, pass_rates
 from arpo.recipe.run import RunConfig
 from arpo.rollout.collect import Rollout, check_scored, collect
 from arpo.tasks import Task
@@ -35,6 +38,10 @@ class SamplerState:
     """Tasks that earlier steps took."""
     window: tuple[float, ...]
     """Of the branching rule."""
+    outcomes: tuple[Outcome, ...] = ()
+    """Of past branches, for the rule `spread`."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Running accuracy by task, for the root plan `pass_rate`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,8 @@ class Batch:
     """Where the next step begins."""
     seconds: float
     """How long it took to collect."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """New running accuracies, by task of the step, for the root plan `pass_rate`."""
 
 
 def is_used(run: RunConfig, rollout: Rollout) -> bool:
@@ -59,8 +68,9 @@ def is_used(run: RunConfig, rollout: Rollout) -> bool:
 
 def foreseen(run: RunConfig, start: SamplerState) -> SamplerState | None:
     """Where the step after the one at `start` begins, if that is known before its trees are: not under dynamic
-    sampling, which tries as many tasks as it takes, nor with a rule that looks back at them."""
-    if run.train.dynamic_sampling is not None or _window(run):
+    sampling, which tries as many tasks as it takes, nor with a rule or a root plan that looks back at them."""
+    looks_back = _window(run) or isinstance(run.rollout.rule, Spread) or isinstance(run.rollout.roots, PassRate)
+    if run.train.dynamic_sampling is not None or looks_back:
         return None
     return SamplerState(step=start.step + 1, position=start.position + run.train.tasks_per_step, window=())
 
@@ -80,7 +90,7 @@ async def collect_step(
     """
     run, began = components.run, time.monotonic()
     enough, most = run.train.tasks_per_step, max_tried(run.train, len(tasks))
-    stats = StepStats(step=start.step, window=start.window)
+    stats = StepStats(step=start.step, window=start.window, outcomes=start.outcomes)
     rollouts = collect(
         components.agent,
         in_order(tasks, run.seed, start.position, most, apart=most),
@@ -90,6 +100,7 @@ async def collect_step(
         seed=run.seed,
         in_flight=enough,
         room=room,
+        rates=start.rates,
     )
     batch: list[Rollout] = []
     used = 0
@@ -108,8 +119,21 @@ async def collect_step(
         head=run.rollout.head,
         window=_window(run),
     ).window
-    after = SamplerState(step=start.step + 1, position=start.position + len(batch), window=window)
-    return Batch(rollouts=batch, used=used, after=after, seconds=time.monotonic() - began)
+    scored, rule, plan = [rollout.scored for rollout in batch], run.rollout.rule, run.rollout.roots
+    outcomes, rates = start.outcomes, {}
+    if isinstance(rule, Spread):
+        fresh = chain.from_iterable(outcomes_of(tree, run.rollout.head) for tree in scored)
+        outcomes = (*outcomes, *fresh)[-rule.memory :]
+    if isinstance(plan, PassRate):
+        rates = pass_rates(start.rates, scored, plan.memory)
+    after = SamplerState(
+        step=start.step + 1,
+        position=start.position + len(batch),
+        window=window,
+        outcomes=outcomes,
+        rates={**start.rates, **rates},
+    )
+    return Batch(rollouts=batch, used=used, after=after, seconds=time.monotonic() - began, rates=rates)
 
 
 def _window(run: RunConfig) -> int:

@@ -27,7 +27,7 @@ from arpo.recipe.train import BUDGETS
 from arpo.rollout.collect import Rollout, record_of
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import TrainState
-from arpo.runs.folder import VALIDATION, RunFolder
+from arpo.runs.folder import STATES, VALIDATION, RunFolder
 from arpo.tasks import Task
 from arpo.terminal_safe import terminal_safe
 from arpo.training.batch import Batch, SamplerState, best_and_worst, collect_step, is_used
@@ -87,7 +87,13 @@ class Trainer:
             self.collect_step,
             self.publish,
             engine=components.agent.engine,
-            start=SamplerState(step=self.step, position=state.position, window=state.window),
+            start=SamplerState(
+                step=self.step,
+                position=state.position,
+                window=state.window,
+                outcomes=state.outcomes,
+                rates=checkpoint.rates_after(state.step, folder.states(), folder.path / STATES),
+            ),
             last_step=num_steps,
         )
         self.prefill = Prefill(components.agent.engine)
@@ -296,6 +302,8 @@ class Trainer:
             step=self.step,
             position=position,
             window=batch.after.window,
+            outcomes=batch.after.outcomes,
+            rates=batch.rates,
             seconds=self.state.seconds + metrics["seconds/step"],
             skipped=self.bad_updates,
         )

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
 
-from arpo.core.branching import Pilot
 from arpo.core.entropy import head_entropy
 from arpo.core.expansion import TipDecision
 from arpo.core.place import Place, read_place, show
 from arpo.core.record import TreeRecord
+from arpo.core.roots import Pilot
 from arpo.core.tree import Call, Observation, Role, Segment, ToolCallResult, Turn, probe_lines
 from arpo.errors import ConfigError
 from arpo.files import as_json
@@ -245,8 +245,9 @@ class _TreeView:
 
     def _leaf(self, place: Place) -> Answer:
         score, path = self.record.scores.get(place), self.tree.path(place)
-        answers = self.record.notes.get("answers")
+        answers, why = self.record.notes.get("answers"), self.record.notes.get("scores")
         answer = answers.get(show(place)) if isinstance(answers, dict) else None
+        reasons = why.get(show(place)) if isinstance(why, dict) else None
         missing = f"o{show(place[:-1])}" if len(place) > 1 else "-"
         outcomes = [outcome for segment in path if isinstance(segment, Observation) for outcome in segment.outcomes]
         return {
@@ -256,6 +257,7 @@ class _TreeView:
             "reward": score and _number(score.reward),
             "accuracy": score and _number(score.accuracy),
             "parts": {name: _number(value) for name, value in score.parts.items()} if score else {},
+            "reasons": {str(k): str(v) for k, v in reasons.items()} if isinstance(reasons, dict) else {},
             "answer": answer if isinstance(answer, str) else None,
             "advantage": _number(self.record.advantages.get(place)),
             "tokens": sum(len(segment.tokens) for segment in path),

@@ -81,7 +81,7 @@ function turn(place: string, text: string): TurnNode {
 
 function leaf(place: string, ending: string, written: boolean): Leaf {
   const node = written ? `t${place}` : place.includes(".") ? `o${parent(place)}` : "-";
-  return { place, node, ending: ending as Leaf["ending"], reward: null, accuracy: null, parts: {}, answer: null, advantage: null, tokens: 0, calls: 0, probe_line: false, unscored: true };
+  return { place, node, ending: ending as Leaf["ending"], reward: null, accuracy: null, parts: {}, reasons: {}, answer: null, advantage: null, tokens: 0, calls: 0, probe_line: false, unscored: true };
 }
 
 function granted(siblings: number | undefined): Decision | null {

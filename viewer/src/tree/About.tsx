@@ -104,6 +104,7 @@ function End({ leaf }: { leaf: Leaf }) {
         <span class={tone(leaf)}>{verdict(leaf)}</span>
         {parts.length > 0 && ` (${parts.join(", ")})`}, {ENDINGS[leaf.ending]}
       </Row>
+      {Object.entries(leaf.reasons).map(([name, text]) => <Row what={name}>{brief(text, 300)}</Row>)}
       {leaf.answer !== null && <Row what="Answer">{brief(leaf.answer, 200)}</Row>}
       <Row what="Advantage">{signed(leaf.advantage)}</Row>
       <Row what="Branch">
