@@ -25,7 +25,7 @@ from arpo.learner import Update
 from arpo.learner.config import EntropyTarget, LossConfig
 from arpo.learner.dealing import deal
 from arpo.learner.lora import LoraWeights
-from arpo.learner.losses import Coefficients, LossReport, loss_denominator, metrics
+from arpo.learner.losses import Coefficients, LossReport, first_coefficients, loss_denominator, metrics
 from arpo.learner.packing import PackedBatch, pack
 from arpo.learner.rank import Done, MiniBatch, RankSettings
 from arpo.learner.ranks import Ranks
@@ -197,14 +197,15 @@ class LearnerDriver:
         return Coefficients(kl.at(update, self.num_updates) if kl else 0.0, entropy)
 
     def _metrics(self, dealt: Sequence[Dealt], done: Sequence[Sequence[Done]], last: MiniBatch) -> dict[str, float]:
+        now = last.coefficients or first_coefficients(self.loss)
         figures = metrics([report for ranks in done for one in ranks for report in one.reports], self.loss)
         packs = [p for by_rank in dealt for own in by_rank for p in own if p.leaves]
         return {
             **figures,
             "loss": figures["loss"] / len(done),
             "lr": last.lr,
-            **({"kl_coefficient": last.coefficients.kl} if self.loss.divergence else {}),
-            **({"entropy_coefficient": last.coefficients.entropy} if self.loss.entropy_coefficient else {}),
+            **({"kl_coefficient": now.kl} if self.loss.divergence else {}),
+            **({"entropy_coefficient": now.entropy} if self.loss.entropy_coefficient else {}),
             "grad_norm": sum(ranks[0].grad_norm for ranks in done) / len(done),
             "skipped_updates": float(sum(ranks[0].skipped for ranks in done)),
             "updates": float(len(done)),

@@ -217,8 +217,11 @@ def recorded_transcript(record: TreeRecord) -> Transcript | None:
     except (LookupError, TypeError, FormatError):
         return None
     outcomes = tuple(observation.outcomes for observation in branch.observations)
-    read = tuple(len(record.tree.context(turn.parent)) for turn in branch.turns)
-    written = tuple(len(turn.tokens) for turn in branch.turns)
     return Transcript(
-        turns=tuple(turns), outcomes=outcomes, ending=branch.ending.value, states={}, read=read, written=written
+        turns=tuple(turns),
+        outcomes=outcomes,
+        ending=branch.ending.value,
+        states={},
+        read=tuple(len(record.tree.context(turn.parent)) for turn in branch.turns),
+        written=tuple(len(turn.tokens) for turn in branch.turns),
     )
