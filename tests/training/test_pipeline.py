@@ -114,7 +114,8 @@ NEVER = 10**9
         ),
         pytest.param(
             (
-                "rollout={rule: {rule: spread, nearest: 1}, leftover: tips, roots: {plan: pass_rate, prior: 0.8}}",
+                *("rollout.rule={rule: spread, nearest: 1}", "rollout.leftover=tips"),
+                "rollout.roots={plan: pass_rate, prior: 0.8}",
                 "data.train.limit=5",
                 "rollout.leaves=4",
             ),
