@@ -37,6 +37,19 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+# Files whose slow tests take minutes are given out first: else one process ends long after the others.
+LONGEST = (
+    *("test_soak", "test_quickstart", "test_benchmarks_quick", "test_ranks", "test_torchrun", "test_pipeline"),
+    *("test_shutdown", "test_browser", "test_browser_tree", "test_known_answers", "test_learning", "test_sources"),
+    *("test_quickstart_compare", "test_newest_transformers", "test_against_trl", "test_bundled_cold_start"),
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr == "slow":
+        items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 CHATML = (
     "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}"
     "{% endif %}# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\n"
