@@ -118,10 +118,10 @@ def _tokenizer() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--quick", action="store_true", help="100 steps")
+    parser.add_argument("--quick", action="store_true", help="30 steps")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="arpo-memory-") as folder:
-        measure(Path(folder), 100 if options.quick else options.steps)
+        measure(Path(folder), 30 if options.quick else options.steps)
     series = dict(zip(SERIES, zip(*samples[warm_up:], strict=True), strict=True))
     grown = {name: growth(values) for name, values in series.items()}
     objects = round(grown["objects"] / len(series["objects"]), 2)

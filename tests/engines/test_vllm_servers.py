@@ -219,7 +219,7 @@ class TestServers(VllmContract):
             assert sum(len(chunk.tokens) for chunk in chunks) == LONG
         finally:
             leader.resume()
-        await until(lambda: home.up, seconds=60)
+        await until(lambda: home.up, seconds=400)
 
     async def test_endpoints_are_servers_that_somebody_else_started(
         self, engine, network, other, prompt, tokenizer, keyed
