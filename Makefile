@@ -128,7 +128,7 @@ check: setup  ## lint, format, types and docs
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory --jobs 2 $(SYNC) docs types
 
-types:
+types: setup
 	$(BIN)/mypy
 
 docs: setup  ## build the documentation as a site: site/index.html

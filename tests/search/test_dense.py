@@ -108,7 +108,8 @@ def test_without_a_network_an_encoder_of_the_hub_is_said_to_be_out_of_reach_at_o
         "--encoder",
         "sentence-transformers/none",
     ]
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": SOURCES}
+    paths = os.pathsep.join([SOURCES, os.environ.get("PYTHONPATH", "")])
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": paths}
     environment = {**{name: value for name, value in os.environ.items() if not name.startswith("HF_")}, **environment}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 2 and "the Hub has no such model" in done.stderr and "Retrying" not in done.stderr
