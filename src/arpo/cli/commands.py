@@ -55,11 +55,12 @@ def train(
 
     Cold start, training, evaluation before and after, and a report.
     """
-    from arpo.cli.run_arguments import accepted_from_arguments, run_from_arguments
+    from arpo.cli.run_arguments import accepted_from_arguments, resumed_folder, run_from_arguments
 
     follow_first_rank(trains=not (print_ or try_))
-    run = run_from_arguments(recipe, overrides or [], resume)
-    accepted = accepted_from_arguments(recipe, overrides or [], resume, accept)
+    resumed = resumed_folder(resume)
+    run = run_from_arguments(recipe, overrides or [], resumed)
+    accepted = accepted_from_arguments(recipe, overrides or [], resumed, accept)
     if print_:
         from arpo.recipe.load import show_resolved
 
@@ -71,7 +72,7 @@ def train(
     else:
         from arpo.training.pipeline import train as carry_out
 
-        carry_out(run, out=resume or out, resume=resume is not None, again=again, accept=accepted, override=override)
+        carry_out(run, out=resumed or out, resume=resumed is not None, again=again, accept=accepted, override=override)
 
 
 @app.command()

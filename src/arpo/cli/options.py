@@ -26,7 +26,7 @@ Override = Annotated[
 
 TrainRecipe = Annotated[str | None, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
 TrainResume = Annotated[
-    Path | None, typer.Option(parser=path, metavar="RUN", help="Go on with the run in this folder.")
+    str | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, or at this URL (train.copy_to).")
 ]
 TrainAgain = Annotated[bool, typer.Option("--again", help="Move an earlier run in the folder aside first.")]
 TrainAccept = Annotated[

@@ -3,10 +3,20 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from arpo.cli.boundary import path
 from arpo.errors import ConfigError
 from arpo.recipe.load import bundled, load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.runs.folder import RunFolder, check_is_run
+
+
+def resumed_folder(resume: str | None) -> Path | None:
+    """The run's folder that `--resume` names. A URL is that of a copy (`train.copy_to`), which is fetched."""
+    if resume is None or "://" not in resume:
+        return None if resume is None else path(resume)
+    from arpo.runs.copies import fetch_run
+
+    return fetch_run(resume)
 
 
 def run_from_arguments(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> RunConfig:

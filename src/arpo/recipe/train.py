@@ -83,6 +83,9 @@ class TrainConfig(Config):
     """Steps between checkpoints; the last step always saves one. Null: only that one."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept besides the best one."""
+    copy_to: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://")] | None = None
+    """A URL that fsspec knows (`s3://bucket/runs`; you install its package, here s3fs): the run is copied to URL/NAME
+    with each checkpoint and at its end, and `arpo train --resume URL/NAME` goes on with the copy on another machine."""
     early_stop: Annotated[int, Field(ge=1)] | None = None
     """End after this many evaluations in a row without a better validation accuracy. Null: all steps are done."""
     minutes: Annotated[float, Field(gt=0)] | None = None

@@ -5,7 +5,7 @@ Knows the order of a step's stages; `Trainer.train` is the method's outline. Ref
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from math import fsum
@@ -43,8 +43,8 @@ class Trainer:
     """Trains the policy of `components` from `state` to step `num_steps`.
 
     `reserve_s`: seconds of `train.minutes` to keep for what comes after training, besides those in which `last_tokens`
-    are sampled for the last evaluation. `min_steps`: steps that are done whatever the minutes. `saved`: the state that
-    the newest checkpoint holds; None: `state`.
+    are sampled for the last evaluation. `min_steps`: steps that are done whatever the minutes. `copy`: copies the run
+    elsewhere, after each checkpoint. `saved`: the state that the newest checkpoint holds; None: `state`.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class Trainer:
         last_tokens: float = 0.0,
         min_steps: int = 0,
         callbacks: Callback | None = None,
+        copy: Callable[[], Awaitable[None]] | None = None,
         saved: TrainState | None = None,
     ) -> None:
+        self.copy = copy
         self.components, self.learner, self.folder, self.tasks, self.validation = (
             components,
             learner,
@@ -384,6 +386,8 @@ class Trainer:
         folder, tokenizer = self.folder.path / "checkpoints", self.components.tokenizer
         saved = await asyncio.to_thread(checkpoint.save, folder, state, write, tokenizer, keep=keep)
         self.callbacks.on_checkpoint(state.step, saved.path)
+        if self.copy is not None:
+            await self.copy()
 
     def note(self, text: str, level: str = "info", step: int | None = None) -> None:
         """`step`: None for the last finished one."""

@@ -3,6 +3,7 @@
 Knows the order of the stages and the run's minutes. Refuses to know how a stage works.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from arpo.report.summary import accuracies, print_closing
 from arpo.rollout.agent import check_prompts
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint, TrainState
+from arpo.runs.copies import RunCopy
 from arpo.runs.disk_space import check_space, space_for
 from arpo.runs.environment import describe_environment
 from arpo.runs.fingerprint import check_resumption, keep_fingerprint
@@ -92,6 +94,7 @@ def train(
         return folder_path
     refuse_training(run)
     check_trackers(run.train.trackers)
+    copy = RunCopy(folder_path, run.train.copy_to) if run.train.copy_to else None
     prepared = prepare(original, resume=resume, override=override)
     parts = prepared.fingerprint(run)
     changed = check_resumption(folder_path, parts, accept) if resume else []
@@ -108,7 +111,9 @@ def train(
             write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
         keep_fingerprint(folder, parts, accept, changed)
         try:
-            pipeline = _Pipeline(run, prepared, folder, console, Callbacks(callbacks), ranks, does_again=not changed)
+            pipeline = _Pipeline(
+                run, prepared, folder, console, Callbacks(callbacks), ranks, copy, does_again=not changed
+            )
             run_to_end(pipeline.carry_out(recipe))
         except KeyboardInterrupt:
             if isinstance(ranks, TorchRanks):
@@ -126,11 +131,13 @@ class _Pipeline:
         console: Console,
         callbacks: Callback,
         ranks: Ranks | None,
+        copy: RunCopy | None,
         *,
         does_again: bool,
     ) -> None:
         """`does_again`: finished steps that came after the last checkpoint are not sampled anew."""
         self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
+        self.run_copy = copy
         self.ranks = ranks  # several learner ranks, of which this process drives; None: it learns alone
         self.does_again, self.finished = does_again, list[TrainState]()  # after the checkpoint, to be done again
         earlier = folder.summary()
@@ -205,6 +212,7 @@ class _Pipeline:
         finally:
             await components.agent.engine.close()
         self.close(before, after, facts)
+        await self.copy()
         if not facts["model_step"]:
             raise ArpoError(
                 f"not one of {facts['steps_planned']} steps was trained: what comes before them took the time "
@@ -284,6 +292,12 @@ class _Pipeline:
                 self.callbacks.on_evaluation(step, results)
         return measured
 
+    async def copy(self) -> None:
+        """Copy the run to where `train.copy_to` says. That it fails ends no run: the next time copies what is
+        missing."""
+        if self.run_copy and (problem := await asyncio.to_thread(self.run_copy.try_push)):
+            self.say(problem, level="warning")
+
     def keep_evaluation(self, spec: EvalSpec, folder: Path) -> None:
         """For other runs: that it fails harms none of this one's."""
         try:
@@ -347,6 +361,7 @@ class _Pipeline:
                 reserve_s=CLOSING_S,  # the evaluation's seconds may be those of a slower day: its tokens are not
                 last_tokens=sum(results.tokens_written for results in before.values()),
                 callbacks=self.callbacks,
+                copy=self.copy,
                 saved=saved,
             )
             state = await trainer.train()
