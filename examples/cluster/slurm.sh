@@ -19,6 +19,7 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     ray start --address="$RAY_ADDRESS" --block &
   sleep 20
 fi
+arpo cluster check --folder /shared/runs
 run=/shared/runs/$SLURM_JOB_NAME
 if [ -e "$run/recipe.yaml" ]; then start=(--resume "$run"); else start=(/shared/recipe.yaml cluster.ranks=16 "out=$run"); fi
 arpo train "${start[@]}" &

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import arpo
-from arpo.cli import cache, options, serving
+from arpo.cli import cache, cluster, options, serving
 from arpo.cli.boundary import check_processes, command, follow_first_rank, path, told
 from arpo.cli.options import Out, Overrides, Recipe
 from arpo.terminal_safe import print_line
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Train tool-using language agents with reinforcement learning (ARPO). To begin: arpo train quickstart.",
 )
 app.add_typer(cache.app, name="cache")
+app.add_typer(cluster.app, name="cluster")
 
 
 def _tell_version(is_set: bool) -> None:

@@ -28,6 +28,7 @@ TESTED = {
     "pydantic-monty": "1.4.0",
 }
 EXTRAS = {
+    "cluster": ("ray", "ranks on a Ray cluster (cluster.ranks)"),
     "hub": ("datasets", "data sets from the Hugging Face Hub"),
     "gym": ("reasoning_gym", "reasoning-gym's tasks"),
     "web": ("trafilatura", "web search and pages"),
@@ -79,8 +80,8 @@ def examine() -> Iterator[Diagnosis]:
     yield _quickstart()
 
 
-def show(findings: Iterator[Diagnosis]) -> bool:
-    """Print findings as they come. Returns True if none is a problem."""
+def show(findings: Iterator[Diagnosis], *, ready: str = "\nReady: arpo train quickstart") -> bool:
+    """Print findings as they come; `ready` where none is a problem. Returns True if none is a problem."""
     from rich.table import Table
     from rich.text import Text
 
@@ -99,7 +100,7 @@ def show(findings: Iterator[Diagnosis]) -> bool:
         table.add_row(Text(finding.level, style=colours[finding.level]), finding.what, finding.text + advice)
     console.print(table)
     problems = sum(finding.level is Level.PROBLEM for finding in seen)
-    console.print(f"\n{problems} problem(s)" if problems else "\nReady: arpo train quickstart")
+    console.print(f"\n{problems} problem(s)" if problems else ready)
     return not problems
 
 
