@@ -3,8 +3,8 @@
     arpo bench memory [-- --steps 500] [--quick]
 
 One process, measured at every publication of weights: a real learner (a tiny model) and a scripted agent that searches
-the atlas. A fifth of the steps is warm-up (caches fill, the allocator settles); over the rest a line is fitted through
-each series.
+the atlas. A fifth of the steps is warm-up (caches fill, the allocator settles, what checkpoints and validations need is
+loaded: there is one every tenth of the steps); over the rest a line is fitted through each series.
 """
 
 import argparse
@@ -48,7 +48,7 @@ reward: {{answer: exact}}
 engine: {{kind: "memory:scripted", dtype: float32}}
 rollout: {{leaves: 3, roots: 2, head: 2, max_calls: 2, turn_tokens: 24, branch_tokens: 1400}}
 train:
-  {{steps: {steps}, tasks_per_step: 2, token_budget: 4096, save_every: 50, keep_last: 1, eval_every: 50,
+  {{steps: {steps}, tasks_per_step: 2, token_budget: 4096, save_every: {every}, keep_last: 1, eval_every: {every},
   eval_limit: 2}}
 evaluation: {{limit: 2, greedy_limit: 1}}
 """
@@ -86,7 +86,7 @@ def measure(folder: Path, steps: int) -> None:
     for part in (model_of("tiny"), _tokenizer()):
         part.save_pretrained(folder / "model")
     recipe = folder / "memory.yaml"
-    recipe.write_text(RECIPE.format(folder=folder, steps=steps))
+    recipe.write_text(RECIPE.format(folder=folder, steps=steps, every=max(1, steps // 10)))
     gc.collect()
     gc.freeze()  # what imports made is neither counted nor looked through at every measurement
     with open(os.devnull, "w") as nowhere:
