@@ -11,6 +11,7 @@ from arpo.cluster.config import ClusterConfig
 from arpo.cluster.connection import Node, check_versions, connected
 from arpo.cluster.ranks import RayRanks, learner_ranks
 from arpo.errors import ConfigError
+from arpo.models.loading import ModelConfig
 
 HERE = Node("0a", "10.0.0.1", "here", cpus=2.0, gpus=0.0)
 
@@ -59,6 +60,6 @@ def test_under_torchrun_there_is_no_ray(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("arpo.cluster.ranks.torch_ranks", lambda make: nullcontext(SimpleNamespace()))
     with (
         pytest.raises(ConfigError, match="under torchrun the ranks are its processes"),
-        learner_ranks(ClusterConfig(ranks=2), "cpu", logs=tmp_path, tell=print),
+        learner_ranks(ClusterConfig(ranks=2), ModelConfig(source="x"), folder=tmp_path, tell=print),
     ):
         pass

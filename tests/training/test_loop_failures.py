@@ -10,9 +10,10 @@ from loop_world import PLAIN, answer, go, mixed_on_odd, texts, training
 
 from arpo.engines import SamplingParams
 from arpo.engines.scripted import Script, ScriptedEngine
-from arpo.errors import ArpoError, EngineError
+from arpo.errors import ArpoError, EngineError, LearnerError
 from arpo.learner import Update
 from arpo.runs import checkpoint
+from arpo.runs.checkpoint import TrainState
 from arpo.runs.folder import RunFolder
 from tiny_project import TinyProject
 
@@ -119,6 +120,33 @@ def test_what_was_saved_after_a_skipped_update_is_not_resumed_from(tiny_project:
     saved, passed = checkpoint.newest(tmp_path / "run" / "checkpoints")
     assert saved is not None and saved.state.step < last.step and saved.state.skipped == 0
     assert len(passed) == 1 and "updates that were skipped" in passed[0]
+
+
+def test_a_learner_lost_again_and_again_is_made_anew_three_times_a_step(
+    tiny_project: TinyProject, tmp_path: Path
+) -> None:
+    """In step 2; that which is made anew may be lost, too. What it holds is saved in no checkpoint."""
+    with training(tiny_project, tmp_path / "run", mixed_on_odd, *PLAIN, "train.steps=3") as trainer:
+        update, recovered = trainer.learner.update, list[tuple[str, int, bool]]()
+
+        def loses(*arguments: Any, **more: Any) -> Update:
+            if trainer.step == 2:
+                raise LearnerError("rank 1 is gone")
+            return update(*arguments, **more)
+
+        def recover(error: LearnerError, state: TrainState) -> Any:
+            recovered.append((str(error), state.step, trainer.consistent))
+            if len(recovered) == 2:
+                raise LearnerError("and once more")
+            return trainer.learner
+
+        trainer.learner.update, trainer.recover = loses, recover  # type: ignore[assignment, method-assign]
+        with pytest.raises(LearnerError, match="rank 1 is gone"):
+            asyncio.run(trainer.train())
+    assert recovered == [("rank 1 is gone", 1, False), ("rank 1 is gone", 1, False), ("and once more", 1, False)]
+    assert trainer.state.step == 1
+    saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None and saved.state.step == 1
 
 
 def test_trees_are_on_disk_before_anything_is_trained(tiny_project: TinyProject, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Ranks of the learner as actors of Ray, in one placement group: `arpo.learner.ranks:Ranks` of which this process is
 none.
 
-A lost rank fails the call that waits for it, and all later ones. Knows Ray.
-Refuses to know what a rank does (`arpo.learner.rank`).
+A lost rank fails the call that waits for it, and all later ones until `restart` has made the group anew. Knows Ray.
+Refuses to know what a rank does (`arpo.learner.rank`), and what is to be done again after a loss.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 from arpo.cluster.config import ClusterConfig
 from arpo.cluster.connection import check_versions, connected, nodes, on_nodes
-from arpo.cluster.placement import bundle, numbered, reserve
+from arpo.cluster.placement import bundle, fitting, numbered, reserve
 from arpo.errors import ConfigError, LearnerError, first_line
 from arpo.learner.rank import Rank, torch_rank
 from arpo.learner.ranks import BROKEN, Failure, Ranks, attempt, torch_ranks
+from arpo.models.loading import ModelConfig
 
 LOOK_S = 2.0
 """Between looks at the ranks during a call."""
@@ -30,16 +31,19 @@ HUNG_S = 120.0
 """A rank whose process does not answer for as long is lost: it is stopped, swapped out, or its machine is gone."""
 LATE, LATE_S = 10, 600.0
 """An update that takes so many times the median, and at least so many seconds, hangs in a collective."""
+ROOM_S = 60.0
+"""How long lost ranks wait for room on the cluster before fewer of them are started."""
 
 
 class RayRanks:
-    """`size` ranks on the cluster that this process is connected to. `logs`: the folder in which each writes what it
-    says, on storage that all nodes share. `tell` hears where they are placed."""
+    """`size` ranks on the cluster that this process is connected to, or fewer, a multiple of `multiple_of`, where nodes
+    are lost. `logs`: the folder in which each writes what it says, on storage that all nodes share. `tell` hears where
+    they are placed."""
 
     here = False
 
-    def __init__(self, size: int, *, gpu: bool, logs: Path, tell: Callable[[str], None]) -> None:
-        self.size, self.logs, self.tell = size, logs, tell
+    def __init__(self, size: int, *, gpu: bool, logs: Path, tell: Callable[[str], None], multiple_of: int = 1) -> None:
+        self.size, self.multiple_of, self.logs, self.tell = size, multiple_of, logs, tell
         self._bundle = bundle(int(gpu))
         self._locks = {False: threading.Lock(), True: threading.Lock()}  # of calls in the background, and of others
         self._lost = ""
@@ -80,16 +84,41 @@ class RayRanks:
             self._lost = f"a rank of the learner did not start: {first_line(error)}"
             raise LearnerError(self._lost) from error
 
+    def restart(self) -> None:
+        """Make the group anew, without what the ranks held: with fewer of them where nodes are lost and none takes
+        their place. Raises LearnerError."""
+        self._end()
+        try:
+            self._make_room()
+            self.place()
+        except ConfigError as error:
+            raise LearnerError(f"lost ranks find no room: {error.message}") from error
+        self._start()
+
+    def _make_room(self) -> None:
+        import ray
+
+        end = time.monotonic() + ROOM_S
+        while True:
+            free = ray.available_resources()  # others hold some of the nodes
+            most = min(fitting(nodes(), self._bundle), *(int(free.get(k, 0) / n) for k, n in self._bundle.items()))
+            if most >= self.size or time.monotonic() > end:
+                break
+            time.sleep(0.5)
+        most -= most % self.multiple_of
+        if 0 < most < self.size:
+            self.tell(f"warning: the cluster has room for {most} of {self.size} ranks: going on with those")
+            self.size = most
+
     def _end(self) -> None:
         """End all ranks, those that do not answer too."""
         import ray
 
-        alive = {node.id: node for node in nodes()}
         for actor in self._actors:
             ray.kill(actor)
-        for pid, node in self._places:  # a process that is stopped does not hear Ray
-            if self._lost and node in alive:
-                on_nodes(_killing(), [alive[node]], pid, timeout_s=30.0)
+        if self._lost:  # a process that is stopped does not hear Ray
+            theirs = {node for _, node in self._places}
+            on_nodes(_killing(), [node for node in nodes() if node.id in theirs], self._places, timeout_s=30.0)
         self._actors, self._places = [], []
         self._remove_group()
 
@@ -231,16 +260,20 @@ def _in_main_memory(result: Any) -> Any:
     return result
 
 
-def _killing() -> Callable[[int], None]:
+def _killing() -> Callable[[Sequence[tuple[int, str]]], None]:
     """A function, sent by value, since a process that imports this module first takes seconds."""
 
-    def kill(pid: int) -> None:
+    def kill(places: Sequence[tuple[int, str]]) -> None:
         import contextlib
         import os
         import signal
 
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        for pid in [pid for pid, node in places if node == here]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     return kill
 
@@ -253,12 +286,11 @@ def _why(error: Exception) -> str:
 
 @contextmanager
 def learner_ranks(
-    config: ClusterConfig, device: str, *, logs: Path, tell: Callable[[str], None]
+    config: ClusterConfig, model: ModelConfig, *, folder: Path, tell: Callable[[str], None]
 ) -> Iterator[Ranks | None]:
     """The ranks that torchrun started, or those that `config` asks for, placed on the cluster and started by the first
-    call; None where the model is trained in this process. They end with the block. `logs`: where ranks write what they
-    say, on storage that all nodes share. Raises ConfigError where Ray is missing, or the cluster is too small or has
-    other versions."""
+    call; None where the model is trained in this process. They end with the block. `folder`: the run's, on storage that
+    all nodes share. Raises ConfigError where Ray is missing, or the cluster is too small or has other versions."""
     with torch_ranks(torch_rank) as launched:
         if config.ranks is None:
             yield launched
@@ -269,8 +301,8 @@ def learner_ranks(
         with connected(config), ExitStack() as stack:
             there = nodes()
             check_versions(there)
-            gpu = device != "cpu" and any(node.gpus for node in there)
-            ranks = RayRanks(config.ranks, gpu=gpu, logs=logs, tell=tell)
+            gpu = model.device != "cpu" and any(node.gpus for node in there)
+            ranks = RayRanks(config.ranks, gpu=gpu, logs=folder / "logs", tell=tell, multiple_of=model.replicas)
             stack.callback(ranks.close)
             ranks.place()
             yield ranks

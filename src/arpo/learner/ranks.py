@@ -43,7 +43,7 @@ class Ranks(Protocol):
         """Call `method` of every rank, with its own arguments (`each`) and then the `shared` ones. Returns what the
         ranks returned, in their order. One call runs at a time, and beside it one in the `background`, which each rank
         does in another thread. Raises what the rank raised; LearnerError where a rank is lost, and then for every later
-        call."""
+        call (until those on Ray start anew)."""
         ...
 
     def close(self) -> None:

@@ -140,7 +140,7 @@ def sft(run: RunConfig, *, out: Path | None = None, console: Console | None = No
         )
     target = empty_folder(out or run.folder.with_name(f"{run.folder.name}-sft"))
     console = console or Console(soft_wrap=True)
-    with learner_ranks(run.cluster, run.model.device, logs=target / "logs", tell=console.print) as ranks:
+    with learner_ranks(run.cluster, run.model, folder=target, tell=console.print) as ranks:
         run_to_end(_sft(run, target, console, ranks))
     return target
 

@@ -6,11 +6,12 @@ Knows the order of a step's stages; `Trainer.train` is the method's outline. Ref
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from math import fsum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arpo.assembly.components import Components
 from arpo.core.credit import CreditedTree, credit
@@ -18,7 +19,7 @@ from arpo.display.progress import Progress
 from arpo.display.terminal import Console
 from arpo.engines import Weights
 from arpo.engines.stats import Prefill
-from arpo.errors import ArpoError, GateError
+from arpo.errors import ArpoError, GateError, LearnerError
 from arpo.evaluation.questions import eval_specs
 from arpo.evaluation.run_eval import evaluate_tasks
 from arpo.event_loop import finished
@@ -38,12 +39,18 @@ from arpo.training.recovery import update_seed
 from arpo.training.schedule import make_schedule
 from arpo.training.trackers import Trackers
 
+T = TypeVar("T")
+
+MAX_LOSSES = 3
+"""So many times in a row, with no finished step between, ranks that are lost are started again."""
+
 
 class Trainer:
     """Trains the policy of `components` from `state` to step `num_steps`.
 
     `reserve_s`: seconds of `train.minutes` to keep for what comes after training, besides those in which `last_tokens`
-    are sampled for the last evaluation. `min_steps`: steps that are done whatever the minutes. `copy`: copies the run
+    are sampled for the last evaluation. `min_steps`: steps that are done whatever the minutes. `recover`: makes the
+    learner anew as it was at a state, after a loss of ranks; None: a loss ends the training. `copy`: copies the run
     elsewhere, after each checkpoint. `saved`: the state that the newest checkpoint holds; None: `state`.
     """
 
@@ -63,10 +70,12 @@ class Trainer:
         last_tokens: float = 0.0,
         min_steps: int = 0,
         callbacks: Callback | None = None,
+        recover: Callable[[LearnerError, TrainState], Learner] | None = None,
         copy: Callable[[], Awaitable[None]] | None = None,
         saved: TrainState | None = None,
     ) -> None:
         self.copy = copy
+        self.recover, self.losses = recover, 0  # losses since the last finished step
         self.components, self.learner, self.folder, self.tasks, self.validation = (
             components,
             learner,
@@ -119,15 +128,15 @@ class Trainer:
                     update = await self.update(credited)
                     self.record(batch, credited, update)
                     self.finish_step(batch, {**metrics, **update.metrics})
-                    await self.publish()
+                    await self.despite_losses(self.publish)
                     await self.validate()
-                    await self.save()
+                    await self.despite_losses(self.save)
             self.set_aside()
             await self.validate(last=True)
         finally:
             try:
                 if self.consistent:
-                    await self.save(last=True)
+                    await self.despite_losses(self.save_last)
             finally:
                 await self.written()
         return self.state
@@ -246,10 +255,7 @@ class Trainer:
         """The learner's update, its metrics named `train/...`."""
         self.progress.phase("update")
         self.consistent = False
-        seed = update_seed(self.run.seed, self.step)
-        update = await self.schedule.learn(
-            partial(self.learner.update, credited, self.run.train.updates_per_step, seed=seed)
-        )
+        update, broken = await self.despite_losses(partial(self._learn, credited))
         if not update.metrics:
             self.note("nothing to train on: the rewards of every group are equal", level="warning", step=self.step)
             return replace(update, metrics={"train/updates": 0.0, "train/tokens_trained": 0.0})
@@ -260,12 +266,42 @@ class Trainer:
                     f"{MAX_SKIPPED} steps in a row had updates without a finite loss: lower optim.lr, or look at "
                     "the records"
                 )
-        if weight := self.learner.healthy():
+        if broken:
             raise ArpoError(
-                f"the update of step {self.step} broke the weights ({weight} is not finite): "
+                f"the update of step {self.step} broke the weights ({broken} is not finite): "
                 "lower optim.lr, then resume"
             )
         return replace(update, metrics={f"train/{name}": value for name, value in update.metrics.items()})
+
+    async def _learn(self, credited: Sequence[CreditedTree]) -> tuple[Update, str | None]:
+        """The update, and which weight it broke."""
+
+        def work() -> tuple[Update, str | None]:
+            seed = update_seed(self.run.seed, self.step)
+            update = self.learner.update(credited, self.run.train.updates_per_step, seed=seed)
+            return update, self.learner.healthy() if update.metrics else None
+
+        return await self.schedule.learn(work)
+
+    async def despite_losses(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns. Where the learner loses a rank, it is brought back to the last finished step, and the
+        work is done again."""
+        lost: LearnerError | None = None
+        consistent = self.consistent
+        while True:
+            try:
+                if lost is not None and self.recover is not None:
+                    self.consistent = False
+                    self.learner = await self.schedule.learn(partial(self.recover, lost, self.state))
+                    self.consistent = consistent
+                return await work()
+            except LearnerError as error:
+                self.losses += 1
+                if self.recover is None or self.losses > MAX_LOSSES:
+                    raise
+                lost = error
+                with suppress(LearnerError):  # a checkpoint that was being written has lost the same rank
+                    await self.written()
 
     @property
     def bad_updates(self) -> int:
@@ -310,7 +346,7 @@ class Trainer:
             skipped=self.bad_updates,
         )
         self.folder.append_state(asdict(self.state))
-        self.consistent = True
+        self.consistent, self.losses = True, 0
         self.trackers.log(metrics, self.state.step)
         # Last: a callback that raises ends the run and costs it no step.
         self.callbacks.on_step(self.state.step, metrics)
@@ -326,8 +362,7 @@ class Trainer:
         last = last or step == self.num_steps  # before the last checkpoint, which then holds the result
         if not every or not (last or step % every == 0) or self.state.validated == step or not self.validation:
             return
-        await self.save(last=True)
-        await self.written()
+        await self.despite_losses(self.save_last)
         self.progress.phase("validation")
         (sampled, *_) = eval_specs(self.run.evaluation, f"{VALIDATION}-{step:06d}")
         spec = replace(sampled, questions=self.run.train.eval_limit, samples=1)
@@ -368,6 +403,11 @@ class Trainer:
             write = await self.schedule.learn(self.learner.snapshot)
             self.writing = asyncio.create_task(self._write_checkpoint(self.state, write))
             self.saved_before, self.saved = self.saved, self.state
+
+    async def save_last(self) -> None:
+        """Write a checkpoint unless it is there, and wait until it is whole."""
+        await self.save(last=True)
+        await self.written()
 
     async def written(self) -> None:
         """Wait until the checkpoint is whole that is being written, where one is. Raises what writing it came to."""

@@ -16,7 +16,7 @@ from typing import Any
 from arpo.assembly.components import Components, build_components, hold_model
 from arpo.assembly.resolve import resolve_run
 from arpo.assembly.served import refuse_training
-from arpo.cluster.ranks import learner_ranks
+from arpo.cluster.ranks import RayRanks, learner_ranks
 from arpo.display.progress import Progress
 from arpo.display.terminal import Console
 from arpo.errors import ArpoError, CheckpointError
@@ -103,7 +103,7 @@ def train(
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
     with (
-        learner_ranks(run.cluster, run.model.device, logs=folder_path / "logs", tell=console.print) as ranks,
+        learner_ranks(run.cluster, run.model, folder=folder_path, tell=console.print) as ranks,
         RunFolder.create(folder_path, recipe, environment, resume=resume) as folder,
         written_down(folder, console),
     ):
@@ -362,6 +362,7 @@ class _Pipeline:
                 last_tokens=sum(results.tokens_written for results in before.values()),
                 callbacks=self.callbacks,
                 copy=self.copy,
+                recover=recovery.recover if isinstance(self.ranks, RayRanks) else None,
                 saved=saved,
             )
             state = await trainer.train()

@@ -1,4 +1,5 @@
-"""Finished steps done again from the run's records, without an engine, where a run that was killed goes on.
+"""Finished steps done again from the run's records, without an engine: after the loss of a rank, and where a run that
+was killed goes on.
 
 A step's records hold its trees with their credit, so the same packs come of them, bit for bit, and the same update.
 Knows the run folder and the learner. Refuses to know when a step is done again.
@@ -12,12 +13,14 @@ from math import isclose
 from pathlib import Path
 from typing import Protocol
 
-from arpo.assembly.components import Components, build_learner, model_source
+from arpo.assembly.components import Components, build_learner, hold_model, model_source
+from arpo.cluster.ranks import RayRanks
 from arpo.core.place import keyed
-from arpo.errors import CheckpointError
+from arpo.errors import CheckpointError, LearnerError
 from arpo.learner import Learner
 from arpo.learner.rank import ModelSource
 from arpo.recipe.run import RunConfig
+from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint, TrainState, state_from
 from arpo.runs.folder import STATES, RunFolder
 from arpo.runs.shutdown import is_stopping
@@ -72,7 +75,7 @@ class Say(Protocol):
 
 
 class Recovery:
-    """Makes the learner of a run: new, or as a checkpoint and the steps after it left it.
+    """Makes the learner of a run: new, as a checkpoint has it, or after a loss of ranks.
 
     `source`: the folder of the base model; `base`: weights that the training began with (None: the source's);
     `num_updates`: the length of the learning rate's schedule.
@@ -82,7 +85,7 @@ class Recovery:
         self, components: Components, source: Path, base: Path | None, folder: RunFolder, *, num_updates: int, say: Say
     ) -> None:
         self.components, self.source, self.base, self.folder = components, source, base, folder
-        self.run, self.num_updates, self.say = components.run, num_updates, say
+        self.run, self.ranks, self.num_updates, self.say = components.run, components.ranks, num_updates, say
 
     def learner(self, saved: Checkpoint | None) -> Learner:
         """The learner as it starts, or as it was when the checkpoint was saved, whose weights the model has."""
@@ -98,8 +101,8 @@ class Recovery:
         """The model that the run began with."""
         if self.run.cold_start and self.base is None:
             raise CheckpointError("the cold start that this run is to be kept close to is no longer in the cache")
-        ranks = self.components.ranks
-        return model_source(self.run, self.source, self.base, shared=ranks is not None and ranks.size > 1)
+        shared = self.ranks is not None and self.ranks.size > 1
+        return model_source(self.run, self.source, self.base, shared=shared)
 
     async def do_again(self, learner: Learner, saved: TrainState, finished: Sequence[TrainState]) -> TrainState:
         """Do the `finished` steps that came after the checkpoint of `saved` again. Returns the state after them."""
@@ -116,6 +119,23 @@ class Recovery:
         took = time.monotonic() - began
         self.say(f"done again from the records in {took:.1f} s: {_steps(saved.step, state.step)}, not saved before")
         return state
+
+    def recover(self, error: LearnerError, state: TrainState) -> Learner:
+        """The learner on ranks that are started anew, as it was at `state`."""
+        assert isinstance(self.ranks, RayRanks)
+        began = time.monotonic()
+        self.ranks.restart()
+        saved, _ = checkpoint.newest(self.folder.path / "checkpoints")
+        hold_model(self.ranks, self.run, self.source, saved.model if saved else self.base, self.components.dtype)
+        learner = self.learner(saved)
+        step = saved.state.step if saved else 0
+        replay(learner, self.run, self.folder, range(step + 1, state.step + 1))
+        self.say(
+            f"{error}. {self.ranks.size} ranks are back after {time.monotonic() - began:.1f} s: weights of step "
+            f"{step}, then {_steps(step, state.step)} again from the records",
+            level="warning",
+        )
+        return learner
 
 
 def _steps(after: int, last: int) -> str:
