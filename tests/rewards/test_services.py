@@ -144,7 +144,7 @@ def test_a_service_that_is_down_pauses_the_run_and_is_accounted(tmp_path):
 
 
 def test_a_service_that_stays_down_stops_the_run_as_a_tool_does(tmp_path):
-    made, _ = setting(tmp_path, failures=1e9, limits={"patience_s": 50, "retries": 1})
+    made, _ = setting(tmp_path, cache=False, failures=1e9, limits={"patience_s": 50, "retries": 1})
     with pytest.raises(ToolsStoppedError, match="oracle"):
         run(run_reward(made.reward, TASK, transcript(), deadline_s=1))
 

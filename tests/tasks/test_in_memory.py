@@ -54,9 +54,9 @@ def test_tasks_and_rows_may_be_mixed_and_columns_named() -> None:
     [
         ({"train": ROWS}, r"data\.train\.source: .*expected one split, not a dict\. It has train"),
         (ROWS[0], r"data\.train\.source: .*It has question, answer"),
-        (["1 + 1?"], r"data\.train\.source: .*item 1 is neither"),
-        (b"rows", r"data\.train\.source: .*got a bytes"),
-        (7, r"data\.train\.source: .*got a int"),
+        (["1 + 1?"], r"data\.train\.source: .*item 1, .*is neither"),
+        (b"rows", r"data\.train\.source: .*not bytes"),
+        (7, r"data\.train\.source: .*not int"),
     ],
 )
 def test_what_holds_no_rows_is_refused(given: Any, says: str) -> None:
