@@ -96,15 +96,17 @@ def _gpu_query() -> Callable[[], list[str]]:
 def _shared(what: str, folder: Path, where: Sequence[Node], choose: str) -> Diagnosis:
     """Whether all nodes see what this one writes to `folder`, and can write there."""
 
-    def probe(path: str, word: str, own: str) -> str:
+    def probe(path: str, word: str) -> str:
         import os
+        import secrets
 
+        own = f"{path}-{secrets.token_hex(8)}"
         try:
             with open(path) as file:
                 seen = file.read() == word
-            with open(f"{path}-{own}", "w") as file:
+            with open(own, "w") as file:
                 file.write(word)
-            os.remove(f"{path}-{own}")
+            os.remove(own)
         except OSError as error:
             return str(error.strerror)
         return "" if seen else "holds something else"
@@ -114,7 +116,7 @@ def _shared(what: str, folder: Path, where: Sequence[Node], choose: str) -> Diag
     file = folder.absolute() / f".partial-check-{word}"
     file.write_text(word)
     try:
-        answers = on_nodes(probe, where, str(file), word, secrets.token_hex(4))
+        answers = on_nodes(probe, where, str(file), word)
     finally:
         file.unlink()
     unseen = [f"{node}: {answers[node.id]}" for node in where if answers[node.id]]
