@@ -22,7 +22,7 @@ def test_a_sound_cluster_has_no_problem_and_each_fault_says_what_to_do(
     assert {f.what for f in findings} == {"node", "versions", "gpus", "runs", "cache", "bandwidth"}
     assert not [f for f in findings if f.level is Level.PROBLEM]
     assert not list((tmp_path / "runs").iterdir()), "the check leaves files"
-    ghost = connection.Node("f" * 56, "10.9.9.9", "ghost", cpus=1.0, gpus=1.0)
+    ghost = connection.Node("e" * 56, "10.9.9.9", "ghost", cpus=1.0, gpus=1.0)
     problems = [f for f in examine([ghost], tmp_path / "runs") if f.level is Level.PROBLEM]
     assert {f.what for f in problems} == {"versions", "gpus", "runs", "cache"}
     assert all(f.advice and "ghost" in f.text for f in problems)
