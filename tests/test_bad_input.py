@@ -168,6 +168,7 @@ LIST: dict[str, tuple[str, ...]] = {
         "core/test_record_damage.py::test_random_bytes_are_no_record",
         "core/test_record_damage.py::test_a_damaged_length_costs_no_memory",
         "core/test_record_damage.py::test_any_value_anywhere_is_a_record_or_a_format_error",
+        "cli/test_commands.py::test_commands_that_read_trees_name_file_and_byte_of_a_damaged_frame",
     ),
 }
 

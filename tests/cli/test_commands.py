@@ -1,8 +1,9 @@
 """Every command, end to end on the tiny project: what it prints, what it leaves, and how it ends."""
 
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from arpo.cli.commands import app
+from arpo.core.record import decode
 from tiny_project import TinyProject
 
 
@@ -91,6 +93,38 @@ def test_compare(tiny_run: Path, tmp_path: Path) -> None:
     done = arpo("compare", tiny_run, tiny_run, "--out", tmp_path / "compared")
     assert done.exit_code == 0 and "tool calls" in done.output
     assert (tmp_path / "compared" / "comparison.md").is_file()
+
+
+DAMAGE: dict[str, Callable[[bytes, int], bytes]] = {  # to a step's file, whose second frame starts at a byte
+    "a flipped byte": lambda raw, at: raw[: at + 40] + bytes([raw[at + 40] ^ 0xFF]) + raw[at + 41 :],
+    "another beginning": lambda raw, at: raw[:at] + b"OPRA" + raw[at + 4 :],
+    "a length beyond the end": lambda raw, at: raw[: at + 7] + b"\x01" + raw[at + 8 :],
+    "cut off": lambda raw, at: raw[: at + 50],
+}
+READERS = [["show"], ["show", "--step", "1"], ["show", "--step", "1", "--task", "none"], ["study"], ["retrain"]]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_commands_that_read_trees_name_file_and_byte_of_a_damaged_frame(
+    damage: str, tiny_run: Path, tmp_path: Path
+) -> None:
+    """`show` and `view` go on with what could be read."""
+    run, places = Path(shutil.copytree(tiny_run, tmp_path / "copy")), {}
+    for path in sorted((run / "events").iterdir()):
+        raw = path.read_bytes()
+        places[path.name] = [start for start, _ in decode(raw).tasks()][1]
+        path.write_bytes(DAMAGE[damage](raw, places[path.name]))
+    first, last = places
+
+    def named(text: str, file: str) -> bool:
+        return bool(re.search(rf"{file}: (frame 1|the frame) at byte {places[file]} ", " ".join(text.split())))
+
+    arpo("view", run, "--export", tmp_path / "page.html")
+    assert all(named((tmp_path / "page.html").read_text(), file) for file in places)
+    for name, *options in READERS:
+        done = arpo(name, run, *options)
+        assert named(done.output, last if [name, *options] == ["show"] else first), (name, options, done.output)
+        assert done.exit_code == (0 if name == "show" and "--task" not in options else 2), (name, options)
 
 
 def test_export(tiny_run: Path, tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ from arpo.core import (
 )
 from arpo.core.credit import credit
 from arpo.core.expansion import ExpansionConfig
-from arpo.core.record import peek
 from arpo.errors import FormatError
 from random_trees import random_tree
 
@@ -288,12 +287,12 @@ def test_peek_finds_what_decode_finds(tasks, torn):
         if (record := next(frames, None)) is None:
             break
         expected.append((start, record.tree.task))
-    assert list(peek(io.BytesIO(content))) == expected
+    assert list(decode(content).tasks()) == expected
 
 
 def test_peek_names_what_is_no_frame():
     with pytest.raises(FormatError, match="frame 0 at byte 0 starts with b'nons'"):
-        list(peek(io.BytesIO(b"nonsense that is long enough")))
+        list(decode(b"nonsense that is long enough").tasks())
     with pytest.raises(FormatError, match="frame 0 at byte 0"):
-        list(peek(io.BytesIO(b"no")))
-    assert list(peek(io.BytesIO(b"AR"))) == list(peek(io.BytesIO(b""))) == []
+        list(decode(b"no").tasks())
+    assert list(decode(b"AR").tasks()) == list(decode(b"").tasks()) == []

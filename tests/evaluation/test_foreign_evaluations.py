@@ -84,11 +84,20 @@ def test_any_value_anywhere_gives_figures_or_an_error_that_names_the_file(
         path.write_text(text)
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", '{"schema": "arpo/sample/1", "id": ["a"]}'])
-def test_a_line_that_names_no_sample_is_an_error(folder: Path, tmp_path: Path, line: str) -> None:
+NAMED = '{"schema": "arpo/sample/1", "benchmark": "a", "id": "b", "sample": 0, "record": '
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        *((line, "line 1") for line in ("{}", "[]", '{"schema": "arpo/sample/1", "id": ["a"]}')),
+        *((f"{NAMED}{record}}}", "the record of 'b'") for record in ("3", "[]", "{}", '{"schema": 2, "task": 1}')),
+    ],
+)
+def test_a_line_that_holds_no_sample_is_an_error(folder: Path, tmp_path: Path, line: str, where: str) -> None:
     (tmp_path / MANIFEST).write_text((folder / MANIFEST).read_text())
     (tmp_path / SAMPLES).write_text(line + "\n")
-    with pytest.raises(FormatError, match="line 1"):
+    with pytest.raises(FormatError, match=rf"samples\.jsonl.*{where}"):
         list(read_recorded(tmp_path))
 
 

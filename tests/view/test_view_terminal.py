@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -51,19 +50,6 @@ def test_mistakes_are_named(tiny_run, tmp_path):
         printed(tiny_run, step=9)
     with pytest.raises(ConfigError, match="holds no run"):
         printed(tmp_path)
-
-
-def test_what_is_damaged_is_told_beside_what_could_be_read(tiny_run, tmp_path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
-    path = RunFolder(run).events_path(2)
-    content = bytearray(path.read_bytes())
-    content[-9] ^= 0xFF
-    path.write_bytes(content)
-    assert "step 2" in printed(run, step=2)
-    assert re.search(rf"warning: .*{path.name}.*trees behind it are not shown", capsys.readouterr().err)
-    printed(run, step=1)
-    assert not capsys.readouterr().err
 
 
 def test_texts_cannot_steer_the_terminal(nasty_run):

@@ -52,8 +52,8 @@ def show(run: Path, *, task: str | None, step: int | None, whole: bool, console:
     Raises ConfigError if there is none."""
     console = console or Console(soft_wrap=False)
     library = Library([run])
+    ((name, viewed),) = library.runs.items()
     try:
-        ((name, viewed),) = library.runs.items()
         steps = viewed.run.event_steps() if viewed.run else []
         if not steps:
             raise ConfigError("there are no recorded trees here", where=str(run))
@@ -65,21 +65,20 @@ def show(run: Path, *, task: str | None, step: int | None, whole: bool, console:
             step = steps[-1] if step is None else step
             rows = library.answer(f"/api/runs/{name}/trees", {"step": str(step)}, most_rows=1 << 20)["rows"]
             print_table(console, rows, f"{len(rows)} trees of step {step} (steps {_spans(steps)}); --task shows one")
-            _tell_damage(viewed, step)
             return
-        step = _last_step_of(viewed, task) if step is None else step
-        answer = library.answer(f"/api/runs/{name}/tree", {"step": str(step), "task": task})
+        shown = _last_step_of(viewed, task) if step is None else step
+        answer = library.answer(f"/api/runs/{name}/tree", {"step": str(shown), "task": task})
         print_tree(console, answer, most_chars=1 << 30 if whole else MOST_CHARS)
-        _tell_damage(viewed, step)
     finally:
+        _tell_damage(viewed, step)
         library.close()
 
 
-def _tell_damage(viewed: Viewed, step: int) -> None:
-    """Say what could not be read of a step, whose newer trees may then be missing."""
-    errors = viewed.index.errors() if viewed.index else []
-    for message in [error for damaged, error in errors if damaged == step]:
-        print_line(f"warning: {message}; trees behind it are not shown", file=sys.stderr)
+def _tell_damage(viewed: Viewed, step: int | None) -> None:
+    """Say what could not be read of a step (None: of any), whose newer trees may then be missing."""
+    for damaged, message in viewed.index.errors() if viewed.index else []:
+        if step in (None, damaged):
+            print_line(f"warning: {message}; trees behind it are not shown", file=sys.stderr)
 
 
 def _last_step_of(viewed: Viewed, task: str) -> int:

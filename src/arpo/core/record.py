@@ -16,10 +16,10 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from arpo.core.branching import BranchRule
 from arpo.core.codec import SCHEMA, pack, unpack
@@ -33,6 +33,7 @@ from arpo.core.tree import RolloutTree
 from arpo.errors import ConfigError, FormatError
 from arpo.foreign import loads
 
+T = TypeVar("T")
 _HEADER = struct.Struct("<4sII")
 _MAGIC = b"ARPO"
 _BAD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what values of a wrong type raise
@@ -40,6 +41,7 @@ _BAD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticErr
 _TASK = re.compile(rb'\{"schema":\d+,"task":("(?:[^"\\]++|\\.)*+")')
 _PREFIX_BYTES = 1 << 10  # of a record's JSON; they usually hold the task's id
 _CHUNK_BYTES = 1 << 20  # read at once
+_BEGINNING = re.compile(rb"ARPO(.{4}).{4}\x78", re.DOTALL)  # of a frame: its header, then zlib's first byte
 _MAX_BYTES = 1 << 28  # of a record's JSON, and of a frame: about 10 million tokens
 
 
@@ -123,8 +125,9 @@ class Frames(Iterator[TreeRecord]):
     """Iterates over records up to the last whole frame. A frame that a killed writer left incomplete is no error:
     `tail` counts its bytes.
 
-    Raises FormatError, which names the frame and the byte at which it starts, for anything else that is not a frame,
-    and for a record of a schema that this version does not know.
+    Raises FormatError, which names the frame and the byte at which it starts, for anything else that is not a frame
+    (also for one whose damaged length reaches over other frames to the end), and for a record of a schema that this
+    version does not know.
     """
 
     def __init__(self, stream: BinaryIO, offset: int = 0) -> None:
@@ -134,30 +137,44 @@ class Frames(Iterator[TreeRecord]):
         self.tail = 0  # bytes after the last whole frame; set when the iteration ends
 
     def __next__(self) -> TreeRecord:
+        return self._next(_record_in)
+
+    def tasks(self) -> Iterator[tuple[int, str]]:
+        """The offset and the task id of every whole frame, without decoding the records: if a task has several frames,
+        only the last one counts. Raises FormatError as iterating over records does, but verifies no checksums."""
+        while True:
+            start = self.offset
+            try:
+                task = self._next(_task_in)
+            except StopIteration:
+                return
+            yield start, task
+
+    def _next(self, read: Callable[[bytes, int], T]) -> T:
+        """`read`, called with the next frame's body and checksum. Raises StopIteration at the end."""
         if self.tail:
             raise StopIteration
-        header = self._stream.read(_HEADER.size)
-        if not _MAGIC.startswith(header[:4]):
-            raise self._error(f"starts with {header[:4]!r} instead of {_MAGIC!r}")
-        if len(header) < _HEADER.size:
-            return self._stop(header)
-        _, length, checksum = _HEADER.unpack(header)
-        if length > _MAX_BYTES:
-            raise self._error(_too_long(length))
-        body = self._body(length)
-        if len(body) < length:
-            return self._stop(header + body)
-        if zlib.crc32(body) != checksum:
-            raise self._error("is damaged: its checksum does not match")
         try:
-            record = record_from(loads(_decompressed(body)))
+            header = self._stream.read(_HEADER.size)
+            if not _MAGIC.startswith(header[:4]):
+                raise FormatError(f"starts with {header[:4]!r} instead of {_MAGIC!r}")
+            length, checksum = _HEADER.unpack(header)[1:] if len(header) == _HEADER.size else (1, 0)
+            if length > _MAX_BYTES:
+                raise FormatError(
+                    f"is damaged: it says that it has {length:,} bytes, and a frame has at most {_MAX_BYTES:,}"
+                )
+            body = self._body(length)
+            if len(body) < length:
+                if _holds_frame(body):
+                    raise FormatError(f"is damaged: it says that it has {length:,} bytes, and other frames are in them")
+                self.tail = len(header) + len(body)
+                raise StopIteration
+            result = read(body, checksum)
         except FormatError as error:
-            raise self._error(str(error)) from error
-        except (*_BAD_VALUES, zlib.error) as error:
-            raise self._error(f"is not a record: {error!r:.300}") from error
+            raise FormatError(f"frame {self.num_read} at byte {self.offset} {error}") from error
         self.num_read += 1
         self.offset += len(header) + length
-        return record
+        return result
 
     def _body(self, length: int) -> bytes:
         """As many of the next `length` bytes as there are. A damaged length allocates no more than the stream holds."""
@@ -167,32 +184,22 @@ class Frames(Iterator[TreeRecord]):
             length -= len(part)
         return b"".join(parts)
 
-    def _stop(self, rest: bytes) -> TreeRecord:
-        self.tail = len(rest)
-        raise StopIteration
 
-    def _error(self, problem: str) -> FormatError:
-        return FormatError(f"frame {self.num_read} at byte {self.offset} {problem}")
+def _holds_frame(body: bytes) -> bool:
+    """Whether a whole frame seems to stand anywhere in `body`: by chance in one of 10^9 bodies of a megabyte."""
+    lengths = ((match.end(), int.from_bytes(match[1], "little")) for match in _BEGINNING.finditer(body))
+    return any(0 < length <= len(body) - end + 1 for end, length in lengths)
 
 
-def peek(stream: BinaryIO) -> Iterator[tuple[int, str]]:
-    """The offset and the task id of every whole frame of a stream, without decoding the records: if a task has several
-    frames, only the last one counts. Raises FormatError as `decode` does, but does not verify checksums.
-    """
-    number = offset = 0
-    while len(header := stream.read(_HEADER.size)) == _HEADER.size:
-        magic, length, _ = _HEADER.unpack(header)
-        if magic != _MAGIC:
-            raise FormatError(f"frame {number} at byte {offset} starts with {magic!r} instead of {_MAGIC!r}")
-        if length > _MAX_BYTES:
-            raise FormatError(f"frame {number} at byte {offset} {_too_long(length)}")
-        body = stream.read(length)
-        if len(body) < length:
-            return
-        yield offset, _task_in(body, number, offset)
-        number, offset = number + 1, offset + _HEADER.size + length
-    if header and not _MAGIC.startswith(header[:4]):
-        raise FormatError(f"frame {number} at byte {offset} starts with {header[:4]!r} instead of {_MAGIC!r}")
+def _record_in(body: bytes, checksum: int) -> TreeRecord:
+    if zlib.crc32(body) != checksum:
+        raise FormatError("is damaged: its checksum does not match")
+    try:
+        return record_from(loads(_decompressed(body)))
+    except FormatError:
+        raise
+    except (*_BAD_VALUES, zlib.error) as error:
+        raise FormatError(f"is not a record: {error!r:.300}") from error
 
 
 def _turn_text(notes: Mapping[str, Any], place: Place) -> str:
@@ -201,16 +208,12 @@ def _turn_text(notes: Mapping[str, Any], place: Place) -> str:
     return str(text)[: read.get("length")]
 
 
-def _too_long(length: int) -> str:
-    return f"is damaged: it says that it has {length:,} bytes, and a frame has at most {_MAX_BYTES:,}"
-
-
-def _task_in(body: bytes, number: int, offset: int) -> str:
+def _task_in(body: bytes, _checksum: int) -> str:
     try:
         match = _TASK.match(zlib.decompressobj().decompress(body, _PREFIX_BYTES)) or _TASK.match(_decompressed(body))
         return str(json.loads(match[1]) if match else loads(_decompressed(body))["task"])
     except (*_BAD_VALUES, FormatError, RecursionError, zlib.error) as error:
-        raise FormatError(f"frame {number} at byte {offset} is not a record: {error!r:.300}") from error
+        raise FormatError(f"is not a record: {error!r:.300}") from error
 
 
 def _decompressed(body: bytes) -> bytes:

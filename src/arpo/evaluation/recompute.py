@@ -60,7 +60,7 @@ async def _rescore(folder: Path, scorer: "_Scorer") -> Rescored:
         if sample.failed:
             continue
         try:
-            record = record_in(line) if line.get("record") is not None else None
+            record = record_in(line, folder) if line.get("record") is not None else None
             scored = await scorer.score(sample, None if record is None else recorded_transcript(record))
         except ArpoError as error:
             kept[str(error)] += 1

@@ -142,12 +142,12 @@ def read_record(folder: Path, key: Key) -> TreeRecord | None:
     for line in read_lines(folder):
         if (line.get("benchmark"), line.get("id"), line.get("sample")) == key:
             last = line
-    return None if last is None or last.get("record") is None else record_in(last)
+    return None if last is None or last.get("record") is None else record_in(last, folder)
 
 
-def record_in(line: Mapping[str, Any]) -> TreeRecord:
-    """The trajectory in a line. Raises FormatError."""
+def record_in(line: Mapping[str, Any], folder: Path) -> TreeRecord:
+    """The trajectory in a line of the samples in `folder`. Raises FormatError."""
     try:
         return record_from(line["record"])
     except FormatError as error:
-        raise FormatError(f"the record of {line.get('id')!r} {error}") from error
+        raise FormatError(f"{folder / FILE}: the record of {line.get('id')!r:.300} {error}") from error

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from arpo.core.record import Frames, TreeRecord
+from arpo.core.record import TreeRecord
 from arpo.errors import ConfigError
 from arpo.evaluation.manifest import is_evaluation
 from arpo.evaluation.samples import read_lines, record_in
 from arpo.evaluation.statistics import FEW, LEVEL, RESAMPLES, Estimate, keyed_generator, wilson
-from arpo.foreign import open_file
-from arpo.runs.folder import naming
+from arpo.runs.folder import RunFolder, read_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +39,15 @@ def read_recorded(path: Path) -> Iterator[Recorded]:
         for number, line in enumerate(read_lines(path)):
             key = (line["benchmark"], line["id"], line["sample"])
             if last[key] == number and line.get("record") is not None:
-                yield Recorded(question=f"{key[0]}/{key[1]}", record=record_in(line))
+                yield Recorded(question=f"{key[0]}/{key[1]}", record=record_in(line, path))
         return
-    files = sorted((path / "events").glob("step-*.frames")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
+    run = RunFolder(path) if (path / "recipe.yaml").is_file() else None
+    steps = run.event_steps() if run else []
+    if not steps and not path.is_file():
         hint = "An evaluation's folder has samples.jsonl (`arpo eval --benchmark`), a run's has events/"
         raise ConfigError("holds no recorded trajectories", value=str(path), hint=hint)
-    for file in files:
-        with open_file(file) as stream, naming(file):
-            of_step = {record.tree.task: record for record in Frames(stream)}  # of two of a task the later counts
-        yield from (Recorded(question=task, record=record) for task, record in of_step.items())
+    for trees in (run.trees(step) for step in steps) if run else [read_frames(path)[0]]:
+        yield from (Recorded(question=record.tree.task, record=record) for record in trees)
 
 
 Pairs = Mapping[str, tuple[float, float]]  # by question: a numerator and a denominator

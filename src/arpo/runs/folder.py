@@ -30,7 +30,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from arpo.core.record import TreeRecord, decode, encode
+from arpo.core.record import Frames, TreeRecord, decode, encode
 from arpo.errors import ConfigError, FormatError
 from arpo.files import (
     PARTIAL,
@@ -294,9 +294,18 @@ class RunFolder:
         path = self.events_path(step)
         if not path.exists():
             return
-        with open_file(path) as file, naming(path):
-            last = {record.tree.task: record for record in decode(file)}
-        yield from last.values()
+        records, frames = read_frames(path)
+        with naming(path):
+            self.check_end(step, frames)
+        yield from records
+
+    def check_end(self, step: int, frames: Frames) -> None:
+        """Raises FormatError where the file of `step`, all of whose frames were read, ends within one although the step
+        is finished: no killed writer left it so."""
+        if frames.tail and any(line["step"] == step for line in self.metrics()):
+            raise FormatError(
+                f"frame {frames.num_read} at byte {frames.offset} is cut short: {frames.tail:,} bytes of it are there"
+            )
 
     def events_path(self, step: int) -> Path:
         return self.path / "events" / f"step-{step:06d}.frames"
@@ -304,6 +313,13 @@ class RunFolder:
     def _event_files(self) -> list[Path]:
         found = [p for p in (self.path / "events").glob("step-*.frames") if _OF_A_STEP.search(p.name)]
         return sorted(found, key=_step_of)
+
+
+def read_frames(path: Path) -> tuple[list[TreeRecord], Frames]:
+    """The last record of every task in a file of frames, and where reading ended. Raises FormatError as `trees`."""
+    with open_file(path) as file, naming(path):
+        frames = decode(file)
+        return list({record.tree.task: record for record in frames}.values()), frames
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arpo.core.record import TreeRecord, decode, peek
+from arpo.core.record import TreeRecord, decode
 from arpo.errors import FormatError
 from arpo.files import cache_folder
 from arpo.foreign import open_file
@@ -113,7 +113,7 @@ class RunIndex:
         error = None
         if identity is not None:
             try:
-                for start, record in _last_frames(path):
+                for start, record in self._last_frames(step):
                     found.append((start, facts_of(record)))
             except FormatError as wrong:
                 error = f"{path.name}: {wrong}"
@@ -124,6 +124,28 @@ class RunIndex:
             if identity is not None:
                 database.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?)", (step, *identity, error))
                 _insert(database, step, found)
+
+    def _last_frames(self, step: int) -> Iterator[tuple[int, TreeRecord]]:
+        """The last frame of every task, in the order in which tasks first appear. It yields all whole frames before it
+        raises FormatError."""
+        latest: dict[str, int] = {}
+        wrong = None
+        with open_file(self.run.events_path(step)) as file:
+            frames = decode(file)
+            try:
+                latest.update((task, start) for start, task in frames.tasks())
+                self.run.check_end(step, frames)
+            except FormatError as error:
+                wrong = error
+            for start in latest.values():
+                file.seek(start)
+                try:
+                    if (record := next(decode(file, start), None)) is not None:  # not truncated meanwhile
+                        yield start, record
+                except FormatError as error:
+                    wrong = FormatError(str(error).replace("frame 0 at", "the frame at", 1))
+        if wrong is not None:
+            raise wrong
 
     def errors(self) -> list[tuple[int, str]]:
         """(step, error) for every damaged file."""
@@ -183,28 +205,6 @@ def _prepared(path: Path | str) -> sqlite3.Connection:
     database.execute("PRAGMA synchronous = OFF")  # a lost index is rebuilt
     database.commit()
     return database
-
-
-def _last_frames(path: Path) -> Iterator[tuple[int, TreeRecord]]:
-    """The last frame of every task, in the order in which tasks first appear. It yields all whole frames before it
-    raises FormatError."""
-    latest: dict[str, int] = {}
-    wrong = None
-    with open_file(path) as file:
-        try:
-            for start, task in peek(file):
-                latest[task] = start
-        except FormatError as error:
-            wrong = error
-        for start in latest.values():
-            file.seek(start)
-            try:
-                if (record := next(decode(file, start), None)) is not None:  # not truncated meanwhile
-                    yield start, record
-            except FormatError as error:
-                wrong = FormatError(str(error).replace("frame 0 at", "the frame at", 1))
-    if wrong is not None:
-        raise wrong
 
 
 def _forget(database: sqlite3.Connection, step: int) -> None:

@@ -72,7 +72,9 @@ class Viewed:
         if found is None or found[:3] != (self.index.version if self.index else 0, step, task):
             record = self.index.record(step, task) if self.index else None
             if record is None or self.index is None:
-                raise NotHereError("there is no such tree", where=str(self.path), value=f"step {step}, task {task}")
+                damage = [text for at, text in self.index.errors() if at == step] if self.index else []
+                wrong, value = "there is no such tree", f"step {step}, task {task}"
+                raise NotHereError(wrong, where=str(self.path), value=value, hint="; ".join(damage))
             found = self._last = (self.index.version, step, task, record)
         return found[3]
 

@@ -68,7 +68,7 @@ class SampleLogReader:
         with open_file(self.path) as file:
             file.seek(logged.start)
             line = json.loads(file.readline())
-        return None if line.get("record") is None else record_in(line)
+        return None if line.get("record") is None else record_in(line, self.path.parent)
 
 
 def _sample(line: bytes, where: str) -> SampleRecord:
