@@ -32,9 +32,10 @@ CONTEXT = CallContext(
 MALFORMED = ["half", "no result", "wrong content", "wrong block", "list", "deep", "long"]
 
 
-def odd(mode: str, *more: Any) -> dict[str, Any]:
+def odd(mode: str, *more: Any, **options: Any) -> dict[str, Any]:
     command = [sys.executable, "-S", SCRIPT, mode, *map(str, more)]
-    return {tool.name: tool for tool in build_tools([ToolConfig(use="mcp", options={"command": command})])}
+    offered = ToolConfig(use="mcp", options={"command": command, **options})
+    return {tool.name: tool for tool in build_tools([offered])}
 
 
 @pytest.mark.parametrize("mode", ["dies", *MALFORMED])
@@ -131,6 +132,23 @@ def lives(process: int) -> bool:
 def test_names_that_cannot_be_shown_are_refused() -> None:
     with pytest.raises(ConfigError, match="letters, digits"):
         odd("names")
+
+
+def test_a_malformed_tool_is_refused_by_name_and_the_others_can_be_had() -> None:
+    for name, why in {
+        "listed type": "inputSchema.type: Input should be 'object', not ['object']",
+        "no schema": "inputSchema: Field required",
+        "odd text": "description: Input should be a valid string, not 3",
+        "odd names": "inputSchema.required: Input should be a valid list, not 'how'",
+        "number 6 of its list": "name: Field required",
+        "number 7 of its list": "it: Input should be",
+    }.items():
+        with pytest.raises(ConfigError) as refused:
+            odd("malformed", tools=["ok", name])
+        assert f"its tool {name} wrongly: {why}" in str(refused.value) and "odd_mcp_server" in str(refused.value)
+    with pytest.raises(ConfigError, match=r"its tool listed type wrongly.*Name tools that you need in `tools`: ok"):
+        odd("malformed")
+    assert asyncio.run(attempt(odd("malformed", tools=["ok"])["ok"], {}, CONTEXT))[0].text == "fine"
 
 
 def test_any_schema_is_listed_without_a_call_and_shows_no_control_characters(tmp_path: Path) -> None:

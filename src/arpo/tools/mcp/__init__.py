@@ -34,7 +34,7 @@ def mcp_tools(
 
     `env` of the program (it gets PATH, HOME and the like, and no secrets of ours) and `headers` of requests may name
     environment variables: `{Authorization: "Bearer $MY_TOKEN"}`. `keep`: equal calls give equal results, so that they
-    may be cached. Raises ConfigError where the server cannot be reached or lacks a tool.
+    may be cached. Raises ConfigError where the server cannot be reached, lacks a tool or describes it wrongly.
     """
     if bool(command) == bool(url):
         raise ConfigError(
@@ -48,15 +48,22 @@ def mcp_tools(
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  lives as long as the server
         opener = started(words, _expanded(env, "env"), folder, errors)
     server = Server(opener, label, connect_s, errors)
+    where = "command" if command else "url"
     try:
-        offered = {tool.name: tool for tool in server.list_tools()}
+        listed, malformed = server.list_tools()
     except ProviderError as error:
-        raise ConfigError(str(error), where="command" if command else "url", value=label) from error
+        raise ConfigError(str(error), where=where, value=label) from error
+    offered = {tool.name: tool for tool in listed}
+    for name in tools or malformed:
+        if name in malformed:
+            wrong = f"the server describes its tool {name} wrongly: {malformed[name]}"
+            hint = f"Name tools that you need in `tools`: {', '.join(offered)[:300]}" if offered else "Mend the server"
+            raise ConfigError(wrong, where=where, value=label, hint=hint)
     for name in tools:
         if name not in offered:
             raise ConfigError("the server has no such tool", where="tools", value=name, hint=nearest(name, offered))
     if not offered:
-        raise ConfigError("the server has no tools", where="command" if command else "url", value=label)
+        raise ConfigError("the server has no tools", where=where, value=label)
     return [McpTool(server, offered[name], keep) for name in tools or offered]
 
 

@@ -53,6 +53,7 @@ class _Session:
     client: asyncio.Future[Client]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     calls: set[asyncio.Future[Any]] = field(default_factory=set)  # under way
+    listed: dict[str, Any] = field(default_factory=dict)  # the last list of tools, as the server wrote it
     task: asyncio.Task[None] | None = None
 
     async def hear(self, message: IncomingMessage) -> None:
@@ -83,8 +84,9 @@ class Server:
         self._stops: list[Callable[[], Any]] = []
         self.close = weakref.finalize(self, _close, self._loop, self._thread, self._stops)
 
-    def list_tools(self) -> list[Any]:
-        """The tools that the server offers, from all pages of its list."""
+    def list_tools(self) -> tuple[list[Any], dict[str, str]]:
+        """The tools that the server offers, from all pages of its list, and what is wrong with malformed ones, by
+        name. Raises ProviderError."""
         return asyncio.run_coroutine_threadsafe(self._list(), self._loop).result()
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -96,20 +98,20 @@ class Server:
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._call(name, arguments), self._loop))
 
-    async def _list(self) -> list[Any]:
+    async def _list(self) -> tuple[list[Any], dict[str, str]]:
         session = await self._open()
-        client = session.client.result()
         tools: list[Any] = []
+        malformed: dict[str, str] = {}
         passed: list[str] = []  # cursors
         try:
             async with asyncio.timeout(self._connect_s):
                 while len(passed) < MOST_PAGES:
-                    page = await client.list_tools(cursor=passed[-1] if passed else None, cache_mode="bypass")
-                    tools += page.tools
-                    if not page.next_cursor:
-                        return tools
-                    passed.append(page.next_cursor)
-                    if page.next_cursor in passed[:-1]:
+                    read, wrong, cursor = await _page(session, passed[-1] if passed else None)
+                    tools, malformed = tools + read, malformed | wrong
+                    if not cursor:
+                        return tools, malformed
+                    passed.append(cursor)
+                    if cursor in passed[:-1]:
                         break
         except TimeoutError:
             self._drop(session)
@@ -157,7 +159,7 @@ class Server:
                 raise _BrokenError(self._told(error)) from None
             raise ToolError(f"the MCP server refuses: {error.message}") from None
         except (ValidationError, RuntimeError) as error:  # what the SDK raises for an answer of the wrong form
-            raise ToolError(f"the MCP server's answer is malformed: {first_line(error)}") from None
+            raise ToolError(f"the MCP server's answer is malformed: {_reason(error)}") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():  # by who waits for the call
@@ -209,7 +211,41 @@ class Server:
             end = self._errors.seek(0, os.SEEK_END)
             self._errors.seek(max(0, end - STDERR_BYTES))
             last = "".join(self._errors.read().splitlines()[-1:]).strip()[:300]
-        return f"{first_line(error)}{f' ({last})' if last else ''}"
+        return f"{_reason(error)}{f' ({last})' if last else ''}"
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line; where an answer does not have the form of the protocol, its first wrong field."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    return _field(error.errors(include_url=False)[0])
+
+
+def _field(wrong: Mapping[str, Any], skip: int = 0) -> str:
+    """A field that pydantic found wrong, without the first `skip` parts of its place."""
+    place = ".".join(map(str, wrong["loc"][skip:]))
+    value = "" if wrong["type"] == "missing" else f", not {wrong['input']!r:.100}"
+    return f"{place or 'it'}: {wrong['msg']}{value}"
+
+
+async def _page(session: _Session, cursor: str | None) -> tuple[list[Any], dict[str, str], str | None]:
+    """The tools on a page of the list, what is wrong with others on it, by name, and the next page's cursor."""
+    try:
+        page = await session.client.result().list_tools(cursor=cursor, cache_mode="bypass")
+    except ValidationError as error:
+        malformed: dict[int, str] = {}
+        for wrong in error.errors(include_url=False):
+            if wrong["loc"][:1] != ("tools",) or len(wrong["loc"]) < 2:
+                raise
+            malformed.setdefault(int(wrong["loc"][1]), _field(wrong, skip=2))
+        entries = dict(enumerate(session.listed["tools"]))
+        names = {
+            at: str(entries[at].get("name", ""))[:100] if isinstance(entries[at], dict) else "" for at in malformed
+        }
+        told = {names[at] or f"number {at + 1} of its list": why for at, why in malformed.items()}
+        tools = [mcp_types.Tool.model_validate(entries[at], by_name=False) for at in entries if at not in malformed]
+        return tools, told, session.listed.get("nextCursor")
+    return page.tools, {}, page.next_cursor
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -224,12 +260,27 @@ async def _unchecked(name: str, result: Any) -> None:
     nested `anyOf`), here in our process. The model reads the text, whatever the schema says."""
 
 
+def _keep_lists(client: Client, session: _Session) -> None:
+    """Keep lists of tools as they came: an error of the SDK does not tell the name of the tool that it is about."""
+    dispatcher: Any = client.session._dispatcher
+    send = dispatcher.send_raw_request
+
+    async def kept(method: str, *more: Any) -> dict[str, Any]:
+        result: dict[str, Any] = await send(method, *more)
+        if method == "tools/list":
+            session.listed = result
+        return result
+
+    dispatcher.send_raw_request = kept
+
+
 async def _serve(opener: Opener, session: _Session) -> None:
     """Keep a session open until it is to stop: it must be closed by the task that opened it."""
     try:
         async with AsyncExitStack() as stack:
             client = await opener(stack, session.hear)
             client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
+            _keep_lists(client, session)
             if not session.client.done():
                 session.client.set_result(client)
             await session.stop.wait()
