@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ TOOLS: dict[str, Any] = {
             "outputSchema": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}},
         }
     ],
+    "malformed": [
+        {"name": "ok", "inputSchema": TEXT},
+        {"name": "listed type", "inputSchema": {"type": ["object"], "properties": {}}},
+        {"name": "no schema"},
+        {"name": "odd text", "description": 3, "inputSchema": TEXT},
+        {"name": "odd names", "inputSchema": {"type": "object", "required": "how"}},
+        {"inputSchema": TEXT},
+        7,
+    ],
     "names": [{"name": "a\nb", "inputSchema": TEXT}],
 }
 tools = TOOLS.get(MODE, [{"name": name, "inputSchema": TEXT} for name in ("ok", "odd")])
@@ -62,6 +72,9 @@ def answer(number: int, text: str) -> None:
 def odd(number: int, arguments: dict[str, Any]) -> None:
     if FILE is not None and MODE == "write":
         FILE.write_text("called")
+    if FILE is not None and MODE == "sleeps":
+        FILE.write_text(str(os.getpid()))
+        time.sleep(3600)
     if MODE == "dies":
         os._exit(3)
     half = f'{{"jsonrpc": "2.0", "id": {number}, "result": {{"content": ['
