@@ -67,4 +67,4 @@ def model_of(
         config.layer_types = config.layer_types[: config.num_hidden_layers]
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).train()
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).train()

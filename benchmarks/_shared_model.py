@@ -86,9 +86,9 @@ def _smollm2(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = fetch(SOURCE)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     tokenizer.chat_template = template()
-    AutoModelForCausalLM.from_pretrained(source).save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

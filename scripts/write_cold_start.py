@@ -70,7 +70,7 @@ async def first_tokens(run: RunConfig) -> str:
     """The digest of what the recipe makes of its first traces today. Traces are written already: no model is loaded."""
     assert run.cold_start is not None
     setting = build_setting(run)
-    tokenizer = AutoTokenizer.from_pretrained(fetch(run.model.source), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(fetch(run.model.source), local_files_only=True, trust_remote_code=False)
     agent = Agent(
         engine=ScriptedEngine(lambda *_: ""),
         tools=setting.tools,

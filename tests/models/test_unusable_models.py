@@ -1,6 +1,7 @@
 """Model folders that are broken, incomplete or of the wrong kind: one ConfigError with the key, before anything is
 computed."""
 
+import ast
 import asyncio
 import json
 import re
@@ -15,6 +16,7 @@ import torch
 import transformers
 
 from arpo.assembly.components import build_components, read_tasks
+from arpo.assembly.memory_plan import meta_model
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.display.terminal import Console
 from arpo.engines.local import LocalEngine
@@ -104,6 +106,62 @@ def test_parameters_that_the_weights_lack_are_no_random_numbers(copy: Path) -> N
 
     rewritten(copy, rename)
     assert "lack 1 of the model's parameters: model.norm.weight" in refusal(copy)
+
+
+# --- code
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path({ran!r}).touch()
+
+class Config(LlamaConfig):
+    model_type = "brought"
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+LOADERS: dict[str, Callable[[Path, bool], Any]] = {
+    "whole": lambda folder, trust: load_model(folder, ModelConfig(device="cpu", trust_remote_code=trust))[0],
+    "without weights": lambda folder, trust: load_model(
+        folder, ModelConfig(device="cpu", trust_remote_code=trust), empty=True
+    )[0],
+    "sizes": lambda folder, trust: meta_model(folder, trust=trust),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_code_that_a_model_brings_runs_only_if_the_recipe_says_so_and_nobody_is_asked(
+    loader: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    config = json.loads((copy / "config.json").read_text())
+    classes = {"AutoConfig": "brought.Config", "AutoModelForCausalLM": "brought.Model"}
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "brought", "auto_map": classes}))
+    (copy / "brought.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
+    with pytest.raises(ConfigError, match=r"^model\.trust_remote_code: .*set model\.trust_remote_code: true"):
+        LOADERS[loader](copy, False)
+    assert not (tmp_path / "ran").exists() and asked == []
+    model = LOADERS[loader](copy, True)
+    assert type(model).__name__ == "Model" and (tmp_path / "ran").exists()
+    if loader != "sizes":  # the learner makes small ones of its kind
+        assert choose_packing(model, "auto") == (True, None)
+    assert asked == []
+
+
+def test_every_load_by_transformers_says_whether_code_is_trusted() -> None:
+    """Where nobody says so, transformers asks in the middle of a run."""
+    root, loads = Path(__file__).parents[2], 0
+    for path in [file for folder in ("src", "scripts", "benchmarks") for file in (root / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and re.match(r"Auto\w+\.from_", ast.unparse(node.func)):
+                loads += 1
+                assert any(keyword.arg == "trust_remote_code" for keyword in node.keywords), (path, node.lineno)
+    assert loads > 10
 
 
 # --- kinds

@@ -99,8 +99,6 @@ def _with_weights(model: Any) -> Any:
     weight = next(model.parameters())
     if weight.numel() == 1 or any(weight.stride()):
         return model
-    from transformers import AutoModelForCausalLM
-
     base = Policy(model, tree=False).base_model
     config = copy.deepcopy(base.config)
     text = config.get_text_config()
@@ -108,7 +106,7 @@ def _with_weights(model: Any) -> Any:
     text.pad_token_id = None
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[: text.num_hidden_layers]
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+    return type(base)._from_config(config, dtype=torch.float32).train()
 
 
 def _refuses_trees(reason: str) -> ConfigError:

@@ -394,7 +394,9 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
     logging.disable_progress_bar()
     try:
         with redirect_stderr(io.StringIO()):  # transformers' bar over a GGUF file's tensors cannot be turned off
-            gguf_model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            gguf_model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
         progress(activity, 0.8)
         config = copy.deepcopy(gguf_model.config)
         if hasattr(
@@ -403,11 +405,12 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
             del config.quantization_config
         if hasattr(config, "rms_norm_eps"):  # GGUF holds it in float32: 9.99999974e-06 stands for 1e-5
             config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.load_state_dict(gguf_model.state_dict())
         model.tie_weights()
         model.save_pretrained(out)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer.save_pretrained(out)
     finally:
         if shown:
             logging.enable_progress_bar()
