@@ -3,6 +3,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import arpo
 from arpo.errors import ConfigError
 from arpo.recipe.train import TrainConfig
+from arpo.training import trackers as trackers_module
 from arpo.training.trackers import KNOWN, Trackers, check_trackers
 
 
@@ -71,9 +73,13 @@ class Failing:
     close = log
 
 
-def test_a_tracker_that_fails_is_told_once_and_the_others_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("arpo.training.trackers._Accelerates", Failing)
+@pytest.fixture
+def installed(monkeypatch):
     monkeypatch.setattr("arpo.training.trackers.find_spec", lambda name: name)
+
+
+def test_a_tracker_that_fails_is_told_once_and_the_others_go_on(tmp_path, monkeypatch, installed):
+    monkeypatch.setattr("arpo.training.trackers._Accelerates", Failing)
     told = []
     with Trackers(tmp_path, {"wandb": {}}, tell=told.append) as trackers:
         for step in range(1, 5):
@@ -82,6 +88,44 @@ def test_a_tracker_that_fails_is_told_once_and_the_others_go_on(tmp_path, monkey
     assert scalars(tmp_path / "tensorboard")["a"] == [(step, float(step)) for step in range(1, 5)]
     with pytest.raises(ConfigError, match=r"^train\.trackers: the tracker 'wandb' cannot .*ConnectionError: no key\)"):
         Trackers(tmp_path, {"wandb": {}}, resumed_after=4, tell=told.append)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_nobody_waits_for_a_tracker_whose_server_does_not_answer(tmp_path, monkeypatch, installed, answers):
+    """It gets what fits into its queue; where it answers at last, before the run's end waits in vain, it gets that."""
+    answered, threads, got = threading.Event(), set(), []
+
+    class Slow:
+        def __init__(self, *_: object, resumed: bool) -> None:
+            threads.add(threading.get_ident())
+
+        def log(self, _metrics: object, step: int) -> None:
+            threads.add(threading.get_ident())
+            assert answered.wait(600)
+            got.append(step)
+
+        def close(self) -> None:
+            got.append("closed")
+
+    monkeypatch.setattr(trackers_module, "_Accelerates", Slow)
+    monkeypatch.setattr(trackers_module, "MOST_WAITING", 5)
+    monkeypatch.setattr(trackers_module, "CLOSING_S", 600.0 if answers else 0.1)
+    told = []
+    with Trackers(tmp_path, {"wandb": {}}, tell=told.append) as trackers:
+        for step in range(1, 21):
+            trackers.log({"a": float(step)}, step)
+        assert got == []
+        if answers:
+            answered.set()
+    dropped, *given_up = told
+    assert "the tracker wandb is too slow: from step" in dropped and len(given_up) == (not answers)
+    assert len(scalars(tmp_path / "tensorboard")["a"]) == 20
+    if answers:
+        assert got.pop() == "closed" and got[:5] == [1, 2, 3, 4, 5] and len(got) <= 6  # one was in the client's hands
+        assert len(threads) == 1 and threads != {threading.get_ident()}
+    else:
+        assert "has not sent everything within 0.1 s" in given_up[0]
+        answered.set()
 
 
 RUN = """

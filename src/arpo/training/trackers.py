@@ -6,8 +6,13 @@ asks for them.
 """
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -16,11 +21,14 @@ from typing import Any, Protocol
 from arpo.errors import ConfigError, first_line, install, nearest
 from arpo.recipe.train import TrackerName
 from arpo.runs.disk_space import is_full
+from arpo.threads import work_for
 from arpo.yaml_positions import flat
 
 _PER_POSITION = "entropy_at/"  # 40 curves of one shape: in metrics.jsonl and the report, not in trackers
 KNOWN = ("tensorboard", "wandb", "trackio", "mlflow")
 _WHERE = "train.trackers"
+MOST_WAITING = 100  # steps that wait for a client whose server is slow
+CLOSING_S = 30.0  # for a client to send what waits when the run has ended
 
 
 class Tracker(Protocol):
@@ -76,6 +84,54 @@ class _Accelerates:
         self._tracker.finish()
 
 
+class _InBackground:
+    """A tracker whose client may block for as long as its server does, in a thread of its own: `log` never waits.
+
+    The client also starts and ends in that thread, since MLflow keeps its run by thread. What it raises, the next `log`
+    or `close` raises. Values that find `MOST_WAITING` steps waiting are dropped, which is told once.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Tracker], tell: Callable[[str], None]) -> None:
+        self._name, self._tell, self._drops = name, tell, False
+        self._waiting: queue.Queue[tuple[Mapping[str, float], int] | None] = queue.Queue(MOST_WAITING)
+        self._ended: Future[None] = Future()
+        started: Future[None] = Future()
+        work = work_for(self._ended, self._feed, make, started)
+        threading.Thread(target=work, name=f"arpo-{name}", daemon=True).start()
+        wait({started, self._ended}, return_when=FIRST_COMPLETED)
+        self._raise()
+
+    def _feed(self, make: Callable[[], Tracker], started: "Future[None]") -> None:
+        tracker = make()
+        started.set_result(None)
+        while (values := self._waiting.get()) is not None:
+            tracker.log(*values)
+        tracker.close()
+
+    def _raise(self) -> None:
+        if self._ended.done():
+            self._ended.result()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._raise()
+        try:
+            self._waiting.put_nowait((metrics, step))
+        except queue.Full:
+            if not self._drops:
+                self._tell(
+                    f"the tracker {self._name} is too slow: from step {step} on it gets only a part of the values"
+                )
+            self._drops = True
+
+    def close(self) -> None:
+        until = time.monotonic() + CLOSING_S
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=CLOSING_S)
+        if wait({self._ended}, timeout=max(0.0, until - time.monotonic())).not_done:
+            self._tell(f"the tracker {self._name} has not sent everything within {CLOSING_S:g} s, which is given up")
+        self._raise()
+
+
 def _options(name: str, options: Mapping[str, Any], folder: Path, *, resumed: bool) -> dict[str, Any]:
     """What each is told beside the project's name: the run's, and to keep its files in the run's folder. Trackio has
     one store for all runs ($TRACKIO_DIR), since its page lays them over each other; there a resumed run goes on under
@@ -104,7 +160,7 @@ def _mlflow_into(folder: Path) -> None:
 class Trackers:
     """All trackers of a run; also a context manager. `trackers` (names with their options)
     adds to TensorBoard, which is always there. One that fails is told through `tell`, and gets nothing more: a run
-    does not depend on a server of metrics.
+    does not depend on a server of metrics, and does not wait for one.
 
     Raises ConfigError for a name that nobody knows, whose package is not installed, or which cannot be started.
     """
@@ -125,8 +181,9 @@ class Trackers:
         resumed = resumed_after is not None
         for name, options in trackers.items():
             if name != "tensorboard":
+                make = partial(_Accelerates, name, options, run, settings or {}, resumed=resumed)
                 try:
-                    self._trackers[name] = _Accelerates(name, options, run, settings or {}, resumed=resumed)
+                    self._trackers[name] = _InBackground(name, make, tell)
                 except Exception as error:  # its client may raise anything: no key, no network
                     self.close()
                     wrong = f"the tracker {name!r} cannot be started ({type(error).__name__}: {first_line(error)})"
