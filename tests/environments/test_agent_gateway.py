@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import shlex
 import socket
 import sys
 import threading
@@ -20,21 +21,20 @@ import pytest
 from openai import APIStatusError, OpenAI
 from test_environment_episodes import agent, config, grown
 from test_shipped_environments import END, call, check_update
+from typer.testing import CliRunner
 
+from arpo.cli.commands import app
 from arpo.core.record import decode, replay
 from arpo.core.tree import StopReason
-from arpo.display.terminal import Console
 from arpo.engines.scripted import Script
 from arpo.environments.config import build_environment
 from arpo.environments.gateway_server import server_at
 from arpo.errors import ConfigError
 from arpo.options import UseWithOptions
-from arpo.recipe.load import load_recipe
 from arpo.rollout.collect import Rollout
+from arpo.runs.folder import RunFolder
 from arpo.tasks import Task
 from arpo.tools.gateway import ToolGateway
-from arpo.training.pipeline import train
-from tiny_project import TinyProject
 
 TASK = Task(id="one", messages=({"role": "user", "content": "Parity of 7"},), answers=("odd",), setup={"level": 1})
 SIZES = {"turn_tokens": 80, "branch_tokens": 2000, "max_calls": 4, "leaves": 4, "roots": 2}
@@ -402,27 +402,17 @@ def test_agents_of_other_libraries_unchanged(tokenizer: Any, name: str, package:
 
 
 @pytest.mark.slow
-def test_a_run_trained_through_the_gateway(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:
+def test_a_run_trained_through_the_gateway(tiny_run: Path, tmp_path: Path) -> None:
     """A trained tiny model goes on learning from an agent in a process of its own, by GRPO: two steps, and what they
     record."""
-    trained = sorted((tiny_run / "checkpoints").iterdir())[-1] / "model"
-    command = [sys.executable, str(Path(gateway_agents.__file__)), "bare"]
-    run = load_recipe(
-        tiny_project.recipe,
-        [
-            f"model.source={trained}",
-            f"environment={json.dumps({'use': 'gateway', 'options': {'command': command}})}",
-            "tools=[]",
-            "cold_start=null",
-            "rollout.leaves=4",
-            "rollout.roots=4",
-            "train.tasks_per_step=3",
-            "evaluation.limit=2",
-            "evaluation.greedy_limit=2",
-        ],
-    )
-    folder = tmp_path / "run"
-    train(run, out=folder, console=Console(quiet=True))
+    folder, words = tmp_path / "run", [sys.executable, str(Path(gateway_agents.__file__)), "bare"]
+    settings = ["rollout.leaves=4", "rollout.roots=4", "evaluation.limit=2", "evaluation.greedy_limit=2"]
+    options = ["--command", shlex.join(words), "--port", "0", "--out", str(folder)]
+    done = CliRunner().invoke(app, ["gateway", str(tiny_run), *settings, *options])
+    assert done.exit_code == 0, done.output
+    run = RunFolder(folder).recipe_values()
+    assert run["model"]["source"].startswith(str(tiny_run / "checkpoints")) and run["cold_start"] is None
+    assert run["environment"] == {"use": "gateway", "options": {"command": shlex.join(words), "port": 0}}
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if "train/loss" in step]
     assert len(steps) == 2 and all(math.isfinite(step["train/loss"]) for step in steps)

@@ -286,6 +286,7 @@ def chat(
 
 
 app.command()(serving.serve)
+app.command()(serving.gateway)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`arpo serve`: an agent over HTTP or MCP."""
+"""`arpo serve`: an agent over HTTP or MCP. `arpo gateway`: agents of others, trained over HTTP."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ import typer
 
 from arpo.cli import INTERRUPTED
 from arpo.cli.boundary import command
-from arpo.cli.options import Overrides
+from arpo.cli.options import Out, Overrides, Recipe
 from arpo.errors import ConfigError, install
 from arpo.terminal_safe import print_line
 
@@ -61,6 +61,34 @@ def serve(
         address = f"http://{host}:{listening.getsockname()[1]}"
         print_line(f"model: {agent.label}\nserving {server.name} at {address}/v1\nCtrl-C ends.")
         GracefulServer(server.app, server.admission, drain, server.start).run(sockets=[listening])
+
+
+@command
+def gateway(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    agent: Annotated[
+        str | None,
+        typer.Option("--command", help="Starts an agent for each trajectory (else agents ask for tasks themselves)."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen; other machines need --key-env.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Where to listen (else 8001).")] = None,
+    key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="The environment variable with the key that agents send.")
+    ] = None,
+    deadline: Annotated[float | None, typer.Option(min=0.1, help="Seconds that an agent may be silent.")] = None,
+    out: Out = None,
+) -> None:
+    """Train agents of others, which ask this run for their turns.
+
+    Any program that asks an OpenAI-compatible endpoint, unchanged: its base_url leads here. docs/environments.md
+    """
+    from arpo.cli.run_arguments import run_behind_gateway
+    from arpo.training.pipeline import train
+
+    given = {"command": agent, "host": host, "port": port, "key_env": key_env, "deadline_s": deadline}
+    options = {name: value for name, value in given.items() if value is not None}
+    train(run_behind_gateway(recipe, overrides or [], options), out=out)
 
 
 def _serve_stdio(agent: "DeployedAgent", limits: "ServeLimits") -> None:
