@@ -97,6 +97,33 @@ def test_what_the_last_token_of_a_tag_brings_along_is_not_shown(tokenizer: Any) 
     assert "".join(e.text for e in events if isinstance(e, TextWritten)) == said[:-1]
 
 
+def test_an_answer_may_take_more_than_a_context_holds(tokenizer: Any) -> None:
+    """What happened is told as in any other answer, and the next question follows it."""
+    read: list[int] = []
+
+    def play(prompt: Any, params: Any) -> Script:
+        read.append(len(prompt))
+        last = "No calls left" in tokenizer.decode(list(prompt))
+        return Script(said="<think>Lima it is.</think>" + ANSWER) if last else search()
+
+    tool = Search(reply=lambda query: "Lima is a city in Peru. " * 8)
+    sizes = {"branch_tokens": 900, "max_calls": 12, "context": {"use": "drop_results", "at": 600}}
+    who = deployed(tokenizer, play, tool, run={"rollout": sizes})
+
+    async def twice() -> list[list[Any]]:
+        return [await told(who, question) for question in ("Capital of Peru?", "Are you sure?")]
+
+    for *steps, answer in run(twice()):
+        tree = answer.rollout.tree
+        assert (answer.text, answer.ending, len(answer.leaf)) == ("Lima", "finished", 13)
+        assert len(tree.contexts(answer.leaf)) > 2 and max(read) + 60 <= 900
+        seen = {step.place: step.results for step in steps if isinstance(step, ResultsRead)}
+        assert seen == {place: seen.outcomes for place, seen in tree.observations.items()}
+    assert [message["content"] for message in who.messages if message["role"] != "system"] == [
+        *("Capital of Peru?", "Lima", "Are you sure?", "Lima")
+    ]
+
+
 def test_a_seed_repeats_an_answer_and_questions_differ_in_theirs(tokenizer: Any) -> None:
     words = tuple(map(str, range(1000)))
 

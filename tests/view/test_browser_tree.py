@@ -1,6 +1,7 @@
 """The tree page in a real browser: a recorded tree is walked, read, compared, searched and taken along; hostile text
 stays text."""
 
+import asyncio
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -16,10 +17,13 @@ from recorded import NASTY
 from arpo.core.place import show
 from arpo.core.score import Score
 from arpo.core.tree import StopReason
+from arpo.engines.scripted import Script
 from arpo.evaluation.samples import SampleLog, read_samples
+from arpo.rollout.collect import record_of
 from arpo.runs.folder import RunFolder
 from arpo.view.library import Library
 from arpo.view.page import export
+from small_world import ANSWER, Search, agent, config, rollouts
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +198,35 @@ def test_a_result_shows_tool_latency_and_status(address, browser, tree):
         expect(block).to_contain_text(seen["outcomes"][0]["tool"])
         expect(block.locator(".facts")).to_contain_text(re.compile(r"ok · (under )?\d+ ms"))
         expect(block.locator(".came")).to_contain_text(seen["outcomes"][0]["text"])
+
+
+def test_a_context_that_was_rewritten_shows_what_was_dropped(browser, tokenizer, tiny_run, tmp_path):
+    def play(prompt, params):
+        done = "No calls left" in tokenizer.decode(list(prompt))
+        return Script(said=f"<think>Done.</think>{ANSWER}" if done else "<think>I look.</think><search>Peru</search>")
+
+    tool = Search(reply=lambda query: "Lima is a city in Peru. " * 8)
+    rules = {"rule": {"rule": "fixed", "at": 4, "siblings": 1}, "context": {"use": "drop_results", "at": 600}}
+    sizes = config(leaves=2, roots=1, branch_tokens=900, max_calls=12, **rules)
+    (one,) = asyncio.run(rollouts(agent(tokenizer, play, tool), sizes))
+    with RunFolder.create(tmp_path / "run", RunFolder(tiny_run).recipe.read_text(), {}) as run:
+        run.append_tree(1, record_of(one))
+    tokenizer.save_pretrained(tmp_path / "run" / "tokenizer")
+    library = Library([tmp_path / "run"], cache=tmp_path / "indexes")
+    tree = library.answer("/api/runs/run/tree", {"step": "1", "task": one.grown.tree.task})
+    rewritten = [node for node in tree["nodes"] if node["kind"] == "observation" and node["before"]]
+    assert len(rewritten) > 2
+    with served(library) as address, watched(browser) as page:
+        page.goto(at(address, tree).replace("/tiny/", "/run/"))
+        expect(bars(page)).to_have_count(len(tree["nodes"]))
+        for node in rewritten[:2]:
+            page.goto(at(address, tree, node=node["id"]).replace("/tiny/", "/run/"))
+            dropped = page.locator(f"[data-segment='{node['id']}'] details", has_text="Context rewritten")
+            expect(dropped).to_contain_text(f"{node['before']['tokens']:,} tokens became {node['tokens']:,} tokens")
+            dropped.locator("summary").click()
+            expect(dropped.locator("mark").first).to_contain_text("Lima is a city in Peru.")
+            text = dropped.locator(".text").inner_text()
+            assert text.split() == node["before"]["text"].split()
 
 
 def test_two_branches_stand_side_by_side_from_their_fork(address, browser, tree):
