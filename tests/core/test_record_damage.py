@@ -216,7 +216,8 @@ def test_looking_for_the_task_of_a_hostile_frame_takes_neither_the_stack_nor_all
     with pytest.raises(FormatError, match="is not a record"):
         list(decode(reframed(zlib.compress(b"[" * 200_000))).tasks())
     script = """
-import io, resource, sys
+import resource, sys
+from arpo.core import decode
 resource.setrlimit(resource.RLIMIT_AS, (700 << 20,) * 2)
 print([len(task) for _, task in decode(sys.stdin.buffer.read()).tasks()])
 """
