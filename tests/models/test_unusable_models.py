@@ -158,7 +158,7 @@ def test_every_load_by_transformers_says_whether_code_is_trusted() -> None:
     root, loads = Path(__file__).parents[2], 0
     for path in [file for folder in ("src", "scripts", "benchmarks") for file in (root / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and re.match(r"Auto\w+\.from_", ast.unparse(node.func)):
+            if isinstance(node, ast.Call) and re.fullmatch(r"Auto\w+\.from_\w+", ast.unparse(node.func)):
                 loads += 1
                 assert any(keyword.arg == "trust_remote_code" for keyword in node.keywords), (path, node.lineno)
     assert loads > 10

@@ -5,6 +5,7 @@ import asyncio
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -208,7 +209,8 @@ def test_a_context_that_was_rewritten_shows_what_was_dropped(browser, tokenizer,
     tool = Search(reply=lambda query: "Lima is a city in Peru. " * 8)
     rules = {"rule": {"rule": "fixed", "at": 4, "siblings": 1}, "context": {"use": "drop_results", "at": 600}}
     sizes = config(leaves=2, roots=1, branch_tokens=900, max_calls=12, **rules)
-    (one,) = asyncio.run(rollouts(agent(tokenizer, play, tool), sizes))
+    with ThreadPoolExecutor(1) as apart:  # the browser's loop runs in this thread
+        (one,) = apart.submit(asyncio.run, rollouts(agent(tokenizer, play, tool), sizes)).result()
     with RunFolder.create(tmp_path / "run", RunFolder(tiny_run).recipe.read_text(), {}) as run:
         run.append_tree(1, record_of(one))
     tokenizer.save_pretrained(tmp_path / "run" / "tokenizer")
