@@ -222,8 +222,8 @@ class Starting:
     async def revive(self, url, folder):
         if self.read is None:
             self.read = await folder()
-            return True
-        return False
+            return url
+        return None
 
     async def stop(self):
         pass

@@ -200,7 +200,7 @@ def build_components(
     ends = end_tokens(getattr(model, "generation_config", None))
     format_for = formats(partial(build_chat, run.chat, tokenizer, ends=ends))
     chat = format_for(setting.tools)  # one that does not fit the model or the tools is reported now
-    engine = build_engine(run.engine, model, tokenizer)
+    engine = build_engine(run.engine, model, tokenizer, getattr(ranks, "servers", None))
     _check_room(run, engine.context)
     agent = Agent(
         engine=engine,
@@ -332,9 +332,10 @@ def build_learner(
     )
 
 
-def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase:
+def build_engine(config: EngineConfig, model: Any, tokenizer: Any, launch: Any = None) -> EngineBase:
     """The engine that a recipe names, built on `model` (LoRA merged). The local engine shares its parameters where it
-    can use them as they are, so that a run with one device holds the model once."""
+    can use them as they are, so that a run with one device holds the model once. `launch`: starts vLLM's servers on a
+    cluster; None: on this machine."""
     if config.kind == "local":
         from arpo.engines.local import LocalEngine
 
@@ -342,7 +343,7 @@ def build_engine(config: EngineConfig, model: Any, tokenizer: Any) -> EngineBase
     if config.kind == "vllm":
         from arpo.engines.vllm.engine import VllmEngine
 
-        return VllmEngine.build(config, model, tokenizer, published_state(model))
+        return VllmEngine.build(config, model, tokenizer, published_state(model), launch)
     engine = import_from_path(config.kind, "engine.kind")(config, plain_model(model), tokenizer)
     if missing := [
         name for name in ("sample", "update_weights", "sleep", "close") if not callable(getattr(engine, name, None))

@@ -1,1 +1,1 @@
-"""Learner ranks as actors of a Ray cluster. Ray is the extra `cluster`, and imported by functions of this package."""
+"""Learner ranks and vLLM's servers as actors of Ray, imported by functions: it is an extra."""

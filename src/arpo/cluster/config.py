@@ -8,7 +8,7 @@ from arpo.config import Config
 
 
 class ClusterConfig(Config):
-    """A Ray cluster, on which the learner's ranks are placed (the extra `cluster`)."""
+    """A Ray cluster, on which the learner's ranks and vLLM's servers are placed (the extra `cluster`)."""
 
     ranks: Annotated[int, Field(ge=1)] | None = None
     """Processes that share the model that is trained, each an actor with a GPU of its own (with `model.device: cpu`, or

@@ -37,9 +37,10 @@ class Node:
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
+def connected(config: ClusterConfig, others: int = 0) -> Iterator[None]:
     """A connection to the cluster of `config`, which ends with the block; the one that the program has, where it has
-    one. Raises ConfigError where Ray is missing or does not answer."""
+    one. `others`: actors beside the ranks, for which a Ray on this machine alone has room. Raises ConfigError where Ray
+    is missing or does not answer."""
     if find_spec("ray") is None:
         raise ConfigError("this needs Ray", where="cluster.ranks", value=config.ranks, hint=install("cluster"))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -49,15 +50,12 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
-    alone: dict[str, Any] = (
-        {} if address else {"num_cpus": max(os.cpu_count() or 1, config.ranks or 1), "include_dashboard": False}
-    )
+    room = max(os.cpu_count() or 1, (config.ranks or 1) + others)
+    alone: dict[str, Any] = {} if address else {"num_cpus": room, "include_dashboard": False}
     try:
         if address and (parts := re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", address)):
             socket.create_connection((parts[1], int(parts[2])), timeout=CONNECT_S).close()  # Ray tries for minutes
-        ray.init(
-            address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else alone)
-        )
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where, said = ("cluster.address", address) if config.address else ("RAY_ADDRESS", address)
         hint = "`ray status` on a node of the cluster says whether it runs; its Python and Ray must be those of here"

@@ -20,6 +20,8 @@ from typing import Any
 from arpo.cluster.config import ClusterConfig
 from arpo.cluster.connection import check_versions, connected, nodes, on_nodes
 from arpo.cluster.placement import bundle, fitting, numbered, reserve
+from arpo.cluster.servers import RayServers
+from arpo.engines.vllm.config import VllmConfig
 from arpo.errors import ConfigError, LearnerError, first_line
 from arpo.learner.rank import Rank, torch_rank
 from arpo.learner.ranks import BROKEN, Failure, Ranks, attempt, torch_ranks
@@ -44,6 +46,7 @@ class RayRanks:
 
     def __init__(self, size: int, *, gpu: bool, logs: Path, tell: Callable[[str], None], multiple_of: int = 1) -> None:
         self.size, self.multiple_of, self.logs, self.tell = size, multiple_of, logs, tell
+        self.servers: RayServers | None = None
         self._bundle = bundle(int(gpu))
         self._locks = {False: threading.Lock(), True: threading.Lock()}  # of calls in the background, and of others
         self._lost = ""
@@ -286,11 +289,17 @@ def _why(error: Exception) -> str:
 
 @contextmanager
 def learner_ranks(
-    config: ClusterConfig, model: ModelConfig, *, folder: Path, tell: Callable[[str], None]
+    config: ClusterConfig,
+    model: ModelConfig,
+    *,
+    folder: Path,
+    tell: Callable[[str], None],
+    vllm: VllmConfig | None = None,
 ) -> Iterator[Ranks | None]:
     """The ranks that torchrun started, or those that `config` asks for, placed on the cluster and started by the first
     call; None where the model is trained in this process. They end with the block. `folder`: the run's, on storage that
-    all nodes share. Raises ConfigError where Ray is missing, or the cluster is too small or has other versions."""
+    all nodes share. `vllm`: its servers are placed too, where it asks for a number of them. Raises ConfigError where
+    Ray is missing, or the cluster is too small or has other versions."""
     with torch_ranks(torch_rank) as launched:
         if config.ranks is None:
             yield launched
@@ -298,11 +307,15 @@ def learner_ranks(
         if launched is not None:
             hint = "Start it without torchrun, or leave cluster.ranks out"
             raise ConfigError("under torchrun the ranks are its processes", where="cluster.ranks", hint=hint)
-        with connected(config), ExitStack() as stack:
+        servers = vllm.replicas if vllm is not None and isinstance(vllm.replicas, int) else 0
+        with connected(config, servers), ExitStack() as stack:
             there = nodes()
             check_versions(there)
             gpu = model.device != "cpu" and any(node.gpus for node in there)
             ranks = RayRanks(config.ranks, gpu=gpu, logs=folder / "logs", tell=tell, multiple_of=model.replicas)
             stack.callback(ranks.close)
             ranks.place()
+            if vllm is not None and servers:
+                ranks.servers = RayServers(servers, vllm.options, gpu=gpu, folder=folder, tell=tell)
+                stack.callback(ranks.servers.close)
             yield ranks

@@ -103,7 +103,7 @@ def train(
     recipe = dump(plain(run.model_copy(update={"out": str(folder_path)})))
     environment = {**describe_environment(seed=run.seed), "isolation": prepared.setting.isolation}
     with (
-        learner_ranks(run.cluster, run.model, folder=folder_path, tell=console.print) as ranks,
+        learner_ranks(run.cluster, run.model, folder=folder_path, tell=console.print, vllm=run.engine.vllm) as ranks,
         RunFolder.create(folder_path, recipe, environment, resume=resume) as folder,
         written_down(folder, console),
     ):

@@ -66,33 +66,36 @@ class VllmEngine(EngineBase):
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def build(cls, config: EngineConfig, model: Any, tokenizer: Any, state: Any = None) -> "VllmEngine":
+    def build(
+        cls, config: EngineConfig, model: Any, tokenizer: Any, state: Any = None, launch: Any = None
+    ) -> "VllmEngine":
         """The engine that a recipe describes, on the learner's transformers or PEFT model. state: its weights (None:
-        its own, as they are). Raises ConfigError where vLLM is not there or does not fit; it is started by the first
-        request."""
+        its own, as they are). launch: starts servers elsewhere (`arpo.cluster.servers:RayServers`). Raises ConfigError
+        where vLLM is not there or does not fit; it is started by the first request."""
         import torch
 
         from arpo.engines.vllm.settings import Settings
 
         vllm = config.vllm or VllmConfig()
         lora_rank, base = None, None
-        alone = vllm.lora == "adapters" or (vllm.lora == "auto" and torch.cuda.is_available())
+        on_gpu = torch.cuda.is_available() if launch is None else bool(launch.gpus)
+        alone = vllm.lora == "adapters" or (vllm.lora == "auto" and on_gpu)
         if alone and hasattr(model, "peft_config"):
             try:
                 lora_rank, base = served_rank(model), base_folder(model)
             except AdapterError as error:
                 _say(MERGED.format(error.message))
-        settings = Settings.of(config, model, tokenizes=tokenizer is not None, lora_rank=lora_rank)
+        settings = Settings.of(config, model, tokenizes=tokenizer is not None, lora_rank=lora_rank, on_gpu=on_gpu)
         publisher = Publisher(
             model.get_base_model() if hasattr(model, "peft_config") else model,
             tokenizer,
             dtype=settings.dtype,
-            folder=expanded(vllm.weights) if "/" in vllm.weights else None,
+            folder=expanded(vllm.weights) if "/" in vllm.weights else launch and launch.weights,
             unties=settings.unties,
             offers=bool(vllm.transfer),
         )
         return cls(
-            settings.form(tell=_say),
+            settings.form(tell=_say, launch=launch),
             publisher,
             model.state_dict() if state is None else state,
             base=base,

@@ -24,6 +24,7 @@ import httpx
 from arpo.engines.vllm.guard import KEY
 from arpo.errors import ConfigError
 
+LOOPBACK = "127.0.0.1"
 GRACE_S = 15.0  # between asking a server to end and ending it
 CHILD = Path(__file__).with_name("child.py")
 COPIES = {"guard": "arpo_vllm_guard", "answers": "arpo_vllm_answers"}
@@ -42,29 +43,27 @@ class Started:
 
 @dataclass
 class Launcher:
-    """python: the interpreter of vLLM's environment. arguments: vLLM's engine arguments, without the model."""
+    """python: the interpreter of vLLM's environment. arguments: vLLM's engine arguments, without the model. host: the
+    address of this machine at which the servers listen."""
 
     python: str
     arguments: Mapping[str, Any]
     environment: Mapping[str, str]
     devices: Sequence[str | None]
     start_s: float = 900.0
+    host: str = LOOPBACK
     servers: list[Started] = field(default_factory=list)
     key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # that the servers ask for
     _home: Path | None = None
 
     def __post_init__(self) -> None:
-        self.servers = [Started(f"http://127.0.0.1:{_free_port()}", devices) for devices in self.devices]
+        self.servers = [Started(f"http://{self.host}:{_free_port(self.host)}", devices) for devices in self.devices]
 
     async def start(self, folder: Path) -> None:
         """Start every server with the model in `folder` and wait until all are healthy. Raises ConfigError with the end
         of its log for one that does not start."""
-        self._home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
-        for name, module in COPIES.items():
-            shutil.copyfile(CHILD.with_name(f"{name}.py"), self._home / f"{module}.py")
-        for number, server in enumerate(self.servers):
-            server.log = self._home / f"server-{number}.log"
-            self._start(server, folder)
+        for server in self.servers:
+            self.start_one(server, folder)
         end = time.monotonic() + self.start_s
         async with httpx.AsyncClient(trust_env=False) as client:
             for server in self.servers:
@@ -81,15 +80,15 @@ class Launcher:
                         raise ConfigError(what, where="engine.vllm", hint=_hint(server))
                     await asyncio.sleep(0.25)
 
-    async def revive(self, url: str, folder: Callable[[], Awaitable[Path]]) -> bool:
-        """Start the server at `url` again if it has ended, each time after a longer wait, with the model that
-        `folder` gives. True where it is not running yet."""
+    async def revive(self, url: str, folder: Callable[[], Awaitable[Path]]) -> str | None:
+        """Start the server at `url` again if it has ended, each time after a longer wait, with the model that `folder`
+        gives. Returns the address at which it is going to be, None where it runs."""
         server = next(server for server in self.servers if server.url == url)
         if server.process is not None and server.process.poll() is None:
-            return False
+            return None
         if time.monotonic() >= server.next_start:
-            self._start(server, await folder())
-        return True
+            self.start_one(server, await folder())
+        return url
 
     def end(self, url: str) -> None:
         """End the server at `url` at once; `revive` starts it again."""
@@ -107,12 +106,16 @@ class Launcher:
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
 
-    def _start(self, server: Started, folder: Path) -> None:
+    def start_one(self, server: Started, folder: Path) -> None:
+        """Start a server, without waiting for it."""
         self.end(server.url)
+        home = self._home = self._home or _home()
+        if not server.log.name:
+            server.log = home / f"server-{self.servers.index(server)}.log"
         command = [self.python, "-c", CHILD.read_text(), *self.flags(server.url, folder)]
         environment = {**os.environ, **self.environment, "VLLM_SERVER_DEV_MODE": "1", KEY: self.key}
         environment.pop("VLLM_API_KEY", None)  # somebody else's: it would ask for that one too
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(self._home), os.environ.get("PYTHONPATH"))))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
         if server.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = server.devices
         with server.log.open("ab") as log:
@@ -121,12 +124,12 @@ class Launcher:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                cwd=self._home,
+                cwd=home,
                 env=environment,
                 start_new_session=True,  # Ctrl-C is for the run, which ends them when it has saved
             )
         server.starts += 1
-        server.next_start = time.monotonic() + min(300.0, 5.0 * 2**server.starts)
+        server.next_start = time.monotonic() + wait_s(server.starts)
 
     def flags(self, url: str, folder: Path) -> list[str]:
         """The server's command line."""
@@ -134,7 +137,7 @@ class Launcher:
             "--model",
             str(folder),
             "--host",
-            "127.0.0.1",
+            self.host,
             "--port",
             url.rpartition(":")[2],
             *FLAGS,
@@ -167,10 +170,23 @@ def as_flags(arguments: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _free_port() -> int:
+def wait_s(starts: int) -> float:
+    """Seconds until a server that was started so often may be started again."""
+    return min(300.0, 5.0 * 2**starts)
+
+
+def _free_port(host: str) -> int:
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.bind((host, 0))
         return int(listening.getsockname()[1])
+
+
+def _home() -> Path:
+    """A folder of the servers, with the modules that they load."""
+    home = Path(tempfile.mkdtemp(prefix="arpo-vllm-"))
+    for name, module in COPIES.items():
+        shutil.copyfile(CHILD.with_name(f"{name}.py"), home / f"{module}.py")
+    return home
 
 
 async def _healthy(client: httpx.AsyncClient, url: str) -> bool:

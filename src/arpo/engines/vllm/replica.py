@@ -67,6 +67,10 @@ class Replica:
         self._asking: set[asyncio.Task[httpx.Response]] = set()  # what it has not begun to answer
         self._answers: set[httpx.Response] = set()
 
+    def move(self, url: str) -> None:
+        """It is at `url` from now on."""
+        self.url = self.client.base_url = url
+
     async def ask(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
         """Sample after `prompt`. Raises LostError, and EngineError for a request that the server refuses."""
         self.live += 1

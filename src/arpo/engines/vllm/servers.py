@@ -221,10 +221,12 @@ class Servers:
             if self._missed[replica] >= MISSED:
                 await self._lose(replica, "it does not answer")
             return
-        starting = self.launcher is not None and await self.launcher.revive(
-            replica.url, partial(self._start_from, replica)
-        )
-        if starting or not await replica.healthy():
+        if self.launcher is not None:
+            url = await self.launcher.revive(replica.url, partial(self._start_from, replica))
+            if url is not None:
+                replica.move(url)
+                return
+        if not await replica.healthy():
             return
         await self._bring(replica)
         if replica.up:

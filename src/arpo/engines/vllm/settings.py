@@ -37,8 +37,11 @@ class Settings:
     tokenizes: bool  # vLLM has the tokenizer, and can find stop strings
 
     @classmethod
-    def of(cls, config: EngineConfig, model: Any, *, tokenizes: bool, lora_rank: int | None = None) -> "Settings":
-        """Raises ConfigError where the model cannot read what the recipe asks."""
+    def of(
+        cls, config: EngineConfig, model: Any, *, tokenizes: bool, on_gpu: bool, lora_rank: int | None = None
+    ) -> "Settings":
+        """on_gpu: whether vLLM computes on GPUs. Raises ConfigError where the model cannot read what the recipe
+        asks."""
         text = model.config.get_text_config()
         longest = int(text.max_position_embeddings)
         context = config.max_tokens_per_slot or longest
@@ -49,7 +52,6 @@ class Settings:
                 value=context,
                 hint=f"At most {longest}",
             )
-        on_gpu = torch.cuda.is_available()
         return cls(
             config=config,
             vllm=config.vllm or VllmConfig(),
@@ -62,8 +64,9 @@ class Settings:
             lora_rank=lora_rank,
         )
 
-    def form(self, tell: Callable[[str], None] = lambda text: None) -> Transport:
-        """How vLLM is reached. Raises ConfigError where it is not there."""
+    def form(self, tell: Callable[[str], None] = lambda text: None, launch: Any = None) -> Transport:
+        """How vLLM is reached. `launch`: makes what starts servers; None: `Launcher`, on this machine. Raises
+        ConfigError where vLLM is not there."""
         from arpo.engines.vllm.process import InProcess
         from arpo.engines.vllm.versions import Environment, check_here
 
@@ -75,10 +78,11 @@ class Settings:
             check_here()
             return InProcess(self, tell)
         python = str(expanded(self.vllm.python)) if self.vllm.python else sys.executable
-        Environment.of(python).check(python)
+        if launch is None:
+            Environment.of(python).check(python)
         replicas = self.vllm.replicas
         devices = (None,) * replicas if isinstance(replicas, int) else replicas
-        launcher = Launcher(python, self.arguments(), self.environment(), devices)
+        launcher = (launch or Launcher)(python, self.arguments(), self.environment(), devices)
         return self._servers([server.url for server in launcher.servers], launcher, tell)
 
     def _check_can_send(self) -> None:
@@ -86,7 +90,7 @@ class Settings:
         from arpo.engines.vllm.versions import Environment
 
         where, value = "engine.vllm.weights", self.vllm.weights
-        if not self.on_gpu:
+        if not torch.cuda.is_available():
             raise ConfigError(
                 "the learner has no GPU here", where=where, value=value, hint="Without one, weights go by files"
             )
@@ -99,7 +103,7 @@ class Settings:
         about["lora_rank"] = self.lora_rank
         replicas = [Replica(url, key=key, **about) for url in urls]
         for replica in replicas:
-            host = LOOPBACK if launcher else address_towards(replica.url)
+            host = address_towards(replica.url)
             replica.sender = self.sender(replica.transfer, replica.num_workers, host)
         sleeps = self.vllm.sleep and self.on_gpu
         return Servers(
@@ -180,5 +184,6 @@ class Settings:
 def _dtype(name: str, on_gpu: bool) -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)  # type: ignore[no-any-return]
-    fast = torch.cuda.is_bf16_supported() if on_gpu else has_fast_bf16()
+    here = torch.cuda.is_available()
+    fast = (not here or torch.cuda.is_bf16_supported()) if on_gpu else has_fast_bf16()
     return torch.bfloat16 if fast else torch.float32
