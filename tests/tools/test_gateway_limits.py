@@ -241,7 +241,7 @@ def test_every_call_is_accounted_for(tmp_path):
         account = ask.tool_gateway.spent()["search"]
         values = {name: account[name] for name in ("asked", "executed", "attempts", "cached", "shared", "refused")}
         assert values == {"asked": 5, "executed": 3, "attempts": 4, "cached": 1, "shared": 1, "refused": 0}
-        assert account["faults"] == {"raised KeyError": 1} and account["p50_s"] == pytest.approx(0.02, rel=0.5)
+        assert account["faults"] == {"raised KeyError": 1} and account["p50_s"] > 0.015
         assert ask.tool_gateway.spent()["(no such tool)"]["refused"] == 1
         merged = ToolGateway()
         merged.go_on(ask.tool_gateway.spent())
