@@ -117,7 +117,7 @@ test-vllm-in-process:
 	$(VLLM)/bin/python -m pytest -q -m vllm tests/engines/test_vllm_in_process.py tests/engines/test_vllm_formats.py tests/engines/test_vllm_weight_sender.py
 
 test-vllm-servers:
-	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py tests/training/test_paper_recipes.py
+	$(BIN)/python -m pytest -q -m vllm tests/engines/test_vllm_servers.py tests/training/test_paper_recipes.py tests/cluster/test_vllm_on_ray.py
 
 viewer:  ## rebuild the page of `arpo view` (Node 20 or newer)
 	@command -v npm >/dev/null || { echo 'make viewer needs Node 20 or newer with npm and finds none' >&2; exit 1; }
