@@ -37,7 +37,10 @@ NEEDS: dict[str, dict[str, object]] = {
     "tools.offered": {"tools.offered.use": "search"},
     "reward.bonus": {"reward.bonus_tools": ["search"]},
     "environment.options": {"environment.use": "sql"},
-    "rollout.rule.by": {"rollout.leftover": "tips"},
+    **{f"rollout.rule.{key}": {"rollout.leftover": "tips"} for key in ("by", "deeper", "memory", "nearest")},
+    **{f"rollout.roots.{key}": {"rollout.roots.plan": "pass_rate"} for key in ("least", "prior", "memory")},
+    "loss.kl_coefficient": {"loss.kl_coefficient.coefficient": 0.1},
+    "loss.entropy_coefficient": {"loss.entropy_coefficient.most": 0.1, "loss.entropy_coefficient.target": 0.5},
 }
 
 scalars = st.one_of(

@@ -204,6 +204,8 @@ def _hint(keys: Keys, value: dict[str, Any], model: type) -> str:
     if retired := _retired(keys):
         return retired
     here, word = keys_at(model, keys[:-1], value), str(keys[-1])
+    if word in here or keys in all_keys(model):
+        return f"it belongs to another kind of {show(keys[:-1])} than the one that this recipe names (docs/recipes.md)"
     if not difflib.get_close_matches(word, here, n=1, cutoff=0.75):
         elsewhere = [show(path) for path in all_keys(model) if path[-1] == word]
         if elsewhere:
