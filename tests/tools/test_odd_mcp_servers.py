@@ -5,6 +5,7 @@ import gc
 import gzip
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import arpo
 from arpo.cli.commands import app
 from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError
@@ -119,6 +121,19 @@ def test_the_children_of_a_server_end_with_it(tmp_path: Path) -> None:
     while any(map(lives, children)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(lives, children))
+
+
+def test_servers_end_together_when_the_process_does(tmp_path: Path) -> None:
+    """Each may take seconds to end: one after another, Ctrl-C with several of them would take as long as all."""
+    program = (
+        "import sys; from arpo.tools.config import ToolConfig, build_tools\n"
+        "offered = ToolConfig(use='mcp', options={'command': sys.argv[1:], 'tools': ['ok']})\n"
+        "kept = [build_tools([offered]) for _ in range(3)]"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(arpo.__file__).parents[1])}
+    command = [sys.executable, "-c", program, sys.executable, "-S", SCRIPT, "meets", str(tmp_path)]
+    subprocess.run(command, check=True, env=environment)
+    assert len(list(tmp_path.glob("*.met"))) == 3
 
 
 def lives(process: int) -> bool:

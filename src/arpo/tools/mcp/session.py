@@ -5,6 +5,7 @@ where a call breaks the session: the call, if a fresh session answers everything
 """
 
 import asyncio
+import atexit
 import json
 import logging
 import os
@@ -82,7 +83,10 @@ class Server:
         self._culprits: set[str] = set()
         self._broken: set[str] = set()  # since a call was last answered
         self._stops: list[Callable[[], Any]] = []
-        self.close = weakref.finalize(self, _close, self._loop, self._thread, self._stops)
+        ending = _Ending(self._loop, self._thread, self._stops)
+        _OPEN.add(ending)
+        self.close = weakref.finalize(self, ending.finish)
+        self.close.atexit = False  # at the interpreter's end all end at once: _close_all
 
     def list_tools(self) -> tuple[list[Any], dict[str, str]]:
         """The tools that the server offers, from all pages of its list, and what is wrong with malformed ones, by
@@ -290,19 +294,48 @@ async def _serve(opener: Opener, session: _Session) -> None:
         raise
 
 
-def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, stops: list[Callable[[], Any]]) -> None:
-    """End the sessions (a started server ends with its own), then the loop."""
-    for stop in stops:
-        stop()
+@dataclass(eq=False, slots=True)
+class _Ending:
+    """The end of a Server, which does not hold it."""
 
-    async def finish() -> None:
-        others = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    stops: list[Callable[[], Any]]
+    begun: bool = False
+
+    def begin(self) -> None:
+        """Ask the sessions to end (a started server ends with its own), and then the loop. Waits for nothing."""
+        if self.begun:
+            return
+        self.begun = True
+        for stop in self.stops:
+            stop()
+        asyncio.run_coroutine_threadsafe(self._stop_loop(), self.loop)
+
+    async def _stop_loop(self) -> None:
+        others = [task for task in asyncio.all_tasks(self.loop) if task is not asyncio.current_task()]
         if others:
             await asyncio.wait(others, timeout=CLOSING_S)
-        loop.stop()
+        self.loop.stop()
 
-    asyncio.run_coroutine_threadsafe(finish(), loop)
-    thread.join(CLOSING_S + 1)
+    def finish(self) -> None:
+        """Wait until all of it has ended, for some seconds at most."""
+        self.begin()
+        self.thread.join(CLOSING_S + 1)
+        _OPEN.discard(self)
+
+
+_OPEN: set[_Ending] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A server may take seconds to end, so none waits until another has ended."""
+    endings = list(_OPEN)
+    for ending in endings:
+        ending.begin()
+    for ending in endings:
+        ending.finish()
 
 
 @dataclass(frozen=True, slots=True)
