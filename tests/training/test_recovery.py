@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from arpo.core.record import decode
 from arpo.display.terminal import Console
 from arpo.errors import CheckpointError
 from arpo.recipe.load import load_recipe
@@ -63,18 +65,34 @@ def test_a_finished_step_without_a_checkpoint_is_done_again_bit_for_bit(
     assert not (run / "cut").exists()
 
 
-def test_an_update_that_is_not_what_it_was_is_refused_and_then_sampled_again(
-    tiny_project: TinyProject, tmp_path: Path
+def another_norm(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[2]["train/grad_norm"] *= 1.5
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def flipped_byte(run: Path) -> None:
+    path = run / "events" / "step-000003.frames"
+    raw = path.read_bytes()
+    start = [place for place, _ in decode(raw).tasks()][-1]
+    path.write_bytes(raw[: start + 40] + bytes([raw[start + 40] ^ 0xFF]) + raw[start + 41 :])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (another_norm, r"the update of step 3, done again from .*step-000003\.frames, has grad_norm"),
+        (flipped_byte, r"the update of step 3 cannot be done again: .*step-000003\.frames: frame \d+ at byte \d+"),
+    ],
+)
+def test_an_update_that_cannot_be_what_it_was_is_refused_and_then_sampled_again(
+    change: Callable[[Path], None], words: str, tiny_project: TinyProject, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     start(tiny_project, run, "train.steps=3")
     as_killed(run, 3)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines[2]["train/grad_norm"] *= 1.5
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(
-        CheckpointError, match=r"the update of step 3, done again from .*step-000003\.frames, has grad_norm"
-    ):
+    change(run)
+    with pytest.raises(CheckpointError, match=words):
         start(tiny_project, run, "train.steps=3", resume=True)
     text = start(tiny_project, run, "train.steps=3", resume=True)
     assert "done again" not in text

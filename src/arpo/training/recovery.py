@@ -16,7 +16,7 @@ from typing import Protocol
 from arpo.assembly.components import Components, build_learner, hold_model, model_source
 from arpo.cluster.ranks import RayRanks
 from arpo.core.place import keyed
-from arpo.errors import CheckpointError, LearnerError
+from arpo.errors import CheckpointError, FormatError, LearnerError
 from arpo.learner import Learner
 from arpo.learner.rank import ModelSource
 from arpo.recipe.run import RunConfig
@@ -53,12 +53,15 @@ def replay(
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Let the learner do the updates of `steps` again. False where `stop`, which is called before each, returned True.
-    Raises CheckpointError where an update is not what it was."""
+    Raises CheckpointError where an update is not what it was, or its records are damaged."""
     was = {line["step"]: line for line in folder.metrics()}
     for step in steps:
         if stop():
             return False
-        trees = [record.credited for record in folder.trees(step)]
+        try:
+            trees = [record.credited for record in folder.trees(step)]
+        except FormatError as error:
+            raise CheckpointError(f"the update of step {step} cannot be done again: {error}") from error
         update = learner.update(trees, run.train.updates_per_step, seed=update_seed(run.seed, step))
         for name, tolerance in COMPARED.items():
             before, now = was[step].get(f"train/{name}"), update.metrics.get(name)
