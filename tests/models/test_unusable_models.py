@@ -81,6 +81,21 @@ def test_a_config_that_does_not_fit_its_weights(key: str, value: object, copy: P
     assert str(copy) in refusal(copy)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"attn_implementation": "org/kernel"},
+        {"_attn_implementation_internal": "org/kernel@main:f"},
+        {"text_config": {"experts_implementation": {"": "org/kernel"}}},
+    ],
+)
+def test_a_config_that_names_a_kernel_of_the_hub(value: dict[str, Any], copy: Path) -> None:
+    """transformers would fetch it, and run it, where the package `kernels` is installed."""
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**values, **value}))
+    assert re.search(r"_implementation\S* names a kernel of the Hub", refusal(copy))
+
+
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """The weights' header, changed."""
     raw = (folder / "model.safetensors").read_bytes()
@@ -158,7 +173,9 @@ def test_every_load_by_transformers_says_whether_code_is_trusted() -> None:
     root, loads = Path(__file__).parents[2], 0
     for path in [file for folder in ("src", "scripts", "benchmarks") for file in (root / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and re.fullmatch(r"Auto\w+\.from_\w+", ast.unparse(node.func)):
+            if isinstance(node, ast.Call) and re.fullmatch(
+                r"Auto\w+\.from_\w+|SentenceTransformer", ast.unparse(node.func)
+            ):
                 loads += 1
                 assert any(keyword.arg == "trust_remote_code" for keyword in node.keywords), (path, node.lineno)
     assert loads > 10

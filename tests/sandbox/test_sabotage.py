@@ -363,6 +363,16 @@ async def test_a_fork_that_stalls_keeps_nobody_waiting(how: str, sandbox: WarmSa
     assert overtaken and sandbox.starts == 1, sandbox.last_words
 
 
+async def test_a_branch_that_stalls_at_its_start_keeps_nobody_else_waiting(sandbox: WarmSandbox) -> None:
+    stall = "import os, time\nos.register_at_fork(after_in_child=lambda: time.sleep(3600))"
+    await sandbox.run(stall, seconds=9.0, session="trunk", past=[])
+    assert await sandbox.fork("trunk", "branch")
+    stalled = asyncio.create_task(sandbox.run("6 * 7", seconds=2.0, session="branch"))
+    assert (await sandbox.run("6 * 7", seconds=9.0, session="trunk")).text == "42" and not stalled.done()
+    assert (await stalled).ending == "time" and sandbox.starts == 1, sandbox.last_words
+    sandbox.end_session("trunk")
+
+
 async def test_no_branch_takes_the_fork_of_another_for_itself(sandbox: WarmSandbox) -> None:
     """One asks for forks all the time; whatever it says, the forks of its siblings work, and their calls go on."""
     thief = (

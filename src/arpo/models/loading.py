@@ -184,8 +184,13 @@ def check_files(folder: Path) -> None:
         held = num_layers_held(folder)
     except (FormatError, OSError) as error:
         raise ConfigError(f"the model cannot be read: {error}", where="model.source") from error
-    for place, number in _integers(config):
-        counted = place.rpartition(".")[2].startswith(("num_", "n_"))
+    for place, value in _leaves(config):
+        if "_implementation" in place and isinstance(value, str) and "/" in value:
+            wrong = f"{file}: {place} names a kernel of the Hub, which is not run"
+            raise ConfigError(wrong, where="model.source", value=value[:80], hint="Remove it from config.json")
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        number, counted = value, place.rpartition(".")[2].startswith(("num_", "n_"))
         if abs(number) > (MOST_OF_A_KIND if counted else MOST_OF_A_SIZE):
             wrong = f"{file}: {place} is not a number that a model has"
             raise ConfigError(wrong, where="model.source", value=str(number)[:40])
@@ -194,13 +199,13 @@ def check_files(folder: Path) -> None:
             raise ConfigError(wrong, where="model.source", value=number)
 
 
-def _integers(config: Any, place: str = "") -> Iterator[tuple[str, int]]:
-    """The whole numbers of a configuration and their places."""
-    if isinstance(config, int) and not isinstance(config, bool):
+def _leaves(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration that hold no others, and their places."""
+    if not isinstance(config, dict | list):
         yield place, config
-    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for key, value in items:
-        yield from _integers(value, f"{place}.{key}" if place else str(key))
+        return
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        yield from _leaves(value, f"{place}.{key}" if place else str(key))
 
 
 def refuse_code(error: Exception, source: str) -> None:

@@ -101,14 +101,15 @@ def _load(source: str, device: str | None) -> Any:
     logging.disable_progress_bar()  # a bar for local files would disturb the run's display
     folder = Path(source).expanduser()
     try:
-        return SentenceTransformer(str(folder) if folder.is_dir() else source, device=device, local_files_only=is_local)
+        name = str(folder) if folder.is_dir() else source
+        return SentenceTransformer(name, device=device, local_files_only=is_local, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         if folder.is_dir() or not is_local:
             raise ConfigError(
                 f"the encoder cannot be loaded: {first_line(error)}", where="encoder", value=source
             ) from error
     _check_hub(source)  # the cache holds only a part of the model
-    return SentenceTransformer(source, device=device)
+    return SentenceTransformer(source, device=device, trust_remote_code=False)
 
 
 def _is_local(source: str) -> bool:

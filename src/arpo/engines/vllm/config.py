@@ -10,6 +10,7 @@ from arpo.config import Config, conflict, without_password
 
 OWN = {  # what other keys of a recipe say, or what this engine must decide itself
     "model": "model.source",
+    "trust_remote_code": "model.trust_remote_code",
     "dtype": "engine.dtype",
     "max_model_len": "engine.max_tokens_per_slot",
     "max_num_seqs": "engine.slots",

@@ -85,9 +85,10 @@ class VllmEngine(EngineBase):
                 lora_rank, base = served_rank(model), base_folder(model)
             except AdapterError as error:
                 _say(MERGED.format(error.message))
-        settings = Settings.of(config, model, tokenizes=tokenizer is not None, lora_rank=lora_rank, on_gpu=on_gpu)
+        plain = model.get_base_model() if hasattr(model, "peft_config") else model
+        settings = Settings.of(config, plain, tokenizes=tokenizer is not None, lora_rank=lora_rank, on_gpu=on_gpu)
         publisher = Publisher(
-            model.get_base_model() if hasattr(model, "peft_config") else model,
+            plain,
             tokenizer,
             dtype=settings.dtype,
             folder=expanded(vllm.weights) if "/" in vllm.weights else launch and launch.weights,

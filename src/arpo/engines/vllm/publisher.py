@@ -163,10 +163,14 @@ class Publisher:
         return Path(tempfile.mkdtemp(prefix=name, dir=memory if roomy else None))
 
     def _write_config(self, folder: Path) -> None:
+        from transformers.dynamic_module_utils import custom_object_save
+
         config = copy.deepcopy(self.model.config)
         config.architectures = config.architectures or [type(self.model).__name__]
         if self.unties:
             config.tie_word_embeddings = False
+        if brings_code(self.model):
+            custom_object_save(self.model, folder, config)
         config.save_pretrained(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
@@ -201,6 +205,11 @@ class Publisher:
         names = {id(value): name for name, value in state.shapes.items()}
         for name, value, dtype in self._parts(state.shapes):
             yield name, state.gathered(names[id(value)], dtype), dtype
+
+
+def brings_code(model: Any) -> bool:
+    """Whether the model or its configuration is of code that came with it, which the recipe trusts."""
+    return any(type(part).__module__.startswith("transformers_modules.") for part in (model, model.config))
 
 
 def _checkpoint_names(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:

@@ -13,6 +13,7 @@ from arpo.engines.vllm.adapters import IN_BATCH, KEPT
 from arpo.engines.vllm.config import VllmConfig
 from arpo.engines.vllm.guard import KEY
 from arpo.engines.vllm.launch import Launcher
+from arpo.engines.vllm.publisher import brings_code
 from arpo.engines.vllm.replica import Replica
 from arpo.engines.vllm.servers import Servers
 from arpo.engines.vllm.transport import Transport
@@ -33,6 +34,7 @@ class Settings:
     dtype: torch.dtype
     on_gpu: bool
     tied: bool  # the model's head, to its embeddings
+    brings_code: bool = False  # the model does, and the recipe trusts it
     lora_rank: int | None = None  # of adapters that vLLM serves beside the model; None: it gets whole weights
     tokenizes: bool  # vLLM has the tokenizer, and can find stop strings
 
@@ -61,6 +63,7 @@ class Settings:
             on_gpu=on_gpu,
             tied=bool(getattr(text, "tie_word_embeddings", False) or model.config.tie_word_embeddings),
             tokenizes=tokenizes,
+            brings_code=brings_code(model),
             lora_rank=lora_rank,
         )
 
@@ -157,6 +160,8 @@ class Settings:
                 "enforce_eager": True,
             }
             own |= {"distributed_executor_backend": "uni"} if self.one_process else {}
+        if self.brings_code:
+            own["trust_remote_code"] = True
         if self.lora_rank:
             own |= {"enable_lora": True, "max_lora_rank": self.lora_rank, "max_loras": IN_BATCH, "max_cpu_loras": KEPT}
         if self.vllm.transfer:
