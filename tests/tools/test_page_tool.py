@@ -15,6 +15,7 @@ from arpo.tools import page as page_module
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.page import PageTool, extract, nearest
 from arpo.tools.web.fetch import Fetched, Fetcher
+from arpo.worker_process import WorkerPool
 from localhost import Asked, Reply, serving
 from pages_for_tests import pdf
 
@@ -83,6 +84,15 @@ async def test_pages_that_take_a_days_work_are_given_up_and_hold_up_nothing(monk
             reading.result()
         assert rounds > 10, "the event loop goes on"
     assert (await extract(Fetched("http://h/", "text/html", "", HTML.encode()))).text
+
+
+async def test_a_page_that_takes_too_much_memory_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = WorkerPool("arpo.search.extraction:html_to_text", memory_bytes=400 << 20)
+    monkeypatch.setattr(page_module, "reader", lambda function: small)
+    with pytest.raises(ToolError, match="MiB to be read"):
+        await extract(Fetched("http://h/", "text/html", "", b"<html><body>" + b"<i>a</i>" * 600_000))
+    assert (await extract(Fetched("http://h/", "text/html", "", HTML.encode()))).text
+    small.close()
 
 
 async def test_a_page_of_chunks_of_one_byte_leaves_the_loop_to_others() -> None:
