@@ -45,13 +45,12 @@ from arpo.sft.cache import SFTCache
 from arpo.sft.stage import run_cold_start
 from arpo.sft.traces import read_traces
 from arpo.tasks import Task
-from arpo.tasks.in_memory import write_tasks
 from arpo.tools.usage import in_words
 from arpo.training.callbacks import Callback, Callbacks, StepFunction
 from arpo.training.loop import Trainer
 from arpo.training.plan import CLOSING_S, MIN_STEPS
 from arpo.training.planning import more_cold_start, note_shortened, plan_run, unfit, unplanned
-from arpo.training.preflight import Prepared, at_its_end, given_splits, kept_tasks, prepare, with_kept_tasks
+from arpo.training.preflight import Prepared, at_its_end, prepare, with_kept_tasks
 from arpo.training.recovery import Recovery, finished_after
 from arpo.training.trackers import Trackers, check_trackers
 from arpo.yaml_positions import dump
@@ -107,13 +106,10 @@ def train(
         RunFolder.create(folder_path, recipe, environment, resume=resume) as folder,
         written_down(folder, console),
     ):
-        for split in given_splits(original):
-            write_tasks(kept_tasks(folder.path, split), prepared.tasks[split])
+        prepared.keep_given_tasks(original, folder.path)
         keep_fingerprint(folder, parts, accept, changed)
         try:
-            pipeline = _Pipeline(
-                run, prepared, folder, console, Callbacks(callbacks), ranks, copy, does_again=not changed
-            )
+            pipeline = _Pipeline(run, prepared, folder, console, callbacks, ranks, copy, does_again=not changed)
             run_to_end(pipeline.carry_out(recipe))
         except KeyboardInterrupt:
             if isinstance(ranks, TorchRanks):
@@ -129,14 +125,15 @@ class _Pipeline:
         prepared: Prepared,
         folder: RunFolder,
         console: Console,
-        callbacks: Callback,
+        callbacks: Sequence[Callback | StepFunction],
         ranks: Ranks | None,
         copy: RunCopy | None,
         *,
         does_again: bool,
     ) -> None:
         """`does_again`: finished steps that came after the last checkpoint are not sampled anew."""
-        self.run, self.prepared, self.folder, self.console, self.callbacks = run, prepared, folder, console, callbacks
+        self.run, self.prepared, self.folder, self.console = run, prepared, folder, console
+        self.callbacks: Callback = Callbacks(callbacks)
         self.run_copy = copy
         self.ranks = ranks  # several learner ranks, of which this process drives; None: it learns alone
         self.does_again, self.finished = does_again, list[TrainState]()  # after the checkpoint, to be done again

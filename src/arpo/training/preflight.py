@@ -21,7 +21,7 @@ from arpo.runs.fingerprint import fingerprint
 from arpo.runs.folder import RunFolder
 from arpo.sft.traces import read_traces
 from arpo.tasks import Task
-from arpo.tasks.in_memory import InMemoryTasks, check_writable
+from arpo.tasks.in_memory import InMemoryTasks, check_writable, write_tasks
 from arpo.tasks.leakage import leaks
 from arpo.training.task_sampler import check_enough
 from arpo.yaml_positions import dump, parse
@@ -38,6 +38,11 @@ class Prepared:
     """The model's folder."""
     began: float
     """On the monotonic clock."""
+
+    def keep_given_tasks(self, run: RunConfig, folder: Path) -> None:
+        """Write what the calling program passed as objects where `with_kept_tasks` reads it."""
+        for split in given_splits(run):
+            write_tasks(_kept_tasks(folder, split), self.tasks[split])
 
     def fingerprint(self, run: RunConfig) -> dict[str, dict[str, Any]]:
         """What the results of `run` depend on (`arpo.runs.fingerprint`)."""
@@ -93,14 +98,14 @@ def with_kept_tasks(run: RunConfig, folder: Path) -> RunConfig:
     as_they_are: dict[str, Any] = {"limit": None, "shuffle": False, "columns": {}, "duplicates": "keep"}
     changes = {
         split: getattr(run.data, split).model_copy(
-            update={"source": str(kept_tasks(folder, split).resolve()), **as_they_are}
+            update={"source": str(_kept_tasks(folder, split).resolve()), **as_they_are}
         )
         for split in given_splits(run)
     }
     return run.model_copy(update={"data": run.data.model_copy(update=changes)}) if changes else run
 
 
-def kept_tasks(folder: Path, split: str) -> Path:
+def _kept_tasks(folder: Path, split: str) -> Path:
     return folder / "tasks" / f"{split}.jsonl"
 
 
