@@ -25,7 +25,7 @@ from typing import Any
 from _figures import at_most, finish
 
 SIDES = {"in one process": (), "on Ray": ("cluster.ranks=1",)}
-QUICKSTART_STEPS = 24
+QUICKSTART_STEPS = 6
 SUBREAPER = 36  # of prctl(2): processes whose parent has ended become ours
 
 

@@ -100,6 +100,7 @@ DAMAGE: dict[str, Callable[[bytes, int], bytes]] = {  # to a step's file, whose 
     "another beginning": lambda raw, at: raw[:at] + b"OPRA" + raw[at + 4 :],
     "a length beyond the end": lambda raw, at: raw[: at + 7] + b"\x01" + raw[at + 8 :],
     "cut off": lambda raw, at: raw[: at + 50],
+    "cut off between frames": lambda raw, at: raw[:at],
 }
 READERS = [["show"], ["show", "--step", "1"], ["show", "--step", "1", "--task", "none"], ["study"], ["retrain"]]
 

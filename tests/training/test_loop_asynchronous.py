@@ -35,7 +35,16 @@ from arpo.training.schedule import Asynchronous
 from arpo.training.task_sampler import in_order
 from tiny_project import TinyProject
 
-TIMED = ("seconds/", "tools/seconds", "decisions/waited_s", "ahead/", "tokens/per_s", "staleness/", "engine/")
+TIMED = (
+    "seconds/",
+    "records/",
+    "tools/seconds",
+    "decisions/waited_s",
+    "ahead/",
+    "tokens/per_s",
+    "staleness/",
+    "engine/",
+)
 
 
 def slowly(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> Script:

@@ -61,7 +61,7 @@ def run(
 
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:
     """Metrics apart from seconds."""
-    clock = ("seconds/", "tools/seconds", "decisions/waited_s", "engine/")
+    clock = ("seconds/", "records/", "tools/seconds", "decisions/waited_s", "engine/")
     return [{key: value for key, value in line.items() if not key.startswith(clock)} for line in folder.metrics()]
 
 

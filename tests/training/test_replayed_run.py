@@ -24,7 +24,7 @@ SHORT = (
 )
 
 
-CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "tokens/per_s", "engine/")
+CLOCKS = ("seconds/", "records/", "tools/seconds", "decisions/waited_s", "tokens/per_s", "engine/")
 FROM_WHERE = (
     "calls/executed",
     "calls/cached",

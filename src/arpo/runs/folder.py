@@ -52,6 +52,7 @@ from arpo.yaml_positions import read
 MOST_STEPS = 1_000_000_000
 RESUMED = "recipe.resumed.yaml"
 ENVIRONMENT = "environment.json"
+BYTES = "records/bytes"  # metric: the size of a step's file of trees
 STATES = "states.jsonl"
 _LINES = ("metrics.jsonl", STATES, "notes.jsonl", "samples.jsonl")
 VALIDATION = "validation"  # evaluations whose names start so were made during training
@@ -159,9 +160,12 @@ class RunFolder:
             sync_folder(folder)
 
     def append_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add one line for `step`, which ends it, at once visible to readers. NaN and infinity are written as null."""
-        self._append(self.path / "metrics.jsonl", json_line({"step": step, **metrics}))
-        trees = self._appending.pop(self.events_path(step), None)
+        """Add one line for `step`, which ends it, at once visible to readers: `metrics`, and the bytes of its trees, so
+        that a file that lost some is noticed. NaN and infinity are written as null."""
+        events = self.events_path(step)
+        size = {BYTES: events.stat().st_size} if events.exists() else {}
+        self._append(self.path / "metrics.jsonl", json_line({"step": step, **metrics, **size}))
+        trees = self._appending.pop(events, None)
         if trees is not None:
             with trees:
                 os.fsync(trees.fileno())
@@ -300,11 +304,20 @@ class RunFolder:
         yield from records
 
     def check_end(self, step: int, frames: Frames) -> None:
-        """Raises FormatError where the file of `step`, all of whose frames were read, ends within one although the step
+        """Raises FormatError where the file of `step`, all of whose frames were read, ends too early although the step
         is finished: no killed writer left it so."""
-        if frames.tail and any(line["step"] == step for line in self.metrics()):
+        finished = next((line for line in self.metrics() if line["step"] == step), None)
+        if finished is None:
+            return
+        if frames.tail:
             raise FormatError(
                 f"frame {frames.num_read} at byte {frames.offset} is cut short: {frames.tail:,} bytes of it are there"
+            )
+        size = finished.get(BYTES)
+        if isinstance(size, int) and size > frames.offset:
+            raise FormatError(
+                f"frame {frames.num_read} at byte {frames.offset} is missing: the file had {size:,} bytes when the "
+                "step ended"
             )
 
     def events_path(self, step: int) -> Path:
