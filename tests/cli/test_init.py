@@ -43,7 +43,7 @@ def test_the_recipe_loads_and_its_parts_can_be_built(example: Path) -> None:
     assert tool.name == "price" and "item" in str(tool.schema)
     assert isinstance(run.reward, RewardConfig) and callable(build_reward(run.reward))
     train, test = load(run.data.train), load(run.data.test or run.data.train)
-    assert len(train) == 64 and len(test) == 32
+    assert len(train) == 64 and len(test) == 64
     assert not {task.question for task in train} & {task.question for task in test}
 
 
@@ -80,6 +80,7 @@ def test_its_recipe_trains_as_it_is_written(
     small = [
         "train.steps=1",
         "train.tasks_per_step=2",
+        "train.updates_per_step=1",
         "cold_start.epochs=0.1",
         "rollout.turn_tokens=96",
         "evaluation.limit=2",
