@@ -1,7 +1,11 @@
 """A deployed agent of scripted turns, and its server in a thread."""
 
 import asyncio
+import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import httpx
 from openai import OpenAI
 
 from arpo.agent.deployed import DeployedAgent
@@ -70,6 +75,31 @@ def served(deployed: DeployedAgent, **limits: Any) -> Iterator[Running]:
             listening.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+def serve_command(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """`arpo serve` in a process of its own, once it is healthy, and where it is reached."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "arpo", "serve", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"at (http://\S+)/v1", line):
+            while not _healthy(found[1]):
+                assert process.poll() is None
+                time.sleep(0.05)
+            return process, found[1]
+    raise AssertionError(process.wait())
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 class Gate(EngineWrapper):

@@ -66,6 +66,12 @@ def test_wire():
     assert said["figures"]["bytes_a_token"]["compact"] < 20 < said["figures"]["bytes_a_token"]["json"]
 
 
+def test_recall():
+    said = last_line("recall")
+    assert set(said["figures"]) == {"recompose", "drop_results"}
+    assert all(each["contexts_a_leaf"] >= 1 for each in said["figures"].values())
+
+
 def test_packing():
     said = last_line("packing", "--shape", "tiny")
     by_name = {goal["what"]: goal for goal in said["goals"]}

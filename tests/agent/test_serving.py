@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_world import Gate, deployed, gated, served, until
+from agent_world import Gate, deployed, gated, serve_command, served, until
 from arpo.agent.deployed import DeployedAgent
 from arpo.agent.listening import GracefulServer, listen
 from arpo.agent.server import AgentServer, ServeLimits
@@ -459,28 +459,18 @@ def test_the_command_serves_ends_on_sigterm_and_comes_again_after_sigkill(tiny_p
     """A real model, with streams in flight at both signals."""
 
     def start(port: int) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "arpo", "serve", str(tiny_project.recipe), "rollout.turn_tokens=100"]
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"at (http://\S+)/v1", line):
-                return process, found[1]
-        raise AssertionError(process.wait())
+        return serve_command(str(tiny_project.recipe), "rollout.turn_tokens=100", "--port", str(port))
 
     def client(url: str) -> Any:
         return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
     process, url = start(0)
-    until(lambda: _healthy(url))
     stream = client(url).chat.completions.create(model="tiny", messages=[CAPITAL], stream=True)
     next(stream)
     process.send_signal(signal.SIGTERM)
     assert [chunk.model_extra.get("arpo") for chunk in stream][-1]["branches"] == 1
     assert process.wait(60) == 0
     process, url = start(int(url.rpartition(":")[2]))
-    until(lambda: _healthy(url))
     stream = client(url).chat.completions.create(
         model="tiny", messages=[CAPITAL], stream=True, extra_body={"samples": 64}
     )
@@ -490,14 +480,6 @@ def test_the_command_serves_ends_on_sigterm_and_comes_again_after_sigkill(tiny_p
         list(stream)
     assert process.wait(60) == -signal.SIGKILL
     process, url = start(int(url.rpartition(":")[2]))
-    until(lambda: _healthy(url))
     assert client(url).chat.completions.create(model="tiny", messages=[CAPITAL]).choices
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.HTTPError:
-        return False

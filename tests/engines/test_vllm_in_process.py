@@ -4,14 +4,23 @@ import asyncio
 import importlib.util
 import multiprocessing
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import openai
 import psutil
 import pytest
 from engine_contract import agrees, write
 from vllm_contract import LONG, AdaptersContract, VllmContract, build, shared_by
 
+import arpo
+from agent_world import serve_command
+from arpo.display.terminal import Console
 from arpo.engines import SamplingParams, Weights
 from arpo.errors import EngineError
+from arpo.recipe.load import load_recipe
+from arpo.sft.stage import sft
+from tiny_project import write_tiny_model, write_tiny_project
 
 pytestmark = [
     pytest.mark.vllm,
@@ -98,3 +107,46 @@ def test_a_run_that_is_killed_leaves_no_process_of_vllm(vllm_network, tokenizer)
 
 class TestAdaptersInProcess(AdaptersContract):
     pass
+
+
+def test_it_is_served_to_the_official_client(tmp_path, tokenizer, monkeypatch):
+    """`arpo serve` of a tiny model that has learnt to call its tool: single turns, an answer with the tool's result,
+    several at once, and an end in the middle of a stream that waits for it."""
+    monkeypatch.setenv("ARPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path / "own"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'own'}:{Path(arpo.__file__).parents[1]}")
+    project = write_tiny_project(tmp_path / "own", tokenizer)
+    write_tiny_model(project.model, tokenizer, head_dim=32)
+    model = sft(load_recipe(project.recipe, ["data.test=null"]), out=tmp_path / "model", console=Console(quiet=True))
+    limits = "engine={kind: vllm, dtype: float32, slots: 32, memory_gb: 0.25}"
+    process, url = serve_command(str(model), limits, "rollout.turn_tokens=100", "--port", "0")
+    question = [{"role": "user", "content": "Parity of 7"}]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        agent = next(each.id for each in client.models.list() if not each.id.endswith("/model"))
+
+        def turn(seed, **options):
+            return client.chat.completions.create(
+                model=f"{agent}/model", messages=question, seed=seed, max_tokens=8, **options
+            )
+
+        whole = turn(1)
+        assert whole.usage.completion_tokens in range(1, 9) and whole.usage.prompt_tokens > 3
+        deltas = [choice.delta for chunk in turn(1, stream=True) for choice in chunk.choices]
+        assert "".join(delta.content or "" for delta in deltas) == (whole.choices[0].message.content or "")
+        with ThreadPoolExecutor(6) as pool:
+            several = list(pool.map(turn, [1, 2, 3, 1, 2, 3]))
+        assert all(one.usage.completion_tokens in range(1, 9) for one in several)
+
+        def asked(**options):
+            return client.chat.completions.create(model=agent, messages=question, stream=True, temperature=0, **options)
+
+        chunks = list(asked())
+        events = [chunk.model_extra["event"] for chunk in chunks if "event" in (chunk.model_extra or {})]
+        [results] = [event["results"] for event in events if event["type"] == "results"]
+        assert [(each["tool"], each["text"] in ("odd", "even")) for each in results] == [("parity", True)]
+        assert chunks[-1].model_extra["arpo"]["ending"] == "finished"
+        stream = asked(extra_body={"samples": 8})
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        assert list(stream)[-1].model_extra["arpo"]["branches"] == 8
+    assert process.wait(120) == 0
