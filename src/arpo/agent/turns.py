@@ -291,18 +291,18 @@ class TextSplitter:
                 return self._held(thought, finished), ""
         content = content.lstrip()
         if content.startswith("<answer>"):
-            content = content.removeprefix("<answer>").partition("</answer>")[0]
+            content, closed, _ = content.removeprefix("<answer>").partition("</answer>")
+            finished = finished or bool(closed)
         elif not finished and "<answer>".startswith(content):
             content = ""
         for stop in self.stops:
-            content = content.partition(stop)[0]
+            content, found, _ = content.partition(stop)
+            finished = finished or bool(found)
         return thought.strip(), self._held(content, finished)
 
     def _held(self, text: str, finished: bool) -> str:
         text = text.lstrip()
         if not finished:
-            for mark in (*MARKS, *self.stops):
-                longest = min(len(mark) - 1, len(text))
-                cut = next((size for size in range(longest, 0, -1) if text.endswith(mark[:size])), 0)
-                text = text[: len(text) - cut]
+            coming = (mark[:size] for mark in (*MARKS, *self.stops) for size in range(1, len(mark)))
+            text = text[: len(text) - max((len(part) for part in coming if text.endswith(part)), default=0)]
         return text.rstrip()
