@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from hypothesis import settings
 
-from tiny_project import finished_tiny_run, own_project, sketched, tiny_files, tiny_project, tiny_run
+from tiny_project import finished_tiny_run, own_project, sketch_plots, tiny_files, tiny_project, tiny_run
 
 __all__ = ["finished_tiny_run", "own_project", "tiny_files", "tiny_project", "tiny_run"]
 
@@ -134,10 +134,6 @@ def make_tokenizer() -> Callable[[str | None], Any]:
 
 @pytest.fixture(autouse=True)
 def quick_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports of runs that a test makes in this process have sketches for plots: most of a tiny run's time would go
-    into them.
-
-    Runs by a command and tests marked `real_plots` have real ones.
-    """
+    """Reports that a test makes in this process have sketches for plots, unless it is marked `real_plots`."""
     if not request.node.get_closest_marker("real_plots"):
-        monkeypatch.setattr("arpo.report.run_report.draw", sketched)
+        sketch_plots(monkeypatch)

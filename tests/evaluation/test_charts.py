@@ -1,5 +1,7 @@
 import math
 
+import pytest
+
 from arpo.display.charts import Line, Panel, draw, running_mean
 
 
@@ -8,6 +10,7 @@ def test_nothing_to_draw_writes_nothing(tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.real_plots
 def test_gaps_single_points_and_large_numbers_are_drawn(tmp_path):
     panels = [
         Panel(title="gap", lines=[Line(label="a", x=[1, 2, 3], y=[1.0, None, math.nan])]),

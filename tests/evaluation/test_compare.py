@@ -51,6 +51,7 @@ def test_paired_differences_need_shared_questions(runs):
     assert read_comparison(runs).difference("grpo", "after").p_value == 1.0
 
 
+@pytest.mark.real_plots
 def test_files_and_terminal_show_the_same_rows(runs, tmp_path):
     console = Console(record=True, width=220, file=open("/dev/null", "w"))  # noqa: SIM115
     comparison = compare(runs, tmp_path, console=console)

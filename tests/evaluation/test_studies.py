@@ -135,6 +135,7 @@ def test_trajectories_without_calls_have_no_figures_but_count() -> None:
 # --- from the command line
 
 
+@pytest.mark.real_plots
 def test_a_run_is_studied_from_its_records(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["study", str(tiny_run), "--entropy", "--out", str(out)])

@@ -62,10 +62,15 @@ def draw(path: Path | str, panels: Sequence[Panel], *, columns: int = 2) -> Path
     shown = [panel for panel in panels if any(_finite(line.y) for line in panel.lines)]
     if not shown:
         return None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _write_png(Path(path), shown, min(columns, len(shown)))
+    return Path(path)
+
+
+def _write_png(path: Path, shown: Sequence[Panel], columns: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(columns, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = Figure(
         figsize=((5.4 if columns < 3 else 4.2) * columns, (3.5 if columns < 3 else 2.9) * rows),
@@ -78,9 +83,7 @@ def draw(path: Path | str, panels: Sequence[Panel], *, columns: int = 2) -> Path
     for number, panel in enumerate(shown):
         row = shown[number - number % columns :][:columns]
         _draw_panel(figure.add_subplot(rows, columns, number + 1), panel, max(_legend_rows(p) for p in row))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-    return Path(path)
 
 
 def _finite(values: Sequence[float | None]) -> list[float]:
