@@ -1,7 +1,6 @@
 """The levels of the sandbox that tests go through: every one at some time, the first that works here and the weakest
 always."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 
 from arpo.sandbox import levels
 from arpo.sandbox.warm import StartError, WarmSandbox
+from sandbox_levels import WORKING
 
-WORKING = [found.level for found in levels.probe() if found.works] if sys.platform == "linux" else []
 # The strongest level here, and the one that has no view of its own; what lies between differs only in who makes the
 # view.
 FIRST = {*WORKING[:1], "landlock"}

@@ -1,6 +1,5 @@
 """Calls of the python tool in the sandbox, small ones."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.call import run_call
 from arpo.tools.python import PythonTool
+from sandbox_levels import WORKING
 
 TASK = Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",))
 SOURCE = str(Path(levels.__file__).parents[2])
-HERE = [found for found in levels.probe() if found.works] if sys.platform == "linux" else []
-needs_sandbox = pytest.mark.skipif(not HERE, reason="no sandbox for CPython works on this machine")
+needs_sandbox = pytest.mark.skipif(not WORKING, reason="no sandbox for CPython works on this machine")
 
 
 def options(**more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from at_levels import processes
 from hostile import PROGRAMS
-from sandboxed import HERE, SOURCE, TASK, needs_sandbox, options, run, text
+from sandboxed import SOURCE, TASK, needs_sandbox, options, run, text
 
 from arpo.assembly.components import Setting
 from arpo.core.tree import CallStatus
@@ -27,6 +27,7 @@ from arpo.sandbox.limits import Limits
 from arpo.tools import CallContext, ToolResult
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.python import PythonTool
+from sandbox_levels import WORKING
 
 # --- what a model reads
 
@@ -212,6 +213,7 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
             """
             import asyncio, os, sys
             from arpo.tools.python import PythonTool
+from sandbox_levels import WORKING
             from arpo.sandbox.limits import Limits
             from arpo.sandbox import levels
             sandbox = levels.enter(sys.argv[1], limits=Limits(seconds=60))
@@ -220,7 +222,7 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
             """
         )
     )
-    for level in [found.level for found in HERE]:
+    for level in WORKING:
         process = subprocess.Popen(
             [sys.executable, str(script), level], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": SOURCE}
         )
@@ -246,6 +248,7 @@ import asyncio, sys
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.python import PythonTool
+from sandbox_levels import WORKING
 backend, code = sys.argv[1:]
 options = {"backend": "sandbox", "cpu_seconds": 600} if backend == "sandbox" else {}
 tool = PythonTool(seconds=600.0, **options)
@@ -405,7 +408,7 @@ def test_holds_for_an_ordinary_user_too(tmp_path_factory: pytest.TempPathFactory
         words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", interpreter, "-c", AS_NOBODY]
         environment = {"PYTHONPATH": folder, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
-        assert done.stdout.splitlines() == [f"{found.level} {len(PROGRAMS)} of {len(PROGRAMS)}" for found in HERE], (
+        assert done.stdout.splitlines() == [f"{level} {len(PROGRAMS)} of {len(PROGRAMS)}" for level in WORKING], (
             done.stderr
         )
 

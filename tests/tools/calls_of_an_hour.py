@@ -23,7 +23,6 @@ HOUR = 3600.0
 TASK = Task(id="t", messages=({"role": "user", "content": "q"},), answers=())
 CONTEXT = CallContext(task=TASK, deadline_s=HOUR, seed=0)
 SERVER = [sys.executable, "-S", str(Path(__file__).parent / "odd_mcp_server.py"), "sleeps"]
-SHELL = sys.platform == "linux" and any(found.works for found in levels.probe())
 
 
 @tool
@@ -44,7 +43,7 @@ async def all_of_them(url: str, file: str) -> None:
         "mcp": called("mcp", {"how": "x"}, command=[*SERVER, file], tools=["odd"]),
         "function": attempt(nap, {}, CONTEXT),
     }
-    if SHELL:
+    if sys.platform == "linux" and any(found.works for found in levels.probe()):
         folder = ShellEnvironment(seconds=HOUR)
         folder.reset(TASK)
         calls["shell"] = folder.shell.function(folder, "sleep 3600", CONTEXT)

@@ -8,10 +8,11 @@ import threading
 import time
 from pathlib import Path
 
-from calls_of_an_hour import HOUR, SHELL
+from calls_of_an_hour import HOUR
 
 import arpo
 from localhost import Asked, Reply, serving
+from sandbox_levels import WORKING
 
 PROGRAM = Path(__file__).with_name("calls_of_an_hour.py")
 PATIENCE_S = HOUR / 10  # far more than any machine needs, and far less than a call takes
@@ -42,7 +43,7 @@ def test_nobody_waits_for_calls_when_ctrl_c_is_pressed(tmp_path: Path) -> None:
             process.wait()
             over.set()
     assert process.returncode == 130, said
-    assert sorted(said.split()) == sorted(["page", "mcp", "function", *(["shell"] if SHELL else [])]), said
+    assert sorted(said.split()) == sorted(["page", "mcp", "function", *(["shell"] if WORKING else [])]), said
     if sys.platform == "linux":
         until = time.monotonic() + PATIENCE_S
         while Path(f"/proc/{server.read_text()}").exists():
