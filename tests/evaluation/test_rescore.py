@@ -71,7 +71,7 @@ def test_answers_are_scored_again_by_the_reward_and_the_tasks_of_the_recipe(tiny
     golds = [{**row, "answer": row["answer"].split()[-1]} for row in SUMS[:4]]
     data.write_text("".join(json.dumps(row) + "\n" for row in [*golds, {"question": "?", "answer": "\\frac{1}{"}]))
     code = played.folder / "rescored_reward.py"
-    code.write_text(REWARD.format(reward=0.25))
+    code.write_text(REWARD.format(reward=0.5))
     folders, screens = [], []
     for name, reward in (("own", "reward=rescored_reward:score"), ("auto", "reward.answer=auto")):
         changes = [f"data.test={{source: {data}}}", "evaluation={limit: 4, greedy_limit: 0}", reward]
@@ -83,7 +83,7 @@ def test_answers_are_scored_again_by_the_reward_and_the_tasks_of_the_recipe(tiny
     assert "warning: test: 1 golds that answers can equal only as the same text" in screens[1].getvalue()
     assert "warning" not in screens[0].getvalue(), "a reward of one's own reads golds as it likes"
 
-    code.write_text(REWARD.format(reward=0.75))
+    code.write_text(REWARD.format(reward=0.75))  # of another length: Python compares sizes, and times to a second
     del sys.modules["rescored_reward"]
     with SampleLog(auto) as log:  # as an earlier version scored them
         for key, found in read_samples(auto).items():

@@ -214,7 +214,7 @@ def test_a_row_of_something_else_is_named(file, changes):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_cells_do_not_outlive_their_sweep(file, monkeypatch, number):
     """Whoever is told to end, in a terminal or not, ends the processes of its cells."""
-    started = []
+    started, before = [], signal.getsignal(number)
 
     def run_cell(cell, recipe, runs, jobs, processes):
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -225,8 +225,13 @@ def test_cells_do_not_outlive_their_sweep(file, monkeypatch, number):
         return Path("log")
 
     monkeypatch.setattr(sweep_module, "run_cell", run_cell)
-    with pytest.raises(KeyboardInterrupt):
-        sweep(read_study(file), file, file.parent / "runs", tell=str)
+    if before is signal.SIG_IGN:  # of `nohup`
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(read_study(file), file, file.parent / "runs", tell=str)
+    finally:
+        signal.signal(number, before)
     assert [process.wait() for process in started] == [-signal.SIGTERM]
 
 
