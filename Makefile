@@ -130,7 +130,7 @@ check: setup  ## lint, format, types and docs
 	$(MAKE) --no-print-directory --jobs 2 $(SYNC) docs types
 
 types: setup
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 docs: setup  ## build the documentation as a site: site/index.html
 	$(SITE)
