@@ -101,8 +101,15 @@ class MemoryPlan:
         return 2 * self.shape.parameters / self._parallel + keys / self._parallel <= self.engine_room
 
     @property
+    def awake(self) -> float:
+        """Bytes of a rank's GPU while vLLM, which slept during the update, samples beside what the learner keeps."""
+        if self.engine != ASLEEP:
+            return 0.0
+        return self.engine_room + sum(self.parts.get(name, 0.0) for name in ("weights", "moments", "reference"))
+
+    @property
     def fits(self) -> bool:
-        return self.needed <= self.limit and self.engine_fits
+        return self.needed <= self.limit and self.engine_fits and self.awake <= self.gpus.memory
 
     @property
     def _parallel(self) -> int:
@@ -341,6 +348,9 @@ def check_fits(plan: MemoryPlan) -> None:
     if not plan.engine_fits:
         where, needs = "engine.vllm.gpu_memory_utilization", 2 * plan.shape.parameters / GB
         what = f"the engine's {plan.engine_room / GB:.0f} GB hold no {needs:.0f} GB of weights and a branch's keys"
+    elif plan.awake > plan.gpus.memory:
+        where = "engine.vllm.gpu_memory_utilization"
+        what = f"vLLM awake and what the learner keeps take {plan.awake / GB:.3g} GB of each GPU"
     else:
         where = "model"
         of = "main memory for each rank" if plan.gpus.is_main_memory else "each GPU"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def full_state(model: Any) -> "dict[str, Tensor]":
     """Weights of a transformers or PEFT model under the transformers model's names, adapters merged. Merged matrices
-    are float32: in bf16 the first steps of adapters would be rounded away."""
+    are float32: in bf16 the first steps of adapters would be rounded away. Those of a base in 4 bits are made one by
+    one in main memory, since the device may not hold them all."""
     if not hasattr(model, "get_base_model"):
         return {name: value.detach() for name, value in model.state_dict().items()}
     base = model.get_base_model()
@@ -26,12 +27,14 @@ def full_state(model: Any) -> "dict[str, Tensor]":
         if ".lora_" not in name and ".weight." not in name  # scales of weights in 4 bits
     }
     for name, module in base.named_modules():
-        if hasattr(weight := getattr(module, "weight", None), "quant_state") and not hasattr(module, "base_layer"):
-            state[f"{name}.weight".replace(".base_layer", "")] = _from_4_bits(weight)
-    for name, module in base.named_modules():
+        weight, key = getattr(module, "weight", None), f"{name}.weight"
+        in_4_bits = hasattr(weight, "quant_state")
         if hasattr(module, "get_delta_weight"):
             added = sum(module.get_delta_weight(adapter).detach().float() for adapter in module.active_adapters)
-            state[f"{name}.weight"] = state[f"{name}.weight"].float() + added
+            merged = (_from_4_bits(weight) if in_4_bits else state[key]).float() + added
+            state[key] = merged.cpu() if in_4_bits else merged
+        elif in_4_bits and not name.endswith(".base_layer"):
+            state[key] = _from_4_bits(weight).cpu()
     return state
 
 
@@ -89,7 +92,7 @@ def plain_model(model: Any) -> Any:
         plain = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).unload()
     plain.load_state_dict(full_state(model), assign=True)
     plain.tie_weights()
-    return plain
+    return plain.to(next(model.parameters()).device)
 
 
 def _without_weights(base: Any) -> Any:

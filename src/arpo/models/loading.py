@@ -133,6 +133,10 @@ def load_model(path: Path, config: ModelConfig, weights: Path | None = None, *, 
     nf4 = config.lora is not None and config.lora.base == "nf4"
     quantized = _in_4_bits(device, dtype, empty=empty) if nf4 else {}
     model, tokenizer = _read(folder, dtype, config.trust_remote_code, empty=empty, **quantized)
+    for module in model.modules() if quantized else ():
+        # bitsandbytes would repack the weights for these CPUs, coarser, in a forward pass outside training
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora:
