@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,11 @@ REFUSED = {
     "a pattern": "select hex(zeroblob(40000)) like replace(hex(zeroblob(2000)), '00', '%a') || 'b'",
     "half a character": "select '\ud800'",
     "two statements": "select 1; drop table s",
+    "a function at an address": "select fts3_tokenizer('simple', x'4141414141414141')",
+    "the address of a function": "select FTS3_Tokenizer('simple')",
+    "a virtual table": "create virtual table v using fts4(x)",
+    "a virtual table of another kind": "create virtual table v using rtree(i, a, b)",
+    "a message that is no UTF-8": "select json_extract('1', x'cb0c')",
 }
 
 
@@ -76,6 +82,7 @@ def test_functions_that_were_replaced_are_as_sqlite_has_them() -> None:
         ["alter table s rename column kilos to k"],
         ["drop table s", f"create view s as {NUMBERS} select x as kilos from c"],
         ["drop table s", "create view s as select zeroblob(900000000) as kilos"],
+        ["drop table s", "create view s as select json_extract('1', x'cb0c') as kilos"],
     ],
 )
 def test_a_check_that_fails_is_a_bad_score_and_no_failure_of_the_environment(statements: list[str]) -> None:
@@ -85,3 +92,33 @@ def test_a_check_that_fails_is_a_bad_score_and_no_failure_of_the_environment(sta
     for statement in statements:
         sql(made, statement)
     assert made.step(AgentTurn(text="a", answer="a")).reward == 0.0
+
+
+SCRIPTS = {
+    "a file": "attach '$FOLDER/x.db' as x; create table x.t(a);",
+    "a file for a copy": "vacuum into '$FOLDER/x.db';",
+    "a function at an address": "select fts3_tokenizer('simple', x'4141414141414141');",
+    "a virtual table": "create virtual table v using fts4(x);",
+    "another schema": "pragma writable_schema = on;",
+    "more room": "pragma max_page_count = 1073741823;",
+    "rows without an end": f"create table t as {NUMBERS} select x from c where x < 0;",
+    "a giant value": "create table t as select length(randomblob(900000000)) as n;",
+}
+
+
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_the_script_of_a_task_takes_neither_files_nor_memory_nor_time(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arpo.environments.sql.SCRIPT_S", 0.3)
+    with pytest.raises(sqlite3.Error):
+        database(script=SCRIPTS[what].replace("$FOLDER", str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_s_script_is_a_dump_and_the_recipe_s_may_do_what_it_likes(tmp_path: Path) -> None:
+    from_dump = database(script="PRAGMA foreign_keys=OFF; BEGIN TRANSACTION; create table t(a); insert into t values(1);")
+    assert sql(from_dump.fork(), "select sum(a) from t") == "sum(a)\n1"  # a transaction that stays open is ended
+    own = SqlEnvironment(f"attach '{tmp_path}/own.db' as own; create table own.t(a);")
+    own.reset(Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)))
+    assert (tmp_path / "own.db").exists()

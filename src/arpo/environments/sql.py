@@ -17,6 +17,12 @@ DENIED = {getattr(sqlite3, f"SQLITE_{name}") for name in ("ATTACH", "DETACH", "P
 # A copy for a branch has neither temporary tables nor an open transaction: there are none.
 DENIED |= {getattr(sqlite3, f"SQLITE_CREATE_TEMP_{name}") for name in ("TABLE", "INDEX", "TRIGGER", "VIEW")}
 DENIED |= {sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT}
+# Anybody may write into the tables behind a virtual one, and its module trusts what it reads there.
+VIRTUAL = sqlite3.SQLITE_CREATE_VTABLE
+# `fts3_tokenizer(name, pointer)` calls what the pointer says, where SQLite was built with it, as on Debian.
+FUNCTIONS = {"fts3_tokenizer", "load_extension"}
+OF_SCRIPTS = {"application_id", "encoding", "foreign_keys", "recursive_triggers", "user_version"}  # pragmas of dumps
+SCRIPT_S = 60.0  # for the script of a task
 # One function of SQL may take the product of its arguments' lengths, and no clock is looked at before it returns.
 # (`trim` would take a minute, and `printf` what its widths say: see `_bounded`.)
 MOST = {
@@ -27,7 +33,7 @@ MOST = {
 EVERY = 100  # instructions of the database between looks at the clock
 SHOWN_CHARS = 4_000  # of one value
 WIDE = re.compile(r"%[^a-zA-Z%]*(\*|\d{4})")  # in a format
-WRONG = (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError)  # what a statement may raise
+WRONG = (sqlite3.Error, sqlite3.Warning, UnicodeError)  # what a statement may raise; a message may be no UTF-8
 
 
 class SqlEnvironment(Environment):
@@ -36,7 +42,8 @@ class SqlEnvironment(Environment):
     An episode ends with the first turn without a call. It is worth 1 where `check` then gives `rows`, or, in a task
     without `check`, where the answer is one of the task's. A check that fails, for instance because its table was
     removed, gives other rows. `max_rows` of a result are shown; a statement may take `seconds`, the database `max_mb`,
-    and a value 100 kB. Every statement is a transaction of its own.
+    and a value 100 kB. Every statement is a transaction of its own. Neither statements nor a task's script reach a
+    file or make a virtual table; the recipe's `script` may.
     """
 
     name = "database"
@@ -49,29 +56,43 @@ class SqlEnvironment(Environment):
         self.task = task
         setup = setup_of(task)
         self._open()
-        self.db.executescript(f"{self.script}\n{setup.get('script', '')}")
+        self.db.executescript(self.script)
+        self._fill(setup.get("script", ""))
         self._guard()
 
     def _open(self) -> None:
         self.db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self.db.execute(f"pragma max_page_count = {int(self.max_mb * 2**20 / 4096)}")
 
+    def _fill(self, script: str) -> None:
+        """Run a task's script, which comes with the data."""
+        self.db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, int(self.max_mb * 2**20))
+        self.db.set_authorizer(_allowed_in_scripts)
+        with self._until(SCRIPT_S):
+            self.db.executescript(script)
+            self.db.commit()
+
     def _guard(self) -> None:
         for limit, most in MOST.items():
             self.db.setlimit(limit, most)
         _bounded(self.db)
-        self.db.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action in DENIED else sqlite3.SQLITE_OK)
+        self.db.set_authorizer(_allowed)
+
+    @contextmanager
+    def _until(self, seconds: float) -> Iterator[None]:
+        """What the database does in this block ends with an error after `seconds`."""
+        end = time.monotonic() + seconds
+        self.db.set_progress_handler(lambda: time.monotonic() > end, EVERY)
+        try:
+            yield
+        finally:
+            self.db.set_progress_handler(None, 0)
 
     @contextmanager
     def _rows(self, statement: str) -> Iterator[sqlite3.Cursor]:
         """The statement's rows, which end with an error after `seconds`."""
-        end = time.monotonic() + self.seconds
-        self.db.set_progress_handler(lambda: time.monotonic() > end, EVERY)
-        try:
-            with closing(self.db.execute(statement)) as cursor:
-                yield cursor
-        finally:
-            self.db.set_progress_handler(None, 0)
+        with self._until(self.seconds), closing(self.db.execute(statement)) as cursor:
+            yield cursor
 
     @tool
     def sql(self, statement: str) -> str:
@@ -120,6 +141,20 @@ class SqlEnvironment(Environment):
     def close(self) -> None:
         if self.task is not None:
             self.db.close()
+
+
+def _allowed(action: int, _: str | None, name: str | None, *where: str | None) -> int:
+    """What the database asks before it does something for a statement; `name` is a function's."""
+    denied = action in DENIED or action == VIRTUAL or name in FUNCTIONS
+    return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+
+def _allowed_in_scripts(action: int, pragma: str | None, name: str | None, *where: str | None) -> int:
+    """The same for a task's script, which may use transactions, temporary tables, and pragmas of dumps."""
+    file = action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH)
+    other = action == sqlite3.SQLITE_PRAGMA and str(pragma).lower() not in OF_SCRIPTS
+    denied = file or other or action == VIRTUAL or name in FUNCTIONS
+    return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
 
 
 def _shown(value: Any) -> str:
