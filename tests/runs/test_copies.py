@@ -19,6 +19,7 @@ from arpo.cli.run_arguments import resumed_folder
 from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.recipe.load import load_recipe
+from arpo.recipe.train import TrainConfig
 from arpo.runs import checkpoint
 from arpo.runs.atomic import whole_folder
 from arpo.runs.copies import RunCopy, fetch_run
@@ -143,6 +144,47 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe({"/evil/run/recipe.yaml": b"", "/evil/run/../../../out": b"x"})
     with pytest.raises(ConfigError, match="outside of the run"):
         fetch_run("memory://evil/run", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300, "d/" * 3000 + "x", "recipe.yaml/x", "\ud800", "."])
+def test_what_cannot_be_a_file_of_a_run_is_named_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    import fsspec
+
+    storage = fsspec.filesystem("memory")
+    storage.pipe(f"/{tmp_path.name}/run/recipe.yaml", b"name: x")
+    storage.store[f"/{tmp_path.name}/run/{name}"] = storage.store[f"/{tmp_path.name}/run/recipe.yaml"]
+    with pytest.raises(ConfigError, match="--resume"):
+        fetch_run(f"memory://{tmp_path.name}/run", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to itself", "giant"])
+def test_a_folder_that_holds_what_is_no_file_or_too_much_is_named(kind: str, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "recipe.yaml").write_text("name: x")
+    odd = there / "odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "giant":
+        odd.touch()
+        os.truncate(odd, 1 << 42)
+    else:
+        odd.symlink_to("/dev/zero" if kind == "device" else "odd")
+    with pytest.raises(ConfigError, match="MB of room" if kind == "giant" else "odd"):
+        fetch_run(f"file://{there}", tmp_path / "here")
+    assert not list((tmp_path / "here").glob("*"))
+
+
+def test_a_storage_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"ftp://127.0.0.1:{nobody.getsockname()[1]}/runs"  # a client that connects at once
+        for act, key in ((lambda: fetch_run(f"{url}/x", tmp_path), "--resume"), (lambda: RunCopy(tmp_path, url), "copy_to")):
+            with pytest.raises(ConfigError, match=f"{key}.*refused"):
+                act()
+    with pytest.raises(ConfigError, match="copy_to"):
+        TrainConfig(copy_to="s3://KEY:SECRET@bucket/runs")
 
 
 def test_a_run_that_ended_early_goes_on_with_its_copy(

@@ -217,3 +217,58 @@ def test_a_file_of_somebody_elses_with_what_is_no_result_is_said(tmp_path, what)
         with pytest.raises(FormatError, match="arpo cache clear"):
             read()
     assert store.clear() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE calls",
+        "DROP TABLE totals",
+        "ALTER TABLE calls ADD COLUMN more",
+        "DROP TABLE calls; CREATE VIEW calls AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+        " SELECT x AS key, 't' AS tool FROM n",
+        "CREATE TRIGGER more BEFORE INSERT ON calls BEGIN SELECT raise(abort, 'no'); END",
+        "DELETE FROM totals",
+        "UPDATE totals SET bytes = 'many'",
+        "INSERT INTO held VALUES (0)",
+    ],
+)
+def test_a_file_of_another_shape_is_no_cache(tmp_path, change):
+    path = tmp_path / "cache.sqlite"
+    Store(path).put([entry(1)])
+    with sqlite3.connect(path) as database:
+        database.executescript(change)
+    with pytest.raises(ConfigError, match="holds what is no cache.*remove this one"):
+        Store(path)
+
+
+def test_odd_dates_sizes_and_servers_of_somebody_elses_file_are_said(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    Store(path).put([entry(1)])
+    for change in ("'soon'", "9e999", "x'00'"):
+        with sqlite3.connect(path) as database:
+            database.execute(f"UPDATE calls SET made = {change}")
+        with pytest.raises(FormatError, match="no result of a tool"):
+            Store(path).by_tool()
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO offers VALUES ('s', '{[')")
+    with pytest.raises(FormatError, match="no JSON"):
+        Store(path).offers()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE offers SET tools = '[5, {}, {\"name\": 7}, {\"name\": \"t\"}]'")
+    assert Store(path).offers() == {"s": [{"name": "t"}]}
+
+
+def test_a_damaged_page_is_said(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    store = Store(path)
+    store.put(entry(number) for number in range(300))
+    store.clear(tool="nothing")  # all of it goes into the file
+    store.close()
+    content = bytearray(path.read_bytes())
+    for start in range(4096, len(content), 4096):
+        content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    for read in (Store.totals, Store.by_tool, Store.clear, lambda store: list(store.entries())):
+        with pytest.raises(ConfigError, match=r"cache.sqlite"):
+            read(Store(path))

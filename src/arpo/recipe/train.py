@@ -3,9 +3,9 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from arpo.config import Config, conflict
+from arpo.config import Config, conflict, without_password
 
 DEFAULT_STEPS = 100
 COLD_START_SEED = 0
@@ -83,7 +83,7 @@ class TrainConfig(Config):
     """Steps between checkpoints; the last step always saves one. Null: only that one."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept besides the best one."""
-    copy_to: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://")] | None = None
+    copy_to: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://"), AfterValidator(without_password)] | None = None
     """A URL that fsspec knows (`s3://bucket/runs`; you install its package, here s3fs): the run is copied to URL/NAME
     with each checkpoint and at its end, and `arpo train --resume URL/NAME` goes on with the copy on another machine."""
     early_stop: Annotated[int, Field(ge=1)] | None = None

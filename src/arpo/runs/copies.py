@@ -4,6 +4,9 @@ A checkpoint there is whole as soon as it has its manifest: that is copied last,
 place of these. Knows files. Refuses to know what is in them.
 """
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,17 @@ from arpo.files import PARTIAL
 from arpo.runs.atomic import MANIFEST, whole_folder
 from arpo.runs.folder import is_run
 
-WHERE = "train.copy_to"
+WHERE, RESUME = "train.copy_to", "--resume"
 LEFT_OUT = ("lock", "weights", "cut")
 """What is of use only where the run is at work."""
 
 
 class RunCopy:
-    """The copy of the run in `folder` at `url`/NAME. Raises ConfigError for a URL that fsspec cannot reach files by."""
+    """The copy of the run in `folder` at `url`/NAME. Raises ConfigError where there is no storage at the URL."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, f"{url.rstrip('/')}/{folder.absolute().name}"
-        self.files, self.root = _reached(self.url)
+        self.files, self.root = _reached(self.url, WHERE)
 
     def push(self) -> None:
         """Copy what has changed since the last time, and remove there what is gone here. Raises what the storage's
@@ -63,38 +66,55 @@ class RunCopy:
 
 def fetch_run(url: str, into: Path = Path("runs")) -> Path:
     """The run whose copy is at `url`, as a folder in `into`. One that is there already is no older, and stays. Raises
-    ConfigError where the URL holds no run."""
-    files, root = _reached(url.rstrip("/"))
+    ConfigError where the URL holds no run, what is no file of a run, or more than the disk has room for."""
+    files, root = _reached(url.rstrip("/"), RESUME)
     target = into / Path(root).name
     if is_run(target):
         return target
-    try:
+    with _told("cannot be read", RESUME, url):
         there = _listed(files, root)
-    except Exception as error:  # its client may raise anything: no key, no network
-        raise ConfigError(f"cannot be read: {first_line(error)}", where="--resume", value=url) from error
     if "recipe.yaml" not in there:
-        raise ConfigError("there is no copy of a run", where="--resume", value=url, hint=f"{WHERE} makes one: URL/NAME")
-    with whole_folder(target) as partial:
+        raise ConfigError("there is no copy of a run", where=RESUME, value=url, hint=f"{WHERE} makes one: URL/NAME")
+    with _told("cannot be copied", RESUME, url), whole_folder(target) as partial:
+        room = shutil.disk_usage(partial).free
+        if (size := sum(there.values())) > room:
+            wrong = f"has {size / 2**20:,.0f} MB, and the disk {room / 2**20:,.0f} MB of room"
+            raise ConfigError(wrong, where=RESUME, value=url)
         for name in there:
             path = partial / name
             if not path.resolve().is_relative_to(partial.resolve()):
-                raise ConfigError("names a file outside of the run", where="--resume", value=f"{url}/{name}")
+                raise ConfigError("names a file outside of the run", where=RESUME, value=f"{url}/{name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             files.get_file(f"{root}/{name}", str(path))
     (target / MANIFEST).unlink()  # the folder is to change
     return target
 
 
-def _reached(url: str) -> tuple[Any, str]:
+@contextmanager
+def _told(what: str, where: str, url: str) -> Iterator[None]:
+    """A failure in this block, of the storage's client or because of what the storage holds, as a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # the client may raise anything: no key, no network, a file that is none
+        raise ConfigError(f"{what}: {first_line(error)}", where=where, value=url) from error
+
+
+def _reached(url: str, where: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
         return url_to_fs(url, use_listings_cache=False)  # type: ignore[no-any-return]
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # some clients connect at once
         hint = "Such as s3://BUCKET/runs, with the package that fsspec wants for it (s3fs, gcsfs, adlfs)"
-        raise ConfigError(f"no storage: {first_line(error)}", where=WHERE, value=url, hint=hint) from error
+        raise ConfigError(f"no storage: {first_line(error)}", where=where, value=url, hint=hint) from error
 
 
 def _listed(files: Any, root: str) -> dict[str, int]:
-    """Sizes of all files below `root`, by the rest of their names."""
-    return {path.removeprefix(root).lstrip("/"): entry["size"] for path, entry in files.find(root, detail=True).items()}
+    """Sizes of all files below `root`, by the rest of their names. Raises ConfigError where something is no file."""
+    found = files.find(root, detail=True)
+    for path, entry in found.items():
+        if entry["type"] != "file":
+            raise ConfigError(f"holds what is no file: {path}", where=RESUME)
+    return {path.removeprefix(root).lstrip("/"): entry["size"] or 0 for path, entry in found.items()}

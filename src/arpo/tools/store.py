@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from arpo.errors import ConfigError, FormatError
 from arpo.foreign import loads
 
 FORMAT = 4
+OTHER_FILE = "Name another file (tools.cache.file), or remove this one"
 BUSY_S = 30.0  # that a writer waits for the others
 LONGEST_LEASE_S = 600.0  # a longer lease was written before the clock was set back, and does not count
 BATCH = 500
@@ -65,6 +66,7 @@ CREATE TRIGGER IF NOT EXISTS held_other AFTER UPDATE OF size ON calls WHEN NOT N
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
+_SHAPE = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY type, name"
 _PUT = """
 INSERT INTO calls VALUES
     (:key, :tool, :version, :arguments, :status, :text, :fault, :empty, :made, :made, :recorded, :size)
@@ -123,8 +125,7 @@ class Store:
             self._reading, self._writing = _Connection(self.path), _Connection(self.path)
             self._set_up()
         except (sqlite3.Error, OSError) as error:
-            hint = "Name another file (tools.cache.file), or remove this one"
-            raise ConfigError(f"cannot be used as a cache: {error}", where=str(self.path), hint=hint) from error
+            raise ConfigError(f"cannot be used as a cache: {error}", where=str(self.path), hint=OTHER_FILE) from error
 
     def _set_up(self) -> None:
         """Tables and journal, once in the life of the file. Another process may be at it: changing the journal does not
@@ -133,10 +134,10 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, FORMAT):  # 0: a new file
             wrong = f"holds results in format {version}, and this version of arpo reads {FORMAT}"
-            raise ConfigError(
-                wrong, where=str(self.path), hint="Name another file (tools.cache.file), or remove this one"
-            )
+            raise ConfigError(wrong, where=str(self.path), hint=OTHER_FILE)
         give_up = time.monotonic() + BUSY_S
+        if version == FORMAT:
+            return self._check_shape()
         while version < FORMAT:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -147,6 +148,18 @@ class Store:
                     raise
                 time.sleep(0.02)
                 (version,) = db.execute("PRAGMA user_version").fetchone()
+
+    def _check_shape(self) -> None:
+        """Raises ConfigError for a file that nobody's version of arpo made: a view may have rows without an end, and a
+        trigger may do anything. Values are looked at where they are read."""
+        with closing(sqlite3.connect(":memory:")) as own:
+            own.executescript(_SCHEMA)
+            made = own.execute(_SHAPE).fetchall()
+        db = self._reading.db
+        whole = db.execute(_SHAPE).fetchall() == made
+        counts = [*db.execute("SELECT * FROM totals LIMIT 2"), *db.execute("SELECT * FROM held LIMIT 2")] if whole else []
+        if [len(row) for row in counts] != [3, 1] or not all(isinstance(n, int) for row in counts for n in row):
+            raise ConfigError("holds what is no cache", where=str(self.path), hint=OTHER_FILE)
 
     def close(self) -> None:
         self._reading.close()
@@ -159,6 +172,16 @@ class Store:
     def _writer(self) -> AbstractContextManager[sqlite3.Connection]:
         """A connection for writing, in one transaction."""
         return self._writing.turn("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def _whole_file(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading all of it. Raises ConfigError for a file that is damaged, whose calls could perhaps
+        be read one by one."""
+        try:
+            with self._reader() as db:
+                yield db
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"cannot be read: {error}", where=str(self.path), hint=OTHER_FILE) from error
 
     # --- one call
 
@@ -232,8 +255,13 @@ class Store:
 
     def offers(self) -> dict[str, list[dict[str, Any]]]:
         """What is noted, by server."""
-        with self._reader() as db:
-            return {server: json.loads(tools) for server, tools in db.execute("SELECT server, tools FROM offers")}
+        with self._whole_file() as db:
+            noted = db.execute("SELECT server, tools FROM offers").fetchall()
+        try:
+            offers = {server: loads(str(tools).encode()) for server, tools in noted}
+        except ValueError as error:
+            raise FormatError(f"{self.path} holds tools of a server that are no JSON: {error}") from error
+        return {server: [*filter(_is_offer, tools)] for server, tools in offers.items() if isinstance(tools, list)}
 
     # --- the whole file
 
@@ -258,7 +286,7 @@ class Store:
     def entries(self, tool: str = "") -> Iterator[Entry]:
         """Every entry (of `tool`), by tool and arguments."""
         which, values = ("WHERE tool = ?", (tool,)) if tool else ("", ())
-        with self._reader() as db:
+        with self._whole_file() as db:
             rows = db.execute(
                 f"SELECT {', '.join(COLUMNS)} FROM calls {which} ORDER BY tool, arguments, version", values
             )
@@ -267,26 +295,33 @@ class Store:
 
     def totals(self) -> tuple[int, int, int]:
         """Entries, their bytes, and how many of them are recorded."""
-        with self._reader() as db:
+        with self._whole_file() as db:
             entries, size, recorded = db.execute("SELECT entries, bytes, recorded FROM totals").fetchone()
             return entries, size, recorded
 
     def by_tool(self) -> list[tuple[str, str, int, int, int, float, float]]:
         """(tool, version, entries, recorded ones, bytes, made first, made last)."""
         columns = "tool, version, count(*), sum(recorded), sum(size), min(made), max(made)"
-        with self._reader() as db:
-            return db.execute(f"SELECT {columns} FROM calls GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
+        with self._whole_file() as db:
+            rows = db.execute(f"SELECT {columns} FROM calls GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
+        numbers = [number for _, _, *numbers in rows for number in numbers]
+        if not all(isinstance(number, int | float) and abs(number) < 1e15 for number in numbers):
+            raise FormatError(f"{self.path} holds what is no result of a tool: arpo cache clear")
+        return rows
 
     def clear(self, tool: str = "", *, recorded: bool = True) -> int:
         """Remove everything (of `tool`; without `recorded`, what is no record) and give its room back. Returns how
         many."""
         conditions = [*(["tool = :tool"] if tool else []), *([] if recorded else ["recorded = 0"])]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else "WHERE true"
-        with self._writer() as db:
-            count = db.execute(f"DELETE FROM calls {where}", {"tool": tool}).rowcount
-        with self._writing.turn() as db:
-            db.execute("VACUUM")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            with self._writer() as db:
+                count = db.execute(f"DELETE FROM calls {where}", {"tool": tool}).rowcount
+            with self._writing.turn() as db:
+                db.execute("VACUUM")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"cannot be cleared: {error}", where=str(self.path), hint=OTHER_FILE) from error
         return count
 
     def _evict(self) -> None:
@@ -345,6 +380,10 @@ class _Connection:
         with self.lock:
             if self.owner == os.getpid():
                 self.db.close()
+
+
+def _is_offer(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("name"), str)
 
 
 def _entry(row: Sequence[Any]) -> Entry:
