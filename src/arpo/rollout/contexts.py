@@ -19,11 +19,12 @@ from typing import Any
 from arpo.chat import ChatFormat, ParsedTurn
 from arpo.chat.config import NO_CALLS_LEFT
 from arpo.chat.json_text import read_arguments
+from arpo.chat.token_text import check_size
 from arpo.core.place import Place
 from arpo.core.tree import Call, CallStatus, Role, RolloutTree, ToolCallResult, Turn
 from arpo.endpoint.client import Endpoint, text_of
 from arpo.endpoint.config import EndpointConfig
-from arpo.errors import ConfigError
+from arpo.errors import ConfigError, FormatError
 from arpo.tasks import Task
 from arpo.tasks.traces import RecordedStep
 from arpo.tools import Tool
@@ -41,6 +42,7 @@ ASK = (
     "Your context is full, and all of it but the task will be dropped. Write down what you need to go on: what you "
     "have found out, and what is left to do."
 )
+TOO_MANY = 2**31  # tokens that a text has which was not tokenised
 _NOTE = re.compile(r"<note>(.*?)</note>", re.DOTALL)
 
 
@@ -186,18 +188,27 @@ class Contexts:
                 messages.append({"role": "user", "content": exchange.message})
         return messages
 
-    async def rewritten(self, place: Place, policy: Callable[..., Any], tokens: int) -> array[int]:
+    async def rewritten(self, place: Place, policy: Callable[..., Any], tokens: int, most: int) -> array[int]:
         """The prompt with which the branch goes on after the turn at `place`, by `policy`, which may take so many
-        tokens. Raises ConfigError for what is no conversation."""
+        tokens; a context holds at most `most`. Raises ConfigError for what is no conversation, and FormatError for one
+        that no context can hold, which is not tokenised: a service may write megabytes."""
         before, calls_left = self.messages(place), self.exchanges[place].calls_left
         known = self._known(place)
-        budget = ContextBudget(
-            tokens=tokens,
-            count=lambda messages: len(self.tokens(messages, calls_left, known)),
-            without_thought=self.chat.without_thought,
-        )
-        after = policy(before, budget)
-        return self.open(place, await after if inspect.isawaitable(after) else after, calls_left)
+
+        def check(messages: Any) -> None:
+            check_size((str(message["content"]) for message in _checked(messages)), most)
+
+        def count(messages: Messages) -> int:
+            try:
+                check(messages)
+            except FormatError:
+                return TOO_MANY
+            return len(self.tokens(messages, calls_left, known))
+
+        after = policy(before, ContextBudget(tokens=tokens, count=count, without_thought=self.chat.without_thought))
+        after = await after if inspect.isawaitable(after) else after
+        check(after)
+        return self.open(place, after, calls_left)
 
     def summed_up(self, place: Place, summary: str) -> array[int]:
         """The prompt with which the branch goes on after the turn at `place`, which wrote `summary`."""
@@ -240,7 +251,7 @@ class Contexts:
         """A turn that nobody sampled; its calls may stand beside its text, as chat APIs have them."""
         made = [call["function"] for call in message.get("tool_calls") or ()]
         calls = tuple(Call(name=each["name"], arguments=read_arguments(each["arguments"])[0] or {}) for each in made)
-        text = message["content"]
+        text = message["content"] or ""
         tokens = self.chat.encode_turn(self.chat.write(RecordedStep(calls=calls, text=text)) if calls else text)
         nothing = array("f")
         calls = self.chat.parse(tokens).calls
@@ -254,12 +265,28 @@ def _checked(messages: Any) -> Messages:
         wrong = f"returns {messages!r:.80}"
     elif roles := {str(m.get("role")) for m in messages} - {"system", "user", "assistant", "tool"}:
         wrong = f"returns messages of {', '.join(sorted(roles))}"
+    elif odd := [m for m in messages if not _is_said(m)]:
+        wrong = f"returns the message {odd[0]!r:.80}"
     elif not messages or messages[0]["role"] in ("assistant", "tool") or messages[-1]["role"] == "assistant":
         wrong = f"returns a conversation of {' '.join(str(m['role']) for m in messages) or 'nothing'}"
     if wrong:
         hint = "messages {role, content}: the task's first, then turns of the assistant, each with its results"
         raise ConfigError(wrong, where="rollout.context", hint=hint)
     return messages  # type: ignore[no-any-return]
+
+
+def _is_said(message: Message) -> bool:
+    """Whether a message's content is text, or what it says are calls as chat APIs have them."""
+    calls, content = message.get("tool_calls") or [], message["content"]
+    if not isinstance(calls, list) or not (isinstance(content, str) or (content is None and calls)):
+        return False
+    functions = [call.get("function") if isinstance(call, Mapping) else None for call in calls]
+    return all(
+        isinstance(made, Mapping)
+        and isinstance(made.get("name"), str)
+        and isinstance(made.get("arguments"), str | Mapping)
+        for made in functions
+    )
 
 
 def _joined(head: Messages) -> Iterator[dict[str, str]]:

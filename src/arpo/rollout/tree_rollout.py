@@ -215,8 +215,9 @@ class TreeDriver(RolloutDriver):
         if self.config.context.by_policy:
             return self._ask(observation)
         try:
-            tokens = await self.contexts.rewritten(observation.place, self.config.context.policy, limit // 2)
-        except FormatError:  # longer than chat.prompt_tokens
+            policy, most = self.config.context.policy, self.config.branch_tokens
+            tokens = await self.contexts.rewritten(observation.place, policy, limit // 2, most)
+        except FormatError:  # longer than a context, or than chat.prompt_tokens
             return Returned(observation, StopReason.BRANCH_LENGTH)
         before = [*self.tree.context(observation.place[:-1]), *self.tree.turns[observation.place].tokens]
         if [*before, *observation.tokens] == list(tokens):
