@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -24,6 +24,7 @@ from typing import Any
 from arpo.threads import run_off_loop
 
 START_S = 120.0  # for a process to import the function's module
+SAFE_PATH = "PYTHONSAFEPATH"
 GRACE_S = 5.0  # of processor time beyond a call's limit, after which the kernel ends a process that lost its parent
 
 
@@ -105,6 +106,22 @@ class WorkerPool:
             self._put(taking.result())
 
 
+_starting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_this_folder() -> Iterator[None]:
+    """Processes that start in this block import no module that happens to lie in the current folder."""
+    with _starting:
+        before = os.environ.get(SAFE_PATH)
+        os.environ[SAFE_PATH] = before or "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[SAFE_PATH]
+
+
 class _Worker:
     """One process."""
 
@@ -112,11 +129,15 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         self._pipe, there = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_serve, args=(there, target, memory_bytes), name=f"arpo-{target}", daemon=True
+            target=_serve,
+            args=(there, target, memory_bytes, os.environ.get(SAFE_PATH)),
+            name=f"arpo-{target}",
+            daemon=True,
         )
         self.usable = True
         try:
-            self.process.start()
+            with _without_this_folder():
+                self.process.start()
         except (OSError, RuntimeError, AttributeError, pickle.PicklingError) as error:
             raise WorkerError(f"no process for {target} can be started: {error}") from error
         there.close()
@@ -164,8 +185,10 @@ def _end_all(workers: list[_Worker]) -> None:
 # --- in the process
 
 
-def _serve(pipe: Connection, target: str, memory_bytes: int | None) -> None:
+def _serve(pipe: Connection, target: str, memory_bytes: int | None, safe_path: str | None) -> None:
     try:
+        if safe_path is None:  # programs that the function starts are the user's own
+            os.environ.pop(SAFE_PATH, None)
         if memory_bytes is not None and sys.platform == "linux":
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         function = function_at(target)

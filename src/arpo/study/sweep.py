@@ -90,7 +90,7 @@ def run_cell(cell: Cell, recipe: Path, runs: Path, jobs: int, processes: "set[su
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     with open_to_append(log) as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "arpo", "train", *arguments],
+            [sys.executable, "-P", "-m", "arpo", "train", *arguments],
             stdout=file,
             stderr=file,
             stdin=subprocess.DEVNULL,

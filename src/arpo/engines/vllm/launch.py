@@ -114,6 +114,7 @@ class Launcher:
             server.log = home / f"server-{self.servers.index(server)}.log"
         command = [self.python, "-c", CHILD.read_text(), *self.flags(server.url, folder)]
         environment = {**os.environ, **self.environment, "VLLM_SERVER_DEV_MODE": "1", KEY: self.key}
+        environment["PYTHONSAFEPATH"] = "1"  # nothing that lies in the current folder is imported
         environment.pop("VLLM_API_KEY", None)  # somebody else's: it would ask for that one too
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
         if server.devices is not None:

@@ -3,6 +3,7 @@ them."""
 
 import importlib.metadata as metadata
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,10 @@ class Environment:
     def of(cls, python: str) -> "Environment":
         """The environment of the interpreter `python`. Raises ConfigError where there is no such interpreter."""
         try:
-            told = subprocess.run([python, "-c", LIST], capture_output=True, text=True, timeout=60, check=True).stdout
+            env = {**os.environ, "PYTHONSAFEPATH": "1"}
+            told = subprocess.run(
+                [python, "-c", LIST], capture_output=True, text=True, timeout=60, check=True, env=env
+            ).stdout
         except OSError as error:
             hint = "Name the python of the environment with vLLM, such as .venv-vllm/bin/python (docs/vllm.md)"
             raise ConfigError(
