@@ -1,5 +1,6 @@
 """Comparing answers: numbers stay numbers."""
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from arpo.answer_text import contains, exact, f1, tokens
 from arpo.rewards.maths import maths
+from arpo.rewards.measures import BY_TEXT
 from arpo.rewards.numbers import read_number
 
 DIFFERENT = [
@@ -127,3 +129,12 @@ def test_measures_are_shares_and_symmetric_where_they_should_be(left, right):
         assert contains(left, right) == 1.0
     if tokens(left):
         assert exact(left, left) == f1(left, left) == 1.0
+
+
+@pytest.mark.parametrize("answer", [",".join(map(str, range(20_000))), "1," * 40_000 + "000", "1." * 40_000 + "k x"])
+@pytest.mark.parametrize("measure", sorted(BY_TEXT))
+def test_long_answers_of_digits_hold_nobody_up(measure, answer):
+    """A regular expression holds the interpreter; with steps by the square of the length it took minutes for these."""
+    began = time.thread_time()
+    assert BY_TEXT[measure](answer, "54") in (0.0, 1.0) or measure == "f1"
+    assert time.thread_time() - began < 20

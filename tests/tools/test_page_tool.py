@@ -2,15 +2,17 @@
 
 import asyncio
 import gzip
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from page_calls import HERE, HTML, context, page, refused, told
+from page_calls import FILLER, HERE, HTML, context, page, refused, told
 
 from arpo.core.tree import Call, CallStatus
 from arpo.errors import ConfigError, ProviderError, ToolError
+from arpo.search.extraction import reader
 from arpo.tools import page as page_module
 from arpo.tools.config import ToolConfig, build_tools
 from arpo.tools.page import PageTool, extract, nearest
@@ -317,3 +319,21 @@ def test_a_page_summarised_otherwise_is_another_result() -> None:
     ways = [{}, {"words": 50}, {"page_chars": 5000}, {"model": "other"}, {"url": "http://127.0.0.1:2/v1"}]
     tools = [PageTool(summariser={"url": "http://127.0.0.1:1/v1", "model": "m", **way}) for way in ways]
     assert len({tool.version for tool in tools}) == len(ways)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/csv"])
+async def test_a_long_text_is_searched_elsewhere(kind: str) -> None:
+    """Ranking megabytes of words in this process would hold up its loop for seconds."""
+    text = "a,b. what\n" * 60_000 + "The Rimac springs from the Ticlio.\n" + "c,d. how\n" * 60_000
+    reader("arpo.tools.page:nearest").start()
+    with serving(lambda asked: Reply(text.encode(), kind=kind)) as site:
+        began = time.thread_time()
+        shown = await told(page(), f"{site.url}/long")
+        assert "springs from the Ticlio" in shown and len(shown) < 3_000
+    assert time.thread_time() - began < 2
+
+
+async def test_a_title_is_short() -> None:
+    content = f"<html><head><title>{'long ' * 100_000}</title></head><body><p>{FILLER}</p></body></html>"
+    with serving(lambda asked: Reply(content, kind="text/html")) as site:
+        assert len(await told(page(), f"{site.url}/")) < 3_000

@@ -238,7 +238,7 @@ def test_a_file_of_another_shape_is_no_cache(tmp_path, change):
     Store(path).put([entry(1)])
     with sqlite3.connect(path) as database:
         database.executescript(change)
-    with pytest.raises(ConfigError, match="holds what is no cache.*remove this one"):
+    with pytest.raises(ConfigError, match=r"holds what is no cache.*remove this one"):
         Store(path)
 
 
@@ -255,7 +255,7 @@ def test_odd_dates_sizes_and_servers_of_somebody_elses_file_are_said(tmp_path):
     with pytest.raises(FormatError, match="no JSON"):
         Store(path).offers()
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE offers SET tools = '[5, {}, {\"name\": 7}, {\"name\": \"t\"}]'")
+        database.execute('UPDATE offers SET tools = \'[5, {}, {"name": 7}, {"name": "t"}]\'')
     assert Store(path).offers() == {"s": [{"name": "t"}]}
 
 

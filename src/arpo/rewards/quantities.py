@@ -18,7 +18,7 @@ TOLERANCE = Fraction(1, 1000)  # relative; for pairs with at least one number th
 POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x×*]|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?")
 SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d])")  # 1 000 000
 SHORT_SCALE = re.compile(  # $3M, 42k; but 3 m is a length
-    r"((?:US\$|[$€£])\s?\d[\d,.]*)\s?([kKmMbB])n?\b|(?<![\w.])(\d[\d,.]*)([kKM])\b"
+    r"((?:US\$|[$€£])\s?\d[\d,.]{0,60})\s?([kKmMbB])n?\b|(?<![\w.])(\d[\d,.]{0,60})([kKM])\b"
 )
 SHORT_SCALES = MappingProxyType({"k": "thousand", "m": "million", "b": "billion"})
 NUMBERED = re.compile(r"\bNo\.?\s*(?=\d)|#\s*(?=\d)")  # No. 5

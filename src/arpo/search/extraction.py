@@ -22,8 +22,10 @@ MEMORY_BYTES = 1 << 30
 
 @cache
 def reader(function: str) -> WorkerPool:
-    """The processes that call `html_to_text` or `pdf_to_text` with a limit of memory. Each call gets one of time."""
-    return WorkerPool(f"{__name__}:{function}", memory_bytes=MEMORY_BYTES)
+    """The processes that call `html_to_text`, `pdf_to_text` or a function of another module (`module:name`) with a
+    limit of memory. Each call gets one of time."""
+    path = function if ":" in function else f"{__name__}:{function}"
+    return WorkerPool(path, memory_bytes=MEMORY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

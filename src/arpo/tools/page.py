@@ -28,6 +28,8 @@ HTML = ("text/html", "application/xhtml+xml", "")
 TEXT = ("application/json", "application/xml", "application/ld+json", "application/javascript")
 PDF = "application/pdf"
 READ_S = 20.0  # that a page may take to be read
+LONG_CHARS = 20_000  # of a page's text, from which on it is searched in a process of its own
+TITLE_CHARS = 500
 # what Python decodes and no page is written in; some take hours for what a page may weigh
 NO_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 
@@ -96,10 +98,11 @@ class PageTool(ToolBase):
         if not isinstance(url, str) or not url.strip():
             return ToolResult(text=f"{self.name} needs 'url', an address", status=CallStatus.REFUSED)
         address, page = await self._open(url.strip())
-        title = page.title or address
-        shown = nearest(
-            page.text, str(question), self._summariser.config.page_chars if self._summariser else self.chars
-        )
+        title = (page.title or address)[:TITLE_CHARS]
+        chars = self._summariser.config.page_chars if self._summariser else self.chars
+        chosen: dict[str, Any] = {"text": page.text, "question": str(question), "chars": chars}
+        # short ones, which are most, need no other process
+        shown = nearest(**chosen) if len(page.text) <= LONG_CHARS else await _read(f"{__name__}:nearest", chosen)
         cost = 0.0
         if self._summariser and shown:
             shown, cost = await self._summariser(str(question), title, shown)
@@ -122,23 +125,24 @@ async def extract(fetched: Fetched) -> Extracted:
     takes too much to be read."""
     kind, content = fetched.kind, fetched.content
     if kind == PDF or content.startswith(b"%PDF-"):
-        return await _read("pdf_to_text", content)
+        page: Extracted = await _read("pdf_to_text", {"content": content})
+        return page
     if kind in HTML:
-        page = await _read("html_to_text", _decoded(fetched) if fetched.charset else content)
+        page = await _read("html_to_text", {"content": _decoded(fetched) if fetched.charset else content})
         return page if page.text else Extracted(page.title, ())
     if kind.startswith("text/") or kind in TEXT:
         return Extracted("", (_decoded(fetched),))
     raise ToolError(f"not a page that can be read: {kind}")
 
 
-async def _read(function: str, content: bytes | str) -> Extracted:
+async def _read(function: str, arguments: Mapping[str, Any]) -> Any:
+    """What `function` of `reader` returns. Raises ToolError."""
     try:
-        page: Extracted = await reader(function).run({"content": content}, READ_S)
+        return await reader(function).run(arguments, READ_S)
     except FormatError as error:
         raise ToolError(str(error)) from None
     except (TimeoutError, MemoryError, WorkerError):
         raise ToolError(f"the page takes more than {READ_S:g} s or {MEMORY_BYTES >> 20} MiB to be read") from None
-    return page
 
 
 def nearest(text: str, question: str, chars: int) -> str:

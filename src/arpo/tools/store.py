@@ -157,7 +157,9 @@ class Store:
             made = own.execute(_SHAPE).fetchall()
         db = self._reading.db
         whole = db.execute(_SHAPE).fetchall() == made
-        counts = [*db.execute("SELECT * FROM totals LIMIT 2"), *db.execute("SELECT * FROM held LIMIT 2")] if whole else []
+        counts = (
+            [*db.execute("SELECT * FROM totals LIMIT 2"), *db.execute("SELECT * FROM held LIMIT 2")] if whole else []
+        )
         if [len(row) for row in counts] != [3, 1] or not all(isinstance(n, int) for row in counts for n in row):
             raise ConfigError("holds what is no cache", where=str(self.path), hint=OTHER_FILE)
 

@@ -20,6 +20,7 @@ from protego import Protego
 from arpo.errors import ProviderError, ToolError
 from arpo.http.address import networks, resolve
 from arpo.http.exchange import ACCEPT_ENCODING, is_packed_as_accepted, tls
+from arpo.threads import run_off_loop
 
 AGENT = "arpo"
 ROBOTS_BYTES = 500 << 10  # RFC 9309: at least 500 KiB are to be read
@@ -157,7 +158,7 @@ class Fetcher:
             self._rules.move_to_end(origin)
             while len(self._rules) > ROBOTS_KEPT:
                 self._rules.popitem(last=False)
-        if rules is not None and not rules.can_fetch(str(url), AGENT):
+        if rules is not None and not await run_off_loop(rules.can_fetch, str(url), AGENT):
             raise ToolError(f"{url.host} does not want programs to open this page (robots.txt)")
 
     async def _robots_of(self, url: httpx.URL) -> Protego | None:
@@ -171,7 +172,8 @@ class Fetcher:
                 continue
             if hop.status >= 500:
                 raise ToolError(f"{url.host} does not give its robots.txt ({hop.status}): not opened")
-            return Protego.parse(hop.content.decode("utf-8", "replace")) if hop.status == 200 else None
+            text = hop.content.decode("utf-8", "replace")
+            return await run_off_loop(Protego.parse, text) if hop.status == 200 else None
         return None
 
 
