@@ -1,6 +1,7 @@
 """The agent as an MCP server, used by the official client over stdio and HTTP, and by arpo's own tool `mcp`."""
 
 import asyncio
+import logging
 import os
 import sys
 from contextlib import asynccontextmanager
@@ -113,3 +114,17 @@ async def test_the_command_speaks_stdio(tiny_project: TinyProject) -> None:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["ask"]
         answer = await client.call_tool("ask", {"question": "Parity of 3"})
         assert answer.structured_content["ending"]
+
+
+async def test_a_client_s_mistakes_are_told_to_the_client_alone(
+    tokenizer: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+    with served(deployed(tokenizer, looks_up(tokenizer))) as running:
+        async with over_http(running.url) as client:
+            for ask, name in ((client.get_prompt, "\x1b[31mevil"), (client.read_resource, "file:///evil")):
+                with pytest.raises(Exception, match=r"(?i)error|unknown|not found"):
+                    await ask(name)
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out and "evil" not in said.err + said.out

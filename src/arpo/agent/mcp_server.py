@@ -35,7 +35,8 @@ def mcp_server(agent: DeployedAgent, admission: Admission, figures: ServerFigure
     """The MCP server of `agent`; `admission` holds its requests, and others', within their limits."""
     tools = ", ".join(tool.name for tool in agent.components.agent.tools) or "none"
     about = f"Ask the agent {agent.run.name} a question. It works with its own tools ({tools}) and answers."
-    server = MCPServer(agent.run.name, instructions=about, version=arpo.__version__, log_level="WARNING")
+    # A client's mistake is told to the client; the SDK would also log it, with a traceback and the client's words.
+    server = MCPServer(agent.run.name, instructions=about, version=arpo.__version__, log_level="CRITICAL")
     conversations: OrderedDict[str, ChatSession] = OrderedDict()
 
     async def answered(session: ChatSession, question: str, samples: int, context: Context) -> AgentAnswer:
