@@ -12,6 +12,7 @@ source /shared/venv/bin/activate
 export ARPO_CACHE=/shared/cache
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export RAY_ADDRESS=$head:6379
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n') # else anybody may run programs
 srun --nodes=1 --ntasks=1 -w "$head" ray start --head --port=6379 --block &
 sleep 20
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then

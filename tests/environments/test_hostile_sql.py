@@ -117,7 +117,9 @@ def test_the_script_of_a_task_takes_neither_files_nor_memory_nor_time(
 
 
 def test_a_task_s_script_is_a_dump_and_the_recipe_s_may_do_what_it_likes(tmp_path: Path) -> None:
-    from_dump = database(script="PRAGMA foreign_keys=OFF; BEGIN TRANSACTION; create table t(a); insert into t values(1);")
+    from_dump = database(
+        script="PRAGMA foreign_keys=OFF; BEGIN TRANSACTION; create table t(a); insert into t values(1);"
+    )
     assert sql(from_dump.fork(), "select sum(a) from t") == "sum(a)\n1"  # a transaction that stays open is ended
     own = SqlEnvironment(f"attach '{tmp_path}/own.db' as own; create table own.t(a);")
     own.reset(Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",)))

@@ -180,7 +180,10 @@ def test_a_storage_that_is_not_there_is_named(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"ftp://127.0.0.1:{nobody.getsockname()[1]}/runs"  # a client that connects at once
-        for act, key in ((lambda: fetch_run(f"{url}/x", tmp_path), "--resume"), (lambda: RunCopy(tmp_path, url), "copy_to")):
+        for act, key in (
+            (lambda: fetch_run(f"{url}/x", tmp_path), "--resume"),
+            (lambda: RunCopy(tmp_path, url), "copy_to"),
+        ):
             with pytest.raises(ConfigError, match=f"{key}.*refused"):
                 act()
     with pytest.raises(ConfigError, match="copy_to"):
