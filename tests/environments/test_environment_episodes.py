@@ -250,7 +250,8 @@ class Broken(Count):
 @pytest.mark.parametrize("at", ["reset", "step", "late", "word"])
 def test_a_crash_has_a_name_and_no_reward(tokenizer: Any, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broken, "at", at)
-    rollout = grown(agent(tokenizer, Broken, play_for(tokenizer)), config(deadline_s=0.3), 1)
+    deadline_s = 0.3 if at == "late" else 300.0
+    rollout = grown(agent(tokenizer, Broken, play_for(tokenizer)), config(deadline_s=deadline_s), 1)
     endings = rollout.grown.tree.endings
     assert len(endings) == 6
     failed = [leaf for leaf, ending in endings.items() if ending is StopReason.ENVIRONMENT_FAILED]

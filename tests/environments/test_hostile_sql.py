@@ -41,8 +41,8 @@ REFUSED = {
 }
 
 
-def database(**setup: Any) -> SqlEnvironment:
-    made = SqlEnvironment(SCRIPT, seconds=0.3)
+def database(seconds: float = 60.0, **setup: Any) -> SqlEnvironment:
+    made = SqlEnvironment(SCRIPT, seconds=seconds)
     made.reset(Task(id="t", messages=({"role": "user", "content": "q"},), answers=("a",), setup=setup))
     return made
 
@@ -53,10 +53,11 @@ def sql(made: SqlEnvironment, statement: str) -> str:
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_statement_takes_neither_files_nor_memory_nor_time(what: str) -> None:
-    made, began = database(), time.thread_time()
+    made, began = database(seconds=0.3), time.thread_time()
     with pytest.raises(ToolError):
         sql(made, REFUSED[what])
     assert time.thread_time() - began < 5  # of processor time, for 0.3 s
+    made.seconds = 60.0
     assert sql(made.fork(), "select sum(kilos) from s") == "sum(kilos)\n3"
 
 
@@ -91,6 +92,7 @@ def test_a_check_that_fails_is_a_bad_score_and_no_failure_of_the_environment(sta
     assert made.step(AgentTurn(text="a", answer="a")).reward == 1.0
     for statement in statements:
         sql(made, statement)
+    made.seconds = 0.3
     assert made.step(AgentTurn(text="a", answer="a")).reward == 0.0
 
 
