@@ -213,7 +213,6 @@ def test_nothing_outlives_a_trainer_that_is_killed(tmp_path: Path) -> None:
             """
             import asyncio, os, sys
             from arpo.tools.python import PythonTool
-from sandbox_levels import WORKING
             from arpo.sandbox.limits import Limits
             from arpo.sandbox import levels
             sandbox = levels.enter(sys.argv[1], limits=Limits(seconds=60))
@@ -248,7 +247,6 @@ import asyncio, sys
 from arpo.tasks import Task
 from arpo.tools import CallContext
 from arpo.tools.python import PythonTool
-from sandbox_levels import WORKING
 backend, code = sys.argv[1:]
 options = {"backend": "sandbox", "cpu_seconds": 600} if backend == "sandbox" else {}
 tool = PythonTool(seconds=600.0, **options)
