@@ -93,7 +93,7 @@ def test_a_refusal_names_the_keys_that_make_it_fit() -> None:
     mended = plan_memory(load_recipe("arpo-deepsearch-14b", remedies(plan)), plan.shape, NODE)
     assert mended.fits or "engine.vllm.sleep=true" in remedies(plan)
     share = ["engine.vllm.gpu_memory_utilization=0.95"]  # awake it needs what the learner keeps meanwhile
-    with pytest.raises(ConfigError, match="gpu_memory_utilization.*vLLM awake and what the learner keeps take 9"):
+    with pytest.raises(ConfigError, match=r"gpu_memory_utilization.*vLLM awake and what the learner keeps take 9"):
         check_fits(plan_memory(load_recipe("arpo-deepsearch-14b", share), SHAPES["arpo-deepsearch-14b"], NODE))
     with pytest.raises(ConfigError, match="8 GPUs, from 0 on"):
         plan_memory(load_recipe("arpo-reasoning-7b", ["engine.vllm.replicas=['8']"]), QWEN_8B, NODE)
