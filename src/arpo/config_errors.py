@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from arpo.errors import ConfigError, nearest, shown
-from arpo.yaml_positions import Keys, Located, lookup, show
+from arpo.yaml_positions import Elsewhere, Keys, Located, lookup, show
 
 GROUP = "a group of keys"
 _SHOULD_BE = {
@@ -117,7 +117,8 @@ def where(recipe: Located, keys: Keys) -> str:
 
 def _with_value(message: str, keys: Keys, recipe: Located) -> str:
     value = lookup(recipe.value, keys)
-    if value is None or isinstance(value, Mapping) or message == NO_SECRETS:
+    elsewhere = isinstance(recipe.place(keys), Elsewhere)
+    if value is None or isinstance(value, Mapping) or message == NO_SECRETS or elsewhere:
         return message
     return f"{message} (got {shown(value, 80)})"
 

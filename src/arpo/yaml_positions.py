@@ -30,6 +30,12 @@ def show(keys: Keys) -> str:
     return ".".join(map(str, keys))
 
 
+class Elsewhere(str):
+    """A place in a file that another one builds on: messages do not show what stands there."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """A tree of JSON-like values, and the place of each of them ("recipes/a.yaml:12")."""

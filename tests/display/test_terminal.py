@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from arpo.display.tables import ShownTable
+from arpo.display.tables import ShownTable, markdown_table
 from arpo.display.terminal import Console
 from arpo.files import read_json, write_json
 from arpo.terminal_safe import json_safe, print_line, terminal_safe
@@ -40,6 +40,12 @@ def test_names_from_data_are_shown_as_they_are() -> None:
     assert "\x1b" not in out.getvalue() and "\x07" not in out.getvalue() and "\x9b" not in out.getvalue()
     for name in NAMES[:5]:
         assert out.getvalue().count(name) >= 10, name
+
+
+def test_cells_of_a_report_are_neither_html_nor_links() -> None:
+    cell = r"[c](http://e) ![i](http://e) [a][b] <img src=x onerror=1> a|b \<b>"
+    last = markdown_table(["x"], [[cell]]).splitlines()[-1]
+    assert last == r"| [c\](http://e) ![i\](http://e) [a\][b] \<img src=x onerror=1> a\|b \\\<b> |"
 
 
 @given(text=st.text(ACTING | st.characters()))

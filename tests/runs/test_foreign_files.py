@@ -366,6 +366,10 @@ def test_a_recipe_shows_nothing_of_a_foreign_file(tmp_path: Path) -> None:
             f"{secret}: [",
             f"a: {{{secret}",
             f"\t{secret}",
+            f"name: me\ntoken: {secret}\n",
+            f"environment: {{KEY: {secret}}}\n",
+            f"data: {{password: {secret}}}\n",
+            f"seed: {secret}\n",
         )
     ):
         foreign, recipe = tmp_path / f"foreign{number}", tmp_path / f"recipe{number}.yaml"

@@ -29,6 +29,16 @@ TOOLS: dict[str, Any] = {
                 },
             },
         },
+        {
+            "name": "required",
+            "annotations": {"readOnlyHint": True},
+            "inputSchema": {
+                "type": "object",
+                "anyOf": [{"required": None}, {"required": 3}],
+                "properties": {"inner": {"type": "object", "properties": {"a": {}}, "required": [["a"], "a"]}},
+                "required": ["inner"],
+            },
+        },
         {"name": "booleans", "inputSchema": {"type": "object", "properties": {"any": True, "none": False}}},
         {
             "name": "choice",

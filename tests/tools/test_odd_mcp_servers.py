@@ -175,11 +175,16 @@ def test_any_schema_is_listed_without_a_call_and_shows_no_control_characters(tmp
 
     shown = listed("schemas")
     assert shown.exit_code == 0, shown.output
-    for name in ("lists", "recursive", "booleans", "choice"):
+    for name in ("lists", "recursive", "booleans", "choice", "required"):
         assert f"\n{name}\n" in shown.output and f"{name}(" not in shown.output
     assert "\x1b" not in shown.output and "\x07" not in shown.output
     called = listed("schemas", "--call")
-    assert called.exit_code == 0 and "choice({" in called.output and called.output.count("may change something") == 3
+    assert (
+        called.exit_code == 0
+        and "choice({" in called.output
+        and "required({" in called.output
+        and called.output.count("may change something") == 3
+    )
     for words in ((), ("--call",)):
         assert listed("write", *words).exit_code == 0 and not (tmp_path / "written").exists()
     assert listed("write", "odd", "x").exit_code == 0 and (tmp_path / "written").exists()

@@ -92,6 +92,15 @@ async def test_programs_that_sleep_hold_no_worker(python):
     assert (await run(python, "6 * 7", deadline_s=60.0)).text == "42"
 
 
+async def test_programs_that_run_into_their_limit_take_none_of_the_time_of_others():
+    tool = PythonTool(seconds=0.5, at_once=1)
+    endless = [asyncio.create_task(run(tool, "while True: pass")) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    honest = await run(tool, "6 * 7")
+    assert honest.text == "42", honest
+    assert {outcome.status for outcome in await asyncio.gather(*endless)} == {CallStatus.TIMEOUT}
+
+
 async def test_a_worker_that_does_not_end_is_killed_and_replaced():
     """Whatever keeps it: here it is stopped by a signal, so that it does not even notice its limit."""
     before = workers()

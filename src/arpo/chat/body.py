@@ -41,7 +41,7 @@ def _arguments(schema: object, whole: JsonSchema, depth: int) -> tuple[dict[str,
     one = resolved(schema, whole)
     own = one.get("properties")
     properties: dict[str, Any] = dict(own) if isinstance(own, Mapping) else {}
-    required = [str(name) for name in one.get("required", ())]
+    required = names_in(one.get("required"))
     further = one.get("additionalProperties")
     free = further is True or isinstance(further, Mapping) or "patternProperties" in one
     if depth >= MOST_NESTED:
@@ -54,6 +54,11 @@ def _arguments(schema: object, whole: JsonSchema, depth: int) -> tuple[dict[str,
         required += [name for name in options[0][1] if all(name in needed for _, needed, _ in options)]
         free = free or any(more for _, _, more in options)
     return properties, list(dict.fromkeys(required)), free
+
+
+def names_in(required: object) -> list[str]:
+    """The names in a schema's `required`; what is none, or no list, is passed over."""
+    return [name for name in required if isinstance(name, str)] if isinstance(required, list | tuple) else []
 
 
 def _listed(schema: JsonSchema, key: str) -> list[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from arpo.chat.body import names_in
 from arpo.chat.config import ChatConfig, build_chat
 from arpo.core.tree import Call, CallStatus
 from arpo.display.terminal import Console
@@ -156,10 +157,9 @@ def _example(name: str, about: Any, whole: Mapping[str, Any], question: str, dep
         return _example(name, choices[0], whole, question, depth + 1)
     properties = about.get("properties")
     if isinstance(properties, Mapping) and depth < MOST_NESTED:
-        needed = about.get("required")
         return {
             key: _example(key, properties.get(key, {}), whole, question, depth + 1)
-            for key in (needed if isinstance(needed, list) else ())
+            for key in names_in(about.get("required"))
         }
     if name in ("code", "program", "expression"):
         return "6 * 7"

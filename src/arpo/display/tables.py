@@ -1,5 +1,6 @@
 """Tables as markdown, and in a terminal."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,8 +34,12 @@ class ShownTable:
         return table
 
 
+_MARKUP = re.compile(r"[|<\\]|\](?=[(\[])")
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
-    """The first `left` columns are aligned left, the others right."""
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    """The first `left` columns are aligned left, the others right. HTML, links and images in a cell are shown as
+    they are written."""
+    cells = [[_MARKUP.sub(r"\\\g<0>", str(cell)).replace("\n", " ") for cell in row] for row in rows]
     rule = ["---" if i < left else "---:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), rule, *cells])

@@ -26,7 +26,7 @@ from arpo.errors import ConfigError, nearest
 from arpo.files import as_seen_from_here, expanded
 from arpo.recipe.methods import preset
 from arpo.recipe.run import RunConfig, plain
-from arpo.yaml_positions import COMMAND_LINE, Keys, Located, dump, lookup, parse, parse_value, read, show
+from arpo.yaml_positions import COMMAND_LINE, Elsewhere, Keys, Located, dump, lookup, parse, parse_value, read, show
 
 # groups that come in kinds, and the key that names the kind; an entry of a list is written `*`
 TAGS: dict[Keys, str] = {
@@ -150,6 +150,8 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Located:
     if above:
         _refuse_foreign(own, path)
     is_bundled = path.parent.resolve() == folder().resolve()
+    if above and not is_bundled:
+        own = Located(own.value, {keys: Elsewhere(place) for keys, place in own.places.items()})
     if not is_bundled and "code" not in own.value:
         own.value["code"] = str(path.parent.resolve())
         own.places[("code",)] = own.place(())
@@ -298,7 +300,8 @@ def _placed(error: ConfigError, given: Located) -> ConfigError:
     keys = _keys(error.where) if error.where else ()
     if not keys or keys[0] not in RunConfig.model_fields:
         keys = next((found for name, value in given.value.items() if (found := _where_raised(name, value))), keys)
-    return ConfigError(error.message, where=where(given, keys), value=error.value, hint=error.hint)
+    value = None if isinstance(given.place(keys), Elsewhere) else error.value
+    return ConfigError(error.message, where=where(given, keys), value=value, hint=error.hint)
 
 
 def _where_raised(name: str, value: Any) -> Keys:

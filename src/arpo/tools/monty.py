@@ -17,6 +17,7 @@ from typing import Any
 
 from arpo.core.tree import CallStatus
 from arpo.errors import ConfigError
+from arpo.sandbox.places import Places
 from arpo.threads import run_off_loop
 from arpo.tools import ToolResult
 
@@ -46,26 +47,28 @@ class Monty:
             self._pool.__enter__()
         except (OSError, RuntimeError, pydantic_monty.MontyError) as error:
             raise ConfigError(f"the python sandbox does not start: {error}", where="tools", value="python") from error
+        self._places = Places(at_once)
         self._running: set[int] = set()  # processes in the middle of a call
         self.close = weakref.finalize(self, _close, self._pool, self._running)
 
     async def run(self, code: str, *, seconds: float, seed: int) -> ToolResult:
-        """What `code` came to. `seed` is of no use here: this Python draws no random numbers."""
-        return await run_off_loop(self._run, code, min(self.seconds, seconds))
+        """What `code` came to. `seed` is of no use here: this Python draws no random numbers. The limit begins when an
+        interpreter is free: programs that run into theirs take none of the time of others."""
+        async with self._places.one():
+            return await run_off_loop(self._run, code, min(self.seconds, seconds))
 
     def _run(self, code: str, seconds: float) -> ToolResult:
         monty = self._monty
         printed = monty.CollectString(max_bytes=self.output_chars * 4)
         limits: Any = {"max_feed_duration_secs": seconds * 0.9, "max_memory": self.memory_mb * 2**20}
         late = f"TimeoutError: stopped after {seconds:g} s"
-        deadline = time.monotonic() + seconds
         try:
-            with self._pool.checkout(limits=limits, os_policy={"sleep": "zero"}) as session:
-                if time.monotonic() > deadline:  # it waited for a worker, and nobody waits for it any longer
-                    return self._shown("", late, CallStatus.TIMEOUT)
-                with self._computing(session.worker_pid, seconds):
-                    session.feed_run(KEEP)
-                    session.feed_run(_printing_its_value(code), print_callback=printed)
+            with (
+                self._pool.checkout(limits=limits, os_policy={"sleep": "zero"}) as session,
+                self._computing(session.worker_pid, seconds),
+            ):
+                session.feed_run(KEEP)
+                session.feed_run(_printing_its_value(code), print_callback=printed)
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
             if "time limit exceeded" in error.display("msg"):  # that message holds measured times
                 return self._shown(printed.output, late, CallStatus.TIMEOUT)
