@@ -117,6 +117,7 @@ def test_mistakes_are_told_before_anything_starts(
 
 
 @pytest.mark.slow  # draws
+@pytest.mark.real_plots
 def test_tables_and_closing_line_of_finished_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_of(tmp_path)
     accuracy, calls = {"grpo": 0.6, "fixed": 0.6, "random": 0.62, "arpo": 0.65}, {"grpo": 100.0, "arpo": 70.0}

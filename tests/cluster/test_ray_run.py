@@ -79,37 +79,37 @@ def test_two_ranks_on_ray_train_what_one_process_does(
     assert {path.name for path in (two / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
 
 
-def rank_processes() -> dict[int, int]:
-    """Process ids of ranks on this machine: those of the actors, by the number in the name of their log."""
+def rank_processes(run: Path) -> dict[int, int]:
+    """Process ids of a run's ranks on this machine: those of the actors, by the number in the name of their log. (Other
+    tests may have ranks meanwhile.)"""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            log = (process / "fd" / "1").readlink().name
-            if b"RankProcess" in (process / "cmdline").read_bytes() and log.startswith("rank-"):
-                found[int(log.removeprefix("rank-").removesuffix(".log"))] = int(process.name)
+            log = (process / "fd" / "1").readlink()
+            if b"RankProcess" in (process / "cmdline").read_bytes() and log.is_relative_to(run.resolve()):
+                found[int(log.stem.removeprefix("rank-"))] = int(process.name)
     return found
-
-
-def kill_rank() -> None:
-    os.kill(rank_processes()[1], signal.SIGKILL)
 
 
 class Disturbances(Callback):
     """After step 1 a rank is killed, after step 3 one is stopped, after step 5 a node of theirs is lost: in the middle
     of what the learner does next, or before it."""
 
-    def __init__(self, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.cluster, self.monkeypatch, self.done = cluster, monkeypatch, list[int]()
+    def __init__(self, cluster: Any, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+        self.cluster, self.monkeypatch, self.run, self.done = cluster, monkeypatch, run, list[int]()
 
     def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        disturb = {1: kill_rank, 3: self.stop_rank, 5: threading.Timer(0.1, self.lose_node).start}.get(step)
+        disturb = {1: self.kill_rank, 3: self.stop_rank, 5: threading.Timer(0.1, self.lose_node).start}.get(step)
         if disturb is not None:
             self.done.append(step)
             disturb()
 
+    def kill_rank(self) -> None:
+        os.kill(rank_processes(self.run)[1], signal.SIGKILL)
+
     def stop_rank(self) -> None:
         """The patience for it is short until it is found out, and no longer: others may be slow."""
-        os.kill(rank_processes()[0], signal.SIGSTOP)
+        os.kill(rank_processes(self.run)[0], signal.SIGSTOP)
         restart = RayRanks.restart
 
         def patient_again(ranks: RayRanks) -> None:
@@ -142,7 +142,7 @@ def test_a_rank_killed_one_stopped_and_a_node_lost_change_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    disturbed = Disturbances(ray_nodes, monkeypatch)
+    disturbed = Disturbances(ray_nodes, monkeypatch, tmp_path / "run")
     try:
         run(tiny_files, tmp_path / "run", "cluster.ranks=2", callbacks=[disturbed])
     finally:

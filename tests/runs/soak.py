@@ -37,6 +37,7 @@ from arpo.training.task_sampler import in_order
 KINDS = (*soak_job.POINTS, "cold start", "log", "random")
 CLOCKS = (
     "seconds/",
+    "records/",
     "tools/seconds",
     "decisions/waited_s",
     "ahead/",
