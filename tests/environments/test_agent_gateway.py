@@ -69,11 +69,13 @@ def rollout_of(tokenizer: Any, options: dict[str, Any], play: Callable[[str, Ran
 
 @contextmanager
 def agents(work: Callable[[OpenAI, dict[str, Any]], Any], count: int = 3) -> Iterator[tuple[int, list[Any]]]:
-    """A port, at which `count` threads take tasks for `work`, and what it has returned or raised."""
+    """A port, at which `count` threads take tasks for `work`, and what it has returned or raised. Work that has begun
+    is waited for: its trajectory may end a moment before it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     done: list[Any] = []
+    begun: list[Any] = []
     over = threading.Event()
 
     def run() -> None:
@@ -86,6 +88,7 @@ def agents(work: Callable[[OpenAI, dict[str, Any]], Any], count: int = 3) -> Ite
                     continue
                 if taken.status_code == 200:
                     given = taken.json()
+                    begun.append(given)
                     with OpenAI(base_url=given["base_url"], api_key="none", max_retries=0) as client:
                         try:
                             done.append(work(client, given))
@@ -96,6 +99,9 @@ def agents(work: Callable[[OpenAI, dict[str, Any]], Any], count: int = 3) -> Ite
         threading.Thread(target=run, daemon=True).start()
     try:
         yield port, done
+        until = time.monotonic() + 60
+        while len(done) < len(begun) and time.monotonic() < until:
+            time.sleep(0.01)
     finally:
         over.set()
 
