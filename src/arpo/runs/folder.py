@@ -74,6 +74,7 @@ class RunFolder:
         self.path = Path(path)
         self._lock: Lock | None = None
         self._appending: dict[Path, IO[bytes]] = {}
+        self._ends: tuple[tuple[int, int, int], dict[int, Any]] | None = None  # see `_sizes`
         if not (self.path / "recipe.yaml").exists():
             raise ConfigError("this folder holds no run", where=str(path), hint="a run folder has a recipe.yaml")
 
@@ -306,19 +307,31 @@ class RunFolder:
     def check_end(self, step: int, frames: Frames) -> None:
         """Raises FormatError where the file of `step`, all of whose frames were read, ends too early although the step
         is finished: no killed writer left it so."""
-        finished = next((line for line in self.metrics() if line["step"] == step), None)
-        if finished is None:
+        sizes = self._sizes()
+        if step not in sizes:
             return
         if frames.tail:
             raise FormatError(
                 f"frame {frames.num_read} at byte {frames.offset} is cut short: {frames.tail:,} bytes of it are there"
             )
-        size = finished.get(BYTES)
+        size = sizes[step]
         if isinstance(size, int) and size > frames.offset:
             raise FormatError(
                 f"frame {frames.num_read} at byte {frames.offset} is missing: the file had {size:,} bytes when the "
                 "step ended"
             )
+
+    def _sizes(self) -> dict[int, Any]:
+        """By finished step, what its line says of the bytes of its trees. The metrics are read again only where they
+        have changed: whoever reads all steps asks once for each."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return {}
+        stat = path.stat()
+        version = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if self._ends is None or self._ends[0] != version:
+            self._ends = version, {line["step"]: line.get(BYTES) for line in self.metrics()}
+        return self._ends[1]
 
     def events_path(self, step: int) -> Path:
         return self.path / "events" / f"step-{step:06d}.frames"
