@@ -29,8 +29,9 @@ from random import Random
 from typing import Any
 
 from arpo.core.tree import Call
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError
 from arpo.tasks import Task
+from arpo.tasks.knobs import WorldKnobs, count_of
 from arpo.tasks.traces import RecordedStep, Trace
 
 PLACES = (
@@ -48,7 +49,7 @@ MAX_CALLS = 6  # of a trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knobs:
+class Knobs(WorldKnobs):
     """How hard the world is. Raises ConfigError for a value out of range."""
 
     depth: int = 2
@@ -58,26 +59,11 @@ class Knobs:
     rumours: float = 0.5
 
     def __post_init__(self) -> None:
-        most = (len(PLACES) - 1) // max(1, self.branching)
-        for name, low, high in (
-            ("branching", 1, len(CUES)),
-            ("depth", 1, most),
-            ("noise", 0, 1),
-            ("signal", 0, 10),
-            ("rumours", 0, 1),
-        ):
-            value = getattr(self, name)
-            kind = int if isinstance(high, int) and name in ("branching", "depth") else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-                raise ConfigError(f"should be from {low} to {high}", where=f"options.{name}", value=value)
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "Knobs":
-        for name in options:
-            if name not in cls.__dataclass_fields__:
-                hint = nearest(name, cls.__dataclass_fields__)
-                raise ConfigError("the lab has no such knob", where=f"options.{name}", value=name, hint=hint)
-        return cls(**options)
+        self.check("branching", 1, len(CUES))
+        self.check("depth", 1, (len(PLACES) - 1) // self.branching)
+        self.check("noise", 0, 1, whole=False)
+        self.check("signal", 0, 10, whole=False)
+        self.check("rumours", 0, 1, whole=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +128,8 @@ def trail_of(task: Task) -> Trail:
 def tasks(split: str, **options: Any) -> list[Task]:
     """The tasks of a split ("train", "validation", "test") in a fixed order. No two have the same question. Raises
     ConfigError for an unknown split or knob."""
-    if split not in COUNTS:
-        raise ConfigError("unknown split of the lab", where="split", value=split, hint=nearest(split, COUNTS))
-    return list(_tasks(Knobs.from_options(options))[split])
+    count_of(split, COUNTS, "lab")
+    return list(_tasks(Knobs.from_options(options, "lab"))[split])
 
 
 @lru_cache(8)

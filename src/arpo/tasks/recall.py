@@ -26,8 +26,9 @@ from random import Random
 from typing import Any
 
 from arpo.core.tree import Call
-from arpo.errors import ConfigError, nearest
+from arpo.errors import ConfigError
 from arpo.tasks import Task
+from arpo.tasks.knobs import WorldKnobs, count_of
 from arpo.tasks.lab import COLOURS, PLACES, UNKNOWN
 from arpo.tasks.traces import RecordedStep, Trace
 
@@ -42,7 +43,7 @@ LONGEST = 1600  # tokens of a trace, about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knobs:
+class Knobs(WorldKnobs):
     """How long the log is. Raises ConfigError for a value out of range."""
 
     turns: int = 200
@@ -51,23 +52,10 @@ class Knobs:
     words: int = 6
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("turns", 2, 100_000),
-            ("early", 1, self.turns - 1),
-            ("facts", 1, min(self.early, len(KINDS))),
-            ("words", 0, 100),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ConfigError(f"should be from {low} to {high}", where=f"options.{name}", value=value)
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "Knobs":
-        for name in options:
-            if name not in cls.__dataclass_fields__:
-                hint = nearest(name, cls.__dataclass_fields__)
-                raise ConfigError("the recall world has no such knob", where=f"options.{name}", value=name, hint=hint)
-        return cls(**options)
+        self.check("turns", 2, 100_000)
+        self.check("early", 1, self.turns - 1)
+        self.check("facts", 1, min(self.early, len(KINDS)))
+        self.check("words", 0, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +97,9 @@ def log_of(task: Task) -> Log:
 def tasks(split: str, **options: Any) -> list[Task]:
     """The tasks of a split ("train", "validation", "test") in a fixed order. Raises ConfigError for an unknown split or
     knob."""
-    if split not in COUNTS:
-        raise ConfigError("unknown split of the recall world", where="split", value=split, hint=nearest(split, COUNTS))
-    knobs = Knobs.from_options(options)
-    return [_task(f"recall/{split}/{number:04d}", knobs) for number in range(COUNTS[split])]
+    count = count_of(split, COUNTS, "recall world")
+    knobs = Knobs.from_options(options, "recall world")
+    return [_task(f"recall/{split}/{number:04d}", knobs) for number in range(count)]
 
 
 def _task(name: str, knobs: Knobs) -> Task:
@@ -127,7 +114,7 @@ def traces(limit: int | None = None, seed: int = 0, **options: Any) -> list[Trac
     """How an agent that knows the protocol, but notes a fact only every other time, reads logs of its own: most of them
     short, so that it is soon seen that an answer repeats what was read; some long; and ends of logs, in contexts that
     were rewritten after its notes. What it no longer has before it, it calls unknown. Raises ConfigError."""
-    knobs = Knobs.from_options(options)
+    knobs = Knobs.from_options(options, "recall world")
     return [_trace(f"recall/trace/{seed}/{number}", knobs) for number in range(limit or COUNTS["train"])]
 
 
