@@ -33,17 +33,10 @@ from arpo.recipe.load import load_recipe
 from arpo.runs import checkpoint
 from arpo.runs.folder import RunFolder
 from arpo.training.task_sampler import in_order
+from by_timing import BY_TIMING
 
 KINDS = (*soak_job.POINTS, "cold start", "log", "random")
-CLOCKS = (
-    "seconds/",
-    "records/",
-    "tools/seconds",
-    "decisions/waited_s",
-    "ahead/",
-    "tokens/per_s",
-    "engine/",
-)  # what depends on timing
+CLOCKS = (*BY_TIMING, "ahead/", "tokens/per_s")
 MOST_S = 600.0  # for one life; a machine that does other things is slow
 PRELOAD = [  # most of a life's processor time would be imports
     "soak_job",

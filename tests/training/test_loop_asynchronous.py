@@ -33,18 +33,10 @@ from arpo.tools import CallContext, ToolBase, ToolResult
 from arpo.training.pipeline import train
 from arpo.training.schedule import Asynchronous
 from arpo.training.task_sampler import in_order
+from by_timing import BY_TIMING
 from tiny_project import TinyProject
 
-TIMED = (
-    "seconds/",
-    "records/",
-    "tools/seconds",
-    "decisions/waited_s",
-    "ahead/",
-    "tokens/per_s",
-    "staleness/",
-    "engine/",
-)
+TIMED = (*BY_TIMING, "ahead/", "tokens/per_s", "staleness/")
 
 
 def slowly(engine: ScriptedEngine, asked: int, text: str, params: SamplingParams) -> Script:

@@ -37,6 +37,7 @@ from arpo.sft.cache import SFTCache
 from arpo.tasks import Task
 from arpo.training.pipeline import train
 from arpo.training.preflight import prepare
+from by_timing import BY_TIMING
 from tiny_project import TinyProject, question, sketch_plots, tiny_llama
 
 QUIET = ("evaluation={limit: 4, greedy_limit: 2}", "train.trackers=[]")
@@ -61,7 +62,7 @@ def run(
 
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:
     """Metrics apart from seconds."""
-    clock = ("seconds/", "records/", "tools/seconds", "decisions/waited_s", "engine/")
+    clock = BY_TIMING
     return [{key: value for key, value in line.items() if not key.startswith(clock)} for line in folder.metrics()]
 
 

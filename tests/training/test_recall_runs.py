@@ -26,9 +26,10 @@ from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder
 from arpo.tasks import recall
 from arpo.training.pipeline import train
+from by_timing import BY_TIMING
 from small_world import rollouts
 
-CLOCKS = ("seconds/", "tools/seconds", "decisions/waited_s", "tokens/per_s", "records/bytes", "engine/")
+CLOCKS = (*BY_TIMING, "tokens/per_s")
 
 
 RECOMPOSE = "{use: recompose, options: {heading: noted}}"

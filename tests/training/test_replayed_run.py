@@ -11,6 +11,7 @@ from arpo.recipe.load import load_recipe
 from arpo.runs.folder import RunFolder
 from arpo.tools.usage import read_usage
 from arpo.training.pipeline import train
+from by_timing import BY_TIMING
 from tiny_project import TinyProject
 
 SHORT = (
@@ -24,7 +25,7 @@ SHORT = (
 )
 
 
-CLOCKS = ("seconds/", "records/", "tools/seconds", "decisions/waited_s", "tokens/per_s", "engine/")
+CLOCKS = (*BY_TIMING, "tokens/per_s")
 FROM_WHERE = (
     "calls/executed",
     "calls/cached",
