@@ -21,6 +21,10 @@ class Goal:
     holds: bool
 
 
+Checked = tuple[dict[str, Any], list[Goal]]
+"""The figures of a check, and its goals."""
+
+
 def at_most(what: str, most: float, measured: float) -> Goal:
     return Goal(what, f"<= {most:g}", measured, measured <= most)
 

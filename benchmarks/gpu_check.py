@@ -13,7 +13,6 @@ learner's.
 """
 
 import argparse
-import asyncio
 import importlib.util
 import json
 import subprocess
@@ -28,14 +27,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from _figures import Goal, at_least, at_most, finish
+from _engine_checks import ipc, local_engine, nccl, sleep
+from _figures import Checked, Goal, at_least, at_most, finish
 from _grown import Lengths, grow
 from _shapes import SHAPES, model_of
 
 from arpo.assembly.memory_plan import SPEEDS
 from arpo.core.credit import AdvantageConfig, CreditedTree, credit
-from arpo.engines import SamplingParams, Weights
-from arpo.engines.config import EngineConfig
 from arpo.learner.attention import attend_dense, attend_tree, layout_of
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.driver import LearnerDriver
@@ -53,7 +51,6 @@ PACK = 16_384  # tokens of the packs that are timed
 LIMIT_S = 900.0  # of one check: vLLM compiles when it starts
 GIB = 2**30
 DEVICE = "cuda"  # "cpu" with --tiny
-Checked = tuple[dict[str, Any], list[Goal]]
 
 
 def trees(count: int) -> list[CreditedTree]:
@@ -223,42 +220,7 @@ def _checkpointing(shape: str, device: str) -> Any:
 
 
 def engine(shape: str) -> Checked:
-    """The local engine: 64 turns of 128 tokens at once, and a greedy turn's log-probabilities against the model's."""
-    from arpo.engines.local import LocalEngine
-
-    count, length = (64, 128) if DEVICE == "cuda" else (4, 8)
-    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
-    model = build(shape, device=DEVICE, dtype=dtype).eval()
-    config = EngineConfig(slots=count, dtype="bfloat16" if DEVICE == "cuda" else "float32")
-    made = LocalEngine.build(config, model, None)
-
-    async def sample() -> tuple[list[int], list[float], float]:
-        async def one(seed: int) -> int:
-            params = SamplingParams(max_tokens=length, seed=seed)
-            return sum([len(chunk.tokens) async for chunk in made.sample([5, 6, 7, 8 + seed % 100], params)])
-
-        tokens, logprobs = await turn(made)
-        began = time.perf_counter()
-        written = sum(await asyncio.gather(*map(one, range(count))))
-        speed = written / (time.perf_counter() - began)
-        await made.close()
-        return tokens, logprobs, speed
-
-    tokens, logprobs, speed = asyncio.run(sample())
-    off = _off(model, tokens, logprobs)
-    return {"tokens a second": speed, "nats": off}, [
-        at_most("the engine's log-probabilities, nats from the model's", 0.1, off),
-        at_least("tokens a second", 1, speed),
-    ]
-
-
-def _off(model: Any, tokens: list[int], logprobs: list[float]) -> float:
-    """Nats between a turn's log-probabilities and the model's own, at most."""
-    with torch.no_grad():
-        ids = torch.tensor([[5, 6, 7, 8, *tokens]], device=model.device)
-        logits = model(ids).logits[0, 3:-1].float().cpu()
-    expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
-    return float((expected - torch.tensor(logprobs)).abs().max())
+    return local_engine(build(shape, device=DEVICE, dtype=torch.bfloat16 if DEVICE == "cuda" else torch.float32))
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -280,75 +242,6 @@ def _reset_peak() -> int:
 
 def _peak() -> int:
     return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
-
-
-def vllm_engine(model: Any, **settings: Any) -> Any:
-    from arpo.engines.vllm.engine import VllmEngine
-
-    vllm = {"gpu_memory_utilization": 0.3, "options": {"enforce_eager": True}, **settings}
-    return VllmEngine.build(EngineConfig(kind="vllm", dtype="bfloat16", slots=8, vllm=vllm), model, None)
-
-
-async def turn(engine: Any) -> tuple[list[int], list[float]]:
-    """A greedy turn of 32 tokens and their log-probabilities."""
-    chunks = [chunk async for chunk in engine.sample([5, 6, 7, 8], SamplingParams(max_tokens=32, temperature=0.0))]
-    return [t for chunk in chunks for t in chunk.tokens], [x for chunk in chunks for x in chunk.logprobs]
-
-
-async def new_weights(shape: str, device: str, backend: str) -> Checked:
-    """Weights that the engine got while it was up, held against the learner's own log-probabilities under them."""
-    model = model_of(shape, device=device, dtype=torch.bfloat16).eval()
-    engine = vllm_engine(model, weights=backend)
-    try:
-        await turn(engine)  # starts it with the first weights
-        started = engine.form.llm
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
-        began = time.perf_counter()
-        await engine.update_weights(Weights(1, model.state_dict()))
-        seconds = time.perf_counter() - began
-        tokens, logprobs = await turn(engine)
-        sent = engine.form.llm is started  # else the transfer failed, and vLLM started again with a file
-    finally:
-        await engine.close()
-    off = _off(model, tokens, logprobs)
-    return {"seconds": seconds, "nats": off}, [
-        at_least(f"new weights went by {backend} (else by a file)", 1, float(sent)),
-        at_most("log-probabilities under the new weights, nats from the learner's", 0.2, off),
-    ]
-
-
-def ipc(shape: str) -> Checked:
-    """CUDA IPC: learner and vLLM on one GPU."""
-    return asyncio.run(new_weights(shape, "cuda:0", "ipc"))
-
-
-def nccl(shape: str) -> Checked:
-    """NCCL: vLLM on the first GPU, the learner on the second."""
-    return asyncio.run(new_weights(shape, "cuda:1", "nccl"))
-
-
-def sleep(shape: str) -> Checked:
-    """Memory that vLLM gives back while it sleeps; afterwards it writes the same greedy turn."""
-
-    async def measure() -> Checked:
-        engine = vllm_engine(model_of(shape, device="cuda", dtype=torch.bfloat16).eval(), sleep=True)
-        try:
-            before, _ = await turn(engine)
-            awake, total = torch.cuda.mem_get_info()
-            await engine.sleep()
-            asleep, _ = torch.cuda.mem_get_info()
-            after, _ = await turn(engine)
-        finally:
-            await engine.close()
-        freed = (asleep - awake) / (0.3 * total)
-        return {"freed GiB": (asleep - awake) / GIB, "of vLLM's share": freed}, [
-            at_least("memory given back, as a share of what vLLM was lent", 0.5, freed),
-            at_least("the greedy turn is the same after sleep", 1, float(before == after)),
-        ]
-
-    return asyncio.run(measure())
 
 
 CHECKS: dict[str, Callable[[str], Checked]] = {
@@ -413,10 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     all_goals: list[Goal] = []
     for name in [options.only] if options.only else CHECKS:
         if why := missing(name):
-            print(f"skipped {name}: {why}")
-            all_figures[name] = {"skipped": why}
-            continue
-        all_figures[name], goals = in_a_process(name, "tiny" if options.quick else options.shape)
+            all_figures[name], goals = {"skipped": why}, []
+        else:
+            all_figures[name], goals = in_a_process(name, "tiny" if options.quick else options.shape)
         all_goals += goals
         print(json.dumps({"check": name, **all_figures[name]}), flush=True)
     return finish("gpu_check", all_figures, all_goals)

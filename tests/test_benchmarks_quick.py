@@ -20,6 +20,11 @@ pytestmark = pytest.mark.slow
 
 def last_line(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
     """What `benchmarks/NAME.py --quick ARGUMENTS` says last, after it was found to have the form that all share."""
+    return lines_of(name, *arguments, **environment)[-1]
+
+
+def lines_of(name: str, *arguments: str, **environment: str) -> list[dict[str, Any]]:
+    """Its lines of JSON."""
     source = str(BENCHMARKS.parent / "src")
     ran = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *arguments],
@@ -31,6 +36,7 @@ def last_line(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     said: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     assert said["name"] == name
     assert isinstance(said["figures"], dict) and said["figures"]
     assert said["goals"] or all("skipped" in check for check in said["figures"].values())
@@ -43,7 +49,7 @@ def last_line(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
             goal["measured"] <= float(number) if sign == "<=" else goal["measured"] >= float(number)
         )
     assert {"cpu", "commit", "load"} <= set(said["machine"])
-    return said
+    return lines
 
 
 def test_answers():
@@ -85,14 +91,21 @@ def test_memory():  # that nothing grows: tests/runs/test_soak.py, over more ste
     assert last_line("memory")["figures"]["steps"] > 30
 
 
+def of_checks(*arguments: str) -> dict[str, Any]:
+    """The last line of gpu_check without a GPU, after each check was found to have a line of its own."""
+    *lines, said = lines_of("gpu_check", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert lines == [{"check": name, **figures} for name, figures in said["figures"].items()]
+    return said
+
+
 def test_gpu_check_skips_what_is_not_there():
-    said = last_line("gpu_check", CUDA_VISIBLE_DEVICES="")
+    said = of_checks()
     assert {"flex", "step", "train-7b", "offload", "ipc"} <= set(said["figures"]) and said["goals"] == []
     assert all("no GPU" in check["skipped"] for check in said["figures"].values())
 
 
 def test_gpu_check_runs_tiny_on_a_cpu():
-    said = last_line("gpu_check", "--tiny", CUDA_VISIBLE_DEVICES="")
+    said = of_checks("--tiny")
     ran = {name for name, figures in said["figures"].items() if "skipped" not in figures}
     assert ran == {"flex", "mask", "train-1.5b", "train-7b", "offload", "engine"}
     by_name = {goal["what"]: goal for goal in said["goals"]}
