@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from arpo.cli.commands import app
 from arpo.core.record import decode
+from localhost import Reply, serving
 from tiny_project import TinyProject
 
 
@@ -48,6 +49,33 @@ def test_train_and_resume(tiny_run: Path, tiny_project: TinyProject, tmp_path: P
     assert asked.exit_code == 0 and "steps: 2" in asked.output, (
         "what was changed then holds when it goes on once more, and no mistake"
     )
+
+
+def test_plan(tiny_project: TinyProject) -> None:
+    shown = arpo("plan", tiny_project.recipe, "--gpus", "2xRTX4090-24")
+    assert shown.exit_code == 0
+    for word in ("on 2 x RTX4090 of 24 GB: 2 ranks", "all trained", "moments", "longest path", "tokens a second"):
+        assert word in shown.output, word
+    large = ("plan", tiny_project.recipe, "train.token_budget=50_000_000", "--gpus", "RTX4090-24")
+    refused = arpo(*large)
+    assert refused.exit_code == 2 and "moments" in refused.output
+    assert "train.token_budget=4096" in refused.output and "--override" in refused.output
+    assert arpo(*large, "train.token_budget=4096").exit_code == 0, "what it names makes it fit"
+    anyway = arpo(*large, "--override")
+    assert anyway.exit_code == 0 and "warning: model" in anyway.output
+    assert arpo("plan", tiny_project.recipe, "--gpus", "many").exit_code == 2
+    assert not list(Path().iterdir())
+
+
+def test_plan_asks_a_hub_that_does_not_answer_once(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with serving(lambda _: Reply(status=503)) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        refused = arpo("plan", tiny_project.recipe, "model.source=somebody/model")
+    assert refused.exit_code == 2 and "model.source=FOLDER with a config.json" in refused.output.replace("\n", " ")
+    assert len([asked for asked in hub.asked if "somebody/model" in asked.path]) == 1
 
 
 def test_try(tiny_run: Path, tiny_project: TinyProject, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,6 +43,7 @@ _PACKAGE = re.compile(
 )
 _HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WHERE = "model.source"
+CONFIG = ("config.json",)
 PIP = ("-P", "-m", "pip")  # -P: not a pip.py that lies in the current folder
 
 
@@ -79,7 +80,7 @@ def fetch(source: str, *, progress: Progress | None = None) -> Path:
         return local
     hub = _HUB.fullmatch(source)
     assert hub is not None
-    return _from_hub(hub["repo"], hub["revision"], progress)
+    return checked(_from_hub(hub["repo"], hub["revision"], progress))
 
 
 def fetch_config(source: str) -> Path:
@@ -88,17 +89,12 @@ def fetch_config(source: str) -> Path:
     if (folder := expanded(source)).is_dir() and (folder / "config.json").is_file():
         return folder
     hub = None if source.startswith("pypi:") else _HUB.fullmatch(source)
-    if hub is None or ((known := at_hand(source)) is not None and (known / "config.json").is_file()):
+    if hub is None:
         return fetch(source)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(hub["repo"], "config.json", revision=hub["revision"])).parent
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        hint = "Without network: model.source=FOLDER, with the model's config.json in it"
-        what = f"its config cannot be fetched from the Hub ({first_line(error)})"
-        raise ConfigError(what, where=_WHERE, value=source, hint=hint) from error
+    if (known := at_hand(source)) is not None and (known / "config.json").is_file():
+        return known
+    with WorkProgress() as bar:
+        return _from_hub(hub["repo"], hub["revision"], bar, CONFIG)
 
 
 def at_hand(source: str) -> Path | None:
@@ -204,18 +200,20 @@ def _hint_for(folder: Path) -> str:
 # --- the Hub
 
 
-def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
+def _from_hub(
+    repo: str,
+    revision: str | None,
+    progress: Progress,
+    files: Sequence[str] = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"),
+) -> Path:
+    """A folder with these files of a model. A Hub that does not answer is asked once, not for half a minute as by
+    `hf_hub_download`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     progress(f"fetching {repo} from the Hugging Face Hub", 0.0)
     try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
-            max_workers=4,
-        )
+        folder = snapshot_download(repo, revision=revision, allow_patterns=[*files], max_workers=4)
     except GatedRepoError as error:
         hint = f"Accept its terms on https://huggingface.co/{repo} and log in with `hf auth login`"
         raise ConfigError("this model is gated", where=_WHERE, value=repo, hint=hint) from error
@@ -229,9 +227,11 @@ def _from_hub(repo: str, revision: str | None, progress: Progress) -> Path:
             else "the Hub has no such model"
         )
         hint = f"There is no folder of this name either. A model is {FORMS}"
+        if files == CONFIG:
+            hint = "There is no folder of this name either. Without a network: model.source=FOLDER with a config.json"
         raise ConfigError(f"{message} ({first_line(error)})", where=_WHERE, value=repo, hint=hint) from error
     progress(f"fetched {repo}", 1.0)
-    return checked(Path(folder))
+    return Path(folder)
 
 
 # --- a package that ships weights
