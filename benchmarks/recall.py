@@ -9,6 +9,7 @@ part.
 """
 
 import argparse
+import ctypes
 import os
 import resource
 import sys
@@ -38,6 +39,38 @@ MOST_MINUTES = 30
 MOST_GROWN = 0.05
 
 
+class _Heap(ctypes.Structure):
+    """glibc's `struct mallinfo2`, in bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def allocated_mb() -> float | None:
+    """What this process has allocated and not freed, in MB; None where the C library does not say (glibc does). What
+    is resident besides is freed memory that the allocator keeps: it grows in jumps with fragmentation."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return None
+    mallinfo2.restype = _Heap
+    heap = mallinfo2()
+    return float(heap.uordblks + heap.hblkhd) / 2**20
+
+
 def resident_mb() -> float:
     """What this process holds now; its peak where there is no /proc."""
     try:
@@ -51,10 +84,13 @@ def side(context: str, folder: Path, steps: int, quick: bool) -> dict[str, Any]:
     """The figures of one context policy, after its run."""
     policy = CONTEXTS[context] % (100 if quick else "null")
     recipe = load_recipe("recall", [*(QUICK if quick else ()), f"rollout.context={policy}", f"train.steps={steps}"])
-    held: list[float] = []
+    resident: list[float] = []
+    allocated: list[float | None] = []
 
     def after_step(_step: int, _metrics: Mapping[str, float]) -> None:
-        held.append(round(resident_mb(), 1))
+        resident.append(round(resident_mb(), 1))
+        live = allocated_mb()
+        allocated.append(None if live is None else round(live, 1))
 
     used = sum(os.times()[:2])
     train(recipe, out=folder, resume=(folder / "recipe.yaml").exists(), callbacks=[after_step])
@@ -72,7 +108,8 @@ def side(context: str, folder: Path, steps: int, quick: bool) -> dict[str, Any]:
         "tokens_generated": sum(line["tokens/generated"] for line in metrics),
         "minutes": sum(summary["seconds"].values()) / 60,
         "cpu_minutes": (sum(os.times()[:2]) - used) / 60,
-        "rss_mb_by_step": held,
+        "resident_mb_by_step": resident,
+        "allocated_mb_by_step": allocated,
     }
 
 
@@ -94,7 +131,9 @@ def main() -> int:
         at_most("minutes of the longer side", MOST_MINUTES, max(each["minutes"] for each in sides.values())),
     ]
     for name, each in sides.items():
-        held = each["rss_mb_by_step"]
+        held = each["allocated_mb_by_step"]
+        if None in held:
+            held = each["resident_mb_by_step"]
         if len(held) > 1:
             what = f"memory grown from the middle of the run to its end, share of it, {name}"
             goals.append(at_most(what, MOST_GROWN, held[-1] / held[len(held) // 2] - 1))
