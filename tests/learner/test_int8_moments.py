@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ranks import here, loaded, saved, small
+from test_rank_weights import here, loaded, saved
+from test_ranks import small
 
 from arpo.errors import ConfigError
 from arpo.learner.config import OptimConfig

@@ -1,7 +1,9 @@
 """N ranks that each hold a shard of the policy come to the parameters of one process."""
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,26 +12,23 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
 
-from arpo.core.credit import CreditedTree
+from arpo.core.credit import CreditedTree, ScoredTree
 from arpo.core.record import decode
-from arpo.engines.vllm.publisher import Publisher
+from arpo.core.tree import RolloutTree
 from arpo.learner import surrogates
 from arpo.learner.config import Divergence, EntropyTarget, LossConfig, OptimConfig
-from arpo.learner.driver import GatheredWeights, LearnerDriver
-from arpo.learner.lora import full_state
-from arpo.learner.losses import Objective
-from arpo.learner.rank import ModelSource, RankSettings
+from arpo.learner.driver import LearnerDriver
+from arpo.learner.losses import LossReport, Objective
+from arpo.learner.rank import Done, ModelSource, RankSettings
 from arpo.learner.ranks import OneRank, Ranks
-from arpo.learner.sharding import Placement
-from arpo.models.loading import LoraSettings, ModelConfig, learner_model, load_model, with_lora
+from arpo.learner.sharding import Placement, local
+from arpo.models.loading import LoraSettings, with_lora
 from random_trees import random_tree
-from rank_processes import Peak, SteadyRank, on_ranks
+from rank_processes import SteadyRank, on_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo ranks are forked from a server")
 
-NUM_STEPS = 3
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "quickstart_step.frames"
 OPTIM = OptimConfig(lr=1e-3, weight_decay=0.1)
 
@@ -93,6 +92,7 @@ class Case:
     """What it trains before that, and from then on."""
     offload: bool = False
     replicas: int = 1
+    steps: int = 3
 
     @property
     def placement(self) -> Placement:
@@ -130,11 +130,23 @@ CASES = {
     "cispo": Case(loss=LossConfig(surrogate="cispo", aggregation=16), updates=2),
     **{name: Case(loss=LossConfig(surrogate=name), updates=2) for name in ("sapo", "dppo", "gmpo", "gspo_turn")},
     "weights": Case(loss=LossConfig(surrogate={"use": "ppo", "options": {"weights": WEIGHTS}}), updates=2),
-    "recorded step": Case({"vocab": 49_152}, recorded=True, updates=2, budget=2048),
+    "recorded step": Case({"vocab": 49_152}, recorded=True, updates=2, budget=2048, trees=8),
     "own surrogate": Case(loss=LossConfig(surrogate=halves)),
     "empty packs": Case(trees=1, budget=10_000),
     "replicas": Case(replicas=2),
     "offload": Case(offload=True),
+}
+RECORDED_CASES = {  # with their tokens' numbers modulo a small vocabulary
+    f"recorded {name}": replace(
+        case,
+        recorded=True,
+        model={**case.model, "vocab": 512},
+        trees=max(case.trees, 5) if case.budget < 10_000 else 1,
+        budget=max(case.budget, 2048),
+        steps=2,
+    )
+    for name, case in CASES.items()
+    if not case.recorded
 }
 # What differs between 2 ranks and 4: how parameters, trees and replicas are cut. Losses see neither.
 CUT_OTHERWISE = ["full", "tied", "flat", "lora", "lora kl", "last layers", "empty packs", "replicas", "offload"]
@@ -142,7 +154,11 @@ LOW = {  # flat: the packs are the same for any number of ranks, and with them t
     "bf16 policy": Case(dtype=torch.bfloat16, tree=False),
     "bf16 tied": Case({"family": "Llama", "tied": True}, dtype=torch.bfloat16, tree=False),
     "lora on a bf16 base": Case({"lora": True, "base": torch.bfloat16}, dtype=torch.bfloat16, tree=False),
+    "recorded bf16": Case(
+        {"vocab": 512}, dtype=torch.bfloat16, tree=False, recorded=True, trees=2, budget=2048, steps=1
+    ),
 }
+ALL = CASES | RECORDED_CASES | LOW
 
 
 @dataclass
@@ -158,14 +174,32 @@ def trees_of(case: Case, step: int) -> list[CreditedTree]:
     if case.recorded:
         with RECORDED.open("rb") as frames:
             newest = {record.tree.task: record.credited for record in decode(frames)}
-        return [tree for tree in newest.values() if any(tree.credit.values())]
+        trees = [tree for tree in newest.values() if any(tree.credit.values())]
+        return [folded(tree, case.model["vocab"]) for tree in trees[: case.trees]]
     return [random_tree(100 * step + number, leaves=4 + number, blend=0.5) for number in range(case.trees)]
+
+
+def folded(tree: CreditedTree, vocab: int) -> CreditedTree:
+    """`tree`, its tokens modulo `vocab`."""
+
+    def fold(segment: Any) -> Any:
+        return replace(segment, tokens=array("i", [token % vocab for token in segment.tokens]))
+
+    was = tree.tree
+    made = RolloutTree(was.task, was.step, fold(was.prompt))
+    for place in sorted(was.turns):
+        made.grow(fold(was.turns[place]))
+        if place in was.observations:
+            made.grow(fold(was.observations[place]))
+    for place, ending in was.endings.items():
+        made.end(place, ending)
+    return replace(tree, scored=ScoredTree(made, tree.scored.scores))
 
 
 def run(learner: LearnerDriver, case: Case) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
     """Metrics and log-probabilities of some updates, then the metrics of a step of fine-tuning."""
     metrics, logprobs = [], []
-    for step in range(NUM_STEPS):
+    for step in range(case.steps):
         if step == 1 and case.again:
             learner.ranks.call("start", case.settings_with(case.last_layers[1]), None)
         done = learner.update(trees_of(case, step), case.updates, seed=step)
@@ -179,7 +213,7 @@ def run(learner: LearnerDriver, case: Case) -> tuple[list[dict[str, float]], lis
 
 @cache
 def in_one(name: str) -> Outcome:
-    return over(OneRank(SteadyRank()), {name: (CASES | LOW)[name]})[name]
+    return over(OneRank(SteadyRank()), {name: ALL[name]})[name]
 
 
 def over(ranks: Ranks, cases: dict[str, Case]) -> dict[str, Outcome]:
@@ -211,7 +245,7 @@ def same(name: str, one: Outcome, other: Outcome) -> None:
 
 
 def compare(size: int, names: Sequence[str], folder: Path) -> None:
-    cases = {name: CASES[name] for name in names}
+    cases = {name: ALL[name] for name in names}
     sharded = on_ranks(size, partial(over, cases=cases), folder)
     for name in names:
         same(f"{name} on {size}", in_one(name), sharded[name])
@@ -221,6 +255,12 @@ def compare(size: int, names: Sequence[str], folder: Path) -> None:
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_train_as_one_process_does_whatever_the_loss_and_the_model(size: int, tmp_path: Path) -> None:
     compare(size, list(CASES) if size == 2 else CUT_OTHERWISE, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_train_on_a_recorded_step_as_one_process_does(size: int, tmp_path: Path) -> None:
+    compare(size, list(RECORDED_CASES), tmp_path)
 
 
 @pytest.mark.slow
@@ -236,136 +276,53 @@ def test_products_in_bfloat16_are_those_of_any_number_of_ranks(tmp_path: Path) -
         assert off <= 3e-3 + 1.5 * usual, (name, off, usual)
 
 
-# --- checkpoints
+# --- what is not finite
 
 
-def saved(ranks: Ranks, model: dict[str, Any], folder: Path, optim: OptimConfig = OPTIM) -> dict[str, torch.Tensor]:
-    """Train two steps, save, train a third: the parameters after it."""
-    learner = started(ranks, model, optim)
-    for step in range(2):
-        learner.update(trees_of(CASES["full"], step))
-    write = learner.snapshot()
-    learner.update(trees_of(CASES["full"], 2))
-    write(folder)  # what it was before that update
-    return parameters(learner)
+class StumblingRank(SteadyRank):
+    """In the step after `stumble` the last rank alone meets a gradient or a loss that is not finite."""
+
+    meets = ""
+
+    def stumble(self, meets: str) -> None:
+        self.meets = meets
+
+    def has_skipped(self) -> bool:
+        return self._done.skipped
+
+    def _step(self, reports: Sequence[LossReport], finite: bool, lr: float) -> Done:
+        meets, self.meets = self.meets, ""
+        if meets and (self.mesh is None or self.mesh.get_rank() == self.mesh.size() - 1):
+            if meets == "loss":
+                finite = False
+            else:
+                own = (local(p.grad) for p in self.policy.parameters() if p.grad is not None)
+                next(part for part in own if part.numel()).view(-1)[0] = float(meets)
+        self._done = super()._step(reports, finite, lr)
+        return self._done
 
 
-def loaded(ranks: Ranks, model: dict[str, Any], folder: Path, optim: OptimConfig = OPTIM) -> dict[str, torch.Tensor]:
-    """Take up what was saved, train the third step."""
-    learner = started(ranks, model, optim, folder / "model")
-    learner.load(folder)
-    assert learner.updates == 2
-    learner.update(trees_of(CASES["full"], 2))
-    return parameters(learner)
+def stumbling(ranks: Ranks) -> tuple[list[Any], dict[str, torch.Tensor]]:
+    """Of each update whether every rank left it out and whether no weight changed; and the parameters in the end."""
+    case, seen = CASES["full"], list[Any]()
+    ranks.call("hold", ModelSource(partial(small, **case.model)), 0, case.placement)
+    ranks.call("start", case.settings, None)
+    learner = LearnerDriver(ranks, case.settings, num_updates=9, token_budget=case.budget)
+    endless = [replace(tree, credit=dict.fromkeys(tree.credit, math.inf)) for tree in trees_of(case, 7)[:1]]
+    for number, meets in enumerate(("", "inf", "nan", "loss", "credit", "")):
+        before = parameters(learner)
+        ranks.call("stumble", meets if meets != "credit" else "")
+        done = learner.update(trees_of(case, number) + (endless if meets == "credit" else []))
+        skipped = ranks.call("has_skipped")
+        assert len(set(skipped)) == 1 and done.metrics["skipped_updates"] == float(skipped[0])
+        now = parameters(learner)
+        seen.append((meets, skipped[0], all(torch.equal(before[name], now[name]) for name in now)))
+    return seen, parameters(learner)
 
 
-def started(ranks: Ranks, model: dict[str, Any], optim: OptimConfig, weights: Path | None = None) -> LearnerDriver:
-    settings = replace(CASES["full"].settings, optim=optim)
-    ranks.call("hold", ModelSource(partial(small_from, model, weights)), 0, Placement())
-    ranks.call("start", settings, None)
-    return LearnerDriver(ranks, settings, num_updates=9, token_budget=60)
-
-
-def small_from(model: dict[str, Any], weights: Path | None) -> Any:
-    if weights is None:
-        return small(**model)
-    if model.get("lora"):
-        return with_lora(small(**{**model, "lora": False}), LoraSettings(rank=4), weights).train()
-    return transformers.AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).train()
-
-
-def here(drive: Callable[[Ranks], Any], size: int, folder: Path) -> Any:
-    return drive(OneRank(SteadyRank())) if size == 1 else on_ranks(size, drive, folder)
-
-
-@pytest.mark.parametrize(
-    ("model", "sizes"),
-    [
-        ({}, [1, 2]),
-        pytest.param({"family": "Llama", "tied": True}, [1, 2, 4], marks=pytest.mark.slow),
-        pytest.param({"lora": True}, [1, 2, 4], marks=pytest.mark.slow),
-    ],
-    ids=["full", "tied", "lora"],
-)  # fmt: skip
-def test_what_some_ranks_save_others_take_up(model: dict[str, Any], sizes: list[int], tmp_path: Path) -> None:
-    folders = {size: tmp_path / f"by-{size}" for size in sizes}
-    for size in sizes:
-        folders[size].mkdir()
-        after = here(partial(saved, model=model, folder=folders[size]), size, tmp_path)
-        names = {path.name for path in folders[size].rglob("*") if path.is_file()}
-        assert not any(name.endswith((".pt", ".bin", ".pth", ".distcp", ".metadata")) for name in names)
-        for others in sizes:
-            again = here(partial(loaded, model=model, folder=folders[size]), others, tmp_path)
-            assert max(float((after[n] - again[n]).abs().max()) for n in after) <= 1e-7, (size, others)
-    contents = [load_file(next((folders[size] / "model").glob("*.safetensors"))) for size in sizes]
-    for other in contents[1:]:
-        assert other.keys() == contents[0].keys()
-
-
-# --- weights that no process holds whole
-
-
-def sliced(ranks: Ranks, config: ModelConfig, folder: Path, adapters: Path | None, out: Path) -> Any:
-    """Each rank reads its rows. Writes what a server would load, and returns the weights looked up one by one."""
-    build = partial(learner_model, folder, config, adapters, empty=True)
-    ranks.call("hold", ModelSource(build, folder), 5, Placement())
-    ranks.call("start", CASES["full"].settings, None)
-    weights = GatheredWeights.from_ranks(ranks)
-    out.mkdir()
-    weights.write(out, torch.bfloat16, unties=True)
-    snapshot = Publisher(build(), offers=True).offer(weights, 1)  # for vLLM's own transfer
-    assert snapshot.shapes and snapshot.parts
-    shapes = {name: value.shape for name, value, _ in snapshot.shapes()}
-    sent = {name: value.clone() for name, value, _ in snapshot.parts()}
-    assert shapes == {name: value.shape for name, value in sent.items()}
-    return {name: value.clone() for name, value in weights.items()}, sent
-
-
-@pytest.mark.parametrize(("model", "lora"), [({"family": "Llama", "tied": True}, False), ({}, True)])
-def test_ranks_read_and_write_their_rows_alone(
-    model: dict[str, Any], lora: bool, tokenizer: Any, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    small(**model).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    config = ModelConfig(source=str(folder), device="cpu", dtype="float32", lora=LoraSettings() if lora else None)
-    torch.manual_seed(5)
-    expected = full_state(load_model(folder, config)[0])
-    weights, sent = on_ranks(
-        2, partial(sliced, config=config, folder=folder, adapters=None, out=tmp_path / "out"), tmp_path
-    )
-    assert weights.keys() == expected.keys()
-    assert expected.keys() - sent.keys() == ({"lm_head.weight"} if model.get("tied") else set())
-    assert all(torch.equal(sent[name], expected[name]) for name in sent)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    written = load_file(tmp_path / "out" / "model.safetensors")
-    assert written.keys() == expected.keys(), "a tied head too, which vLLM wants"
-    assert all(torch.equal(written[name], expected[name].bfloat16()) for name in expected)
-
-
-def published(ranks: Ranks, folder: Path, out: Path) -> Any:
-    """What rank 0 takes of memory while weights go out: written, and gathered one by one for vLLM's own transfer."""
-    config = ModelConfig(source=str(folder), device="cpu", dtype="float32")
-    build = partial(learner_model, folder, config, None, empty=True)
-    ranks.call("hold", ModelSource(build, folder), 5, Placement())
-    weights = GatheredWeights.from_ranks(ranks)
-    snapshot = Publisher(build(), dtype=torch.bfloat16, offers=True).offer(weights, 1)
-    out.mkdir()
-    with Peak() as written:
-        weights.write(out, torch.bfloat16)
-    with Peak() as sent:
-        assert snapshot.parts
-        for _, value, dtype in snapshot.parts():
-            assert value.dtype == dtype == torch.bfloat16
-    return written.bytes, sent.bytes
-
-
-def test_a_rank_never_has_more_than_one_tensor_whole_while_weights_go_out(tokenizer: Any, tmp_path: Path) -> None:
-    # What is freed of tensors of more than 32 MiB goes back to the system at once (glibc's mmap threshold), also half a
-    # head in bfloat16.
-    model = small(vocab=1_150_000)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    largest = max(p.numel() * torch.bfloat16.itemsize for p in model.parameters())
-    peaks = on_ranks(2, partial(published, folder=tmp_path / "model", out=tmp_path / "out"), tmp_path)
-    assert max(peaks) <= 1.1 * largest, [peak / largest for peak in peaks]
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_what_is_not_finite_on_one_rank_is_skipped_by_all(size: int, tmp_path: Path) -> None:
+    seen, after = on_ranks(size, stumbling, tmp_path, rank=StumblingRank)
+    assert seen == [(meets, bool(meets), bool(meets)) for meets in ("", "inf", "nan", "loss", "credit", "")]
+    alone, expected = stumbling(OneRank(StumblingRank()))
+    assert seen == alone and max(float((after[n] - expected[n]).abs().max()) for n in expected) <= 1e-6
