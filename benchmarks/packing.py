@@ -11,9 +11,9 @@ trajectory alone). All are the library's learner; `flat` is a forest of single b
 The recorded step is the first of a quickstart run: `quickstart_step.frames` holds its trees and their credit, without
 texts. On a GPU, where these would be too small, trees are grown from lengths typical of search agents.
 
-Then packs are dealt to 8 ranks as those of a mini-batch of `arpo-reasoning-7b`: what its rounds take over what they
-would take if no round had a rank that waits and no trunk were copied, beside two common ways. This is arithmetic with
-the cost of a token and of a pair in Qwen2.5-7B's layers.
+Then packs are dealt to 8 ranks as those of a mini-batch of `arpo-reasoning-7b`, of as many tokens as its budget: what
+the rounds take over what they would take if no round had a rank that waits and no trunk were copied, beside two common
+ways. This is arithmetic with the cost of a token and of a pair in Qwen2.5-7B's layers.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[str, Any] = {"shape": options.shape, "device": options.device, "budget": options.budget}
     figures["layers"] = layers or "all"
     figures["sides"], goals = compare(trees, options, rounds, layers)
-    figures["dealing"], alike = dealing(1 if options.quick else 10)
+    figures["dealing"], alike = dealing(3 if options.quick else 10)
     goals = [*goals, *alike]
     if options.device == "cpu":
         figures["gradients"], equal = gradients(trees[:2], options.shape, layers)
@@ -183,8 +183,9 @@ def by_leaves(trees: Trees, options: argparse.Namespace, rounds: int) -> tuple[d
     return figures, [at_most(f"worst deviation from a line in unique tokens, 8 to {counts[-1]} leaves", 0.1, worst)]
 
 
-def dealing(batches: int, ranks: int = 8, budget: int = 32_768) -> tuple[dict[str, Any], list[Goal]]:
-    """Time over ideal of mini-batches of 16 trees dealt to `ranks`, by the way to deal them."""
+def dealing(batches: int, ranks: int = 8, budget: int = 16_384) -> tuple[dict[str, Any], list[Goal]]:
+    """Time over ideal of mini-batches of 16 trees in packs of `budget` tokens dealt to `ranks`, by the way to deal
+    them."""
     pair_cost = 12 * 28 * 3584 / (6 * 6.53e9)  # Qwen2.5-7B: layers, hidden size, parameters of the layers
 
     def cost(group: LeafGroup) -> float:

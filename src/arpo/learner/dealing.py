@@ -14,9 +14,12 @@ from arpo.core.credit import CreditedTree
 from arpo.learner.grouping import LeafGroup, leaf_groups
 from arpo.learner.packing import Chain, PackedBatch, lay_out
 
-SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)
+SHARES = (*(1 - number / 40 for number in range(20)), 0.5, 0.375, 0.25, 0.1875, 0.125)
 """Of the budget: how finely trees may be cut. Finer groups fill bins more evenly and copy more trunks; the cheapest
 wins."""
+
+Costs = dict[LeafGroup, tuple[int, float]]
+"""Tokens of a group, and its cost in units of a token (see `deal`)."""
 
 
 @dataclass(slots=True)
@@ -63,15 +66,17 @@ def deal_bins(
     the least time together."""
     if flat:  # every trajectory alone
         groups = leaf_groups(trees, token_budget, flat=True, whole=whole)
-        return _rounds([_with(Bin(), group, *_cost(group, pair_cost)) for group in groups], ranks)
-    ways = [
-        _rounds(
-            _fill(leaf_groups(trees, max(1, int(token_budget * share)), whole=whole), token_budget, ranks, pair_cost),
-            ranks,
-        )
-        for share in (SHARES if ranks > 1 else SHARES[:1])
-    ]
-    return min(ways, key=time_of)
+        costs = _costs(groups, pair_cost)
+        return _rounds([_with(Bin(), group, *costs[group]) for group in groups], ranks)
+    best: list[list[Bin]] = []
+    for share in SHARES if ranks > 1 else SHARES[:1]:
+        groups = leaf_groups(trees, max(1, int(token_budget * share)), whole=whole)
+        costs = _costs(groups, pair_cost)
+        if best and sum(cost for _, cost in costs.values()) / ranks >= time_of(best):
+            break  # copies alone take as long, and finer groups have more of them
+        rounds = _rounds(_fill(costs, token_budget, ranks), ranks)
+        best = min(best or rounds, rounds, key=time_of)
+    return best
 
 
 def time_of(rounds: Sequence[Sequence[Bin]]) -> float:
@@ -104,9 +109,12 @@ def empty_pack() -> PackedBatch:
     )
 
 
-def _cost(group: LeafGroup, pair_cost: float) -> tuple[int, float]:
-    num_tokens = group.num_tokens
-    return num_tokens, num_tokens + (pair_cost * group.num_pairs if pair_cost else 0.0)
+def _costs(groups: Sequence[LeafGroup], pair_cost: float) -> Costs:
+    costs = Costs()
+    for group in groups:
+        tokens = group.num_tokens
+        costs[group] = tokens, tokens + (pair_cost * group.num_pairs if pair_cost else 0.0)
+    return costs
 
 
 def _with(one: Bin, group: LeafGroup, num_tokens: int, cost: float) -> Bin:
@@ -116,10 +124,9 @@ def _with(one: Bin, group: LeafGroup, num_tokens: int, cost: float) -> Bin:
     return one
 
 
-def _fill(groups: Sequence[LeafGroup], token_budget: int, ranks: int, pair_cost: float) -> list[Bin]:
+def _fill(costs: Costs, token_budget: int, ranks: int) -> list[Bin]:
     """Whole rounds of bins, as few as hold all groups: dearest group first, each into the cheapest bin with room."""
-    costs = {group: _cost(group, pair_cost) for group in groups}
-    order = sorted(groups, key=lambda group: (-costs[group][1], group.number, group.context or (), group.leaves))
+    order = sorted(costs, key=lambda group: (-costs[group][1], group.number, group.context or (), group.leaves))
     rounds = max(1, -(-sum(tokens for tokens, _ in costs.values()) // (ranks * token_budget)))
     while True:
         bins = [Bin() for _ in range(rounds * ranks)]
