@@ -27,9 +27,10 @@ from arpo.engines.vllm.settings import Settings
 from arpo.engines.vllm.versions import Environment
 from arpo.errors import ConfigError, EngineError
 from arpo.learner.driver import weights_of
+from arpo.learner.lora import plain_model
 from arpo.learner.rank import ModelSource, Rank
-from arpo.learner.sharding import Placement
-from arpo.models.loading import ModelConfig, learner_model
+from arpo.learner.sharding import Placement, trained
+from arpo.models.loading import LoraSettings, ModelConfig, learner_model, load_model
 from rank_processes import Peak, on_ranks
 
 BESIDE = Path(__file__).parents[2] / ".venv-vllm/bin/python"
@@ -263,21 +264,23 @@ async def straight_from(replica, prompt, *, compact=True, vocab_size=0, **said):
         return Written([chunk async for piece in asked.ask(prompt, params) for chunk in cutter.feed(piece)])
 
 
-def from_shards(ranks, folder, prompt):
+def from_shards(ranks, config, prompt, **said):
     """One turn of each of two servers, which got the weights of the learner's `ranks`, and what that took of memory on
     the first."""
-    made = partial(learner_model, folder, ModelConfig(source=str(folder), device="cpu", dtype="float32"), empty=True)
+    folder = Path(config.source)
+    made = partial(learner_model, folder, config, empty=True)
     ranks.call("hold", ModelSource(made, folder), 5, Placement())
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     async def turns():
-        engine = build(made(), tokenizer, weights_of(ranks), python=PYTHON, replicas=2)
+        engine = build(made(), tokenizer, weights_of(ranks), python=PYTHON, replicas=2, **said)
         try:
             await engine.update_weights(Weights(1, weights_of(ranks)))
             ranks.call("halve")
             with Peak() as peak:
                 await engine.update_weights(Weights(2, weights_of(ranks)))
-            return [await straight_from(replica, prompt) for replica in engine.form.replicas], peak.bytes
+            alone = engine.base is not None  # adapters
+            return [await straight_from(replica, prompt) for replica in engine.form.replicas], peak.bytes, alone
         finally:
             await engine.close()
 
@@ -286,11 +289,16 @@ def from_shards(ranks, folder, prompt):
 
 class HalvingRank(Rank):
     def halve(self):
-        """Other weights than those that the servers started with, and smaller: over a large vocabulary the float32
-        log-probabilities of large logits are off by the test's tolerance (twice these weights: 4e-4)."""
-        with torch.no_grad():
-            for parameter in self.policy.parameters():
-                parameter.mul_(0.5)
+        halve(self.policy)
+
+
+def halve(policy):
+    """Other weights than those that the servers started with, and smaller: over a large vocabulary the float32
+    log-probabilities of large logits are off by the test's tolerance (twice these weights: 4e-4). Adapters, which start
+    with 0, are moved."""
+    with torch.no_grad():
+        for name, parameter in trained(policy):
+            parameter.mul_(0.5).add_(0.05 if ".lora_B" in name else 0.0)
 
 
 def test_two_ranks_give_two_servers_the_weights_of_one_process(vllm_network, tokenizer, tmp_path):
@@ -300,16 +308,31 @@ def test_two_ranks_give_two_servers_the_weights_of_one_process(vllm_network, tok
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     prompt = tokenizer.encode("Which city is the capital of Japan?")
-    drive = partial(from_shards, folder=tmp_path / "model", prompt=prompt)
-    turns, peak = on_ranks(2, drive, tmp_path, rank=HalvingRank)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(0.5)
+    loaded = ModelConfig(source=str(tmp_path / "model"), device="cpu", dtype="float32")
+    turns, peak, _ = on_ranks(2, partial(from_shards, config=loaded, prompt=prompt), tmp_path, rank=HalvingRank)
+    halve(model)
     assert len(turns) == 2
     for turn in turns:
         assert {chunk.version for chunk in turn.chunks} == {2}
         agrees(model, prompt, turn)
     assert peak <= 1.1 * max(p.numel() * p.element_size() for p in model.parameters())
+
+
+def test_two_ranks_give_two_servers_the_adapters_of_one_process(vllm_network, tokenizer, tmp_path):
+    vllm_network.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    prompt = tokenizer.encode("Which city is the capital of Japan?")
+    config = ModelConfig(source=str(tmp_path / "model"), device="cpu", dtype="float32", lora=LoraSettings(rank=4))
+    drive = partial(from_shards, config=config, prompt=prompt, lora="adapters")
+    turns, _, alone = on_ranks(2, drive, tmp_path, rank=HalvingRank)
+    assert alone, "else vLLM got all weights"
+    torch.manual_seed(5)  # of the adapters, as the ranks'
+    model, _ = load_model(tmp_path / "model", config)
+    halve(model)
+    assert len(turns) == 2
+    for turn in turns:
+        assert {chunk.version for chunk in turn.chunks} == {2}
+        agrees(plain_model(model).eval(), prompt, turn)
 
 
 async def test_servers_that_are_not_there_are_a_config_error(vllm_network, tokenizer):

@@ -65,14 +65,39 @@ def test_blocks_cover_all_queries_and_see_whole_paths(seed: int, call_pairs: int
         assert layout.num_pairs <= own
 
 
-def test_flex_attention_sees_the_same():
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 120))
+@settings(max_examples=20, deadline=None)
+def test_the_block_mask_made_of_ends_is_that_of_the_whole_mask(seed: int, trees: int, longest: int):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    grown = [random_tree(seed + i, roots=1 + (seed + i) % 4, leaves=6, turn=(1, longest)) for i in range(trees)]
+    [batch] = pack(grown, 10**6)
+    mask = layout_of(batch).flex()
+    size = -(-batch.num_unique // attention.BLOCK) * attention.BLOCK
+    expected = create_block_mask(mask.mask_mod, None, None, size, size, device="cpu")
+    dense = torch.zeros(size, size, dtype=torch.bool)
+    dense[: batch.num_unique, : batch.num_unique] = layout_of(batch).dense()
+    dense |= torch.eye(size, dtype=torch.bool)
+    index = torch.arange(size)
+    assert torch.equal(mask.mask_mod(0, 0, index[:, None], index[None]), dense)
+    assert mask.shape == expected.shape and mask.BLOCK_SIZE == expected.BLOCK_SIZE
+    for kind in ("kv", "full_kv", "q", "full_q"):
+        numbers = getattr(expected, f"{kind}_num_blocks")
+        assert torch.equal(getattr(mask, f"{kind}_num_blocks"), numbers), kind
+        mine, theirs = getattr(mask, f"{kind}_indices"), getattr(expected, f"{kind}_indices")
+        seen = torch.arange(numbers.shape[-1]) < numbers[..., None]
+        assert mine.dtype == theirs.dtype and torch.equal(mine[seen], theirs[seen]), kind
+
+
+def test_flex_attention_sees_the_same(monkeypatch: pytest.MonkeyPatch):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(attention, "_flex_attention", lambda: flex_attention)  # not compiled
     batch = packed(8)
     layout = layout_of(batch)
     query, key, value = (torch.randn(1, n, batch.num_unique, 16) for n in (4, 2, 2))
-    from torch.nn.attention.flex_attention import flex_attention
-
     with torch.no_grad():
-        out = flex_attention(query, key, value, block_mask=layout.flex(), scale=0.3, enable_gqa=True).transpose(1, 2)
+        out = attention._by_flex(query, key, value, layout, 0.3)
         expected, _ = attend_dense(torch.nn.Module(), query, key, value, None, scaling=0.3, tree_layout=layout)
     assert torch.allclose(out, expected, atol=1e-5)
 
