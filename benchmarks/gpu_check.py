@@ -34,7 +34,7 @@ from _shapes import SHAPES, model_of
 
 from arpo.assembly.memory_plan import SPEEDS
 from arpo.core.credit import AdvantageConfig, CreditedTree, credit
-from arpo.learner.attention import attend_dense, attend_tree, layout_of
+from arpo.learner.attention import TreeLayout, attend_dense, attend_tree, layout_of
 from arpo.learner.config import LossConfig, OptimConfig
 from arpo.learner.driver import LearnerDriver
 from arpo.learner.local import LocalLearner
@@ -129,10 +129,7 @@ def mask(_shape: str) -> Checked:
         made = layout.flex()
         size = made.shape[-1]
         whole = partial(create_block_mask, made.mask_mod, None, None, size, size, device=DEVICE)
-        ways: dict[str, Callable[[], Any]] = {
-            "of ends": lambda layout=layout: replace(layout, _made={}).flex(),
-            "eager": whole,
-        }
+        ways: dict[str, Callable[[], Any]] = {"of ends": partial(_mask_anew, layout), "eager": whole}
         if DEVICE == "cuda":
             ways["compiled"] = partial(torch.compile(create_block_mask), *whole.args, device=DEVICE)
         for name, make in ways.items():
@@ -141,6 +138,10 @@ def mask(_shape: str) -> Checked:
             figures[f"{name}, {size} tokens"] = {"seconds": _timed(make), "GB": (_peak() - before) / 1e9}
     slowest = max(figure["seconds"] for name, figure in figures.items() if name.startswith("of ends"))
     return figures, [at_most("seconds of a block mask", 0.1, slowest)]
+
+
+def _mask_anew(layout: TreeLayout) -> Any:
+    return replace(layout, _made={}).flex()
 
 
 def train(shape: str, share: float = 0.4) -> Checked:

@@ -261,6 +261,7 @@ async def straight_from(replica, prompt, *, compact=True, vocab_size=0, **said):
     ) as client:  # its own is another loop's
         asked = Replica(replica.url, top_k=20, vocab_size=vocab_size)
         asked.client, asked.version, asked.compact = client, replica.version, compact
+        asked.adapter = replica.adapter
         return Written([chunk async for piece in asked.ask(prompt, params) for chunk in cutter.feed(piece)])
 
 
