@@ -1,6 +1,7 @@
 """Questions of one set that occur in another are found, by a fast way that agrees with a slow one; others are not."""
 
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from random import Random
@@ -153,6 +154,14 @@ def test_what_a_prompt_adds_is_no_part_of_a_question():
     assert leaks([asked], [task(LONG)]).leaks[0].same
 
 
+def test_the_same_words_in_two_setups_are_two_questions():
+    one, same, other, bare = (
+        replace(task("Fill the shelf."), setup=setup) for setup in ({"n": 1}, {"n": 1}, {"n": 2}, None)
+    )
+    assert leaks([one], [same]) and leaks([one], [bare]) and leaks([bare], [one])
+    assert not leaks([one], [other])
+
+
 def test_chinese_questions_are_compared_by_the_character():
     text = "截至2024年12月31日，2024年上海黄金交易所合约的最高价与最低价之差约为多少元？"
     assert leaks([task(text)], [task(text.replace("，", ","))]).leaks[0].same
@@ -236,6 +245,9 @@ def test_a_test_set_is_no_validation_set_unless_told(tiny_project: TinyProject):
     told = prepare(
         load_recipe(tiny_project.recipe, [f"data.validation.source={copied}", "data.allow_test_questions=true"])
     )
+    assert any(level == "warning" and "in validation and in test data" in note for note, level in told.notes)
+    played = [f"data.validation.source={copied}", "environment={use: puzzle}", "tools=[]", "reward={}"]
+    told = prepare(load_recipe(tiny_project.recipe, played))  # the words of a game may be the same for every task
     assert any(level == "warning" and "in validation and in test data" in note for note, level in told.notes)
 
 

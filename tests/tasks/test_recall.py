@@ -9,6 +9,7 @@ import pytest
 from arpo.errors import ConfigError
 from arpo.models.lab import RECALL_WORDS, make_recall
 from arpo.tasks import recall
+from arpo.tasks.data import DataConfig, load_with_report
 from arpo.tools import CallContext
 from arpo.tools.recall import Note
 
@@ -37,6 +38,7 @@ def test_kinds_are_told_apart_and_tasks_by_what_they_ask():
     assert len(facts) == len(set(facts)) and not set(facts) & set(recall.WEATHER)
     questions = [task.metadata["question"] for split in recall.COUNTS for task in recall.tasks(split)]
     assert len(questions) == len(set(questions)) == sum(recall.COUNTS.values())
+    assert load_with_report(DataConfig(source="arpo.tasks.recall:tasks"))[1].duplicates == 0
 
 
 def test_traces_note_every_other_fact_and_say_when_they_do_not_know():

@@ -238,6 +238,35 @@ def test_chat_history_stays_and_the_system_prompt_moves_to_the_metadata(tmp_path
     assert task.metadata == {"level": 3, "system_prompt": "be kind"}
 
 
+def test_what_an_environment_starts_from_is_the_setup_of_a_row(tmp_path: Path) -> None:
+    setup = {"script": "create table t(a);", "check": "select a from t", "rows": [[None]], "none": None}
+    rows = [{"question": "q", "setup": setup}, {"question": "q", "answer": "a", "setup": ["x"], "level": 1}]
+    odd = [{"question": "q", "answer": "a", "setup": "a text"}, {"question": "q", "answer": None, "setup": {}}]
+    tasks, report = load_with_report(jsonl(tmp_path, *rows, *odd))
+    assert [task.setup for task in tasks] == [
+        {"script": "create table t(a);", "check": "select a from t", "rows": [[None]]},
+        ["x"],
+        None,
+        {},
+    ]
+    assert [task.answers for task in tasks] == [(), ("a",), ("a",), ()]
+    assert [dict(task.metadata) for task in tasks] == [{}, {"level": 1}, {"setup": "a text"}, {}]
+    assert report.notes == ("2 without a reference answer (a verifier or an environment scores them)",)
+    with pytest.raises(FormatError, match="no answer column"):
+        load(jsonl(tmp_path, {"question": "q"}))
+
+
+def test_the_same_words_are_another_question_where_they_are_asked_elsewhere(tmp_path: Path) -> None:
+    history = [{"role": "user", "content": "Peru"}, {"role": "assistant", "content": "Lima"}]
+    asked = {"question": "And now?", "answer": "a"}
+    later = {"messages": [*history, {"role": "user", "content": "And now?"}], "answer": "a"}
+    rows = [asked, later, {**asked, "setup": {"n": 1}}, {**asked, "setup": {"n": 2}}]
+    for kept in ("keep", "drop"):
+        data = jsonl(tmp_path, *rows, {**asked, "setup": {"n": 1}}, asked).model_copy(update={"duplicates": kept})
+        tasks, report = load_with_report(data)
+        assert report.duplicates == 2 and len(tasks) == (6 if kept == "keep" else 4)
+
+
 def test_columns_may_be_named_also_inside_columns(tmp_path: Path) -> None:
     config = jsonl(tmp_path, {"q": {"text": "why?"}, "gold": {"value": 3}, "question": "not this"})
     (task,) = load(config.model_copy(update={"columns": {"question": "q.text", "answer": "gold.value"}}))

@@ -55,7 +55,7 @@ class UserEnvironment(Environment):
     def worth(self) -> float:
         """The reward of the episode."""
         told = "\n".join(line["content"] for line in self.dialogue[1:] if line["role"] == "user")
-        return float(all(answer in told for answer in self.task.answers))
+        return float(bool(self.task.answers) and all(answer in told for answer in self.task.answers))
 
     async def _says(self) -> str:
         if "says" in self.setup:

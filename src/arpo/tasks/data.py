@@ -31,6 +31,7 @@ from arpo.foreign import WHOLE_BYTES, lines, loads, read_file
 from arpo.import_path import import_from_path, is_import_path
 from arpo.tasks import Task
 from arpo.tasks.in_memory import InMemoryTasks, as_source, read_task
+from arpo.tasks.leakage import bare_question
 from arpo.tasks.rows import Skipped, TextRepair, task_from_row
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
@@ -150,7 +151,7 @@ def load_with_report(
         notes.append(f"{repeated} rows repeat an earlier id and get their number as id")
     without_answer = sum(not task.answers for task in tasks)
     if without_answer:
-        notes.append(f"{without_answer} without a reference answer (scored by their verifier)")
+        notes.append(f"{without_answer} without a reference answer (a verifier or an environment scores them)")
     report = LoadReport(
         source=str(config.source),
         rows=rows,
@@ -391,16 +392,18 @@ def _check_task(task: Task, place: str) -> None:
 
 
 def _count_duplicates(tasks: list[Task], *, drop: bool) -> tuple[list[Task], int]:
-    """The tasks (without later copies if `drop`) and the number of repeated questions. Raises FormatError for a
-    repeated id."""
-    seen: set[str] = set()
+    """The tasks (without later copies if `drop`) and the number of repeated questions. The same words that are asked
+    elsewhere (after other messages, of other documents, in another setup) are another question. Raises FormatError for
+    a repeated id."""
+    seen: set[tuple[str, str]] = set()
     ids: set[str] = set()
     kept = []
     for task in tasks:
         if task.id in ids:
             raise FormatError(f"two tasks have the id {task.id!r} (second question: {task.question[:60]!r})")
         ids.add(task.id)
-        if task.question not in seen or not drop:
+        asked = bare_question(task), repr((task.messages, task.documents, task.setup))
+        if asked not in seen or not drop:
             kept.append(task)
-        seen.add(task.question)
+        seen.add(asked)
     return kept, len(tasks) - len(seen)

@@ -72,8 +72,9 @@ class Leakage:
 
 
 def leaks(questions: Sequence[Task], training: Iterable[Task]) -> Leakage:
-    """The members of `questions` that occur in `training`. It compares only texts that share a rare word, so the time
-    grows with the number of words in both sets, not with their product."""
+    """The members of `questions` that occur in `training`; the same words in two different setups are two questions. It
+    compares only texts that share a rare word, so the time grows with the number of words in both sets, not with their
+    product."""
     training = list(training)
     question_texts = [question_words(task) for task in questions]
     training_texts = [question_words(task) for task in training]
@@ -84,6 +85,8 @@ def leaks(questions: Sequence[Task], training: Iterable[Task]) -> Leakage:
     leaks: dict[int, Leak] = {}
     for task, words in zip(training, training_texts, strict=True):
         for number, share in (near.shares(words) | dict.fromkeys(same.get(words, ()), 1.0)).items():
+            if None not in (setups := (questions[number].setup, task.setup)) and setups[0] != setups[1]:
+                continue
             if number not in leaks or share > leaks[number].share:
                 leaks[number] = Leak(questions[number].id, bare_question(questions[number]), task.id, share)
     order = sorted(leaks, key=lambda number: (-leaks[number].share, number))

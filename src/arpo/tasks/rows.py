@@ -5,6 +5,7 @@ from.
 
     question   question | problem | Question | prompt (text, or chat messages) | ...
     answer     answer | final_answer | reward_model.ground_truth | solution with a box | ... (`golds` knows the forms)
+    setup      an object or a list: what an environment or a tool starts from. Such a row may have no answer
 """
 
 import json
@@ -85,11 +86,13 @@ def task_from_row(
     """The task in a row, or the reason why there is none (a blank question or answer).
 
     The task's id is the row's `id` (text or a whole number), else `name`. `columns` may name the columns of "question"
-    and "answer" (dots reach into a column). Raises FormatError, which names place, key and value, if a column is
-    missing or has a wrong type.
+    and "answer" (dots reach into a column). A row with a `setup` needs no answer: what it sets up may say what is
+    right. Raises FormatError, which names place, key and value, if a column is missing or has a wrong type.
     """
     question_key = _column(row, "question", QUESTION_COLUMNS, columns, place)
-    answer_key = _column(row, "answer", ANSWER_COLUMNS, columns, place)
+    setup = without_nulls(row["setup"]) if isinstance(row.get("setup"), Mapping | list) else None
+    needs_answer = setup is None or "answer" in columns or has_answer(row)
+    answer_key = _column(row, "answer", ANSWER_COLUMNS, columns, place) if needs_answer else ""
     system, messages = _messages(_dig(row, question_key), f"{place}, key {question_key!r}", mend)
     if not messages[-1]["content"].strip():
         return Skipped(place, question_key, "the question is blank")
@@ -99,9 +102,10 @@ def task_from_row(
         more = [] if "answer" in columns else _more_answers(row, answer_key, answers, place, mend)
     except UnclearGoldError as error:
         return Skipped(place, answer_key, str(error))
-    if not answers:
+    if not answers and setup is None:
         return Skipped(place, answer_key, f"the reference answer is blank ({gold!r})")
     used = {question_key.split(".")[0], answer_key.split(".")[0], *(key for key, _ in more)}
+    used |= {"setup"} if setup is not None else set()
     metadata = {key: without_nulls(value) for key, value in row.items() if key not in used and value is not None}
     if system:
         metadata["system_prompt"] = system
@@ -115,6 +119,7 @@ def task_from_row(
         answers=answers,
         source=data_source if isinstance(data_source, str) and data_source else source,
         metadata=metadata,
+        setup=setup,
     )
 
 

@@ -64,7 +64,8 @@ def prepare(run: RunConfig, *, resume: bool = False, override: bool = False) -> 
     check_enough(run.train, len(tasks["train"]))
     if why := run.rollout.never_branches:
         notes.append((f"no tree can branch, so all trajectories start from the prompt, as in GRPO: {why}", "warning"))
-    notes += _shared(tasks, run.data.allow_test_questions)
+    # in an environment the words may be the same for every task: its episodes differ by more
+    notes += _shared(tasks, run.data.allow_test_questions or run.environment is not None)
     if run.cold_start and not resume:
         read_traces(run.cold_start, run.data.train)
     warnings = {split: gold_warning(tasks[split], run.reward) for split in tasks}
