@@ -4,6 +4,7 @@ counts."""
 import asyncio
 import io
 import json
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from agent_world import deployed
 from arpo.agent.deployed import DeployedAgent
 from arpo.agent.pick import AgentAnswer, picked
+from arpo.assembly.resolve import resolve_for_chat
 from arpo.cli.chatting import print_answer
 from arpo.core import StopReason
 from arpo.core.branching import StepStats
@@ -290,6 +292,15 @@ async def test_a_run_is_loaded_with_its_tools_and_settings_can_be_changed(
     assert any(answer.rollout.tree.observations for answer in answers)
     with pytest.raises(ConfigError, match="tools and no prompt"):
         DeployedAgent.load(tiny_project.model)
+
+
+def test_a_bundled_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = resolve_for_chat("recall", None, ["train.steps=7"])
+    assert (named.run.name, named.run.train.steps, named.weights) == ("recall", 7, None)
+    (tmp_path / "recall").mkdir()  # a folder of this name comes first
+    with pytest.raises(ConfigError, match="tools and no prompt"):
+        resolve_for_chat("recall", None)
 
 
 async def test_picked_needs_no_turn(tokenizer: Any) -> None:

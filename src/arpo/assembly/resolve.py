@@ -11,7 +11,7 @@ from pathlib import Path
 from arpo.errors import CheckpointError, ConfigError
 from arpo.files import as_seen_from_here, expanded
 from arpo.models.sources import local_model
-from arpo.recipe.load import load_recipe
+from arpo.recipe.load import bundled, load_recipe
 from arpo.recipe.run import RunConfig
 from arpo.runs import checkpoint
 from arpo.runs.checkpoint import Checkpoint
@@ -61,7 +61,8 @@ def resolve_for_chat(source: str, recipe: str | None, overrides: Sequence[str] =
         resolved = resolve_model(source)
         assert resolved.folder is not None
         return replace(resolved, run=load_recipe(resolved.folder, overrides)) if overrides else resolved
-    if path.suffix == ".yaml" or (path / "recipe.yaml").is_file():
+    is_bundled = source in bundled() and not path.exists()
+    if is_bundled or path.suffix == ".yaml" or (path / "recipe.yaml").is_file():
         run = load_recipe(path, overrides)
         return ResolvedModel(label=label_of(run), run=run)
     if source.strip():
