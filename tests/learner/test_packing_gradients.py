@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arpo.core.credit import CreditedTree
 from arpo.learner.attention import layout_of, model_inputs, tree_attention
-from arpo.learner.config import Divergence, LossConfig
+from arpo.learner.config import SURROGATES, Divergence, LossConfig
 from arpo.learner.logprobs import LMHead, token_logprobs
 from arpo.learner.losses import loss_denominator, policy_loss
 from arpo.learner.packing import pack
@@ -25,6 +25,8 @@ LOSSES = {
     "gspo": LossConfig(surrogate="gspo", clip_low=0.05, clip_high=0.05),
     "cispo": LossConfig(surrogate="cispo", aggregation="token"),
     "aepo": LossConfig(surrogate="aepo", clip_high=0.1),
+    "sapo": LossConfig(surrogate="sapo"),
+    "dppo": LossConfig(surrogate="dppo"),
     "gmpo": LossConfig(surrogate="gmpo"),
     "gspo_turn": LossConfig(surrogate="gspo_turn", clip_low=0.05, clip_high=0.05),
     "weighed": LossConfig(surrogate={"use": "ppo", "options": {"weights": {"off_policy": {"bound": 0.9}}}}),
@@ -137,6 +139,10 @@ def trees_of(seed: int, contexts: float = 0.0) -> list[CreditedTree]:
     """Two trees, of which the second has several contexts a branch."""
     shares = (0.0, contexts)
     return [random_tree(seed + i, leaves=4 + i, roots=1 + i, blend=(0.0, 0.5)[i], contexts=shares[i]) for i in (0, 1)]
+
+
+def test_no_surrogate_is_left_out():
+    assert {config.surrogate_name for config in LOSSES.values()} >= SURROGATES.keys()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
