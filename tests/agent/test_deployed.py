@@ -299,7 +299,7 @@ def test_a_bundled_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pyte
     named = resolve_for_chat("recall", None, ["train.steps=7"])
     assert (named.run.name, named.run.train.steps, named.weights) == ("recall", 7, None)
     (tmp_path / "recall").mkdir()  # a folder of this name comes first
-    with pytest.raises(ConfigError, match="tools and no prompt"):
+    with pytest.raises(ConfigError, match="not found in recall"):
         resolve_for_chat("recall", None)
 
 
