@@ -14,7 +14,7 @@ import transformers
 
 from arpo.assembly.memory_plan import engine_beside
 from arpo.core.credit import CreditedTree
-from arpo.engines.config import EngineConfig
+from arpo.engines.config import EngineConfig, has_fast_bf16
 from arpo.engines.local import LocalEngine
 from arpo.engines.network import has_half_weights
 from arpo.learner.attention import layout_of
@@ -23,15 +23,19 @@ from arpo.learner.local import LocalLearner
 from arpo.learner.malloc_trim import keep_freed
 from arpo.learner.memory import LearnerPlan, ModelShape, learner_bytes
 from arpo.learner.rank import MiniBatch
+from arpo.models.loading import LoraSettings, with_lora
 from arpo.recipe.load import load_recipe
 from random_trees import random_tree
 
 SMALL = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
 SIZES = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "vocab_size": 8192}
-CASES = {
+CASES: dict[str, tuple[Any, ...]] = {
     "checkpointing": ("Qwen3", True, "tree"),
     "no checkpointing": ("Qwen3", False, "tree"),
     "weights of attention recomputed": ("Qwen2", True, "path"),
+    "adapters": ("Qwen3", True, "tree", torch.float32, True),
+    "bfloat16": ("Qwen3", True, "tree", torch.bfloat16),
+    "bfloat16, no checkpointing": ("Qwen3", False, "tree", torch.bfloat16),
 }
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -44,13 +48,15 @@ def model_of(family: str, tied: bool = False, **sizes: Any) -> Any:
     return getattr(transformers, f"{family}ForCausalLM")(config)
 
 
-def learner(family: str, checkpointing: bool, **sizes: Any) -> LocalLearner:
+def learner(family: str, checkpointing: bool, dtype: torch.dtype, lora: bool, **sizes: Any) -> LocalLearner:
     model = model_of(family, **sizes)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return LocalLearner(
-        model.train(), loss=LossConfig(), optim=OptimConfig(), num_updates=9, token_budget=4000, tree=True
-    )
+    if lora:
+        model.enable_input_require_grads()
+        model = with_lora(model, LoraSettings())
+    loss, optim = LossConfig(), OptimConfig()
+    return LocalLearner(model.train(), loss=loss, optim=optim, num_updates=9, token_budget=4000, tree=True, dtype=dtype)
 
 
 def update(rank: LocalLearner, *trees: CreditedTree) -> Any:
@@ -65,22 +71,26 @@ def status(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(family: str, checkpointing: bool, kind: str) -> dict[str, Any]:
+def measure(
+    family: str, checkpointing: bool, kind: str, dtype: torch.dtype = torch.float32, lora: bool = False
+) -> dict[str, Any]:
     few = random_tree(1, roots=2, leaves=3)
     if kind == "path":
         large = random_tree(3, roots=1, leaves=1, depth=1, prompt=60, turn=(2000, 2000))
     else:
         large = random_tree(3, roots=4, leaves=8, prompt=60, turn=(60, 100), observation=(40, 60))
-    update(
-        learner(family, checkpointing, hidden_size=64, intermediate_size=64, num_hidden_layers=1, vocab_size=64), few
-    )
+    tiny = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    update(learner(family, checkpointing, dtype, lora, **tiny), few)
     base = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
-    trained = learner(family, checkpointing, **SIZES)
+    trained = learner(family, checkpointing, dtype, lora, **SIZES)
     update(trained, few)  # from now on there are moments
     packs = update(trained, large, large)
     layout = layout_of(packs[0])
-    shape, plan = ModelShape.from_model(trained.policy.model), LearnerPlan(width=4, checkpointing=checkpointing)
+    shape, plan = (
+        ModelShape.from_model(trained.policy.model),
+        LearnerPlan(width=dtype.itemsize, checkpointing=checkpointing),
+    )
     parts = learner_bytes(shape, plan, packs[0].num_unique, layout)
     return {"tokens": packs[0].num_unique, "measured": status("VmHWM") - base, **parts}
 
@@ -107,6 +117,8 @@ if __name__ == "__main__":
     libc.mallopt(M_MMAP_THRESHOLD, 2**16)
     libc.mallopt(M_TRIM_THRESHOLD, 2**17)
     for name, case in CASES.items():
+        if "bfloat16" in name and not has_fast_bf16():  # emulated it computes in other ways
+            continue
         print(json.dumps({"case": name, **measure(*case)}), flush=True)
     for name, dtype in ENGINES.items():
         if dtype == "float32" or has_half_weights(torch.device("cpu")):

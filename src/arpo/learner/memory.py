@@ -148,14 +148,15 @@ def _passing(shape: ModelShape, plan: LearnerPlan, tokens: int, layout: TreeLayo
         **held,
         "attention masks": attention.masks,
         "one layer's backward": backward,
-        "head": _head(shape, plan, tokens),
+        "head": _head(shape, plan, tokens, on_cpu=layout is not None),
     }
 
 
-def _head(shape: ModelShape, plan: LearnerPlan, tokens: int) -> float:
-    """Of the head's backward: a chunk's logits, the gradients of the hidden states, and of the weight its gradient, the
-    product that a chunk adds to it, and autocast's copy."""
-    logits = min(plan.head_chunk, tokens) * shape.vocab * (8 if plan.width == 4 else 8 + 2 * plan.width)
+def _head(shape: ModelShape, plan: LearnerPlan, tokens: int, *, on_cpu: bool) -> float:
+    """Of the head's backward: a chunk's logits (in half precision a CPU transposes their gradient first), the gradients
+    of the hidden states, and of the weight its gradient, the product that a chunk adds to it, and autocast's copy."""
+    half = 0 if plan.width == 4 else plan.width * (3 if on_cpu else 2)
+    logits = min(plan.head_chunk, tokens) * shape.vocab * (8 + half)
     copies = 0 if shape.adapters else 4 + plan.width * (2 if plan.residual > plan.width else 1)
     return logits + plan.width * shape.hidden * tokens + (copies * shape.vocab * shape.hidden if tokens else 0)
 
