@@ -170,6 +170,28 @@ def test_branches_share_their_trunk_and_nothing_else(tokenizer: Any) -> None:
     assert read.notes["environment"]
 
 
+def test_an_environment_s_own_code_calls_its_tools_as_methods(tokenizer: Any) -> None:
+    class Polite(Count):
+        name = "count"
+
+        @arpo.tool
+        def add(self, number: int) -> str:
+            """Adds.
+
+            Args:
+                number: how much
+            """
+            return f"please: {super().add(number)}"
+
+        def step(self, turn: arpo.AgentTurn) -> arpo.Step:
+            return arpo.Step(message=self.add(number=7), done=len(self.log) >= 3)
+
+    tree = grown(agent(tokenizer, Polite, play_for(tokenizer)), config(), 3).grown.tree
+    texts = [outcome.text for seen in tree.observations.values() for outcome in seen.outcomes if outcome.tool == "add"]
+    assert any(text.startswith("please: ") for text in texts) and not any("Error" in text for text in texts)
+    assert StopReason.FINISHED in tree.endings.values()
+
+
 def test_an_episode_that_cannot_be_shared_does_not_branch(tokenizer: Any) -> None:
     rollout = grown(agent(tokenizer, Alone, play_for(tokenizer)), config(leaves=4, roots=2), 3)
     assert {place[:1] for place in rollout.grown.tree.endings} == {(0,), (1,), (2,), (3,)}

@@ -39,8 +39,9 @@ class FunctionTool(ToolBase):
 
     Arguments that do not fit the types give CallStatus.REFUSED with a text that the model can read. A parameter
     annotated `CallContext` (or named `context` without a type) is filled in and hidden from the schema. A method is a
-    tool of its class (see `tools_of`) and can be called once it is `bound_to` an object. Raises ConfigError for a
-    function that cannot be a tool: no docstring, a parameter without a type, `*args` or `**kwargs`, a generator.
+    tool of its class (see `tools_of`) and can be called once it is `bound_to` an object; to the class's own code it is
+    the method that it was (`self.look(3)`). Raises ConfigError for a function that cannot be a tool: no docstring, a
+    parameter without a type, `*args` or `**kwargs`, a generator.
     """
 
     concurrency = 0  # calls at a time, as the tool itself can bear them; 0: any number
@@ -140,6 +141,9 @@ class FunctionTool(ToolBase):
         bound.concurrency = 1 if thread else 0
         bound._running, bound._awaited = set(), set()
         return bound
+
+    def __get__(self, made: object | None, owner: type | None = None) -> Any:
+        return self if made is None or not self.is_method else self.function.__get__(made)  # type: ignore[attr-defined]
 
     async def __call__(self, arguments: Mapping[str, Any], context: CallContext) -> ToolResult:
         try:
