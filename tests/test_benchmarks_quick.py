@@ -78,6 +78,10 @@ def test_recall():
     assert all(each["contexts_a_leaf"] >= 1 for each in said["figures"].values())
 
 
+def test_cluster_simulation():
+    assert all(0 < each["gpus"] <= 1 for each in last_line("cluster_simulation")["figures"].values())
+
+
 def test_packing():
     said = last_line("packing", "--shape", "tiny")
     by_name = {goal["what"]: goal for goal in said["goals"]}
