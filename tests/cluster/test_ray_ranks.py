@@ -1,5 +1,7 @@
 """Ranks on Ray compute what those of torchrun do, bit for bit."""
 
+import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from arpo.learner.driver import LearnerDriver
 from arpo.learner.rank import ModelSource, Rank, RankSettings
 from arpo.learner.ranks import Ranks
 from arpo.learner.sharding import Placement
+from arpo.runs.disk_space import is_full
 from random_trees import random_tree
 from rank_processes import on_ranks
 from tiny_project import tiny_llama
@@ -63,3 +66,28 @@ def test_one_rank_has_the_whole_model(ray_nodes: Any, tmp_path: Path) -> None:
     finally:
         alone.close()
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_under_the_ranks_is_known_as_one_and_they_go_on(
+    ranks: RayRanks, small_disk: Path, tmp_path: Path
+) -> None:
+    before, _ = drive(ranks, tmp_path / "roomy")
+    with pytest.raises(Exception) as raised:
+        ranks.call("save_model", small_disk / "checkpoint")
+    assert is_full(raised.value)
+    again, _ = drive(ranks, tmp_path / "again")
+    assert all(torch.equal(before[name], again[name]) for name in before)
