@@ -97,6 +97,7 @@ def test_what_does_not_decide_the_weights_leaves_the_key_alone(project: TinyProj
         "optim.weight_decay=0.5",
         "model.dtype=bfloat16",
         "model.lora={rank: 2}",
+        'environment={use: sql, options: {script: "create table stock(item text);"}}',
     ],
 )
 def test_what_decides_the_weights_changes_the_key(project: TinyProject, change: str) -> None:
@@ -147,8 +148,17 @@ def test_other_questions_are_asked_anew(project: TinyProject, tmp_path: Path) ->
     ).read_bytes()
     assert found(replace(ASKED, seed=1)) is None
     assert found(replace(ASKED, name="before-greedy")) is None
-    for change in ("rollout.turn_tokens=23", "reward={answer: f1}", "data.test.limit=4", "evaluation.split=validation"):
+    for change in (
+        "rollout.turn_tokens=23",
+        "rollout.context=drop_results",
+        'environment={use: sql, options: {script: "create table stock(item text);"}}',
+        "reward={answer: f1}",
+        "data.test.limit=4",
+        "evaluation.split=validation",
+    ):
         assert found(ASKED, change) is None, change
+    for change in ("rollout.leaves=12", "rollout.rule=none", "rollout.retries=3"):
+        assert found(ASKED, change) is not None, change
     questions = project.folder / "test.jsonl"
     questions.write_text(questions.read_text().replace("even", "odd"))
     assert found() is None

@@ -36,6 +36,9 @@ from arpo.tasks.in_memory import InMemoryTasks
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 2  # raised when what a cold start does changes
+GROWTH = ("leaves", "roots", "root_cap", "head", "rule", "leftover", "temperature", "retries", "deadline_s")
+"""Keys of `rollout` that decide no answer of an evaluation, which samples single trajectories at a temperature of its
+own."""
 
 
 class SFTCache:
@@ -149,7 +152,7 @@ def _decides_weights(run: RunConfig) -> list[Any]:
     else:
         traces = _stamp(run.cold_start.traces)
     cold_start = {name: value for name, value in plain(run.cold_start).items() if name != "bundled"}
-    return [*parts, cold_start, traces, plain(run.chat), _tools(run), limits, optim]
+    return [*parts, cold_start, traces, plain(run.chat), _tools(run), *_environment(run), limits, optim]
 
 
 def _set(value: Any) -> Any:
@@ -161,17 +164,23 @@ def _set(value: Any) -> Any:
 
 def _decides_answers(run: RunConfig) -> list[Any]:
     """What decides the answers besides the weights and the evaluation's settings."""
-    rollout, data = plain(run.rollout), getattr(run.data, run.evaluation.split)
-    limits = {key: rollout[key] for key in ("max_calls", "turn_tokens", "branch_tokens", "at_call_limit")}
+    data = getattr(run.data, run.evaluation.split)
+    rollout = {key: value for key, value in plain(run.rollout).items() if key not in GROWTH}
     engine = {key: plain(run.engine)[key] for key in ("kind", "dtype", "deterministic")}
     tasks = [plain(data), _stamp(data.source), _code(plain(data))] if data is not None else None
-    return [plain(run.chat), _tools(run), plain(run.reward), _code(plain(run.reward)), limits, tasks, engine]
+    reward, environment = plain(run.reward), _environment(run)
+    return [plain(run.chat), _tools(run), environment, reward, _code(reward), rollout, _code(rollout), tasks, engine]
 
 
 def _tools(run: RunConfig) -> list[Any]:
     tools = [without_limits(tool) for tool in plain(run.tools.offered)]
     documents = [(_stamp(str(tool["options"]["documents"])), words.VERSION) for tool in tools if _has_documents(tool)]
     return [tools, documents, _code(tools)]
+
+
+def _environment(run: RunConfig) -> list[Any]:
+    """The environment and its code; empty where there is none."""
+    return [] if run.environment is None else [plain(run.environment), _code(plain(run.environment))]
 
 
 def _has_documents(tool: Any) -> bool:
