@@ -69,12 +69,15 @@ def agent(
     *tools: ToolBase,
     delay: Callable[[], tuple[float, float]] | None = None,
     form: Callable[..., Any] = TagFormat,
+    **values: Any,
 ) -> Agent:
+    """`values`: other fields of the agent."""
     return Agent(
         engine=ScriptedEngine(play, tokenizer, delay=delay),
         tools=tools or (Search(),),
         format=partial(form, tokenizer),
         vocab_size=len(tokenizer),
+        **values,
     )
 
 

@@ -29,6 +29,9 @@ from arpo.chat.openai_wire import parse_request
 from arpo.engines.scripted import Script
 from arpo.errors import ConfigError
 from arpo.http.serving import BadRequest
+from arpo.tools import CallContext, ToolResult
+from arpo.tools.config import ToolsConfig
+from arpo.tools.gateway import build_gateway
 from localhost import Asked, Reply, serving
 from small_world import ANSWER, Search, results_in, search
 from tiny_project import TinyProject
@@ -80,6 +83,29 @@ def test_the_agent_answers_with_its_own_tools(tokenizer: Any) -> None:
         assert answer.model_extra["arpo"] == {"ending": "finished", "votes": {"Lima": 1}, "branches": 1, "leaf": "0.0"}
         several = client.chat.completions.create(model="run", messages=[CAPITAL], extra_body={"samples": 6})
         assert several.model_extra["arpo"]["votes"] == {"Lima": 6}
+
+
+def test_its_tools_keep_the_limits_of_the_recipe_for_all_users_together(tokenizer: Any) -> None:
+    at_once: list[int] = [0, 0]  # now, at most
+
+    class Counting(Search):
+        async def __call__(self, arguments: Any, context: CallContext) -> ToolResult:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+            result = await super().__call__(arguments, context)
+            at_once[0] -= 1
+            return result
+
+    tool = Counting(latency=lambda: 0.01)
+    limited = build_gateway(ToolsConfig(offered=(tool,), limits={"concurrency": 2}), [(tool,)])
+    with served(deployed(tokenizer, looks_up(tokenizer), tool, tool_gateway=limited)) as running:
+
+        def ask(number: int) -> str | None:
+            return running.client().chat.completions.create(model="run", messages=[CAPITAL]).choices[0].message.content
+
+        with ThreadPoolExecutor(8) as users:
+            assert set(users.map(ask, range(24))) == {"Lima"}
+    assert tool.calls == 24 and at_once == [0, 2]
 
 
 def test_its_steps_are_streamed_as_events(tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -21,7 +22,8 @@ from arpo.rollout.agent import Agent
 from arpo.rollout.collect import collect, record_of
 from arpo.rollout.config import RolloutConfig
 from arpo.tasks import Task
-from arpo.tools.gateway import ToolGateway
+from arpo.tools.config import ToolConfig, ToolsConfig, build_entries
+from arpo.tools.gateway import ToolGateway, build_gateway
 
 TASK = Task(id="count", messages=({"role": "user", "content": "unused"},), answers=(), setup=3)
 
@@ -84,8 +86,10 @@ class Alone(Count):
     forks = "never"
 
 
-def agent(tokenizer: Any, environment: Any, play: Any, form: Any = TemplateFormat) -> Agent:
-    gateway = ToolGateway()
+def agent(
+    tokenizer: Any, environment: Any, play: Any, form: Any = TemplateFormat, gateway: ToolGateway | None = None
+) -> Agent:
+    gateway = gateway or ToolGateway()
     source = build_environment(environment, gateway)
     return Agent(
         engine=ScriptedEngine(play, tokenizer),
@@ -135,6 +139,18 @@ def shape(rollout: Any) -> Any:
     }
     turns = {place: list(turn.tokens) for place, turn in tree.turns.items()}
     return turns, texts, tree.endings, rollout.scored.scores, rollout.grown.states.steps
+
+
+def test_calls_on_an_episode_are_never_cached(tokenizer: Any, tmp_path: Path) -> None:
+    offered = ToolConfig(use="search", options={"documents": "atlas"}, cache=True)
+    config_of_tools = ToolsConfig(offered=(offered,), cache={"file": str(tmp_path / "cache.db")})
+    cached = build_gateway(config_of_tools, build_entries(config_of_tools.offered))
+    assert cached.cache is not None
+    plain = grown(agent(tokenizer, Count, play_for(tokenizer)), config(), 3)
+    beside = grown(agent(tokenizer, Count, play_for(tokenizer), gateway=cached), config(), 3)
+    assert shape(plain) == shape(beside)
+    assert any(seen.outcomes for seen in beside.grown.tree.observations.values())
+    assert cached.cache.store.totals()[0] == 0, "nothing is kept of them"
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
