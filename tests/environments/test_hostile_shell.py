@@ -17,7 +17,7 @@ async def test_what_a_command_did_counts_also_where_it_does_not_end() -> None:
     folder.reset(TASK)
 
     async def shell(command: str) -> str:
-        return (await folder.shell.function(folder, command, CONTEXT)).text  # type: ignore[no-any-return]
+        return (await folder.shell(command, CONTEXT)).text  # type: ignore[no-any-return]
 
     assert await shell("echo x > b; echo said; sleep 99") == "said\n\n[exit status 124]"
     assert await shell("ls") == "a.txt\nb\n"

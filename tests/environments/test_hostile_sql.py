@@ -48,7 +48,7 @@ def database(seconds: float = 60.0, **setup: Any) -> SqlEnvironment:
 
 
 def sql(made: SqlEnvironment, statement: str) -> str:
-    return made.sql.function(made, statement)  # type: ignore[no-any-return]
+    return made.sql(statement)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -46,7 +46,7 @@ async def all_of_them(url: str, file: str) -> None:
     if sys.platform == "linux" and any(found.works for found in levels.probe()):
         folder = ShellEnvironment(seconds=HOUR)
         folder.reset(TASK)
-        calls["shell"] = folder.shell.function(folder, "sleep 3600", CONTEXT)
+        calls["shell"] = folder.shell("sleep 3600", CONTEXT)
 
     async def told(name: str, call: Awaitable[Any]) -> None:
         try:
