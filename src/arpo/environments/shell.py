@@ -23,7 +23,9 @@ from arpo.tools.sandboxed import Sandboxed
 RUNNER = """
 import base64, errno, io, json, os, select, subprocess, tarfile, time
 given = json.loads({given!r})
-tarfile.open(fileobj=io.BytesIO(base64.b64decode(given["files"]))).extractall(".", filter="data")
+files = tarfile.open(fileobj=io.BytesIO(base64.b64decode(given["files"])))
+files.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11 has it from 3.11.4 on
+files.extractall(".")
 end = time.monotonic() + given["seconds"]
 ran = subprocess.Popen(["/bin/bash", "-c", given["command"]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                        stderr=subprocess.STDOUT)
