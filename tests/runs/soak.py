@@ -210,10 +210,9 @@ def check_finished(out: Path, reference: Reference, remains: list[Remains], cach
         ),
         "nothing lost": all(_kept(out, each) for each in remains),
         "tensorboard": _curve(out) == [(line["step"], round(line["reward/leaves"], 6)) for line in folder.metrics()],
-        "nothing left": not [
-            p for path in (out, cache) for p in path.rglob("*") if p.name.startswith(PARTIAL) or p.name == "lock"
-        ],
     }
+    left = [p for path in (out, cache) for p in path.rglob("*") if p.name.startswith(PARTIAL) or p.name == "lock"]
+    tally.broken.extend(f"{out.name}: {path} is left" for path in left)
     tally.broken.extend(f"{out.name}: {law}" for law, holds in laws.items() if not holds)
 
 
