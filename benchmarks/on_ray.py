@@ -12,7 +12,6 @@ of the start are those to the first tree on disk, its own sampling included.
 import argparse
 import ctypes
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from _figures import at_most, finish
 SIDES = {"in one process": (), "on Ray": ("cluster.ranks=1",)}
 QUICKSTART_STEPS = 6
 SUBREAPER = 36  # of prctl(2): processes whose parent has ended become ours
+LOOK_S = 0.1
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     most = 1 if options.quick else options.steps
-    more = ("train.tasks_per_step=2", "train.gates=null") if options.quick else ()
+    more = ("train.tasks_per_step=2", "train.updates_per_step=1", "train.gates=null") if options.quick else ()
     figures: dict[str, Any] = {"steps": most}
     for name, changes in SIDES.items():
         first = measure(1, (*changes, *more))
@@ -62,28 +63,47 @@ def measure(steps: int, changes: Sequence[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         recipe = ["quickstart", "plan=null", "train.minutes=null", "train.save_every=null", "data.test=null"]
-        before, began = spent(), time.monotonic()
+        spent, began = Spent(), time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "arpo", "train", *recipe, f"train.steps={steps}", *changes, f"out={out}"],
             stdout=subprocess.DEVNULL,
         )
-        while process.poll() is None and not list(out.glob("events/*")):
-            time.sleep(0.05)
-        start_s = time.monotonic() - began
-        if process.wait():
+        start_s = None
+        while process.poll() is None:
+            spent.look()
+            if start_s is None and list(out.glob("events/*")):
+                start_s = time.monotonic() - began
+            time.sleep(LOOK_S)
+        if process.returncode or start_s is None:
             raise SystemExit(
                 f"the run with {' '.join(changes) or 'one process'} failed: exit code {process.returncode}"
             )
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError):  # Ray's, which end after it
             while True:
-                os.wait()
-        return {"start_s": start_s, "cpu_s": spent() - before}
+                spent.look()
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(LOOK_S)
+        return {"start_s": start_s, "cpu_s": sum(spent.seconds.values())}
 
 
-def spent() -> float:
-    """Processor seconds of all processes that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+class Spent:
+    """Processor seconds of all processes below this one, by process and its start, as they were seen last. (What
+    getrusage(2) says of children lacks Ray's actors: the raylet does not wait for them.)"""
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[int, int], float] = {}
+
+    def look(self) -> None:
+        stats: dict[int, list[str]] = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                stats[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
+        below = {os.getpid()}
+        while more := {pid for pid, stat in stats.items() if int(stat[1]) in below and pid not in below}:
+            below |= more
+        for pid in below - {os.getpid()}:
+            user, system, start = (int(stats[pid][at]) for at in (11, 12, 19))
+            self.seconds[pid, start] = (user + system) / TICKS
 
 
 if __name__ == "__main__":
