@@ -10,6 +10,7 @@ from arpo.display.terminal import Console
 from arpo.errors import ConfigError
 from arpo.evaluation.comparison import read_comparison
 from arpo.evaluation.evaluate import EvalRequest, evaluate_model, with_options
+from arpo.evaluation.manifest import EvalManifest
 from arpo.evaluation.questions import eval_specs
 from arpo.evaluation.results import EvalResults, read_evaluations, read_results
 from arpo.evaluation.samples import Key, read_samples
@@ -135,6 +136,19 @@ def test_off_a_terminal_each_quarter_is_a_line(tiny_run: Path, tmp_path: Path) -
     told = [line for line in lines if line.startswith("evaluating test: ")]
     assert [line.split()[2:5] for line in told] == [[str(done), "of", "6,"] for done in (2, 3, 5, 6)]
     assert all("accuracy" in line for line in told)
+
+
+def test_answers_in_another_environment_are_other_answers(tiny_run: Path) -> None:
+    def manifest(*changes: str) -> EvalManifest:
+        run = load_recipe(tiny_run, changes)
+        return EvalManifest.from_run(run, eval_specs(run.evaluation, "test")[0], [], model="tiny")
+
+    def table(name: str) -> str:
+        return f'environment={{use: sql, options: {{script: "create table {name}(item text);"}}}}'
+
+    none, one, other = manifest(), manifest(table("one")), manifest(table("other"))
+    assert one.decides == manifest(table("one")).decides != other.decides
+    assert not any(key.startswith("environment") for key in none.decides), "earlier evaluations go on"
 
 
 @pytest.mark.parametrize("form", ["run", "benchmarks"])

@@ -106,6 +106,8 @@ class EvalManifest:
         recipe = plain(run)
         settings = {"temperature": spec.temperature, "top_p": spec.top_p, "seed": spec.seed}
         asked = {name: recipe[name] for name in _DECIDES} | {"engine": _engine(run)}
+        if run.environment is not None:
+            asked["environment"] = recipe["environment"]
         decides = {key: value for key, value in flat(asked).items() if value != {}}
         limits = {name: getattr(run.rollout, name) for name in _LIMITS}
         if run.rollout.context.use != KEEP:
